@@ -1,0 +1,205 @@
+//! Turns the routing file into values that cannot be wrong, or into all of its problems at once.
+//!
+//! In:  the path of a YAML file, or its text.
+//! Out: [`Config`], or [`Problems`], each with `file:line:column`, the path of the key and how to mend it.
+//! Source: DESIGN §2 (keys and defaults), DESIGN §3 (what a route may say).
+//!
+//! Loading binds no port and resolves no name, so that `run`, `check` and reload share it.
+
+mod problem;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+pub use self::problem::{Place, Problem, Problems, Severity};
+use crate::server_name::Pattern;
+
+/// Everything the file says, with every default filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub listeners: Vec<Listener>,
+    pub routes: Vec<Route>,
+    /// For a hello without a server name, or with an IP literal in its place.
+    pub no_sni: Destination,
+    /// For a name that no route takes.
+    pub unmatched: Destination,
+    /// For first bytes that are no TLS handshake.
+    pub not_tls: Destination,
+    pub pools: Vec<Pool>,
+    pub timeouts: Timeouts,
+    pub limits: Limits,
+    pub relay: Relay,
+    pub tcp: Tcp,
+    pub runtime: Runtime,
+    pub admin: Admin,
+    pub log: Log,
+    pub reload: Reload,
+    /// Every file that was read (the routing file first, then what it includes), for the watch.
+    pub files: Vec<PathBuf>,
+    /// Sixteen hexadecimal digits over the bytes of all files: equal text, equal hash.
+    pub hash: String,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    pub name: Arc<str>,
+    pub bind: Vec<SocketAddr>,
+    /// Present: every connection must begin with a PROXY header, and only these sources may connect.
+    pub trusted_proxies: Option<Vec<IpNet>>,
+    pub max_connections: Option<usize>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    pub name: Arc<str>,
+    /// Each with its place, so that a conflict can be shown where it stands.
+    pub patterns: Vec<(Pattern, Place)>,
+    pub conditions: Conditions,
+    pub to: Destination,
+    pub idle_timeout: Option<Duration>,
+}
+
+/// What must hold besides the name. An empty list is no condition.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Conditions {
+    /// The client offers at least one of these protocols, byte for byte.
+    pub alpn: Vec<Box<[u8]>>,
+    /// The client's address lies in one of these.
+    pub source: Vec<IpNet>,
+    /// Indices into [`Config::listeners`].
+    pub listeners: Vec<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// An index into [`Config::pools`].
+    Pool(usize),
+    Refuse(Refuse),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refuse {
+    Alert,
+    Close,
+    Reset,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pool {
+    pub name: Arc<str>,
+    pub backends: Vec<Backend>,
+    pub connect: Connect,
+    pub send_proxy_protocol: Option<ProxyVersion>,
+    /// Local addresses to connect from, in turn; empty: the kernel chooses.
+    pub source_addresses: Vec<IpAddr>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backend {
+    pub address: SocketAddr,
+    /// 1 to 1,000.
+    pub weight: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Connect {
+    /// For one attempt.
+    pub timeout: Duration,
+    /// To distinct backends.
+    pub attempts: usize,
+    /// Over all attempts.
+    pub total: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyVersion {
+    V1,
+    V2,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Timeouts {
+    pub hello: Duration,
+    pub idle: Duration,
+    pub half_closed: Duration,
+    pub drain: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// `None` is `auto`: the smaller of 65,536 and what the file-descriptor limit allows.
+    pub max_connections: Option<usize>,
+    pub max_hello_bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Relay {
+    /// `auto` in the file: splice where the kernel offers it.
+    pub splice: bool,
+    pub pipe_bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tcp {
+    pub nodelay: bool,
+    pub keepalive: Keepalive,
+    pub user_timeout: Duration,
+    pub backlog: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Keepalive {
+    pub idle: Duration,
+    pub interval: Duration,
+    pub probes: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Runtime {
+    /// `None` is `auto`: the available cores.
+    pub workers: Option<usize>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admin {
+    pub bind: Vec<SocketAddr>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Log {
+    pub level: Level,
+    pub format: LogFormat,
+    pub connections: LogConnections,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Json,
+    Text,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogConnections {
+    All,
+    Failed,
+    Off,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reload {
+    pub watch: bool,
+    pub poll: Duration,
+}

@@ -1,0 +1,6 @@
+//! Routes TLS by its server name without decrypting it.
+#![deny(unsafe_code)]
+
+pub mod config;
+pub mod server_name;
+pub mod telemetry;
