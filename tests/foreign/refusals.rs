@@ -8,22 +8,22 @@ use crate::site::Site;
 
 #[test]
 fn curl_is_told_that_the_name_is_unknown() {
-    is_told(Client::curl(), "unrecognized name");
+    is_told_unrecognized_name(Client::curl());
 }
 
 #[test]
 fn openssl_is_told_that_the_name_is_unknown() {
-    is_told(Client::openssl(), "SSL alert number 112");
+    is_told_unrecognized_name(Client::openssl());
 }
 
 #[test]
 fn node_is_told_that_the_name_is_unknown() {
-    is_told(Client::node(), "ERR_SSL_TLSV1_UNRECOGNIZED_NAME");
+    is_told_unrecognized_name(Client::node());
 }
 
 #[test]
 fn python_is_told_that_the_name_is_unknown() {
-    is_told(Client::python(), "TLSV1_UNRECOGNIZED_NAME");
+    is_told_unrecognized_name(Client::python());
 }
 
 #[test]
@@ -37,7 +37,7 @@ fn java_reaches_its_backend_and_is_told_when_the_name_is_unknown() {
     assert_eq!(crate::names::body(&output.stdout)["server"], "two", "{output:?}");
 
     let output = client.ask(Question { name: "nobody.test", ..question });
-    assert!(!output.success && output.stderr.contains("unrecognized_name"), "{output:?}");
+    assert!(!output.success && says_unrecognized_name(&output), "{output:?}");
     lb.stop();
 }
 
@@ -70,8 +70,8 @@ fn http_on_the_tls_port_is_answered_in_http() {
     lb.stop();
 }
 
-/// Asks for a name that no route takes; `words` are the client's own for the alert unrecognized_name.
-fn is_told(client: Option<Client>, words: &str) {
+/// Asks for a name that no route takes.
+fn is_told_unrecognized_name(client: Option<Client>) {
     let Some(client) = client else { return };
     let closed = ClosedPort::new();
     let lb = Lb::new().route("a.test", closed.address).start();
@@ -84,12 +84,17 @@ fn is_told(client: Option<Client>, words: &str) {
     };
     for &tls in versions {
         let output = client.ask(Question { to: lb.address(), name: "nobody.test", trust: &trust, tls });
-        assert!(!output.success, "{output:?}");
-        assert!(output.stderr.contains(words), "{tls:?}: {output:?}");
+        assert!(!output.success && says_unrecognized_name(&output), "{tls:?}: {output:?}");
     }
 
     let line = lb.wait_for_connection("nobody.test");
     assert_eq!(line["reason"], "no_route", "{line}");
     lb.wait_for_metric("connections_closed_total", &[("reason", "no_route")], versions.len() as f64);
     lb.stop();
+}
+
+/// Each client has the alert's name in its own spelling: `tlsv1 unrecognized name`, `TLSV1_UNRECOGNIZED_NAME`,
+/// `Received fatal alert: unrecognized_name`.
+fn says_unrecognized_name(output: &Output) -> bool {
+    output.stderr.to_lowercase().replace('_', " ").contains("unrecognized name")
 }

@@ -252,6 +252,12 @@ impl Drop for Running {
     }
 }
 
+/// Whether a connection's line tells of one that was relayed until its ends had enough. A client that has its answer
+/// often closes with a close_notify still unread, which its kernel turns into a RST: to TLS that is a normal end.
+pub fn was_served(line: &Value) -> bool {
+    matches!(line["reason"].as_str(), Some("ok" | "client_reset" | "backend_reset"))
+}
+
 /// Looks again and again until `look` is content; its last complaint otherwise.
 pub fn poll<T, E>(mut look: impl FnMut() -> Result<T, E>) -> Result<T, E> {
     let deadline = Instant::now() + DEADLINE;
