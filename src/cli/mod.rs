@@ -1,0 +1,4 @@
+//! One room a command.
+
+pub mod check;
+pub mod schema;
