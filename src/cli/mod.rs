@@ -7,6 +7,7 @@ mod healthcheck;
 mod run;
 mod schema;
 
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -58,7 +59,10 @@ pub fn main() -> ExitCode {
     let Arguments { command, config } = Arguments::parse();
     match command {
         Some(Command::Demo(options)) => demo::demo(&options),
-        Some(Command::Schema) => schema::schema(&mut std::io::stdout().lock()),
+        Some(Command::Schema) => match schema::schema(&mut std::io::stdout().lock()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => output_failed(&error),
+        },
         Some(Command::Check { file, json }) => with_config(file.or(config), |file| check_file(&file, json)),
         Some(Command::Healthcheck) => with_config(config, |file| ask_health(&file)),
         Some(Command::Run) | None => with_config(config, run::run),
@@ -76,7 +80,16 @@ fn with_config(told: Option<PathBuf>, command: impl FnOnce(PathBuf) -> ExitCode)
 }
 
 fn check_file(file: &std::path::Path, json: bool) -> ExitCode {
-    todo!("{file:?} {json}")
+    let stdout = std::io::stdout();
+    let form = match (json, stdout.is_terminal()) {
+        (true, _) => check::Form::Json,
+        (false, true) => check::Form::Snippets,
+        (false, false) => check::Form::Lines,
+    };
+    match check::check(file, form, &mut stdout.lock()) {
+        Ok(verdict) => verdict.into(),
+        Err(error) => output_failed(&error),
+    }
 }
 
 fn ask_health(file: &std::path::Path) -> ExitCode {
@@ -95,6 +108,12 @@ fn ask_health(file: &std::path::Path) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Nobody reads what a command prints: no failure of the command, but it cannot claim success either.
+fn output_failed(error: &io::Error) -> ExitCode {
+    eprintln!("snigate: cannot write: {error}");
+    ExitCode::FAILURE
 }
 
 impl From<Exit> for ExitCode {
