@@ -1,4 +1,6 @@
 use std::collections::HashSet;
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -286,4 +288,15 @@ fn counting_goes_on_beside_rendering_and_upkeep_and_loses_nothing() {
     assert_eq!(sum(&text, "snigate_connections_closed_total"), 10_000.0);
     assert_eq!(sum(&text, "snigate_connection_duration_seconds_count"), 10_000.0);
     assert_eq!(sum(&text, "snigate_bytes_total"), 30_000.0);
+}
+
+#[test]
+#[ignore = "needs promtool, which comes with Prometheus"]
+fn promtool_finds_no_fault() {
+    let mut promtool = Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).spawn().unwrap();
+    let metrics = lived_in();
+    metrics.route("gone", "web", &["https"]).closed(0, Reason::Ok, Duration::ZERO);
+    metrics.retain(&HashSet::from(["shop"]), &HashSet::from(["web"]), &HashSet::from([("web", "10.0.0.1:443")]));
+    promtool.stdin.take().unwrap().write_all(metrics.render().as_bytes()).unwrap();
+    assert!(promtool.wait().unwrap().success());
 }
