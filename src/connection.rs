@@ -353,7 +353,7 @@ impl Account {
             Some(Sni::Name(name)) => Some(name.as_str()),
             Some(Sni::IpLiteral) | None => None,
         };
-        let backend = self.attempts.last.as_ref().map(|backend| backend.address);
+        let backend = self.attempts.last.as_ref();
         let error: Option<&dyn std::fmt::Display> = match (&self.error, &self.peek_error) {
             (Some(error), _) => Some(error),
             (None, Some(error)) => Some(error),
@@ -367,14 +367,15 @@ impl Account {
             sni,
             alpn: hello.map_or(Alpn::Absent, |hello| Alpn::Wire(hello.alpn.as_wire())),
             tls: hello.map(|hello| hello.offers.version_name()),
+            offers: &hello.map(|hello| features(hello).collect::<Vec<_>>()).unwrap_or_default(),
             hello_bytes: hello.map(|hello| hello.wire_bytes),
             hello_records: hello.map(|hello| hello.records),
             hello_ms: self.hello_after,
             route: self.route.as_ref().map(|(name, _)| &**name),
             matched: self.matched,
             pool: self.pool.as_ref().map(|pool| &*pool.name),
-            backend: None,
-            address: backend.as_ref().map(|address| address as &dyn std::fmt::Display),
+            backend: backend.map(|backend| &*backend.name),
+            address: backend.map(|backend| &backend.address as &dyn std::fmt::Display),
             attempts: self.attempts.count,
             connect_ms: self.connect_after,
             first_byte_ms: self.first_byte,

@@ -154,10 +154,9 @@ impl Snapshot {
         let fallbacks = [&self.no_sni, &self.unmatched, &self.not_tls].into_iter();
         let routes = fallbacks.chain(&self.routes).map(|route| &*route.name).collect();
         let pools = self.pools.iter().map(|pool| &*pool.name).collect();
-        let named: Vec<(&str, String)> = (self.pools.iter())
-            .flat_map(|pool| pool.backends().iter().map(|backend| (&*pool.name, backend.address.to_string())))
+        let backends = (self.pools.iter())
+            .flat_map(|pool| pool.backends().iter().map(|backend| (&*pool.name, &*backend.name)))
             .collect();
-        let backends = named.iter().map(|(pool, backend)| (*pool, backend.as_str())).collect();
         self.metrics.retain(&routes, &pools, &backends);
     }
 }
@@ -175,8 +174,9 @@ fn build_pools(config: &Config, before: Option<&Snapshot>, metrics: &Arc<Metrics
         let backend = |backend: &config::Backend| {
             let kept = known.get(&(&*pool.name, backend.address)).map(|backend| Arc::clone(backend));
             let made = || {
-                let series = metrics.backend(&pool.name, &backend.address.to_string());
-                Arc::new(Backend::new(backend.address, series))
+                let name: Arc<str> = backend.address.to_string().into();
+                let series = metrics.backend(&pool.name, &name);
+                Arc::new(Backend::new(name, backend.address, series))
             };
             (kept.unwrap_or_else(made), backend.weight)
         };
