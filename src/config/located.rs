@@ -259,9 +259,11 @@ impl<'t, 'r> Map<'t, 'r> {
     }
 
     fn tell_unknown(&self, key: &Key<'t>, keys: &'static [&'static str]) {
-        let meant = DidYouMean::new(&key.text, keys.iter().copied());
-        let at = self.at.key(&key.text, key.spot);
-        self.sink.borrow_mut().error(&at, format_args!("unknown key{meant}"));
+        let mut sink = self.sink.borrow_mut();
+        // Whoever has so many mistakes needs no suggestion for the next, and each costs time.
+        let known = if sink.left_off() == 0 { keys } else { &[] };
+        let meant = DidYouMean::new(&key.text, known.iter().copied());
+        sink.error(&self.at.key(&key.text, key.spot), format_args!("unknown key{meant}"));
     }
 }
 

@@ -45,24 +45,29 @@ pub struct Place {
 impl Problems {
     /// Adds one; beyond [`MAX_TOLD`] of its severity it is only counted.
     pub fn push(&mut self, problem: Problem) {
-        let count = match problem.severity {
+        self.add(problem.severity, || problem);
+    }
+
+    /// Adds what keeps the file from being used.
+    pub fn error(&mut self, at: &At<'_>, message: impl fmt::Display) {
+        self.add(Severity::Error, || at.problem(Severity::Error, message));
+    }
+
+    /// Adds what is probably not meant.
+    pub fn warning(&mut self, at: &At<'_>, message: impl fmt::Display) {
+        self.add(Severity::Warning, || at.problem(Severity::Warning, message));
+    }
+
+    /// Counts one more, and writes it out only if it is kept.
+    fn add(&mut self, severity: Severity, problem: impl FnOnce() -> Problem) {
+        let count = match severity {
             Severity::Error => &mut self.errors,
             Severity::Warning => &mut self.warnings,
         };
         *count += 1;
         if *count <= MAX_TOLD {
-            self.told.push(problem);
+            self.told.push(problem());
         }
-    }
-
-    /// Adds what keeps the file from being used.
-    pub fn error(&mut self, at: &At<'_>, message: impl fmt::Display) {
-        self.push(at.problem(Severity::Error, message));
-    }
-
-    /// Adds what is probably not meant.
-    pub fn warning(&mut self, at: &At<'_>, message: impl fmt::Display) {
-        self.push(at.problem(Severity::Warning, message));
     }
 
     pub fn is_empty(&self) -> bool {
