@@ -79,7 +79,7 @@ fn a_file_that_cannot_be_read_is_a_problem_of_that_file() {
 fn a_file_without_permission_is_a_problem_of_that_file() {
     use std::os::unix::fs::PermissionsExt;
     let files = file(GOOD);
-    fs::set_permissions(files.path("config.yaml"), fs::Permissions::from_mode(0)).expect("set");
+    fs::set_permissions(files.path("config.yaml"), fs::Permissions::from_mode(0o000)).expect("set");
     // Root reads everything.
     if fs::read(files.path("config.yaml")).is_err() {
         only(&files.refused(), 1, 1, "cannot be read");

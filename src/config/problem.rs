@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::at::At;
 
-/// All problems of a file, in the order of their places. Only the first [`MAX_TOLD`] of each severity are kept.
+/// All problems of a file, in the order of their places. Only the first hundred of each severity are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problems {
     told: Vec<Problem>,
@@ -43,18 +43,18 @@ pub struct Place {
 }
 
 impl Problems {
-    /// Adds one; beyond [`MAX_TOLD`] of its severity it is only counted.
+    /// Adds one; beyond a hundred of its severity it is only counted.
     pub fn push(&mut self, problem: Problem) {
         self.add(problem.severity, || problem);
     }
 
     /// Adds what keeps the file from being used.
-    pub fn error(&mut self, at: &At<'_>, message: impl fmt::Display) {
+    pub(super) fn error(&mut self, at: &At<'_>, message: impl fmt::Display) {
         self.add(Severity::Error, || at.problem(Severity::Error, message));
     }
 
     /// Adds what is probably not meant.
-    pub fn warning(&mut self, at: &At<'_>, message: impl fmt::Display) {
+    pub(super) fn warning(&mut self, at: &At<'_>, message: impl fmt::Display) {
         self.add(Severity::Warning, || at.problem(Severity::Warning, message));
     }
 

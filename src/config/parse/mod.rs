@@ -69,6 +69,9 @@ pub fn config(text: &str, file: &Path, problems: &mut Problems) -> (Option<Confi
     (Some(config), sources.files)
 }
 
+/// What each file says under one key.
+type FromFiles<T> = Vec<(Arc<Path>, Field<T>)>;
+
 /// What has been read so far.
 struct Sources {
     files: Vec<PathBuf>,
