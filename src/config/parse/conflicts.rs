@@ -5,7 +5,8 @@
 //!      an entry that another always takes before it.
 //! Source: DESIGN §3. The time is that of sorting the entries, not of comparing each with each.
 
-use std::collections::{HashMap, HashSet};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use foldhash::fast::RandomState;
 use ipnet::IpNet;
@@ -18,7 +19,7 @@ use crate::server_name::Pattern;
 pub fn find(routes: &[Route], indices: &[usize], listeners: usize, problems: &mut Problems) {
     for group in shared_patterns(routes) {
         let mut seen = Seen { routes, indices, told: HashSet::new() };
-        let mut by_kinds: HashMap<Kinds, Vec<Entry<'_>>> = HashMap::new();
+        let mut by_kinds: BTreeMap<Kinds, Vec<Entry<'_>>> = BTreeMap::new();
         for entry in &group {
             by_kinds.entry(Kinds::of(entry.conditions)).or_default().push(*entry);
         }
@@ -71,7 +72,7 @@ fn shared_patterns(routes: &[Route]) -> Vec<Vec<Entry<'_>>> {
 }
 
 /// Which kinds of conditions an entry has.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Kinds {
     alpn: bool,
     source: bool,
@@ -92,6 +93,9 @@ impl Kinds {
     }
 }
 
+/// A protocol and a listener, where there are conditions on them.
+type Atom<'r> = (Option<&'r [u8]>, Option<usize>);
+
 /// Whether entries with different protocols are apart.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Alpn {
@@ -99,7 +103,7 @@ enum Alpn {
     IsIgnored,
 }
 
-/// Calls `tell` for entries of which two could both hold; for each entry with one earlier at least.
+/// Calls `tell` with two entries that could both hold, the earlier one first; at least once for each that has an earlier.
 ///
 /// Each entry is taken apart into one atom for each protocol and listener; in the bucket of an atom two entries
 /// overlap just if their networks do, and of two networks that overlap one holds the other.
@@ -107,7 +111,7 @@ fn overlaps<'r>(entries: &[Entry<'r>], alpn: Alpn, mut tell: impl FnMut(Entry<'r
     if entries.len() < 2 {
         return;
     }
-    let mut buckets: HashMap<(Option<&[u8]>, Option<usize>), Vec<Entry<'r>>> = HashMap::new();
+    let mut buckets: BTreeMap<Atom<'r>, Vec<Entry<'r>>> = BTreeMap::new();
     for entry in entries {
         let Conditions { alpn: protocols, listeners, .. } = entry.conditions;
         let protocols = if alpn == Alpn::Counts { protocols.as_slice() } else { &[] };
@@ -137,25 +141,32 @@ fn overlapping_networks<'r>(bucket: &[Entry<'r>], tell: &mut impl FnMut(Entry<'r
     let networks = bucket.iter().flat_map(|entry| entry.conditions.source.iter().map(|network| (*network, *entry)));
     let mut networks: Vec<(IpNet, Entry<'r>)> = networks.collect();
     // A network comes right before those that it holds.
-    networks.sort_by_key(|(network, entry)| (network.network(), network.prefix_len(), entry.route));
+    networks.sort_by_key(|(network, entry)| (network.network(), network.prefix_len(), entry.number()));
+    // Those that hold the one at hand, widest first. Each stands there once, for the first entry that has it: the
+    // others that have it have been told because of that one.
     let mut around: Vec<(IpNet, Entry<'r>)> = Vec::new();
     for (network, entry) in networks {
         while around.last().is_some_and(|(outer, _)| !outer.contains(&network)) {
             around.pop();
         }
-        // One entry may list a network and one inside it.
-        if let Some((_, other)) = around.iter().rev().find(|(_, other)| !other.is(entry)) {
-            if other.route <= entry.route { tell(*other, entry) } else { tell(entry, *other) }
+        for (_, other) in &around {
+            match other.number().cmp(&entry.number()) {
+                Ordering::Less => tell(*other, entry),
+                // One entry may list a network and one inside it.
+                Ordering::Equal => {}
+                Ordering::Greater => tell(entry, *other),
+            }
         }
-        if around.last().is_none_or(|(outer, other)| *outer != network || !other.is(entry)) {
+        if around.last().is_none_or(|(outer, _)| *outer != network) {
             around.push((network, entry));
         }
     }
 }
 
 impl Entry<'_> {
-    fn is(&self, other: Entry<'_>) -> bool {
-        self.route == other.route && self.pattern == other.pattern
+    /// Its place in the order of the files.
+    fn number(&self) -> (usize, usize) {
+        (self.route, self.pattern)
     }
 }
 
@@ -163,12 +174,12 @@ impl Entry<'_> {
 struct Seen<'r> {
     routes: &'r [Route],
     indices: &'r [usize],
-    told: HashSet<(usize, usize)>,
+    told: HashSet<((usize, usize), (usize, usize))>,
 }
 
 impl<'r> Seen<'r> {
     fn conflict(&mut self, earlier: Entry<'r>, later: Entry<'r>, kinds: Kinds, problems: &mut Problems) {
-        if !self.told.insert((earlier.route, later.route)) {
+        if !self.told.insert((earlier.number(), later.number())) {
             return;
         }
         let (pattern, place) = (self.pattern(later), earlier.place);
@@ -183,7 +194,7 @@ impl<'r> Seen<'r> {
     }
 
     fn both_offered(&mut self, earlier: Entry<'r>, later: Entry<'r>, problems: &mut Problems) {
-        if !self.told.insert((earlier.route, later.route)) {
+        if !self.told.insert((earlier.number(), later.number())) {
             return;
         }
         let (name, place) = (&self.routes[earlier.route].name, earlier.place);
