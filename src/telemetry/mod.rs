@@ -2,6 +2,25 @@
 //!
 //! Imports no other room, so that every room can call it.
 
+mod escape;
+mod event;
+mod labels;
+mod line;
+pub mod log;
+mod metrics;
+mod names;
+mod process;
 mod reason;
+mod registry;
+mod render;
+mod series;
+mod table;
+mod timestamp;
 
+pub use self::labels::*;
+pub use self::line::{Alpn, ConnectionLine};
+pub use self::log::{ConnectionLog, Format, Level, LogGuard, LogSettings, Which};
+pub use self::metrics::{LastReload, Metrics, REVISION, VERSION};
 pub use self::reason::Reason;
+pub use self::series::{Active, BackendActive, BackendMetrics, ListenerMetrics, PoolMetrics, RouteMetrics};
+pub use self::timestamp::Timestamp;

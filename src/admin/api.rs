@@ -1,0 +1,64 @@
+//! Answers programs in JSON, under `/api/v1`.
+//!
+//! In:  the app.
+//! Out: its status; which route takes a name.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{App, Stage, error, with_json};
+use crate::telemetry::{REVISION, Timestamp, VERSION};
+
+pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
+    let reload = app.metrics.last_reload();
+    let stage = app.ready.stage();
+    let value = json!({
+        "version": VERSION,
+        "revision": REVISION,
+        "uptime_s": app.metrics.uptime().as_secs(),
+        "ready": stage == Stage::Ready,
+        "stage": stage.as_str(),
+        "config": { "hash": reload.as_ref().map(|reload| &reload.hash) },
+        "last_reload": reload.as_ref().map(|reload| json!({
+            "result": reload.result.as_str(),
+            "trigger": reload.trigger.as_str(),
+            "at": Timestamp(reload.at).to_string(),
+        })),
+    });
+    with_json(StatusCode::OK, value)
+}
+
+/// What `/api/v1/explain` is asked.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainQuery {
+    pub name: String,
+    /// Protocols that the client would offer, separated by commas.
+    pub alpn: Option<String>,
+    pub source: Option<IpAddr>,
+    pub listener: Option<String>,
+}
+
+/// Answers the question, or says what is wrong with it.
+pub type Explain = dyn Fn(ExplainQuery) -> Result<Value, String> + Send + Sync;
+
+pub(super) async fn explain(
+    State(app): State<Arc<App>>,
+    query: Result<Query<ExplainQuery>, QueryRejection>,
+) -> Response {
+    let Some(explain) = &app.explain else {
+        return error(StatusCode::NOT_FOUND, "explain is not offered here");
+    };
+    let answer = query.map_err(|rejection| rejection.body_text()).and_then(|Query(query)| explain(query));
+    match answer {
+        Ok(value) => with_json(StatusCode::OK, value),
+        Err(problem) => error(StatusCode::BAD_REQUEST, &problem),
+    }
+}

@@ -1,0 +1,91 @@
+//! Shows people what runs, on one page without scripts.
+//!
+//! In:  the app.
+//! Out: HTML, in which every value is escaped.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::response::{Html, IntoResponse, Response};
+
+use super::App;
+use crate::telemetry::{REVISION, Timestamp, VERSION};
+
+pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
+    (HEADERS, Html(render(&app))).into_response()
+}
+
+fn render(app: &App) -> String {
+    let reload = app.metrics.last_reload();
+    let (hash, reload) = match &reload {
+        Some(last) => {
+            let told = format!("{} ({}) at {}", last.result.as_str(), last.trigger.as_str(), Timestamp(last.at));
+            (last.hash.as_str(), told)
+        }
+        None => ("none yet", "none yet".to_owned()),
+    };
+    format!(
+        r#"<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>snigate</title>
+<style>
+body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem; max-width: 40rem; color-scheme: light dark }}
+dt {{ font-weight: bold }}
+dd {{ margin: 0 0 .5rem; overflow-wrap: anywhere }}
+</style>
+</head>
+<body>
+<h1>snigate</h1>
+<dl>
+<dt>Version</dt><dd>{version}, revision {revision}</dd>
+<dt>State</dt><dd>{stage}</dd>
+<dt>Up since</dt><dd>{uptime_s} s ago</dd>
+<dt>Configuration in force</dt><dd>{hash}</dd>
+<dt>Last reload</dt><dd>{reload}</dd>
+</dl>
+<ul>
+<li><a href="/metrics">/metrics</a>: counts, for Prometheus</li>
+<li><a href="/healthz">/healthz</a>: whether the process lives</li>
+<li><a href="/readyz">/readyz</a>: whether it takes new connections</li>
+<li><a href="/api/v1/status">/api/v1/status</a>: this page as JSON</li>
+</ul>
+</body>
+</html>
+"#,
+        version = Escaped(VERSION),
+        revision = Escaped(REVISION),
+        stage = app.ready.stage().as_str(),
+        uptime_s = app.metrics.uptime().as_secs(),
+        hash = Escaped(hash),
+        reload = Escaped(&reload),
+    )
+}
+
+/// Text as the inside of an HTML element.
+struct Escaped<'a>(&'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| match c {
+            '<' => f.write_str("&lt;"),
+            '>' => f.write_str("&gt;"),
+            '&' => f.write_str("&amp;"),
+            '"' => f.write_str("&quot;"),
+            c => write!(f, "{c}"),
+        })
+    }
+}
+
+const HEADERS: [(HeaderName, HeaderValue); 3] = [
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    (
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+];

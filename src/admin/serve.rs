@@ -1,0 +1,73 @@
+//! Serves HTTP to a bounded number of clients for a bounded time each, so that no client of the admin address costs
+//! the process more than a little, whatever it does or leaves undone.
+//!
+//! In:  a listener, the app, the moment to stop.
+//! Out: answers.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::{App, router};
+
+/// Answers until `shutdown` completes; then idle clients are closed and answers under way get [`GRACE`].
+pub async fn serve(listener: TcpListener, app: Arc<App>, shutdown: impl Future<Output = ()>) {
+    let router = router(app);
+    let (stop, stopped) = watch::channel(());
+    let mut clients = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                // Dropped, so closed: clients that are served already keep their answers.
+                Ok((_excess, _)) if clients.len() >= MAX_CLIENTS => {}
+                Ok((stream, _)) => _ = clients.spawn(converse(stream, router.clone(), stopped.clone())),
+                // Most likely out of descriptors: trying again at once would spin.
+                Err(error) => {
+                    tracing::debug!(%error, "admin cannot accept");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = clients.join_next() => {}
+            () = &mut shutdown => break,
+        }
+    }
+    drop((listener, stop));
+    let _ = timeout(GRACE, async { while clients.join_next().await.is_some() {} }).await;
+}
+
+/// One client. hyper ends it after [`IDLE`] without a whole request; [`LIFETIME`] ends one that sends requests for
+/// ever or does not read its answer.
+async fn converse(stream: TcpStream, router: Router, mut stopped: watch::Receiver<()>) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE)
+        .max_buf_size(MAX_HEADER_BYTES)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = pin!(connection);
+    // A client's faults are its own: there is nobody to tell.
+    tokio::select! {
+        _ = &mut connection => return,
+        () = sleep(LIFETIME) => {}
+        _ = stopped.changed() => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = timeout(GRACE, connection).await;
+}
+
+const MAX_CLIENTS: usize = 64;
+const MAX_HEADER_BYTES: usize = 16 << 10;
+const IDLE: Duration = Duration::from_secs(30);
+const LIFETIME: Duration = Duration::from_secs(120);
+const GRACE: Duration = Duration::from_secs(1);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

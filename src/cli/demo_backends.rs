@@ -1,0 +1,320 @@
+//! Serves the small HTTPS backends that `snigate demo` puts behind the proxy.
+//!
+//! In:  for each backend its name and the server names its certificate is for.
+//! Out: [`Backend`]: the address it listens on and the certificate a client is to trust.
+//! Source: RFC 9112 §2–3 (the request head).
+//!
+//! Each answers one GET a connection with a few lines that say who answered and what it saw, so that whoever
+//! tries the demo sees that TLS ended here and not in the proxy.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fmt, io};
+
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ProtocolVersion, ServerConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// A running demo backend.
+#[derive(Clone, Debug)]
+pub struct Backend {
+    pub name: Arc<str>,
+    /// The server names that its certificate is for.
+    pub names: Vec<String>,
+    pub address: SocketAddr,
+    /// Self-signed, so a client that trusts exactly this one (`curl --cacert`) verifies the backend.
+    pub certificate_pem: String,
+}
+
+/// Starts a backend on a free loopback port for every `(name, server names)`, each with a certificate of its own.
+/// They serve until the runtime that this is called on ends.
+///
+/// # Errors
+/// A server name that cannot stand in a certificate, or no port to be had.
+pub async fn spawn_backends(wanted: &[(&str, &[&str])]) -> Result<Vec<Backend>, StartError> {
+    let mut backends = Vec::with_capacity(wanted.len());
+    for (name, names) in wanted {
+        let certificate = Certificate::self_signed(name, names)?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(StartError::Bind)?;
+        backends.push(Backend {
+            name: Arc::from(*name),
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            address: listener.local_addr().map_err(StartError::Bind)?,
+            certificate_pem: certificate.pem.clone(),
+        });
+        tokio::spawn(serve(listener, Arc::from(*name), certificate));
+    }
+    Ok(backends)
+}
+
+/// Answers on `listener` as the backend called `name`, until it is dropped.
+pub async fn serve(listener: TcpListener, name: Arc<str>, certificate: Certificate) {
+    let acceptor = TlsAcceptor::from(certificate.tls);
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let (stream, client) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            // Out of descriptors most likely: wait for some to come back instead of spinning.
+            Err(_) => {
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (acceptor, name) = (acceptor.clone(), Arc::clone(&name));
+        tokio::spawn(async move {
+            // Whatever goes wrong is the client's to see; a demo backend keeps no log.
+            let _ = timeout(DEADLINE, answer(stream, client, &acceptor, &name)).await;
+            drop(place);
+        });
+    }
+}
+
+/// A fresh key with a certificate signed by itself.
+pub struct Certificate {
+    pub pem: String,
+    tls: Arc<ServerConfig>,
+}
+
+impl Certificate {
+    /// Makes one for the server names `names`, with `common_name` as what viewers show.
+    ///
+    /// # Errors
+    /// A server name that cannot stand in a certificate.
+    pub fn self_signed(common_name: &str, names: &[&str]) -> Result<Self, StartError> {
+        let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, format!("snigate demo backend {common_name}"));
+        let key = KeyPair::generate()?;
+        let certificate = params.self_signed(&key)?;
+        let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        Ok(Self { pem: certificate.pem(), tls: tls_config(certificate.der().clone(), der)? })
+    }
+}
+
+fn tls_config(
+    certificate: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+) -> Result<Arc<ServerConfig>, StartError> {
+    // The provider is named, so that no process-wide default has to be installed first.
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+async fn answer(stream: TcpStream, client: SocketAddr, acceptor: &TlsAcceptor, name: &str) -> io::Result<()> {
+    let mut stream = acceptor.accept(stream).await?;
+    let response = match read_head(&mut stream).await? {
+        Head::Whole(head) => respond(&head, || describe(&stream, client, name)),
+        Head::TooLong => response("431 Request Header Fields Too Large", "the request head is too long\n", Body::Sent),
+        Head::CutShort => return Ok(()),
+    };
+    stream.write_all(response.as_bytes()).await?;
+    stream.shutdown().await
+}
+
+/// What was read of a request before its empty line.
+enum Head {
+    Whole(Vec<u8>),
+    TooLong,
+    CutShort,
+}
+
+async fn read_head(stream: &mut TlsStream<TcpStream>) -> io::Result<Head> {
+    let mut head = Vec::with_capacity(1024);
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        if head.len() >= MAX_HEAD_BYTES {
+            return Ok(Head::TooLong);
+        }
+        let room = (MAX_HEAD_BYTES - head.len()) as u64;
+        if (&mut *stream).take(room).read_buf(&mut head).await? == 0 {
+            return Ok(Head::CutShort);
+        }
+    }
+    Ok(Head::Whole(head))
+}
+
+fn respond(head: &[u8], describe: impl FnOnce() -> String) -> String {
+    let request_line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let words: Vec<&[u8]> = request_line.split(|byte| *byte == b' ').collect();
+    match words[..] {
+        [b"GET", _, b"HTTP/1.1" | b"HTTP/1.0"] => response("200 OK", &describe(), Body::Sent),
+        [b"HEAD", _, b"HTTP/1.1" | b"HTTP/1.0"] => response("200 OK", &describe(), Body::LeftOut),
+        [_, _, b"HTTP/1.1" | b"HTTP/1.0"] => {
+            response("405 Method Not Allowed\r\nAllow: GET, HEAD", "this backend answers GET\n", Body::Sent)
+        }
+        _ => response("400 Bad Request", "this is no HTTP/1.1 request\n", Body::Sent),
+    }
+}
+
+/// Whether the body follows the head (a HEAD request gets its length only).
+enum Body {
+    Sent,
+    LeftOut,
+}
+
+fn response(status: &str, body: &str, send: Body) -> String {
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    match send {
+        Body::Sent => head + body,
+        Body::LeftOut => head,
+    }
+}
+
+fn describe(stream: &TlsStream<TcpStream>, client: SocketAddr, name: &str) -> String {
+    let tls = stream.get_ref().1;
+    let version = match tls.protocol_version() {
+        Some(ProtocolVersion::TLSv1_3) => "1.3",
+        Some(ProtocolVersion::TLSv1_2) => "1.2",
+        _ => "unknown",
+    };
+    let server_name = tls.server_name().unwrap_or("none");
+    format!("backend: {name}\nserver name: {server_name}\nTLS version: {version}\nconnection from: {client}\n")
+}
+
+/// Why a backend could not be started.
+#[derive(Debug)]
+pub enum StartError {
+    Certificate(rcgen::Error),
+    Tls(rustls::Error),
+    Bind(io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Certificate(_) => "cannot make a certificate for the demo backend",
+            Self::Tls(_) => "cannot use the certificate of the demo backend",
+            Self::Bind(_) => "cannot listen on a loopback port for the demo backend",
+        })
+    }
+}
+
+impl std::error::Error for StartError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Certificate(cause) => Some(cause),
+            Self::Tls(cause) => Some(cause),
+            Self::Bind(cause) => Some(cause),
+        }
+    }
+}
+
+impl From<rcgen::Error> for StartError {
+    fn from(cause: rcgen::Error) -> Self {
+        Self::Certificate(cause)
+    }
+}
+
+impl From<rustls::Error> for StartError {
+    fn from(cause: rustls::Error) -> Self {
+        Self::Tls(cause)
+    }
+}
+
+/// From accept to the last byte of the answer.
+const DEADLINE: Duration = Duration::from_secs(10);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+const MAX_CONNECTIONS: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use rustls::pki_types::ServerName;
+    use rustls::pki_types::pem::PemObject;
+    use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn each_backend_answers_with_its_own_certificate_and_what_it_saw() {
+        let backends =
+            spawn_backends(&[("blue", &["blue.test", "navy.test"]), ("green", &["green.test"])]).await.unwrap();
+        for (backend, asked) in [(&backends[0], "blue.test"), (&backends[0], "navy.test"), (&backends[1], "green.test")]
+        {
+            let answer =
+                ask(backend, asked, &rustls::version::TLS13, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+            assert!(answer.contains(&format!("backend: {}\nserver name: {asked}\n", backend.name)), "{answer}");
+            assert!(answer.contains("TLS version: 1.3\nconnection from: 127.0.0.1:"), "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn tls_1_2_is_spoken_too() {
+        let backends = spawn_backends(&[("blue", &["blue.test"])]).await.unwrap();
+        let answer = ask(&backends[0], "blue.test", &rustls::version::TLS12, b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+        assert!(answer.contains("TLS version: 1.2\n"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn the_certificate_of_one_backend_is_not_that_of_another() {
+        let mut backends = spawn_backends(&[("blue", &["blue.test"]), ("green", &["blue.test"])]).await.unwrap();
+        backends[0].certificate_pem = backends[1].certificate_pem.clone();
+        let refused = ask(&backends[0], "blue.test", &rustls::version::TLS13, b"").await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_a_get_is_told_so() {
+        let backends = spawn_backends(&[("blue", &["blue.test"])]).await.unwrap();
+        let long = [b"GET / HTTP/1.1\r\nX: ".as_slice(), &[b'x'; MAX_HEAD_BYTES]].concat();
+        for (request, status) in [
+            (b"DELETE / HTTP/1.1\r\n\r\n".as_slice(), "405 "),
+            (b"\r\n\r\n", "400 "),
+            (b"GET /\r\n\r\n", "400 "),
+            (&long[..MAX_HEAD_BYTES], "431 "),
+        ] {
+            let answer = ask(&backends[0], "blue.test", &rustls::version::TLS13, request).await.unwrap();
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_request_gets_the_length_and_no_body() {
+        let backends = spawn_backends(&[("blue", &["blue.test"])]).await.unwrap();
+        let answer = ask(&backends[0], "blue.test", &rustls::version::TLS13, b"HEAD / HTTP/1.1\r\n\r\n").await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
+    }
+
+    /// Asks as a client that trusts the backend's certificate and nothing else, and reads to a clean end.
+    async fn ask(
+        backend: &Backend,
+        server_name: &str,
+        version: &'static SupportedProtocolVersion,
+        request: &[u8],
+    ) -> io::Result<String> {
+        let mut roots = RootCertStore::empty();
+        let certificate = CertificateDer::from_pem_reader(Cursor::new(&backend.certificate_pem)).unwrap();
+        roots.add(certificate).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let stream = TcpStream::connect(backend.address).await?;
+        let server_name = ServerName::try_from(server_name.to_owned()).unwrap();
+        let mut stream = TlsConnector::from(Arc::new(config)).connect(server_name, stream).await?;
+        stream.write_all(request).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    }
+}

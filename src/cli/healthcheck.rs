@@ -1,0 +1,168 @@
+//! Asks a running snigate whether it is ready: `snigate healthcheck`, for containers that have no curl.
+//!
+//! In:  the admin addresses.
+//! Out: nothing if `/readyz` says 200; else what was seen.
+
+use std::error::Error;
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+/// Asks the first of the addresses; all of them serve the same.
+///
+/// # Errors
+///
+/// When there is no address, no answer within [`LIMIT`], or another answer than 200.
+pub fn healthcheck(admin: &[SocketAddr]) -> Result<(), HealthcheckError> {
+    let address = reachable(*admin.first().ok_or(HealthcheckError::NoAddress)?);
+    let answer = ask(address).map_err(|source| HealthcheckError::Io { address, source })?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    match head.split(' ').nth(1) {
+        Some("200") if head.starts_with("HTTP/1.") => Ok(()),
+        _ => {
+            let status = head.lines().next().unwrap_or_default().to_owned();
+            Err(HealthcheckError::NotReady { address, status, body: body.trim().to_owned() })
+        }
+    }
+}
+
+#[derive(Debug)]
+pub enum HealthcheckError {
+    NoAddress,
+    Io {
+        address: SocketAddr,
+        source: io::Error,
+    },
+    /// It answered, but not with 200.
+    NotReady {
+        address: SocketAddr,
+        status: String,
+        body: String,
+    },
+}
+
+impl fmt::Display for HealthcheckError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoAddress => f.write_str("there is no admin address to ask"),
+            Self::Io { address, .. } => write!(f, "no answer from http://{address}/readyz"),
+            Self::NotReady { address, status, body } => {
+                write!(f, "http://{address}/readyz answered {status:?}: {body:?}")
+            }
+        }
+    }
+}
+
+impl Error for HealthcheckError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            Self::NoAddress | Self::NotReady { .. } => None,
+        }
+    }
+}
+
+/// What listens on every address is asked on loopback.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        });
+    }
+    address
+}
+
+/// The whole answer, or as much of it as counts.
+fn ask(address: SocketAddr) -> io::Result<String> {
+    let deadline = Instant::now() + LIMIT;
+    let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;
+    stream.set_write_timeout(Some(left(deadline)?))?;
+    write!(stream, "GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    let mut chunk = [0; 1024];
+    while answer.len() < MAX_ANSWER_BYTES {
+        stream.set_read_timeout(Some(left(deadline)?))?;
+        match stream.read(&mut chunk)? {
+            0 => break,
+            n => answer.extend_from_slice(&chunk[..n]),
+        }
+    }
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+/// For the whole question and answer.
+const LIMIT: Duration = Duration::from_secs(2);
+const MAX_ANSWER_BYTES: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    /// A server that reads one request and answers with these bytes.
+    fn answering(answer: &'static [u8]) -> SocketAddr {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                request.push(byte[0]);
+            }
+            assert!(request.starts_with(b"GET /readyz HTTP/1.1\r\n"));
+            stream.write_all(answer).unwrap();
+        });
+        address
+    }
+
+    #[test]
+    fn two_hundred_is_healthy() {
+        let address = answering(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nready\n");
+        healthcheck(&[address]).unwrap();
+    }
+
+    #[test]
+    fn an_unspecified_address_is_asked_on_loopback() {
+        let port = answering(b"HTTP/1.1 200 OK\r\n\r\n").port();
+        healthcheck(&[SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))]).unwrap();
+        assert_eq!(reachable("[::]:9901".parse().unwrap()), "[::1]:9901".parse().unwrap());
+        assert_eq!(reachable("10.0.0.1:9901".parse().unwrap()), "10.0.0.1:9901".parse().unwrap());
+    }
+
+    #[test]
+    fn the_error_says_what_was_seen() {
+        let address = answering(b"HTTP/1.1 503 Service Unavailable\r\n\r\ndraining\n");
+        let error = healthcheck(&[address]).unwrap_err();
+        let expected = r#"/readyz answered "HTTP/1.1 503 Service Unavailable": "draining""#;
+        assert!(error.to_string().ends_with(expected), "{error}");
+
+        let error = healthcheck(&[answering(b"SSH-2.0-OpenSSH 200 \r\n")]).unwrap_err();
+        assert!(matches!(error, HealthcheckError::NotReady { .. }), "{error}");
+        let error = healthcheck(&[answering(b"")]).unwrap_err();
+        assert!(matches!(error, HealthcheckError::NotReady { .. }), "{error}");
+        assert!(matches!(healthcheck(&[]).unwrap_err(), HealthcheckError::NoAddress));
+    }
+
+    #[test]
+    fn a_closed_port_and_a_silent_server_are_no_answer() {
+        let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        assert!(matches!(healthcheck(&[closed]).unwrap_err(), HealthcheckError::Io { .. }));
+
+        let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let asked = Instant::now();
+        let error = healthcheck(&[silent.local_addr().unwrap()]).unwrap_err();
+        assert!(matches!(error, HealthcheckError::Io { .. }), "{error}");
+        assert!((LIMIT..LIMIT * 2).contains(&asked.elapsed()), "{:?}", asked.elapsed());
+    }
+}

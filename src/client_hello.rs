@@ -1,0 +1,482 @@
+//! Reads a ClientHello from the first bytes of a connection.
+//!
+//! In:  all bytes that came so far, from the first one on.
+//! Out: [`Hello::Whole`], [`Hello::Needs`] so many bytes more, or [`NotHello`]; no I/O, no clock.
+//! Source: RFC 8446 §5.1 (records), §4.1.2 (ClientHello), §4.2 (extensions), RFC 6066 §3 (server_name), RFC 7301 §3.1 (ALPN).
+//!
+//! ```text
+//! record:    type 0x16 | version 0x03 xx | length (2) | fragment             one message, cut into 1 or more records
+//! message:   type 0x01 | length (3) | version (2) | random (32) | session id | cipher suites | compression | extensions
+//! ```
+//!
+//! tls-parser reads the message, once it is whole. Records are gathered here, since its record parsers answer "error"
+//! for a fragment; the extension list is walked here, since its own parser drops what it cannot read, and a name that
+//! we read otherwise than the backend does would be a way round the routing.
+
+use std::num::NonZeroUsize;
+
+use crate::server_name::{InvalidName, Sni};
+
+/// What the bytes so far are.
+#[derive(Debug)]
+pub enum Hello {
+    /// A whole hello; bytes after it are the backend's business.
+    Whole(ClientHello),
+    /// A true beginning; at least so many bytes are still to come.
+    Needs(NonZeroUsize),
+}
+
+/// What routing and the log want to know of a hello.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientHello {
+    /// `None`: the client sent no server_name extension.
+    pub server_name: Option<Sni>,
+    pub alpn: Alpn,
+    pub offers: Offers,
+    /// Bytes on the wire up to the end of the record that completes the hello.
+    pub wire_bytes: usize,
+    pub records: usize,
+}
+
+/// The protocols a client offers: a well-formed `ProtocolNameList`, as it was sent; empty when there was none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Alpn(Box<[u8]>);
+
+/// What else a client offers, as far as it is counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offers {
+    /// The highest version offered, as on the wire: 0x0304 is TLS 1.3.
+    pub version: u16,
+    /// X25519MLKEM768 among the supported groups.
+    pub x25519mlkem768: bool,
+    /// An encrypted_client_hello extension, real or GREASE: the name outside is the public one (RFC 9849 §6).
+    pub ech: bool,
+}
+
+/// Why bytes are no ClientHello.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotHello {
+    /// The first bytes are no TLS handshake record.
+    NotTls,
+    /// A handshake that breaks its own format; says where.
+    Malformed(&'static str),
+    /// The server name must not be routed by.
+    Name(InvalidName),
+    /// More than one server name: two extensions, or two names in one.
+    TwoNames,
+    /// The message announces `bytes` bytes, more than the limit.
+    TooLong { bytes: usize },
+    /// Cut into more records than any client has reason to.
+    TooManyRecords,
+}
+
+/// Reads a hello in one go; see [`Reader`] for one that comes in pieces.
+///
+/// # Errors
+/// [`NotHello`], as soon as the bytes can no longer become a hello of at most `max_message_bytes`.
+pub fn parse(bytes: &[u8], max_message_bytes: usize) -> Result<Hello, NotHello> {
+    Reader::new(max_message_bytes).read(bytes)
+}
+
+/// Remembers how far a hello was read, so that one which drips in costs no more than its bytes.
+#[derive(Debug)]
+pub struct Reader {
+    max_message_bytes: usize,
+    /// Offset of the first record that was not whole yet.
+    at: usize,
+    records: usize,
+    /// The fragments so far, when there is more than one; grows only by what was received.
+    message: Vec<u8>,
+}
+
+impl Reader {
+    pub fn new(max_message_bytes: usize) -> Self {
+        Self { max_message_bytes, at: 0, records: 0, message: Vec::new() }
+    }
+
+    /// Looks at `bytes`, which begins with all that earlier calls were shown.
+    ///
+    /// # Errors
+    /// [`NotHello`]; later calls make no sense after it.
+    pub fn read(&mut self, bytes: &[u8]) -> Result<Hello, NotHello> {
+        loop {
+            let rest = &bytes[self.at..];
+            let Some(fragment_bytes) = self.record_header(rest)? else {
+                return needs(RECORD_HEADER_BYTES - rest.len() + self.missing_after(0));
+            };
+            let fragment = &rest[RECORD_HEADER_BYTES..];
+            let Some(fragment) = fragment.get(..fragment_bytes) else {
+                self.foresee(fragment, fragment_bytes)?;
+                return needs(fragment_bytes - fragment.len() + self.missing_after(fragment_bytes));
+            };
+            self.at += RECORD_HEADER_BYTES + fragment_bytes;
+            self.records += 1;
+            if self.records == 1 && message_bytes(fragment) == Some(fragment.len()) {
+                self.within_limit(fragment)?;
+                return self.whole(fragment);
+            }
+            self.message.extend_from_slice(fragment);
+            self.foresee(&[], 0)?;
+            if message_bytes(&self.message) == Some(self.message.len()) {
+                return self.whole(&self.message);
+            }
+        }
+    }
+
+    /// Checks the header at the start of `rest` as far as it is there; the fragment's length once it is all there.
+    fn record_header(&self, rest: &[u8]) -> Result<Option<usize>, NotHello> {
+        let first = self.records == 0;
+        let wrong = if first { NotHello::NotTls } else { NotHello::Malformed("a record of another type inside the hello") };
+        if rest.first().is_some_and(|&kind| kind != HANDSHAKE) || rest.get(1).is_some_and(|&major| major != 3) {
+            return Err(wrong);
+        }
+        let Some(&[_, _, _, high, low]) = rest.first_chunk() else { return Ok(None) };
+        if self.records == MAX_RECORDS {
+            return Err(NotHello::TooManyRecords);
+        }
+        match u16::from_be_bytes([high, low]).into() {
+            0 => Err(NotHello::Malformed("an empty handshake record")),
+            length if length > MAX_FRAGMENT_BYTES => Err(NotHello::Malformed("a record over 16 KiB")),
+            length => Ok(Some(length)),
+        }
+    }
+
+    /// Refuses at once what can be seen to go wrong later: `partial` is the start of a fragment of `fragment_bytes`.
+    fn foresee(&self, partial: &[u8], fragment_bytes: usize) -> Result<(), NotHello> {
+        let begun = if self.message.is_empty() { partial } else { &self.message };
+        if begun.first().is_some_and(|&kind| kind != CLIENT_HELLO) {
+            return Err(NotHello::Malformed("a handshake message that is no ClientHello"));
+        }
+        let Some(message_bytes) = message_bytes(begun) else { return Ok(()) };
+        check_outline(begun, message_bytes)?;
+        if self.message.len() + fragment_bytes > message_bytes {
+            return Err(NotHello::Malformed("bytes after the hello in its record"));
+        }
+        self.within_limit(begun)
+    }
+
+    fn within_limit(&self, begun: &[u8]) -> Result<(), NotHello> {
+        match message_bytes(begun) {
+            Some(bytes) if bytes > self.max_message_bytes => Err(NotHello::TooLong { bytes }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Bytes that must come after a record of `fragment_bytes` more, at the least.
+    fn missing_after(&self, fragment_bytes: usize) -> usize {
+        match message_bytes(&self.message) {
+            // What is missing of the message, in one more record.
+            Some(bytes) => match bytes.saturating_sub(self.message.len() + fragment_bytes) {
+                0 => 0,
+                missing if fragment_bytes == 0 => missing,
+                missing => missing + RECORD_HEADER_BYTES,
+            },
+            None => 0,
+        }
+    }
+
+    fn whole(&self, message: &[u8]) -> Result<Hello, NotHello> {
+        let mut hello = read_message(message)?;
+        hello.wire_bytes = self.at;
+        hello.records = self.records;
+        Ok(Hello::Whole(hello))
+    }
+}
+
+impl ClientHello {
+    /// The version to answer in, as alerts want it (RFC 8446 §5.1: 0x0303 unless the hello is older than TLS 1.2).
+    pub fn alert_version(&self) -> u16 {
+        if self.offers.version >= TLS12 { TLS12 } else { TLS10 }
+    }
+}
+
+impl Alpn {
+    /// The protocols in the client's order; bytes, not text (RFC 7301 §3.1).
+    pub fn protocols(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &self.0[..];
+        std::iter::from_fn(move || {
+            let (&length, after) = rest.split_first()?;
+            let (protocol, after) = after.split_at_checked(length.into())?;
+            rest = after;
+            Some(protocol)
+        })
+    }
+
+    pub fn offers(&self, protocol: &[u8]) -> bool {
+        self.protocols().any(|offered| offered == protocol)
+    }
+
+    /// Makes a list as a client would send it; for `explain` and tests.
+    ///
+    /// # Panics
+    /// When a protocol is empty or longer than 255 bytes.
+    pub fn of<P: AsRef<[u8]>>(protocols: &[P]) -> Self {
+        let mut list = Vec::new();
+        for protocol in protocols.iter().map(AsRef::as_ref) {
+            assert!(!protocol.is_empty(), "RFC 7301 §3.1: protocol names are 1 to 255 bytes");
+            list.push(u8::try_from(protocol.len()).expect("RFC 7301 §3.1: protocol names are 1 to 255 bytes"));
+            list.extend_from_slice(protocol);
+        }
+        Self(list.into())
+    }
+}
+
+impl Offers {
+    pub fn tls13(&self) -> bool {
+        self.version >= TLS13
+    }
+
+    /// The highest version offered, for people.
+    pub fn version_name(&self) -> &'static str {
+        match self.version {
+            0x0300 => "ssl3.0",
+            TLS10 => "1.0",
+            0x0302 => "1.1",
+            TLS12 => "1.2",
+            TLS13 => "1.3",
+            _ => "unknown",
+        }
+    }
+}
+
+/// Checks what stands before the extensions against the announced length, as far as it is there.
+///
+/// A length that lies would otherwise look like a hello that is still coming, until the deadline.
+fn check_outline(begun: &[u8], message_bytes: usize) -> Result<(), NotHello> {
+    const SHORT: NotHello = NotHello::Malformed("the hello ends before its fields do");
+    let mut at = MESSAGE_HEADER_BYTES + 2 + 32;
+    if at + 1 > message_bytes {
+        return Err(SHORT);
+    }
+    let Some(&session_id_bytes) = begun.get(at) else { return Ok(()) };
+    if session_id_bytes > 32 {
+        return Err(NotHello::Malformed("a session id over 32 bytes"));
+    }
+    at += 1 + usize::from(session_id_bytes);
+    if at + 2 > message_bytes {
+        return Err(SHORT);
+    }
+    let Some(suites_bytes) = u16_at(begun, at) else { return Ok(()) };
+    if suites_bytes == 0 || suites_bytes % 2 != 0 {
+        return Err(NotHello::Malformed("the cipher suites"));
+    }
+    at += 2 + suites_bytes;
+    if at + 1 > message_bytes {
+        return Err(SHORT);
+    }
+    let Some(&compression_bytes) = begun.get(at) else { return Ok(()) };
+    if compression_bytes == 0 {
+        return Err(NotHello::Malformed("no compression method"));
+    }
+    at += 1 + usize::from(compression_bytes);
+    if at == message_bytes {
+        return Ok(());
+    }
+    if at + 2 > message_bytes {
+        return Err(SHORT);
+    }
+    match u16_at(begun, at) {
+        Some(extensions_bytes) if at + 2 + extensions_bytes != message_bytes => {
+            Err(NotHello::Malformed("the length of the extensions does not fit the hello"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads one whole message, its header included.
+fn read_message(message: &[u8]) -> Result<ClientHello, NotHello> {
+    const BROKEN: NotHello = NotHello::Malformed("the fields before the extensions");
+    let (kind, body) = (message[0], &message[MESSAGE_HEADER_BYTES..]);
+    if kind != CLIENT_HELLO {
+        return Err(NotHello::Malformed("a handshake message that is no ClientHello"));
+    }
+    let (trailing, hello) = tls_parser::parse_tls_handshake_client_hello(body).map_err(|_| BROKEN)?;
+    if !trailing.is_empty() || hello.ciphers.is_empty() || hello.comp.is_empty() {
+        return Err(BROKEN);
+    }
+    let mut read = ClientHello {
+        server_name: None,
+        alpn: Alpn::default(),
+        offers: Offers { version: hello.version.0, ..Offers::default() },
+        wire_bytes: 0,
+        records: 0,
+    };
+    walk_extensions(hello.ext.unwrap_or_default(), &mut read)?;
+    Ok(read)
+}
+
+/// Walks the list strictly: every length must fit, no type may come twice (RFC 8446 §4.2).
+fn walk_extensions(mut list: &[u8], read: &mut ClientHello) -> Result<(), NotHello> {
+    let mut seen = Seen::default();
+    while !list.is_empty() {
+        let Some((&[kind_high, kind_low, high, low], rest)) = list.split_first_chunk() else {
+            return Err(NotHello::Malformed("the extension list"));
+        };
+        let kind = u16::from_be_bytes([kind_high, kind_low]);
+        let length = u16::from_be_bytes([high, low]);
+        let Some((data, rest)) = rest.split_at_checked(length.into()) else {
+            return Err(NotHello::Malformed("an extension longer than its list"));
+        };
+        list = rest;
+        if !seen.first_time(kind) {
+            return Err(match kind {
+                SERVER_NAME => NotHello::TwoNames,
+                _ => NotHello::Malformed("an extension that comes twice"),
+            });
+        }
+        match kind {
+            SERVER_NAME => read.server_name = Some(read_server_name(data)?),
+            ALPN => read.alpn = read_alpn(data)?,
+            SUPPORTED_GROUPS => read.offers.x25519mlkem768 = read_groups(data)?,
+            SUPPORTED_VERSIONS => read.offers.version = read_versions(data)?,
+            ENCRYPTED_CLIENT_HELLO => read.offers.ech = true,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// `ServerNameList`, RFC 6066 §3: one `host_name`, and since no other type was ever defined, nothing else.
+fn read_server_name(data: &[u8]) -> Result<Sni, NotHello> {
+    const BROKEN: NotHello = NotHello::Malformed("the server_name extension");
+    let list = u16_prefixed(data).ok_or(BROKEN)?;
+    let (&[kind, high, low], rest) = list.split_first_chunk().ok_or(BROKEN)?;
+    let (name, rest) = rest.split_at_checked(u16::from_be_bytes([high, low]).into()).ok_or(BROKEN)?;
+    if kind != HOST_NAME {
+        return Err(NotHello::Malformed("a server name that is no host_name"));
+    }
+    if !rest.is_empty() {
+        // Told apart, so that a name length that is too short is not called two names.
+        let second = rest.split_first_chunk().and_then(|(&[_, high, low], after)| {
+            (usize::from(u16::from_be_bytes([high, low])) == after.len()).then_some(())
+        });
+        return Err(if second.is_some() { NotHello::TwoNames } else { BROKEN });
+    }
+    Sni::from_wire(name).map_err(NotHello::Name)
+}
+
+/// `ProtocolNameList`, RFC 7301 §3.1.
+fn read_alpn(data: &[u8]) -> Result<Alpn, NotHello> {
+    const BROKEN: NotHello = NotHello::Malformed("the ALPN extension");
+    let list = u16_prefixed(data).filter(|list| !list.is_empty()).ok_or(BROKEN)?;
+    let mut rest = list;
+    while let Some((&length, after)) = rest.split_first() {
+        if length == 0 {
+            return Err(BROKEN);
+        }
+        rest = after.get(length.into()..).ok_or(BROKEN)?;
+    }
+    Ok(Alpn(list.into()))
+}
+
+/// `NamedGroupList`, RFC 8446 §4.2.7; whether X25519MLKEM768 is in it.
+fn read_groups(data: &[u8]) -> Result<bool, NotHello> {
+    let list = u16_prefixed(data).filter(|list| list.len() % 2 == 0);
+    let list = list.ok_or(NotHello::Malformed("the supported_groups extension"))?;
+    Ok(list.chunks_exact(2).any(|group| group == X25519MLKEM768))
+}
+
+/// `SupportedVersions`, RFC 8446 §4.2.1; the highest that is no GREASE and no draft.
+fn read_versions(data: &[u8]) -> Result<u16, NotHello> {
+    const BROKEN: NotHello = NotHello::Malformed("the supported_versions extension");
+    let (&length, list) = data.split_first().ok_or(BROKEN)?;
+    if usize::from(length) != list.len() || list.is_empty() || list.len() % 2 != 0 {
+        return Err(BROKEN);
+    }
+    let known = list.chunks_exact(2).map(|v| u16::from_be_bytes([v[0], v[1]])).filter(|v| (0x0300..=TLS13).contains(v));
+    Ok(known.max().unwrap_or(TLS12))
+}
+
+/// Extension types met so far. Real hellos have about fifteen, most of them below 64.
+#[derive(Default)]
+struct Seen {
+    low: u64,
+    high: [u16; 16],
+    high_count: usize,
+    /// All further ones; a hostile list of thousands must not cost their square.
+    more: Option<Box<[u64; 1024]>>,
+}
+
+impl Seen {
+    fn first_time(&mut self, kind: u16) -> bool {
+        if kind < 64 {
+            let bit = 1 << kind;
+            let new = self.low & bit == 0;
+            self.low |= bit;
+            return new;
+        }
+        if self.high[..self.high_count].contains(&kind) {
+            return false;
+        }
+        if let Some(place) = self.high.get_mut(self.high_count) {
+            *place = kind;
+            self.high_count += 1;
+            return true;
+        }
+        let more = self.more.get_or_insert_with(|| Box::new([0; 1024]));
+        let (word, bit) = (&mut more[usize::from(kind / 64)], 1 << (kind % 64));
+        let new = *word & bit == 0;
+        *word |= bit;
+        new
+    }
+}
+
+/// The announced length of a handshake message, its header included; `None` while the header is not there.
+fn message_bytes(begun: &[u8]) -> Option<usize> {
+    let &[_, high, middle, low] = begun.first_chunk()?;
+    Some(MESSAGE_HEADER_BYTES + usize::try_from(u32::from_be_bytes([0, high, middle, low])).expect("24 bits"))
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<usize> {
+    Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?).into())
+}
+
+/// The content of a vector that fills `data` and is prefixed with its length in two bytes.
+fn u16_prefixed(data: &[u8]) -> Option<&[u8]> {
+    let (&length, content) = data.split_first_chunk()?;
+    (usize::from(u16::from_be_bytes(length)) == content.len()).then_some(content)
+}
+
+fn needs(bytes: usize) -> Result<Hello, NotHello> {
+    Ok(Hello::Needs(NonZeroUsize::new(bytes).expect("something is missing, or the hello would be whole")))
+}
+
+impl std::fmt::Display for NotHello {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotTls => f.write_str("the first bytes are no TLS handshake"),
+            Self::Malformed(place) => write!(f, "malformed: {place}"),
+            Self::Name(invalid) => write!(f, "invalid server name: {invalid}"),
+            Self::TwoNames => f.write_str("more than one server name"),
+            Self::TooLong { bytes } => write!(f, "a hello of {bytes} bytes is over the limit"),
+            Self::TooManyRecords => write!(f, "a hello in more than {MAX_RECORDS} records"),
+        }
+    }
+}
+
+impl std::error::Error for NotHello {}
+
+const HANDSHAKE: u8 = 0x16;
+const CLIENT_HELLO: u8 = 0x01;
+const RECORD_HEADER_BYTES: usize = 5;
+const MESSAGE_HEADER_BYTES: usize = 4;
+/// RFC 8446 §5.1.
+const MAX_FRAGMENT_BYTES: usize = 1 << 14;
+/// Enough for a post-quantum hello in records of one byte; keeps the framing of a hostile one within 20 KiB.
+pub const MAX_RECORDS: usize = 4096;
+
+/// <https://www.iana.org/assignments/tls-extensiontype-values>
+const SERVER_NAME: u16 = 0;
+const SUPPORTED_GROUPS: u16 = 10;
+const ALPN: u16 = 16;
+const SUPPORTED_VERSIONS: u16 = 43;
+const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
+
+const HOST_NAME: u8 = 0;
+const X25519MLKEM768: [u8; 2] = [0x11, 0xec];
+const TLS10: u16 = 0x0301;
+const TLS12: u16 = 0x0303;
+const TLS13: u16 = 0x0304;
+
+#[cfg(test)]
+mod tests;

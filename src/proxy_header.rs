@@ -1,0 +1,347 @@
+//! Reads and writes PROXY protocol headers, which carry the client's address past a proxy; no I/O.
+//!
+//! In:  the first bytes of a connection, or two addresses.
+//! Out: [`Header`], [`Parsed::Needs`] so many bytes more, or [`Malformed`]; or a header's bytes.
+//! Source: the PROXY protocol, versions 1 and 2, revision of 2020-03-05 (haproxy.org, `proxy-protocol.txt`).
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroUsize;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    V1,
+    V2,
+}
+
+/// A header from the front of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    pub version: Version,
+    /// How many bytes it takes; what follows is the client's.
+    pub bytes: usize,
+    /// `None`: the proxy speaks for itself (LOCAL), or for an address family that is not the Internet's.
+    pub addresses: Option<Addresses>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    pub client: SocketAddr,
+    /// Where the client connected to.
+    pub local: SocketAddr,
+}
+
+/// What the bytes so far are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    Whole(Header),
+    /// A true beginning; at least so many bytes are still to come.
+    Needs(NonZeroUsize),
+}
+
+/// The bytes are no PROXY header; says where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed(pub &'static str);
+
+/// Reads a header from the front of `bytes`.
+///
+/// # Errors
+/// [`Malformed`], as soon as the bytes can no longer become a header.
+pub fn parse(bytes: &[u8]) -> Result<Parsed, Malformed> {
+    let begins = |signature: &[u8]| bytes.iter().zip(signature).all(|(a, b)| a == b);
+    if begins(V2_SIGNATURE) {
+        parse_v2(bytes)
+    } else if begins(V1_SIGNATURE) {
+        parse_v1(bytes)
+    } else {
+        Err(Malformed("no PROXY signature"))
+    }
+}
+
+/// Writes the header that goes before a client's bytes.
+pub fn encode(version: Version, addresses: Addresses) -> Vec<u8> {
+    let Addresses { client, local } = same_family(addresses);
+    match version {
+        Version::V1 => {
+            let family = if client.is_ipv4() { "TCP4" } else { "TCP6" };
+            format!("PROXY {family} {} {} {} {}\r\n", client.ip(), local.ip(), client.port(), local.port()).into_bytes()
+        }
+        Version::V2 => {
+            let mut header = V2_SIGNATURE.to_vec();
+            header.push(V2_VERSION | COMMAND_PROXY);
+            header.push(if client.is_ipv4() { TCP_OVER_IPV4 } else { TCP_OVER_IPV6 });
+            header.extend(if client.is_ipv4() { 12_u16 } else { 36 }.to_be_bytes());
+            for address in [client.ip(), local.ip()] {
+                match address {
+                    IpAddr::V4(address) => header.extend(address.octets()),
+                    IpAddr::V6(address) => header.extend(address.octets()),
+                }
+            }
+            header.extend(client.port().to_be_bytes());
+            header.extend(local.port().to_be_bytes());
+            header
+        }
+    }
+}
+
+/// Version 1: one line of at most 107 bytes.
+fn parse_v1(bytes: &[u8]) -> Result<Parsed, Malformed> {
+    let Some(end) = bytes.iter().take(V1_MOST_BYTES).position(|&byte| byte == b'\n') else {
+        if bytes.len() >= V1_MOST_BYTES {
+            return Err(Malformed("a line over 107 bytes"));
+        }
+        // The shortest line still possible ends with the two bytes CR LF.
+        return Ok(needs(if bytes.last() == Some(&b'\r') { 1 } else { 2.min(V1_MOST_BYTES - bytes.len()) }));
+    };
+    let line = bytes[..end].strip_suffix(b"\r").ok_or(Malformed("a line that does not end with CR LF"))?;
+    let line = std::str::from_utf8(line).map_err(|_| Malformed("a line that is not ASCII"))?;
+    let mut words = line.split(' ').skip(1);
+    let whole = |addresses| Ok(Parsed::Whole(Header { version: Version::V1, bytes: end + 1, addresses }));
+    let family = words.next();
+    let is_family = |ip: &IpAddr| match family {
+        Some("TCP4") => ip.is_ipv4(),
+        Some("TCP6") => ip.is_ipv6(),
+        _ => false,
+    };
+    match family {
+        Some("UNKNOWN") => return whole(None),
+        Some("TCP4" | "TCP6") => {}
+        _ => return Err(Malformed("a family that is not TCP4, TCP6 or UNKNOWN")),
+    }
+    let mut address = || words.next()?.parse().ok().filter(is_family);
+    let (client, local) = address().zip(address()).ok_or(Malformed("an address"))?;
+    // A port has no sign and no leading zero (section 2.1).
+    let mut port = || words.next().filter(|word| *word == "0" || !word.starts_with(['0', '+']))?.parse().ok();
+    let (client_port, local_port) = port().zip(port()).ok_or(Malformed("a port"))?;
+    if words.next().is_some() {
+        return Err(Malformed("more than four fields"));
+    }
+    let (client, local) = (SocketAddr::new(client, client_port), SocketAddr::new(local, local_port));
+    whole(Some(Addresses { client, local }))
+}
+
+/// Version 2: 16 bytes, addresses, and type-length-values.
+fn parse_v2(bytes: &[u8]) -> Result<Parsed, Malformed> {
+    let command = bytes.get(V2_SIGNATURE.len());
+    if command.is_some_and(|command| command & 0xf0 != V2_VERSION) {
+        return Err(Malformed("a version that is not 2"));
+    }
+    if command.is_some_and(|command| command & 0x0f > COMMAND_PROXY) {
+        return Err(Malformed("a command that is neither LOCAL nor PROXY"));
+    }
+    let Some((fixed, rest)) = bytes.split_first_chunk::<V2_FIXED_BYTES>() else {
+        return Ok(needs(V2_FIXED_BYTES - bytes.len()));
+    };
+    let &[.., command, family, high, low] = fixed;
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    let address_bytes = match family {
+        TCP_OVER_IPV4 => 12,
+        TCP_OVER_IPV6 => 36,
+        // Unspecified, datagrams, unix sockets: the receiver skips them (section 2.2).
+        0x00..=0x32 if family & 0x0f <= 2 => 0,
+        _ => return Err(Malformed("an unknown address family")),
+    };
+    let local_command = command & 0x0f == COMMAND_LOCAL;
+    if !local_command && length < address_bytes {
+        return Err(Malformed("a length that does not hold the addresses"));
+    }
+    let Some(body) = rest.get(..length) else { return Ok(needs(length - rest.len())) };
+    let whole = &bytes[..V2_FIXED_BYTES + length];
+    let header = |addresses| Ok(Parsed::Whole(Header { version: Version::V2, bytes: whole.len(), addresses }));
+    if local_command {
+        return header(None);
+    }
+    if family >> 4 != 3 {
+        check_values(whole, V2_FIXED_BYTES + address_bytes)?;
+    }
+    header(match family {
+        TCP_OVER_IPV4 => addresses(body, 4, |octets| <[u8; 4]>::try_from(octets).map(Ipv4Addr::from).ok().map(IpAddr::V4)),
+        TCP_OVER_IPV6 => {
+            addresses(body, 16, |octets| <[u8; 16]>::try_from(octets).map(Ipv6Addr::from).ok().map(IpAddr::V6))
+        }
+        _ => None,
+    })
+}
+
+fn addresses(body: &[u8], width: usize, ip: impl Fn(&[u8]) -> Option<IpAddr>) -> Option<Addresses> {
+    let port = |at: usize| body.get(at..at + 2).map(|port| u16::from_be_bytes([port[0], port[1]]));
+    let client = SocketAddr::new(ip(body.get(..width)?)?, port(2 * width)?);
+    let local = SocketAddr::new(ip(body.get(width..2 * width)?)?, port(2 * width + 2)?);
+    Some(Addresses { client, local })
+}
+
+/// Walks the type-length-values from `at` on, and verifies the checksum if one is among them (section 2.2.4).
+fn check_values(header: &[u8], mut at: usize) -> Result<(), Malformed> {
+    while at < header.len() {
+        let Some(&[kind, high, low]) = header[at..].first_chunk() else { return Err(Malformed("a type-length-value")) };
+        let end = at + 3 + usize::from(u16::from_be_bytes([high, low]));
+        let value = header.get(at + 3..end).ok_or(Malformed("a type-length-value longer than the header"))?;
+        if kind == TYPE_CRC32C {
+            let sent = <[u8; 4]>::try_from(value).map_err(|_| Malformed("a checksum that is not 4 bytes"))?;
+            let zeroed = [&header[..at + 3], &[0; 4], &header[end..]];
+            if crc32c(zeroed.into_iter().flatten().copied()) != u32::from_be_bytes(sent) {
+                return Err(Malformed("a wrong checksum"));
+            }
+        }
+        at = end;
+    }
+    Ok(())
+}
+
+/// CRC-32C, RFC 3720 appendix B.4; bit by bit, since it is met once a connection at the most.
+fn crc32c(bytes: impl Iterator<Item = u8>) -> u32 {
+    let step = |crc: u32, byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 })
+    };
+    !bytes.fold(!0, step)
+}
+
+/// A header has one family: an IPv4 address beside an IPv6 one is written as an IPv4-mapped one.
+fn same_family(Addresses { client, local }: Addresses) -> Addresses {
+    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let mapped = |address: SocketAddr| match address.ip() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.to_ipv6_mapped().into(), address.port()),
+        IpAddr::V6(_) => address,
+    };
+    let (client, local) = (canonical(client), canonical(local));
+    if client.is_ipv4() == local.is_ipv4() {
+        Addresses { client, local }
+    } else {
+        Addresses { client: mapped(client), local: mapped(local) }
+    }
+}
+
+fn needs(bytes: usize) -> Parsed {
+    Parsed::Needs(NonZeroUsize::new(bytes).expect("something is missing, or the header would be whole"))
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "malformed PROXY header: {}", self.0)
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+const V1_SIGNATURE: &[u8] = b"PROXY ";
+const V1_MOST_BYTES: usize = 107;
+const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+const V2_FIXED_BYTES: usize = 16;
+const V2_VERSION: u8 = 0x20;
+const COMMAND_LOCAL: u8 = 0;
+const COMMAND_PROXY: u8 = 1;
+const TCP_OVER_IPV4: u8 = 0x11;
+const TCP_OVER_IPV6: u8 = 0x21;
+const TYPE_CRC32C: u8 = 0x03;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pair(client: &str, local: &str) -> Addresses {
+        Addresses { client: client.parse().expect("an address"), local: local.parse().expect("an address") }
+    }
+
+    fn whole(bytes: &[u8]) -> Header {
+        match parse(bytes) {
+            Ok(Parsed::Whole(header)) => header,
+            other => panic!("not whole: {other:?}"),
+        }
+    }
+
+    fn v2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(body.len()).expect("short").to_be_bytes();
+        [V2_SIGNATURE, &[V2_VERSION | command, family], &length, body].concat()
+    }
+
+    const BODY4: [u8; 12] = [192, 0, 2, 1, 198, 51, 100, 2, 0x30, 0x39, 0x01, 0xbb];
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for addresses in [
+            pair("192.0.2.1:12345", "198.51.100.2:443"),
+            pair("[2001:db8::1]:1", "[2001:db8::2]:65535"),
+            pair("192.0.2.1:12345", "[2001:db8::2]:443"),
+        ] {
+            for version in [Version::V1, Version::V2] {
+                let mut bytes = encode(version, addresses);
+                let length = bytes.len();
+                bytes.extend(b"\x16\x03\x01");
+                let header = whole(&bytes);
+                assert_eq!((header.version, header.bytes), (version, length));
+                assert_eq!(header.addresses, Some(same_family(addresses)));
+                for end in 0..length {
+                    match parse(&bytes[..end]) {
+                        Ok(Parsed::Needs(more)) => assert!(more.get() <= length - end),
+                        other => panic!("{end}: {other:?}"),
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn mapped_addresses_are_written_as_ipv4() {
+        let bytes = encode(Version::V1, pair("[::ffff:192.0.2.1]:5", "[::ffff:192.0.2.2]:6"));
+        assert_eq!(bytes, b"PROXY TCP4 192.0.2.1 192.0.2.2 5 6\r\n");
+    }
+
+    #[test]
+    fn unknown_local_and_other_families_carry_no_address() {
+        assert_eq!(whole(b"PROXY UNKNOWN ffff::1 whatever\r\n").addresses, None);
+        assert_eq!(whole(b"PROXY UNKNOWN\r\n").addresses, None);
+        assert_eq!(whole(&v2(COMMAND_LOCAL, 0, b"")).addresses, None);
+        assert_eq!(whole(&v2(COMMAND_LOCAL, TCP_OVER_IPV4, b"xyz")).addresses, None);
+        assert_eq!(whole(&v2(COMMAND_PROXY, 0x00, b"")).addresses, None);
+        assert_eq!(whole(&v2(COMMAND_PROXY, 0x31, &[0; 216])).addresses, None);
+    }
+
+    #[test]
+    fn type_length_values_are_walked_and_the_checksum_verified() {
+        let mut body = BODY4.to_vec();
+        body.extend([0x02, 0, 3, b'a', b'.', b'b', TYPE_CRC32C, 0, 4, 0, 0, 0, 0]);
+        let mut bytes = v2(COMMAND_PROXY, TCP_OVER_IPV4, &body);
+        let crc = crc32c(bytes.iter().copied());
+        let at = bytes.len() - 4;
+        bytes[at..].copy_from_slice(&crc.to_be_bytes());
+        assert_eq!(whole(&bytes).addresses, Some(pair("192.0.2.1:12345", "198.51.100.2:443")));
+        bytes[at] ^= 1;
+        assert_eq!(parse(&bytes), Err(Malformed("a wrong checksum")));
+        // RFC 3720 appendix B.4: 32 bytes of zeros.
+        assert_eq!(crc32c([0; 32].into_iter()), 0x8a91_36aa);
+    }
+
+    #[test]
+    fn what_breaks_the_format_is_malformed() {
+        let long = [&b"PROXY TCP4 "[..], &[b'1'; 100]].concat();
+        for bytes in [
+            &b"\x16\x03\x01"[..],
+            b"PROXY TCP4 192.0.2.1 192.0.2.2 5\r\n",
+            b"PROXY TCP4 192.0.2.1 192.0.2.2 5 6 7\r\n",
+            b"PROXY TCP4 ::1 ::2 5 6\r\n",
+            b"PROXY TCP4 192.0.2.1 192.0.2.2 05 6\r\n",
+            b"PROXY TCP4 192.0.2.1 192.0.2.2 5 65536\r\n",
+            b"PROXY TCP4 192.0.2.1 192.0.2.2 5 6\n",
+            b"PROXY UDP4 192.0.2.1 192.0.2.2 5 6\r\n",
+            &long,
+            &v2(COMMAND_PROXY, TCP_OVER_IPV4, &BODY4[..11]),
+            &v2(COMMAND_PROXY, TCP_OVER_IPV4, &[&BODY4[..], &[4, 0, 1]].concat()),
+            &v2(2, TCP_OVER_IPV4, &BODY4),
+            &v2(COMMAND_PROXY, 0x41, &BODY4),
+        ] {
+            assert!(parse(bytes).is_err(), "{}", bytes.escape_ascii());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic_nor_ask_past_the_limit(tail in proptest::collection::vec(any::<u8>(), 0..200), v2: bool) {
+            let bytes = [if v2 { V2_SIGNATURE } else { V1_SIGNATURE }, &tail].concat();
+            if let Ok(Parsed::Needs(more)) = parse(&bytes) {
+                prop_assert!(bytes.len() + more.get() <= V2_FIXED_BYTES + usize::from(u16::MAX));
+            }
+        }
+    }
+}

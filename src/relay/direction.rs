@@ -1,0 +1,245 @@
+//! Moves one direction of a relay: what is unwritten first, then a message or a pipeful, then the end.
+//!
+//! In:  readiness of the two streams.
+//! Out: bytes moved; ready when this direction is closed, or when one of the streams failed.
+//! Source: DESIGN §9.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use super::pipe::{self, Pipe};
+use super::{Engine, Meter, Stream, Way, copy};
+
+/// Bytes that go first, with how much of them is already written.
+#[derive(Debug, Default)]
+pub struct Prefix {
+    bytes: Vec<u8>,
+    written: usize,
+}
+
+/// The state of one direction. A closed one may be polled again.
+#[derive(Debug)]
+pub(super) struct Direction {
+    way: Way,
+    state: State,
+    mode: Mode,
+    /// Read, and not yet taken by the other side; an exact-size buffer, empty most of the time.
+    rest: Prefix,
+    /// Held only while it holds bytes.
+    pipe: Option<Pipe>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// The end was read; what came before it is still to be written.
+    Ending,
+    Closed,
+}
+
+/// How bytes are moved, and how many transfers in a row speak for the other way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    CopyOnly,
+    Message { large: u8, pipe_bytes: usize },
+    Bulk { short: u8, pipe_bytes: usize },
+}
+
+/// Which of the two streams failed.
+#[derive(Debug)]
+pub(super) enum Fault {
+    Read(io::Error),
+    Write(io::Error),
+}
+
+/// How a transfer into the worker's hands ended.
+pub(super) enum Moved {
+    Bytes(usize),
+    End,
+}
+
+impl Prefix {
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self { bytes, written: 0 }
+    }
+
+    pub fn unwritten(&self) -> &[u8] {
+        &self.bytes[self.written..]
+    }
+
+    /// Notes that `bytes` more were taken; gives the memory back after the last.
+    pub fn wrote(&mut self, bytes: usize) {
+        self.written += bytes;
+        if self.unwritten().is_empty() {
+            *self = Self::default();
+        }
+    }
+}
+
+impl Direction {
+    pub(super) fn new(way: Way, engine: Engine, rest: Prefix) -> Self {
+        let mode = match engine {
+            Engine::Adaptive { pipe_bytes } if cfg!(target_os = "linux") => Mode::Message { large: 0, pipe_bytes },
+            Engine::Adaptive { .. } | Engine::Copy => Mode::CopyOnly,
+        };
+        Self { way, state: State::Open, mode, rest, pipe: None }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.state == State::Closed
+    }
+
+    /// Closes without delivering what is held; for a side that can take no more.
+    pub(super) fn abandon(&mut self) {
+        self.state = State::Closed;
+        self.rest = Prefix::default();
+        // Bytes may be in it, so it is not given back to the pool.
+        self.pipe = None;
+    }
+
+    /// Moves what can be moved now. `last`: the other direction is closed, so that a drop will say FIN.
+    pub(super) fn poll<M: Meter>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut impl Stream,
+        to: &mut impl Stream,
+        last: bool,
+        carried: &mut u64,
+        meter: &M,
+    ) -> Poll<Result<(), Fault>> {
+        let mut budget = BUDGET_BYTES;
+        loop {
+            while !self.rest.unwritten().is_empty() {
+                let bytes = ready!(copy::write(cx, to, self.rest.unwritten())).map_err(Fault::Write)?;
+                self.rest.wrote(bytes);
+                *carried += bytes as u64;
+            }
+            ready!(self.empty_pipe(cx, to, carried, meter))?;
+            match self.state {
+                State::Closed => return Poll::Ready(Ok(())),
+                State::Ending => {
+                    if !last {
+                        // An error here shows again on the other direction, with its reason.
+                        let _ = ready!(Pin::new(&mut *to).poll_shutdown(cx));
+                    }
+                    self.state = State::Closed;
+                    return Poll::Ready(Ok(()));
+                }
+                State::Open => {}
+            }
+            if budget == 0 {
+                // Others on this worker have a turn first.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let moved = match self.mode {
+                Mode::Bulk { .. } => ready!(self.poll_splice(cx, from))?,
+                Mode::CopyOnly | Mode::Message { .. } => ready!(self.poll_copy(cx, from, to, carried))?,
+            };
+            match moved {
+                Moved::Bytes(bytes) => budget = budget.saturating_sub(bytes),
+                Moved::End => self.state = State::Ending,
+            }
+        }
+    }
+
+    /// Reads one message and writes it; what is not taken becomes the rest.
+    fn poll_copy(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut impl Stream,
+        to: &mut impl Stream,
+        carried: &mut u64,
+    ) -> Poll<Result<Moved, Fault>> {
+        let moved = ready!(copy::message(cx, from, to, carried, &mut self.rest))?;
+        if let (Mode::Message { large, pipe_bytes }, &Moved::Bytes(bytes)) = (self.mode, &moved) {
+            self.mode = match large + 1 {
+                _ if bytes < LARGE_READ_BYTES => Mode::Message { large: 0, pipe_bytes },
+                LARGE_READS => Mode::Bulk { short: 0, pipe_bytes },
+                large => Mode::Message { large, pipe_bytes },
+            };
+        }
+        Poll::Ready(Ok(moved))
+    }
+
+    #[cfg(target_os = "linux")]
+    fn poll_splice(&mut self, cx: &mut Context<'_>, from: &mut impl Stream) -> Poll<Result<Moved, Fault>> {
+        let Mode::Bulk { short, pipe_bytes } = self.mode else { return Poll::Ready(Ok(Moved::Bytes(0))) };
+        let Some(mut pipe) = pipe::take(pipe_bytes) else {
+            self.mode = Mode::Message { large: 0, pipe_bytes };
+            return Poll::Ready(Ok(Moved::Bytes(0)));
+        };
+        match super::splice::fill(cx, from, &mut pipe) {
+            Poll::Pending => {
+                pipe::give_back(pipe);
+                Poll::Pending
+            }
+            Poll::Ready(Ok(0)) => {
+                pipe::give_back(pipe);
+                Poll::Ready(Ok(Moved::End))
+            }
+            Poll::Ready(Ok(bytes)) => {
+                self.pipe = Some(pipe);
+                self.mode = match short + 1 {
+                    _ if bytes >= SHORT_SPLICE_BYTES => Mode::Bulk { short: 0, pipe_bytes },
+                    SHORT_SPLICES => Mode::Message { large: 0, pipe_bytes },
+                    short => Mode::Bulk { short, pipe_bytes },
+                };
+                Poll::Ready(Ok(Moved::Bytes(bytes)))
+            }
+            // This kind of socket, or this kernel, does not splice.
+            Poll::Ready(Err(error)) if super::splice::is_unsupported(&error) => {
+                self.mode = Mode::CopyOnly;
+                Poll::Ready(Ok(Moved::Bytes(0)))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(Fault::Read(error))),
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn empty_pipe<M: Meter>(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut impl Stream,
+        carried: &mut u64,
+        meter: &M,
+    ) -> Poll<Result<(), Fault>> {
+        let Some(pipe) = &mut self.pipe else { return Poll::Ready(Ok(())) };
+        while !pipe.is_empty() {
+            let bytes = ready!(super::splice::empty(cx, pipe, to)).map_err(Fault::Write)?;
+            *carried += bytes as u64;
+            meter.spliced(self.way, bytes as u64);
+        }
+        if let Some(pipe) = self.pipe.take() {
+            pipe::give_back(pipe);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn poll_splice(&mut self, _: &mut Context<'_>, _: &mut impl Stream) -> Poll<Result<Moved, Fault>> {
+        self.mode = Mode::CopyOnly;
+        Poll::Ready(Ok(Moved::Bytes(0)))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn empty_pipe<M: Meter>(
+        &mut self,
+        _: &mut Context<'_>,
+        _: &mut impl Stream,
+        _: &mut u64,
+        _: &M,
+    ) -> Poll<Result<(), Fault>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// How much one direction moves before other connections of the worker have a turn.
+const BUDGET_BYTES: usize = 1 << 20;
+/// A read of so much, so many times in a row, is a bulk transfer: splice costs more than copying below it.
+const LARGE_READ_BYTES: usize = 32 << 10;
+const LARGE_READS: u8 = 2;
+/// A splice of less, so many times in a row, is a conversation again.
+const SHORT_SPLICE_BYTES: usize = 8 << 10;
+const SHORT_SPLICES: u8 = 3;

@@ -1,0 +1,110 @@
+//! Keeps the worker's pipes: as many as bulk directions are blocked at a time, each empty while it is here.
+//!
+//! No pipe to be had is no failure: the direction copies instead.
+
+use std::cell::RefCell;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+/// A pipe, and how many bytes are in it. Dropped with bytes in it, it is closed, never reused.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+    capacity_bytes: usize,
+    held_bytes: usize,
+}
+
+impl Pipe {
+    pub(super) fn read_end(&self) -> BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&self.read)
+    }
+
+    pub(super) fn write_end(&self) -> BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&self.write)
+    }
+
+    pub(super) fn capacity_bytes(&self) -> usize {
+        self.capacity_bytes
+    }
+
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.held_bytes == 0
+    }
+
+    pub(super) fn filled(&mut self, bytes: usize) {
+        self.held_bytes += bytes;
+    }
+
+    pub(super) fn emptied(&mut self, bytes: usize) {
+        self.held_bytes -= bytes;
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        // While the thread ends, the pool may be gone before its pipes.
+        let _ = POOL.try_with(|pool| pool.try_borrow_mut().map(|mut pool| pool.open -= 1));
+    }
+}
+
+/// Takes an empty pipe of about `bytes`; `None` when the kernel or our own bound gives no useful one.
+pub(super) fn take(bytes: usize) -> Option<Pipe> {
+    POOL.with_borrow_mut(|pool| {
+        if let Some(pipe) = pool.idle.pop() {
+            return Some(pipe);
+        }
+        if pool.open >= MOST_OPEN {
+            return None;
+        }
+        let pipe = open(bytes)?;
+        pool.open += 1;
+        Some(pipe)
+    })
+}
+
+/// Returns a pipe; one that still holds bytes, or one too many, is closed.
+pub(super) fn give_back(pipe: Pipe) {
+    let surplus = POOL.with_borrow_mut(|pool| {
+        if pipe.is_empty() && pool.idle.len() < MOST_IDLE {
+            pool.idle.push(pipe);
+            return None;
+        }
+        Some(pipe)
+    });
+    // Outside of the borrow, which its drop takes again.
+    drop(surplus);
+}
+
+#[cfg(target_os = "linux")]
+fn open(bytes: usize) -> Option<Pipe> {
+    use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
+    // Beyond the user's share of pipe memory the kernel says EPERM, or has made the pipe tiny from the start (pipe(7)).
+    let granted = fcntl_setpipe_size(&write, bytes).or_else(|_| fcntl_getpipe_size(&write)).ok()?;
+    (granted >= LEAST_USEFUL_BYTES).then(|| Pipe { read, write, capacity_bytes: granted, held_bytes: 0 })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open(_: usize) -> Option<Pipe> {
+    None
+}
+
+#[derive(Default)]
+struct Pool {
+    idle: Vec<Pipe>,
+    /// All of this worker's pipes, idle and in use.
+    open: usize,
+}
+
+thread_local! {
+    static POOL: RefCell<Pool> = RefCell::default();
+}
+
+/// The most pipes of one worker; two descriptors each, counted in the descriptor budget.
+pub const MOST_OPEN: usize = 256;
+const MOST_IDLE: usize = 32;
+const LEAST_USEFUL_BYTES: usize = 64 << 10;

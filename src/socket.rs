@@ -1,0 +1,88 @@
+//! Sets every socket option, one function a purpose; the only user of socket2.
+//!
+//! What the kernel refuses is never fatal unless the purpose fails with it: each function says so.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+/// How our TCP sockets behave, on both sides.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TcpSettings {
+    pub nodelay: bool,
+    pub keepalive_idle: Duration,
+    pub keepalive_interval: Duration,
+    pub keepalive_probes: u32,
+    /// How long sent data may stay unacknowledged before the peer counts as dead.
+    pub user_timeout: Duration,
+    pub backlog: u32,
+}
+
+/// Binds one of possibly several listening sockets of an address; the kernel spreads connections over them.
+///
+/// Accepted sockets inherit the options, so that none is set for each client (tcp(7) on Linux).
+///
+/// # Errors
+/// The address is in use or not ours, or the process may not bind it. Refused options are passed over.
+pub fn for_listener(address: SocketAddr, settings: &TcpSettings) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    if address.is_ipv6() {
+        // Dual-stack whatever net.ipv6.bindv6only says.
+        let _ = socket.set_only_v6(false);
+    }
+    socket.set_reuse_address(true)?;
+    #[cfg(unix)]
+    socket.set_reuse_port(true)?;
+    let _ = socket.set_tcp_nodelay(settings.nodelay);
+    keep_alive(&socket, settings);
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(settings.backlog).unwrap_or(i32::MAX))?;
+    Ok(socket.into())
+}
+
+/// Opens a socket to `backend` and starts to connect it; the first write tells how that went.
+///
+/// # Errors
+/// No descriptor or port is left, `from` is not ours, or there is no route to `backend`.
+pub fn for_backend(backend: SocketAddr, from: Option<IpAddr>, nodelay: bool) -> io::Result<std::net::TcpStream> {
+    let socket = Socket::new(Domain::for_address(backend), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    if nodelay {
+        let _ = socket.set_tcp_nodelay(true);
+    }
+    // The third packet of the handshake then rides on the hello that follows at once.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let _ = socket.set_tcp_quickack(false);
+    if let Some(from) = from {
+        let _ = crate::sys::bind_address_no_port(&socket);
+        socket.bind(&SocketAddr::new(from, 0).into())?;
+    }
+    match socket.connect(&backend.into()) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(socket.into())
+}
+
+/// Has the kernel find out that a silent peer is gone. Refused options are passed over: the idle timeout is still there.
+pub fn keep_alive(socket: &impl AsFd, settings: &TcpSettings) {
+    let socket = SockRef::from(socket);
+    let keepalive = TcpKeepalive::new().with_time(settings.keepalive_idle).with_interval(settings.keepalive_interval);
+    let _ = socket.set_tcp_keepalive(&keepalive.with_retries(settings.keepalive_probes));
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let _ = socket.set_tcp_user_timeout(Some(settings.user_timeout));
+}
+
+/// Has the drop of `socket` send RST, not FIN (SO_LINGER 0). If that is refused, the peer sees a FIN.
+pub fn reset_on_drop(socket: &impl AsFd) {
+    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+}
+
+/// Takes the error that the kernel holds for `socket`, if there is one.
+pub fn error(socket: &impl AsFd) -> Option<io::Error> {
+    SockRef::from(socket).take_error().ok().flatten()
+}

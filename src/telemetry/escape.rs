@@ -1,0 +1,206 @@
+//! Writes `key: value` pairs as one JSON object or one line of text, whatever bytes the values hold.
+//!
+//! In:  keys (ours) and values (anybody's).
+//! Out: a line that a parser takes and a terminal is not moved by: nothing below 0x20, no DEL, no C1 control, no
+//!      character that reorders or breaks lines appears as itself.
+//! Source: RFC 8259 §7; logfmt, which no standard defines: `key=value`, quoted as in JSON where need be.
+
+use std::fmt::{self, Write};
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Json,
+    Text,
+}
+
+/// A line under construction. `finish` ends it.
+pub(super) struct Fields<'o> {
+    out: &'o mut String,
+    format: Format,
+    is_first: bool,
+}
+
+impl<'o> Fields<'o> {
+    pub(super) fn new(out: &'o mut String, format: Format) -> Self {
+        if format == Format::Json {
+            out.push('{');
+        }
+        Self { out, format, is_first: true }
+    }
+
+    /// A number, or text that needs no escaping in either format.
+    pub(super) fn plain(&mut self, key: &str, value: impl fmt::Display) {
+        self.key(key);
+        // Writing to a String cannot fail.
+        let _ = write!(self.out, "{value}");
+    }
+
+    /// Text of ours or of others.
+    pub(super) fn text(&mut self, key: &str, value: impl fmt::Display) {
+        self.key(key);
+        match self.format {
+            Format::Json => write_quoted(self.out, value),
+            Format::Text => write_bare(self.out, value),
+        }
+    }
+
+    pub(super) fn list<T: fmt::Display>(&mut self, key: &str, values: impl Iterator<Item = T>) {
+        match self.format {
+            Format::Json => {
+                self.key(key);
+                self.out.push('[');
+                for (at, value) in values.enumerate() {
+                    if at > 0 {
+                        self.out.push(',');
+                    }
+                    write_quoted(self.out, value);
+                }
+                self.out.push(']');
+            }
+            Format::Text => self.text(key, values.map(|value| value.to_string()).collect::<Vec<_>>().join(",")),
+        }
+    }
+
+    /// Ends the line.
+    pub(super) fn finish(self) {
+        self.out.push_str(if self.format == Format::Json { "}\n" } else { "\n" });
+    }
+
+    fn key(&mut self, key: &str) {
+        let is_first = std::mem::replace(&mut self.is_first, false);
+        match self.format {
+            Format::Json => {
+                self.out.push_str(if is_first { "\"" } else { ",\"" });
+                self.out.push_str(key);
+                self.out.push_str("\":");
+            }
+            Format::Text => {
+                self.out.push_str(if is_first { "" } else { " " });
+                self.out.push_str(key);
+                self.out.push('=');
+            }
+        }
+    }
+}
+
+/// Bytes that ought to be text: what is not UTF-8 reads as `\xNN`.
+pub(super) struct Bytes<'a>(pub &'a [u8]);
+
+impl fmt::Display for Bytes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.utf8_chunks() {
+            f.write_str(chunk.valid())?;
+            chunk.invalid().iter().try_for_each(|byte| write!(f, "\\x{byte:02x}"))?;
+        }
+        Ok(())
+    }
+}
+
+fn write_quoted(out: &mut String, value: impl fmt::Display) {
+    out.push('"');
+    let _ = write!(Escaping(out), "{value}");
+    out.push('"');
+}
+
+/// Quotes only where a reader would otherwise stumble.
+fn write_bare(out: &mut String, value: impl fmt::Display) {
+    let start = out.len();
+    write_quoted(out, value);
+    let quoted = &out[start + 1..out.len() - 1];
+    if !quoted.is_empty() && !quoted.contains([' ', '\\', '=']) {
+        out.truncate(out.len() - 1);
+        out.remove(start);
+    }
+}
+
+/// Escapes what is written to it as the inside of a JSON string.
+struct Escaping<'o>(&'o mut String);
+
+impl fmt::Write for Escaping<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        // Nearly all text needs nothing, and is copied whole.
+        if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')) {
+            self.0.push_str(text);
+            return Ok(());
+        }
+        text.chars().try_for_each(|c| self.write_char(c))
+    }
+
+    fn write_char(&mut self, c: char) -> fmt::Result {
+        match c {
+            '"' => self.0.push_str("\\\""),
+            '\\' => self.0.push_str("\\\\"),
+            '\n' => self.0.push_str("\\n"),
+            '\r' => self.0.push_str("\\r"),
+            '\t' => self.0.push_str("\\t"),
+            c if c.is_control() || misleads(c) => {
+                let mut units = [0; 2];
+                c.encode_utf16(&mut units).iter().try_for_each(|unit| write!(self.0, "\\u{unit:04x}"))?;
+            }
+            c => self.0.push(c),
+        }
+        Ok(())
+    }
+}
+
+/// Line and paragraph separators, and the marks that make a line read otherwise than it is (bidirectional overrides).
+const fn misleads(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn line(format: Format, value: &str) -> String {
+        let mut out = String::new();
+        let mut fields = Fields::new(&mut out, format);
+        fields.text("a", value);
+        fields.plain("n", 1);
+        fields.finish();
+        out
+    }
+
+    #[test]
+    fn text_quotes_only_what_needs_it() {
+        assert_eq!(line(Format::Text, "shop.example.com"), "a=shop.example.com n=1\n");
+        assert_eq!(line(Format::Text, ""), "a=\"\" n=1\n");
+        assert_eq!(line(Format::Text, "two words"), "a=\"two words\" n=1\n");
+        assert_eq!(line(Format::Text, "x=1"), "a=\"x=1\" n=1\n");
+        assert_eq!(line(Format::Text, "\u{1b}[2J\"\r\n"), "a=\"\\u001b[2J\\\"\\r\\n\" n=1\n");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_stay_readable() {
+        assert_eq!(Bytes(b"h2").to_string(), "h2");
+        assert_eq!(Bytes(b"\xff\xfeok\xc3").to_string(), "\\xff\\xfeok\\xc3");
+        assert_eq!(Bytes("grüße".as_bytes()).to_string(), "grüße");
+    }
+
+    #[test]
+    fn a_list_is_an_array_or_joined() {
+        for (format, expected) in [(Format::Json, "{\"l\":[\"h2\",\"a\\\"b\"]}\n"), (Format::Text, "l=\"h2,a\\\"b\"\n")]
+        {
+            let mut out = String::new();
+            let mut fields = Fields::new(&mut out, format);
+            fields.list("l", ["h2", "a\"b"].into_iter());
+            fields.finish();
+            assert_eq!(out, expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_one_line_and_comes_back(value in "\\PC*|[\\x00-\\x9f\u{2028}\u{202e}\u{10ffff}\"\\\\]*") {
+            let json = line(Format::Json, &value);
+            let parsed: serde_json::Value = serde_json::from_str(&json).unwrap();
+            prop_assert_eq!(parsed["a"].as_str().unwrap(), &value);
+            for line in [json, line(Format::Text, &value)] {
+                prop_assert!(line.strip_suffix('\n').unwrap().chars().all(|c| !c.is_control() && !misleads(c)));
+            }
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Writes operator messages (tracing events) so that they look like connection lines.
+//!
+//! In:  an event.
+//! Out: `{"ts":…,"level":"INFO","msg":…,fields…}`, or the same as a line of text.
+
+use std::fmt::{self, Debug};
+use std::time::SystemTime;
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+use super::escape::{Fields, Format};
+use super::timestamp::Timestamp;
+
+pub(super) struct OperatorMessage {
+    pub(super) format: Format,
+    pub(super) colour: Colour,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Colour {
+    Ansi,
+    None,
+}
+
+impl<S, N> FormatEvent<S, N> for OperatorMessage
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut line = String::with_capacity(256);
+        self.write(&mut line, event, SystemTime::now());
+        writer.write_str(&line)
+    }
+}
+
+impl OperatorMessage {
+    fn write(&self, line: &mut String, event: &Event<'_>, now: SystemTime) {
+        let level = *event.metadata().level();
+        let mut message = Message::default();
+        event.record(&mut message);
+        if self.colour == Colour::Ansi {
+            line.push_str(ansi(level));
+        }
+        let mut fields = Fields::new(line, self.format);
+        fields.text("ts", Timestamp(now));
+        fields.text("level", level.as_str());
+        fields.text("msg", &message.0);
+        event.record(&mut Rest(&mut fields));
+        fields.finish();
+        if self.colour == Colour::Ansi {
+            line.insert_str(line.len() - 1, "\x1b[0m");
+        }
+    }
+}
+
+/// Takes the message, which may stand anywhere among the fields.
+#[derive(Default)]
+struct Message(String);
+
+impl Visit for Message {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        if field.name() == MESSAGE {
+            self.0 = format!("{value:?}");
+        }
+    }
+}
+
+/// Takes the other fields, in the order they were given.
+struct Rest<'f, 'o>(&'f mut Fields<'o>);
+
+impl Visit for Rest<'_, '_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        if field.name() != MESSAGE {
+            self.0.text(field.name(), format_args!("{value:?}"));
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() != MESSAGE {
+            self.0.text(field.name(), value);
+        }
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.0.text(field.name(), Chain(value));
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.0.plain(field.name(), value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.0.plain(field.name(), value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.0.plain(field.name(), value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        // JSON has no word for infinity or for what is no number.
+        if value.is_finite() { self.0.plain(field.name(), value) } else { self.0.text(field.name(), value) }
+    }
+}
+
+/// An error and what caused it, since `Display` leaves the cause to `source`.
+struct Chain<'e>(&'e (dyn std::error::Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        std::iter::successors(self.0.source(), |cause| cause.source()).try_for_each(|cause| write!(f, ": {cause}"))
+    }
+}
+
+const fn ansi(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "\x1b[31m",
+        Level::WARN => "\x1b[33m",
+        Level::INFO => "",
+        Level::DEBUG | Level::TRACE => "\x1b[2m",
+    }
+}
+
+const MESSAGE: &str = "message";

@@ -1,0 +1,146 @@
+//! Names every closed set of label values, so that no label can ever come from the wire.
+//!
+//! In:  nothing.
+//! Out: one small enum a label; `as_str` is the value in the metrics and in the log.
+//! Source: DESIGN §5, §6.
+
+macro_rules! labels {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident => $label:literal,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)* }
+
+        impl $name {
+            /// All of them, in the order of their discriminants.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The label value.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $label,)* }
+            }
+        }
+    )*};
+}
+
+labels! {
+    /// How far an open connection has come.
+    State {
+        /// Waiting for the whole hello (and a PROXY header before it).
+        Hello => "hello",
+        Connecting => "connecting",
+        Relaying => "relaying",
+        /// A refusal is on the wire and the client has not closed yet.
+        Refusing => "refusing",
+    }
+
+    /// What became of reading a ClientHello. The words are those of `Reason`.
+    HelloResult {
+        Whole => "whole",
+        NotTls => "not_tls",
+        BadHello => "bad_hello",
+        InvalidSni => "invalid_sni",
+        TooLarge => "hello_too_large",
+        TimedOut => "hello_timeout",
+        /// No byte came at all.
+        Probe => "probe",
+        ClientGone => "client_gone",
+    }
+
+    /// Which kind of pattern, or which fallback, decided.
+    Match {
+        Exact => "exact",
+        /// `*.` and a suffix.
+        OneLabel => "one_label",
+        /// `**.` and a suffix.
+        ManyLabels => "many_labels",
+        /// `*`
+        Any => "any",
+        NoSni => "no_sni",
+        Unmatched => "unmatched",
+        NotTls => "not_tls",
+    }
+
+    /// The two directions of a relay.
+    Direction {
+        ToBackend => "to_backend",
+        ToClient => "to_client",
+    }
+
+    /// What a client's hello offers.
+    Feature {
+        Tls13 => "tls13",
+        Tls12Only => "tls12_only",
+        X25519MlKem768 => "x25519mlkem768",
+        Ech => "ech",
+        H2 => "h2",
+        Http11 => "http11",
+        AcmeTls => "acme_tls",
+    }
+
+    /// What became of one attempt to connect to a backend.
+    ConnectResult {
+        Ok => "ok",
+        Refused => "refused",
+        TimedOut => "timeout",
+        Unreachable => "unreachable",
+        Failed => "failed",
+    }
+
+    /// Why `accept` failed.
+    AcceptError {
+        /// The process or the system is out of file descriptors.
+        Descriptors => "descriptors",
+        Memory => "memory",
+        /// The client went away while it was queued.
+        Aborted => "aborted",
+        Other => "other",
+    }
+
+    /// Whether a listener holds back from accepting.
+    Paused {
+        No => "no",
+        Yes => "yes",
+    }
+
+    /// What became of reading a PROXY header.
+    ProxyHeaderResult {
+        V1 => "v1",
+        V2 => "v2",
+        /// A v2 LOCAL or a v1 UNKNOWN: the connection speaks for itself.
+        Local => "local",
+        Malformed => "malformed",
+        Untrusted => "untrusted",
+    }
+
+    /// Which limit a connection ran into.
+    LimitScope {
+        Global => "global",
+        Listener => "listener",
+        ClientConnections => "client_connections",
+        ClientRate => "client_rate",
+        Backend => "backend",
+    }
+
+    /// Whether the limit turned the connection away or was only counted.
+    Enforced {
+        Yes => "true",
+        No => "false",
+    }
+
+    /// What became of a reload.
+    ReloadResult {
+        Applied => "applied",
+        Rejected => "rejected",
+        /// The file holds what is already in force.
+        Unchanged => "unchanged",
+    }
+
+    /// What asked for a reload.
+    Trigger {
+        Start => "start",
+        File => "file",
+        Poll => "poll",
+        Signal => "signal",
+        Api => "api",
+    }
+}

@@ -1,0 +1,174 @@
+//! Writes the connection line: all that is known of one connection at its end.
+//!
+//! In:  a [`ConnectionLine`]; what is unknown is `None`.
+//! Out: one line, in the field order of DESIGN §6, with unknown fields left out.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use super::Reason;
+use super::escape::{Bytes, Fields, Format};
+use super::labels::{Match, State};
+use super::timestamp::Timestamp;
+
+/// One connection, as the log tells it.
+#[derive(Clone)]
+pub struct ConnectionLine<'a> {
+    pub id: u64,
+    pub listener: &'a str,
+    /// Who the client is: told by a PROXY header, else the same as `peer`.
+    pub client: SocketAddr,
+    /// Who opened the TCP connection.
+    pub peer: SocketAddr,
+    /// As it was parsed, also when no route took it.
+    pub sni: Option<&'a str>,
+    pub alpn: Alpn<'a>,
+    /// The highest version that the hello offers.
+    pub tls: Option<&'static str>,
+    pub hello_bytes: Option<usize>,
+    pub hello_records: Option<usize>,
+    /// From accept to the whole hello.
+    pub hello_ms: Option<Duration>,
+    pub route: Option<&'a str>,
+    pub matched: Option<Match>,
+    pub pool: Option<&'a str>,
+    /// As it stands in the configuration.
+    pub backend: Option<&'a str>,
+    /// What was connected to, or tried last.
+    pub address: Option<&'a dyn fmt::Display>,
+    /// Attempts to connect; not shown while none was made.
+    pub attempts: u32,
+    pub connect_ms: Option<Duration>,
+    /// From the connect to the backend's first byte.
+    pub first_byte_ms: Option<Duration>,
+    /// From accept to the last close.
+    pub duration_ms: Duration,
+    pub bytes_to_backend: u64,
+    pub bytes_to_client: u64,
+    /// How far it had come.
+    pub phase: State,
+    pub reason: Reason,
+    /// Hash of the configuration that it was served by.
+    pub config: &'a str,
+    pub error: Option<&'a dyn fmt::Display>,
+}
+
+/// The protocols that a client offers, RFC 7301 §3.1.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Alpn<'a> {
+    /// No such extension, or no hello.
+    #[default]
+    Absent,
+    /// The entries as they are on the wire: each a length byte and a name.
+    Wire(&'a [u8]),
+    List(&'a [&'a [u8]]),
+}
+
+impl ConnectionLine<'_> {
+    /// Appends the line, its newline included.
+    pub(super) fn write(&self, out: &mut String, format: Format, now: SystemTime) {
+        let mut fields = Fields::new(out, format);
+        fields.text("ts", Timestamp(now));
+        // A string also in JSON: readers that hold numbers as doubles would round an id above 2^53.
+        fields.text("id", format_args!("{:016x}", self.id));
+        fields.text("listener", self.listener);
+        fields.text("client", self.client);
+        fields.text("peer", self.peer);
+        self.write_hello(&mut fields);
+        self.write_destination(&mut fields);
+        fields.plain("duration_ms", Millis(self.duration_ms));
+        fields.plain("bytes_to_backend", self.bytes_to_backend);
+        fields.plain("bytes_to_client", self.bytes_to_client);
+        fields.text("phase", self.phase.as_str());
+        fields.text("reason", self.reason.as_str());
+        fields.text("config", self.config);
+        if let Some(error) = self.error {
+            fields.text("error", error);
+        }
+        fields.finish();
+    }
+
+    fn write_hello(&self, fields: &mut Fields<'_>) {
+        if let Some(sni) = self.sni {
+            fields.text("sni", sni);
+        }
+        if !matches!(self.alpn, Alpn::Absent) {
+            fields.list("alpn", self.alpn.names().take(MAX_ALPN_NAMES).map(Bytes));
+        }
+        if let Some(tls) = self.tls {
+            fields.text("tls", tls);
+        }
+        if let Some(bytes) = self.hello_bytes {
+            fields.plain("hello_bytes", bytes);
+        }
+        if let Some(records) = self.hello_records {
+            fields.plain("hello_records", records);
+        }
+        if let Some(after) = self.hello_ms {
+            fields.plain("hello_ms", Millis(after));
+        }
+    }
+
+    fn write_destination(&self, fields: &mut Fields<'_>) {
+        if let Some(route) = self.route {
+            fields.text("route", route);
+        }
+        if let Some(matched) = self.matched {
+            fields.text("match", matched.as_str());
+        }
+        if let Some(pool) = self.pool {
+            fields.text("pool", pool);
+        }
+        if let Some(backend) = self.backend {
+            fields.text("backend", backend);
+        }
+        if let Some(address) = self.address {
+            fields.text("address", address);
+        }
+        if self.attempts > 0 {
+            fields.plain("attempts", self.attempts);
+        }
+        if let Some(after) = self.connect_ms {
+            fields.plain("connect_ms", Millis(after));
+        }
+        if let Some(after) = self.first_byte_ms {
+            fields.plain("first_byte_ms", Millis(after));
+        }
+    }
+}
+
+impl<'a> Alpn<'a> {
+    fn names(self) -> impl Iterator<Item = &'a [u8]> {
+        let (mut wire, list): (&[u8], &[&[u8]]) = match self {
+            Self::Absent => (&[], &[]),
+            Self::Wire(entries) => (entries, &[]),
+            Self::List(names) => (&[], names),
+        };
+        let from_wire = std::iter::from_fn(move || {
+            let (length, rest) = wire.split_first()?;
+            // A length that lies ends the list; judging it is the parser's business.
+            let (name, rest) = rest.split_at_checked(usize::from(*length))?;
+            wire = rest;
+            Some(name)
+        });
+        from_wire.chain(list.iter().copied())
+    }
+}
+
+/// Milliseconds to the microsecond.
+struct Millis(Duration);
+
+impl fmt::Display for Millis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let micros = self.0.as_micros();
+        write!(f, "{}.{:03}", micros / 1000, micros % 1000)
+    }
+}
+
+/// The list is the client's, and a hello has room for thousands. Browsers offer two.
+const MAX_ALPN_NAMES: usize = 8;
+
+#[cfg(test)]
+#[path = "line/tests.rs"]
+mod tests;

@@ -1,0 +1,197 @@
+//! Carries log lines to stdout without ever making their writer wait.
+//!
+//! In:  operator messages (tracing events); one line a connection.
+//! Out: lines on stdout, written by a thread of their own. When nobody reads them, lines are dropped and counted.
+//! Source: DESIGN §6.
+
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::time::{Duration, SystemTime};
+use std::{env, thread};
+
+use tracing::level_filters::LevelFilter;
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Registry, fmt, reload};
+
+use super::Reason;
+pub use super::escape::Format;
+use super::event::{Colour, OperatorMessage};
+use super::line::ConnectionLine;
+
+/// How operator messages look and which are shown.
+#[derive(Clone, Copy, Debug)]
+pub struct LogSettings {
+    pub level: Level,
+    pub format: Format,
+}
+
+/// The least grave message that is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// Sends operator messages to stdout from now on. A process has one such log: a second call changes nothing but
+/// returns a guard all the same.
+pub fn init(settings: LogSettings) -> LogGuard {
+    let stdout = Stdout::shared();
+    let is_terminal = io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colour = if settings.format == Format::Text && is_terminal { Colour::Ansi } else { Colour::None };
+    let (filter, level) = reload::Layer::new(LevelFilter::from(settings.level));
+    let messages = fmt::layer()
+        .event_format(OperatorMessage { format: settings.format, colour })
+        .with_writer(stdout.writer.clone());
+    // Refused when there is a subscriber already: the first one stays.
+    let _ = tracing::subscriber::set_global_default(Registry::default().with(filter).with(messages));
+    let worker = stdout.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
+    LogGuard { level, worker, writer: stdout.writer.clone() }
+}
+
+/// Holds the log open; dropped, it writes what is still queued, for at most [`FLUSH_LIMIT`].
+#[must_use]
+pub struct LogGuard {
+    level: reload::Handle<LevelFilter, Registry>,
+    worker: Option<WorkerGuard>,
+    writer: NonBlocking,
+}
+
+impl LogGuard {
+    /// Changes which operator messages are shown.
+    pub fn set_level(&self, level: Level) {
+        // Fails only when the subscriber is gone, and then nothing is shown.
+        let _ = self.level.modify(|now| *now = level.into());
+    }
+
+    /// Lines of either kind dropped since start, for `Metrics::log_lines_dropped`.
+    pub fn dropped_lines(&self) -> u64 {
+        self.writer.error_counter().dropped_lines() as u64
+    }
+}
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        let Some(worker) = self.worker.take() else { return };
+        // Flushing may itself get stuck, on a stdout that nobody reads: it must not keep the process from ending.
+        let (done, flushed) = mpsc::channel::<()>();
+        let flush = thread::Builder::new().name("log-flush".to_owned()).spawn(move || {
+            drop(worker);
+            drop(done);
+        });
+        if flush.is_ok() {
+            let _ = flushed.recv_timeout(FLUSH_LIMIT);
+        }
+    }
+}
+
+/// Which connections get a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    All,
+    Failed,
+    Off,
+}
+
+/// The connection log. Clones write to the same output.
+#[derive(Clone)]
+pub struct ConnectionLog {
+    sink: Sink,
+    format: Format,
+    which: Which,
+}
+
+#[derive(Clone)]
+enum Sink {
+    Queued(NonBlocking),
+    Direct(Arc<Mutex<Box<dyn Write + Send>>>),
+}
+
+impl ConnectionLog {
+    /// Lines go to stdout, through the same queue as the operator messages.
+    pub fn stdout(format: Format, which: Which) -> Self {
+        Self { sink: Sink::Queued(Stdout::shared().writer.clone()), format, which }
+    }
+
+    /// Lines go straight to `writer`, for tests.
+    pub fn to(writer: impl Write + Send + 'static, format: Format, which: Which) -> Self {
+        Self { sink: Sink::Direct(Arc::new(Mutex::new(Box::new(writer)))), format, which }
+    }
+
+    /// Whether such a connection gets a line, so that nothing is gathered and formatted when it does not.
+    pub fn wants(&self, reason: Reason) -> bool {
+        match self.which {
+            Which::All => true,
+            Which::Failed => is_failure(reason),
+            Which::Off => false,
+        }
+    }
+
+    /// Writes the line if it is wanted.
+    pub fn line(&self, line: &ConnectionLine<'_>) {
+        if !self.wants(line.reason) {
+            return;
+        }
+        let mut text = String::with_capacity(LINE_BYTES);
+        line.write(&mut text, self.format, SystemTime::now());
+        // Neither fails in a way that a connection could mend: the queue counts what it drops.
+        match &self.sink {
+            Sink::Queued(queue) => _ = queue.clone().write_all(text.as_bytes()),
+            Sink::Direct(writer) => {
+                _ = writer.lock().unwrap_or_else(PoisonError::into_inner).write_all(text.as_bytes());
+            }
+        }
+    }
+}
+
+/// Whether an operator who asked for failures wants to read of it. A client that left before it said what it wants, a
+/// port scan and a load balancer's TCP check are not failures: they come in thousands, and nothing here can mend them.
+const fn is_failure(reason: Reason) -> bool {
+    !matches!(reason, Reason::Ok | Reason::Probe | Reason::ClientGone)
+}
+
+/// The one queue in front of the process's stdout.
+struct Stdout {
+    writer: NonBlocking,
+    /// Until `init` takes it.
+    worker: Mutex<Option<WorkerGuard>>,
+}
+
+impl Stdout {
+    fn shared() -> &'static Self {
+        static SHARED: OnceLock<Stdout> = OnceLock::new();
+        SHARED.get_or_init(|| {
+            // The thread flushes when its queue is empty, so that a burst costs a system call per 64 KiB, not per line.
+            let (writer, worker) = queue(BufWriter::with_capacity(64 << 10, io::stdout()), QUEUED_LINES);
+            Self { writer, worker: Mutex::new(Some(worker)) }
+        })
+    }
+}
+
+fn queue(writer: impl Write + Send + 'static, lines: usize) -> (NonBlocking, WorkerGuard) {
+    NonBlockingBuilder::default().lossy(true).buffered_lines_limit(lines).thread_name("log").finish(writer)
+}
+
+impl From<Level> for LevelFilter {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Error => Self::ERROR,
+            Level::Warn => Self::WARN,
+            Level::Info => Self::INFO,
+            Level::Debug => Self::DEBUG,
+            Level::Trace => Self::TRACE,
+        }
+    }
+}
+
+/// With lines of half a kilobyte, what a stalled output may cost is 8 MiB.
+const QUEUED_LINES: usize = 16_384;
+const LINE_BYTES: usize = 640;
+const FLUSH_LIMIT: Duration = Duration::from_millis(1500);
+
+#[cfg(test)]
+#[path = "log/tests.rs"]
+mod tests;

@@ -1,0 +1,214 @@
+//! Counts what happens in the process: hands out a handle for each listener, route, pool and backend.
+//!
+//! In:  names from the configuration; events.
+//! Out: handles that are registered once and then only add; the text that Prometheus reads.
+//! Source: DESIGN §5. Names, labels and help stand in `table`.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use metrics::{Counter, Gauge};
+
+use super::labels::{Direction, Enforced, LimitScope, ReloadResult, Trigger};
+use super::names::Names;
+use super::registry::{Registry, label_value};
+use super::series::{BackendMetrics, ListenerMetrics, PoolMetrics, Registering, RouteMetrics};
+use super::{process, render, table};
+
+/// All metrics of one process, or of one test.
+pub struct Metrics {
+    registry: Registry,
+    names: Mutex<Names>,
+    last_reload: Mutex<Option<LastReload>>,
+    started: SystemTime,
+    spliced: Vec<Counter>,
+    limited: Vec<Vec<Counter>>,
+    alerts: Vec<Counter>,
+    reloads: Vec<Vec<Counter>>,
+    reload_ok: Gauge,
+    reload_time: Gauge,
+    log_dropped: Counter,
+}
+
+/// What became of the newest reload, for the status page.
+#[derive(Clone, Debug)]
+pub struct LastReload {
+    pub result: ReloadResult,
+    pub trigger: Trigger,
+    pub at: SystemTime,
+    /// Hash of the configuration in force, which a rejected reload does not change. Empty before the first.
+    pub hash: String,
+}
+
+impl Metrics {
+    pub fn new() -> Arc<Self> {
+        let registry = Registry::new();
+        let started = SystemTime::now();
+        registry.gauge(&table::BUILD_INFO, &[VERSION, REVISION]).set(1.0);
+        registry.gauge(&table::START_TIME, &[]).set(unix_seconds(started));
+        let alerts = ALERTS.iter().map(|(_, name)| *name).chain([OTHER_ALERT]);
+        Arc::new(Self {
+            spliced: each(Direction::ALL, |direction| registry.counter(&table::SPLICED, &[direction.as_str()])),
+            limited: each(LimitScope::ALL, |scope| {
+                each(Enforced::ALL, |enforced| registry.counter(&table::LIMITED, &[scope.as_str(), enforced.as_str()]))
+            }),
+            alerts: alerts.map(|name| registry.counter(&table::ALERTS, &[name])).collect(),
+            reloads: each(ReloadResult::ALL, |result| {
+                each(Trigger::ALL, |trigger| registry.counter(&table::RELOADS, &[result.as_str(), trigger.as_str()]))
+            }),
+            reload_ok: registry.gauge(&table::RELOAD_OK, &[]),
+            reload_time: registry.gauge(&table::RELOAD_TIME, &[]),
+            log_dropped: registry.counter(&table::LOG_DROPPED, &[]),
+            names: Mutex::default(),
+            last_reload: Mutex::default(),
+            started,
+            registry,
+        })
+    }
+
+    /// The text that Prometheus reads, in format 0.0.4.
+    pub fn render(&self) -> String {
+        let mut text = self.registry.render();
+        // The recorder would keep every hash there ever was.
+        if let Some(reload) = self.last_reload().filter(|reload| !reload.hash.is_empty()) {
+            let hash = label_value(&reload.hash);
+            process::write_sample(&mut text, &table::CONFIG_INFO, &format!("{{hash=\"{hash}\"}}"), 1.0);
+        }
+        process::write(&mut text);
+        render::arrange(&text, &self.names())
+    }
+
+    /// To be called every few seconds, whether or not anybody scrapes: samples of histograms pile up until then.
+    pub fn upkeep(&self) {
+        self.registry.upkeep();
+    }
+
+    /// The same name gives the same series.
+    pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
+        Arc::new(ListenerMetrics::register(&self.registry, &label_value(name)))
+    }
+
+    /// Series of a route, on these listeners. With few routes all of them are there from the start; once there are
+    /// many, each appears when it is first used, so that a million routes cost nothing.
+    pub fn route(self: &Arc<Self>, name: &str, pool: &str, listeners: &[&str]) -> Arc<RouteMetrics> {
+        let (route, registering) = {
+            let mut names = self.names();
+            let route = names.admit_route(name);
+            if route.is_new {
+                names.pairs += listeners.len();
+            }
+            (route.label, if names.pairs <= MAX_PAIRS_AT_ONCE { Registering::AtOnce } else { Registering::OnFirstUse })
+        };
+        let pool = self.names().admit_pool(pool);
+        let listeners = listeners.iter().map(|name| label_value(name)).collect();
+        Arc::new(RouteMetrics::new(self.clone(), route, pool, listeners, registering))
+    }
+
+    pub fn pool(&self, name: &str) -> Arc<PoolMetrics> {
+        let name = self.names().admit_pool(name);
+        Arc::new(PoolMetrics::register(&self.registry, &name))
+    }
+
+    pub fn backend(&self, pool: &str, backend: &str) -> Arc<BackendMetrics> {
+        let (pool, backend) = self.names().admit_backend(pool, backend);
+        Arc::new(BackendMetrics::register(&self.registry, &pool, &backend))
+    }
+
+    /// To be called once a reload is in force: series of what is not named here are no longer rendered. They come
+    /// back with their old count if the name comes back. Backends are pool and backend.
+    pub fn retain(&self, routes: &HashSet<&str>, pools: &HashSet<&str>, backends: &HashSet<(&str, &str)>) {
+        self.names().retain(routes, pools, backends);
+    }
+
+    /// `hash` is that of the configuration now in force; of a rejected one it is not looked at.
+    pub fn reload(&self, result: ReloadResult, trigger: Trigger, hash: &str) {
+        self.reloads[result as usize][trigger as usize].increment(1);
+        let at = SystemTime::now();
+        let mut last = self.last_reload.lock().unwrap_or_else(PoisonError::into_inner);
+        let hash = match result {
+            ReloadResult::Rejected => {
+                self.reload_ok.set(0.0);
+                last.take().map(|before| before.hash).unwrap_or_default()
+            }
+            ReloadResult::Applied | ReloadResult::Unchanged => {
+                self.reload_ok.set(1.0);
+                self.reload_time.set(unix_seconds(at));
+                hash.to_owned()
+            }
+        };
+        *last = Some(LastReload { result, trigger, at, hash });
+    }
+
+    pub fn last_reload(&self) -> Option<LastReload> {
+        self.last_reload.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed().unwrap_or_default()
+    }
+
+    /// `alert` is the AlertDescription of RFC 8446 §6.
+    pub fn alert_sent(&self, alert: u8) {
+        let at = ALERTS.iter().position(|(number, _)| *number == alert).unwrap_or(ALERTS.len());
+        self.alerts[at].increment(1);
+    }
+
+    pub fn spliced(&self, direction: Direction, bytes: u64) {
+        self.spliced[direction as usize].increment(bytes);
+    }
+
+    pub fn limit_rejected(&self, scope: LimitScope, enforced: Enforced) {
+        self.limited[scope as usize][enforced as usize].increment(1);
+    }
+
+    /// `total` is the count since start, as the log keeps it.
+    pub fn log_lines_dropped(&self, total: u64) {
+        self.log_dropped.absolute(total);
+    }
+
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    fn names(&self) -> MutexGuard<'_, Names> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One of `T` for each label, in the order of the discriminants, so that a label is an index.
+pub(super) fn each<L: Copy, T>(labels: &[L], make: impl FnMut(L) -> T) -> Vec<T> {
+    labels.iter().copied().map(make).collect()
+}
+
+fn unix_seconds(at: SystemTime) -> f64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The commit, where the build was told of it.
+pub const REVISION: &str = match option_env!("SNIGATE_REVISION") {
+    Some(revision) => revision,
+    None => "unknown",
+};
+
+/// Alerts that a refusal may send. RFC 8446 §6, RFC 8446 §6.2, RFC 6066 §3, RFC 7301 §3.2.
+const ALERTS: &[(u8, &str)] = &[
+    (10, "unexpected_message"),
+    (22, "record_overflow"),
+    (40, "handshake_failure"),
+    (47, "illegal_parameter"),
+    (50, "decode_error"),
+    (70, "protocol_version"),
+    (80, "internal_error"),
+    (109, "missing_extension"),
+    (112, "unrecognized_name"),
+    (120, "no_application_protocol"),
+];
+const OTHER_ALERT: &str = "other";
+
+const MAX_PAIRS_AT_ONCE: usize = 200;
+
+#[cfg(test)]
+#[path = "metrics/tests.rs"]
+mod tests;

@@ -1,0 +1,102 @@
+//! Knows which routes, pools and backends have series, and which of them are gone from the configuration.
+//!
+//! In:  names as they are first counted; after a reload, the names that remain.
+//! Out: the label to count under, bounded in number; whether a label is still in force.
+
+use std::collections::{HashMap, HashSet};
+
+use super::registry::label_value;
+
+/// A recorder cannot forget a series, so the number of names that may have their own is bounded; the ones above
+/// share [`OTHER`]. A name that comes back is the same name and finds its old count.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    routes: HashMap<String, Standing>,
+    pools: HashMap<String, Standing>,
+    backends: HashMap<(String, String), Standing>,
+    /// Routes times their listeners so far: what registering every series at once would cost.
+    pub(super) pairs: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    InForce,
+    Gone,
+}
+
+/// A label, and whether this name was new.
+pub(super) struct Admitted<L> {
+    pub(super) label: L,
+    pub(super) is_new: bool,
+}
+
+impl Names {
+    pub(super) fn admit_route(&mut self, name: &str) -> Admitted<String> {
+        admit(&mut self.routes, label_value(name), OTHER.to_owned(), MAX_ROUTES)
+    }
+
+    pub(super) fn admit_pool(&mut self, name: &str) -> String {
+        admit(&mut self.pools, label_value(name), OTHER.to_owned(), MAX_POOLS).label
+    }
+
+    pub(super) fn admit_backend(&mut self, pool: &str, backend: &str) -> (String, String) {
+        let pool = self.admit_pool(pool);
+        let other = (pool.clone(), OTHER.to_owned());
+        admit(&mut self.backends, (pool, label_value(backend)), other, MAX_BACKENDS).label
+    }
+
+    /// Marks what is no longer in the configuration as gone, and what is in it as in force.
+    pub(super) fn retain(&mut self, routes: &HashSet<&str>, pools: &HashSet<&str>, backends: &HashSet<(&str, &str)>) {
+        let routes: HashSet<String> = routes.iter().map(|name| label_value(name)).collect();
+        mark(&mut self.routes, |name| routes.contains(name));
+        let pools: HashSet<String> = pools.iter().map(|name| label_value(name)).collect();
+        mark(&mut self.pools, |name| pools.contains(name));
+        let backends: HashSet<(String, String)> =
+            backends.iter().map(|(pool, backend)| (label_value(pool), label_value(backend))).collect();
+        mark(&mut self.backends, |both| backends.contains(both));
+    }
+
+    pub(super) fn is_gone_route(&self, label: &str) -> bool {
+        self.routes.get(label) == Some(&Standing::Gone)
+    }
+
+    pub(super) fn is_gone_pool(&self, label: &str) -> bool {
+        self.pools.get(label) == Some(&Standing::Gone)
+    }
+
+    pub(super) fn is_gone_backend(&self, pool: &str, backend: &str) -> bool {
+        self.backends.get(&(pool.to_owned(), backend.to_owned())) == Some(&Standing::Gone)
+    }
+}
+
+fn admit<L: Clone + Eq + std::hash::Hash>(
+    names: &mut HashMap<L, Standing>,
+    label: L,
+    other: L,
+    most: usize,
+) -> Admitted<L> {
+    if let Some(standing) = names.get_mut(&label) {
+        *standing = Standing::InForce;
+        return Admitted { label, is_new: false };
+    }
+    if names.len() >= most {
+        return Admitted { label: other, is_new: false };
+    }
+    names.insert(label.clone(), Standing::InForce);
+    Admitted { label, is_new: true }
+}
+
+fn mark<L>(names: &mut HashMap<L, Standing>, is_in_force: impl Fn(&L) -> bool) {
+    for (label, standing) in names {
+        *standing = if is_in_force(label) { Standing::InForce } else { Standing::Gone };
+    }
+}
+
+/// The label of what has no series of its own, because too many others have.
+pub(super) const OTHER: &str = "(other)";
+/// The label under which closed connections of gone routes are still counted.
+pub(super) const REMOVED: &str = "(removed)";
+
+const MAX_ROUTES: usize = 4096;
+const MAX_POOLS: usize = 1024;
+const MAX_BACKENDS: usize = 8192;

@@ -1,0 +1,290 @@
+//! The handles that the path of a connection holds. An event is atomic adds: no look-up, no lock, no formatting.
+//!
+//! In:  events, each a function named for it.
+//! Out: counts in the series that were registered when the handle was made.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram};
+
+use super::Reason;
+use super::labels::{
+    AcceptError, ConnectResult, Direction, Feature, HelloResult, Match, Paused, ProxyHeaderResult, State,
+};
+use super::metrics::{Metrics, each};
+use super::registry::Registry;
+use super::table;
+
+/// Series of one listener.
+pub struct ListenerMetrics {
+    accepted: Counter,
+    active: Arc<[Gauge]>,
+    unrouted: Vec<Counter>,
+    hellos: Vec<Counter>,
+    hello_duration: Histogram,
+    hello_bytes: Histogram,
+    hello_records: Histogram,
+    selected: Vec<Counter>,
+    accept_errors: Vec<Counter>,
+    accept_paused: Gauge,
+    proxy_headers: Vec<Counter>,
+}
+
+impl ListenerMetrics {
+    pub(super) fn register(registry: &Registry, name: &str) -> Self {
+        Self {
+            accepted: registry.counter(&table::ACCEPTED, &[name]),
+            active: each(State::ALL, |state| registry.gauge(&table::ACTIVE, &[name, state.as_str()])).into(),
+            unrouted: each(Reason::ALL, |reason| registry.counter(&table::CLOSED, &[name, "", reason.as_str()])),
+            hellos: each(HelloResult::ALL, |result| registry.counter(&table::HELLOS, &[name, result.as_str()])),
+            hello_duration: registry.histogram(&table::HELLO_DURATION, &[]),
+            hello_bytes: registry.histogram(&table::HELLO_BYTES, &[]),
+            hello_records: registry.histogram(&table::HELLO_RECORDS, &[]),
+            selected: each(Match::ALL, |how| registry.counter(&table::SELECTED, &[name, how.as_str()])),
+            accept_errors: each(AcceptError::ALL, |kind| {
+                registry.counter(&table::ACCEPT_ERRORS, &[name, kind.as_str()])
+            }),
+            accept_paused: registry.gauge(&table::ACCEPT_PAUSED, &[name]),
+            proxy_headers: each(ProxyHeaderResult::ALL, |result| {
+                registry.counter(&table::PROXY_HEADERS, &[name, result.as_str()])
+            }),
+        }
+    }
+
+    /// Counts a connection, which is open in state hello until the guard is dropped.
+    pub fn accepted(&self) -> Active {
+        self.accepted.increment(1);
+        self.active[State::Hello as usize].increment(1.0);
+        Active { states: self.active.clone(), now: State::Hello }
+    }
+
+    /// A connection ended before a route was chosen.
+    pub fn closed_unrouted(&self, reason: Reason) {
+        self.unrouted[reason as usize].increment(1);
+    }
+
+    /// The figures describe the hello, so they are looked at only when it is whole.
+    pub fn hello(&self, result: HelloResult, after: Duration, bytes: usize, records: usize) {
+        self.hellos[result as usize].increment(1);
+        if result == HelloResult::Whole {
+            self.hello_duration.record(after);
+            self.hello_bytes.record(bytes as f64);
+            self.hello_records.record(records as f64);
+        }
+    }
+
+    pub fn selected(&self, how: Match) {
+        self.selected[how as usize].increment(1);
+    }
+
+    pub fn accept_error(&self, kind: AcceptError) {
+        self.accept_errors[kind as usize].increment(1);
+    }
+
+    pub fn accept_paused(&self, paused: Paused) {
+        self.accept_paused.set(if paused == Paused::Yes { 1.0 } else { 0.0 });
+    }
+
+    pub fn proxy_header(&self, result: ProxyHeaderResult) {
+        self.proxy_headers[result as usize].increment(1);
+    }
+}
+
+/// An open connection; dropped, it is open no more.
+#[must_use]
+pub struct Active {
+    states: Arc<[Gauge]>,
+    now: State,
+}
+
+impl Active {
+    pub fn enter(&mut self, state: State) {
+        self.states[state as usize].increment(1.0);
+        self.states[self.now as usize].decrement(1.0);
+        self.now = state;
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.states[self.now as usize].decrement(1.0);
+    }
+}
+
+/// Series of one route. Each is registered when it is first used, or all at once while there are few.
+pub struct RouteMetrics {
+    metrics: Arc<Metrics>,
+    route: String,
+    pool: String,
+    listeners: Vec<ClosedOnListener>,
+    lived: OnceLock<Histogram>,
+    bytes: [OnceLock<Counter>; Direction::ALL.len()],
+    offers: [OnceLock<Counter>; Feature::ALL.len()],
+}
+
+/// `connections_closed_total` of one route on one listener.
+struct ClosedOnListener {
+    listener: String,
+    /// Boxed when first used: a row of counters is a hundred times what a route needs that nobody asks for.
+    by_reason: OnceLock<Box<[OnceLock<Counter>; Reason::ALL.len()]>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Registering {
+    AtOnce,
+    OnFirstUse,
+}
+
+impl RouteMetrics {
+    pub(super) fn new(
+        metrics: Arc<Metrics>,
+        route: String,
+        pool: String,
+        listeners: Vec<String>,
+        registering: Registering,
+    ) -> Self {
+        let listeners =
+            listeners.into_iter().map(|listener| ClosedOnListener { listener, by_reason: OnceLock::new() }).collect();
+        let this = Self {
+            metrics,
+            route,
+            pool,
+            listeners,
+            lived: OnceLock::new(),
+            bytes: Default::default(),
+            offers: Default::default(),
+        };
+        if registering == Registering::AtOnce {
+            this.register_all();
+        }
+        this
+    }
+
+    /// A connection ended that was routed here; `listener` is an index into the listeners given to `Metrics::route`.
+    pub fn closed(&self, listener: usize, reason: Reason, lived: Duration) {
+        self.closed_counter(listener, reason).increment(1);
+        self.lived().record(lived);
+    }
+
+    /// To be called while the connection is open, with the bytes since the last call.
+    pub fn bytes(&self, direction: Direction, n: u64) {
+        self.bytes_counter(direction).increment(n);
+    }
+
+    pub fn offers(&self, feature: Feature) {
+        self.offers_counter(feature).increment(1);
+    }
+
+    fn register_all(&self) {
+        self.lived();
+        Direction::ALL.iter().for_each(|direction| _ = self.bytes_counter(*direction));
+        Feature::ALL.iter().for_each(|feature| _ = self.offers_counter(*feature));
+        for listener in 0..self.listeners.len() {
+            for reason in Reason::ALL.iter().filter(|reason| ends_routed(**reason)) {
+                self.closed_counter(listener, *reason);
+            }
+        }
+    }
+
+    fn closed_counter(&self, listener: usize, reason: Reason) -> &Counter {
+        let on = &self.listeners[listener];
+        let by_reason = on.by_reason.get_or_init(|| Box::new([const { OnceLock::new() }; Reason::ALL.len()]));
+        by_reason[reason as usize].get_or_init(|| {
+            self.metrics.registry().counter(&table::CLOSED, &[&on.listener, &self.route, reason.as_str()])
+        })
+    }
+
+    fn lived(&self) -> &Histogram {
+        self.lived.get_or_init(|| self.metrics.registry().histogram(&table::DURATION, &[&self.route]))
+    }
+
+    fn bytes_counter(&self, direction: Direction) -> &Counter {
+        self.bytes[direction as usize].get_or_init(|| {
+            self.metrics.registry().counter(&table::BYTES, &[&self.route, &self.pool, direction.as_str()])
+        })
+    }
+
+    fn offers_counter(&self, feature: Feature) -> &Counter {
+        self.offers[feature as usize]
+            .get_or_init(|| self.metrics.registry().counter(&table::OFFERS, &[&self.route, feature.as_str()]))
+    }
+}
+
+/// Whether a connection that has a route can end so. The others need no series for each route.
+const fn ends_routed(reason: Reason) -> bool {
+    !matches!(
+        reason,
+        Reason::NoRoute
+            | Reason::NoSni
+            | Reason::NotTls
+            | Reason::BadHello
+            | Reason::InvalidSni
+            | Reason::HelloTooLarge
+            | Reason::HelloTimeout
+            | Reason::Probe
+            | Reason::ProxyHeader
+            | Reason::ProxyUntrusted
+            | Reason::LimitListener
+    )
+}
+
+/// Series of one pool.
+pub struct PoolMetrics {
+    connected: Histogram,
+    first_byte: Histogram,
+}
+
+impl PoolMetrics {
+    pub(super) fn register(registry: &Registry, pool: &str) -> Self {
+        Self {
+            connected: registry.histogram(&table::CONNECT_DURATION, &[pool]),
+            first_byte: registry.histogram(&table::FIRST_BYTE, &[pool]),
+        }
+    }
+
+    pub fn connected(&self, after: Duration) {
+        self.connected.record(after);
+    }
+
+    pub fn first_byte(&self, after: Duration) {
+        self.first_byte.record(after);
+    }
+}
+
+/// Series of one backend.
+pub struct BackendMetrics {
+    connects: Vec<Counter>,
+    active: Gauge,
+}
+
+impl BackendMetrics {
+    pub(super) fn register(registry: &Registry, pool: &str, backend: &str) -> Self {
+        Self {
+            connects: each(ConnectResult::ALL, |result| {
+                registry.counter(&table::CONNECTS, &[pool, backend, result.as_str()])
+            }),
+            active: registry.gauge(&table::BACKEND_ACTIVE, &[pool, backend]),
+        }
+    }
+
+    pub fn connect(&self, result: ConnectResult) {
+        self.connects[result as usize].increment(1);
+    }
+
+    /// Counts a connection to the backend, which is open until the guard is dropped.
+    pub fn active(&self) -> BackendActive {
+        self.active.increment(1.0);
+        BackendActive(self.active.clone())
+    }
+}
+
+/// An open connection to a backend; dropped, it is open no more.
+#[must_use]
+pub struct BackendActive(Gauge);
+
+impl Drop for BackendActive {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}

@@ -1,0 +1,113 @@
+//! The one table of metrics: names with their units, kinds, labels, help and buckets.
+//!
+//! In:  nothing.
+//! Out: a [`Metric`] for each, and [`ALL`] of them, which the user docs are tested against.
+//! Source: DESIGN §5; <https://prometheus.io/docs/practices/naming/>.
+
+/// What a metric is called and what it means. The unit is the last word of the name before `_total`.
+#[derive(Debug)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    /// With the upper bounds of its buckets.
+    Histogram(&'static [f64]),
+}
+
+macro_rules! table {
+    ($($id:ident: $kind:expr, $name:literal, [$($label:literal),*], $help:literal;)*) => {
+        $(pub const $id: Metric = Metric { name: $name, kind: $kind, labels: &[$($label),*], help: $help };)*
+
+        /// Every metric that is rendered.
+        pub const ALL: &[&Metric] = &[$(&$id),*];
+    };
+}
+
+use Kind::{Counter, Gauge, Histogram};
+
+table! {
+    BUILD_INFO: Gauge, "snigate_build_info", ["version", "revision"], "Always 1; the labels say what runs.";
+    START_TIME: Gauge, "snigate_start_time_seconds", [], "When the process started, in seconds since 1970.";
+
+    ACCEPTED: Counter, "snigate_connections_accepted_total", ["listener"], "Connections accepted.";
+    ACTIVE: Gauge, "snigate_connections_active", ["listener", "state"], "Connections open now, by how far they have come.";
+    CLOSED: Counter, "snigate_connections_closed_total", ["listener", "route", "reason"], "Connections ended, by the one reason each has; route is empty when none was chosen.";
+    DURATION: Histogram(LIFETIMES), "snigate_connection_duration_seconds", ["route"], "How long connections lived, from accept to the last close.";
+    BYTES: Counter, "snigate_bytes_total", ["route", "pool", "direction"], "Bytes relayed, counted while connections are open.";
+    SPLICED: Counter, "snigate_spliced_bytes_total", ["direction"], "Bytes relayed by splice, without a copy into the process.";
+
+    HELLOS: Counter, "snigate_client_hello_total", ["listener", "result"], "Attempts to read a ClientHello, by what came of them.";
+    HELLO_DURATION: Histogram(WAITS), "snigate_client_hello_duration_seconds", [], "From accept to the whole ClientHello; whole ones only.";
+    HELLO_BYTES: Histogram(HELLO_SIZES), "snigate_client_hello_bytes", [], "Size of whole ClientHellos with their record headers.";
+    HELLO_RECORDS: Histogram(HELLO_PARTS), "snigate_client_hello_records", [], "TLS records that a whole ClientHello was cut into.";
+    OFFERS: Counter, "snigate_client_offers_total", ["route", "feature"], "Connections whose ClientHello offers the feature.";
+    SELECTED: Counter, "snigate_routes_selected_total", ["listener", "match"], "Routing decisions, by the kind of pattern or fallback that decided.";
+    ALERTS: Counter, "snigate_alerts_sent_total", ["alert"], "TLS alerts sent to clients that were refused.";
+
+    CONNECTS: Counter, "snigate_backend_connects_total", ["pool", "backend", "result"], "Attempts to connect to a backend.";
+    CONNECT_DURATION: Histogram(WAITS), "snigate_backend_connect_duration_seconds", ["pool"], "Time of successful connects to a backend.";
+    BACKEND_ACTIVE: Gauge, "snigate_backend_connections_active", ["pool", "backend"], "Connections open to the backend now.";
+    FIRST_BYTE: Histogram(WAITS), "snigate_backend_first_byte_seconds", ["pool"], "From the connect to the backend's first byte.";
+
+    LIMITED: Counter, "snigate_limit_rejections_total", ["scope", "enforced"], "Connections that ran into a limit; enforced is false where limits only count.";
+    ACCEPT_ERRORS: Counter, "snigate_accept_errors_total", ["listener", "kind"], "Failed accepts.";
+    ACCEPT_PAUSED: Gauge, "snigate_accept_paused", ["listener"], "1 while the listener holds back from accepting.";
+    PROXY_HEADERS: Counter, "snigate_proxy_headers_total", ["listener", "result"], "PROXY headers read from clients.";
+
+    RELOADS: Counter, "snigate_config_reloads_total", ["result", "trigger"], "Loads of the configuration, the one at start included.";
+    RELOAD_OK: Gauge, "snigate_config_last_reload_successful", [], "1 if the file as last read is in force, 0 if it was rejected.";
+    RELOAD_TIME: Gauge, "snigate_config_last_reload_success_timestamp_seconds", [], "When the file as read was last found good, in seconds since 1970.";
+    CONFIG_INFO: Gauge, "snigate_config_info", ["hash"], "Always 1; the label is the hash of the configuration in force.";
+    LOG_DROPPED: Counter, "snigate_log_lines_dropped_total", [], "Log lines dropped because the output was not read fast enough.";
+
+    PROCESS_CPU: Counter, "process_cpu_seconds_total", [], "CPU time of the process, user and system.";
+    PROCESS_OPEN_FDS: Gauge, "process_open_fds", [], "Open file descriptors.";
+    PROCESS_MAX_FDS: Gauge, "process_max_fds", [], "Limit of open file descriptors.";
+    PROCESS_RESIDENT: Gauge, "process_resident_memory_bytes", [], "Resident memory.";
+    PROCESS_VIRTUAL: Gauge, "process_virtual_memory_bytes", [], "Virtual memory.";
+}
+
+/// Seconds. From a cache hit on the same host to a peer that needs several SYN retries.
+const WAITS: &[f64] = &[0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Seconds. From one request to a WebSocket of a day.
+const LIFETIMES: &[f64] = &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0, 28800.0, 86400.0];
+/// Bytes. 517 is the padded classic hello, 1.8 kB a post-quantum one; 16 KiB is one full record.
+const HELLO_SIZES: &[f64] = &[256.0, 517.0, 768.0, 1024.0, 1536.0, 2048.0, 3072.0, 4096.0, 8192.0, 16384.0, 65536.0];
+const HELLO_PARTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 64.0];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_follow_their_kind() {
+        for (at, metric) in ALL.iter().enumerate() {
+            assert!(ALL[..at].iter().all(|earlier| earlier.name != metric.name), "{} twice", metric.name);
+            assert_eq!(metric.name.ends_with("_total"), matches!(metric.kind, Counter), "{}", metric.name);
+            assert!(metric.help.ends_with('.'), "{}", metric.name);
+            if let Histogram(bounds) = metric.kind {
+                assert!(bounds.is_sorted_by(|a, b| a < b), "{}", metric.name);
+            }
+        }
+    }
+
+    #[test]
+    fn the_docs_name_every_metric() {
+        let docs = include_str!("../../docs/metrics.md");
+        for metric in ALL {
+            let cell = if metric.labels.is_empty() {
+                format!("`{}`", metric.name)
+            } else {
+                format!("`{}{{{}}}`", metric.name, metric.labels.join(","))
+            };
+            assert!(docs.contains(&cell), "docs/metrics.md does not have {cell}");
+        }
+    }
+}

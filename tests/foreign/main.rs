@@ -1,0 +1,18 @@
+//! The real binary between programs that were not written for it: Node.js, curl, OpenSSL, Python, Java.
+//!
+//! A test whose program is not installed says so and passes, so that `cargo test` needs nothing but Rust. With
+//! `SNIGATE_REQUIRE_FOREIGN=1` (as in CI) it fails instead.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod failures;
+mod names;
+mod refusals;
+mod resumption;
+mod transfers;
+mod websocket;
+
+mod client;
+mod program;
+mod site;
