@@ -202,6 +202,11 @@ impl Alpn {
         })
     }
 
+    /// The list as it was sent, without its length: each name with a length byte before it.
+    pub fn as_wire(&self) -> &[u8] {
+        &self.0
+    }
+
     pub fn offers(&self, protocol: &[u8]) -> bool {
         self.protocols().any(|offered| offered == protocol)
     }

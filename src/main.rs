@@ -1,1 +1,7 @@
-fn main() {}
+//! `snigate`: reads the arguments and runs the command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    snigate::cli::main()
+}

@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::TcpStream;
 
 /// How our TCP sockets behave, on both sides.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -75,6 +76,32 @@ pub fn keep_alive(socket: &impl AsFd, settings: &TcpSettings) {
     let _ = socket.set_tcp_keepalive(&keepalive.with_retries(settings.keepalive_probes));
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let _ = socket.set_tcp_user_timeout(Some(settings.user_timeout));
+}
+
+/// A stream that says RST, not FIN, if it is dropped before it is released: by a drain deadline or a panic.
+#[derive(Debug)]
+pub struct ResetUnlessReleased(Option<TcpStream>);
+
+impl ResetUnlessReleased {
+    pub fn new(stream: TcpStream) -> Self {
+        Self(Some(stream))
+    }
+
+    pub fn stream(&mut self) -> &mut TcpStream {
+        self.0.as_mut().expect("only `release` takes it, and that consumes self")
+    }
+
+    pub fn release(mut self) -> TcpStream {
+        self.0.take().expect("only `release` takes it, and that consumes self")
+    }
+}
+
+impl Drop for ResetUnlessReleased {
+    fn drop(&mut self) {
+        if let Some(stream) = &self.0 {
+            reset_on_drop(stream);
+        }
+    }
 }
 
 /// Has the drop of `socket` send RST, not FIN (SO_LINGER 0). If that is refused, the peer sees a FIN.

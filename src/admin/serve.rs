@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{App, router};
 
-/// Answers until `shutdown` completes; then idle clients are closed and answers under way get [`GRACE`].
+/// Answers until `shutdown` completes; then idle clients are closed and answers under way get a second.
 pub async fn serve(listener: TcpListener, app: Arc<App>, shutdown: impl Future<Output = ()>) {
     let router = router(app);
     let (stop, stopped) = watch::channel(());

@@ -1,1 +1,258 @@
+use std::net::SocketAddr;
+use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+
+use super::*;
+use crate::cli::healthcheck::{HealthcheckError, healthcheck};
+use crate::telemetry::{ReloadResult, Trigger};
+
+/// An admin server on loopback.
+struct Admin {
+    address: SocketAddr,
+    app: Arc<App>,
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<()>,
+}
+
+impl Admin {
+    async fn start() -> Self {
+        let explain: Box<Explain> = Box::new(|query| match query.name.as_str() {
+            "a.test" => Ok(json!({ "route": "a", "alpn": query.alpn, "source": query.source })),
+            name => Err(format!("{name} is no name")),
+        });
+        let app = Arc::new(App { metrics: Metrics::new(), ready: Readiness::default(), explain: Some(explain) });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let served = tokio::spawn(serve(listener, app.clone(), async { _ = stopped.await }));
+        Self { address, app, stop, served }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Sends a request and reads until the server closes.
+    async fn ask(&self, request: &str) -> Answer {
+        let mut stream = self.connect().await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        Answer::read(&mut stream).await
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.ask(&format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")).await
+    }
+}
+
+struct Answer {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Answer {
+    async fn read(stream: &mut TcpStream) -> Self {
+        let mut bytes = Vec::new();
+        timeout(LONG, stream.read_to_end(&mut bytes)).await.expect("the server closes").unwrap();
+        let text = String::from_utf8(bytes).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        Self { status, head: head.to_ascii_lowercase(), body: body.to_owned() }
+    }
+
+    fn json(&self) -> Value {
+        assert!(self.head.contains("content-type: application/json"), "{}", self.head);
+        serde_json::from_str(&self.body).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn metrics_are_text_for_prometheus() {
+    let admin = Admin::start().await;
+    let answer = admin.get("/metrics").await;
+    assert_eq!(answer.status, 200);
+    assert!(answer.head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{}", answer.head);
+    assert!(answer.body.contains("\nsnigate_build_info{version="), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn readyz_follows_the_life_of_the_process_and_healthz_does_not() {
+    let admin = Admin::start().await;
+    for (stage, status, body) in
+        [(None, 503, "starting\n"), (Some(Stage::Ready), 200, "ready\n"), (Some(Stage::Draining), 503, "draining\n")]
+    {
+        stage.into_iter().for_each(|stage| admin.app.ready.enter(stage));
+        let answer = admin.get("/readyz").await;
+        assert_eq!((answer.status, answer.body.as_str()), (status, body));
+        assert_eq!(admin.get("/healthz").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn healthcheck_asks_readyz() {
+    let admin = Admin::start().await;
+    let addresses = [admin.address];
+    let check = || tokio::task::spawn_blocking(move || healthcheck(&addresses));
+    let error = check().await.unwrap().unwrap_err();
+    assert!(matches!(&error, HealthcheckError::NotReady { body, .. } if body == "starting"), "{error}");
+    admin.app.ready.enter(Stage::Ready);
+    check().await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn status_tells_what_runs_and_what_became_of_the_last_reload() {
+    let admin = Admin::start().await;
+    let status = admin.get("/api/v1/status").await.json();
+    assert_eq!((&status["ready"], &status["last_reload"]), (&json!(false), &Value::Null));
+    admin.app.ready.enter(Stage::Ready);
+    admin.app.metrics.reload(ReloadResult::Applied, Trigger::Start, "abc");
+    admin.app.metrics.reload(ReloadResult::Rejected, Trigger::File, "def");
+    let status = admin.get("/api/v1/status").await.json();
+    assert_eq!(status["version"], crate::telemetry::VERSION);
+    assert_eq!(status["uptime_s"], 0);
+    assert_eq!((&status["ready"], &status["stage"]), (&json!(true), &json!("ready")));
+    assert_eq!(status["config"]["hash"], "abc");
+    assert_eq!(
+        (&status["last_reload"]["result"], &status["last_reload"]["trigger"]),
+        (&json!("rejected"), &json!("file"))
+    );
+}
+
+#[tokio::test]
+async fn the_page_escapes_what_it_shows() {
+    let admin = Admin::start().await;
+    admin.app.metrics.reload(ReloadResult::Applied, Trigger::Start, "<script>\"&");
+    let answer = admin.get("/").await;
+    assert!(answer.head.contains("content-type: text/html"), "{}", answer.head);
+    assert!(answer.body.contains("<dd>&lt;script&gt;&quot;&amp;</dd>"), "{}", answer.body);
+    assert!(!answer.body.contains("<script"), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn explain_is_answered_by_the_closure() {
+    let admin = Admin::start().await;
+    let answer = admin.get("/api/v1/explain?name=a.test&alpn=h2,http/1.1&source=10.0.0.1").await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.json(), json!({ "route": "a", "alpn": "h2,http/1.1", "source": "10.0.0.1" }));
+    for (query, problem) in
+        [("name=x%00", "is no name"), ("", "name"), ("name=a.test&source=x", "source"), ("name=a&nam=b", "nam")]
+    {
+        let answer = admin.get(&format!("/api/v1/explain?{query}")).await;
+        assert_eq!(answer.status, 400, "{query}");
+        assert!(answer.json()["error"].as_str().unwrap().contains(problem), "{query}: {}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_an_error_in_json() {
+    let admin = Admin::start().await;
+    let answer = admin.get("/nothing%22here").await;
+    assert_eq!((answer.status, answer.json()), (404, json!({ "error": "no such page: /nothing%22here" })));
+    let answer = admin.ask("POST /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await;
+    assert_eq!((answer.status, answer.json()), (405, json!({ "error": "POST is not answered here" })));
+    assert!(answer.head.contains("\r\nallow: get,head"), "{}", answer.head);
+    let answer = admin.ask("HEAD /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, ""));
+}
+
+#[tokio::test]
+async fn junk_and_a_huge_header_are_refused() {
+    let admin = Admin::start().await;
+    assert_eq!(admin.ask("\x16\x03\x01 junk\r\n\r\n").await.status, 400);
+
+    // Far more than is read: the server answers and closes, and the rest meets a closed socket.
+    let mut stream = admin.connect().await;
+    let header = format!("GET / HTTP/1.1\r\nx: {}", "x".repeat(10 << 20));
+    let sent = timeout(LONG, stream.write_all(header.as_bytes())).await.expect("it is not kept waiting");
+    let mut answer = Vec::new();
+    let read = timeout(LONG, stream.read_to_end(&mut answer)).await.expect("the server closes");
+    assert!(sent.is_err() || read.is_err() || answer.starts_with(b"HTTP/1.1 431 "), "{answer:?}");
+    assert_eq!(admin.get("/healthz").await.status, 200);
+}
+
+#[tokio::test]
+async fn more_clients_than_allowed_are_closed_at_once() {
+    let admin = Admin::start().await;
+    let mut held = Vec::new();
+    for _ in 0..64 {
+        let mut stream = admin.connect().await;
+        // An answer shows that it is being served; then it stays.
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        assert!(stream.read(&mut [0; 512]).await.unwrap() > 0);
+        held.push(stream);
+    }
+    for _ in 0..1000 {
+        let mut excess = admin.connect().await;
+        let read = timeout(LONG, excess.read(&mut [0; 16])).await.expect("closed at once");
+        assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    }
+    held.pop();
+    let deadline = Instant::now() + LONG;
+    loop {
+        let mut stream = admin.connect().await;
+        let _ = stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").await;
+        if matches!(stream.read(&mut [0; 512]).await, Ok(1..)) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "a place that was given back is taken again");
+    }
+}
+
+/// With its own clock: the pause of a test takes no time, once everybody waits.
+#[tokio::test(start_paused = true)]
+async fn who_says_nothing_or_only_half_is_closed() {
+    let admin = Admin::start().await;
+    for half in ["", "GET / HT", "GET / HTTP/1.1\r\nhost: a\r\n", "GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n"] {
+        let mut stream = admin.connect().await;
+        stream.write_all(half.as_bytes()).await.unwrap();
+        let asked = Instant::now();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        let waited = asked.elapsed();
+        assert!((Duration::from_secs(29)..Duration::from_secs(35)).contains(&waited), "{half:?}: {waited:?}");
+    }
+}
+
+/// A header that drips in, and requests without end.
+#[tokio::test(start_paused = true)]
+async fn who_keeps_talking_is_closed_too() {
+    let admin = Admin::start().await;
+    let began = Instant::now();
+    let mut drip = admin.connect().await;
+    drip.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+    while drip.write_all(b"x").await.is_ok() && began.elapsed() < Duration::from_secs(60) {
+        tokio::time::advance(Duration::from_secs(1)).await;
+    }
+    assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
+
+    let began = Instant::now();
+    let mut chatty = admin.connect().await;
+    while chatty.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n").await.is_ok() {
+        match chatty.read(&mut [0; 4096]).await {
+            Ok(1..) => tokio::time::advance(Duration::from_secs(5)).await,
+            _ => break,
+        }
+        assert!(began.elapsed() < Duration::from_secs(200));
+    }
+}
+
+#[tokio::test]
+async fn stopping_closes_idle_clients_at_once() {
+    let admin = Admin::start().await;
+    let mut idle = admin.connect().await;
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    assert!(idle.read(&mut [0; 512]).await.unwrap() > 0);
+    admin.stop.send(()).unwrap();
+    let stopping = Instant::now();
+    timeout(LONG, admin.served).await.expect("serve returns").unwrap();
+    assert!(stopping.elapsed() < Duration::from_millis(900), "{:?}", stopping.elapsed());
+    assert_eq!(idle.read(&mut [0; 1]).await.unwrap(), 0);
+    assert!(TcpStream::connect(admin.address).await.is_err());
+}
+
+const LONG: Duration = Duration::from_secs(20);

@@ -33,16 +33,20 @@ pub struct Backend {
     pub certificate_pem: String,
 }
 
-/// Starts a backend on a free loopback port for every `(name, server names)`, each with a certificate of its own.
-/// They serve until the runtime that this is called on ends.
+/// Starts a backend for every `(name, port, server names)` on loopback, each with a certificate of its own; on a free
+/// port where the wanted one is taken. They serve until the runtime that this is called on ends.
 ///
 /// # Errors
 /// A server name that cannot stand in a certificate, or no port to be had.
-pub async fn spawn_backends(wanted: &[(&str, &[&str])]) -> Result<Vec<Backend>, StartError> {
+pub async fn spawn_backends(wanted: &[(&str, u16, &[&str])]) -> Result<Vec<Backend>, StartError> {
     let mut backends = Vec::with_capacity(wanted.len());
-    for (name, names) in wanted {
+    for (name, port, names) in wanted {
         let certificate = Certificate::self_signed(name, names)?;
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(StartError::Bind)?;
+        let listener = match TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await,
+            bound => bound,
+        };
+        let listener = listener.map_err(StartError::Bind)?;
         backends.push(Backend {
             name: Arc::from(*name),
             names: names.iter().map(|name| (*name).to_owned()).collect(),
@@ -246,7 +250,7 @@ mod tests {
     #[tokio::test]
     async fn each_backend_answers_with_its_own_certificate_and_what_it_saw() {
         let backends =
-            spawn_backends(&[("blue", &["blue.test", "navy.test"]), ("green", &["green.test"])]).await.unwrap();
+            spawn_backends(&[("blue", 0, &["blue.test", "navy.test"]), ("green", &["green.test"])]).await.unwrap();
         for (backend, asked) in [(&backends[0], "blue.test"), (&backends[0], "navy.test"), (&backends[1], "green.test")]
         {
             let answer =
@@ -259,14 +263,14 @@ mod tests {
 
     #[tokio::test]
     async fn tls_1_2_is_spoken_too() {
-        let backends = spawn_backends(&[("blue", &["blue.test"])]).await.unwrap();
+        let backends = spawn_backends(&[("blue", 0, &["blue.test"])]).await.unwrap();
         let answer = ask(&backends[0], "blue.test", &rustls::version::TLS12, b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
         assert!(answer.contains("TLS version: 1.2\n"), "{answer}");
     }
 
     #[tokio::test]
     async fn the_certificate_of_one_backend_is_not_that_of_another() {
-        let mut backends = spawn_backends(&[("blue", &["blue.test"]), ("green", &["blue.test"])]).await.unwrap();
+        let mut backends = spawn_backends(&[("blue", 0, &["blue.test"]), ("green", &["blue.test"])]).await.unwrap();
         backends[0].certificate_pem = backends[1].certificate_pem.clone();
         let refused = ask(&backends[0], "blue.test", &rustls::version::TLS13, b"").await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
@@ -274,7 +278,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_a_get_is_told_so() {
-        let backends = spawn_backends(&[("blue", &["blue.test"])]).await.unwrap();
+        let backends = spawn_backends(&[("blue", 0, &["blue.test"])]).await.unwrap();
         let long = [b"GET / HTTP/1.1\r\nX: ".as_slice(), &[b'x'; MAX_HEAD_BYTES]].concat();
         for (request, status) in [
             (b"DELETE / HTTP/1.1\r\n\r\n".as_slice(), "405 "),
@@ -289,7 +293,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_head_request_gets_the_length_and_no_body() {
-        let backends = spawn_backends(&[("blue", &["blue.test"])]).await.unwrap();
+        let backends = spawn_backends(&[("blue", 0, &["blue.test"])]).await.unwrap();
         let answer = ask(&backends[0], "blue.test", &rustls::version::TLS13, b"HEAD / HTTP/1.1\r\n\r\n").await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
     }

@@ -6,10 +6,19 @@
 //!
 //! Loading binds no port and resolves no name, so that `run`, `check` and reload share it.
 
+mod address;
+mod at;
+mod files;
+mod located;
+mod parse;
 mod problem;
+mod raw;
+mod suggest;
+mod units;
+mod yaml;
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +26,46 @@ use ipnet::IpNet;
 
 pub use self::problem::{Place, Problem, Problems, Severity};
 use crate::server_name::Pattern;
+
+/// A configuration that can be used, and what is probably not meant by it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    pub config: Config,
+    pub warnings: Problems,
+}
+
+impl Config {
+    /// Reads the file at `path`, and those that it includes.
+    ///
+    /// # Errors
+    /// All [`Problems`], warnings included, in the order of their places.
+    pub fn load(path: &Path) -> Result<Loaded, Problems> {
+        let mut problems = Problems::default();
+        match files::read(path, &mut problems) {
+            Some(text) => Self::parse(&text, path),
+            None => Err(problems),
+        }
+    }
+
+    /// Reads `text` as [`Config::load`] would if it stood in `file_name`, beside which `include` looks.
+    ///
+    /// # Errors
+    /// All [`Problems`], warnings included, in the order of their places.
+    pub fn parse(text: &str, file_name: &Path) -> Result<Loaded, Problems> {
+        let mut problems = Problems::default();
+        let (config, files) = parse::config(text, file_name, &mut problems);
+        problems.sort(&files);
+        match config {
+            Some(config) => Ok(Loaded { config, warnings: problems }),
+            None => Err(problems),
+        }
+    }
+
+    /// The JSON Schema (draft 2020-12) of the routing file, as a document to be saved.
+    pub fn json_schema() -> String {
+        format!("{:#}\n", raw::schema().to_value())
+    }
+}
 
 /// Everything the file says, with every default filled in.
 #[derive(Clone, Debug, PartialEq)]

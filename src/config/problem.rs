@@ -1,22 +1,20 @@
 //! Holds what is wrong with a routing file, each problem with its place.
+//!
+//! In:  what the readers of the file found, in any order.
+//! Out: [`Problems`] in the order of their places, one line each; bounded, however broken the file is.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A place in a file; lines and columns count from 1, columns in characters.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    pub file: Arc<Path>,
-    pub line: u32,
-    pub column: u32,
-}
+use super::at::At;
 
-/// An error keeps the file from being used; a warning does not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    Error,
-    Warning,
+/// All problems of a file, in the order of their places. Only the first [`MAX_TOLD`] of each severity are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Problems {
+    told: Vec<Problem>,
+    errors: usize,
+    warnings: usize,
 }
 
 /// One thing that is wrong, said so that it can be mended.
@@ -29,9 +27,102 @@ pub struct Problem {
     pub message: String,
 }
 
-/// All problems of a file, in the order of their places.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Problems(Vec<Problem>);
+/// An error keeps the file from being used; a warning does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    Error,
+    Warning,
+}
+
+/// A place in a file; lines and columns count from 1, columns in characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub file: Arc<Path>,
+    pub line: u32,
+    pub column: u32,
+}
+
+impl Problems {
+    /// Adds one; beyond [`MAX_TOLD`] of its severity it is only counted.
+    pub fn push(&mut self, problem: Problem) {
+        let count = match problem.severity {
+            Severity::Error => &mut self.errors,
+            Severity::Warning => &mut self.warnings,
+        };
+        *count += 1;
+        if *count <= MAX_TOLD {
+            self.told.push(problem);
+        }
+    }
+
+    /// Adds what keeps the file from being used.
+    pub fn error(&mut self, at: &At<'_>, message: impl fmt::Display) {
+        self.push(at.problem(Severity::Error, message));
+    }
+
+    /// Adds what is probably not meant.
+    pub fn warning(&mut self, at: &At<'_>, message: impl fmt::Display) {
+        self.push(at.problem(Severity::Warning, message));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.told.is_empty()
+    }
+
+    /// How many errors there are, those that were not kept included.
+    pub fn errors(&self) -> usize {
+        self.errors
+    }
+
+    /// How many warnings there are, those that were not kept included.
+    pub fn warnings(&self) -> usize {
+        self.warnings
+    }
+
+    /// How many were counted, but not kept.
+    pub fn left_off(&self) -> usize {
+        self.errors + self.warnings - self.told.len()
+    }
+
+    pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
+        self.told.iter()
+    }
+
+    /// Puts them in the order of their places, file by file in the order of `files`.
+    pub(super) fn sort(&mut self, files: &[PathBuf]) {
+        let rank = |place: &Place| {
+            let file = files.iter().position(|file| **file == *place.file).unwrap_or(files.len());
+            (file, place.line, place.column)
+        };
+        self.told.sort_by_cached_key(|problem| rank(&problem.place));
+    }
+}
+
+impl<'a> IntoIterator for &'a Problems {
+    type Item = &'a Problem;
+    type IntoIter = std::slice::Iter<'a, Problem>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.told.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{problem}")?;
+        }
+        match self.left_off() {
+            0 => Ok(()),
+            more => write!(f, "\nand {more} more"),
+        }
+    }
+}
+
+impl std::error::Error for Problems {}
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -51,3 +142,6 @@ impl fmt::Display for Place {
         write!(f, "{}:{}:{}", self.file.display(), self.line, self.column)
     }
 }
+
+/// More help nobody: a file with so many problems is the wrong file, or has one cause for all.
+const MAX_TOLD: usize = 100;

@@ -24,7 +24,9 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+pub use self::copy::with_scratch;
 pub use self::direction::Prefix;
+pub use self::pipe::MOST_OPEN as MOST_PIPES;
 use self::direction::{Direction, Fault};
 use crate::socket::{self, TcpSettings};
 use crate::sys;

@@ -52,7 +52,7 @@ pub fn init(settings: LogSettings) -> LogGuard {
     LogGuard { level, worker, writer: stdout.writer.clone() }
 }
 
-/// Holds the log open; dropped, it writes what is still queued, for at most [`FLUSH_LIMIT`].
+/// Holds the log open; dropped, it writes what is still queued, for a second and a half at most.
 #[must_use]
 pub struct LogGuard {
     level: reload::Handle<LevelFilter, Registry>,

@@ -76,7 +76,8 @@ impl Metrics {
             process::write_sample(&mut text, &table::CONFIG_INFO, &format!("{{hash=\"{hash}\"}}"), 1.0);
         }
         process::write(&mut text);
-        render::arrange(&text, &self.names())
+        let gone = self.names().gone();
+        render::arrange(&text, &gone)
     }
 
     /// To be called every few seconds, whether or not anybody scrapes: samples of histograms pile up until then.

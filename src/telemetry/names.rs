@@ -4,6 +4,7 @@
 //! Out: the label to count under, bounded in number; whether a label is still in force.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 
 use super::registry::label_value;
 
@@ -56,25 +57,39 @@ impl Names {
         mark(&mut self.backends, |both| backends.contains(both));
     }
 
-    pub(super) fn is_gone_route(&self, label: &str) -> bool {
-        self.routes.get(label) == Some(&Standing::Gone)
-    }
-
-    pub(super) fn is_gone_pool(&self, label: &str) -> bool {
-        self.pools.get(label) == Some(&Standing::Gone)
-    }
-
-    pub(super) fn is_gone_backend(&self, pool: &str, backend: &str) -> bool {
-        self.backends.get(&(pool.to_owned(), backend.to_owned())) == Some(&Standing::Gone)
+    /// What is gone at this moment, so that nobody holds the names while a long text is looked through.
+    pub(super) fn gone(&self) -> Gone {
+        Gone { routes: gone(&self.routes), pools: gone(&self.pools), backends: gone(&self.backends) }
     }
 }
 
-fn admit<L: Clone + Eq + std::hash::Hash>(
-    names: &mut HashMap<L, Standing>,
-    label: L,
-    other: L,
-    most: usize,
-) -> Admitted<L> {
+/// Labels of what is no longer in the configuration.
+#[derive(Debug)]
+pub(super) struct Gone {
+    routes: HashSet<String>,
+    pools: HashSet<String>,
+    backends: HashSet<(String, String)>,
+}
+
+impl Gone {
+    pub(super) fn is_empty(&self) -> bool {
+        self.routes.is_empty() && self.pools.is_empty() && self.backends.is_empty()
+    }
+
+    pub(super) fn has_route(&self, label: &str) -> bool {
+        self.routes.contains(label)
+    }
+
+    pub(super) fn has_pool(&self, label: &str) -> bool {
+        self.pools.contains(label)
+    }
+
+    pub(super) fn has_backend(&self, pool: &str, backend: &str) -> bool {
+        !self.backends.is_empty() && self.backends.contains(&(pool.to_owned(), backend.to_owned()))
+    }
+}
+
+fn admit<L: Clone + Eq + Hash>(names: &mut HashMap<L, Standing>, label: L, other: L, most: usize) -> Admitted<L> {
     if let Some(standing) = names.get_mut(&label) {
         *standing = Standing::InForce;
         return Admitted { label, is_new: false };
@@ -90,6 +105,10 @@ fn mark<L>(names: &mut HashMap<L, Standing>, is_in_force: impl Fn(&L) -> bool) {
     for (label, standing) in names {
         *standing = if is_in_force(label) { Standing::InForce } else { Standing::Gone };
     }
+}
+
+fn gone<L: Clone + Eq + Hash>(names: &HashMap<L, Standing>) -> HashSet<L> {
+    names.iter().filter(|(_, standing)| **standing == Standing::Gone).map(|(label, _)| label.clone()).collect()
 }
 
 /// The label of what has no series of its own, because too many others have.

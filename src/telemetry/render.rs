@@ -1,15 +1,15 @@
 //! Puts rendered metrics in order and leaves out what is gone from the configuration.
 //!
-//! In:  the recorder's text; the names in force.
+//! In:  the recorder's text; the names that are gone.
 //! Out: the text with families and series sorted. Series of gone routes, pools and backends are left out, but their
 //!      closed connections stay in the sum, so that accepted = active + closed holds over every reload.
 
 use std::collections::BTreeMap;
 
-use super::names::{Names, REMOVED};
-use super::table::{BACKEND_ACTIVE, CLOSED, CONNECTS};
+use super::names::{Gone, REMOVED};
+use super::table::CLOSED;
 
-pub(super) fn arrange(text: &str, names: &Names) -> String {
+pub(super) fn arrange(text: &str, gone: &Gone) -> String {
     let mut families: Vec<Family<'_>> = text.split("\n\n").filter_map(Family::parse).collect();
     families.sort_by_key(|family| family.name);
 
@@ -17,7 +17,7 @@ pub(super) fn arrange(text: &str, names: &Names) -> String {
     for mut family in families {
         let mut removed = BTreeMap::new();
         family.series.retain(|line| {
-            let kept = is_in_force(family.name, line, names);
+            let kept = is_in_force(line, gone);
             if !kept && family.name == CLOSED.name {
                 add_removed(&mut removed, line);
             }
@@ -59,14 +59,15 @@ impl<'a> Family<'a> {
     }
 }
 
-fn is_in_force(metric: &str, line: &str, names: &Names) -> bool {
-    let pool = label(line, "pool");
-    if metric == CONNECTS.name || metric == BACKEND_ACTIVE.name {
-        let (pool, backend) = (pool.unwrap_or_default(), label(line, "backend").unwrap_or_default());
-        return !names.is_gone_backend(pool, backend);
+fn is_in_force(line: &str, gone: &Gone) -> bool {
+    if gone.is_empty() {
+        return true;
     }
-    !pool.is_some_and(|pool| names.is_gone_pool(pool))
-        && !label(line, "route").is_some_and(|route| names.is_gone_route(route))
+    let pool = label(line, "pool");
+    if let (Some(pool), Some(backend)) = (pool, label(line, "backend")) {
+        return !gone.has_backend(pool, backend);
+    }
+    !pool.is_some_and(|pool| gone.has_pool(pool)) && !label(line, "route").is_some_and(|route| gone.has_route(route))
 }
 
 fn add_removed<'a>(removed: &mut BTreeMap<(&'a str, &'a str), u64>, line: &'a str) {

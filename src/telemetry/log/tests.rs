@@ -1,1 +1,152 @@
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
 
+use serde_json::Value;
+
+use super::super::{Alpn, State};
+use super::*;
+
+/// Sends on whatever is written.
+struct Channel(Sender<Vec<u8>>);
+
+impl Write for Channel {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.send(bytes.to_vec()).map_err(io::Error::other)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Blocks in its first write until told to go on, like a pipe that nobody reads.
+struct Stalled {
+    entered: Sender<()>,
+    go_on: Receiver<()>,
+}
+
+impl Write for Stalled {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _ = self.entered.send(());
+        let _ = self.go_on.recv();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn line(reason: Reason) -> ConnectionLine<'static> {
+    ConnectionLine {
+        id: 1,
+        listener: "l",
+        client: "192.0.2.1:1".parse().unwrap(),
+        peer: "192.0.2.1:1".parse().unwrap(),
+        sni: Some("a.test"),
+        alpn: Alpn::Absent,
+        tls: None,
+        hello_bytes: None,
+        hello_records: None,
+        hello_ms: None,
+        route: None,
+        matched: None,
+        pool: None,
+        backend: None,
+        address: None,
+        attempts: 0,
+        connect_ms: None,
+        first_byte_ms: None,
+        duration_ms: Duration::ZERO,
+        bytes_to_backend: 0,
+        bytes_to_client: 0,
+        phase: State::Hello,
+        reason,
+        config: "c",
+        error: None,
+    }
+}
+
+#[test]
+fn a_line_is_one_write() {
+    let (sender, written) = channel();
+    let log = ConnectionLog::to(Channel(sender), Format::Json, Which::All);
+    log.clone().line(&line(Reason::NoRoute));
+    log.line(&line(Reason::Ok));
+    let lines: Vec<Value> = written.try_iter().map(|line| serde_json::from_slice(&line).unwrap()).collect();
+    assert_eq!(lines.iter().map(|line| &line["reason"]).collect::<Vec<_>>(), ["no_route", "ok"]);
+}
+
+#[test]
+fn failed_leaves_out_what_nobody_can_mend() {
+    let (sender, written) = channel();
+    let log = ConnectionLog::to(Channel(sender), Format::Text, Which::Failed);
+    Reason::ALL.iter().for_each(|reason| log.line(&line(*reason)));
+    assert_eq!(written.try_iter().count(), Reason::ALL.len() - 3);
+    assert!(!log.wants(Reason::Ok) && !log.wants(Reason::Probe) && log.wants(Reason::NoRoute));
+
+    let docs = include_str!("../../../docs/logs.md");
+    for reason in Reason::ALL {
+        let row = docs.lines().find(|row| row.starts_with(&format!("| `{reason}` |"))).unwrap();
+        assert_eq!(row.ends_with("| yes |"), log.wants(*reason), "{row}");
+    }
+
+    let off = ConnectionLog { which: Which::Off, ..log };
+    assert!(Reason::ALL.iter().all(|reason| !off.wants(*reason)));
+}
+
+#[test]
+fn a_stalled_output_blocks_nobody_and_what_is_dropped_is_counted() {
+    let ((entered, is_stalled), (go_on, wait)) = (channel(), channel());
+    let (queue, worker) = queue(Stalled { entered, go_on: wait }, 10);
+    let log = ConnectionLog { sink: Sink::Queued(queue.clone()), format: Format::Json, which: Which::All };
+    let guard = LogGuard { level: reload::Layer::new(LevelFilter::INFO).1, worker: Some(worker), writer: queue };
+
+    log.line(&line(Reason::Ok));
+    is_stalled.recv_timeout(Duration::from_secs(10)).unwrap();
+    // One line is being written and ten are queued.
+    (0..1010).for_each(|_| log.line(&line(Reason::Ok)));
+    assert_eq!(guard.dropped_lines(), 1000);
+
+    let ending = Instant::now();
+    drop(guard);
+    assert!(ending.elapsed() < FLUSH_LIMIT * 4, "the process ends all the same: {:?}", ending.elapsed());
+    drop(go_on);
+}
+
+#[test]
+fn operator_messages_are_one_object_with_the_message_third() {
+    let (sender, written) = channel();
+    let make = move || Channel(sender.clone());
+    let messages = OperatorMessage { format: Format::Json, colour: Colour::None };
+    let subscriber = Registry::default().with(fmt::layer().event_format(messages).with_writer(make));
+    tracing::subscriber::with_default(subscriber, || {
+        let error = io::Error::other("no\nsuch \x1b thing");
+        tracing::warn!(file = "a \"b\"", routes = 3, ratio = f64::NAN, ok = true, %error, "rejected\r\n{}", '\0');
+        tracing::info!(left = -1, kind = ?Format::Text);
+    });
+    let lines: Vec<String> = written.try_iter().map(|line| String::from_utf8(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    let (at, rest) = lines[0].split_once(",\"level\"").unwrap();
+    assert!(at.starts_with("{\"ts\":\"20") && at.ends_with("Z\""), "{at}");
+    assert_eq!(
+        rest,
+        ":\"WARN\",\"msg\":\"rejected\\r\\n\\u0000\",\"file\":\"a \\\"b\\\"\",\"routes\":3,\"ratio\":\"NaN\",\"ok\":true,\
+         \"error\":\"no\\nsuch \\u001b thing\"}\n"
+    );
+    assert!(lines[1].ends_with("\"level\":\"INFO\",\"msg\":\"\",\"left\":-1,\"kind\":\"Text\"}\n"), "{}", lines[1]);
+    lines.iter().for_each(|line| _ = serde_json::from_str::<Value>(line).unwrap());
+}
+
+#[test]
+fn colour_surrounds_a_text_line_and_the_line_still_ends_it() {
+    let (sender, written) = channel();
+    let messages = OperatorMessage { format: Format::Text, colour: Colour::Ansi };
+    let make = move || Channel(sender.clone());
+    let subscriber = Registry::default().with(fmt::layer().event_format(messages).with_writer(make));
+    tracing::subscriber::with_default(subscriber, || tracing::error!(cause = "\x1b[0m", "cannot bind"));
+    let line = String::from_utf8(written.recv().unwrap()).unwrap();
+    assert!(line.starts_with("\x1b[31mts="), "{line:?}");
+    assert!(line.ends_with(" level=ERROR msg=\"cannot bind\" cause=\"\\u001b[0m\"\x1b[0m\n"), "{line:?}");
+}

@@ -1,1 +1,302 @@
+use std::collections::HashSet;
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
+use super::super::labels::*;
+use super::super::{Reason, State};
+use super::*;
+
+/// The value of one rendered series, or `None` if it is not there.
+fn value(metrics: &Metrics, series: &str) -> Option<f64> {
+    let text = metrics.render();
+    let line = text.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')))?;
+    line.rsplit_once(' ').unwrap().1.parse().ok()
+}
+
+fn sum(text: &str, name: &str) -> f64 {
+    let lines = text.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+    lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
+}
+
+/// One of everything, each used at least once.
+fn lived_in() -> Arc<Metrics> {
+    let metrics = Metrics::new();
+    let listener = metrics.listener("https");
+    let route = metrics.route("shop", "web", &["https"]);
+    let mut active = listener.accepted();
+    active.enter(State::Relaying);
+    listener.hello(HelloResult::Whole, Duration::from_millis(2), 517, 1);
+    listener.selected(Match::Exact);
+    listener.accept_error(AcceptError::Descriptors);
+    listener.accept_paused(Paused::Yes);
+    listener.proxy_header(ProxyHeaderResult::V2);
+    route.bytes(Direction::ToClient, 4096);
+    route.offers(Feature::Tls13);
+    route.closed(0, Reason::Ok, Duration::from_secs(3));
+    drop(active);
+    metrics.pool("web").connected(Duration::from_micros(300));
+    metrics.pool("web").first_byte(Duration::from_millis(3));
+    let backend = metrics.backend("web", "10.0.0.1:443");
+    backend.connect(ConnectResult::Ok);
+    metrics.spliced(Direction::ToBackend, 7);
+    metrics.limit_rejected(LimitScope::Listener, Enforced::Yes);
+    metrics.alert_sent(112);
+    metrics.reload(ReloadResult::Applied, Trigger::Start, "abc123");
+    metrics.log_lines_dropped(5);
+    metrics
+}
+
+#[test]
+fn every_metric_of_the_table_is_rendered_with_its_type_and_help() {
+    let text = lived_in().render();
+    for metric in table::ALL {
+        let kind = match metric.kind {
+            table::Kind::Counter => "counter",
+            table::Kind::Gauge => "gauge",
+            table::Kind::Histogram(_) => "histogram",
+        };
+        assert!(text.contains(&format!("# TYPE {} {kind}\n", metric.name)), "{} {kind}:\n{text}", metric.name);
+        assert!(text.contains(&format!("# HELP {} {}\n", metric.name, metric.help)), "{}", metric.name);
+    }
+    let types = text.lines().filter(|line| line.starts_with("# TYPE ")).count();
+    assert_eq!(types, table::ALL.len(), "a metric that is not in the table");
+}
+
+#[test]
+fn events_are_counted_where_they_belong() {
+    let metrics = lived_in();
+    for (series, expected) in [
+        ("snigate_connections_accepted_total{listener=\"https\"}", 1.0),
+        ("snigate_connections_active{listener=\"https\",state=\"relaying\"}", 0.0),
+        ("snigate_connections_closed_total{listener=\"https\",route=\"shop\",reason=\"ok\"}", 1.0),
+        ("snigate_connection_duration_seconds_bucket{route=\"shop\",le=\"5\"}", 1.0),
+        ("snigate_connection_duration_seconds_bucket{route=\"shop\",le=\"1\"}", 0.0),
+        ("snigate_connection_duration_seconds_sum{route=\"shop\"}", 3.0),
+        ("snigate_bytes_total{route=\"shop\",pool=\"web\",direction=\"to_client\"}", 4096.0),
+        ("snigate_spliced_bytes_total{direction=\"to_backend\"}", 7.0),
+        ("snigate_client_hello_total{listener=\"https\",result=\"whole\"}", 1.0),
+        ("snigate_client_hello_bytes_bucket{le=\"517\"}", 1.0),
+        ("snigate_client_offers_total{route=\"shop\",feature=\"tls13\"}", 1.0),
+        ("snigate_routes_selected_total{listener=\"https\",match=\"exact\"}", 1.0),
+        ("snigate_alerts_sent_total{alert=\"unrecognized_name\"}", 1.0),
+        ("snigate_backend_connects_total{pool=\"web\",backend=\"10.0.0.1:443\",result=\"ok\"}", 1.0),
+        ("snigate_backend_connect_duration_seconds_bucket{pool=\"web\",le=\"0.0005\"}", 1.0),
+        ("snigate_limit_rejections_total{scope=\"listener\",enforced=\"true\"}", 1.0),
+        ("snigate_accept_errors_total{listener=\"https\",kind=\"descriptors\"}", 1.0),
+        ("snigate_accept_paused{listener=\"https\"}", 1.0),
+        ("snigate_proxy_headers_total{listener=\"https\",result=\"v2\"}", 1.0),
+        ("snigate_config_reloads_total{result=\"applied\",trigger=\"start\"}", 1.0),
+        ("snigate_config_last_reload_successful", 1.0),
+        ("snigate_config_info{hash=\"abc123\"}", 1.0),
+        ("snigate_log_lines_dropped_total", 5.0),
+    ] {
+        assert_eq!(value(&metrics, series), Some(expected), "{series}");
+    }
+}
+
+#[test]
+fn series_are_there_before_the_first_event() {
+    let metrics = Metrics::new();
+    let (_listener, _pool) = (metrics.listener("https"), metrics.pool("web"));
+    let _route = metrics.route("shop", "web", &["https", "alt"]);
+    let _backend = metrics.backend("web", "10.0.0.1:443");
+    for series in [
+        "snigate_connections_accepted_total{listener=\"https\"}",
+        "snigate_connections_active{listener=\"https\",state=\"hello\"}",
+        "snigate_connections_closed_total{listener=\"https\",route=\"\",reason=\"no_route\"}",
+        "snigate_connections_closed_total{listener=\"alt\",route=\"shop\",reason=\"connect_refused\"}",
+        "snigate_connection_duration_seconds_count{route=\"shop\"}",
+        "snigate_backend_first_byte_seconds_bucket{pool=\"web\",le=\"+Inf\"}",
+        "snigate_backend_connections_active{pool=\"web\",backend=\"10.0.0.1:443\"}",
+        "snigate_alerts_sent_total{alert=\"other\"}",
+    ] {
+        assert_eq!(value(&metrics, series), Some(0.0), "{series}");
+    }
+}
+
+#[test]
+fn a_guard_counts_down_in_the_state_it_was_in() {
+    let metrics = Metrics::new();
+    let listener = metrics.listener("l");
+    let in_state = |state: State| {
+        value(&metrics, &format!("snigate_connections_active{{listener=\"l\",state=\"{}\"}}", state.as_str())).unwrap()
+    };
+    let mut first = listener.accepted();
+    let second = metrics.listener("l").accepted();
+    assert_eq!(in_state(State::Hello), 2.0);
+    first.enter(State::Connecting);
+    first.enter(State::Relaying);
+    assert_eq!((in_state(State::Hello), in_state(State::Connecting), in_state(State::Relaying)), (1.0, 0.0, 1.0));
+    drop((first, second));
+    assert!(State::ALL.iter().all(|state| in_state(*state) == 0.0));
+
+    let backend = metrics.backend("p", "b");
+    let open = (backend.active(), metrics.backend("p", "b").active());
+    assert_eq!(value(&metrics, "snigate_backend_connections_active{pool=\"p\",backend=\"b\"}"), Some(2.0));
+    drop(open);
+    assert_eq!(value(&metrics, "snigate_backend_connections_active{pool=\"p\",backend=\"b\"}"), Some(0.0));
+}
+
+#[test]
+fn what_a_reload_removes_is_rendered_no_more_but_stays_in_the_sum() {
+    let metrics = Metrics::new();
+    let listener = metrics.listener("l");
+    let (kept, gone) = (metrics.route("kept", "p", &["l"]), metrics.route("gone", "q", &["l"]));
+    let _pools = (metrics.pool("p"), metrics.pool("q"));
+    let backends = [("p", "b"), ("p", "gone"), ("q", "b")].map(|(pool, name)| metrics.backend(pool, name));
+    backends.iter().for_each(|backend| backend.connect(ConnectResult::Ok));
+    for route in [&kept, &gone, &gone] {
+        drop(listener.accepted());
+        route.closed(0, Reason::Ok, Duration::ZERO);
+    }
+
+    metrics.retain(&HashSet::from(["kept"]), &HashSet::from(["p"]), &HashSet::from([("p", "b")]));
+    // A connection of the route that is gone ends later than the reload.
+    drop(listener.accepted());
+    gone.closed(0, Reason::RouteRemoved, Duration::ZERO);
+
+    let text = metrics.render();
+    assert!(!text.contains("\"gone\"") && !text.contains("pool=\"q\""), "{text}");
+    assert_eq!(sum(&text, "snigate_backend_connects_total"), 1.0);
+    assert_eq!(sum(&text, "snigate_connections_accepted_total"), 4.0);
+    assert_eq!(sum(&text, "snigate_connections_closed_total"), 4.0);
+    let removed = "snigate_connections_closed_total{listener=\"l\",route=\"(removed)\",reason=\"ok\"}";
+    assert_eq!(value(&metrics, removed), Some(2.0));
+
+    let back = metrics.route("gone", "p", &["l"]);
+    back.closed(0, Reason::Ok, Duration::ZERO);
+    let series = "snigate_connections_closed_total{listener=\"l\",route=\"gone\",reason=\"ok\"}";
+    assert_eq!(value(&metrics, series), Some(3.0), "the old count comes back");
+    assert_eq!(value(&metrics, removed), None);
+}
+
+#[test]
+fn with_many_routes_a_series_appears_when_it_is_first_used() {
+    let metrics = Metrics::new();
+    let routes: Vec<_> = (0..10_000).map(|n| metrics.route(&format!("r{n}"), "p", &["l"])).collect();
+    let lines = |metrics: &Metrics| metrics.render().lines().filter(|line| line.contains("route=\"r")).count();
+    let of_the_first_200 = lines(&metrics);
+    assert!(of_the_first_200 <= 200 * 50, "{of_the_first_200}");
+
+    routes[3000].closed(0, Reason::BackendReset, Duration::ZERO);
+    let series = "snigate_connections_closed_total{listener=\"l\",route=\"r3000\",reason=\"backend_reset\"}";
+    assert_eq!(value(&metrics, series), Some(1.0));
+    // One reason, and the buckets, sum and count of the duration.
+    assert_eq!(lines(&metrics), of_the_first_200 + 17);
+
+    // Above the bound on names, routes share one series.
+    routes[9000].closed(0, Reason::Ok, Duration::ZERO);
+    routes[9999].closed(0, Reason::Ok, Duration::ZERO);
+    let other = "snigate_connections_closed_total{listener=\"l\",route=\"(other)\",reason=\"ok\"}";
+    assert_eq!(value(&metrics, other), Some(2.0));
+}
+
+#[test]
+fn an_unused_lazy_route_is_small() {
+    // A million of them may be made on one snapshot.
+    assert!(size_of::<super::super::RouteMetrics>() <= 400, "{}", size_of::<super::super::RouteMetrics>());
+}
+
+#[test]
+fn no_name_breaks_the_format() {
+    let metrics = Metrics::new();
+    for name in ["a\"b", "a\\b", "a\\\\b", "a\nb", "a\u{7f}b", "grüße {x=\"y\"} 1", "*.example.com", ""] {
+        metrics.route(name, name, &[name]).closed(0, Reason::Ok, Duration::ZERO);
+        metrics.backend(name, name).connect(ConnectResult::Ok);
+    }
+    let text = metrics.render();
+    let mut series = HashSet::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (name, number) = line.rsplit_once(' ').unwrap();
+        assert!(number.parse::<f64>().is_ok(), "{line}");
+        assert_eq!(name.matches('"').count() % 2, 0, "{line}");
+        assert!(series.insert(name), "twice: {line}");
+    }
+    assert!(text.contains("route=\"*.example.com\""));
+}
+
+#[test]
+fn a_rejected_reload_keeps_the_hash_and_says_so() {
+    let metrics = Metrics::new();
+    metrics.reload(ReloadResult::Rejected, Trigger::Start, "bad");
+    assert_eq!(value(&metrics, "snigate_config_info{hash=\"bad\"}"), None);
+    metrics.reload(ReloadResult::Applied, Trigger::File, "one");
+    let good = value(&metrics, "snigate_config_last_reload_success_timestamp_seconds").unwrap();
+    assert!(good > 1.7e9, "{good}");
+    metrics.reload(ReloadResult::Rejected, Trigger::Signal, "two");
+    assert_eq!(value(&metrics, "snigate_config_last_reload_successful"), Some(0.0));
+    assert_eq!(value(&metrics, "snigate_config_last_reload_success_timestamp_seconds"), Some(good));
+    assert_eq!(value(&metrics, "snigate_config_info{hash=\"one\"}"), Some(1.0));
+    assert_eq!(metrics.last_reload().unwrap().hash, "one");
+    metrics.reload(ReloadResult::Unchanged, Trigger::Poll, "one");
+    assert_eq!(value(&metrics, "snigate_config_last_reload_successful"), Some(1.0));
+    assert_eq!(metrics.render().matches("snigate_config_info{").count(), 1);
+}
+
+#[test]
+fn an_alert_that_nobody_sends_has_a_label_all_the_same() {
+    let metrics = Metrics::new();
+    (0..=255).for_each(|alert| metrics.alert_sent(alert));
+    assert_eq!(sum(&metrics.render(), "snigate_alerts_sent_total"), 256.0);
+    assert_eq!(value(&metrics, "snigate_alerts_sent_total{alert=\"decode_error\"}"), Some(1.0));
+}
+
+#[test]
+fn families_and_series_are_in_order_and_together() {
+    let text = lived_in().render();
+    let families: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+    assert!(families.is_sorted(), "{families:?}");
+    assert!(text.lines().all(|line| !line.is_empty()));
+    let bounds: Vec<_> = text.lines().filter(|line| line.starts_with("snigate_client_hello_records_bucket")).collect();
+    assert!(bounds[0].contains("le=\"1\"") && bounds.last().unwrap().contains("le=\"+Inf\""), "{bounds:?}");
+}
+
+#[test]
+fn counting_goes_on_beside_rendering_and_upkeep_and_loses_nothing() {
+    let metrics = Metrics::new();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let counting: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let listener = metrics.listener("l");
+                    let route = metrics.route("r", "p", &["l"]);
+                    for _ in 0..5_000 {
+                        let mut active = listener.accepted();
+                        active.enter(State::Relaying);
+                        route.bytes(Direction::ToClient, 3);
+                        drop(active);
+                        route.closed(0, Reason::Ok, Duration::from_millis(1));
+                    }
+                })
+            })
+            .collect();
+        scope.spawn(|| {
+            while !done.load(Ordering::Acquire) {
+                metrics.upkeep();
+                metrics.render();
+            }
+        });
+        counting.into_iter().for_each(|thread| thread.join().unwrap());
+        done.store(true, Ordering::Release);
+    });
+    let text = metrics.render();
+    assert_eq!(sum(&text, "snigate_connections_accepted_total"), 10_000.0);
+    assert_eq!(sum(&text, "snigate_connections_active"), 0.0);
+    assert_eq!(sum(&text, "snigate_connections_closed_total"), 10_000.0);
+    assert_eq!(sum(&text, "snigate_connection_duration_seconds_count"), 10_000.0);
+    assert_eq!(sum(&text, "snigate_bytes_total"), 30_000.0);
+}
+
+#[test]
+#[ignore = "needs promtool, which comes with Prometheus"]
+fn promtool_finds_no_fault() {
+    let mut promtool = Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).spawn().unwrap();
+    let metrics = lived_in();
+    metrics.route("gone", "web", &["https"]).closed(0, Reason::Ok, Duration::ZERO);
+    metrics.retain(&HashSet::from(["shop"]), &HashSet::from(["web"]), &HashSet::from([("web", "10.0.0.1:443")]));
+    promtool.stdin.take().unwrap().write_all(metrics.render().as_bytes()).unwrap();
+    assert!(promtool.wait().unwrap().success());
+}

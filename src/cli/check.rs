@@ -1,0 +1,234 @@
+//! `snigate check FILE`: tells everything that is wrong with a routing file.
+//!
+//! In:  the path of the file.
+//! Out: one line a problem, with the line of the file below it if that is wanted, and a summary; or all of it as JSON.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::config::{Config, Loaded, Place, Problem, Problems, Severity};
+
+/// How the findings are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// One line a problem, for programs that read `file:line:column: …`.
+    Lines,
+    /// Below each, the line of the file and a caret, for people.
+    Snippets,
+    Json,
+}
+
+/// Whether the file can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Usable,
+    Refused,
+}
+
+/// Reads `file` as `run` would, and writes what is wrong with it.
+///
+/// # Errors
+/// What `out` says.
+pub fn check(file: &Path, form: Form, out: &mut dyn Write) -> io::Result<Verdict> {
+    let loaded = Config::load(file);
+    let (config, problems) = match &loaded {
+        Ok(Loaded { config, warnings }) => (Some(config), warnings),
+        Err(problems) => (None, problems),
+    };
+    match form {
+        Form::Json => json(file, config, problems, out)?,
+        Form::Lines | Form::Snippets => text(file, form, config, problems, out)?,
+    }
+    Ok(if config.is_some() { Verdict::Usable } else { Verdict::Refused })
+}
+
+impl From<Verdict> for ExitCode {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Usable => Self::SUCCESS,
+            Verdict::Refused => Self::FAILURE,
+        }
+    }
+}
+
+fn text(file: &Path, form: Form, config: Option<&Config>, problems: &Problems, out: &mut dyn Write) -> io::Result<()> {
+    let lines = if form == Form::Snippets { lines_of(problems) } else { HashMap::new() };
+    for problem in problems {
+        writeln!(out, "{problem}")?;
+        if let Some(line) = lines.get(&(Arc::clone(&problem.place.file), problem.place.line)) {
+            snippet(line, &problem.place, out)?;
+        }
+    }
+    if problems.left_off() > 0 {
+        writeln!(out, "and {} more", problems.left_off())?;
+    }
+    write!(out, "{}: ", file.display())?;
+    let errors = counted(problems.errors(), "error");
+    let warnings = counted(problems.warnings(), "warning");
+    match config {
+        None => write!(out, "{errors}")?,
+        Some(config) => {
+            let routes = counted(config.routes.len(), "route");
+            let pools = counted(config.pools.len(), "pool");
+            write!(out, "ok, {routes}, {pools}")?;
+        }
+    }
+    if problems.warnings() > 0 { writeln!(out, ", {warnings}") } else { writeln!(out) }
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Reads the lines that the problems stand in. A file that cannot be read has none, and its problem says so.
+fn lines_of(problems: &Problems) -> HashMap<(Arc<Path>, u32), String> {
+    let mut wanted: HashMap<Arc<Path>, Vec<u32>> = HashMap::new();
+    for Problem { place, .. } in problems {
+        wanted.entry(Arc::clone(&place.file)).or_default().push(place.line);
+    }
+    let mut lines = HashMap::new();
+    for (path, numbers) in wanted {
+        // What is no regular file may block or never end.
+        let Some(file) = path.is_file().then(|| File::open(&path).ok()).flatten() else { continue };
+        let last = numbers.iter().max().copied().unwrap_or_default();
+        for (number, line) in (1..=last).zip(BufReader::new(file).lines()) {
+            let Ok(line) = line else { break };
+            if numbers.contains(&number) {
+                lines.insert((Arc::clone(&path), number), line);
+            }
+        }
+    }
+    lines
+}
+
+/// Writes a line of the file, and a caret under the column.
+fn snippet(line: &str, place: &Place, out: &mut dyn Write) -> io::Result<()> {
+    let column = place.column.max(1) as usize - 1;
+    if line.chars().count() > MAX_SNIPPET || line.trim().is_empty() {
+        return Ok(());
+    }
+    // A tab is as wide as the terminal makes it, so that it is repeated; a control character is not let through.
+    let shown: String = line.chars().map(|c| if c.is_control() && c != '\t' { ' ' } else { c }).collect();
+    let indent: String = line.chars().take(column).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+    let number = place.line.to_string();
+    writeln!(out, " {number} | {shown}")?;
+    writeln!(out, " {} | {indent}^", " ".repeat(number.len()))
+}
+
+fn json(file: &Path, config: Option<&Config>, problems: &Problems, out: &mut dyn Write) -> io::Result<()> {
+    let report = Report {
+        file: file.display().to_string(),
+        ok: config.is_some(),
+        errors: problems.errors(),
+        warnings: problems.warnings(),
+        problems: problems.iter().map(Finding::new).collect(),
+        config: config.map(|config| Summary {
+            listeners: config.listeners.len(),
+            routes: config.routes.len(),
+            pools: config.pools.len(),
+            files: config.files.iter().map(|file| file.display().to_string()).collect(),
+            hash: &config.hash,
+        }),
+    };
+    serde_json::to_writer_pretty(&mut *out, &report)?;
+    writeln!(out)
+}
+
+#[derive(Serialize)]
+struct Report<'c> {
+    file: String,
+    ok: bool,
+    errors: usize,
+    warnings: usize,
+    /// The first hundred of each severity.
+    problems: Vec<Finding<'c>>,
+    config: Option<Summary<'c>>,
+}
+
+#[derive(Serialize)]
+struct Finding<'c> {
+    severity: &'static str,
+    file: String,
+    line: u32,
+    column: u32,
+    path: &'c str,
+    message: &'c str,
+}
+
+#[derive(Serialize)]
+struct Summary<'c> {
+    listeners: usize,
+    routes: usize,
+    pools: usize,
+    files: Vec<String>,
+    hash: &'c str,
+}
+
+impl<'c> Finding<'c> {
+    fn new(problem: &'c Problem) -> Self {
+        Self {
+            severity: match problem.severity {
+                Severity::Error => "error",
+                Severity::Warning => "warning",
+            },
+            file: problem.place.file.display().to_string(),
+            line: problem.place.line,
+            column: problem.place.column,
+            path: &problem.path,
+            message: &problem.message,
+        }
+    }
+}
+
+/// A longer line would fill the terminal.
+const MAX_SNIPPET: usize = 200;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(text: &str, form: Form) -> (Verdict, String) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("config.yaml");
+        std::fs::write(&file, text).expect("written");
+        let mut out = Vec::new();
+        let verdict = check(&file, form, &mut out).expect("a vector takes everything");
+        let out = String::from_utf8(out).expect("text").replace(&file.display().to_string(), "config.yaml");
+        (verdict, out)
+    }
+
+    #[test]
+    fn a_good_file_is_summed_up() {
+        let text = "listeners: [{ name: a, bind: 127.0.0.1:0 }]\npools: { p: { backends: [127.0.0.1:1] } }\n\
+                    routes: [{ sni: a.test, pool: p }]\n";
+        let expected = (Verdict::Usable, "config.yaml: ok, 1 route, 1 pool\n".to_owned());
+        assert_eq!(checked(text, Form::Snippets), expected);
+    }
+
+    #[test]
+    fn a_problem_is_shown_where_it_stands() {
+        let text = "listeners:\n  - name: a\n    bind: 127.0.0.1\nrotes: []\n";
+        let expected = "config.yaml:3:11: listeners[0].bind: a port is missing; write `127.0.0.1:PORT`\n \
+                        3 |     bind: 127.0.0.1\n   |           ^\n\
+                        config.yaml:4:1: rotes: unknown key; did you mean `routes`?\n \
+                        4 | rotes: []\n   | ^\n\
+                        config.yaml: 2 errors\n";
+        assert_eq!(checked(text, Form::Snippets), (Verdict::Refused, expected.to_owned()));
+    }
+
+    #[test]
+    fn the_same_is_told_as_json() {
+        let (verdict, out) = checked("listeners: [{ name: a }]\n", Form::Json);
+        let report: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+        assert_eq!(verdict, Verdict::Refused);
+        assert_eq!(report["ok"], false);
+        assert_eq!(report["problems"][0]["path"], "listeners[0]");
+        assert_eq!(report["problems"][0]["message"], "`bind` is missing");
+    }
+}

@@ -1,0 +1,135 @@
+//! `snigate demo`: something to curl within a second of the first build.
+//!
+//! In:  nothing; the routing file is the project's own `config.yaml`.
+//! Out: two TLS backends with fresh certificates, the real proxy in front of them, and the commands to try.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::demo_backends::{Backend, spawn_backends};
+use super::run::{serve, start_log};
+use super::{Exit, run};
+use crate::config::Config;
+use crate::server::Server;
+
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Options {
+    /// Where to listen, instead of 127.0.0.1:8443
+    #[arg(long, value_name = "IP:PORT")]
+    bind: Option<SocketAddr>,
+    /// Takes free ports for the backends and the admin address, and for --bind unless that is given
+    #[arg(long)]
+    any_port: bool,
+}
+
+/// Runs the demo until a signal ends it.
+pub fn demo(options: &Options) -> ExitCode {
+    match prepare(options) {
+        Ok((directory, backends, runtime)) => {
+            let file = directory.0.join("config.yaml");
+            let exit = match Config::load(&file) {
+                Ok(loaded) => {
+                    let log = start_log(&loaded.config, &loaded.warnings);
+                    serve(loaded, file, log, |server| print!("{}", invitation(server, &backends, &directory.0)))
+                }
+                Err(problems) => {
+                    run::tell(&problems);
+                    Exit::Config.into()
+                }
+            };
+            drop(runtime);
+            exit
+        }
+        Err(error) => {
+            eprintln!("snigate: the demo cannot start: {error}");
+            Exit::Bind.into()
+        }
+    }
+}
+
+/// Starts the backends on a thread of their own, and writes the routing file that leads to them.
+fn prepare(options: &Options) -> Result<(Directory, Vec<Backend>, tokio::runtime::Runtime), Box<dyn std::error::Error>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let port = |port| if options.any_port { 0 } else { port };
+    let backends = runtime.block_on(spawn_backends(&[
+        ("one", port(ONE.port()), &["one.localhost"]),
+        ("two", port(TWO.port()), &["two.localhost", "*.two.localhost"]),
+    ]))?;
+    let directory = Directory::make()?;
+    let mut text = ROUTING_FILE.to_owned();
+    for (wanted, backend) in [ONE, TWO].iter().zip(&backends) {
+        fs::write(directory.0.join(format!("{}.pem", backend.name)), &backend.certificate_pem)?;
+        text = text.replace(&wanted.to_string(), &backend.address.to_string());
+    }
+    let bind = options.bind.unwrap_or(SocketAddr::new(HTTPS.ip(), port(HTTPS.port())));
+    text = text.replace(&HTTPS.to_string(), &bind.to_string());
+    if options.any_port {
+        text = text.replace(&ADMIN.to_string(), &SocketAddr::new(ADMIN.ip(), 0).to_string());
+    }
+    text.push_str("\nlog: { format: text }              # for people; the default is JSON lines\n");
+    fs::write(directory.0.join("config.yaml"), text)?;
+    Ok((directory, backends, runtime))
+}
+
+fn invitation(server: &Server, backends: &[Backend], directory: &Path) -> String {
+    let address = server.listening.first().map_or(HTTPS, |(_, address)| *address);
+    let admin = server.admin.first().copied().unwrap_or(ADMIN);
+    let port = address.port();
+    let directory = directory.display();
+    let mut text = format!("\nTwo HTTPS backends stand behind snigate on {address}, each with a certificate of its own. Try:\n\n");
+    for (name, certificate) in [("one", "one"), ("two", "two"), ("a.two", "two")] {
+        text += &format!("  curl --cacert {directory}/{certificate}.pem https://{name}.localhost:{port}/\n");
+    }
+    text += &format!("  curl -k https://nobody.localhost:{port}/     # refused: no route takes the name\n\n");
+    text += &format!("Routing file  {directory}/config.yaml  (save a change while this runs)\n");
+    text += &format!("Metrics       http://{admin}/metrics\nStatus        http://{admin}/\n");
+    for backend in backends {
+        text += &format!("Backend {}   {}\n", backend.name, backend.address);
+    }
+    text += "Ctrl-C ends the demo. What follows is the log.\n\n";
+    text
+}
+
+/// A fresh directory, gone with the demo.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn make() -> std::io::Result<Self> {
+        let path = std::env::temp_dir().join(format!("snigate-demo-{}", std::process::id()));
+        fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The project's own example, with these addresses in it.
+const ROUTING_FILE: &str = include_str!("../../config.yaml");
+const HTTPS: SocketAddr = loopback(8443);
+const ADMIN: SocketAddr = loopback(9901);
+const ONE: SocketAddr = loopback(9443);
+const TWO: SocketAddr = loopback(9444);
+
+const fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_holds_every_address_that_the_demo_moves() {
+        for address in [HTTPS, ADMIN, ONE, TWO] {
+            assert!(ROUTING_FILE.contains(&address.to_string()), "{address}");
+        }
+    }
+}

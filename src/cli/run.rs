@@ -1,0 +1,92 @@
+//! `snigate run`: serves until a signal ends it.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::Exit;
+use crate::config::{self, Config, Loaded, Problems, Severity};
+use crate::server::{Server, StartError};
+use crate::snapshot::log_format;
+use crate::telemetry::{Level, LogGuard, LogSettings, log};
+
+/// Runs with `file`, until drained.
+pub fn run(file: PathBuf) -> ExitCode {
+    match Config::load(&file) {
+        Ok(loaded) => {
+            let log = start_log(&loaded.config, &loaded.warnings);
+            serve(loaded, file, log, |_| {})
+        }
+        Err(problems) => {
+            tell(&problems);
+            Exit::Config.into()
+        }
+    }
+}
+
+/// Serves `loaded`; `started` is shown the server before its first connection.
+pub fn serve(loaded: Loaded, file: PathBuf, log: LogGuard, started: impl FnOnce(&Server)) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return start_failed(&StartError::Io(error), log),
+    };
+    runtime.block_on(async {
+        match Server::start(loaded, file).await {
+            Ok(server) => {
+                started(&server);
+                server.run(Some(log)).await;
+                ExitCode::SUCCESS
+            }
+            Err(error) => start_failed(&error, log),
+        }
+    })
+}
+
+/// The log as the configuration wants it, with the warnings of the file as its first lines.
+pub fn start_log(config: &Config, warnings: &Problems) -> LogGuard {
+    let level = match config.log.level {
+        config::Level::Error => Level::Error,
+        config::Level::Warn => Level::Warn,
+        config::Level::Info => Level::Info,
+        config::Level::Debug => Level::Debug,
+        config::Level::Trace => Level::Trace,
+    };
+    let guard = log::init(LogSettings { level, format: log_format(config.log.format) });
+    for warning in warnings.iter() {
+        tracing::warn!("{warning}");
+    }
+    guard
+}
+
+/// The problems of a file that cannot be run, one a line on stderr.
+pub fn tell(problems: &Problems) {
+    for problem in problems.iter() {
+        eprintln!("{problem}");
+    }
+    let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
+    eprintln!("snigate: {errors} problem{} in the configuration; nothing was started", if errors == 1 { "" } else { "s" });
+}
+
+/// Where the configuration is: as told, else in the working directory, else in /etc.
+///
+/// # Errors
+/// Where it was looked for.
+pub fn find_config(told: Option<PathBuf>) -> Result<PathBuf, String> {
+    if let Some(told) = told {
+        return Ok(told);
+    }
+    let places = ["config.yaml", "/etc/snigate/config.yaml"].map(Path::new);
+    places.iter().find(|place| place.exists()).map(|place| place.to_path_buf()).ok_or_else(|| {
+        "no configuration: neither --config nor SNIGATE_CONFIG is given, and there is no ./config.yaml and no \
+         /etc/snigate/config.yaml; `snigate demo` needs none"
+            .to_owned()
+    })
+}
+
+fn start_failed(error: &StartError, log: LogGuard) -> ExitCode {
+    // Lines that are queued come first.
+    drop(log);
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    eprintln!("snigate: {error}{cause}");
+    Exit::Bind.into()
+}

@@ -1,0 +1,157 @@
+//! Reads addresses, ports and networks.
+//!
+//! In:  `10.0.0.1:443`, `[2001:db8::1]:443`; `10.0.0.0/8`, `2001:db8::/32`, `10.0.0.1`.
+//! Out: std's and ipnet's types, or an error that says what is missing.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+/// Why a text is no address that can be used here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AddressError {
+    /// `10.0.0.1`
+    NoPort(IpAddr),
+    /// `8443`, `:8443`
+    NoAddress {
+        port: u16,
+    },
+    /// `10.0.0.1:99999`
+    NoSuchPort(String),
+    /// `localhost:443`
+    Name(String),
+    /// `unix:/run/shop.sock`
+    Unix,
+    /// `https://10.0.0.1`
+    Scheme,
+    Other(String),
+}
+
+/// Why a text is no network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetworkError {
+    /// `10.0.0.1/8`, whose address has bits beyond the prefix.
+    HostBits {
+        meant: IpNet,
+    },
+    Other(String),
+}
+
+/// Reads an address with its port.
+pub fn socket(text: &str) -> Result<SocketAddr, AddressError> {
+    text.parse().map_err(|_| explain(text))
+}
+
+fn explain(text: &str) -> AddressError {
+    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+    if let Ok(address) = bare.parse() {
+        return AddressError::NoPort(address);
+    }
+    if text.starts_with("unix:") {
+        return AddressError::Unix;
+    }
+    if text.contains("//") {
+        return AddressError::Scheme;
+    }
+    let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+    let is_address = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+    match (host, port.parse()) {
+        ("" | "*", Ok(port)) => AddressError::NoAddress { port },
+        (_, Err(_)) if is_address => AddressError::NoSuchPort(port.to_owned()),
+        (number, Err(_)) if number.parse::<u16>().is_ok() => {
+            AddressError::NoAddress { port: number.parse().unwrap_or_default() }
+        }
+        (name, _) if looks_like_a_name(name) => AddressError::Name(name.to_owned()),
+        _ => AddressError::Other(text.to_owned()),
+    }
+}
+
+/// Tells a DNS name from a mistyped address.
+fn looks_like_a_name(text: &str) -> bool {
+    let allowed = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+    text.chars().all(allowed) && text.chars().any(char::is_alphabetic)
+}
+
+/// Reads a network; an address alone is the network of that address.
+pub fn network(text: &str) -> Result<IpNet, NetworkError> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(address.into());
+    }
+    let network: IpNet = text.parse().map_err(|_| NetworkError::Other(text.to_owned()))?;
+    match network.trunc() {
+        meant if meant == network => Ok(network),
+        meant => Err(NetworkError::HostBits { meant }),
+    }
+}
+
+/// Reads an address without a port.
+pub fn ip(text: &str) -> Result<IpAddr, AddressError> {
+    text.parse().map_err(|_| AddressError::Other(text.to_owned()))
+}
+
+impl fmt::Display for AddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoPort(IpAddr::V4(address)) => write!(f, "a port is missing; write `{address}:PORT`"),
+            Self::NoPort(IpAddr::V6(address)) => {
+                write!(f, "a port is missing, and an IPv6 address stands in brackets; write `[{address}]:PORT`")
+            }
+            Self::NoAddress { port } => {
+                write!(f, "an address is missing; write `0.0.0.0:{port}` or, with IPv6, `[::]:{port}`")
+            }
+            Self::NoSuchPort(port) => write!(f, "`{}` is no port; ports are 0 to 65535", port.escape_debug()),
+            Self::Name(name) => write!(f, "`{name}` is a DNS name; write the address, as `IP:PORT`"),
+            Self::Unix => f.write_str("unix sockets are not supported yet; write `IP:PORT`"),
+            Self::Scheme => f.write_str("write `IP:PORT` alone, without a scheme"),
+            Self::Other(text) => write!(f, "`{}` is no address", text.escape_debug()),
+        }
+    }
+}
+
+impl std::error::Error for AddressError {}
+
+impl fmt::Display for NetworkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::HostBits { meant } => {
+                write!(f, "the address has bits beyond the prefix; write `{meant}`, or `/32` or `/128` for one address")
+            }
+            Self::Other(text) => write!(f, "`{}` is no network; write it as `10.0.0.0/8`", text.escape_debug()),
+        }
+    }
+}
+
+impl std::error::Error for NetworkError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let told = |text| socket(text).expect_err(text).to_string();
+        assert_eq!(told("10.0.0.1"), "a port is missing; write `10.0.0.1:PORT`");
+        assert!(told("::1").contains("`[::1]:PORT`"));
+        assert!(told("[::1]").contains("`[::1]:PORT`"));
+        assert!(told("8443").contains("`0.0.0.0:8443`"));
+        assert!(told(":8443").contains("`0.0.0.0:8443`"));
+        assert!(told("*:8443").contains("`0.0.0.0:8443`"));
+        assert!(told("10.0.0.1:99999").contains("`99999` is no port"));
+        assert!(told("10.0.0.1:").contains("is no port"));
+        assert!(told("localhost:443").contains("`localhost` is a DNS name"));
+        assert!(told("shop.internal").contains("is a DNS name"));
+        assert!(told("unix:/run/a.sock").contains("not supported yet"));
+        assert!(told("https://10.0.0.1:443").contains("scheme"));
+        assert_eq!(told("10.0.0:443"), "`10.0.0:443` is no address");
+        assert_eq!(told(""), "`` is no address");
+    }
+
+    #[test]
+    fn a_network_has_no_bits_beyond_its_prefix() {
+        assert!(network("10.0.0.0/8").is_ok());
+        assert_eq!(network("10.0.0.1").map(|network| network.to_string()), Ok("10.0.0.1/32".to_owned()));
+        assert!(network("10.0.0.1/8").expect_err("host bits").to_string().contains("`10.0.0.0/8`"));
+        assert!(network("10.0.0.0/33").is_err());
+    }
+}

@@ -1,0 +1,77 @@
+//! Knows where a reader of the configuration stands: in which file, at which key, in which line.
+//!
+//! In:  the file, then each step down, as [`At::key`] and [`At::index`].
+//! Out: a [`Problem`] for that place, with the path written out only then: most steps never fail.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::problem::{Place, Problem, Severity};
+
+/// One step of the way down from the top of a file; the steps above are borrowed.
+#[derive(Clone, Copy)]
+pub struct At<'a> {
+    file: &'a Arc<Path>,
+    outer: Option<&'a At<'a>>,
+    step: Step<'a>,
+    pub spot: Spot,
+}
+
+/// A place whose file is known from elsewhere; counts from 1, columns in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Spot {
+    pub line: u32,
+    pub column: u32,
+}
+
+#[derive(Clone, Copy)]
+enum Step<'a> {
+    Top,
+    Key(&'a str),
+    Index(usize),
+}
+
+impl<'a> At<'a> {
+    pub fn top(file: &'a Arc<Path>) -> Self {
+        Self { file, outer: None, step: Step::Top, spot: Spot::TOP }
+    }
+
+    pub fn key<'b>(&'b self, key: &'b str, spot: Spot) -> At<'b> {
+        At { file: self.file, outer: Some(self), step: Step::Key(key), spot }
+    }
+
+    pub fn index<'b>(&'b self, index: usize, spot: Spot) -> At<'b> {
+        At { file: self.file, outer: Some(self), step: Step::Index(index), spot }
+    }
+
+    pub fn moved(self, spot: Spot) -> Self {
+        Self { spot, ..self }
+    }
+
+    pub fn place(&self) -> Place {
+        Place { file: Arc::clone(self.file), line: self.spot.line, column: self.spot.column }
+    }
+
+    pub(super) fn problem(&self, severity: Severity, message: impl fmt::Display) -> Problem {
+        Problem { severity, place: self.place(), path: self.to_string(), message: message.to_string() }
+    }
+}
+
+impl Spot {
+    pub const TOP: Self = Self { line: 1, column: 1 };
+}
+
+/// Writes the path: `pools.web.backends[2].address`.
+impl fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(outer) = self.outer else { return Ok(()) };
+        outer.fmt(f)?;
+        match self.step {
+            Step::Top => Ok(()),
+            Step::Key(key) if outer.outer.is_none() => write!(f, "{}", key.escape_debug()),
+            Step::Key(key) => write!(f, ".{}", key.escape_debug()),
+            Step::Index(index) => write!(f, "[{index}]"),
+        }
+    }
+}

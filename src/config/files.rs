@@ -1,0 +1,237 @@
+//! Reads the files of a configuration from the disk, each within a bound.
+//!
+//! In:  the path of a routing file; the globs of its `include`.
+//! Out: the text of each, or a problem that says why there is none; a hash over all of them.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::at::{At, Spot};
+use super::problem::Problems;
+
+/// Reads a file whole.
+pub fn read(path: &Path, problems: &mut Problems) -> Option<String> {
+    let file: Arc<Path> = path.into();
+    let at = At::top(&file);
+    match bytes(path) {
+        Ok(bytes) => decode(bytes, &at, problems),
+        Err(error) => {
+            problems.error(&at, error);
+            None
+        }
+    }
+}
+
+/// Reads at most [`MAX_FILE_BYTES`]. The size is asked first, so that a huge file costs nothing; and counted
+/// again, since a file can grow meanwhile.
+fn bytes(path: &Path) -> Result<Vec<u8>, FileError> {
+    let metadata = fs::metadata(path).map_err(FileError::Io)?;
+    if metadata.is_dir() {
+        return Err(FileError::Directory);
+    }
+    if !metadata.is_file() {
+        return Err(FileError::NoRegularFile);
+    }
+    if metadata.len() > MAX_FILE_BYTES {
+        return Err(FileError::TooLarge);
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default());
+    let file = File::open(path).map_err(FileError::Io)?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(FileError::Io)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES { Err(FileError::TooLarge) } else { Ok(bytes) }
+}
+
+fn decode(bytes: Vec<u8>, at: &At<'_>, problems: &mut Problems) -> Option<String> {
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        problems.error(at, "the file is written in UTF-16; save it as UTF-8");
+        return None;
+    }
+    String::from_utf8(bytes)
+        .map_err(|error| {
+            let (good, bad) = error.as_bytes().split_at(error.utf8_error().valid_up_to());
+            let line_start = good.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+            let line = good.iter().filter(|&&byte| byte == b'\n').count() + 1;
+            let column = String::from_utf8_lossy(&good[line_start..]).chars().count() + 1;
+            let spot = Spot { line: count(line), column: count(column) };
+            let byte = bad.first().copied().unwrap_or_default();
+            problems.error(&at.moved(spot), format_args!("the file is not UTF-8: the byte 0x{byte:02x} stands here"));
+        })
+        .ok()
+}
+
+/// Tells whether `text` can be read as YAML at all. A byte order mark is invisible in an editor, so it is named.
+pub fn check_start(text: &str, at: &At<'_>, problems: &mut Problems) -> Option<()> {
+    if text.len() as u64 > MAX_FILE_BYTES {
+        problems.error(at, FileError::TooLarge);
+        return None;
+    }
+    if text.starts_with('\u{feff}') {
+        problems.error(at, "the file begins with a byte order mark; save it as UTF-8 without one");
+        return None;
+    }
+    Some(())
+}
+
+/// Finds the files that `pattern` names, relative to the directory of `beside`, in the order of their names.
+///
+/// # Errors
+/// [`IncludeError`], if the pattern cannot be used or its directory cannot be read.
+pub fn find(pattern: &str, beside: &Path) -> Result<Vec<PathBuf>, IncludeError> {
+    let path = beside.parent().unwrap_or(Path::new("")).join(pattern);
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) else {
+        return Err(IncludeError::NoFileName);
+    };
+    if directory.as_os_str().as_encoded_bytes().contains(&b'*') {
+        return Err(IncludeError::StarInDirectory);
+    }
+    if !name.contains(['*', '?']) {
+        return Ok(vec![path.clone()]);
+    }
+    let listed = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    let entries = match fs::read_dir(listed) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(IncludeError::Io(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let found = entry.map_err(IncludeError::Io)?.file_name();
+        // A hidden file is an editor's or the file system's own, as in every shell.
+        let fits =
+            found.to_str().is_some_and(|found| !found.starts_with('.') && fits(name.as_bytes(), found.as_bytes()));
+        if fits {
+            names.push(found);
+        }
+        if names.len() > MAX_FILES {
+            return Err(IncludeError::TooMany);
+        }
+    }
+    names.sort();
+    Ok(names.iter().map(|name| directory.join(name)).collect())
+}
+
+/// Matches `name` against a pattern with `*` and `?`, in time that is at most the product of their lengths.
+fn fits(pattern: &[u8], name: &[u8]) -> bool {
+    let (mut p, mut n) = (0, 0);
+    // Where the last star stood, and how far it has been stretched.
+    let mut star = None;
+    while n < name.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p, n));
+                p += 1;
+            }
+            Some(&wanted) if wanted == b'?' || wanted == name[n] => (p, n) = (p + 1, n + 1),
+            _ => {
+                let Some((star_at, stretched)) = star else { return false };
+                star = Some((star_at, stretched + 1));
+                (p, n) = (star_at + 1, stretched + 1);
+            }
+        }
+    }
+    pattern[p..].iter().all(|&rest| rest == b'*')
+}
+
+/// A hash over texts, the same on every machine: FNV-1a, 64 bits. It tells changes, not forgeries.
+#[derive(Debug)]
+pub struct Hash(u64);
+
+impl Hash {
+    pub fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    /// Adds a text. Its length goes in too, so that a line moved from one file to the next is a change.
+    pub fn add(&mut self, text: &str) {
+        for byte in text.bytes().chain((text.len() as u64).to_le_bytes()) {
+            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    pub fn finish(&self) -> String {
+        format!("{:016x}", self.0)
+    }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// Why a file has no text.
+#[derive(Debug)]
+enum FileError {
+    Io(io::Error),
+    Directory,
+    NoRegularFile,
+    TooLarge,
+}
+
+/// Why an `include` names no files.
+#[derive(Debug)]
+pub enum IncludeError {
+    Io(io::Error),
+    NoFileName,
+    StarInDirectory,
+    TooMany,
+}
+
+impl std::fmt::Display for FileError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Io(error) => write!(f, "the file cannot be read: {error}"),
+            Self::Directory => f.write_str("this is a directory, not a file"),
+            Self::NoRegularFile => f.write_str("this is no regular file"),
+            Self::TooLarge => write!(f, "the file is larger than {} MiB", MAX_FILE_BYTES >> 20),
+        }
+    }
+}
+
+impl std::fmt::Display for IncludeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Io(error) => write!(f, "the directory cannot be read: {error}"),
+            Self::NoFileName => f.write_str("this names no file; write it as `routes.d/*.yaml`"),
+            Self::StarInDirectory => f.write_str("a `*` may stand in the file name only, not in the directory"),
+            Self::TooMany => write!(f, "this names more than {MAX_FILES} files"),
+        }
+    }
+}
+
+impl std::error::Error for FileError {}
+impl std::error::Error for IncludeError {}
+
+/// Half a million routes with their names.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+/// In all, `include` and all.
+pub const MAX_FILES: usize = 4_096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_is_any_run_and_a_question_mark_any_byte() {
+        let fits = |pattern: &str, name: &str| super::fits(pattern.as_bytes(), name.as_bytes());
+        for (pattern, name) in [("*.yaml", "a.yaml"), ("*", "a"), ("a*b*c", "aXbYbc"), ("?.y", "a.y"), ("a**", "a")] {
+            assert!(fits(pattern, name), "{pattern} {name}");
+        }
+        for (pattern, name) in [("*.yaml", "a.yaml~"), ("?.y", ".y"), ("a*b", "ba"), ("", "a"), ("a", "")] {
+            assert!(!fits(pattern, name), "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn a_line_moved_to_the_next_file_changes_the_hash() {
+        let hash = |texts: [&str; 2]| {
+            let mut hash = Hash::new();
+            texts.iter().for_each(|text| hash.add(text));
+            hash.finish()
+        };
+        assert_eq!(hash(["a", "b"]), hash(["a", "b"]));
+        assert_ne!(hash(["ab", ""]), hash(["a", "b"]));
+        assert_eq!(hash(["a", "b"]).len(), 16);
+    }
+}

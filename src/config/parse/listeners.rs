@@ -1,0 +1,146 @@
+//! Parses listeners: names, addresses, who may speak PROXY.
+//!
+//! In:  the raw list.
+//! Out: [`Listener`]s, their names for the routes, what they bind for the admin server not to bind it too.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::{Names, each, each_of, name, place, read, require};
+use crate::config::at::At;
+use crate::config::problem::{Place, Problem, Problems, Severity};
+use crate::config::raw::{self, Field};
+use crate::config::{Config, Destination, Listener, address};
+
+/// The listeners of the file.
+pub struct Listeners {
+    pub parsed: Vec<Listener>,
+    /// Also of those that could not be parsed, so that a route that names one is not told of it as well.
+    pub names: Names,
+    pub places: Vec<Place>,
+    pub bound: Vec<(SocketAddr, Place)>,
+}
+
+pub fn parse(field: Field<Vec<super::Located<raw::Listener>>>, top: &At<'_>, problems: &mut Problems) -> Listeners {
+    let mut listeners =
+        Listeners { parsed: Vec::new(), names: Names::default(), places: Vec::new(), bound: Vec::new() };
+    require(field.as_ref(), top, "listeners", problems);
+    let Some(super::Located { spot, value: Some(list) }) = field else { return listeners };
+    let at = top.key("listeners", spot);
+    if list.is_empty() {
+        problems.error(&at, "the list is empty; at least one listener is needed");
+    }
+    let mut first = HashMap::new();
+    listeners.parsed = each_of(list, &at, problems, |raw, at, problems| {
+        let number = listeners.places.len();
+        listeners.places.push(at.place());
+        let name = unique_name(raw.name, at, number, &mut listeners.names, &mut first, problems);
+        let bind = bind(raw.bind, at, &mut listeners.bound, problems);
+        let trusted_proxies = trusted(raw.proxy_protocol, at, problems);
+        let max_connections =
+            read(raw.max_connections, at, "max_connections", problems, |count| count_or(&count.0, "none")).flatten();
+        Some(Listener { name: name?, bind, trusted_proxies, max_connections })
+    });
+    listeners
+}
+
+fn unique_name(
+    field: Field<String>,
+    at: &At<'_>,
+    number: usize,
+    names: &mut Names,
+    first: &mut HashMap<Arc<str>, Place>,
+    problems: &mut Problems,
+) -> Option<Arc<str>> {
+    require(field.as_ref(), at, "name", problems);
+    let spot = field.as_ref()?.spot;
+    let name = read(field, at, "name", problems, |text| name(&text))?;
+    names.define(&name, number);
+    if let Some(first) = first.insert(Arc::clone(&name), place(at, spot)) {
+        problems.error(&at.key("name", spot), format_args!("another listener is called `{name}`, at {first}"));
+    }
+    Some(name)
+}
+
+fn bind(
+    field: Field<raw::OneOrMany<raw::Address>>,
+    at: &At<'_>,
+    bound: &mut Vec<(SocketAddr, Place)>,
+    problems: &mut Problems,
+) -> Vec<SocketAddr> {
+    require(field.as_ref(), at, "bind", problems);
+    if let Some(super::Located { spot, value: Some(raw::OneOrMany::Many(list)) }) = &field
+        && list.is_empty()
+    {
+        problems.error(&at.key("bind", *spot), "the list is empty; at least one address is needed");
+    }
+    each(field, at, "bind", problems, |raw::Address(text), at, problems| {
+        let address = address::socket(&text).map_err(|error| problems.error(at, error)).ok()?;
+        claim(address, at, bound, problems);
+        Some(address)
+    })
+}
+
+/// Notes that `address` will be bound, and tells if it cannot be because of another.
+pub fn claim(address: SocketAddr, at: &At<'_>, bound: &mut Vec<(SocketAddr, Place)>, problems: &mut Problems) {
+    if let Some((other, place)) = bound.iter().find(|(other, _)| collide(*other, address)) {
+        problems.error(at, format_args!("`{address}` cannot be bound beside `{other}` at {place}"));
+    }
+    bound.push((address, at.place()));
+}
+
+/// Whether two addresses take each other's connections. `[::]` is dual-stack, so that it takes IPv4's too.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let dual_stack = |a: SocketAddr, b: SocketAddr| a.is_ipv6() && a.ip().is_unspecified() && b.ip().is_unspecified();
+    a.port() != 0 && a.port() == b.port() && (a == b || dual_stack(a, b) || dual_stack(b, a))
+}
+
+fn trusted(field: Field<raw::ProxyProtocol>, at: &At<'_>, problems: &mut Problems) -> Option<Vec<ipnet::IpNet>> {
+    let super::Located { spot, value } = field?;
+    let at = at.key("proxy_protocol", spot);
+    let raw = value?;
+    require(raw.trusted.as_ref(), &at, "trusted", problems);
+    let trusted = raw.trusted?;
+    let at = at.key("trusted", trusted.spot);
+    let list = trusted.value?;
+    if list.is_empty() {
+        problems
+            .error(&at, "the list is empty, so that nobody could connect; leave `proxy_protocol` out to turn it off");
+    }
+    Some(each_of(list, &at, problems, |raw::Network(text), at, problems| {
+        address::network(&text).map_err(|error| problems.error(at, error)).ok()
+    }))
+}
+
+/// Reads a count of at least one, or the word that means no count.
+pub fn count_or(text: &str, word: &'static str) -> Result<Option<usize>, String> {
+    match text.parse() {
+        _ if text == word => Ok(None),
+        Ok(count) if count > 0 && text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(Some(count)),
+        _ => Err(format!("expected a whole number from 1 up, or `{word}`, found `{}`", text.escape_debug())),
+    }
+}
+
+/// Warns of a listener whose every TLS connection would be refused.
+pub fn warn_of_unused(config: &Config, places: &[Place], problems: &mut Problems) {
+    let to_pool = |to: Destination| matches!(to, Destination::Pool(_));
+    if [config.no_sni, config.unmatched, config.not_tls].into_iter().any(to_pool) {
+        return;
+    }
+    let mut used = vec![false; config.listeners.len()];
+    for route in config.routes.iter().filter(|route| to_pool(route.to)) {
+        match route.conditions.listeners.as_slice() {
+            [] => return,
+            some => some.iter().for_each(|&listener| used[listener] = true),
+        }
+    }
+    for (index, place) in places.iter().enumerate().filter(|(index, _)| !used[*index]) {
+        problems.push(Problem {
+            severity: Severity::Warning,
+            place: place.clone(),
+            path: format!("listeners[{index}]"),
+            message: "no route leads from this listener to a pool, so that every connection is refused".to_owned(),
+        });
+    }
+}

@@ -1,0 +1,273 @@
+//! Turns the raw structs of all files into one [`Config`]: parse, don't validate.
+//!
+//! In:  the text of the routing file and its path, beside which `include` looks.
+//! Out: a [`Config`], if nothing was wrong; and what was.
+
+mod conflicts;
+mod listeners;
+mod pools;
+mod routes;
+mod settings;
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::at::{At, Spot};
+use super::located::{self, Located};
+use super::problem::{Place, Problems};
+use super::raw::{self, Field};
+use super::suggest::DidYouMean;
+use super::{Config, files, yaml};
+
+/// Reads `text`, and the files that it includes. Returns the files that were read, whatever came of them.
+pub fn config(text: &str, file: &Path, problems: &mut Problems) -> (Option<Config>, Vec<PathBuf>) {
+    let mut sources = Sources { files: Vec::new(), hash: files::Hash::new() };
+    let main: Arc<Path> = file.into();
+    let top = At::top(&main);
+    let Some(mut raw) = sources.raw::<raw::File>(text, &main, problems) else { return (None, sources.files) };
+
+    let mut routes = vec![(Arc::clone(&main), raw.routes.take())];
+    let mut pools = vec![(Arc::clone(&main), raw.pools.take())];
+    for (file, included) in include(raw.include.take(), &top, &mut sources, problems) {
+        routes.push((Arc::clone(&file), included.routes));
+        pools.push((file, included.pools));
+    }
+
+    let pools = pools::parse(pools, problems);
+    let listeners = listeners::parse(raw.listeners, &top, problems);
+    let routes = routes::parse(routes, &listeners.names, &pools.names, problems);
+    let mut fallback = |raw, key, default| routes::fallback(raw, &top, key, default, &pools.names, problems);
+    let config = Config {
+        no_sni: fallback(raw.no_sni, "no_sni", super::Refuse::Alert),
+        unmatched: fallback(raw.unmatched, "unmatched", super::Refuse::Alert),
+        not_tls: fallback(raw.not_tls, "not_tls", super::Refuse::Close),
+        timeouts: settings::timeouts(raw.timeouts, &top, problems),
+        limits: settings::limits(raw.limits, &top, problems),
+        relay: settings::relay(raw.relay, &top, problems),
+        tcp: settings::tcp(raw.tcp, &top, problems),
+        runtime: settings::runtime(raw.runtime, &top, problems),
+        admin: settings::admin(raw.admin, &top, &listeners.bound, problems),
+        log: settings::log(raw.log, &top),
+        reload: settings::reload(raw.reload, &top, problems),
+        hash: sources.hash.finish(),
+        files: sources.files.clone(),
+        listeners: listeners.parsed,
+        routes: routes.parsed,
+        pools: pools.parsed,
+    };
+    conflicts::find(&config.routes, &routes.indices, config.listeners.len(), problems);
+    if problems.errors() > 0 {
+        return (None, sources.files);
+    }
+    pools::warn_of_unused(&config, &pools.places, problems);
+    listeners::warn_of_unused(&config, &listeners.places, problems);
+    (Some(config), sources.files)
+}
+
+/// What has been read so far.
+struct Sources {
+    files: Vec<PathBuf>,
+    hash: files::Hash,
+}
+
+impl Sources {
+    fn raw<T: for<'t> Deserialize<'t>>(&mut self, text: &str, file: &Arc<Path>, problems: &mut Problems) -> Option<T> {
+        self.files.push(file.to_path_buf());
+        self.hash.add(text);
+        let top = At::top(file);
+        files::check_start(text, &top, problems)?;
+        let node = yaml::read(text, file, problems)?;
+        located::read(node, &top, problems)
+    }
+}
+
+/// Reads the files that `include` names, in its order and then in that of their names.
+fn include(
+    field: Field<raw::OneOrMany<String>>,
+    top: &At<'_>,
+    sources: &mut Sources,
+    problems: &mut Problems,
+) -> Vec<(Arc<Path>, raw::Included)> {
+    let main = top.place().file;
+    let mut seen = HashSet::from([main.to_path_buf()]);
+    let mut included = Vec::new();
+    each(field, top, "include", problems, |pattern, at, problems| {
+        let found = match files::find(&pattern, &main) {
+            Ok(found) if found.is_empty() => {
+                problems.warning(at, "no file has such a name");
+                return None;
+            }
+            Ok(found) => found,
+            Err(error) => {
+                problems.error(at, error);
+                return None;
+            }
+        };
+        for path in found {
+            if path == *main {
+                problems.error(at, "the file includes itself; name the others so that the pattern tells them apart");
+            }
+            if seen.len() > files::MAX_FILES {
+                problems.error(at, format_args!("more than {} files are included", files::MAX_FILES));
+                return None;
+            }
+            if seen.insert(path.clone()) {
+                let file: Arc<Path> = path.into();
+                let text = files::read(&file, problems);
+                if let Some(raw) = text.and_then(|text| sources.raw(&text, &file, problems)) {
+                    included.push((file, raw));
+                }
+            }
+        }
+        Some(())
+    });
+    included
+}
+
+/// Opens a map that may be left out: what it holds, and where it stands.
+fn section<'a, T: Default>(field: Field<T>, outer: &'a At<'a>, key: &'a str) -> (T, At<'a>) {
+    match field {
+        Some(located) => (located.value.unwrap_or_default(), outer.key(key, located.spot)),
+        None => (T::default(), outer.key(key, outer.spot)),
+    }
+}
+
+/// Reads a value that may be left out. `None`: it was, or it is wrong, which is told.
+fn read<T, R, E: fmt::Display>(
+    field: Field<T>,
+    outer: &At<'_>,
+    key: &str,
+    problems: &mut Problems,
+    parse: impl FnOnce(T) -> Result<R, E>,
+) -> Option<R> {
+    let Located { spot, value } = field?;
+    parse(value?).map_err(|error| problems.error(&outer.key(key, spot), error)).ok()
+}
+
+/// Reads every value of one or a list of them; those that are wrong are told and left out.
+fn each<T, R>(
+    field: Field<raw::OneOrMany<T>>,
+    outer: &At<'_>,
+    key: &str,
+    problems: &mut Problems,
+    mut parse: impl FnMut(T, &At<'_>, &mut Problems) -> Option<R>,
+) -> Vec<R> {
+    let Some(Located { spot, value: Some(value) }) = field else { return Vec::new() };
+    let at = outer.key(key, spot);
+    match value {
+        raw::OneOrMany::One(one) => {
+            one.value.and_then(|value| parse(value, &at.moved(one.spot), problems)).into_iter().collect()
+        }
+        raw::OneOrMany::Many(many) => each_of(many, &at, problems, parse),
+    }
+}
+
+/// Reads every value of a list; those that are wrong are told and left out.
+fn each_of<T, R>(
+    list: Vec<Located<T>>,
+    at: &At<'_>,
+    problems: &mut Problems,
+    mut parse: impl FnMut(T, &At<'_>, &mut Problems) -> Option<R>,
+) -> Vec<R> {
+    let read = |(index, Located { spot, value })| parse(value?, &at.index(index, spot), problems);
+    list.into_iter().enumerate().filter_map(read).collect()
+}
+
+/// Refuses what is not built, unless it says what leaving it out says.
+fn only<T: PartialEq>(
+    field: Field<T>,
+    outer: &At<'_>,
+    key: &str,
+    (default, written): (T, &str),
+    problems: &mut Problems,
+) {
+    read(field, outer, key, problems, |value| {
+        if value == default { Ok(()) } else { Err(format_args!("not supported yet; only `{written}` is").to_string()) }
+    });
+}
+
+/// Refuses a key whose function is not built.
+fn refuse_unbuilt<T>(field: Option<&Located<T>>, outer: &At<'_>, key: &str, problems: &mut Problems) {
+    if let Some(located) = field {
+        problems.error(&outer.key(key, located.spot), "not supported yet");
+    }
+}
+
+/// Says that a key is missing from the map at `at`.
+fn require<T>(field: Option<&T>, at: &At<'_>, key: &str, problems: &mut Problems) {
+    if field.is_none() {
+        problems.error(at, format_args!("`{key}` is missing"));
+    }
+}
+
+/// Names to numbers, for what refers to them.
+#[derive(Debug, Default)]
+struct Names {
+    numbers: HashMap<Arc<str>, usize>,
+}
+
+impl Names {
+    /// Takes the next number for `name`, wherever it is defined.
+    fn define(&mut self, name: &Arc<str>, number: usize) {
+        self.numbers.entry(Arc::clone(name)).or_insert(number);
+    }
+
+    fn find(&self, name: &str, kind: &'static str) -> Result<usize, Dangling<'_>> {
+        self.numbers.get(name).copied().ok_or_else(|| {
+            let meant = DidYouMean::new(name, self.numbers.keys().map(|known| &**known));
+            Dangling { kind, name: name.chars().take(MAX_NAME_BYTES).collect(), meant }
+        })
+    }
+}
+
+/// A name that nothing has.
+struct Dangling<'n> {
+    kind: &'static str,
+    name: String,
+    meant: DidYouMean<'n>,
+}
+
+impl fmt::Display for Dangling<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "there is no {} `{}`{}", self.kind, self.name.escape_debug(), self.meant)
+    }
+}
+
+/// Reads a name that the operator chose; it goes into metrics and the log as it is.
+fn name(text: &str) -> Result<Arc<str>, NameError> {
+    match text {
+        "" => Err(NameError::Empty),
+        _ if text.len() > MAX_NAME_BYTES => Err(NameError::Long),
+        _ if text.chars().any(char::is_control) => Err(NameError::Control),
+        _ => Ok(text.into()),
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum NameError {
+    Empty,
+    Long,
+    Control,
+}
+
+impl fmt::Display for NameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("the name is empty"),
+            Self::Long => write!(f, "the name is longer than {MAX_NAME_BYTES} bytes"),
+            Self::Control => f.write_str("the name holds a control character"),
+        }
+    }
+}
+
+/// Makes a place out of a spot in the file of `at`.
+fn place(at: &At<'_>, spot: Spot) -> Place {
+    at.moved(spot).place()
+}
+
+/// The longest pattern, and so the longest name that a route has by default, is three bytes longer than a DNS name.
+const MAX_NAME_BYTES: usize = 256;

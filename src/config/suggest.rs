@@ -1,0 +1,90 @@
+//! Finds the word that was probably meant.
+//!
+//! In:  a word that is not known, and those that are.
+//! Out: [`DidYouMean`], which prints as the end of a message, or as nothing.
+
+use std::fmt;
+
+/// The nearest known word, if one is near.
+pub struct DidYouMean<'a>(Option<&'a str>);
+
+impl<'a> DidYouMean<'a> {
+    pub fn new(word: &str, known: impl Iterator<Item = &'a str> + Clone) -> Self {
+        if word.len() > MAX_WORD_BYTES {
+            return Self(None);
+        }
+        let foreign = FOREIGN_WORDS.iter().find(|(theirs, _)| theirs.eq_ignore_ascii_case(word)).map(|(_, ours)| *ours);
+        if let Some(ours) = foreign.and_then(|ours| known.clone().find(|known| *known == ours)) {
+            return Self(Some(ours));
+        }
+        // A third of the letters may differ: `backend` for `backends`, but not `pool` for `tcp`.
+        let allowed = (word.chars().count() / 3).max(1);
+        let distance = |known: &&'a str| strsim::damerau_levenshtein(&word.to_lowercase(), known);
+        let nearest = known.take(MAX_KNOWN).map(|known| (distance(&known), known)).min();
+        Self(nearest.filter(|(distance, _)| *distance <= allowed).map(|(_, known)| known))
+    }
+}
+
+impl fmt::Display for DidYouMean<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(word) => write!(f, "; did you mean `{word}`?"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What other programs call our things.
+const FOREIGN_WORDS: &[(&str, &str)] = &[
+    ("frontends", "listeners"),
+    ("listen", "listeners"),
+    ("rules", "routes"),
+    ("routers", "routes"),
+    ("clusters", "pools"),
+    ("upstreams", "pools"),
+    ("services", "pools"),
+    ("servers", "backends"),
+    ("endpoints", "backends"),
+    ("targets", "backends"),
+    ("hosts", "sni"),
+    ("host", "sni"),
+    ("domains", "sni"),
+    ("server_name", "sni"),
+    ("service", "pool"),
+    ("upstream", "pool"),
+    ("cluster", "pool"),
+    ("listen_address", "bind"),
+    ("addr", "address"),
+    ("max_conns", "max_connections"),
+    ("maxconn", "max_connections"),
+    ("default", "unmatched"),
+    ("algorithm", "balance"),
+    ("lb_policy", "balance"),
+];
+
+/// The distance costs the product of the lengths.
+const MAX_WORD_BYTES: usize = 300;
+/// A suggestion out of a hundred thousand pools is not worth its time.
+const MAX_KNOWN: usize = 2_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn suggest(word: &str, known: &[&str]) -> String {
+        DidYouMean::new(word, known.iter().copied()).to_string()
+    }
+
+    #[test]
+    fn a_near_miss_is_found_and_a_far_one_is_not() {
+        assert_eq!(suggest("backend", &["backends", "balance"]), "; did you mean `backends`?");
+        assert_eq!(suggest("Pool", &["pool"]), "; did you mean `pool`?");
+        assert_eq!(suggest("xyz", &["backends", "balance"]), "");
+    }
+
+    #[test]
+    fn another_programs_word_leads_to_ours_where_it_fits() {
+        assert_eq!(suggest("hosts", &["sni", "pool"]), "; did you mean `sni`?");
+        assert_eq!(suggest("hosts", &["backends"]), "");
+    }
+}

@@ -1,0 +1,265 @@
+//! Reads YAML text into a tree in which every value knows its place.
+//!
+//! In:  the text of one file.
+//! Out: a [`Node`], and a problem for whatever YAML allows and a routing file does not: anchors, aliases, tags,
+//!      duplicate keys, a second document, deep nesting.
+//! Source: YAML 1.2. The only user of the YAML crate, and of its event parser alone: nothing in a file is ever expanded,
+//!         so that a file costs no more than its length.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_yaml::granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Span, options};
+
+use super::at::{At, Spot};
+use super::problem::{Place, Problem, Problems, Severity};
+
+/// A value and where it stands.
+#[derive(Debug)]
+pub struct Node<'t> {
+    pub spot: Spot,
+    pub value: Value<'t>,
+}
+
+#[derive(Debug)]
+pub enum Value<'t> {
+    Scalar {
+        text: Cow<'t, str>,
+        style: Style,
+    },
+    List(Vec<Node<'t>>),
+    /// Without duplicates, in the order of the file.
+    Map(Vec<(Key<'t>, Node<'t>)>),
+    /// Stands in for an alias, which has been told.
+    Told,
+}
+
+/// Whether a scalar was written plain, and so may be a number, a boolean or nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    Plain,
+    Quoted,
+}
+
+#[derive(Debug)]
+pub struct Key<'t> {
+    pub spot: Spot,
+    pub text: Cow<'t, str>,
+}
+
+/// Reads `text`. `None`: there is no tree to look at, and why not has been told.
+pub fn read<'t>(text: &'t str, file: &Arc<Path>, problems: &mut Problems) -> Option<Node<'t>> {
+    let options = options! {
+        emit_comments: false,
+        // So that `sni: *.example.com` can be answered with what is wrong about it.
+        emit_unresolved_aliases: true,
+        flow_nesting_limit: MAX_DEPTH,
+        block_nesting_limit: MAX_DEPTH,
+    };
+    let mut tree = Tree { file, problems, open: Vec::new(), root: None, documents: 0, nodes: 0 };
+    for event in Parser::new_from_str_with_options(text, options) {
+        match event {
+            Ok((event, span)) => tree.take(event, &span).ok()?,
+            Err(error) => {
+                tree.refuse(spot(&error), message(&error, text));
+                return None;
+            }
+        }
+    }
+    if tree.root.is_none() {
+        tree.problems.error(&At::top(file), "the file is empty; it needs at least `listeners`");
+    }
+    tree.root
+}
+
+struct Tree<'f, 't> {
+    file: &'f Arc<Path>,
+    problems: &'f mut Problems,
+    /// The lists and maps that are not closed yet, outermost first.
+    open: Vec<Open<'t>>,
+    root: Option<Node<'t>>,
+    documents: usize,
+    nodes: usize,
+}
+
+enum Open<'t> {
+    List { spot: Spot, nodes: Vec<Node<'t>> },
+    Map { spot: Spot, entries: Vec<(Key<'t>, Node<'t>)>, key: PendingKey<'t> },
+}
+
+enum PendingKey<'t> {
+    None,
+    Some(Key<'t>),
+    /// A list or map in the place of a key; told already, and its value is left out.
+    Unfit,
+}
+
+/// Reading on makes no sense; why has been told.
+struct Stop;
+
+impl<'t> Tree<'_, 't> {
+    fn take(&mut self, event: Event<'t>, span: &Span) -> Result<(), Stop> {
+        let spot = Spot { line: count(span.start.line()), column: count(span.start.col() + 1) };
+        if event.anchor_id().is_some_and(|id| id != 0) {
+            self.refuse(spot, "anchors and aliases are not used here; write the value out");
+        }
+        if event.tag().is_some() {
+            self.refuse(spot, "tags (`!…`) are not used here");
+        }
+        match event {
+            Event::Scalar(text, style, ..) => {
+                let style = if style == ScalarStyle::Plain { Style::Plain } else { Style::Quoted };
+                self.put(Node { spot, value: Value::Scalar { text, style } })
+            }
+            Event::SequenceStart(..) => self.open(Open::List { spot, nodes: Vec::new() }),
+            Event::MappingStart(..) => self.open(Open::Map { spot, entries: Vec::new(), key: PendingKey::None }),
+            Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
+                Some(Open::List { spot, nodes }) => self.put(Node { spot, value: Value::List(nodes) }),
+                Some(Open::Map { spot, mut entries, .. }) => {
+                    self.drop_duplicates(&mut entries);
+                    self.put(Node { spot, value: Value::Map(entries) })
+                }
+                None => Ok(()),
+            },
+            Event::UnresolvedAlias(name) => {
+                self.refuse(spot, format_args!("an unquoted `*` begins an alias in YAML; write \"*{name}\" in quotes"));
+                self.put(Node { spot, value: Value::Told })
+            }
+            Event::Alias(_) => {
+                self.refuse(spot, "anchors and aliases are not used here; write the value out");
+                self.put(Node { spot, value: Value::Told })
+            }
+            Event::DocumentStart(..) => {
+                self.documents += 1;
+                if self.documents > 1 {
+                    self.refuse(spot, "a second document begins here; a routing file is one document");
+                    return Err(Stop);
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn open(&mut self, open: Open<'t>) -> Result<(), Stop> {
+        self.open.push(open);
+        if self.open.len() > MAX_DEPTH {
+            let Some(Open::List { spot, .. } | Open::Map { spot, .. }) = self.open.pop() else { return Err(Stop) };
+            self.refuse(spot, TOO_DEEP);
+            return Err(Stop);
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, node: Node<'t>) -> Result<(), Stop> {
+        self.nodes += 1;
+        if self.nodes > MAX_NODES {
+            self.refuse(node.spot, format_args!("the file holds more than {MAX_NODES} values"));
+            return Err(Stop);
+        }
+        let unfit = match self.open.last_mut() {
+            None => {
+                self.root = Some(node);
+                None
+            }
+            Some(Open::List { nodes, .. }) => {
+                nodes.push(node);
+                None
+            }
+            Some(Open::Map { entries, key, .. }) => match (std::mem::replace(key, PendingKey::None), node.value) {
+                (PendingKey::Some(key), value) => {
+                    entries.push((key, Node { spot: node.spot, value }));
+                    None
+                }
+                (PendingKey::Unfit, _) => None,
+                (PendingKey::None, Value::Scalar { text, .. }) => {
+                    *key = PendingKey::Some(Key { spot: node.spot, text });
+                    None
+                }
+                (PendingKey::None, _) => {
+                    *key = PendingKey::Unfit;
+                    Some(node.spot)
+                }
+            },
+        };
+        if let Some(spot) = unfit {
+            self.refuse(spot, "a key is a plain word, not a list or a map");
+        }
+        Ok(())
+    }
+
+    /// Keeps the first of each key. Both places are told: which one was meant only the writer knows.
+    fn drop_duplicates(&mut self, entries: &mut Vec<(Key<'t>, Node<'t>)>) {
+        let mut seen: HashMap<Cow<'t, str>, Spot> = HashMap::with_capacity(entries.len());
+        entries.retain(|(key, _)| {
+            let Some(first) = seen.get(&key.text).copied() else {
+                seen.insert(key.text.clone(), key.spot);
+                return true;
+            };
+            let name = key.text.escape_debug();
+            let (line, column) = (first.line, first.column);
+            let message = format!("duplicate key `{name}`; it stands already in line {line}, column {column}");
+            let path = self.path();
+            let dot = if path.is_empty() { "" } else { "." };
+            self.push(key.spot, format!("{path}{dot}{name}"), message);
+            false
+        });
+    }
+
+    fn refuse(&mut self, spot: Spot, message: impl std::fmt::Display) {
+        let path = self.path();
+        self.push(spot, path, message.to_string());
+    }
+
+    fn push(&mut self, spot: Spot, path: String, message: String) {
+        let place = Place { file: Arc::clone(self.file), line: spot.line, column: spot.column };
+        self.problems.push(Problem { severity: Severity::Error, place, path, message });
+    }
+
+    /// The path of the value that comes next.
+    fn path(&self) -> String {
+        let mut path = String::new();
+        for open in &self.open {
+            match open {
+                Open::List { nodes, .. } => path.push_str(&format!("[{}]", nodes.len())),
+                Open::Map { key: PendingKey::Some(key), .. } => {
+                    if !path.is_empty() {
+                        path.push('.');
+                    }
+                    path.extend(key.text.escape_debug());
+                }
+                Open::Map { .. } => {}
+            }
+        }
+        path
+    }
+}
+
+fn spot(error: &ScanError) -> Spot {
+    Spot { line: count(error.marker().line().max(1)), column: count(error.marker().col() + 1) }
+}
+
+fn message(error: &ScanError, text: &str) -> String {
+    if *error.kind() == ErrorKind::RecursionLimitExceeded {
+        return TOO_DEEP.to_owned();
+    }
+    let mut said = format!("this is not YAML: {}", error.info());
+    // `sni: *` is the most natural thing to write, and YAML reads it as an alias without a name.
+    let line = text.lines().nth(error.marker().line().saturating_sub(1)).unwrap_or_default();
+    if line.split(['#', '"', '\'']).next().is_some_and(|plain| plain.contains('*')) {
+        said.push_str("; a value that begins with `*` must be in quotes");
+    }
+    said
+}
+
+fn count(from_parser: usize) -> u32 {
+    u32::try_from(from_parser).unwrap_or(u32::MAX)
+}
+
+/// The deepest key of a routing file is at six.
+const MAX_DEPTH: usize = 16;
+const TOO_DEEP: &str = "lists and maps are nested more than 16 deep";
+/// A million routes of eight values each, and then some.
+const MAX_NODES: usize = 16_000_000;

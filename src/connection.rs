@@ -1,0 +1,416 @@
+//! Walks one client from its first byte to its last.
+//!
+//! In:  an accepted stream, the snapshot of that moment.
+//! Out: exactly one outcome, counted and logged: accepted = active + the sum over reasons (DESIGN §4).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::client_hello::{ClientHello, NotHello};
+use crate::config::Refuse;
+use crate::connect::{self, Attempts, ConnectError};
+use crate::limits::Permit;
+use crate::peek::{self, First, PeekError, Peeked, ProxyHeader};
+use crate::pool::Pool;
+use crate::proxy_header::{Addresses, Version};
+use crate::refuse::{self, Alert, Refusal, refuse};
+use crate::relay::{self, Carried, End, Meter, Way};
+use crate::route::RouteTable;
+use crate::server_name::Sni;
+use crate::snapshot::{Asked, Chosen, Destination, Route, Snapshot, is_trusted};
+use crate::socket::ResetUnlessReleased;
+use crate::telemetry::{
+    Active, Alpn, ConnectResult, ConnectionLine, Direction, Feature, HelloResult, ListenerMetrics, Match, Metrics,
+    ProxyHeaderResult, Reason, RouteMetrics, State,
+};
+
+/// What a connection has from its acceptance on.
+pub struct Accepted {
+    pub id: u64,
+    pub peer: SocketAddr,
+    pub at: Instant,
+    pub listener: usize,
+    pub listener_metrics: Arc<ListenerMetrics>,
+    pub metrics: Arc<Metrics>,
+    pub snapshot: Arc<Snapshot>,
+    pub permits: (Permit, Permit),
+}
+
+/// Serves `client` to its end. Dropped before, the connection is counted as drained, or as panicked.
+pub async fn serve(client: TcpStream, accepted: Accepted) {
+    let mut account = Account::open(accepted);
+    let reason = walk(client, &mut account).await;
+    account.reason = Some(reason);
+}
+
+/// The path. Each stage takes what the one before it gave.
+async fn walk(client: TcpStream, account: &mut Account) -> Reason {
+    let snapshot = Arc::clone(&account.accepted.snapshot);
+    let mut client = ResetUnlessReleased::new(client);
+    let peeked = match hello(&mut client, account, &snapshot).await {
+        Ok(peeked) => peeked,
+        Err((reason, refusal)) => return turn_away(client, account, reason, refusal).await,
+    };
+    let Chosen { route, matched } = choose(&snapshot, account, &peeked.first);
+    let pool = match &route.to {
+        Destination::Pool(pool) => Arc::clone(pool),
+        Destination::Refuse(how) => {
+            let reason = match matched {
+                Match::NoSni => Reason::NoSni,
+                Match::Unmatched => Reason::NoRoute,
+                Match::NotTls => Reason::NotTls,
+                _ => Reason::Refused,
+            };
+            let refusal = refusal(*how, matched, account.hello.as_ref(), &peeked.prefix);
+            if reason == Reason::Refused {
+                account.routed(&snapshot, route);
+            }
+            return turn_away(client, account, reason, refusal).await;
+        }
+    };
+    account.routed(&snapshot, route);
+    account.enter(State::Connecting);
+    let from = addresses(&mut client, account, &peeked);
+    let connect = connect::to_any(&pool, snapshot.relay.tcp.nodelay, from, &peeked.prefix, &mut account.attempts);
+    let connected = match connect.await {
+        Ok(connected) => connected,
+        Err(error) => {
+            let reason = connect_reason(&error);
+            account.error = Some(error);
+            return turn_away(client, account, reason, Refusal::Reset).await;
+        }
+    };
+    drop(peeked);
+    let meter = account.relaying(&pool, connected.after, connected.taken_bytes as u64);
+    let settings = relay::Settings { idle: route.idle_timeout.unwrap_or(snapshot.relay.idle), ..snapshot.relay };
+    let started = Instant::now();
+    let end = relay::run(client.release(), connected.stream, connected.rest, &settings, &mut account.carried, &meter);
+    let end = end.await;
+    account.first_byte = account.carried.first_byte.map(|at| at - started);
+    drop(connected.lease);
+    match end {
+        End::Finished => Reason::Ok,
+        End::ClientReset => Reason::ClientReset,
+        End::BackendReset => Reason::BackendReset,
+        End::IdleTimeout => Reason::IdleTimeout,
+        End::HalfCloseTimeout => Reason::HalfCloseTimeout,
+        End::PeerDead => Reason::PeerDead,
+    }
+}
+
+/// Reads the PROXY header and the hello, and counts what came of it.
+async fn hello(
+    client: &mut ResetUnlessReleased,
+    account: &mut Account,
+    snapshot: &Snapshot,
+) -> Result<Peeked, (Reason, Refusal)> {
+    let Accepted { peer, at, listener, listener_metrics, .. } = &account.accepted;
+    let metrics = Arc::clone(listener_metrics);
+    let trusted = snapshot.config.listeners[*listener].trusted_proxies.as_deref();
+    if trusted.is_some_and(|trusted| !is_trusted(trusted, peer.ip().to_canonical())) {
+        metrics.proxy_header(ProxyHeaderResult::Untrusted);
+        return Err((Reason::ProxyUntrusted, Refusal::Close));
+    }
+    let proxy_header = if trusted.is_some() { ProxyHeader::Required } else { ProxyHeader::None };
+    let max_hello_bytes = snapshot.config.limits.max_hello_bytes;
+    let deadline = *at + snapshot.config.timeouts.hello;
+    let peeked = peek::client_hello(client.stream(), proxy_header, max_hello_bytes, deadline).await;
+    let after = at.elapsed();
+    match peeked {
+        Ok(mut peeked) => {
+            if let Some(header) = peeked.proxy_header {
+                metrics.proxy_header(match (header.addresses, header.version) {
+                    (None, _) => ProxyHeaderResult::Local,
+                    (Some(_), Version::V1) => ProxyHeaderResult::V1,
+                    (Some(_), Version::V2) => ProxyHeaderResult::V2,
+                });
+                account.client = header.addresses.map_or(account.client, |addresses| addresses.client);
+            }
+            match &mut peeked.first {
+                First::Hello(hello) => {
+                    metrics.hello(HelloResult::Whole, after, hello.wire_bytes, hello.records);
+                    account.hello = Some(hello.clone());
+                    account.hello_after = Some(after);
+                }
+                First::NotTls => metrics.hello(HelloResult::NotTls, after, 0, 0),
+            }
+            Ok(peeked)
+        }
+        Err(error) => {
+            let (result, reason, refusal) = no_hello(&error);
+            if let Some(result) = result {
+                metrics.hello(result, after, 0, 0);
+            } else {
+                metrics.proxy_header(ProxyHeaderResult::Malformed);
+            }
+            account.peek_error = Some(error);
+            Err((reason, refusal))
+        }
+    }
+}
+
+/// DESIGN §4 for a connection without a hello: what is counted, why it ended, what the client sees.
+fn no_hello(error: &PeekError) -> (Option<HelloResult>, Reason, Refusal) {
+    let alert = |alert| Refusal::Alert { version: 0x0303, alert };
+    let (result, reason, refusal) = match error {
+        PeekError::ProxyHeader(_) => return (None, Reason::ProxyHeader, Refusal::Close),
+        PeekError::TimedOut { got: 0 } | PeekError::Gone { got: 0 } | PeekError::Io { got: 0, .. } => {
+            (HelloResult::Probe, Reason::Probe, Refusal::Close)
+        }
+        PeekError::TimedOut { .. } => (HelloResult::TimedOut, Reason::HelloTimeout, Refusal::Close),
+        PeekError::Gone { .. } | PeekError::Io { .. } => (HelloResult::ClientGone, Reason::ClientGone, Refusal::Close),
+        PeekError::Hello { error, .. } => match error {
+            NotHello::NotTls => (HelloResult::NotTls, Reason::NotTls, Refusal::Close),
+            NotHello::Malformed(_) => (HelloResult::BadHello, Reason::BadHello, alert(Alert::DecodeError)),
+            NotHello::Name(_) | NotHello::TwoNames => {
+                (HelloResult::InvalidSni, Reason::InvalidSni, alert(Alert::IllegalParameter))
+            }
+            NotHello::TooLong { .. } | NotHello::TooManyRecords => {
+                (HelloResult::TooLarge, Reason::HelloTooLarge, alert(Alert::RecordOverflow))
+            }
+        },
+    };
+    (Some(result), reason, refusal)
+}
+
+/// Finds the route; the decision itself is [`Snapshot::choose`], over [`RouteTable::walk`].
+fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account, first: &First) -> Chosen<'a> {
+    let chosen = match first {
+        First::NotTls => Chosen { route: &snapshot.not_tls, matched: Match::NotTls },
+        First::Hello(hello) => snapshot.choose(Asked {
+            sni: hello.server_name.as_ref(),
+            alpn: &hello.alpn,
+            source: account.client.ip().to_canonical(),
+            listener: account.accepted.listener,
+        }),
+    };
+    account.matched = Some(chosen.matched);
+    account.accepted.listener_metrics.selected(chosen.matched);
+    chosen
+}
+
+/// What "refuse" means on the wire for this client.
+fn refusal(how: Refuse, matched: Match, hello: Option<&ClientHello>, first_bytes: &[u8]) -> Refusal {
+    match (how, hello) {
+        (Refuse::Reset, _) => Refusal::Reset,
+        (Refuse::Close | Refuse::Alert, None) if refuse::looks_like_http(first_bytes) => Refusal::Http,
+        (Refuse::Close, _) | (Refuse::Alert, None) => Refusal::Close,
+        (Refuse::Alert, Some(hello)) => {
+            let alert = match matched {
+                // RFC 8446 §9.2: missing_extension is what a server says that requires server_name.
+                Match::NoSni if hello.offers.tls13() => Alert::MissingExtension,
+                Match::NoSni => Alert::HandshakeFailure,
+                _ => Alert::UnrecognizedName,
+            };
+            Refusal::Alert { version: hello.alert_version(), alert }
+        }
+    }
+}
+
+/// Refuses, and gives the reason back.
+async fn turn_away(client: ResetUnlessReleased, account: &mut Account, reason: Reason, refusal: Refusal) -> Reason {
+    account.enter(State::Refusing);
+    if let Refusal::Alert { alert, .. } = refusal {
+        account.accepted.metrics.alert_sent(alert as u8);
+    }
+    // From here on a drop may say FIN or RST: the answer is the same, and the reason is known.
+    account.reason = Some(reason);
+    refuse(client.release(), refusal).await;
+    reason
+}
+
+/// Who speaks to whom, for the PROXY header towards the backend.
+fn addresses(client: &mut ResetUnlessReleased, account: &Account, peeked: &Peeked) -> Addresses {
+    let told = peeked.proxy_header.and_then(|header| header.addresses);
+    told.unwrap_or_else(|| {
+        let peer = account.accepted.peer;
+        Addresses { client: peer, local: client.stream().local_addr().unwrap_or(peer) }
+    })
+}
+
+fn connect_reason(error: &ConnectError) -> Reason {
+    match (error, error.result()) {
+        (ConnectError::NoBackend, _) => Reason::NoBackend,
+        (_, ConnectResult::Refused) => Reason::ConnectRefused,
+        (_, ConnectResult::TimedOut) => Reason::ConnectTimeout,
+        (_, ConnectResult::Unreachable) => Reason::ConnectUnreachable,
+        (_, ConnectResult::Ok | ConnectResult::Failed) => Reason::ConnectFailed,
+    }
+}
+
+/// All that is known of a connection. Its drop is the one place where a connection is counted and logged.
+struct Account {
+    accepted: Accepted,
+    active: Active,
+    state: State,
+    /// Told by a PROXY header, else the peer.
+    client: SocketAddr,
+    hello: Option<ClientHello>,
+    hello_after: Option<Duration>,
+    peek_error: Option<PeekError>,
+    matched: Option<Match>,
+    route: Option<(Arc<str>, Arc<RouteMetrics>)>,
+    pool: Option<Arc<Pool>>,
+    attempts: Attempts,
+    error: Option<ConnectError>,
+    connect_after: Option<Duration>,
+    first_byte: Option<Duration>,
+    carried: Carried,
+    reason: Option<Reason>,
+}
+
+impl Account {
+    fn open(accepted: Accepted) -> Self {
+        Self {
+            active: accepted.listener_metrics.accepted(),
+            state: State::Hello,
+            client: accepted.peer,
+            accepted,
+            hello: None,
+            hello_after: None,
+            peek_error: None,
+            matched: None,
+            route: None,
+            pool: None,
+            attempts: Attempts::default(),
+            error: None,
+            connect_after: None,
+            first_byte: None,
+            carried: Carried::default(),
+            reason: None,
+        }
+    }
+
+    fn enter(&mut self, state: State) {
+        self.state = state;
+        self.active.enter(state);
+    }
+
+    fn routed(&mut self, snapshot: &Snapshot, route: &Route) {
+        let metrics = Arc::clone(snapshot.metrics_of(route));
+        if let Some(hello) = &self.hello {
+            features(hello).for_each(|feature| metrics.offers(feature));
+        }
+        if let Destination::Pool(pool) = &route.to {
+            self.pool = Some(Arc::clone(pool));
+        }
+        self.route = Some((Arc::clone(&route.name), metrics));
+    }
+
+    fn relaying(&mut self, pool: &Arc<Pool>, after: Duration, taken_bytes: u64) -> RouteMeter {
+        self.enter(State::Relaying);
+        self.connect_after = Some(after);
+        self.pool = Some(Arc::clone(pool));
+        self.carried.to_backend = taken_bytes;
+        let route = self.route.as_ref().map(|(_, metrics)| Arc::clone(metrics));
+        let meter = RouteMeter { route, metrics: Arc::clone(&self.accepted.metrics) };
+        meter.carried(Way::ToBackend, taken_bytes);
+        meter
+    }
+}
+
+/// What of the hello is counted, DESIGN §5.
+fn features(hello: &ClientHello) -> impl Iterator<Item = Feature> {
+    let offers = &hello.offers;
+    let asked = [
+        (offers.tls13(), Feature::Tls13),
+        (offers.version_name() == "1.2", Feature::Tls12Only),
+        (offers.x25519mlkem768, Feature::X25519MlKem768),
+        (offers.ech, Feature::Ech),
+        (hello.alpn.offers(b"h2"), Feature::H2),
+        (hello.alpn.offers(b"http/1.1"), Feature::Http11),
+        (hello.alpn.offers(b"acme-tls/1"), Feature::AcmeTls),
+    ];
+    asked.into_iter().filter_map(|(offered, feature)| offered.then_some(feature))
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let unfinished = if std::thread::panicking() { Reason::Panic } else { Reason::Drained };
+        let reason = self.reason.unwrap_or(unfinished);
+        let lived = self.accepted.at.elapsed();
+        match &self.route {
+            Some((_, metrics)) => metrics.closed(self.accepted.listener, reason, lived),
+            None => self.accepted.listener_metrics.closed_unrouted(reason),
+        }
+        if let (Some(pool), Some(after)) = (&self.pool, self.first_byte) {
+            pool.metrics.first_byte(after);
+        }
+        if self.accepted.snapshot.connection_log.wants(reason) {
+            self.log(reason, lived);
+        }
+    }
+}
+
+impl Account {
+    fn log(&self, reason: Reason, lived: Duration) {
+        let Accepted { id, peer, listener, snapshot, .. } = &self.accepted;
+        let hello = self.hello.as_ref();
+        let sni = match hello.and_then(|hello| hello.server_name.as_ref()) {
+            Some(Sni::Name(name)) => Some(name.as_str()),
+            Some(Sni::IpLiteral) | None => None,
+        };
+        let backend = self.attempts.last.as_ref().map(|backend| backend.address);
+        let error: Option<&dyn std::fmt::Display> = match (&self.error, &self.peek_error) {
+            (Some(error), _) => Some(error),
+            (None, Some(error)) => Some(error),
+            (None, None) => None,
+        };
+        snapshot.connection_log.line(&ConnectionLine {
+            id: *id,
+            listener: &snapshot.config.listeners[*listener].name,
+            client: self.client,
+            peer: *peer,
+            sni,
+            alpn: hello.map_or(Alpn::Absent, |hello| Alpn::Wire(hello.alpn.as_wire())),
+            tls: hello.map(|hello| hello.offers.version_name()),
+            hello_bytes: hello.map(|hello| hello.wire_bytes),
+            hello_records: hello.map(|hello| hello.records),
+            hello_ms: self.hello_after,
+            route: self.route.as_ref().map(|(name, _)| &**name),
+            matched: self.matched,
+            pool: self.pool.as_ref().map(|pool| &*pool.name),
+            backend: None,
+            address: backend.as_ref().map(|address| address as &dyn std::fmt::Display),
+            attempts: self.attempts.count,
+            connect_ms: self.connect_after,
+            first_byte_ms: self.first_byte,
+            duration_ms: lived,
+            bytes_to_backend: self.carried.to_backend,
+            bytes_to_client: self.carried.to_client,
+            phase: self.state,
+            reason,
+            config: snapshot.hash(),
+            error,
+        });
+    }
+}
+
+/// Counts a relay's bytes under its route.
+struct RouteMeter {
+    route: Option<Arc<RouteMetrics>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Meter for RouteMeter {
+    fn carried(&self, way: Way, bytes: u64) {
+        if let Some(route) = &self.route {
+            route.bytes(direction(way), bytes);
+        }
+    }
+
+    fn spliced(&self, way: Way, bytes: u64) {
+        self.metrics.spliced(direction(way), bytes);
+    }
+}
+
+fn direction(way: Way) -> Direction {
+    match way {
+        Way::ToBackend => Direction::ToBackend,
+        Way::ToClient => Direction::ToClient,
+    }
+}

@@ -1,0 +1,91 @@
+//! Bounds how many connections are open at a time: in all, and on one listener.
+//!
+//! In:  a bound, read from the snapshot at each accept, so that a reload takes effect at once.
+//! Out: a [`Permit`], given back when dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::Notify;
+
+/// Counts what is open, and wakes whoever waits for room or for the end.
+#[derive(Debug, Default)]
+pub struct Permits {
+    open: AtomicUsize,
+    given_back: Notify,
+}
+
+/// A place under a limit.
+#[derive(Debug)]
+pub struct Permit(Arc<Permits>);
+
+impl Permits {
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::SeqCst)
+    }
+
+    /// Takes a place if fewer than `most` are taken.
+    pub fn try_acquire(self: &Arc<Self>, most: usize) -> Option<Permit> {
+        let taken = self.open.fetch_add(1, Ordering::SeqCst);
+        let permit = Permit(Arc::clone(self));
+        (taken < most).then_some(permit)
+    }
+
+    /// Waits until `enough` holds of the number that is open.
+    pub async fn wait_until(&self, enough: impl Fn(usize) -> bool) {
+        loop {
+            let mut given_back = std::pin::pin!(self.given_back.notified());
+            // Registered before the look, so that a permit given back between the two is not missed.
+            given_back.as_mut().enable();
+            if enough(self.open()) {
+                return;
+            }
+            given_back.await;
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
+        self.0.given_back.notify_waiters();
+    }
+}
+
+/// What `max_connections: auto` means for a process that may open `descriptors` files: two for each connection, with
+/// the rest for listeners, pipes, admin and log.
+pub fn auto_max_connections(descriptors: u64, reserved: u64) -> usize {
+    usize::try_from(descriptors.saturating_sub(reserved) / 2).unwrap_or(usize::MAX).clamp(1, MOST_AUTO)
+}
+
+const MOST_AUTO: usize = 65_536;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_given_back() {
+        let permits = Arc::new(Permits::default());
+        let first = permits.try_acquire(1);
+        assert!(first.is_some() && permits.try_acquire(1).is_none());
+        drop(first);
+        assert_eq!(permits.open(), 0);
+        assert!(permits.try_acquire(1).is_some());
+    }
+
+    #[tokio::test]
+    async fn waiting_ends_when_a_place_is_given_back() {
+        let permits = Arc::new(Permits::default());
+        let held = permits.try_acquire(1);
+        let wait = permits.wait_until(|open| open == 0);
+        let (_, ()) = tokio::join!(async { drop(held) }, wait);
+    }
+
+    #[test]
+    fn auto_leaves_descriptors_for_the_rest() {
+        assert_eq!(auto_max_connections(1024, 200), 412);
+        assert_eq!(auto_max_connections(1 << 20, 200), 65_536);
+        assert_eq!(auto_max_connections(64, 200), 1);
+    }
+}

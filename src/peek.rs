@@ -1,0 +1,250 @@
+//! Reads a client's first bytes until they hold one whole ClientHello.
+//!
+//! In:  a fresh stream, a deadline, a byte limit; whether a PROXY header must come first.
+//! Out: [`Peeked`]: what the bytes are, and every one of them after the PROXY header, which the backend reads first.
+//! Source: DESIGN §9: read and replay. To both ends it is a peek, since the backend sees the same bytes.
+//!
+//! `MSG_PEEK` costs one more system call, is quadratic for a hello that drips in, and stalls when the hello is larger
+//! than the receive buffer; so the bytes are read for good, and kept.
+
+use std::io;
+use std::pin::Pin;
+
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::{Instant, timeout_at};
+
+use crate::client_hello::{ClientHello, Hello, NotHello, Reader};
+use crate::proxy_header::{self, Header, Malformed, Parsed};
+use crate::relay::with_scratch;
+
+/// What the first bytes of a connection hold.
+#[derive(Debug)]
+pub struct Peeked {
+    pub first: First,
+    /// In an exact-size buffer; begins with the hello.
+    pub prefix: Vec<u8>,
+    pub proxy_header: Option<Header>,
+}
+
+#[derive(Debug)]
+pub enum First {
+    Hello(ClientHello),
+    /// No TLS handshake; still a connection that a `not_tls` pool may want.
+    NotTls,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyHeader {
+    /// Bytes that look like one are the client's own.
+    None,
+    Required,
+}
+
+/// Why there is no hello to route by. `got` counts the bytes that came, a PROXY header not among them.
+#[derive(Debug)]
+pub enum PeekError {
+    /// The deadline passed.
+    TimedOut { got: usize },
+    /// FIN came first.
+    Gone { got: usize },
+    Io { error: io::Error, got: usize },
+    Hello { error: NotHello, got: usize },
+    ProxyHeader(Malformed),
+}
+
+/// Reads until the hello is whole, or it cannot become one. One deadline holds for all of it, so that a client that
+/// drips gains nothing.
+///
+/// # Errors
+/// [`PeekError`].
+pub async fn client_hello(
+    client: &mut (impl AsyncRead + Unpin),
+    proxy_header: ProxyHeader,
+    max_hello_bytes: usize,
+    deadline: Instant,
+) -> Result<Peeked, PeekError> {
+    let mut bytes = Vec::new();
+    match timeout_at(deadline, read_hello(client, &mut bytes, proxy_header, max_hello_bytes)).await {
+        Ok(Ok((first, proxy_header))) => Ok(Peeked { first, prefix: bytes, proxy_header }),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(PeekError::TimedOut { got: bytes.len() }),
+    }
+}
+
+async fn read_hello(
+    client: &mut (impl AsyncRead + Unpin),
+    bytes: &mut Vec<u8>,
+    proxy_header: ProxyHeader,
+    max_hello_bytes: usize,
+) -> Result<(First, Option<Header>), PeekError> {
+    let header = match proxy_header {
+        ProxyHeader::None => None,
+        ProxyHeader::Required => Some(read_proxy_header(client, bytes).await?),
+    };
+    let mut reader = Reader::new(max_hello_bytes);
+    // Bytes may have come with the header already.
+    let mut more = usize::from(bytes.is_empty());
+    loop {
+        if more > 0 {
+            read_more(client, bytes, more).await?;
+        }
+        match reader.read(bytes) {
+            Ok(Hello::Whole(hello)) => return Ok((First::Hello(hello), header)),
+            Ok(Hello::Needs(bytes)) => more = bytes.get(),
+            Err(NotHello::NotTls) => return Ok((First::NotTls, header)),
+            Err(error) => return Err(PeekError::Hello { error, got: bytes.len() }),
+        }
+    }
+}
+
+/// Leaves in `bytes` what came after the header.
+async fn read_proxy_header(client: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>) -> Result<Header, PeekError> {
+    let mut more = 1;
+    loop {
+        read_more(client, bytes, more).await?;
+        match proxy_header::parse(bytes) {
+            Ok(Parsed::Whole(header)) => {
+                *bytes = bytes[header.bytes..].to_vec();
+                return Ok(header);
+            }
+            Ok(Parsed::Needs(bytes)) => more = bytes.get(),
+            Err(malformed) => return Err(PeekError::ProxyHeader(malformed)),
+        }
+    }
+}
+
+/// Reads `wanted` bytes or more onto the end of `bytes`; grows it by what came, never by what was announced.
+async fn read_more(client: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>, wanted: usize) -> Result<(), PeekError> {
+    let enough = bytes.len() + wanted;
+    while bytes.len() < enough {
+        let before = bytes.len();
+        let read = std::future::poll_fn(|cx| {
+            with_scratch(|scratch| {
+                let mut buffer = ReadBuf::new(&mut scratch[..READ_BYTES]);
+                let poll = Pin::new(&mut *client).poll_read(cx, &mut buffer);
+                if bytes.is_empty() {
+                    // Most hellos come in one piece, and this is their only copy.
+                    bytes.reserve_exact(buffer.filled().len());
+                }
+                bytes.extend_from_slice(buffer.filled());
+                poll
+            })
+        });
+        match read.await {
+            Err(error) => return Err(PeekError::Io { error, got: before }),
+            Ok(()) if bytes.len() == before => return Err(PeekError::Gone { got: before }),
+            Ok(()) => {}
+        }
+    }
+    Ok(())
+}
+
+impl std::fmt::Display for PeekError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::TimedOut { got } => write!(f, "no whole hello in time, {got} bytes came"),
+            Self::Gone { got } => write!(f, "the client closed after {got} bytes"),
+            Self::Io { got, .. } => write!(f, "reading failed after {got} bytes"),
+            Self::Hello { error, .. } => error.fmt(f),
+            Self::ProxyHeader(malformed) => malformed.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for PeekError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { error, .. } => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// The most that one read takes, and so the most that is kept of what follows a hello.
+const READ_BYTES: usize = 16 << 10;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncWriteExt, duplex};
+
+    use super::*;
+
+    /// TLS 1.0, no extensions: the smallest that a client may send.
+    fn hello() -> Vec<u8> {
+        let mut body = vec![3, 1];
+        body.extend([9; 32]);
+        body.extend([0, 0, 2, 0, 0x2f, 1, 0]);
+        let length = u8::try_from(body.len()).expect("short");
+        [&[0x16, 3, 1, 0, length + 4, 1, 0, 0, length], &body[..]].concat()
+    }
+
+    async fn peek(proxy: ProxyHeader, pieces: &[&[u8]]) -> Result<Peeked, PeekError> {
+        let (mut near, mut far) = duplex(1 << 20);
+        let send = async {
+            for piece in pieces {
+                far.write_all(piece).await.expect("room");
+                tokio::task::yield_now().await;
+            }
+            far.shutdown().await.expect("open");
+        };
+        let deadline = Instant::now() + Duration::from_secs(10);
+        tokio::join!(client_hello(&mut near, proxy, 1000, deadline), send).0
+    }
+
+    #[tokio::test]
+    async fn a_hello_cut_anywhere_is_whole_and_nothing_is_lost() {
+        let bytes = [hello(), b"early".to_vec()].concat();
+        for cut in 1..bytes.len() {
+            let peeked = peek(ProxyHeader::None, &[&bytes[..cut], &bytes[cut..]]).await.expect("a hello");
+            assert!(matches!(peeked.first, First::Hello(_)));
+            assert!(bytes.starts_with(&peeked.prefix) && peeked.prefix.len() >= hello().len());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_proxy_header_is_taken_off_wherever_it_is_cut() {
+        let header = b"PROXY TCP4 192.0.2.1 192.0.2.2 5 6\r\n";
+        let bytes = [&header[..], &hello()].concat();
+        for cut in 1..bytes.len() {
+            let peeked = peek(ProxyHeader::Required, &[&bytes[..cut], &bytes[cut..]]).await.expect("a hello");
+            assert_eq!(peeked.prefix, hello());
+            let addresses = peeked.proxy_header.and_then(|header| header.addresses).expect("addresses");
+            assert_eq!(addresses.client.to_string(), "192.0.2.1:5");
+        }
+        assert!(matches!(peek(ProxyHeader::Required, &[&hello()]).await, Err(PeekError::ProxyHeader(_))));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_inside_its_hello_is_gone() {
+        assert!(matches!(peek(ProxyHeader::None, &[&hello()[..20]]).await, Err(PeekError::Gone { got: 20 })));
+        assert!(matches!(peek(ProxyHeader::None, &[]).await, Err(PeekError::Gone { got: 0 })));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_deadline_holds_for_a_client_that_drips() {
+        let (mut near, mut far) = duplex(1 << 20);
+        let started = Instant::now();
+        let drip = async {
+            for byte in hello() {
+                far.write_all(&[byte]).await.expect("room");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        tokio::select! {
+            peeked = client_hello(&mut near, ProxyHeader::None, 1000, started + Duration::from_secs(10)) => {
+                assert!(matches!(peeked, Err(PeekError::TimedOut { got: 10 })), "{peeked:?}");
+            }
+            () = drip => panic!("the deadline did not hold"),
+        }
+        assert_eq!(started.elapsed(), Duration::from_secs(10));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_tls_is_kept_for_a_pool_that_wants_it() {
+        let peeked = peek(ProxyHeader::None, &[b"SSH-2.0-x\r\n"]).await.expect("something");
+        assert!(matches!(peeked.first, First::NotTls));
+        assert_eq!(peeked.prefix, b"SSH-2.0-x\r\n");
+    }
+}

@@ -1,0 +1,141 @@
+//! Tells a client, in its own protocol, that its connection goes nowhere.
+//!
+//! In:  the client's stream and what to say.
+//! Out: the alert or answer on the wire, and a close that does not undo it.
+//! Source: RFC 8446 §6 (alerts), RFC 6066 §3 (unrecognized_name), DESIGN §4.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::socket;
+
+/// What a client is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A fatal alert in a record of `version`.
+    Alert {
+        version: u16,
+        alert: Alert,
+    },
+    /// To a client that speaks HTTP/1 to a port that speaks TLS.
+    Http,
+    Close,
+    /// RST, so that a client takes it for a failure and tries again.
+    Reset,
+}
+
+/// The alerts that a router has reason to send (RFC 8446 §6.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Alert {
+    RecordOverflow = 22,
+    HandshakeFailure = 40,
+    IllegalParameter = 47,
+    DecodeError = 50,
+    MissingExtension = 109,
+    UnrecognizedName = 112,
+}
+
+/// Refuses `client`, and waits until it has read the answer or has had its time.
+pub async fn refuse(mut client: TcpStream, refusal: Refusal) {
+    match refusal {
+        Refusal::Alert { version, alert } => {
+            let [high, low] = version.to_be_bytes();
+            say(&mut client, &[ALERT_RECORD, high, low, 0, 2, FATAL, alert as u8]).await;
+        }
+        Refusal::Http => say(&mut client, HTTP_ANSWER).await,
+        Refusal::Close => {}
+        Refusal::Reset => socket::reset_on_drop(&client),
+    }
+}
+
+/// Whether the first bytes look like an HTTP/1 request, as far as they came.
+pub fn looks_like_http(bytes: &[u8]) -> bool {
+    let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let Some((method, target)) = line.iter().position(|&byte| byte == b' ').map(|space| line.split_at(space)) else {
+        return false;
+    };
+    (3..=8).contains(&method.len()) && method.iter().all(u8::is_ascii_uppercase) && matches!(target.get(1), Some(b'/' | b'h' | b'*'))
+}
+
+/// Writes, says FIN, and reads on for a while: closing with bytes unread would send a RST, which takes the answer from
+/// a client that has not read it yet.
+async fn say(client: &mut (impl AsyncRead + AsyncWrite + Unpin), answer: &[u8]) {
+    let exchange = async {
+        client.write_all(answer).await?;
+        client.shutdown().await?;
+        let mut left = MOST_DRAINED_BYTES;
+        let mut ignored = [0; 4096];
+        while left > 0 {
+            match client.read(&mut ignored).await? {
+                0 => break,
+                bytes => left = left.saturating_sub(bytes),
+            }
+        }
+        std::io::Result::Ok(())
+    };
+    // A client that is gone, or that does not close, has had its answer.
+    let _ = timeout(PATIENCE, exchange).await;
+}
+
+const ALERT_RECORD: u8 = 21;
+const FATAL: u8 = 2;
+const HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 40\r\nConnection: close\r\n\r\nThis port speaks TLS: use https:// here\n";
+/// Room for what a client had in flight: 16 KiB of early data in several records, and some more.
+const MOST_DRAINED_BYTES: usize = 64 << 10;
+const PATIENCE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn refused(refusal: Refusal, in_flight: usize) -> std::io::Result<Vec<u8>> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let mut client = TcpStream::connect(listener.local_addr()?).await?;
+        client.write_all(&vec![0; in_flight]).await?;
+        let (accepted, _) = listener.accept().await?;
+        accepted.readable().await?;
+        let read = async {
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).await?;
+            drop(client);
+            Ok(answer)
+        };
+        tokio::join!(read, refuse(accepted, refusal)).0
+    }
+
+    #[tokio::test]
+    async fn an_alert_arrives_also_when_more_was_in_flight() {
+        let alert = Refusal::Alert { version: 0x0303, alert: Alert::UnrecognizedName };
+        for in_flight in [1, 517, 40_000] {
+            assert_eq!(refused(alert, in_flight).await.expect("no reset"), [21, 3, 3, 0, 2, 2, 112]);
+        }
+    }
+
+    #[tokio::test]
+    async fn http_is_told_in_http() {
+        let answer = String::from_utf8(refused(Refusal::Http, 16).await.expect("no reset")).expect("text");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        assert!(head.starts_with("HTTP/1.1 400 ") && head.contains(&format!("Content-Length: {}", body.len())));
+    }
+
+    #[tokio::test]
+    async fn a_reset_is_a_reset() {
+        assert_eq!(refused(Refusal::Reset, 1).await.expect_err("RST").kind(), std::io::ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn requests_look_like_http_and_other_protocols_do_not() {
+        for bytes in [&b"GET / HTTP/1.1\r\n"[..], b"OPTIONS * HTTP/1.1", b"POST /x", b"GET http://a/ HTTP/1.1"] {
+            assert!(looks_like_http(bytes), "{}", bytes.escape_ascii());
+        }
+        for bytes in [&b"SSH-2.0-OpenSSH"[..], b"EHLO mail", b"GET", b"\x80\x2e\x01", b"G /", b""] {
+            assert!(!looks_like_http(bytes), "{}", bytes.escape_ascii());
+        }
+    }
+}

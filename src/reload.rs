@@ -1,0 +1,226 @@
+//! Puts a changed routing file in force: watch, poll or signal -> load -> build -> swap.
+//!
+//! In:  the file, and whoever asks.
+//! Out: a new snapshot for the connections to come; or none, the old one serving on, and the problems in the log.
+//!
+//! Directories are watched, not files: an editor or a ConfigMap replaces the file, and a watch on it would go with it.
+//! The poll is the guarantee, the watch is the speed.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::ArcSwap;
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use crate::config::{Config, Loaded, Problem, Problems};
+use crate::snapshot::Snapshot;
+use crate::telemetry::{Metrics, ReloadResult, Trigger};
+
+/// Keeps the snapshot in step with its file.
+pub struct Reloader {
+    file: PathBuf,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    metrics: Arc<Metrics>,
+    /// What the files looked like when they were last read.
+    seen: Fingerprint,
+}
+
+/// Why a configuration did not come into force.
+#[derive(Debug)]
+pub enum Rejected {
+    Problems(Problems),
+    /// It changes what is fixed while the process runs.
+    NeedsRestart { what: &'static str },
+}
+
+impl Reloader {
+    pub fn new(file: PathBuf, snapshot: Arc<ArcSwap<Snapshot>>, metrics: Arc<Metrics>) -> Self {
+        let seen = fingerprint(&snapshot.load().config.files);
+        Self { file, snapshot, metrics, seen }
+    }
+
+    /// Reloads whenever the file changes or `asked` says so; ends when nobody can ask any more.
+    pub async fn run(mut self, mut asked: mpsc::Receiver<Trigger>) {
+        let (changes, mut changed) = mpsc::channel(1);
+        let mut watch = self.watch(&changes);
+        loop {
+            let reload = self.snapshot.load().config.reload;
+            let trigger = tokio::select! {
+                trigger = asked.recv() => match trigger {
+                    Some(trigger) => trigger,
+                    None => return,
+                },
+                Some(()) = changed.recv() => Trigger::File,
+                () = sleep(reload.poll) => Trigger::Poll,
+            };
+            if trigger != Trigger::Signal && trigger != Trigger::Api {
+                settle(&mut changed).await;
+                if fingerprint(&self.snapshot.load().config.files) == self.seen {
+                    continue;
+                }
+            }
+            self.reload(trigger).await;
+            watch = self.watch(&changes).or(watch);
+        }
+    }
+
+    /// Reads the file once and puts it in force, or says why not.
+    async fn reload(&mut self, trigger: Trigger) {
+        let started = Instant::now();
+        self.seen = fingerprint(&self.snapshot.load().config.files);
+        let (file, before, metrics) = (self.file.clone(), self.snapshot.load_full(), Arc::clone(&self.metrics));
+        // Parsing a large file must not hold up probes and scrapes.
+        let built = tokio::task::spawn_blocking(move || build(&file, &before, &metrics)).await;
+        let took_ms = started.elapsed().as_secs_f64() * 1000.0;
+        let trigger_name = trigger.as_str();
+        match built {
+            Ok(Ok(None)) => {
+                let hash = self.snapshot.load().hash().to_owned();
+                self.metrics.reload(ReloadResult::Unchanged, trigger, &hash);
+                tracing::info!(trigger = trigger_name, hash, "reload unchanged");
+            }
+            Ok(Ok(Some((snapshot, warnings)))) => {
+                let (routes, pools, hash) = (snapshot.routes.len(), snapshot.pools.len(), snapshot.hash().to_owned());
+                let snapshot = Arc::new(snapshot);
+                self.snapshot.store(Arc::clone(&snapshot));
+                snapshot.retire_series();
+                // What was included may be new.
+                self.seen = fingerprint(&snapshot.config.files);
+                self.metrics.reload(ReloadResult::Applied, trigger, &hash);
+                warnings.iter().for_each(log_problem);
+                tracing::info!(trigger = trigger_name, hash, routes, pools, took_ms, "reload applied");
+            }
+            Ok(Err(rejected)) => {
+                self.metrics.reload(ReloadResult::Rejected, trigger, self.snapshot.load().hash());
+                let problems = match &rejected {
+                    Rejected::Problems(problems) => {
+                        problems.iter().for_each(log_problem);
+                        problems.iter().count()
+                    }
+                    Rejected::NeedsRestart { .. } => 1,
+                };
+                tracing::error!(
+                    trigger = trigger_name, problems, why = %rejected,
+                    "reload rejected: the configuration before it serves on"
+                );
+            }
+            Err(error) => {
+                self.metrics.reload(ReloadResult::Rejected, trigger, self.snapshot.load().hash());
+                tracing::error!(trigger = trigger_name, %error, "reload rejected: reading the file panicked");
+            }
+        }
+    }
+
+    /// Watches the directories of all files; `None` when the kernel gives no watch, and then the poll must do.
+    fn watch(&self, changes: &mpsc::Sender<()>) -> Option<RecommendedWatcher> {
+        let config = &self.snapshot.load().config;
+        if !config.reload.watch {
+            return None;
+        }
+        let changes = changes.clone();
+        let heard = move |event: notify::Result<notify::Event>| {
+            // Reading is no change; a full channel has one waiting already.
+            if !event.is_ok_and(|event| event.kind.is_access()) {
+                let _ = changes.try_send(());
+            }
+        };
+        let mut watcher = match notify::recommended_watcher(heard) {
+            Ok(watcher) => watcher,
+            Err(error) => {
+                tracing::warn!(%error, "no file watch: the file is polled only");
+                return None;
+            }
+        };
+        let directory = |file: &PathBuf| match file.parent() {
+            Some(parent) if parent != Path::new("") => parent.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        for directory in config.files.iter().map(directory).collect::<BTreeSet<_>>() {
+            if let Err(error) = watcher.watch(&directory, RecursiveMode::NonRecursive) {
+                tracing::warn!(%error, directory = %directory.display(), "no file watch: the file is polled only");
+            }
+        }
+        Some(watcher)
+    }
+}
+
+/// Loads and builds; `None` when the text is what is in force already.
+fn build(
+    file: &Path,
+    before: &Snapshot,
+    metrics: &Arc<Metrics>,
+) -> Result<Option<(Snapshot, Problems)>, Rejected> {
+    let Loaded { config, warnings } = Config::load(file).map_err(Rejected::Problems)?;
+    if config.hash == before.config.hash {
+        return Ok(None);
+    }
+    check_fixed(&config, &before.config)?;
+    Ok(Some((Snapshot::build(config, Some(before), metrics), warnings)))
+}
+
+/// Refuses what cannot change while the sockets and threads live.
+fn check_fixed(config: &Config, before: &Config) -> Result<(), Rejected> {
+    let addresses = |config: &Config| -> Vec<_> {
+        config.listeners.iter().map(|listener| (listener.name.clone(), listener.bind.clone())).collect()
+    };
+    let fixed = [
+        (addresses(config) == addresses(before), "the names and addresses of the listeners"),
+        (config.admin.bind == before.admin.bind, "admin.bind"),
+        (config.runtime == before.runtime, "runtime"),
+        (config.tcp.backlog == before.tcp.backlog, "tcp.backlog"),
+        (config.log.level == before.log.level && config.log.format == before.log.format, "log.level and log.format"),
+    ];
+    match fixed.iter().find(|(same, _)| !same) {
+        Some((_, what)) => Err(Rejected::NeedsRestart { what }),
+        None => Ok(()),
+    }
+}
+
+/// Waits until nothing has changed for a while: a file is often written in several steps.
+async fn settle(changed: &mut mpsc::Receiver<()>) {
+    let latest = tokio::time::Instant::now() + SETTLE_AT_MOST;
+    while let Ok(Some(())) = tokio::time::timeout(QUIET, changed.recv()).await {
+        if tokio::time::Instant::now() >= latest {
+            break;
+        }
+    }
+}
+
+fn log_problem(problem: &Problem) {
+    match problem.severity {
+        crate::config::Severity::Error => tracing::error!("{problem}"),
+        crate::config::Severity::Warning => tracing::warn!("{problem}"),
+    }
+}
+
+/// What shows that files changed without reading them; a directory's shows that one came or went.
+type Fingerprint = Vec<Option<(u64, u64, Option<SystemTime>)>>;
+
+fn fingerprint(files: &[PathBuf]) -> Fingerprint {
+    use std::os::unix::fs::MetadataExt;
+    let look = |path: &Path| {
+        let metadata = fs::metadata(path).ok()?;
+        Some((metadata.ino(), metadata.len(), metadata.modified().ok()))
+    };
+    let included = files.get(1..).unwrap_or_default().iter().filter_map(|file| file.parent());
+    files.iter().map(PathBuf::as_path).chain(included).map(look).collect()
+}
+
+impl std::fmt::Display for Rejected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Problems(_) => f.write_str("the file has problems"),
+            Self::NeedsRestart { what } => write!(f, "{what} cannot change while snigate runs: restart it"),
+        }
+    }
+}
+
+impl std::error::Error for Rejected {}
+
+const QUIET: Duration = Duration::from_millis(150);
+const SETTLE_AT_MOST: Duration = Duration::from_millis(1500);

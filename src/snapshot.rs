@@ -1,0 +1,241 @@
+//! Builds what a connection needs from the configuration: routes, pools, limits, timeouts.
+//!
+//! In:  a [`Config`], and the snapshot before it, whose backends keep their identity.
+//! Out: a [`Snapshot`], replaced whole; [`Snapshot::choose`] is the one decision behind the path and `explain`.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::client_hello::Alpn;
+use crate::config::{self, Config, Refuse};
+use crate::pool::{Backend, Connect, Pool};
+use crate::proxy_header;
+use crate::relay::{self, Engine};
+use crate::route::{Builder, By, Candidate, Conditions, Request, RouteTable};
+use crate::server_name::Sni;
+use crate::socket::TcpSettings;
+use crate::telemetry::{ConnectionLog, Format, Match, Metrics, RouteMetrics, Which};
+
+/// Everything in force at one time.
+pub struct Snapshot {
+    pub config: Config,
+    pub table: RouteTable,
+    pub routes: Vec<Route>,
+    pub no_sni: Route,
+    pub unmatched: Route,
+    pub not_tls: Route,
+    pub pools: Vec<Arc<Pool>>,
+    pub relay: relay::Settings,
+    pub connection_log: ConnectionLog,
+    metrics: Arc<Metrics>,
+}
+
+/// Where connections go that a pattern or a fallback takes.
+pub struct Route {
+    pub name: Arc<str>,
+    pub to: Destination,
+    pub idle_timeout: Option<Duration>,
+    /// Made when it is first used, so that a million routes cost nothing.
+    metrics: OnceLock<Arc<RouteMetrics>>,
+}
+
+#[derive(Clone)]
+pub enum Destination {
+    Pool(Arc<Pool>),
+    Refuse(Refuse),
+}
+
+/// What is asked: whose connection is it?
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// `None`: the hello has no server_name.
+    pub sni: Option<&'a Sni>,
+    pub alpn: &'a Alpn,
+    pub source: IpAddr,
+    pub listener: usize,
+}
+
+/// The answer.
+#[derive(Clone, Copy)]
+pub struct Chosen<'a> {
+    pub route: &'a Route,
+    pub matched: Match,
+}
+
+impl Snapshot {
+    /// Builds from `config`; backends that `before` has too, by pool name and address, are taken over.
+    pub fn build(config: Config, before: Option<&Self>, metrics: &Arc<Metrics>) -> Self {
+        let pools = build_pools(&config, before, metrics);
+        let route = |name: &Arc<str>, to: config::Destination, idle_timeout| Route {
+            name: Arc::clone(name),
+            to: match to {
+                config::Destination::Pool(pool) => Destination::Pool(Arc::clone(&pools[pool])),
+                config::Destination::Refuse(refuse) => Destination::Refuse(refuse),
+            },
+            idle_timeout,
+            metrics: OnceLock::new(),
+        };
+        let mut table = Builder::default();
+        let mut routes = Vec::with_capacity(config.routes.len());
+        for (number, from) in (0_u32..).zip(&config.routes) {
+            for (pattern, _) in &from.patterns {
+                table.add(pattern.clone(), conditions(&from.conditions), number);
+            }
+            routes.push(route(&from.name, from.to, from.idle_timeout));
+        }
+        let fallback = |name: &str, to| route(&name.into(), to, None);
+        let snapshot = Self {
+            table: table.build(),
+            routes,
+            no_sni: fallback("no_sni", config.no_sni),
+            unmatched: fallback("unmatched", config.unmatched),
+            not_tls: fallback("not_tls", config.not_tls),
+            relay: relay_settings(&config),
+            connection_log: connection_log(config.log),
+            metrics: Arc::clone(metrics),
+            pools,
+            config,
+        };
+        if snapshot.routes.len() <= MOST_ROUTES_WITH_SERIES_AT_ONCE {
+            for route in &snapshot.routes {
+                snapshot.metrics_of(route);
+            }
+        }
+        snapshot
+    }
+
+    /// Finds where a TLS connection goes. A name is routed; no name, or an address in its place, falls to `no_sni`.
+    pub fn choose(&self, asked: Asked<'_>) -> Chosen<'_> {
+        self.choose_watched(asked, |_| {})
+    }
+
+    /// As [`Self::choose`], showing `see` the candidates on the way.
+    pub fn choose_watched(&self, asked: Asked<'_>, see: impl FnMut(Candidate)) -> Chosen<'_> {
+        let Asked { sni, alpn, source, listener } = asked;
+        let Some(Sni::Name(server_name)) = sni else {
+            return Chosen { route: &self.no_sni, matched: Match::NoSni };
+        };
+        match self.table.walk(&Request { server_name, alpn, source, listener }, see) {
+            None => Chosen { route: &self.unmatched, matched: Match::Unmatched },
+            Some(found) => Chosen {
+                route: &self.routes[found.route as usize],
+                matched: match found.by {
+                    By::Exact => Match::Exact,
+                    By::OneLabel => Match::OneLabel,
+                    By::ManyLabels => Match::ManyLabels,
+                    By::Any => Match::Any,
+                },
+            },
+        }
+    }
+
+    /// The series of `route`; made when they are first asked for.
+    pub fn metrics_of<'a>(&self, route: &'a Route) -> &'a Arc<RouteMetrics> {
+        route.metrics.get_or_init(|| {
+            let listeners: Vec<&str> = self.config.listeners.iter().map(|listener| &*listener.name).collect();
+            let pool = match &route.to {
+                Destination::Pool(pool) => &pool.name,
+                Destination::Refuse(_) => "",
+            };
+            self.metrics.route(&route.name, pool, &listeners)
+        })
+    }
+
+    pub fn hash(&self) -> &str {
+        &self.config.hash
+    }
+
+    /// Has the series of routes, pools and backends that are gone disappear.
+    pub fn retire_series(&self) {
+        let fallbacks = [&self.no_sni, &self.unmatched, &self.not_tls].into_iter();
+        let routes = fallbacks.chain(&self.routes).map(|route| &*route.name).collect();
+        let pools = self.pools.iter().map(|pool| &*pool.name).collect();
+        let named: Vec<(&str, String)> = (self.pools.iter())
+            .flat_map(|pool| pool.backends().iter().map(|backend| (&*pool.name, backend.address.to_string())))
+            .collect();
+        let backends = named.iter().map(|(pool, backend)| (*pool, backend.as_str())).collect();
+        self.metrics.retain(&routes, &pools, &backends);
+    }
+}
+
+/// Whether `peer` is one of the proxies that may speak for clients.
+pub fn is_trusted(trusted: &[IpNet], peer: IpAddr) -> bool {
+    trusted.iter().any(|net| net.contains(&peer))
+}
+
+fn build_pools(config: &Config, before: Option<&Snapshot>, metrics: &Arc<Metrics>) -> Vec<Arc<Pool>> {
+    let known: HashMap<(&str, SocketAddr), &Arc<Backend>> = (before.into_iter().flat_map(|before| &before.pools))
+        .flat_map(|pool| pool.backends().iter().map(|backend| ((&*pool.name, backend.address), backend)))
+        .collect();
+    let build = |pool: &config::Pool| {
+        let backend = |backend: &config::Backend| {
+            let kept = known.get(&(&*pool.name, backend.address)).map(|backend| Arc::clone(backend));
+            let made = || {
+                let series = metrics.backend(&pool.name, &backend.address.to_string());
+                Arc::new(Backend::new(backend.address, series))
+            };
+            (kept.unwrap_or_else(made), backend.weight)
+        };
+        Arc::new(Pool::new(
+            Arc::clone(&pool.name),
+            pool.backends.iter().map(backend).collect(),
+            Connect { timeout: pool.connect.timeout, attempts: pool.connect.attempts, total: pool.connect.total },
+            pool.send_proxy_protocol.map(|version| match version {
+                config::ProxyVersion::V1 => proxy_header::Version::V1,
+                config::ProxyVersion::V2 => proxy_header::Version::V2,
+            }),
+            pool.source_addresses.clone(),
+            metrics.pool(&pool.name),
+        ))
+    };
+    config.pools.iter().map(build).collect()
+}
+
+fn conditions(from: &config::Conditions) -> Conditions {
+    Conditions { alpn: from.alpn.clone(), source: from.source.clone(), listeners: from.listeners.clone() }
+}
+
+pub fn tcp_settings(tcp: config::Tcp) -> TcpSettings {
+    TcpSettings {
+        nodelay: tcp.nodelay,
+        keepalive_idle: tcp.keepalive.idle,
+        keepalive_interval: tcp.keepalive.interval,
+        keepalive_probes: tcp.keepalive.probes,
+        user_timeout: tcp.user_timeout,
+        backlog: tcp.backlog,
+    }
+}
+
+fn relay_settings(config: &Config) -> relay::Settings {
+    let engine =
+        if config.relay.splice { Engine::Adaptive { pipe_bytes: config.relay.pipe_bytes } } else { Engine::Copy };
+    relay::Settings {
+        idle: config.timeouts.idle,
+        half_closed: config.timeouts.half_closed,
+        engine,
+        tcp: tcp_settings(config.tcp),
+    }
+}
+
+fn connection_log(log: config::Log) -> ConnectionLog {
+    let which = match log.connections {
+        config::LogConnections::All => Which::All,
+        config::LogConnections::Failed => Which::Failed,
+        config::LogConnections::Off => Which::Off,
+    };
+    ConnectionLog::stdout(log_format(log.format), which)
+}
+
+pub fn log_format(format: config::LogFormat) -> Format {
+    match format {
+        config::LogFormat::Json => Format::Json,
+        config::LogFormat::Text => Format::Text,
+    }
+}
+
+/// Beyond it, a route's series appear when it is first used.
+const MOST_ROUTES_WITH_SERIES_AT_ONCE: usize = 200;

@@ -1,0 +1,38 @@
+//! Runs one data thread: its runtime, its listening sockets, and every connection they accept.
+//!
+//! A connection lives and dies on its worker: no lock, no wake-up across threads, no work stealing.
+
+use std::io;
+use std::thread::JoinHandle;
+
+use tokio::net::TcpListener;
+use tokio::runtime;
+
+use crate::drain::Phase;
+use crate::listener::{self, Listener, Shared};
+
+/// A listening socket of this worker's own, and the listener it belongs to.
+pub type Socket = (std::net::TcpListener, Listener);
+
+/// Starts worker `number`; its thread ends when the drain is over.
+///
+/// # Errors
+/// No thread, or no runtime, is to be had.
+pub fn spawn(number: usize, sockets: Vec<Socket>, shared: Shared) -> io::Result<JoinHandle<()>> {
+    let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        runtime.block_on(serve(sockets, shared));
+        // Connections that are still open are dropped with their runtime: reset, and counted as drained.
+    })
+}
+
+async fn serve(sockets: Vec<Socket>, shared: Shared) {
+    let mut drain = shared.drain.clone();
+    for (socket, listener) in sockets {
+        match TcpListener::from_std(socket) {
+            Ok(socket) => drop(tokio::spawn(listener::accept(socket, listener, shared.clone()))),
+            Err(error) => tracing::error!(%error, "a listening socket could not be used"),
+        }
+    }
+    drain.reached(Phase::Over).await;
+}
