@@ -126,7 +126,8 @@ impl Reader {
     /// Checks the header at the start of `rest` as far as it is there; the fragment's length once it is all there.
     fn record_header(&self, rest: &[u8]) -> Result<Option<usize>, NotHello> {
         let first = self.records == 0;
-        let wrong = if first { NotHello::NotTls } else { NotHello::Malformed("a record of another type inside the hello") };
+        let wrong =
+            if first { NotHello::NotTls } else { NotHello::Malformed("a record of another type inside the hello") };
         if rest.first().is_some_and(|&kind| kind != HANDSHAKE) || rest.get(1).is_some_and(|&major| major != 3) {
             return Err(wrong);
         }

@@ -42,7 +42,9 @@ pub enum ConnectError {
     /// The pool has no backend to try.
     NoBackend,
     /// No answer within `after`.
-    TimedOut { after: Duration },
+    TimedOut {
+        after: Duration,
+    },
     Io(io::Error),
 }
 

@@ -19,7 +19,6 @@ use crate::pool::Pool;
 use crate::proxy_header::{Addresses, Version};
 use crate::refuse::{self, Alert, Refusal, refuse};
 use crate::relay::{self, Carried, End, Meter, Way};
-use crate::route::RouteTable;
 use crate::server_name::Sni;
 use crate::snapshot::{Asked, Chosen, Destination, Route, Snapshot, is_trusted};
 use crate::socket::ResetUnlessReleased;
@@ -177,7 +176,7 @@ fn no_hello(error: &PeekError) -> (Option<HelloResult>, Reason, Refusal) {
     (Some(result), reason, refusal)
 }
 
-/// Finds the route; the decision itself is [`Snapshot::choose`], over [`RouteTable::walk`].
+/// Finds the route; the decision itself is [`Snapshot::choose`].
 fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account, first: &First) -> Chosen<'a> {
     let chosen = match first {
         First::NotTls => Chosen { route: &snapshot.not_tls, matched: Match::NotTls },

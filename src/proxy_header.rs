@@ -155,7 +155,9 @@ fn parse_v2(bytes: &[u8]) -> Result<Parsed, Malformed> {
         check_values(whole, V2_FIXED_BYTES + address_bytes)?;
     }
     header(match family {
-        TCP_OVER_IPV4 => addresses(body, 4, |octets| <[u8; 4]>::try_from(octets).map(Ipv4Addr::from).ok().map(IpAddr::V4)),
+        TCP_OVER_IPV4 => {
+            addresses(body, 4, |octets| <[u8; 4]>::try_from(octets).map(Ipv4Addr::from).ok().map(IpAddr::V4))
+        }
         TCP_OVER_IPV6 => {
             addresses(body, 16, |octets| <[u8; 16]>::try_from(octets).map(Ipv6Addr::from).ok().map(IpAddr::V6))
         }

@@ -58,7 +58,9 @@ pub fn looks_like_http(bytes: &[u8]) -> bool {
     let Some((method, target)) = line.iter().position(|&byte| byte == b' ').map(|space| line.split_at(space)) else {
         return false;
     };
-    (3..=8).contains(&method.len()) && method.iter().all(u8::is_ascii_uppercase) && matches!(target.get(1), Some(b'/' | b'h' | b'*'))
+    (3..=8).contains(&method.len())
+        && method.iter().all(u8::is_ascii_uppercase)
+        && matches!(target.get(1), Some(b'/' | b'h' | b'*'))
 }
 
 /// Writes, says FIN, and reads on for a while: closing with bytes unread would send a RST, which takes the answer from

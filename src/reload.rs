@@ -35,7 +35,9 @@ pub struct Reloader {
 pub enum Rejected {
     Problems(Problems),
     /// It changes what is fixed while the process runs.
-    NeedsRestart { what: &'static str },
+    NeedsRestart {
+        what: &'static str,
+    },
 }
 
 impl Reloader {
@@ -150,11 +152,7 @@ impl Reloader {
 }
 
 /// Loads and builds; `None` when the text is what is in force already.
-fn build(
-    file: &Path,
-    before: &Snapshot,
-    metrics: &Arc<Metrics>,
-) -> Result<Option<(Snapshot, Problems)>, Rejected> {
+fn build(file: &Path, before: &Snapshot, metrics: &Arc<Metrics>) -> Result<Option<(Snapshot, Problems)>, Rejected> {
     let Loaded { config, warnings } = Config::load(file).map_err(Rejected::Problems)?;
     if config.hash == before.config.hash {
         return Ok(None);

@@ -375,8 +375,11 @@ mod tests {
         let mut builder = Builder::default();
         let pattern = |text: &str| text.parse::<Pattern>().expect("a pattern");
         let h2 = Conditions { alpn: vec![(*b"h2").into()], ..Conditions::default() };
-        let inside =
-            Conditions { source: vec!["10.0.0.0/8".parse().expect("a net")], alpn: vec![(*b"h2").into()], ..h2.clone() };
+        let inside = Conditions {
+            source: vec!["10.0.0.0/8".parse().expect("a net")],
+            alpn: vec![(*b"h2").into()],
+            ..h2.clone()
+        };
         builder.add(pattern("a.test"), h2.clone(), 1);
         builder.add(pattern("a.test"), inside, 2);
         builder.add(pattern("*.test"), h2, 3);
@@ -385,7 +388,10 @@ mod tests {
         let name: ServerName = "a.test".parse().expect("a name");
         let (plain, h2) = (Alpn::default(), Alpn::of(&["h2"]));
         assert_eq!(table.find(&request(&name, &h2)).map(|f| f.route), Some(1));
-        assert_eq!(table.find(&Request { source: [10, 1, 1, 1].into(), ..request(&name, &h2) }).map(|f| f.route), Some(2));
+        assert_eq!(
+            table.find(&Request { source: [10, 1, 1, 1].into(), ..request(&name, &h2) }).map(|f| f.route),
+            Some(2)
+        );
         let mut seen = Vec::new();
         let end = table.walk(&request(&name, &plain), |candidate| seen.push((candidate.route, candidate.unmet)));
         assert_eq!(end, Some(Found { route: 4, by: By::ManyLabels }));
@@ -408,7 +414,8 @@ mod tests {
             }
         };
         let holds = |conditions: &Conditions| {
-            (conditions.alpn.is_empty() || conditions.alpn.iter().any(|p| request.alpn.protocols().any(|o| o == &p[..])))
+            (conditions.alpn.is_empty()
+                || conditions.alpn.iter().any(|p| request.alpn.protocols().any(|o| o == &p[..])))
                 && (conditions.source.is_empty() || conditions.source.iter().any(|net| net.contains(&request.source)))
                 && (conditions.listeners.is_empty() || conditions.listeners.contains(&request.listener))
         };

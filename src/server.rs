@@ -6,8 +6,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -81,7 +81,8 @@ impl Server {
         };
         let (listening, sockets) = bind(&config, workers, &shared.metrics)?;
         let admin_sockets = bind_admin(&config).await?;
-        let admin = admin_sockets.iter().map(TcpListener::local_addr).collect::<Result<_, _>>().map_err(StartError::Io)?;
+        let admin =
+            admin_sockets.iter().map(TcpListener::local_addr).collect::<Result<_, _>>().map_err(StartError::Io)?;
         shared.metrics.reload(ReloadResult::Applied, Trigger::Start, &config.hash);
         let workers = start_workers(sockets, &shared)?;
         let reloader = Reloader::new(file, Arc::clone(&shared.snapshot), Arc::clone(&shared.metrics));
@@ -99,11 +100,9 @@ impl Server {
         let reloading = tokio::spawn(self.reloader.run(asked));
         self.readiness.enter(Stage::Ready);
         tracing::info!("ready");
-        loop {
-            tokio::select! {
-                () = self.signals.reload() => drop(reloads.try_send(Trigger::Signal)),
-                () = self.signals.end() => break,
-            }
+        while self.signals.next().await == Asked::Reload {
+            // A full channel has a reload waiting already.
+            let _ = reloads.try_send(Trigger::Signal);
         }
         self.readiness.enter(Stage::Draining);
         self.drain.enter(Phase::Draining);
@@ -128,11 +127,8 @@ impl Server {
     }
 
     fn start_admin(&mut self) -> Vec<oneshot::Sender<()>> {
-        let app = Arc::new(App {
-            metrics: Arc::clone(&self.shared.metrics),
-            ready: self.readiness.clone(),
-            explain: None,
-        });
+        let app =
+            Arc::new(App { metrics: Arc::clone(&self.shared.metrics), ready: self.readiness.clone(), explain: None });
         let serve = |socket| {
             let (stop, stopped) = oneshot::channel();
             tokio::spawn(admin::serve(socket, Arc::clone(&app), async {
@@ -225,16 +221,24 @@ impl Signals {
         })
     }
 
-    async fn reload(&mut self) {
-        self.hangup.recv().await;
-    }
-
-    async fn end(&mut self) {
+    async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.hangup.recv() => Asked::Reload,
+            _ = self.terminate.recv() => Asked::End,
+            _ = self.interrupt.recv() => Asked::End,
         }
     }
+
+    /// A reload during the drain changes nothing.
+    async fn end(&mut self) {
+        while self.next().await != Asked::End {}
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Reload,
+    End,
 }
 
 /// Raises the soft limit to the hard one, as every proxy does; the limit now in force.

@@ -52,7 +52,9 @@ pub fn demo(options: &Options) -> ExitCode {
 }
 
 /// Starts the backends on a thread of their own, and writes the routing file that leads to them.
-fn prepare(options: &Options) -> Result<(Directory, Vec<Backend>, tokio::runtime::Runtime), Box<dyn std::error::Error>> {
+fn prepare(
+    options: &Options,
+) -> Result<(Directory, Vec<Backend>, tokio::runtime::Runtime), Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let port = |port| if options.any_port { 0 } else { port };
     let backends = runtime.block_on(spawn_backends(&[
@@ -80,7 +82,8 @@ fn invitation(server: &Server, backends: &[Backend], directory: &Path) -> String
     let admin = server.admin.first().copied().unwrap_or(ADMIN);
     let port = address.port();
     let directory = directory.display();
-    let mut text = format!("\nTwo HTTPS backends stand behind snigate on {address}, each with a certificate of its own. Try:\n\n");
+    let mut text =
+        format!("\nTwo HTTPS backends stand behind snigate on {address}, each with a certificate of its own. Try:\n\n");
     for (name, certificate) in [("one", "one"), ("two", "two"), ("a.two", "two")] {
         text += &format!("  curl --cacert {directory}/{certificate}.pem https://{name}.localhost:{port}/\n");
     }

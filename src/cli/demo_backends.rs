@@ -250,7 +250,7 @@ mod tests {
     #[tokio::test]
     async fn each_backend_answers_with_its_own_certificate_and_what_it_saw() {
         let backends =
-            spawn_backends(&[("blue", 0, &["blue.test", "navy.test"]), ("green", &["green.test"])]).await.unwrap();
+            spawn_backends(&[("blue", 0, &["blue.test", "navy.test"]), ("green", 0, &["green.test"])]).await.unwrap();
         for (backend, asked) in [(&backends[0], "blue.test"), (&backends[0], "navy.test"), (&backends[1], "green.test")]
         {
             let answer =
@@ -270,7 +270,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_certificate_of_one_backend_is_not_that_of_another() {
-        let mut backends = spawn_backends(&[("blue", 0, &["blue.test"]), ("green", &["blue.test"])]).await.unwrap();
+        let mut backends = spawn_backends(&[("blue", 0, &["blue.test"]), ("green", 0, &["blue.test"])]).await.unwrap();
         backends[0].certificate_pem = backends[1].certificate_pem.clone();
         let refused = ask(&backends[0], "blue.test", &rustls::version::TLS13, b"").await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::InvalidData);

@@ -3,7 +3,7 @@
 mod check;
 mod demo;
 pub mod demo_backends;
-mod healthcheck;
+pub mod healthcheck;
 mod run;
 mod schema;
 
@@ -122,4 +122,5 @@ impl From<Exit> for ExitCode {
     }
 }
 
-const AFTER_HELP: &str = "Exit codes: 0 ended as asked, 1 a problem in the configuration, 2 usage, 3 an address that cannot be bound.";
+const AFTER_HELP: &str =
+    "Exit codes: 0 ended as asked, 1 a problem in the configuration, 2 usage, 3 an address that cannot be bound.";

@@ -64,7 +64,10 @@ pub fn tell(problems: &Problems) {
         eprintln!("{problem}");
     }
     let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
-    eprintln!("snigate: {errors} problem{} in the configuration; nothing was started", if errors == 1 { "" } else { "s" });
+    eprintln!(
+        "snigate: {errors} problem{} in the configuration; nothing was started",
+        if errors == 1 { "" } else { "s" }
+    );
 }
 
 /// Where the configuration is: as told, else in the working directory, else in /etc.

@@ -99,7 +99,9 @@ fn every_prefix_needs_no_more_than_is_missing() {
         for end in 0..wire.len() {
             for answer in [parse(&wire[..end], LIMIT), reader.read(&wire[..end])] {
                 match answer {
-                    Ok(Hello::Needs(bytes)) => assert!(bytes.get() <= wire.len() - end, "{fragment_bytes} {end} {bytes}"),
+                    Ok(Hello::Needs(bytes)) => {
+                        assert!(bytes.get() <= wire.len() - end, "{fragment_bytes} {end} {bytes}")
+                    }
                     other => panic!("{fragment_bytes}, {end} bytes: {other:?}"),
                 }
             }
@@ -122,7 +124,9 @@ fn following_needs_takes_few_looks() {
 
 #[test]
 fn what_is_no_handshake_is_not_tls() {
-    for bytes in [&b"GET / HTTP/1.1\r\n"[..], b"SSH-2.0-x", b"\x80\x2e\x01\x00\x02", b"\x15\x03\x01\x00\x02", b"\x16\x16\x16"] {
+    for bytes in
+        [&b"GET / HTTP/1.1\r\n"[..], b"SSH-2.0-x", b"\x80\x2e\x01\x00\x02", b"\x15\x03\x01\x00\x02", b"\x16\x16\x16"]
+    {
         assert_eq!(parse(bytes, LIMIT).expect_err("no TLS"), NotHello::NotTls);
         assert_eq!(parse(&bytes[..3], LIMIT).expect_err("no TLS"), NotHello::NotTls);
     }

@@ -26,8 +26,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 pub use self::copy::with_scratch;
 pub use self::direction::Prefix;
-pub use self::pipe::MOST_OPEN as MOST_PIPES;
 use self::direction::{Direction, Fault};
+pub use self::pipe::MOST_OPEN as MOST_PIPES;
 use crate::socket::{self, TcpSettings};
 use crate::sys;
 
@@ -227,7 +227,8 @@ impl<C: Stream, B: Stream, M: Meter> Relay<'_, C, B, M> {
         if to_client == 0 && self.carried.to_client > 0 {
             self.carried.first_byte = Some(self.last_activity);
         }
-        let (more_to_backend, more_to_client) = (self.carried.to_backend - to_backend, self.carried.to_client - to_client);
+        let (more_to_backend, more_to_client) =
+            (self.carried.to_backend - to_backend, self.carried.to_client - to_client);
         if more_to_backend > 0 {
             self.meter.carried(Way::ToBackend, more_to_backend);
         }
@@ -326,10 +327,7 @@ async fn settle(stream: &impl Stream) {
 
 /// Whether the kernel gave the peer up, rather than the peer us.
 fn dead(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable
-    )
+    matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable)
 }
 
 macro_rules! streams {

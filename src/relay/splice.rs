@@ -33,9 +33,8 @@ pub(super) fn fill(cx: &mut Context<'_>, from: &impl Stream, pipe: &mut Pipe) ->
 pub(super) fn empty(cx: &mut Context<'_>, pipe: &mut Pipe, to: &impl Stream) -> Poll<io::Result<usize>> {
     loop {
         ready!(to.poll_write_ready(cx))?;
-        let moved = to.try_io(Interest::WRITABLE, || {
-            retry(|| splice(pipe.read_end(), None, to, None, pipe.held_bytes(), FLAGS))
-        });
+        let moved = to
+            .try_io(Interest::WRITABLE, || retry(|| splice(pipe.read_end(), None, to, None, pipe.held_bytes(), FLAGS)));
         match moved {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -51,7 +50,9 @@ pub(super) fn empty(cx: &mut Context<'_>, pipe: &mut Pipe, to: &impl Stream) -> 
 /// Whether splice cannot work here at all, so that copying must.
 pub(super) fn is_unsupported(error: &io::Error) -> bool {
     use rustix::io::Errno;
-    [Errno::INVAL, Errno::NOSYS, Errno::PERM, Errno::ACCESS].iter().any(|no| error.raw_os_error() == Some(no.raw_os_error()))
+    [Errno::INVAL, Errno::NOSYS, Errno::PERM, Errno::ACCESS]
+        .iter()
+        .any(|no| error.raw_os_error() == Some(no.raw_os_error()))
 }
 
 fn retry(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usize> {

@@ -50,7 +50,10 @@ struct Outcome {
 }
 
 /// A client and a backend with a relay between them; the relay's outcome when it ends.
-async fn relayed(settings: Settings, prefix: &'static [u8]) -> (TcpStream, TcpStream, tokio::task::JoinHandle<Outcome>) {
+async fn relayed(
+    settings: Settings,
+    prefix: &'static [u8],
+) -> (TcpStream, TcpStream, tokio::task::JoinHandle<Outcome>) {
     let (client, near_client) = tcp_pair().await;
     let (near_backend, backend) = tcp_pair().await;
     let relay = tokio::spawn(async move {
