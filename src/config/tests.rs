@@ -50,6 +50,13 @@ fn the_documented_defaults_are_the_defaults() {
 }
 
 #[test]
+fn the_first_example_of_the_docs_is_good() {
+    let first = DOCS.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+    let loaded = parse(first).unwrap_or_else(|problems| panic!("{problems}"));
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+}
+
+#[test]
 fn every_key_is_documented() {
     fn walk(schema: &serde_json::Value, keys: &mut Vec<String>) {
         match schema {
