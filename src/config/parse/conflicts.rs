@@ -24,10 +24,7 @@ pub fn find(routes: &[Route], indices: &[usize], listeners: usize, problems: &mu
             by_kinds.entry(Kinds::of(entry.conditions)).or_default().push(*entry);
         }
         for (kinds, entries) in &by_kinds {
-            overlaps(entries, Alpn::Counts, |earlier, later| seen.conflict(earlier, later, *kinds, problems));
-        }
-        for (_, entries) in by_kinds.iter().filter(|(kinds, _)| kinds.alpn) {
-            overlaps(entries, Alpn::IsIgnored, |earlier, later| seen.both_offered(earlier, later, problems));
+            overlaps(entries, |earlier, later| seen.conflict(earlier, later, *kinds, problems));
         }
         seen.unreachable(&group, listeners, problems);
     }
@@ -93,32 +90,19 @@ impl Kinds {
     }
 }
 
-/// A protocol and a listener, where there are conditions on them.
-type Atom<'r> = (Option<&'r [u8]>, Option<usize>);
-
-/// Whether entries with different protocols are apart.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Alpn {
-    Counts,
-    IsIgnored,
-}
-
 /// Calls `tell` with two entries that could both hold, the earlier one first; at least once for each that has an earlier.
 ///
-/// Each entry is taken apart into one atom for each protocol and listener; in the bucket of an atom two entries
-/// overlap just if their networks do, and of two networks that overlap one holds the other.
-fn overlaps<'r>(entries: &[Entry<'r>], alpn: Alpn, mut tell: impl FnMut(Entry<'r>, Entry<'r>)) {
+/// Lists of protocols always overlap, since one client may offer a protocol of each: browsers offer both of HTTP's. In
+/// the bucket of a listener two entries overlap just if their networks do, and of two networks that overlap one holds
+/// the other.
+fn overlaps<'r>(entries: &[Entry<'r>], mut tell: impl FnMut(Entry<'r>, Entry<'r>)) {
     if entries.len() < 2 {
         return;
     }
-    let mut buckets: BTreeMap<Atom<'r>, Vec<Entry<'r>>> = BTreeMap::new();
+    let mut buckets: BTreeMap<Option<usize>, Vec<Entry<'r>>> = BTreeMap::new();
     for entry in entries {
-        let Conditions { alpn: protocols, listeners, .. } = entry.conditions;
-        let protocols = if alpn == Alpn::Counts { protocols.as_slice() } else { &[] };
-        for protocol in one_at_least(protocols.iter().map(|protocol| &**protocol)) {
-            for listener in one_at_least(listeners.iter().copied()) {
-                buckets.entry((protocol, listener)).or_default().push(*entry);
-            }
+        for listener in one_at_least(entry.conditions.listeners.iter().copied()) {
+            buckets.entry(listener).or_default().push(*entry);
         }
     }
     for bucket in buckets.values().filter(|bucket| bucket.len() > 1) {
@@ -187,22 +171,16 @@ impl<'r> Seen<'r> {
             format!("`{pattern}` is in this route already, at {place}")
         } else {
             let name = &self.routes[earlier.route].name;
-            let why = if kinds.count() == 0 { "" } else { ", under conditions that can hold at the same time" };
+            let why = match (kinds.count(), share_protocol(earlier.conditions, later.conditions)) {
+                (0, _) => "",
+                (_, true) => ", under conditions that can hold at the same time",
+                (_, false) => {
+                    ", and a client may offer a protocol of each; leave `alpn` off the one that takes all others"
+                }
+            };
             format!("route `{name}` takes `{pattern}` already, at {place}{why}")
         };
         self.tell(later, Severity::Error, message, problems);
-    }
-
-    fn both_offered(&mut self, earlier: Entry<'r>, later: Entry<'r>, problems: &mut Problems) {
-        if !self.told.insert((earlier.number(), later.number())) {
-            return;
-        }
-        let (name, place) = (&self.routes[earlier.route].name, earlier.place);
-        let message = format!(
-            "a client may offer a protocol of this route and one of route `{name}`, at {place}; \
-             the route that is written first then takes it"
-        );
-        self.tell(later, Severity::Warning, message, problems);
     }
 
     /// Tells of entries that another, looked at before them, takes whenever they would hold.
@@ -233,6 +211,10 @@ impl<'r> Seen<'r> {
         }
         problems.push(Problem { severity, place: entry.place.clone(), path, message });
     }
+}
+
+fn share_protocol(a: &Conditions, b: &Conditions) -> bool {
+    a.alpn.is_empty() || a.alpn.iter().any(|protocol| b.alpn.contains(protocol))
 }
 
 /// Whether `outer` holds for every client for which `inner` does.
