@@ -4,6 +4,7 @@
 //! Out: exactly one outcome, counted and logged: accepted = active + the sum over reasons (DESIGN §4).
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +13,13 @@ use tokio::time::Instant;
 
 use crate::client_hello::{ClientHello, NotHello};
 use crate::config::Refuse;
-use crate::connect::{self, Attempts, ConnectError};
+use crate::connect::{self, Attempts, ConnectError, Connected};
 use crate::limits::Permit;
 use crate::peek::{self, First, PeekError, Peeked, ProxyHeader};
-use crate::pool::Pool;
+use crate::pool::{Lease, Pool};
 use crate::proxy_header::{Addresses, Version};
 use crate::refuse::{self, Alert, Refusal, refuse};
-use crate::relay::{self, Carried, End, Meter, Way};
+use crate::relay::{End, Meter, Prefix, Relay, Way};
 use crate::server_name::Sni;
 use crate::snapshot::{Asked, Chosen, Destination, Route, Snapshot, is_trusted};
 use crate::socket::ResetUnlessReleased;
@@ -41,20 +42,22 @@ pub struct Accepted {
 
 /// Serves `client` to its end. Dropped before, the connection is counted as drained, or as panicked.
 pub async fn serve(client: TcpStream, accepted: Accepted) {
-    let mut account = Account::open(accepted);
-    let reason = walk(client, &mut account).await;
-    account.reason = Some(reason);
+    // Both are boxed, so that a relay, which may live for days, holds room for itself alone.
+    let established = Box::pin(establish(client, Account::open(accepted))).await;
+    if let Some(relay) = established {
+        relay.await;
+    }
 }
 
-/// The path. Each stage takes what the one before it gave.
-async fn walk(client: TcpStream, account: &mut Account) -> Reason {
+/// The path up to the relay: each stage takes what the one before it gave. `None` is a connection that was refused.
+async fn establish(client: TcpStream, mut account: Account) -> Option<Pin<Box<Relay<TcpStream, TcpStream, Account>>>> {
     let snapshot = Arc::clone(&account.accepted.snapshot);
     let mut client = ResetUnlessReleased::new(client);
-    let peeked = match hello(&mut client, account, &snapshot).await {
+    let peeked = match hello(&mut client, &mut account, &snapshot).await {
         Ok(peeked) => peeked,
         Err((reason, refusal)) => return turn_away(client, account, reason, refusal).await,
     };
-    let Chosen { route, matched } = choose(&snapshot, account, &peeked.first);
+    let Chosen { route, matched } = choose(&snapshot, &mut account, &peeked.first);
     let pool = match &route.to {
         Destination::Pool(pool) => Arc::clone(pool),
         Destination::Refuse(how) => {
@@ -73,31 +76,19 @@ async fn walk(client: TcpStream, account: &mut Account) -> Reason {
     };
     account.routed(&snapshot, route);
     account.enter(State::Connecting);
-    let from = addresses(&mut client, account, &peeked);
+    let from = addresses(&mut client, &account, &peeked);
     let connect = connect::to_any(&pool, snapshot.relay.tcp.nodelay, from, &peeked.prefix, &mut account.attempts);
-    let connected = match connect.await {
-        Ok(connected) => connected,
+    match connect.await {
+        Ok(connected) => {
+            let idle = route.idle_timeout.unwrap_or(snapshot.relay.idle);
+            let (backend, rest) = account.connected(connected);
+            Some(Box::pin(Relay::new(client.release(), backend, rest, Arc::clone(&snapshot.relay), idle, account)))
+        }
         Err(error) => {
             let reason = connect_reason(&error);
             account.error = Some(error);
-            return turn_away(client, account, reason, Refusal::Reset).await;
+            turn_away(client, account, reason, Refusal::Reset).await
         }
-    };
-    drop(peeked);
-    let meter = account.relaying(&pool, connected.after, connected.taken_bytes as u64);
-    let settings = relay::Settings { idle: route.idle_timeout.unwrap_or(snapshot.relay.idle), ..snapshot.relay };
-    let started = Instant::now();
-    let end = relay::run(client.release(), connected.stream, connected.rest, &settings, &mut account.carried, &meter);
-    let end = end.await;
-    account.first_byte = account.carried.first_byte.map(|at| at - started);
-    drop(connected.lease);
-    match end {
-        End::Finished => Reason::Ok,
-        End::ClientReset => Reason::ClientReset,
-        End::BackendReset => Reason::BackendReset,
-        End::IdleTimeout => Reason::IdleTimeout,
-        End::HalfCloseTimeout => Reason::HalfCloseTimeout,
-        End::PeerDead => Reason::PeerDead,
     }
 }
 
@@ -210,8 +201,13 @@ fn refusal(how: Refuse, matched: Match, hello: Option<&ClientHello>, first_bytes
     }
 }
 
-/// Refuses, and gives the reason back.
-async fn turn_away(client: ResetUnlessReleased, account: &mut Account, reason: Reason, refusal: Refusal) -> Reason {
+/// Refuses; the account closes when the client has had its answer.
+async fn turn_away<T>(
+    client: ResetUnlessReleased,
+    mut account: Account,
+    reason: Reason,
+    refusal: Refusal,
+) -> Option<T> {
     account.enter(State::Refusing);
     if let Refusal::Alert { alert, .. } = refusal {
         account.accepted.metrics.alert_sent(alert as u8);
@@ -219,7 +215,7 @@ async fn turn_away(client: ResetUnlessReleased, account: &mut Account, reason: R
     // From here on a drop may say FIN or RST: the answer is the same, and the reason is known.
     account.reason = Some(reason);
     refuse(client.release(), refusal).await;
-    reason
+    None
 }
 
 /// Who speaks to whom, for the PROXY header towards the backend.
@@ -256,9 +252,12 @@ struct Account {
     pool: Option<Arc<Pool>>,
     attempts: Attempts,
     error: Option<ConnectError>,
+    lease: Option<Lease>,
     connect_after: Option<Duration>,
+    connected_at: Option<Instant>,
     first_byte: Option<Duration>,
-    carried: Carried,
+    /// To the backend, to the client.
+    bytes: [u64; 2],
     reason: Option<Reason>,
 }
 
@@ -277,9 +276,11 @@ impl Account {
             pool: None,
             attempts: Attempts::default(),
             error: None,
+            lease: None,
             connect_after: None,
+            connected_at: None,
             first_byte: None,
-            carried: Carried::default(),
+            bytes: [0; 2],
             reason: None,
         }
     }
@@ -300,15 +301,42 @@ impl Account {
         self.route = Some((Arc::clone(&route.name), metrics));
     }
 
-    fn relaying(&mut self, pool: &Arc<Pool>, after: Duration, taken_bytes: u64) -> RouteMeter {
+    fn connected(&mut self, connected: Connected) -> (TcpStream, Prefix) {
+        let Connected { stream, lease, rest, taken_bytes, after } = connected;
         self.enter(State::Relaying);
         self.connect_after = Some(after);
-        self.pool = Some(Arc::clone(pool));
-        self.carried.to_backend = taken_bytes;
-        let route = self.route.as_ref().map(|(_, metrics)| Arc::clone(metrics));
-        let meter = RouteMeter { route, metrics: Arc::clone(&self.accepted.metrics) };
-        meter.carried(Way::ToBackend, taken_bytes);
-        meter
+        self.connected_at = Some(Instant::now());
+        self.lease = Some(lease);
+        self.carried(Way::ToBackend, taken_bytes as u64);
+        (stream, rest)
+    }
+}
+
+impl Meter for Account {
+    fn carried(&mut self, way: Way, bytes: u64) {
+        self.bytes[way as usize] += bytes;
+        if let Some((_, metrics)) = &self.route {
+            metrics.bytes(direction(way), bytes);
+        }
+    }
+
+    fn spliced(&mut self, way: Way, bytes: u64) {
+        self.accepted.metrics.spliced(direction(way), bytes);
+    }
+
+    fn first_byte(&mut self, at: Instant) {
+        self.first_byte = self.connected_at.map(|connected| at - connected);
+    }
+
+    fn ended(&mut self, end: End) {
+        self.reason = Some(match end {
+            End::Finished => Reason::Ok,
+            End::ClientReset => Reason::ClientReset,
+            End::BackendReset => Reason::BackendReset,
+            End::IdleTimeout => Reason::IdleTimeout,
+            End::HalfCloseTimeout => Reason::HalfCloseTimeout,
+            End::PeerDead => Reason::PeerDead,
+        });
     }
 }
 
@@ -380,8 +408,8 @@ impl Account {
             connect_ms: self.connect_after,
             first_byte_ms: self.first_byte,
             duration_ms: lived,
-            bytes_to_backend: self.carried.to_backend,
-            bytes_to_client: self.carried.to_client,
+            bytes_to_backend: self.bytes[Way::ToBackend as usize],
+            bytes_to_client: self.bytes[Way::ToClient as usize],
             phase: self.state,
             reason,
             config: snapshot.hash(),
@@ -390,27 +418,25 @@ impl Account {
     }
 }
 
-/// Counts a relay's bytes under its route.
-struct RouteMeter {
-    route: Option<Arc<RouteMetrics>>,
-    metrics: Arc<Metrics>,
-}
-
-impl Meter for RouteMeter {
-    fn carried(&self, way: Way, bytes: u64) {
-        if let Some(route) = &self.route {
-            route.bytes(direction(way), bytes);
-        }
-    }
-
-    fn spliced(&self, way: Way, bytes: u64) {
-        self.metrics.spliced(direction(way), bytes);
-    }
-}
-
 fn direction(way: Way) -> Direction {
     match way {
         Way::ToBackend => Direction::ToBackend,
         Way::ToClient => Direction::ToClient,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<F>(_: impl Fn(TcpStream, Accepted) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Each open connection is one such future; what it grows by is paid for every idle relay.
+    #[test]
+    fn the_future_of_a_connection_stays_small() {
+        let (task, relay) = (size_of_future(serve), size_of::<Relay<TcpStream, TcpStream, Account>>());
+        assert!(task <= 256 && relay <= 1024, "a task of {task} bytes, a relay of {relay}");
     }
 }
