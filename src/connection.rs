@@ -13,11 +13,11 @@ use tokio::time::Instant;
 
 use crate::client_hello::{ClientHello, NotHello};
 use crate::config::Refuse;
-use crate::connect::{self, Attempts, ConnectError, Connected};
+use crate::connect::{self, Attempts, ConnectError, Connected, FirstBytes};
 use crate::limits::Permit;
-use crate::peek::{self, First, PeekError, Peeked, ProxyHeader};
+use crate::peek::{self, First, PeekError, ProxyHeader};
 use crate::pool::{Lease, Pool};
-use crate::proxy_header::{Addresses, Version};
+use crate::proxy_header::{self, Addresses, Version};
 use crate::refuse::{self, Alert, Refusal, refuse};
 use crate::relay::{End, Meter, Prefix, Relay, Way};
 use crate::server_name::Sni;
@@ -53,11 +53,11 @@ pub async fn serve(client: TcpStream, accepted: Accepted) {
 async fn establish(client: TcpStream, mut account: Account) -> Option<Pin<Box<Relay<TcpStream, TcpStream, Account>>>> {
     let snapshot = Arc::clone(&account.accepted.snapshot);
     let mut client = ResetUnlessReleased::new(client);
-    let peeked = match hello(&mut client, &mut account, &snapshot).await {
-        Ok(peeked) => peeked,
+    let prefix = match hello(&mut client, &mut account, &snapshot).await {
+        Ok(prefix) => prefix,
         Err((reason, refusal)) => return turn_away(client, account, reason, refusal).await,
     };
-    let Chosen { route, matched } = choose(&snapshot, &mut account, &peeked.first);
+    let Chosen { route, matched } = choose(&snapshot, &mut account);
     let pool = match &route.to {
         Destination::Pool(pool) => Arc::clone(pool),
         Destination::Refuse(how) => {
@@ -67,7 +67,7 @@ async fn establish(client: TcpStream, mut account: Account) -> Option<Pin<Box<Re
                 Match::NotTls => Reason::NotTls,
                 _ => Reason::Refused,
             };
-            let refusal = refusal(*how, matched, account.hello.as_ref(), &peeked.prefix);
+            let refusal = refusal(*how, matched, account.hello.as_ref(), &prefix);
             if reason == Reason::Refused {
                 account.routed(&snapshot, route);
             }
@@ -76,8 +76,11 @@ async fn establish(client: TcpStream, mut account: Account) -> Option<Pin<Box<Re
     };
     account.routed(&snapshot, route);
     account.enter(State::Connecting);
-    let from = addresses(&mut client, &account, &peeked);
-    let connect = connect::to_any(&pool, snapshot.relay.tcp.nodelay, from, &peeked.prefix, &mut account.attempts);
+    let header = pool.send_proxy_protocol.map(|version| {
+        proxy_header::encode(version, account.told.unwrap_or_else(|| addresses(&mut client, account.accepted.peer)))
+    });
+    let first_bytes = FirstBytes { header: header.as_deref().unwrap_or_default(), prefix: &prefix };
+    let connect = connect::to_any(&pool, snapshot.relay.tcp.nodelay, first_bytes, &mut account.attempts);
     match connect.await {
         Ok(connected) => {
             let idle = route.idle_timeout.unwrap_or(snapshot.relay.idle);
@@ -92,12 +95,12 @@ async fn establish(client: TcpStream, mut account: Account) -> Option<Pin<Box<Re
     }
 }
 
-/// Reads the PROXY header and the hello, and counts what came of it.
+/// Reads the PROXY header and the hello, and counts what came of it; gives what the backend must read first.
 async fn hello(
     client: &mut ResetUnlessReleased,
     account: &mut Account,
     snapshot: &Snapshot,
-) -> Result<Peeked, (Reason, Refusal)> {
+) -> Result<Vec<u8>, (Reason, Refusal)> {
     let Accepted { peer, at, listener, listener_metrics, .. } = &account.accepted;
     let metrics = Arc::clone(listener_metrics);
     let trusted = snapshot.config.listeners[*listener].trusted_proxies.as_deref();
@@ -111,24 +114,25 @@ async fn hello(
     let peeked = peek::client_hello(client.stream(), proxy_header, max_hello_bytes, deadline).await;
     let after = at.elapsed();
     match peeked {
-        Ok(mut peeked) => {
+        Ok(peeked) => {
             if let Some(header) = peeked.proxy_header {
                 metrics.proxy_header(match (header.addresses, header.version) {
                     (None, _) => ProxyHeaderResult::Local,
                     (Some(_), Version::V1) => ProxyHeaderResult::V1,
                     (Some(_), Version::V2) => ProxyHeaderResult::V2,
                 });
+                account.told = header.addresses;
                 account.client = header.addresses.map_or(account.client, |addresses| addresses.client);
             }
-            match &mut peeked.first {
+            match peeked.first {
                 First::Hello(hello) => {
                     metrics.hello(HelloResult::Whole, after, hello.wire_bytes, hello.records);
-                    account.hello = Some(hello.clone());
+                    account.hello = Some(hello);
                     account.hello_after = Some(after);
                 }
                 First::NotTls => metrics.hello(HelloResult::NotTls, after, 0, 0),
             }
-            Ok(peeked)
+            Ok(peeked.prefix)
         }
         Err(error) => {
             let (result, reason, refusal) = no_hello(&error);
@@ -168,10 +172,10 @@ fn no_hello(error: &PeekError) -> (Option<HelloResult>, Reason, Refusal) {
 }
 
 /// Finds the route; the decision itself is [`Snapshot::choose`].
-fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account, first: &First) -> Chosen<'a> {
-    let chosen = match first {
-        First::NotTls => Chosen { route: &snapshot.not_tls, matched: Match::NotTls },
-        First::Hello(hello) => snapshot.choose(Asked {
+fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account) -> Chosen<'a> {
+    let chosen = match &account.hello {
+        None => Chosen { route: &snapshot.not_tls, matched: Match::NotTls },
+        Some(hello) => snapshot.choose(Asked {
             sni: hello.server_name.as_ref(),
             alpn: &hello.alpn,
             source: account.client.ip().to_canonical(),
@@ -218,13 +222,9 @@ async fn turn_away<T>(
     None
 }
 
-/// Who speaks to whom, for the PROXY header towards the backend.
-fn addresses(client: &mut ResetUnlessReleased, account: &Account, peeked: &Peeked) -> Addresses {
-    let told = peeked.proxy_header.and_then(|header| header.addresses);
-    told.unwrap_or_else(|| {
-        let peer = account.accepted.peer;
-        Addresses { client: peer, local: client.stream().local_addr().unwrap_or(peer) }
-    })
+/// Who speaks to whom, for a PROXY header towards the backend.
+fn addresses(client: &mut ResetUnlessReleased, peer: SocketAddr) -> Addresses {
+    Addresses { client: peer, local: client.stream().local_addr().unwrap_or(peer) }
 }
 
 fn connect_reason(error: &ConnectError) -> Reason {
@@ -244,6 +244,8 @@ struct Account {
     state: State,
     /// Told by a PROXY header, else the peer.
     client: SocketAddr,
+    /// What a PROXY header told.
+    told: Option<Addresses>,
     hello: Option<ClientHello>,
     hello_after: Option<Duration>,
     peek_error: Option<PeekError>,
@@ -267,6 +269,7 @@ impl Account {
             active: accepted.listener_metrics.accepted(),
             state: State::Hello,
             client: accepted.peer,
+            told: None,
             accepted,
             hello: None,
             hello_after: None,
