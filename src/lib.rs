@@ -1,28 +1,41 @@
 //! Routes TLS by its server name without decrypting it.
+//!
+//! The rooms in the order of reading. The path of a connection comes first; what stands beside it follows. Each file
+//! opens with what it is for, what comes in and what goes out.
+//!
+//! ```text
+//! listener -> [PROXY header] -> peek -> client_hello -> route -> pool -> connect -> relay
+//! ```
+//!
+//! [`connection`] walks that path. [`server`] starts the [`worker`] threads that hold the connections, and a control
+//! runtime for [`reload`] and [`admin`]. A connection sees one [`snapshot`] from its first byte to its last.
 #![deny(unsafe_code)]
 
+// From the outside in: what starts everything.
 pub mod cli;
 pub mod server;
 pub mod worker;
 
-pub mod client_hello;
-pub mod connect;
-pub mod connection;
+// The path of a connection, in the order it is walked.
 pub mod listener;
-pub mod peek;
-pub mod pool;
+pub mod connection;
 pub mod proxy_header;
-pub mod refuse;
-pub mod relay;
-pub mod route;
+pub mod peek;
+pub mod client_hello;
 pub mod server_name;
+pub mod route;
+pub mod refuse;
+pub mod pool;
+pub mod connect;
+pub mod relay;
 
-pub mod admin;
+// Beside the path.
 pub mod config;
-pub mod drain;
-pub mod limits;
-pub mod reload;
 pub mod snapshot;
+pub mod reload;
+pub mod limits;
+pub mod drain;
+pub mod admin;
+pub mod telemetry;
 pub mod socket;
 pub mod sys;
-pub mod telemetry;

@@ -29,7 +29,7 @@ pub struct Snapshot {
     pub unmatched: Route,
     pub not_tls: Route,
     pub pools: Vec<Arc<Pool>>,
-    pub relay: relay::Settings,
+    pub relay: Arc<relay::Settings>,
     pub connection_log: ConnectionLog,
     metrics: Arc<Metrics>,
 }
@@ -94,7 +94,7 @@ impl Snapshot {
             no_sni: fallback("no_sni", config.no_sni),
             unmatched: fallback("unmatched", config.unmatched),
             not_tls: fallback("not_tls", config.not_tls),
-            relay: relay_settings(&config),
+            relay: Arc::new(relay_settings(&config)),
             connection_log: connection_log(config.log),
             metrics: Arc::clone(metrics),
             pools,
@@ -154,10 +154,9 @@ impl Snapshot {
         let fallbacks = [&self.no_sni, &self.unmatched, &self.not_tls].into_iter();
         let routes = fallbacks.chain(&self.routes).map(|route| &*route.name).collect();
         let pools = self.pools.iter().map(|pool| &*pool.name).collect();
-        let named: Vec<(&str, String)> = (self.pools.iter())
-            .flat_map(|pool| pool.backends().iter().map(|backend| (&*pool.name, backend.address.to_string())))
+        let backends = (self.pools.iter())
+            .flat_map(|pool| pool.backends().iter().map(|backend| (&*pool.name, &*backend.name)))
             .collect();
-        let backends = named.iter().map(|(pool, backend)| (*pool, backend.as_str())).collect();
         self.metrics.retain(&routes, &pools, &backends);
     }
 }
@@ -175,8 +174,9 @@ fn build_pools(config: &Config, before: Option<&Snapshot>, metrics: &Arc<Metrics
         let backend = |backend: &config::Backend| {
             let kept = known.get(&(&*pool.name, backend.address)).map(|backend| Arc::clone(backend));
             let made = || {
-                let series = metrics.backend(&pool.name, &backend.address.to_string());
-                Arc::new(Backend::new(backend.address, series))
+                let name: Arc<str> = backend.address.to_string().into();
+                let series = metrics.backend(&pool.name, &name);
+                Arc::new(Backend::new(name, backend.address, series))
             };
             (kept.unwrap_or_else(made), backend.weight)
         };

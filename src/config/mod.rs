@@ -8,6 +8,7 @@
 
 mod address;
 mod at;
+mod deserializer;
 mod files;
 mod located;
 mod parse;
@@ -15,6 +16,7 @@ mod problem;
 mod raw;
 mod suggest;
 mod units;
+mod wording;
 mod yaml;
 
 use std::net::{IpAddr, SocketAddr};
@@ -252,3 +254,6 @@ pub struct Reload {
     pub watch: bool,
     pub poll: Duration,
 }
+
+#[cfg(test)]
+mod tests;

@@ -112,7 +112,7 @@ mod tests {
         let metrics = Metrics::new();
         let backend = |(port, weight): (u16, &u32)| {
             let address = ([127, 0, 0, 1], port).into();
-            (Arc::new(Backend::new(address, metrics.backend("p", "b"))), *weight)
+            (Arc::new(Backend::new("b".into(), address, metrics.backend("p", "b"))), *weight)
         };
         let backends = (1..).zip(weights).map(backend).collect();
         let connect = Connect { timeout: Duration::ZERO, attempts: 3, total: Duration::ZERO };

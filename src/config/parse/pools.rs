@@ -5,12 +5,11 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::listeners::count_or;
-use super::{Located, Names, each_of, name, only, read, refuse_unbuilt, require, section};
+use super::{FromFiles, Located, Names, each_of, name, only, read, refuse_unbuilt, require, section};
 use crate::config::address::{self, AddressError};
 use crate::config::at::At;
 use crate::config::located::Named;
@@ -26,7 +25,7 @@ pub struct Pools {
     pub places: Vec<Place>,
 }
 
-pub fn parse(files: Vec<(Arc<Path>, Field<Named<raw::Pool>>)>, problems: &mut Problems) -> Pools {
+pub fn parse(files: FromFiles<Named<raw::Pool>>, problems: &mut Problems) -> Pools {
     let mut pools = Pools { parsed: Vec::new(), names: Names::default(), places: Vec::new() };
     let mut first: HashMap<Arc<str>, Place> = HashMap::new();
     for (file, field) in files {
