@@ -76,7 +76,7 @@ async fn establish(client: TcpStream, mut account: Account) -> Option<Pin<Box<Re
     };
     account.routed(&snapshot, route);
     account.enter(State::Connecting);
-    let header = pool.send_proxy_protocol.map(|version| {
+    let header = pool.connect.send_proxy_protocol.map(|version| {
         proxy_header::encode(version, account.told.unwrap_or_else(|| addresses(&mut client, account.accepted.peer)))
     });
     let first_bytes = FirstBytes { header: header.as_deref().unwrap_or_default(), prefix: &prefix };

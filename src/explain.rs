@@ -213,9 +213,9 @@ impl Explanation {
             detail: Some(invalid.to_string()),
         });
         self.hints.extend(match (invalid, self.name.parse::<Pattern>()) {
-            (InvalidName::Byte(b'*'), _) => {
-                Some("a pattern is no name: ask for a name that it should take, such as one with `www` for the star".into())
-            }
+            (InvalidName::Byte(b'*'), _) => Some(
+                "a pattern is no name: ask for a name that it should take, such as one with `www` for the star".into(),
+            ),
             (_, Ok(Pattern::Exact(ascii))) => Some(format!("clients send this name as `{ascii}`")),
             _ => None,
         });
@@ -224,11 +224,8 @@ impl Explanation {
     /// Names what was assumed and made a difference, or might have.
     fn hint_at_assumptions(&mut self) {
         let entries: Vec<&Entry> = self.passed_over.iter().map(|over| &over.entry).chain(&self.taken).collect();
-        let looks_at: [(&str, fn(&Entry) -> &[String]); 3] = [
-            ("alpn", |entry| &entry.alpn),
-            ("source", |entry| &entry.source),
-            ("listener", |entry| &entry.listeners),
-        ];
+        let looks_at: [(&str, fn(&Entry) -> &[String]); 3] =
+            [("alpn", |entry| &entry.alpn), ("source", |entry| &entry.source), ("listener", |entry| &entry.listeners)];
         for (what, wanted) in looks_at {
             let routes = entries.iter().filter(|entry| !wanted(entry).is_empty()).take(MOST_HINTS);
             let routes: Vec<String> = routes.map(|entry| format!("`{}`", entry.route)).collect();
@@ -278,8 +275,7 @@ fn entry(config: &Config, candidate: &Candidate, name: &ServerName) -> Entry {
 }
 
 fn told_pool(config: &Config, name: &str) -> Pool {
-    let backend =
-        |backend: &config::Backend| Backend { address: backend.address.to_string(), weight: backend.weight };
+    let backend = |backend: &config::Backend| Backend { address: backend.address.to_string(), weight: backend.weight };
     let pool = config.pools.iter().find(|pool| *pool.name == *name);
     let backends = pool.into_iter().flat_map(|pool| &pool.backends).map(backend).collect();
     Pool { name: name.to_owned(), backends }

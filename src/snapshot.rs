@@ -17,7 +17,7 @@ use crate::proxy_header;
 use crate::relay::{self, Engine};
 use crate::route::{Builder, By, Candidate, Conditions, Request, RouteTable};
 use crate::server_name::Sni;
-use crate::socket::TcpSettings;
+use crate::socket::{self, TcpSettings};
 use crate::telemetry::{ConnectionLog, Format, Match, Metrics, RouteMetrics, Which};
 
 /// Everything in force at one time.
@@ -183,12 +183,17 @@ fn build_pools(config: &Config, before: Option<&Snapshot>, metrics: &Arc<Metrics
         Arc::new(Pool::new(
             Arc::clone(&pool.name),
             pool.backends.iter().map(backend).collect(),
-            Connect { timeout: pool.connect.timeout, attempts: pool.connect.attempts, total: pool.connect.total },
-            pool.send_proxy_protocol.map(|version| match version {
-                config::ProxyVersion::V1 => proxy_header::Version::V1,
-                config::ProxyVersion::V2 => proxy_header::Version::V2,
-            }),
-            pool.source_addresses.clone(),
+            Connect {
+                timeout: pool.connect.timeout,
+                attempts: pool.connect.attempts,
+                total: pool.connect.total,
+                send_proxy_protocol: pool.send_proxy_protocol.map(|version| match version {
+                    config::ProxyVersion::V1 => proxy_header::Version::V1,
+                    config::ProxyVersion::V2 => proxy_header::Version::V2,
+                }),
+                source_addresses: pool.source_addresses.clone(),
+                congestion: pool.congestion.clone(),
+            },
             metrics.pool(&pool.name),
         ))
     };
@@ -208,6 +213,13 @@ pub fn tcp_settings(tcp: config::Tcp) -> TcpSettings {
         user_timeout: tcp.user_timeout,
         backlog: tcp.backlog,
     }
+}
+
+/// The first congestion control of `config` that the kernel does not have.
+pub fn missing_congestion(config: &Config) -> Option<(&str, std::io::Error)> {
+    let listeners = config.listeners.iter().filter_map(|listener| listener.congestion.as_deref());
+    let mut asked = listeners.chain(config.pools.iter().filter_map(|pool| pool.congestion.as_deref()));
+    asked.find_map(|name| socket::check_congestion(name).err().map(|error| (name, error)))
 }
 
 fn relay_settings(config: &Config) -> relay::Settings {

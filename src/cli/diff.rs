@@ -150,7 +150,12 @@ fn when(when: &When) -> String {
 fn pool(change: &PoolChange<'_>) -> String {
     let mut block = format!("{} {}", sign(change.kind), change.pool);
     if !change.settings.is_empty() {
-        let _ = write!(block, "  {} differ{}", change.settings.join(", "), if change.settings.len() == 1 { "s" } else { "" });
+        let _ = write!(
+            block,
+            "  {} differ{}",
+            change.settings.join(", "),
+            if change.settings.len() == 1 { "s" } else { "" }
+        );
     }
     block.push('\n');
     for BackendChange { address, kind, old_weight, new_weight } in &change.backends {

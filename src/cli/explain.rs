@@ -123,11 +123,24 @@ fn ask(admin: &str, options: &Options) -> Result<Explanation, AskError> {
 
 #[derive(Debug)]
 enum AskError {
-    Address { told: String, error: Option<io::Error> },
-    NoAnswer { address: SocketAddr, error: io::Error },
-    Status { address: SocketAddr, status: String, said: Option<String> },
+    Address {
+        told: String,
+        error: Option<io::Error>,
+    },
+    NoAnswer {
+        address: SocketAddr,
+        error: io::Error,
+    },
+    Status {
+        address: SocketAddr,
+        status: String,
+        said: Option<String>,
+    },
     /// The answer is no explanation.
-    NotOurs { address: SocketAddr, error: serde_json::Error },
+    NotOurs {
+        address: SocketAddr,
+        error: serde_json::Error,
+    },
     /// The process says that the question is wrong.
     Question(String),
 }
@@ -174,7 +187,8 @@ fn text(explanation: &Explanation) -> String {
     }
     if let Some(pool) = &explanation.pool {
         let width = pool.backends.iter().map(|backend| backend.address.len()).max().unwrap_or_default();
-        let backends = pool.backends.iter().map(|backend| format!("{:width$}  weight {}", backend.address, backend.weight));
+        let backends =
+            pool.backends.iter().map(|backend| format!("{:width$}  weight {}", backend.address, backend.weight));
         rows.extend(labelled("backends", backends));
     }
     if explanation.refusal.is_some() {

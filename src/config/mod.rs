@@ -102,6 +102,8 @@ pub struct Listener {
     /// Present: every connection must begin with a PROXY header, and only these sources may connect.
     pub trusted_proxies: Option<Vec<IpNet>>,
     pub max_connections: Option<usize>,
+    /// Towards its clients; `None`: what the kernel defaults to.
+    pub congestion: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -147,6 +149,8 @@ pub struct Pool {
     pub send_proxy_protocol: Option<ProxyVersion>,
     /// Local addresses to connect from, in turn; empty: the kernel chooses.
     pub source_addresses: Vec<IpAddr>,
+    /// Towards its backends; `None`: what the kernel defaults to.
+    pub congestion: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -217,11 +217,8 @@ fn effects<'a>(old: &'a Snapshot, new: &'a Snapshot, sni: &Sni) -> Vec<Effect<'a
         let alpn = || cases.alpn[at[0]].offered.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
         let source = || cases.source[at[1]].network.map_or("other".to_owned(), |network| network.to_string());
         let listener = || cases.listener[at[2]].name.unwrap_or("other").to_owned();
-        let when = When {
-            alpn: matters[0].then(alpn),
-            source: matters[1].then(source),
-            listener: matters[2].then(listener),
-        };
+        let when =
+            When { alpn: matters[0].then(alpn), source: matters[1].then(source), listener: matters[2].then(listener) };
         Some(Effect { when, from: *from, to: *to })
     });
     let mut told: Vec<Effect<'a>> = told.collect();
@@ -308,8 +305,12 @@ fn pools<'a>(old: &'a Config, new: &'a Config) -> Vec<PoolChange<'a>> {
             (Some(old), Some(new)) => (Kind::Changed, pool_settings(old, new)),
         };
         let backends = backends(old.copied(), new.copied());
-        (kind != Kind::Changed || !backends.is_empty() || !settings.is_empty())
-            .then_some(PoolChange { pool: &pool.name, kind, backends, settings })
+        (kind != Kind::Changed || !backends.is_empty() || !settings.is_empty()).then_some(PoolChange {
+            pool: &pool.name,
+            kind,
+            backends,
+            settings,
+        })
     };
     let removed = old.pools.iter().filter(|pool| !after.contains_key(&*pool.name));
     new.pools.iter().chain(removed).filter_map(change).collect()

@@ -38,8 +38,9 @@ pub fn config(text: &str, file: &Path, problems: &mut Problems) -> (Option<Confi
         pools.push((file, included.pools));
     }
 
-    let pools = pools::parse(pools, problems);
-    let listeners = listeners::parse(raw.listeners, &top, problems);
+    let congestion = settings::default_congestion(raw.tcp.as_mut(), &top, problems);
+    let pools = pools::parse(pools, congestion.as_ref(), problems);
+    let listeners = listeners::parse(raw.listeners, &top, congestion.as_ref(), problems);
     let routes = routes::parse(routes, &listeners.names, &pools.names, problems);
     let mut fallback = |raw, key, default| routes::fallback(raw, &top, key, default, &pools.names, problems);
     let config = Config {
