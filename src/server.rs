@@ -18,9 +18,10 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::admin::{self, App, Readiness, Stage};
+use crate::admin::{self, App, ExplainQuery, Readiness, Stage};
 use crate::config::{Config, Loaded};
 use crate::drain::{self, Drain, Phase};
+use crate::explain::{Question, explain};
 use crate::limits::{Permits, auto_max_connections};
 use crate::listener::{Listener, Shared};
 use crate::reload::Reloader;
@@ -127,8 +128,12 @@ impl Server {
     }
 
     fn start_admin(&mut self) -> Vec<oneshot::Sender<()>> {
-        let app =
-            Arc::new(App { metrics: Arc::clone(&self.shared.metrics), ready: self.readiness.clone(), explain: None });
+        let snapshot = Arc::clone(&self.shared.snapshot);
+        let app = Arc::new(App {
+            metrics: Arc::clone(&self.shared.metrics),
+            ready: self.readiness.clone(),
+            explain: Some(Box::new(move |query| explain_live(&snapshot.load(), query))),
+        });
         let serve = |socket| {
             let (stop, stopped) = oneshot::channel();
             tokio::spawn(admin::serve(socket, Arc::clone(&app), async {
@@ -138,6 +143,15 @@ impl Server {
         };
         self.admin_sockets.drain(..).map(serve).collect()
     }
+}
+
+/// Answers from what is in force now.
+fn explain_live(snapshot: &Snapshot, query: ExplainQuery) -> Result<serde_json::Value, String> {
+    let ExplainQuery { name, alpn, source, listener } = query;
+    let alpn = alpn.unwrap_or_default().split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    let question = Question { name, alpn, source, listener };
+    let explanation = explain(snapshot, &question).map_err(|error| error.to_string())?;
+    serde_json::to_value(explanation).map_err(|error| error.to_string())
 }
 
 type Bound = (Vec<(Arc<str>, SocketAddr)>, Vec<Vec<worker::Socket>>);

@@ -29,7 +29,7 @@ pub struct Snapshot {
     pub unmatched: Route,
     pub not_tls: Route,
     pub pools: Vec<Arc<Pool>>,
-    pub relay: relay::Settings,
+    pub relay: Arc<relay::Settings>,
     pub connection_log: ConnectionLog,
     metrics: Arc<Metrics>,
 }
@@ -94,7 +94,7 @@ impl Snapshot {
             no_sni: fallback("no_sni", config.no_sni),
             unmatched: fallback("unmatched", config.unmatched),
             not_tls: fallback("not_tls", config.not_tls),
-            relay: relay_settings(&config),
+            relay: Arc::new(relay_settings(&config)),
             connection_log: connection_log(config.log),
             metrics: Arc::clone(metrics),
             pools,

@@ -5,9 +5,11 @@
 
 use std::error::Error;
 use std::fmt;
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use super::admin_client::{self, Answer};
 
 /// Asks the first of the addresses; all of them serve the same.
 ///
@@ -16,12 +18,11 @@ use std::time::{Duration, Instant};
 /// When there is no address, no answer within two seconds, or another answer than 200.
 pub fn healthcheck(admin: &[SocketAddr]) -> Result<(), HealthcheckError> {
     let address = reachable(*admin.first().ok_or(HealthcheckError::NoAddress)?);
-    let answer = ask(address, LIMIT).map_err(|source| HealthcheckError::Io { address, source })?;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    match head.split(' ').nth(1) {
-        Some("200") if head.starts_with("HTTP/1.") => Ok(()),
-        _ => {
-            let status = head.lines().next().unwrap_or_default().to_owned();
+    let ask = admin_client::get(address, "/readyz", LIMIT, MAX_ANSWER_BYTES);
+    let answer = ask.map_err(|source| HealthcheckError::Io { address, source })?;
+    match answer {
+        Answer { status: Some(200), .. } => Ok(()),
+        Answer { status_line: status, body, .. } => {
             Err(HealthcheckError::NotReady { address, status, body: body.trim().to_owned() })
         }
     }
@@ -74,37 +75,16 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// The whole answer, or as much of it as counts.
-fn ask(address: SocketAddr, limit: Duration) -> io::Result<String> {
-    let deadline = Instant::now() + limit;
-    let mut stream = TcpStream::connect_timeout(&address, limit)?;
-    stream.set_write_timeout(Some(left(deadline)?))?;
-    write!(stream, "GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
-    let mut answer = Vec::new();
-    let mut chunk = [0; 1024];
-    while answer.len() < MAX_ANSWER_BYTES {
-        stream.set_read_timeout(Some(left(deadline)?))?;
-        match stream.read(&mut chunk)? {
-            0 => break,
-            n => answer.extend_from_slice(&chunk[..n]),
-        }
-    }
-    Ok(String::from_utf8_lossy(&answer).into_owned())
-}
-
-fn left(deadline: Instant) -> io::Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
-}
-
 /// For the whole question and answer.
 const LIMIT: Duration = Duration::from_secs(2);
 const MAX_ANSWER_BYTES: usize = 4096;
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::thread;
+    use std::time::Instant;
 
     use super::*;
 
@@ -161,7 +141,7 @@ mod tests {
 
         let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let (asked, limit) = (Instant::now(), Duration::from_millis(100));
-        assert!(ask(silent.local_addr().unwrap(), limit).is_err());
+        assert!(admin_client::get(silent.local_addr().unwrap(), "/readyz", limit, 1).is_err());
         assert!(asked.elapsed() >= limit && asked.elapsed() < LIMIT, "{:?}", asked.elapsed());
     }
 }

@@ -1,19 +1,24 @@
 //! The commands, one file each.
 
+pub mod admin_client;
 mod check;
+mod completions;
 mod demo;
 pub mod demo_backends;
+mod diff;
+mod explain;
 pub mod healthcheck;
+mod man;
 mod run;
 mod schema;
 
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::Config;
+use crate::config::{Config, Loaded};
 
 /// Routes TLS by its server name without decrypting it.
 #[derive(Debug, Parser)]
@@ -38,31 +43,54 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Tells which route takes a name, what was passed over and why
+    Explain(explain::Options),
+    /// Tells which names another file would send elsewhere
+    Diff(diff::Options),
     /// Starts two small TLS backends and snigate in front of them, to try with curl
     Demo(demo::Options),
     /// Asks the running snigate of this configuration whether it is ready; for containers
     Healthcheck,
     /// Prints the JSON Schema of the routing file, for editors
     Schema,
+    /// Prints a completion script
+    Completions {
+        /// The shell that is to complete
+        shell: clap_complete::Shell,
+    },
+    /// Prints a man page
+    Man {
+        /// The page of this command; without it that of snigate itself
+        command: Option<String>,
+    },
 }
 
 /// What the process says with its end.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     Config = 1,
     Usage = 2,
     Bind = 3,
+    /// `explain`: the client is refused.
+    Refused = 4,
+    /// `explain`: not the pool that was expected.
+    OtherPool = 5,
+    /// `diff`: somebody goes elsewhere.
+    Changes = 6,
 }
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let Arguments { command, config } = Arguments::parse();
     match command {
+        Some(Command::Explain(options)) => explain::run(&options, config),
+        Some(Command::Diff(options)) => diff::run(&options),
         Some(Command::Demo(options)) => demo::demo(&options),
-        Some(Command::Schema) => match schema::schema(&mut std::io::stdout().lock()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => output_failed(&error),
-        },
+        Some(Command::Schema) => printed(schema::schema(&mut io::stdout().lock())),
+        Some(Command::Completions { shell }) => {
+            printed(completions::completions(shell, Arguments::command(), &mut io::stdout().lock()))
+        }
+        Some(Command::Man { command }) => man_page(command.as_deref()),
         Some(Command::Check { file, json }) => with_config(file.or(config), |file| check_file(&file, json)),
         Some(Command::Healthcheck) => with_config(config, |file| ask_health(&file)),
         Some(Command::Run) | None => with_config(config, run::run),
@@ -70,17 +98,48 @@ pub fn main() -> ExitCode {
 }
 
 fn with_config(told: Option<PathBuf>, command: impl FnOnce(PathBuf) -> ExitCode) -> ExitCode {
-    match run::find_config(told) {
-        Ok(file) => command(file),
-        Err(message) => {
-            eprintln!("snigate: {message}");
+    config_file(told).map_or_else(|exit| exit, command)
+}
+
+/// Finds the routing file, or says where it was looked for.
+fn config_file(told: Option<PathBuf>) -> Result<PathBuf, ExitCode> {
+    run::find_config(told).map_err(|message| {
+        eprintln!("snigate: {message}");
+        Exit::Usage.into()
+    })
+}
+
+/// Loads `file`, or says what is wrong with it.
+fn load(file: &Path) -> Result<Loaded, ExitCode> {
+    Config::load(file).map_err(|problems| {
+        eprintln!("{problems}");
+        let count = problems.errors();
+        eprintln!("snigate: {} has {count} error{}", file.display(), if count == 1 { "" } else { "s" });
+        Exit::Config.into()
+    })
+}
+
+fn man_page(command: Option<&str>) -> ExitCode {
+    match man::man(command, Arguments::command(), &mut io::stdout().lock()) {
+        Some(result) => printed(result),
+        None => {
+            let command = command.unwrap_or_default().escape_debug();
+            eprintln!("snigate: there is no command `{command}`; `snigate --help` lists them");
             Exit::Usage.into()
         }
     }
 }
 
-fn check_file(file: &std::path::Path, json: bool) -> ExitCode {
-    let stdout = std::io::stdout();
+/// The end of a command that only prints.
+fn printed(result: io::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => output_failed(&error),
+    }
+}
+
+fn check_file(file: &Path, json: bool) -> ExitCode {
+    let stdout = io::stdout();
     let form = match (json, stdout.is_terminal()) {
         (true, _) => check::Form::Json,
         (false, true) => check::Form::Snippets,
@@ -92,13 +151,10 @@ fn check_file(file: &std::path::Path, json: bool) -> ExitCode {
     }
 }
 
-fn ask_health(file: &std::path::Path) -> ExitCode {
-    let loaded = match Config::load(file) {
+fn ask_health(file: &Path) -> ExitCode {
+    let loaded = match load(file) {
         Ok(loaded) => loaded,
-        Err(problems) => {
-            run::tell(&problems);
-            return Exit::Config.into();
-        }
+        Err(exit) => return exit,
     };
     match healthcheck::healthcheck(&loaded.config.admin.bind) {
         Ok(()) => ExitCode::SUCCESS,
@@ -122,5 +178,5 @@ impl From<Exit> for ExitCode {
     }
 }
 
-const AFTER_HELP: &str =
-    "Exit codes: 0 ended as asked, 1 a problem in the configuration, 2 usage, 3 an address that cannot be bound.";
+const AFTER_HELP: &str = "Exit codes: 0 ended as asked, 1 a problem in the configuration, 2 usage, 3 an address that \
+cannot be bound; explain: 4 refused, 5 another pool than expected; diff: 6 something changes.";

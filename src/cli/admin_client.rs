@@ -1,0 +1,82 @@
+//! Asks a running snigate at its admin address.
+//!
+//! In:  the address, a path, how long and how much of an answer is waited for.
+//! Out: [`Answer`]: the status and the body. HTTP/1.1 over a blocking socket, for commands that ask once.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+/// What came back, or as much of it as counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// None: that was no HTTP.
+    pub status: Option<u16>,
+    /// The first line as it came.
+    pub status_line: String,
+    pub body: String,
+}
+
+/// Sends `GET path` and reads the answer until the server closes.
+///
+/// # Errors
+/// When there is no connection, or no whole answer within `limit`.
+pub fn get(address: SocketAddr, path: &str, limit: Duration, most_bytes: usize) -> io::Result<Answer> {
+    let deadline = Instant::now() + limit;
+    let mut stream = TcpStream::connect_timeout(&address, limit)?;
+    stream.set_write_timeout(Some(left(deadline)?))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    let mut chunk = [0; 4096];
+    while answer.len() < most_bytes {
+        stream.set_read_timeout(Some(left(deadline)?))?;
+        match stream.read(&mut chunk)? {
+            0 => break,
+            n => answer.extend_from_slice(&chunk[..n]),
+        }
+    }
+    Ok(Answer::read(&String::from_utf8_lossy(&answer)))
+}
+
+impl Answer {
+    fn read(text: &str) -> Self {
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
+        let status_line = head.lines().next().unwrap_or_default();
+        let status = status_line.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1)?.parse().ok());
+        Self { status, status_line: status_line.to_owned(), body: body.to_owned() }
+    }
+}
+
+/// Writes `value` so that it can stand in a query (RFC 3986 §2.3).
+pub fn percent_encoded(value: &str) -> String {
+    let encoded = value.bytes().map(|byte| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    });
+    encoded.collect()
+}
+
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_has_a_status_or_is_no_http() {
+        let answer = Answer::read("HTTP/1.1 404 Not Found\r\na: b\r\n\r\nno\n");
+        assert_eq!((answer.status, &*answer.status_line, &*answer.body), (Some(404), "HTTP/1.1 404 Not Found", "no\n"));
+        for other in ["SSH-2.0-OpenSSH 200 \r\n", "", "HTTP/2 200\r\n\r\n", "HTTP/1.1\r\n\r\n"] {
+            assert_eq!(Answer::read(other).status, None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_a_meaning_in_a_query_is_encoded() {
+        assert_eq!(percent_encoded("a-b_c.~9"), "a-b_c.~9");
+        assert_eq!(percent_encoded("a&b=c+d %/ü"), "a%26b%3Dc%2Bd%20%25%2F%C3%BC");
+    }
+}

@@ -1,0 +1,19 @@
+//! `snigate completions SHELL`: prints a script that makes a shell complete commands and options.
+//!
+//! In:  the shell, and the commands as they are declared.
+//! Out: the script.
+
+use std::io::{self, Write};
+
+use clap::Command;
+use clap_complete::{Shell, generate};
+
+/// Prints the script for `shell`.
+///
+/// # Errors
+/// What `out` says.
+pub fn completions(shell: Shell, mut command: Command, out: &mut dyn Write) -> io::Result<()> {
+    let mut script = Vec::new();
+    generate(shell, &mut command, "snigate", &mut script);
+    out.write_all(&script)
+}

@@ -1,0 +1,169 @@
+//! `snigate diff OLD NEW`: tells which names another routing file would send elsewhere.
+//!
+//! In:  two files that `check` takes.
+//! Out: patterns, fallbacks and pools that differ, with what it means to clients; an exit code that says whether any does.
+
+mod cases;
+mod compare;
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use self::cases::When;
+use self::compare::{BackendChange, Effect, Kind, PatternChange, PoolChange, Report, Target, compare};
+use super::explain::snapshot;
+use super::{Exit, output_failed};
+
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// The routing file in force
+    old: PathBuf,
+    /// The one to compare with it
+    new: PathBuf,
+    /// Prints the differences as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Compares the files.
+pub fn run(options: &Options) -> ExitCode {
+    // Both are read, so that the problems of both are told.
+    let (old, new) = match (snapshot(&options.old), snapshot(&options.new)) {
+        (Ok(old), Ok(new)) => (old, new),
+        (Err(exit), _) | (_, Err(exit)) => return exit,
+    };
+    let report = compare(&old, &new);
+    let mut out = io::stdout().lock();
+    let told = if options.json {
+        serde_json::to_writer_pretty(&mut out, &report).map_err(io::Error::from).and_then(|()| writeln!(out))
+    } else {
+        out.write_all(text(&report).as_bytes())
+    };
+    match told {
+        Ok(()) if report.changes => Exit::Changes.into(),
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => output_failed(&error),
+    }
+}
+
+/// Says it for people: `+` is new, `-` is gone, `~` is there in both and differs.
+fn text(report: &Report<'_>) -> String {
+    let mut text = String::new();
+    section(&mut text, "names", report.patterns.iter().map(pattern));
+    let fallback = |change: &compare::FallbackChange<'_>| {
+        format!("~ {}  {} -> {}\n", change.fallback, destination(&change.from), destination(&change.to))
+    };
+    section(&mut text, "fallbacks", report.fallbacks.iter().map(fallback));
+    section(&mut text, "pools", report.pools.iter().map(pool));
+    let count = |kind| report.patterns.iter().filter(|change| change.kind == kind).count();
+    let _ = match (report.changes, report.patterns.len()) {
+        (false, _) => writeln!(text, "no name goes elsewhere"),
+        (true, 0) => writeln!(text, "no pattern differs"),
+        (true, _) => writeln!(
+            text,
+            "patterns: {} added, {} removed, {} changed",
+            count(Kind::Added),
+            count(Kind::Removed),
+            count(Kind::Changed)
+        ),
+    };
+    if !report.other_settings.is_empty() {
+        let _ = writeln!(text, "other keys that differ: {}", report.other_settings.join(", "));
+    }
+    text
+}
+
+fn section(text: &mut String, title: &str, blocks: impl ExactSizeIterator<Item = String>) {
+    if blocks.len() == 0 {
+        return;
+    }
+    let _ = writeln!(text, "{title}");
+    for line in blocks.flat_map(|block| block.lines().map(str::to_owned).collect::<Vec<_>>()) {
+        let _ = writeln!(text, "  {line}");
+    }
+    text.push('\n');
+}
+
+fn pattern(change: &PatternChange<'_>) -> String {
+    let head = format!("{} {}", sign(change.kind), change.pattern);
+    match change.effects.as_slice() {
+        [only] if only.when == When::default() => format!("{head}  {}\n", effect(only)),
+        effects => {
+            let mut block = format!("{head}\n");
+            for one in effects {
+                let _ = writeln!(block, "    {}: {}", when(&one.when), effect(one));
+            }
+            block
+        }
+    }
+}
+
+fn effect(effect: &Effect<'_>) -> String {
+    if effect.changes() {
+        format!("{} -> {}", decided(&effect.from), decided(&effect.to))
+    } else {
+        format!("{}, as before", destination(&effect.to))
+    }
+}
+
+/// The destination, and the route if it is not called the same.
+fn decided(target: &Target<'_>) -> String {
+    match target.matched {
+        "unmatched" => format!("unmatched ({})", destination(target)),
+        _ if target.pool == Some(target.route) => destination(target),
+        _ => format!("{} (route {})", destination(target), target.route),
+    }
+}
+
+fn destination(target: &Target<'_>) -> String {
+    let to = match (target.pool, target.refuse) {
+        (Some(pool), _) => format!("pool {pool}"),
+        (None, refuse) => format!("refuse: {}", refuse.unwrap_or_default()),
+    };
+    match target.idle_timeout {
+        Some(idle) => format!("{to}, idle_timeout {idle:?}"),
+        None => to,
+    }
+}
+
+fn when(when: &When) -> String {
+    let alpn = when.alpn.as_ref().map(|offered| match offered.as_slice() {
+        [] => "without such ALPN".to_owned(),
+        offered => format!("with ALPN {}", offered.join(" and ")),
+    });
+    let source = when.source.as_ref().map(|network| match network.as_str() {
+        "other" => "from elsewhere".to_owned(),
+        network => format!("from {network}"),
+    });
+    let listener = when.listener.as_ref().map(|listener| match listener.as_str() {
+        "other" => "through other listeners".to_owned(),
+        listener => format!("through listener {listener}"),
+    });
+    let told: Vec<String> = [alpn, source, listener].into_iter().flatten().collect();
+    if told.is_empty() { "all clients".to_owned() } else { told.join(", ") }
+}
+
+fn pool(change: &PoolChange<'_>) -> String {
+    let mut block = format!("{} {}", sign(change.kind), change.pool);
+    if !change.settings.is_empty() {
+        let _ = write!(block, "  {} differ{}", change.settings.join(", "), if change.settings.len() == 1 { "s" } else { "" });
+    }
+    block.push('\n');
+    for BackendChange { address, kind, old_weight, new_weight } in &change.backends {
+        let weights: Vec<String> = [old_weight, new_weight].into_iter().flatten().map(u32::to_string).collect();
+        let _ = writeln!(block, "    {} {address}  weight {}", sign(*kind), weights.join(" -> "));
+    }
+    block
+}
+
+fn sign(kind: Kind) -> char {
+    match kind {
+        Kind::Added => '+',
+        Kind::Removed => '-',
+        Kind::Changed => '~',
+    }
+}

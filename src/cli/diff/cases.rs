@@ -1,0 +1,198 @@
+//! Makes up clients, one for each way in which the conditions on the way of a name can hold.
+//!
+//! In:  two snapshots and a name.
+//! Out: [`Cases`]: all combinations of protocols, networks and listeners that can make a difference to this name.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use crate::client_hello::Alpn;
+use crate::config::Conditions;
+use crate::server_name::Sni;
+use crate::snapshot::{Asked, Snapshot};
+
+/// The values to combine; each list holds one at least.
+pub struct Cases<'a> {
+    pub alpn: Vec<Protocols<'a>>,
+    pub source: Vec<Addresses>,
+    pub listener: Vec<Listeners<'a>>,
+}
+
+/// A client that offers just these.
+pub struct Protocols<'a> {
+    pub offered: Vec<&'a [u8]>,
+    pub alpn: Alpn,
+}
+
+/// The addresses that no condition tells apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    pub example: IpAddr,
+    /// The smallest network that holds them. `None`: they are in none.
+    pub network: Option<IpNet>,
+}
+
+/// One listener in the old file and the new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listeners<'a> {
+    pub old: usize,
+    pub new: usize,
+    /// `None`: any that no condition names.
+    pub name: Option<&'a str>,
+}
+
+/// Which clients are meant. What is not said makes no difference.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct When {
+    /// They offer just these of the protocols that the conditions name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpn: Option<Vec<String>>,
+    /// Their address is in this network; `other`: in none of those that the conditions name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// They come through this listener; `other`: through one that no condition names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listener: Option<String>,
+}
+
+impl<'a> Cases<'a> {
+    /// Finds what can make a difference to `sni`.
+    pub fn of(old: &'a Snapshot, new: &'a Snapshot, sni: &Sni) -> Self {
+        let (before, after) = (conditions_on_the_way(old, sni), conditions_on_the_way(new, sni));
+        let all = || before.iter().chain(&after);
+        let mut protocols: Vec<&[u8]> = all().flat_map(|conditions| &conditions.alpn).map(|alpn| &**alpn).collect();
+        protocols.sort_unstable();
+        protocols.dedup();
+        let networks: Vec<IpNet> = all().flat_map(|conditions| conditions.source.iter().copied()).collect();
+        let named = |snapshot: &'a Snapshot, conditions: &[&Conditions]| -> Vec<&'a str> {
+            let numbers = conditions.iter().flat_map(|conditions| &conditions.listeners);
+            numbers.map(|number| &*snapshot.config.listeners[*number].name).collect()
+        };
+        let listeners = [named(old, &before), named(new, &after)].concat();
+        Self { alpn: subsets(&protocols), source: apart(&networks), listener: shared_listeners(old, new, &listeners) }
+    }
+}
+
+/// The conditions of all entries that some client with this name can come to.
+///
+/// A client that meets none of them sees them all. Where the networks of a condition leave no address outside, that
+/// entry always holds, and nothing comes after it.
+fn conditions_on_the_way<'a>(snapshot: &'a Snapshot, sni: &Sni) -> Vec<&'a Conditions> {
+    let alpn = Alpn::default();
+    let mut seen: Vec<u32> = Vec::new();
+    let mut inside: Vec<IpNet> = Vec::new();
+    while let Some(outside) = apart(&inside).into_iter().find(|addresses| addresses.network.is_none()) {
+        let mut last = None;
+        let asked = Asked { sni: Some(sni), alpn: &alpn, source: outside.example, listener: usize::MAX };
+        snapshot.choose_watched(asked, |candidate| {
+            last = Some(candidate);
+            if !seen.contains(&candidate.route) {
+                seen.push(candidate.route);
+            }
+        });
+        let Some(taker) = last.filter(|last| last.unmet.is_none()) else { break };
+        let conditions = &snapshot.config.routes[taker.route as usize].conditions;
+        if conditions.source.is_empty() {
+            break;
+        }
+        inside.extend(&conditions.source);
+    }
+    seen.iter().map(|route| &snapshot.config.routes[*route as usize].conditions).collect()
+}
+
+/// All sets of a few protocols; of many, none, each alone, and all.
+fn subsets<'a>(protocols: &[&'a [u8]]) -> Vec<Protocols<'a>> {
+    let count = protocols.len();
+    let sets: Vec<Vec<&[u8]>> = if count <= MOST_COMBINED {
+        let in_set = |set: usize| (0..count).filter(move |bit| set >> bit & 1 == 1);
+        (0..1 << count).map(|set| in_set(set).map(|bit| protocols[bit]).collect()).collect()
+    } else {
+        let alone = protocols.iter().map(|protocol| vec![*protocol]);
+        std::iter::once(Vec::new()).chain(alone).chain([protocols.to_vec()]).collect()
+    };
+    sets.into_iter().map(|offered| Protocols { alpn: Alpn::of(&offered), offered }).collect()
+}
+
+/// One address for each set that `networks` tell apart; that outside of all comes last.
+///
+/// Of two networks that overlap one holds the other, so that the smallest around an address says which others hold it.
+/// Every set begins at a network's first address, or after a network's last, or where the addresses begin.
+fn apart(networks: &[IpNet]) -> Vec<Addresses> {
+    let first = networks.iter().map(IpNet::network);
+    let after = networks.iter().filter_map(|network| match network.broadcast() {
+        IpAddr::V4(last) => u32::from(last).checked_add(1).map(|next| IpAddr::V4(next.into())),
+        IpAddr::V6(last) => u128::from(last).checked_add(1).map(|next| IpAddr::V6(next.into())),
+    });
+    let mut sets: Vec<Addresses> = Vec::new();
+    let mut known: HashMap<Option<IpNet>, usize> = HashMap::new();
+    for example in first.chain(after).chain(ANYWHERE) {
+        let around = networks.iter().filter(|network| network.contains(&example));
+        let network = around.max_by_key(|network| network.prefix_len()).map(IpNet::trunc);
+        known.entry(network).or_insert_with(|| {
+            sets.push(Addresses { example, network });
+            sets.len() - 1
+        });
+    }
+    sets.sort_by_key(|set| set.network.is_none());
+    sets
+}
+
+/// The listeners that both files have: those that conditions name, and one for all others.
+fn shared_listeners<'a>(old: &'a Snapshot, new: &'a Snapshot, named: &[&str]) -> Vec<Listeners<'a>> {
+    let mut shared = Vec::new();
+    for (number, listener) in new.config.listeners.iter().enumerate() {
+        let before = old.config.listeners.iter().position(|old| old.name == listener.name);
+        let Some(before) = before else { continue };
+        let name = named.contains(&&*listener.name).then_some(&*listener.name);
+        if name.is_some() || shared.iter().all(|other: &Listeners<'_>| other.name.is_some()) {
+            shared.push(Listeners { old: before, new: number, name });
+        }
+    }
+    if shared.is_empty() {
+        // All are called otherwise now; the first is then the first.
+        shared.push(Listeners { old: 0, new: 0, name: None });
+    }
+    shared
+}
+
+const MOST_COMBINED: usize = 4;
+const ANYWHERE: [IpAddr; 4] = [
+    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+    IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn networks(texts: &[&str]) -> Vec<IpNet> {
+        texts.iter().map(|text| text.parse().expect("a network")).collect()
+    }
+
+    #[test]
+    fn addresses_are_apart_where_a_network_holds_one_and_not_the_other() {
+        let sets = |texts: &[&str]| -> Vec<String> {
+            let sets = apart(&networks(texts));
+            sets.iter().map(|set| set.network.map_or("other".to_owned(), |network| network.to_string())).collect()
+        };
+        assert_eq!(sets(&[]), ["other"]);
+        assert_eq!(sets(&["10.0.0.0/8", "10.1.0.0/16"]), ["10.0.0.0/8", "10.1.0.0/16", "other"]);
+        assert_eq!(sets(&["0.0.0.0/0", "::/0"]), ["0.0.0.0/0", "::/0"]);
+        // Nothing is left of the outer one.
+        assert_eq!(sets(&["10.0.0.0/8", "10.0.0.0/9", "10.128.0.0/9"]), ["10.0.0.0/9", "10.128.0.0/9", "other"]);
+    }
+
+    #[test]
+    fn few_protocols_are_combined_and_many_are_not() {
+        let counts = |count: u8| {
+            let names: Vec<[u8; 1]> = (0..count).map(|byte| [b'a' + byte]).collect();
+            subsets(&names.iter().map(|name| &name[..]).collect::<Vec<_>>()).len()
+        };
+        assert_eq!([0, 1, 2, 4, 5].map(counts), [1, 2, 4, 16, 7]);
+    }
+}

@@ -1,0 +1,376 @@
+//! Compares two snapshots: who goes elsewhere, and which pools hold something else.
+//!
+//! In:  the old snapshot and the new.
+//! Out: a [`Report`]. Every name and pattern of either is asked for in both, by [`Snapshot::choose`] itself: for a
+//!      pattern, by a name that only it and less specific ones take.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use foldhash::fast::RandomState;
+use serde::{Serialize, Serializer};
+
+use super::cases::{Addresses, Cases, Listeners, When};
+use crate::client_hello::Alpn;
+use crate::config::{self, Config, Place};
+use crate::explain::refuse_word;
+use crate::server_name::{Pattern, ServerName, Sni};
+use crate::snapshot::{Asked, Chosen, Destination, Route, Snapshot};
+
+/// All that differs. Its JSON is an interface.
+#[derive(Debug, Serialize)]
+pub struct Report<'a> {
+    /// Whether anything of `patterns`, `fallbacks` and `pools` is told.
+    pub changes: bool,
+    /// In the order of the new file; what only the old one has comes last.
+    pub patterns: Vec<PatternChange<'a>>,
+    pub fallbacks: Vec<FallbackChange<'a>>,
+    pub pools: Vec<PoolChange<'a>>,
+    /// Other top-level keys whose values differ; they route nobody elsewhere.
+    pub other_settings: Vec<&'static str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Added,
+    Removed,
+    Changed,
+}
+
+#[derive(Debug, Serialize)]
+pub struct PatternChange<'a> {
+    pub pattern: String,
+    pub kind: Kind,
+    /// In the new file, or in the old one if it is removed.
+    #[serde(serialize_with = "place_as_text")]
+    pub place: &'a Place,
+    /// Who goes elsewhere. If nobody does, where one of them goes: `from` and `to` are then alike.
+    pub effects: Vec<Effect<'a>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Effect<'a> {
+    pub when: When,
+    pub from: Target<'a>,
+    pub to: Target<'a>,
+}
+
+/// Where a connection goes, and what sends it there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Target<'a> {
+    /// Either this or `refuse`.
+    pub pool: Option<&'a str>,
+    pub refuse: Option<&'static str>,
+    #[serde(rename = "idle_timeout_s", serialize_with = "in_seconds")]
+    pub idle_timeout: Option<Duration>,
+    /// The route or the fallback, as in the log.
+    pub route: &'a str,
+    #[serde(rename = "match")]
+    pub matched: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+pub struct FallbackChange<'a> {
+    pub fallback: &'static str,
+    pub from: Target<'a>,
+    pub to: Target<'a>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct PoolChange<'a> {
+    pub pool: &'a str,
+    pub kind: Kind,
+    pub backends: Vec<BackendChange>,
+    /// Its other keys whose values differ.
+    pub settings: Vec<&'static str>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct BackendChange {
+    pub address: String,
+    pub kind: Kind,
+    /// None where there is no such backend.
+    pub old_weight: Option<u32>,
+    pub new_weight: Option<u32>,
+}
+
+/// Compares `old` with `new`.
+pub fn compare<'a>(old: &'a Snapshot, new: &'a Snapshot) -> Report<'a> {
+    let patterns = patterns(old, new);
+    let fallbacks = fallbacks(old, new);
+    let pools = pools(&old.config, &new.config);
+    let changes = !(patterns.is_empty() && fallbacks.is_empty() && pools.is_empty());
+    Report { changes, patterns, fallbacks, pools, other_settings: other_settings(&old.config, &new.config) }
+}
+
+impl Target<'_> {
+    /// Whether a client notices no difference; routes may be called otherwise.
+    pub fn is_same_for_clients(&self, other: &Self) -> bool {
+        (self.pool, self.refuse, self.idle_timeout) == (other.pool, other.refuse, other.idle_timeout)
+    }
+}
+
+impl Effect<'_> {
+    pub fn changes(&self) -> bool {
+        !self.from.is_same_for_clients(&self.to)
+    }
+}
+
+fn patterns<'a>(old: &'a Snapshot, new: &'a Snapshot) -> Vec<PatternChange<'a>> {
+    let (before, after) = (entries(&old.config), entries(&new.config));
+    let stranger = stranger(before.keys().chain(after.keys()).copied());
+    let order = new.config.routes.iter().chain(&old.config.routes).flat_map(|route| &route.patterns);
+    let mut done: HashSet<&Pattern, RandomState> = HashSet::default();
+    let mut changes = Vec::new();
+    for (pattern, place) in order.filter(|(pattern, _)| done.insert(pattern)) {
+        let kind = match (before.get(pattern), after.get(pattern)) {
+            (None, _) => Kind::Added,
+            (_, None) => Kind::Removed,
+            (Some(_), Some(_)) => Kind::Changed,
+        };
+        let written_alike = || match (before.get(pattern), after.get(pattern)) {
+            (Some(before), Some(after)) => written(&old.config, before) == written(&new.config, after),
+            _ => false,
+        };
+        // A name that would be too long is asked for by nobody.
+        let Some(name) = only_for(pattern, &stranger) else { continue };
+        let effects = effects(old, new, &Sni::Name(name));
+        if kind != Kind::Changed || effects.iter().any(Effect::changes) || !written_alike() {
+            changes.push(PatternChange { pattern: pattern.to_string(), kind, place, effects });
+        }
+    }
+    changes
+}
+
+type Entries<'a> = HashMap<&'a Pattern, Vec<&'a config::Route>, RandomState>;
+
+fn entries(config: &Config) -> Entries<'_> {
+    let mut entries = Entries::default();
+    for route in &config.routes {
+        for (pattern, _) in &route.patterns {
+            entries.entry(pattern).or_default().push(route);
+        }
+    }
+    entries
+}
+
+/// What the file says of a pattern, in an order of its own.
+fn written(config: &Config, routes: &[&config::Route]) -> Vec<String> {
+    let entry = |route: &&config::Route| {
+        let config::Conditions { alpn, source, listeners } = &route.conditions;
+        let (mut alpn, mut source) = (alpn.clone(), source.clone());
+        alpn.sort_unstable();
+        source.sort_unstable();
+        let mut listeners: Vec<&str> = listeners.iter().map(|number| &*config.listeners[*number].name).collect();
+        listeners.sort_unstable();
+        let to = match route.to {
+            config::Destination::Pool(pool) => &*config.pools[pool].name,
+            config::Destination::Refuse(how) => refuse_word(how),
+        };
+        let kind = matches!(route.to, config::Destination::Pool(_));
+        format!("{:?}", (kind, to, alpn, source, listeners, route.idle_timeout))
+    };
+    let mut written: Vec<String> = routes.iter().map(entry).collect();
+    written.sort_unstable();
+    written
+}
+
+/// A short label that no pattern begins with.
+fn stranger<'a>(patterns: impl Iterator<Item = &'a Pattern>) -> String {
+    let first = |pattern: &'a Pattern| pattern.base()?.as_str().split('.').next();
+    let known: HashSet<&str> = patterns.filter_map(first).filter(|label| label.starts_with('x')).collect();
+    let numbered = (1..).map(|number| format!("x{number}"));
+    let free = std::iter::once("x".to_owned()).chain(numbered).find(|label| !known.contains(&**label));
+    free.expect("there are more numbers than labels")
+}
+
+/// A name that is taken by `pattern` or by less specific ones, and by no other.
+fn only_for(pattern: &Pattern, stranger: &str) -> Option<ServerName> {
+    match pattern {
+        Pattern::Exact(name) => Some(name.clone()),
+        Pattern::OneLabel(suffix) => format!("{stranger}.{suffix}").parse().ok(),
+        // Two labels more, since a `*.` of the same suffix takes those with one.
+        Pattern::ManyLabels(suffix) => format!("{stranger}.{stranger}.{suffix}").parse().ok(),
+        Pattern::Any => stranger.parse().ok(),
+    }
+}
+
+/// Who of those that ask for `sni` goes elsewhere; if nobody does, one of them.
+fn effects<'a>(old: &'a Snapshot, new: &'a Snapshot, sni: &Sni) -> Vec<Effect<'a>> {
+    let cases = Cases::of(old, new, sni);
+    let mut grid = Grid { sizes: [cases.alpn.len(), cases.source.len(), cases.listener.len()], cells: Vec::new() };
+    for protocols in &cases.alpn {
+        for addresses in &cases.source {
+            for listeners in &cases.listener {
+                grid.cells.push(targets(old, new, sni, &protocols.alpn, *addresses, *listeners));
+            }
+        }
+    }
+    let matters = [grid.matters(0), grid.matters(1), grid.matters(2)];
+    let told = grid.cells.iter().enumerate().filter_map(|(cell, (from, to))| {
+        let at = grid.place(cell);
+        // Where it makes no difference, the first value speaks for all.
+        if (0..3).any(|axis| !matters[axis] && at[axis] > 0) {
+            return None;
+        }
+        let alpn = || cases.alpn[at[0]].offered.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+        let source = || cases.source[at[1]].network.map_or("other".to_owned(), |network| network.to_string());
+        let listener = || cases.listener[at[2]].name.unwrap_or("other").to_owned();
+        let when = When {
+            alpn: matters[0].then(alpn),
+            source: matters[1].then(source),
+            listener: matters[2].then(listener),
+        };
+        Some(Effect { when, from: *from, to: *to })
+    });
+    let mut told: Vec<Effect<'a>> = told.collect();
+    if told.iter().any(Effect::changes) {
+        told.retain(Effect::changes);
+    } else {
+        told.truncate(1);
+    }
+    told
+}
+
+/// What comes of every combination: protocols, then addresses, then listeners.
+struct Grid<'a> {
+    sizes: [usize; 3],
+    cells: Vec<(Target<'a>, Target<'a>)>,
+}
+
+impl Grid<'_> {
+    fn place(&self, cell: usize) -> [usize; 3] {
+        let [_, sources, listeners] = self.sizes;
+        [cell / (sources * listeners), cell / listeners % sources, cell % listeners]
+    }
+
+    /// Whether the value on this axis makes a difference anywhere.
+    fn matters(&self, axis: usize) -> bool {
+        let step: usize = self.sizes[axis + 1..].iter().product();
+        (0..self.cells.len()).any(|cell| {
+            let at = self.place(cell)[axis];
+            let ((from, to), (from_before, to_before)) = (&self.cells[cell], &self.cells[cell.saturating_sub(step)]);
+            at > 0 && !(from.is_same_for_clients(from_before) && to.is_same_for_clients(to_before))
+        })
+    }
+}
+
+fn targets<'a>(
+    old: &'a Snapshot,
+    new: &'a Snapshot,
+    sni: &Sni,
+    alpn: &Alpn,
+    addresses: Addresses,
+    listeners: Listeners<'_>,
+) -> (Target<'a>, Target<'a>) {
+    let target = |snapshot: &'a Snapshot, listener| {
+        target(snapshot.choose(Asked { sni: Some(sni), alpn, source: addresses.example, listener }))
+    };
+    (target(old, listeners.old), target(new, listeners.new))
+}
+
+fn target(Chosen { route, matched }: Chosen<'_>) -> Target<'_> {
+    Target { matched: matched.as_str(), ..target_of(route) }
+}
+
+/// Of a fallback: the match has its name.
+fn target_of(route: &Route) -> Target<'_> {
+    let (pool, refuse) = match &route.to {
+        Destination::Pool(pool) => (Some(&*pool.name), None),
+        Destination::Refuse(how) => (None, Some(refuse_word(*how))),
+    };
+    Target { pool, refuse, idle_timeout: route.idle_timeout, route: &route.name, matched: "" }
+}
+
+fn fallbacks<'a>(old: &'a Snapshot, new: &'a Snapshot) -> Vec<FallbackChange<'a>> {
+    let pairs = [
+        ("no_sni", &old.no_sni, &new.no_sni),
+        ("unmatched", &old.unmatched, &new.unmatched),
+        ("not_tls", &old.not_tls, &new.not_tls),
+    ];
+    let change = |(fallback, old, new): (&'static str, &'a Route, &'a Route)| {
+        let target = |route| Target { matched: fallback, ..target_of(route) };
+        let (from, to) = (target(old), target(new));
+        (!from.is_same_for_clients(&to)).then_some(FallbackChange { fallback, from, to })
+    };
+    pairs.into_iter().filter_map(change).collect()
+}
+
+fn pools<'a>(old: &'a Config, new: &'a Config) -> Vec<PoolChange<'a>> {
+    let before: HashMap<&str, &config::Pool> = old.pools.iter().map(|pool| (&*pool.name, pool)).collect();
+    let after: HashMap<&str, &config::Pool> = new.pools.iter().map(|pool| (&*pool.name, pool)).collect();
+    let change = |pool: &'a config::Pool| {
+        let (old, new) = (before.get(&*pool.name), after.get(&*pool.name));
+        let (kind, settings) = match (old, new) {
+            (None, _) => (Kind::Added, Vec::new()),
+            (_, None) => (Kind::Removed, Vec::new()),
+            (Some(old), Some(new)) => (Kind::Changed, pool_settings(old, new)),
+        };
+        let backends = backends(old.copied(), new.copied());
+        (kind != Kind::Changed || !backends.is_empty() || !settings.is_empty())
+            .then_some(PoolChange { pool: &pool.name, kind, backends, settings })
+    };
+    let removed = old.pools.iter().filter(|pool| !after.contains_key(&*pool.name));
+    new.pools.iter().chain(removed).filter_map(change).collect()
+}
+
+fn backends(old: Option<&config::Pool>, new: Option<&config::Pool>) -> Vec<BackendChange> {
+    // One address may stand in a pool twice; its weights add up.
+    let weights = |pool: Option<&config::Pool>| {
+        let mut weights: BTreeMap<String, u32> = BTreeMap::new();
+        for backend in pool.into_iter().flat_map(|pool| &pool.backends) {
+            let weight = weights.entry(backend.address.to_string()).or_default();
+            *weight = weight.saturating_add(backend.weight);
+        }
+        weights
+    };
+    let (before, after) = (weights(old), weights(new));
+    let addresses = before.keys().chain(after.keys().filter(|address| !before.contains_key(*address)));
+    let change = |address: &String| {
+        let (old_weight, new_weight) = (before.get(address).copied(), after.get(address).copied());
+        let kind = match (old_weight, new_weight) {
+            (None, _) => Kind::Added,
+            (_, None) => Kind::Removed,
+            (old, new) if old == new => return None,
+            _ => Kind::Changed,
+        };
+        Some(BackendChange { address: address.clone(), kind, old_weight, new_weight })
+    };
+    addresses.filter_map(change).collect()
+}
+
+fn pool_settings(old: &config::Pool, new: &config::Pool) -> Vec<&'static str> {
+    let differ = [
+        ("connect", old.connect != new.connect),
+        ("send_proxy_protocol", old.send_proxy_protocol != new.send_proxy_protocol),
+        ("source_addresses", old.source_addresses != new.source_addresses),
+    ];
+    differ.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+}
+
+fn other_settings(old: &Config, new: &Config) -> Vec<&'static str> {
+    let differ = [
+        ("listeners", old.listeners != new.listeners),
+        ("timeouts", old.timeouts != new.timeouts),
+        ("limits", old.limits != new.limits),
+        ("relay", old.relay != new.relay),
+        ("tcp", old.tcp != new.tcp),
+        ("runtime", old.runtime != new.runtime),
+        ("admin", old.admin != new.admin),
+        ("log", old.log != new.log),
+        ("reload", old.reload != new.reload),
+    ];
+    differ.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+}
+
+fn place_as_text<S: Serializer>(place: &&Place, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(place)
+}
+
+fn in_seconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    duration.map(|duration| duration.as_secs_f64()).serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,281 @@
+//! `snigate explain NAME`: tells which route takes a name and why, from a routing file or from the running process.
+//!
+//! In:  the name, and what else of a client the routes may look at.
+//! Out: an [`Explanation`] for people or as JSON; exit codes that a pipeline can test.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::admin_client::{self, percent_encoded};
+use super::{Exit, config_file, load, output_failed};
+use crate::explain::{Entry, Explanation, PassedOver, Question, explain};
+use crate::snapshot::Snapshot;
+use crate::telemetry::Metrics;
+
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// The server name as a client sends it, or `-` for a client that sends none
+    name: String,
+    /// A protocol that the client offers, such as h2; one or more [default: none]
+    #[arg(long, value_name = "PROTOCOL", value_delimiter = ',')]
+    alpn: Vec<String>,
+    /// The client's address [default: 192.0.2.1]
+    #[arg(long, value_name = "IP")]
+    source: Option<IpAddr>,
+    /// The listener that it comes through [default: the first]
+    #[arg(long, value_name = "NAME")]
+    listener: Option<String>,
+    /// Ends with 0 only if the name goes to this pool, else with 5
+    #[arg(long, value_name = "POOL")]
+    expect_pool: Option<String>,
+    /// Prints the answer as JSON
+    #[arg(long)]
+    json: bool,
+    /// Asks the running snigate at its admin address, not a file
+    #[arg(long, value_name = "HOST:PORT")]
+    admin: Option<String>,
+}
+
+/// Answers, from `config` or from the admin address.
+pub fn run(options: &Options, config: Option<PathBuf>) -> ExitCode {
+    let explained = match &options.admin {
+        Some(admin) => ask(admin, options).map_err(|error| {
+            eprintln!("snigate: {error}");
+            error.exit().into()
+        }),
+        None => from_file(options, config),
+    };
+    let explanation = match explained {
+        Ok(explanation) => explanation,
+        Err(exit) => return exit,
+    };
+    let mut out = io::stdout().lock();
+    let told = if options.json {
+        serde_json::to_writer_pretty(&mut out, &explanation).map_err(io::Error::from).and_then(|()| writeln!(out))
+    } else {
+        out.write_all(text(&explanation).as_bytes())
+    };
+    match told {
+        Ok(()) => verdict(&explanation, options.expect_pool.as_deref()),
+        Err(error) => output_failed(&error),
+    }
+}
+
+fn verdict(explanation: &Explanation, expected: Option<&str>) -> ExitCode {
+    let pool = explanation.pool.as_ref().map(|pool| pool.name.as_str());
+    match (expected, pool) {
+        (Some(expected), got) if got != Some(expected) => {
+            let got = got.map_or("refused".to_owned(), |got| format!("taken to pool `{got}`"));
+            eprintln!("snigate: pool `{expected}` was expected, but the name is {got}");
+            Exit::OtherPool.into()
+        }
+        (_, Some(_)) => ExitCode::SUCCESS,
+        (_, None) => Exit::Refused.into(),
+    }
+}
+
+fn from_file(options: &Options, config: Option<PathBuf>) -> Result<Explanation, ExitCode> {
+    let snapshot = snapshot(&config_file(config)?)?;
+    let Options { name, alpn, source, listener, .. } = options.clone();
+    explain(&snapshot, &Question { name, alpn, source, listener }).map_err(|error| {
+        eprintln!("snigate: {error}");
+        Exit::Usage.into()
+    })
+}
+
+/// The snapshot that `run` would serve with; its series are counted nowhere.
+pub fn snapshot(file: &Path) -> Result<Snapshot, ExitCode> {
+    Ok(Snapshot::build(load(file)?.config, None, &Metrics::new()))
+}
+
+/// Asks `/api/v1/explain`.
+fn ask(admin: &str, options: &Options) -> Result<Explanation, AskError> {
+    let admin = admin.strip_prefix("http://").unwrap_or(admin).trim_end_matches('/');
+    let resolved = admin.to_socket_addrs().map(|mut addresses| addresses.next());
+    let address = match resolved {
+        Ok(Some(address)) => address,
+        Ok(None) => return Err(AskError::Address { told: admin.to_owned(), error: None }),
+        Err(error) => return Err(AskError::Address { told: admin.to_owned(), error: Some(error) }),
+    };
+    let mut path = format!("/api/v1/explain?name={}", percent_encoded(&options.name));
+    let source = options.source.map(|source| source.to_string());
+    let alpn = (!options.alpn.is_empty()).then(|| options.alpn.join(","));
+    for (key, value) in [("alpn", alpn), ("source", source), ("listener", options.listener.clone())] {
+        if let Some(value) = value {
+            path.push_str(&format!("&{key}={}", percent_encoded(&value)));
+        }
+    }
+    let answer = admin_client::get(address, &path, PATIENCE, MOST_ANSWER_BYTES);
+    let answer = answer.map_err(|error| AskError::NoAnswer { address, error })?;
+    let said = || serde_json::from_str::<serde_json::Value>(&answer.body).ok()?["error"].as_str().map(str::to_owned);
+    match answer.status {
+        Some(200) => serde_json::from_str(&answer.body).map_err(|error| AskError::NotOurs { address, error }),
+        Some(400) if let Some(said) = said() => Err(AskError::Question(said)),
+        _ => Err(AskError::Status { address, status: answer.status_line, said: said() }),
+    }
+}
+
+#[derive(Debug)]
+enum AskError {
+    Address { told: String, error: Option<io::Error> },
+    NoAnswer { address: SocketAddr, error: io::Error },
+    Status { address: SocketAddr, status: String, said: Option<String> },
+    /// The answer is no explanation.
+    NotOurs { address: SocketAddr, error: serde_json::Error },
+    /// The process says that the question is wrong.
+    Question(String),
+}
+
+impl AskError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Address { .. } | Self::Question(_) => Exit::Usage,
+            Self::NoAnswer { .. } | Self::Status { .. } | Self::NotOurs { .. } => Exit::Config,
+        }
+    }
+}
+
+impl fmt::Display for AskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address { told, error } => {
+                write!(f, "`{}` is no admin address, HOST:PORT", told.escape_debug())?;
+                error.as_ref().map_or(Ok(()), |error| write!(f, ": {error}"))
+            }
+            Self::NoAnswer { address, error } => write!(f, "no answer from the admin address {address}: {error}"),
+            Self::Status { address, status, said } => {
+                write!(f, "the admin address {address} answered \"{}\"", status.escape_debug())?;
+                said.as_ref().map_or(Ok(()), |said| write!(f, ": {}", said.escape_debug()))
+            }
+            Self::NotOurs { address, error } => write!(f, "what {address} answered is no explanation: {error}"),
+            Self::Question(said) => write!(f, "{}", said.escape_debug()),
+        }
+    }
+}
+
+/// Says it for people. Nothing in it can move their cursor.
+fn text(explanation: &Explanation) -> String {
+    let mut text = headline(explanation);
+    let mut rows = vec![("asked", asked(explanation))];
+    let widths = Widths::of(explanation);
+    let entries = explanation.passed_over.iter().map(|over| passed_over(over, widths));
+    rows.extend(labelled("passed over", entries));
+    match (&explanation.taken, explanation.matched.as_deref()) {
+        (Some(taken), _) => rows.push(("taken by", format!("{}{}", widths.row(taken), conditions(taken)))),
+        (None, Some("no_sni")) => rows.push(("fallback", "no_sni, for clients without a server name".to_owned())),
+        (None, Some(fallback)) => rows.push(("fallback", format!("{fallback}, for names that no route takes"))),
+        (None, None) => {}
+    }
+    if let Some(pool) = &explanation.pool {
+        let width = pool.backends.iter().map(|backend| backend.address.len()).max().unwrap_or_default();
+        let backends = pool.backends.iter().map(|backend| format!("{:width$}  weight {}", backend.address, backend.weight));
+        rows.extend(labelled("backends", backends));
+    }
+    if explanation.refusal.is_some() {
+        rows.push(("client sees", client_sees(explanation)));
+    }
+    rows.extend(labelled("note", explanation.hints.iter().cloned()));
+    text.push('\n');
+    for (label, row) in rows {
+        let line = format!("  {label:11}  {row}");
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+}
+
+fn headline(Explanation { name, server_name, pool, refusal, .. }: &Explanation) -> String {
+    let who = match server_name {
+        Some(server_name) => server_name.clone(),
+        None if name == crate::explain::NO_NAME => "a client without a server name".to_owned(),
+        None => format!("\"{}\"", name.escape_debug()),
+    };
+    match (pool, refusal) {
+        (Some(pool), _) => format!("{who} goes to pool {}\n", pool.name),
+        (None, Some(refusal)) => match &refusal.detail {
+            Some(detail) => format!("{who} is refused, reason {}: {detail}\n", refusal.reason),
+            None => format!("{who} is refused, reason {}\n", refusal.reason),
+        },
+        (None, None) => format!("{who} goes nowhere\n"),
+    }
+}
+
+fn asked(Explanation { alpn, source, listener, assumed, .. }: &Explanation) -> String {
+    let mark = |what: &str| if assumed.iter().any(|open| open == what) { " (assumed)" } else { "" };
+    let alpn = if alpn.is_empty() { "no ALPN".to_owned() } else { format!("ALPN {}", alpn.join(", ")) };
+    format!("{alpn}{}, from {source}{}, through listener {listener}{}", mark("alpn"), mark("source"), mark("listener"))
+}
+
+/// A label stands beside the first of its rows only.
+fn labelled(label: &'static str, rows: impl Iterator<Item = String>) -> impl Iterator<Item = (&'static str, String)> {
+    rows.enumerate().map(move |(number, row)| (if number == 0 { label } else { "" }, row))
+}
+
+fn passed_over(over: &PassedOver, widths: Widths) -> String {
+    let wanted = |list: &[String]| list.join(" or ");
+    let why = match over.unmet.as_str() {
+        "source" => format!("only from {}", wanted(&over.entry.source)),
+        "alpn" => format!("only with ALPN {}", wanted(&over.entry.alpn)),
+        "listeners" => format!("only through listener {}", wanted(&over.entry.listeners)),
+        other => format!("{other} does not hold"),
+    };
+    format!("{}{why}", widths.row(&over.entry))
+}
+
+/// The conditions that held.
+fn conditions(entry: &Entry) -> String {
+    let listed = [("ALPN", &entry.alpn), ("from", &entry.source), ("through listener", &entry.listeners)];
+    let listed = listed.iter().filter(|(_, list)| !list.is_empty());
+    let told: Vec<String> = listed.map(|(what, list)| format!("{what} {}", list.join(" or "))).collect();
+    told.join(", ")
+}
+
+fn client_sees(Explanation { refusal, .. }: &Explanation) -> String {
+    let Some(refusal) = refusal else { return String::new() };
+    match (refusal.client_sees.as_str(), &refusal.alert, &refusal.alert_before_tls13) {
+        (_, Some(alert), Some(before)) => format!("the TLS alert {alert}; before TLS 1.3 {before}"),
+        (_, Some(alert), None) => format!("the TLS alert {alert}"),
+        ("reset", ..) => "a reset (RST)".to_owned(),
+        _ => "an orderly close (FIN)".to_owned(),
+    }
+}
+
+/// How wide the columns of routes and patterns are.
+#[derive(Clone, Copy)]
+struct Widths {
+    route: usize,
+    pattern: usize,
+    place: usize,
+}
+
+impl Widths {
+    fn of(explanation: &Explanation) -> Self {
+        let entries = || explanation.passed_over.iter().map(|over| &over.entry).chain(&explanation.taken);
+        let widest = |of: fn(&Entry) -> usize| entries().map(of).max().unwrap_or_default();
+        Self {
+            route: widest(|entry| entry.route.len()),
+            pattern: widest(|entry| entry.pattern.len()),
+            place: widest(|entry| place(entry).len()),
+        }
+    }
+
+    fn row(self, entry: &Entry) -> String {
+        let Self { route, pattern, place: width } = self;
+        format!("{:route$}  {:pattern$}  {:width$}  ", entry.route, entry.pattern, place(entry))
+    }
+}
+
+fn place(entry: &Entry) -> String {
+    format!("{}:{}:{}", entry.file, entry.line, entry.column)
+}
+
+/// For the whole question and answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Room for a pool of ten thousand backends.
+const MOST_ANSWER_BYTES: usize = 4 << 20;
