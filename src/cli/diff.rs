@@ -103,14 +103,17 @@ fn pattern(change: &PatternChange<'_>) -> String {
 }
 
 fn effect(effect: &Effect<'_>) -> String {
-    if effect.changes() {
-        format!("{} -> {}", decided(&effect.from), decided(&effect.to))
-    } else {
-        format!("{}, as before", destination(&effect.to))
+    let Effect { from, to, .. } = effect;
+    if !effect.changes() {
+        return format!("{}, as before", destination(to));
     }
+    if from.route == to.route {
+        return format!("{} -> {}", destination(from), destination(to));
+    }
+    format!("{} -> {}", decided(from), decided(to))
 }
 
-/// The destination, and the route if it is not called the same.
+/// The destination, and what sends clients there if it is not called the same.
 fn decided(target: &Target<'_>) -> String {
     match target.matched {
         "unmatched" => format!("unmatched ({})", destination(target)),

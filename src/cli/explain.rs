@@ -71,8 +71,8 @@ fn verdict(explanation: &Explanation, expected: Option<&str>) -> ExitCode {
     let pool = explanation.pool.as_ref().map(|pool| pool.name.as_str());
     match (expected, pool) {
         (Some(expected), got) if got != Some(expected) => {
-            let got = got.map_or("refused".to_owned(), |got| format!("taken to pool `{got}`"));
-            eprintln!("snigate: pool `{expected}` was expected, but the name is {got}");
+            let got = got.map_or("is refused".to_owned(), |got| format!("goes to pool `{got}`"));
+            eprintln!("snigate: pool `{expected}` was expected, but the name {got}");
             Exit::OtherPool.into()
         }
         (_, Some(_)) => ExitCode::SUCCESS,

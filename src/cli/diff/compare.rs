@@ -57,7 +57,7 @@ pub struct Effect<'a> {
 }
 
 /// Where a connection goes, and what sends it there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Target<'a> {
     /// Either this or `refuse`.
     pub pool: Option<&'a str>,
@@ -199,14 +199,16 @@ fn only_for(pattern: &Pattern, stranger: &str) -> Option<ServerName> {
 /// Who of those that ask for `sni` goes elsewhere; if nobody does, one of them.
 fn effects<'a>(old: &'a Snapshot, new: &'a Snapshot, sni: &Sni) -> Vec<Effect<'a>> {
     let cases = Cases::of(old, new, sni);
-    let mut grid = Grid { sizes: [cases.alpn.len(), cases.source.len(), cases.listener.len()], cells: Vec::new() };
-    for protocols in &cases.alpn {
-        for addresses in &cases.source {
-            for listeners in &cases.listener {
-                grid.cells.push(targets(old, new, sni, &protocols.alpn, *addresses, *listeners));
+    let mut outcomes = Vec::new();
+    for (protocols, offered) in cases.alpn.iter().enumerate() {
+        for (network, addresses) in cases.source.iter().enumerate() {
+            for (listener, listeners) in cases.listener.iter().enumerate() {
+                let (from, to) = targets(old, new, sni, &offered.alpn, *addresses, *listeners);
+                outcomes.push(Outcome { at: [Some(protocols), Some(network), Some(listener)], from, to });
             }
         }
     }
+<<<<<<< HEAD
     let matters = [grid.matters(0), grid.matters(1), grid.matters(2)];
     let told = grid.cells.iter().enumerate().filter_map(|(cell, (from, to))| {
         let at = grid.place(cell);
@@ -224,33 +226,59 @@ fn effects<'a>(old: &'a Snapshot, new: &'a Snapshot, sni: &Sni) -> Vec<Effect<'a
     let mut told: Vec<Effect<'a>> = told.collect();
     if told.iter().any(Effect::changes) {
         told.retain(Effect::changes);
+=======
+    for (axis, size) in [cases.alpn.len(), cases.source.len(), cases.listener.len()].into_iter().enumerate() {
+        outcomes = without_idle_axis(outcomes, axis, size);
+    }
+    let effect = |Outcome { at: [protocols, network, listener], from, to }| {
+        let name = |protocol: &&[u8]| String::from_utf8_lossy(protocol).into_owned();
+        let network = network.map(|network: usize| cases.source[network].network);
+        let when = When {
+            alpn: protocols.map(|protocols| cases.alpn[protocols].offered.iter().map(name).collect()),
+            source: network.map(|network| network.map_or("other".to_owned(), |network| network.to_string())),
+            listener: listener.map(|listener| cases.listener[listener].name.unwrap_or("other").to_owned()),
+        };
+        Effect { when, from, to }
+    };
+    let mut effects: Vec<Effect<'a>> = outcomes.into_iter().map(effect).collect();
+    if effects.iter().any(Effect::changes) {
+        effects.retain(Effect::changes);
+>>>>>>> explain
     } else {
-        told.truncate(1);
+        let all_alike = effects.iter().all(|effect| effect.to.is_same_for_clients(&effects[0].to));
+        effects.truncate(1);
+        effects.iter_mut().filter(|_| all_alike).for_each(|effect| effect.when = When::default());
     }
-    told
+    effects
 }
 
-/// What comes of every combination: protocols, then addresses, then listeners.
-struct Grid<'a> {
-    sizes: [usize; 3],
-    cells: Vec<(Target<'a>, Target<'a>)>,
+/// What comes of one combination of protocols, addresses and listeners, by their numbers. `None`: of any.
+struct Outcome<'a> {
+    at: [Option<usize>; 3],
+    from: Target<'a>,
+    to: Target<'a>,
 }
 
-impl Grid<'_> {
-    fn place(&self, cell: usize) -> [usize; 3] {
-        let [_, sources, listeners] = self.sizes;
-        [cell / (sources * listeners), cell / listeners % sources, cell % listeners]
+/// Makes one of outcomes that are alike for all `size` values on `axis`.
+fn without_idle_axis<'a>(outcomes: Vec<Outcome<'a>>, axis: usize, size: usize) -> Vec<Outcome<'a>> {
+    let elsewhere = |outcome: &Outcome<'_>| {
+        let mut at = outcome.at;
+        at[axis] = None;
+        at
+    };
+    if size == 1 {
+        return outcomes.into_iter().map(|outcome| Outcome { at: elsewhere(&outcome), ..outcome }).collect();
     }
-
-    /// Whether the value on this axis makes a difference anywhere.
-    fn matters(&self, axis: usize) -> bool {
-        let step: usize = self.sizes[axis + 1..].iter().product();
-        (0..self.cells.len()).any(|cell| {
-            let at = self.place(cell)[axis];
-            let ((from, to), (from_before, to_before)) = (&self.cells[cell], &self.cells[cell.saturating_sub(step)]);
-            at > 0 && !(from.is_same_for_clients(from_before) && to.is_same_for_clients(to_before))
-        })
+    let mut alike: HashMap<_, usize> = HashMap::new();
+    for outcome in &outcomes {
+        *alike.entry((elsewhere(outcome), outcome.from, outcome.to)).or_default() += 1;
     }
+    let merged = |outcome: Outcome<'a>| match alike[&(elsewhere(&outcome), outcome.from, outcome.to)] == size {
+        true if outcome.at[axis] == Some(0) => Some(Outcome { at: elsewhere(&outcome), ..outcome }),
+        true => None,
+        false => Some(outcome),
+    };
+    outcomes.into_iter().filter_map(merged).collect()
 }
 
 fn targets<'a>(
