@@ -208,25 +208,6 @@ fn effects<'a>(old: &'a Snapshot, new: &'a Snapshot, sni: &Sni) -> Vec<Effect<'a
             }
         }
     }
-<<<<<<< HEAD
-    let matters = [grid.matters(0), grid.matters(1), grid.matters(2)];
-    let told = grid.cells.iter().enumerate().filter_map(|(cell, (from, to))| {
-        let at = grid.place(cell);
-        // Where it makes no difference, the first value speaks for all.
-        if (0..3).any(|axis| !matters[axis] && at[axis] > 0) {
-            return None;
-        }
-        let alpn = || cases.alpn[at[0]].offered.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
-        let source = || cases.source[at[1]].network.map_or("other".to_owned(), |network| network.to_string());
-        let listener = || cases.listener[at[2]].name.unwrap_or("other").to_owned();
-        let when =
-            When { alpn: matters[0].then(alpn), source: matters[1].then(source), listener: matters[2].then(listener) };
-        Some(Effect { when, from: *from, to: *to })
-    });
-    let mut told: Vec<Effect<'a>> = told.collect();
-    if told.iter().any(Effect::changes) {
-        told.retain(Effect::changes);
-=======
     for (axis, size) in [cases.alpn.len(), cases.source.len(), cases.listener.len()].into_iter().enumerate() {
         outcomes = without_idle_axis(outcomes, axis, size);
     }
@@ -243,7 +224,6 @@ fn effects<'a>(old: &'a Snapshot, new: &'a Snapshot, sni: &Sni) -> Vec<Effect<'a
     let mut effects: Vec<Effect<'a>> = outcomes.into_iter().map(effect).collect();
     if effects.iter().any(Effect::changes) {
         effects.retain(Effect::changes);
->>>>>>> explain
     } else {
         let all_alike = effects.iter().all(|effect| effect.to.is_same_for_clients(&effects[0].to));
         effects.truncate(1);
