@@ -104,7 +104,8 @@ a.b.shop.example.com is refused, reason no_route
   client sees  the TLS alert unrecognized_name
   note         `*.shop.example.com` (config.yaml:10:29) takes exactly one label more than `shop.example.com`; `**.shop.example.com` would take this name
 ";
-    let asked = ["explain", "a.b.shop.example.com", "--alpn=h2", "--alpn=http/1.1", "--source=10.0.0.1", "--listener=inner"];
+    let asked =
+        ["explain", "a.b.shop.example.com", "--alpn=h2", "--alpn=http/1.1", "--source=10.0.0.1", "--listener=inner"];
     desk.run(&asked).says(4, expected, "");
 }
 
@@ -315,8 +316,7 @@ fn the_documents_name_every_command() {
     }
 }
 
-const COMMANDS: [&str; 9] =
-    ["run", "check", "explain", "diff", "demo", "healthcheck", "schema", "completions", "man"];
+const COMMANDS: [&str; 9] = ["run", "check", "explain", "diff", "demo", "healthcheck", "schema", "completions", "man"];
 
 const TLS12: &[&SupportedProtocolVersion] = &[&version::TLS12];
 
@@ -380,8 +380,10 @@ admin: {{ bind: "127.0.0.1:0" }}
         let without_file = |ended: &Ended| {
             let mut told = ended.json();
             told["config"]["file"].take();
-            serde_json::from_str::<Value>(&told.to_string().replace(&*lb.config_file().to_string_lossy(), "config.yaml"))
-                .expect("JSON")
+            serde_json::from_str::<Value>(
+                &told.to_string().replace(&*lb.config_file().to_string_lossy(), "config.yaml"),
+            )
+            .expect("JSON")
         };
         assert_eq!((live.code, without_file(&live)), (told.code, without_file(&told)), "{}", live.stderr);
         happens(&lb, &client, &told.json());
@@ -430,12 +432,14 @@ fn come(address: SocketAddr, client: &Client, served: bool) -> String {
 /// As rustls makes it; it refuses to send an invalid name, so that this is written over a valid one.
 fn hello(client: &Client) -> Vec<u8> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(client.versions).expect("versions");
+    let config =
+        ClientConfig::builder_with_provider(provider).with_protocol_versions(client.versions).expect("versions");
     let mut config = config.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
     config.alpn_protocols = client.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     let sends_name = client.name != "-";
     config.enable_sni = sends_name;
-    let stand_in: String = client.name.chars().map(|c| if c == '-' || c.is_ascii_lowercase() { c } else { 'x' }).collect();
+    let stand_in: String =
+        client.name.chars().map(|c| if c == '-' || c.is_ascii_lowercase() { c } else { 'x' }).collect();
     let valid = if sends_name { &stand_in } else { "a.test" };
     let name = ServerName::try_from(valid.to_owned()).expect("a valid name");
     let mut connection = ClientConnection::new(Arc::new(config), name).expect("a connection");
@@ -465,7 +469,11 @@ fn explain_says_when_the_admin_address_does_not_answer() {
     let closed = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").to_string();
     let ended = desk.run(&["explain", "a.test", "--admin", &closed]);
     assert_eq!((ended.code, &*ended.stdout), (1, ""));
-    assert!(ended.stderr.starts_with(&format!("snigate: no answer from the admin address {closed}: ")), "{}", ended.stderr);
+    assert!(
+        ended.stderr.starts_with(&format!("snigate: no answer from the admin address {closed}: ")),
+        "{}",
+        ended.stderr
+    );
     let ended = desk.run(&["explain", "a.test", "--admin", "127.0.0.1"]);
     assert_eq!(ended.code, 2);
     assert!(ended.stderr.starts_with("snigate: `127.0.0.1` is no admin address, HOST:PORT"), "{}", ended.stderr);
@@ -475,4 +483,29 @@ fn explain_says_when_the_admin_address_does_not_answer() {
     let ended = desk.run(&["explain", "a.test", "--listener", "b&c", "--admin", &admin]);
     ended.says(2, "", "snigate: there is no listener `b&c`; there is `https`\n");
     lb.stop();
+}
+
+/// The examples of docs/cli.md are what the commands print.
+#[test]
+fn the_documented_examples_are_real() {
+    let docs = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cli.md")).expect("docs/cli.md");
+    let fenced = |opening: &str| -> Vec<&str> {
+        docs.split(opening).skip(1).map(|rest| rest.split("\n```").next().unwrap_or_default()).collect()
+    };
+    let file = |name: &str| fenced(&format!("```yaml {name}\n"))[0].to_owned() + "\n";
+    let (config, new) = (file("config.yaml"), file("new.yaml"));
+    let wrong = "listeners: [{ name: a, bind: \"0.0.0.0:443\" }]\nroutes:\n  - { sni: a.b, pool: stop }\n\
+                 pools: { shop: { backends: [10.0.0.1:443] } }\npolls: {}\n";
+    let desk = Desk::with(&[("config.yaml", &config), ("new.yaml", &new), ("wrong.yaml", wrong)]);
+    let mut examples = 0;
+    for block in fenced("```console\n") {
+        for example in block.split("$ snigate ").skip(1) {
+            let (command, expected) = example.split_once('\n').unwrap_or((example, ""));
+            let ended = desk.run(&command.split(' ').collect::<Vec<_>>());
+            let printed = ended.stdout + &ended.stderr;
+            assert_eq!(printed.trim_end(), expected.trim_end(), "$ snigate {command}");
+            examples += 1;
+        }
+    }
+    assert_eq!(examples, 7);
 }

@@ -33,7 +33,10 @@ fn it_tells_the_pattern_the_place_and_what_was_passed_over() {
     let taken = told.taken.expect("a route takes it");
     assert_eq!((&*taken.pattern, taken.line, taken.column), ("shop.test", 5, 40));
     let [over] = told.passed_over.as_slice() else { panic!("{:?}", told.passed_over) };
-    assert_eq!((&*over.entry.route, &*over.unmet, &over.entry.source[..]), ("office", "source", &["10.0.0.0/8".to_owned()][..]));
+    assert_eq!(
+        (&*over.entry.route, &*over.unmet, &over.entry.source[..]),
+        ("office", "source", &["10.0.0.0/8".to_owned()][..])
+    );
     let backends = vec![
         Backend { address: "10.0.0.1:443".to_owned(), weight: 1 },
         Backend { address: "10.0.0.2:443".to_owned(), weight: 3 },
@@ -110,8 +113,12 @@ impl Line {
         let alpn = prop_oneof![3 => Just(None), 1 => Just(Some("h2")), 1 => Just(Some("h3"))];
         let source = prop_oneof![3 => Just(None), 1 => Just(Some("10.0.0.0/8")), 1 => Just(Some("fd00::/8"))];
         let listener = prop_oneof![3 => Just(None), 1 => Just(Some("one")), 1 => Just(Some("two"))];
-        (pattern, alpn, source, listener)
-            .prop_map(|(pattern, alpn, source, listener)| Self { pattern, alpn, source, listener })
+        (pattern, alpn, source, listener).prop_map(|(pattern, alpn, source, listener)| Self {
+            pattern,
+            alpn,
+            source,
+            listener,
+        })
     }
 
     /// Whether the pattern takes `name`, said by taking both apart; the higher, the more specific.
@@ -159,7 +166,8 @@ fn file(lines: &[Line]) -> String {
                     unmatched: { refuse: reset }\nroutes:\n"
         .to_owned();
     for (number, Line { pattern, alpn, source, listener }) in lines.iter().enumerate() {
-        let condition = |key: &str, value: &Option<&str>| value.map_or(String::new(), |v| format!("{key}: [\"{v}\"], "));
+        let condition =
+            |key: &str, value: &Option<&str>| value.map_or(String::new(), |v| format!("{key}: [\"{v}\"], "));
         let conditions = condition("alpn", alpn) + &condition("source", source) + &condition("listeners", listener);
         text.push_str(&format!("  - {{ name: r{number}, sni: \"{pattern}\", {conditions}pool: p{number} }}\n"));
     }

@@ -129,14 +129,14 @@ fn patterns<'a>(old: &'a Snapshot, new: &'a Snapshot) -> Vec<PatternChange<'a>> 
             (_, None) => Kind::Removed,
             (Some(_), Some(_)) => Kind::Changed,
         };
-        let written_alike = || match (before.get(pattern), after.get(pattern)) {
-            (Some(before), Some(after)) => written(&old.config, before) == written(&new.config, after),
+        let alike = || match (before.get(pattern), after.get(pattern)) {
+            (Some(before), Some(after)) => written_alike(&old.config, before, &new.config, after),
             _ => false,
         };
         // A name that would be too long is asked for by nobody.
         let Some(name) = only_for(pattern, &stranger) else { continue };
         let effects = effects(old, new, &Sni::Name(name));
-        if kind != Kind::Changed || effects.iter().any(Effect::changes) || !written_alike() {
+        if kind != Kind::Changed || effects.iter().any(Effect::changes) || !alike() {
             changes.push(PatternChange { pattern: pattern.to_string(), kind, place, effects });
         }
     }
@@ -155,7 +155,25 @@ fn entries(config: &Config) -> Entries<'_> {
     entries
 }
 
-/// What the file says of a pattern, in an order of its own.
+/// Whether two files say the same of a pattern, in whatever order.
+fn written_alike(old: &Config, before: &[&config::Route], new: &Config, after: &[&config::Route]) -> bool {
+    // Most patterns stand there once, without conditions.
+    if let ([before], [after]) = (before, after)
+        && [before, after].iter().all(|route| route.conditions == config::Conditions::default())
+    {
+        return destination(old, before) == destination(new, after) && before.idle_timeout == after.idle_timeout;
+    }
+    written(old, before) == written(new, after)
+}
+
+fn destination<'a>(config: &'a Config, route: &config::Route) -> (Option<&'a str>, Option<config::Refuse>) {
+    match route.to {
+        config::Destination::Pool(pool) => (Some(&config.pools[pool].name), None),
+        config::Destination::Refuse(how) => (None, Some(how)),
+    }
+}
+
+/// What the file says, in an order of its own.
 fn written(config: &Config, routes: &[&config::Route]) -> Vec<String> {
     let entry = |route: &&config::Route| {
         let config::Conditions { alpn, source, listeners } = &route.conditions;
@@ -164,12 +182,7 @@ fn written(config: &Config, routes: &[&config::Route]) -> Vec<String> {
         source.sort_unstable();
         let mut listeners: Vec<&str> = listeners.iter().map(|number| &*config.listeners[*number].name).collect();
         listeners.sort_unstable();
-        let to = match route.to {
-            config::Destination::Pool(pool) => &*config.pools[pool].name,
-            config::Destination::Refuse(how) => refuse_word(how),
-        };
-        let kind = matches!(route.to, config::Destination::Pool(_));
-        format!("{:?}", (kind, to, alpn, source, listeners, route.idle_timeout))
+        format!("{:?}", (destination(config, route), alpn, source, listeners, route.idle_timeout))
     };
     let mut written: Vec<String> = routes.iter().map(entry).collect();
     written.sort_unstable();
@@ -313,8 +326,12 @@ fn pools<'a>(old: &'a Config, new: &'a Config) -> Vec<PoolChange<'a>> {
             (Some(old), Some(new)) => (Kind::Changed, pool_settings(old, new)),
         };
         let backends = backends(old.copied(), new.copied());
-        (kind != Kind::Changed || !backends.is_empty() || !settings.is_empty())
-            .then_some(PoolChange { pool: &pool.name, kind, backends, settings })
+        (kind != Kind::Changed || !backends.is_empty() || !settings.is_empty()).then_some(PoolChange {
+            pool: &pool.name,
+            kind,
+            backends,
+            settings,
+        })
     };
     let removed = old.pools.iter().filter(|pool| !after.contains_key(&*pool.name));
     new.pools.iter().chain(removed).filter_map(change).collect()

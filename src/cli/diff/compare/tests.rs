@@ -117,7 +117,8 @@ fn fallbacks_and_pools_are_compared_too() {
         let config = Config::parse(&text, Path::new("f.yaml")).unwrap_or_else(|problems| panic!("{problems}"));
         Snapshot::build(config.config, None, &Metrics::new())
     };
-    let old = pools("p: { backends: [10.0.0.1:1, { address: 10.0.0.2:1, weight: 3 }] }, q: { backends: [10.0.0.9:1] }", "");
+    let old =
+        pools("p: { backends: [10.0.0.1:1, { address: 10.0.0.2:1, weight: 3 }] }, q: { backends: [10.0.0.9:1] }", "");
     let new = pools(
         "p: { backends: [10.0.0.3:1, 10.0.0.2:1], send_proxy_protocol: v2 }, r: { backends: [10.0.0.9:1] }",
         "no_sni: { pool: p }\ntimeouts: { idle: 1m }",
@@ -129,8 +130,7 @@ fn fallbacks_and_pools_are_compared_too() {
     let (changed, added, removed) = (Kind::Changed, Kind::Added, Kind::Removed);
     assert_eq!(pools, [("p", changed, &["send_proxy_protocol"][..]), ("r", added, &[]), ("q", removed, &[])]);
     let backends: Vec<_> = report.pools[0].backends.iter().map(|b| (&*b.address, b.old_weight, b.new_weight)).collect();
-    let expected =
-        [("10.0.0.1:1", Some(1), None), ("10.0.0.2:1", Some(3), Some(1)), ("10.0.0.3:1", None, Some(1))];
+    let expected = [("10.0.0.1:1", Some(1), None), ("10.0.0.2:1", Some(3), Some(1)), ("10.0.0.3:1", None, Some(1))];
     assert_eq!(backends, expected);
     assert_eq!(report.other_settings, ["timeouts"]);
 }
@@ -138,9 +138,7 @@ fn fallbacks_and_pools_are_compared_too() {
 /// Routes of random patterns and conditions, in any order that the file may have.
 fn routes() -> impl Strategy<Value = String> {
     let pattern = "(\\*\\*?\\.)?[ab](\\.[ab]){0,2}|\\*";
-    let condition = |values: &'static [&'static str]| {
-        prop_oneof![3 => Just(None), 1 => proptest::sample::select(values).prop_map(Some)]
-    };
+    let condition = |values: &'static [&'static str]| prop_oneof![3 => Just(None), 1 => proptest::sample::select(values).prop_map(Some)];
     let conditions =
         (condition(&["alpn: [h2]"]), condition(&["source: [10.0.0.0/8]"]), condition(&["listeners: [one]"]));
     let to = proptest::sample::select(vec!["pool: a", "pool: b", "refuse: reset"]);
