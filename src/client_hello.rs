@@ -149,11 +149,13 @@ impl Reader {
             return Err(NotHello::Malformed("a handshake message that is no ClientHello"));
         }
         let Some(message_bytes) = message_bytes(begun) else { return Ok(()) };
+        // First, as it is where the bytes come one by one: what the client is told must not depend on how they come.
+        self.within_limit(begun)?;
         check_outline(begun, message_bytes)?;
         if self.message.len() + fragment_bytes > message_bytes {
             return Err(NotHello::Malformed("bytes after the hello in its record"));
         }
-        self.within_limit(begun)
+        Ok(())
     }
 
     fn within_limit(&self, begun: &[u8]) -> Result<(), NotHello> {

@@ -1,6 +1,6 @@
 //! Connects to a backend of a pool, going on to the next until one has taken the client's first bytes.
 //!
-//! In:  a pool, what the backend must read first, where the client came from.
+//! In:  a pool, what the backend must read first.
 //! Out: [`Connected`], or [`ConnectError`] of the last attempt.
 //! Source: DESIGN §9. Until a backend has taken a byte, another one can be tried, since nothing was said yet.
 
@@ -12,7 +12,6 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use crate::pool::{Backend, Lease, Pool};
-use crate::proxy_header::{self, Addresses};
 use crate::relay::Prefix;
 use crate::socket;
 use crate::telemetry::ConnectResult;
@@ -27,6 +26,13 @@ pub struct Connected {
     /// How many of the client's bytes it took.
     pub taken_bytes: usize,
     pub after: Duration,
+}
+
+/// What a backend reads first: a PROXY header or nothing, then the client's bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct FirstBytes<'a> {
+    pub header: &'a [u8],
+    pub prefix: &'a [u8],
 }
 
 /// Told of each attempt as it begins, so that a connection that is cut short is still logged whole.
@@ -56,13 +62,9 @@ pub enum ConnectError {
 pub async fn to_any(
     pool: &Pool,
     nodelay: bool,
-    from: Addresses,
-    prefix: &[u8],
+    first_bytes: FirstBytes<'_>,
     attempts: &mut Attempts,
 ) -> Result<Connected, ConnectError> {
-    let header = pool.send_proxy_protocol.map(|version| [&proxy_header::encode(version, from)[..], prefix].concat());
-    let first_bytes = header.as_deref().unwrap_or(prefix);
-    let header_bytes = first_bytes.len() - prefix.len();
     let started = Instant::now();
     let mut failed = ConnectError::NoBackend;
     for backend in pool.picks().take(pool.connect.attempts) {
@@ -81,11 +83,8 @@ pub async fn to_any(
             Ok(Ok((stream, taken))) => {
                 backend.metrics.connect(ConnectResult::Ok);
                 pool.metrics.connected(after);
-                let mut rest = Prefix::default();
-                if taken < first_bytes.len() {
-                    rest = Prefix::new(first_bytes[taken..].to_vec());
-                }
-                return Ok(Connected { stream, lease, rest, taken_bytes: taken.saturating_sub(header_bytes), after });
+                let taken_bytes = taken.saturating_sub(first_bytes.header.len());
+                return Ok(Connected { stream, lease, rest: first_bytes.after(taken), taken_bytes, after });
             }
             Ok(Err(error)) => failed = ConnectError::Io(error),
             Err(_) => failed = ConnectError::TimedOut { after },
@@ -96,12 +95,13 @@ pub async fn to_any(
 }
 
 /// Connects and writes; the write waits for the connection by itself, and carries its error.
-async fn begin(pool: &Pool, backend: &Backend, nodelay: bool, bytes: &[u8]) -> io::Result<(TcpStream, usize)> {
+async fn begin(pool: &Pool, backend: &Backend, nodelay: bool, first: FirstBytes<'_>) -> io::Result<(TcpStream, usize)> {
     let from = pool.source_address(backend.address.ip());
-    let stream = TcpStream::from_std(socket::for_backend(backend.address, from, nodelay)?)?;
+    let stream =
+        TcpStream::from_std(socket::for_backend(backend.address, from, nodelay, pool.connect.congestion.as_deref())?)?;
     loop {
         stream.writable().await?;
-        match stream.try_write(bytes) {
+        match first.write(&stream) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // Readiness that is older than the connection: wait for the next.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => {
@@ -111,6 +111,21 @@ async fn begin(pool: &Pool, backend: &Backend, nodelay: bool, bytes: &[u8]) -> i
             }
             result => return result.map(|taken| (stream, taken)),
         }
+    }
+}
+
+impl FirstBytes<'_> {
+    /// In one call, so that header and hello leave in one segment.
+    fn write(self, to: &TcpStream) -> io::Result<usize> {
+        if self.header.is_empty() {
+            return to.try_write(self.prefix);
+        }
+        to.try_write_vectored(&[io::IoSlice::new(self.header), io::IoSlice::new(self.prefix)])
+    }
+
+    fn after(self, taken: usize) -> Prefix {
+        let left = self.header.iter().chain(self.prefix).skip(taken).copied();
+        Prefix::new(left.collect())
     }
 }
 

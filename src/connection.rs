@@ -4,6 +4,7 @@
 //! Out: exactly one outcome, counted and logged: accepted = active + the sum over reasons (DESIGN §4).
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +13,13 @@ use tokio::time::Instant;
 
 use crate::client_hello::{ClientHello, NotHello};
 use crate::config::Refuse;
-use crate::connect::{self, Attempts, ConnectError};
+use crate::connect::{self, Attempts, ConnectError, Connected, FirstBytes};
 use crate::limits::Permit;
-use crate::peek::{self, First, PeekError, Peeked, ProxyHeader};
-use crate::pool::Pool;
-use crate::proxy_header::{Addresses, Version};
+use crate::peek::{self, First, PeekError, ProxyHeader};
+use crate::pool::{Lease, Pool};
+use crate::proxy_header::{self, Addresses, Version};
 use crate::refuse::{self, Alert, Refusal, refuse};
-use crate::relay::{self, Carried, End, Meter, Way};
+use crate::relay::{End, Meter, Prefix, Relay, Way};
 use crate::server_name::Sni;
 use crate::snapshot::{Asked, Chosen, Destination, Route, Snapshot, is_trusted};
 use crate::socket::ResetUnlessReleased;
@@ -41,20 +42,22 @@ pub struct Accepted {
 
 /// Serves `client` to its end. Dropped before, the connection is counted as drained, or as panicked.
 pub async fn serve(client: TcpStream, accepted: Accepted) {
-    let mut account = Account::open(accepted);
-    let reason = walk(client, &mut account).await;
-    account.reason = Some(reason);
+    // Both are boxed, so that a relay, which may live for days, holds room for itself alone.
+    let established = Box::pin(establish(client, Account::open(accepted))).await;
+    if let Some(relay) = established {
+        relay.await;
+    }
 }
 
-/// The path. Each stage takes what the one before it gave.
-async fn walk(client: TcpStream, account: &mut Account) -> Reason {
+/// The path up to the relay: each stage takes what the one before it gave. `None` is a connection that was refused.
+async fn establish(client: TcpStream, mut account: Account) -> Option<Pin<Box<Relay<TcpStream, TcpStream, Account>>>> {
     let snapshot = Arc::clone(&account.accepted.snapshot);
     let mut client = ResetUnlessReleased::new(client);
-    let peeked = match hello(&mut client, account, &snapshot).await {
-        Ok(peeked) => peeked,
+    let prefix = match hello(&mut client, &mut account, &snapshot).await {
+        Ok(prefix) => prefix,
         Err((reason, refusal)) => return turn_away(client, account, reason, refusal).await,
     };
-    let Chosen { route, matched } = choose(&snapshot, account, &peeked.first);
+    let Chosen { route, matched } = choose(&snapshot, &mut account);
     let pool = match &route.to {
         Destination::Pool(pool) => Arc::clone(pool),
         Destination::Refuse(how) => {
@@ -64,7 +67,7 @@ async fn walk(client: TcpStream, account: &mut Account) -> Reason {
                 Match::NotTls => Reason::NotTls,
                 _ => Reason::Refused,
             };
-            let refusal = refusal(*how, matched, account.hello.as_ref(), &peeked.prefix);
+            let refusal = refusal(*how, matched, account.hello.as_ref(), &prefix);
             if reason == Reason::Refused {
                 account.routed(&snapshot, route);
             }
@@ -73,40 +76,31 @@ async fn walk(client: TcpStream, account: &mut Account) -> Reason {
     };
     account.routed(&snapshot, route);
     account.enter(State::Connecting);
-    let from = addresses(&mut client, account, &peeked);
-    let connect = connect::to_any(&pool, snapshot.relay.tcp.nodelay, from, &peeked.prefix, &mut account.attempts);
-    let connected = match connect.await {
-        Ok(connected) => connected,
+    let header = pool.connect.send_proxy_protocol.map(|version| {
+        proxy_header::encode(version, account.told.unwrap_or_else(|| addresses(&mut client, account.accepted.peer)))
+    });
+    let first_bytes = FirstBytes { header: header.as_deref().unwrap_or_default(), prefix: &prefix };
+    let connect = connect::to_any(&pool, snapshot.relay.tcp.nodelay, first_bytes, &mut account.attempts);
+    match connect.await {
+        Ok(connected) => {
+            let idle = route.idle_timeout.unwrap_or(snapshot.relay.idle);
+            let (backend, rest) = account.connected(connected);
+            Some(Box::pin(Relay::new(client.release(), backend, rest, Arc::clone(&snapshot.relay), idle, account)))
+        }
         Err(error) => {
             let reason = connect_reason(&error);
             account.error = Some(error);
-            return turn_away(client, account, reason, Refusal::Reset).await;
+            turn_away(client, account, reason, Refusal::Reset).await
         }
-    };
-    drop(peeked);
-    let meter = account.relaying(&pool, connected.after, connected.taken_bytes as u64);
-    let settings = relay::Settings { idle: route.idle_timeout.unwrap_or(snapshot.relay.idle), ..snapshot.relay };
-    let started = Instant::now();
-    let end = relay::run(client.release(), connected.stream, connected.rest, &settings, &mut account.carried, &meter);
-    let end = end.await;
-    account.first_byte = account.carried.first_byte.map(|at| at - started);
-    drop(connected.lease);
-    match end {
-        End::Finished => Reason::Ok,
-        End::ClientReset => Reason::ClientReset,
-        End::BackendReset => Reason::BackendReset,
-        End::IdleTimeout => Reason::IdleTimeout,
-        End::HalfCloseTimeout => Reason::HalfCloseTimeout,
-        End::PeerDead => Reason::PeerDead,
     }
 }
 
-/// Reads the PROXY header and the hello, and counts what came of it.
+/// Reads the PROXY header and the hello, and counts what came of it; gives what the backend must read first.
 async fn hello(
     client: &mut ResetUnlessReleased,
     account: &mut Account,
     snapshot: &Snapshot,
-) -> Result<Peeked, (Reason, Refusal)> {
+) -> Result<Vec<u8>, (Reason, Refusal)> {
     let Accepted { peer, at, listener, listener_metrics, .. } = &account.accepted;
     let metrics = Arc::clone(listener_metrics);
     let trusted = snapshot.config.listeners[*listener].trusted_proxies.as_deref();
@@ -120,24 +114,25 @@ async fn hello(
     let peeked = peek::client_hello(client.stream(), proxy_header, max_hello_bytes, deadline).await;
     let after = at.elapsed();
     match peeked {
-        Ok(mut peeked) => {
+        Ok(peeked) => {
             if let Some(header) = peeked.proxy_header {
                 metrics.proxy_header(match (header.addresses, header.version) {
                     (None, _) => ProxyHeaderResult::Local,
                     (Some(_), Version::V1) => ProxyHeaderResult::V1,
                     (Some(_), Version::V2) => ProxyHeaderResult::V2,
                 });
+                account.told = header.addresses;
                 account.client = header.addresses.map_or(account.client, |addresses| addresses.client);
             }
-            match &mut peeked.first {
+            match peeked.first {
                 First::Hello(hello) => {
                     metrics.hello(HelloResult::Whole, after, hello.wire_bytes, hello.records);
-                    account.hello = Some(hello.clone());
+                    account.hello = Some(hello);
                     account.hello_after = Some(after);
                 }
                 First::NotTls => metrics.hello(HelloResult::NotTls, after, 0, 0),
             }
-            Ok(peeked)
+            Ok(peeked.prefix)
         }
         Err(error) => {
             let (result, reason, refusal) = no_hello(&error);
@@ -177,10 +172,10 @@ fn no_hello(error: &PeekError) -> (Option<HelloResult>, Reason, Refusal) {
 }
 
 /// Finds the route; the decision itself is [`Snapshot::choose`].
-fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account, first: &First) -> Chosen<'a> {
-    let chosen = match first {
-        First::NotTls => Chosen { route: &snapshot.not_tls, matched: Match::NotTls },
-        First::Hello(hello) => snapshot.choose(Asked {
+fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account) -> Chosen<'a> {
+    let chosen = match &account.hello {
+        None => Chosen { route: &snapshot.not_tls, matched: Match::NotTls },
+        Some(hello) => snapshot.choose(Asked {
             sni: hello.server_name.as_ref(),
             alpn: &hello.alpn,
             source: account.client.ip().to_canonical(),
@@ -210,8 +205,13 @@ fn refusal(how: Refuse, matched: Match, hello: Option<&ClientHello>, first_bytes
     }
 }
 
-/// Refuses, and gives the reason back.
-async fn turn_away(client: ResetUnlessReleased, account: &mut Account, reason: Reason, refusal: Refusal) -> Reason {
+/// Refuses; the account closes when the client has had its answer.
+async fn turn_away<T>(
+    client: ResetUnlessReleased,
+    mut account: Account,
+    reason: Reason,
+    refusal: Refusal,
+) -> Option<T> {
     account.enter(State::Refusing);
     if let Refusal::Alert { alert, .. } = refusal {
         account.accepted.metrics.alert_sent(alert as u8);
@@ -219,16 +219,12 @@ async fn turn_away(client: ResetUnlessReleased, account: &mut Account, reason: R
     // From here on a drop may say FIN or RST: the answer is the same, and the reason is known.
     account.reason = Some(reason);
     refuse(client.release(), refusal).await;
-    reason
+    None
 }
 
-/// Who speaks to whom, for the PROXY header towards the backend.
-fn addresses(client: &mut ResetUnlessReleased, account: &Account, peeked: &Peeked) -> Addresses {
-    let told = peeked.proxy_header.and_then(|header| header.addresses);
-    told.unwrap_or_else(|| {
-        let peer = account.accepted.peer;
-        Addresses { client: peer, local: client.stream().local_addr().unwrap_or(peer) }
-    })
+/// Who speaks to whom, for a PROXY header towards the backend.
+fn addresses(client: &mut ResetUnlessReleased, peer: SocketAddr) -> Addresses {
+    Addresses { client: peer, local: client.stream().local_addr().unwrap_or(peer) }
 }
 
 fn connect_reason(error: &ConnectError) -> Reason {
@@ -248,6 +244,8 @@ struct Account {
     state: State,
     /// Told by a PROXY header, else the peer.
     client: SocketAddr,
+    /// What a PROXY header told.
+    told: Option<Addresses>,
     hello: Option<ClientHello>,
     hello_after: Option<Duration>,
     peek_error: Option<PeekError>,
@@ -256,9 +254,12 @@ struct Account {
     pool: Option<Arc<Pool>>,
     attempts: Attempts,
     error: Option<ConnectError>,
+    lease: Option<Lease>,
     connect_after: Option<Duration>,
+    connected_at: Option<Instant>,
     first_byte: Option<Duration>,
-    carried: Carried,
+    /// To the backend, to the client.
+    bytes: [u64; 2],
     reason: Option<Reason>,
 }
 
@@ -268,6 +269,7 @@ impl Account {
             active: accepted.listener_metrics.accepted(),
             state: State::Hello,
             client: accepted.peer,
+            told: None,
             accepted,
             hello: None,
             hello_after: None,
@@ -277,9 +279,11 @@ impl Account {
             pool: None,
             attempts: Attempts::default(),
             error: None,
+            lease: None,
             connect_after: None,
+            connected_at: None,
             first_byte: None,
-            carried: Carried::default(),
+            bytes: [0; 2],
             reason: None,
         }
     }
@@ -300,15 +304,42 @@ impl Account {
         self.route = Some((Arc::clone(&route.name), metrics));
     }
 
-    fn relaying(&mut self, pool: &Arc<Pool>, after: Duration, taken_bytes: u64) -> RouteMeter {
+    fn connected(&mut self, connected: Connected) -> (TcpStream, Prefix) {
+        let Connected { stream, lease, rest, taken_bytes, after } = connected;
         self.enter(State::Relaying);
         self.connect_after = Some(after);
-        self.pool = Some(Arc::clone(pool));
-        self.carried.to_backend = taken_bytes;
-        let route = self.route.as_ref().map(|(_, metrics)| Arc::clone(metrics));
-        let meter = RouteMeter { route, metrics: Arc::clone(&self.accepted.metrics) };
-        meter.carried(Way::ToBackend, taken_bytes);
-        meter
+        self.connected_at = Some(Instant::now());
+        self.lease = Some(lease);
+        self.carried(Way::ToBackend, taken_bytes as u64);
+        (stream, rest)
+    }
+}
+
+impl Meter for Account {
+    fn carried(&mut self, way: Way, bytes: u64) {
+        self.bytes[way as usize] += bytes;
+        if let Some((_, metrics)) = &self.route {
+            metrics.bytes(direction(way), bytes);
+        }
+    }
+
+    fn spliced(&mut self, way: Way, bytes: u64) {
+        self.accepted.metrics.spliced(direction(way), bytes);
+    }
+
+    fn first_byte(&mut self, at: Instant) {
+        self.first_byte = self.connected_at.map(|connected| at - connected);
+    }
+
+    fn ended(&mut self, end: End) {
+        self.reason = Some(match end {
+            End::Finished => Reason::Ok,
+            End::ClientReset => Reason::ClientReset,
+            End::BackendReset => Reason::BackendReset,
+            End::IdleTimeout => Reason::IdleTimeout,
+            End::HalfCloseTimeout => Reason::HalfCloseTimeout,
+            End::PeerDead => Reason::PeerDead,
+        });
     }
 }
 
@@ -353,7 +384,7 @@ impl Account {
             Some(Sni::Name(name)) => Some(name.as_str()),
             Some(Sni::IpLiteral) | None => None,
         };
-        let backend = self.attempts.last.as_ref().map(|backend| backend.address);
+        let backend = self.attempts.last.as_ref();
         let error: Option<&dyn std::fmt::Display> = match (&self.error, &self.peek_error) {
             (Some(error), _) => Some(error),
             (None, Some(error)) => Some(error),
@@ -367,20 +398,21 @@ impl Account {
             sni,
             alpn: hello.map_or(Alpn::Absent, |hello| Alpn::Wire(hello.alpn.as_wire())),
             tls: hello.map(|hello| hello.offers.version_name()),
+            offers: &hello.map(|hello| features(hello).collect::<Vec<_>>()).unwrap_or_default(),
             hello_bytes: hello.map(|hello| hello.wire_bytes),
             hello_records: hello.map(|hello| hello.records),
             hello_ms: self.hello_after,
             route: self.route.as_ref().map(|(name, _)| &**name),
             matched: self.matched,
             pool: self.pool.as_ref().map(|pool| &*pool.name),
-            backend: None,
-            address: backend.as_ref().map(|address| address as &dyn std::fmt::Display),
+            backend: backend.map(|backend| &*backend.name),
+            address: backend.map(|backend| &backend.address as &dyn std::fmt::Display),
             attempts: self.attempts.count,
             connect_ms: self.connect_after,
             first_byte_ms: self.first_byte,
             duration_ms: lived,
-            bytes_to_backend: self.carried.to_backend,
-            bytes_to_client: self.carried.to_client,
+            bytes_to_backend: self.bytes[Way::ToBackend as usize],
+            bytes_to_client: self.bytes[Way::ToClient as usize],
             phase: self.state,
             reason,
             config: snapshot.hash(),
@@ -389,27 +421,25 @@ impl Account {
     }
 }
 
-/// Counts a relay's bytes under its route.
-struct RouteMeter {
-    route: Option<Arc<RouteMetrics>>,
-    metrics: Arc<Metrics>,
-}
-
-impl Meter for RouteMeter {
-    fn carried(&self, way: Way, bytes: u64) {
-        if let Some(route) = &self.route {
-            route.bytes(direction(way), bytes);
-        }
-    }
-
-    fn spliced(&self, way: Way, bytes: u64) {
-        self.metrics.spliced(direction(way), bytes);
-    }
-}
-
 fn direction(way: Way) -> Direction {
     match way {
         Way::ToBackend => Direction::ToBackend,
         Way::ToClient => Direction::ToClient,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<F>(_: impl Fn(TcpStream, Accepted) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Each open connection is one such future; what it grows by is paid for every idle relay.
+    #[test]
+    fn the_future_of_a_connection_stays_small() {
+        let (task, relay) = (size_of_future(serve), size_of::<Relay<TcpStream, TcpStream, Account>>());
+        assert!(task <= 256 && relay <= 1024, "a task of {task} bytes, a relay of {relay}");
     }
 }

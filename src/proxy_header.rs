@@ -49,7 +49,9 @@ pub struct Malformed(pub &'static str);
 /// [`Malformed`], as soon as the bytes can no longer become a header.
 pub fn parse(bytes: &[u8]) -> Result<Parsed, Malformed> {
     let begins = |signature: &[u8]| bytes.iter().zip(signature).all(|(a, b)| a == b);
-    if begins(V2_SIGNATURE) {
+    if bytes.is_empty() {
+        Ok(needs(V1_FEWEST_BYTES))
+    } else if begins(V2_SIGNATURE) {
         parse_v2(bytes)
     } else if begins(V1_SIGNATURE) {
         parse_v1(bytes)
@@ -226,6 +228,8 @@ impl fmt::Display for Malformed {
 impl std::error::Error for Malformed {}
 
 const V1_SIGNATURE: &[u8] = b"PROXY ";
+/// `PROXY UNKNOWN` and CR LF; any header of version 2 is longer.
+const V1_FEWEST_BYTES: usize = 15;
 const V1_MOST_BYTES: usize = 107;
 const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 const V2_FIXED_BYTES: usize = 16;
@@ -282,6 +286,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_shortest_header_is_asked_for_no_byte_too_many() {
+        let header = b"PROXY UNKNOWN\r\n";
+        for end in 0..header.len() {
+            match parse(&header[..end]) {
+                Ok(Parsed::Needs(more)) => assert!(end + more.get() <= header.len(), "{end} bytes"),
+                other => panic!("{end}: {other:?}"),
+            }
+        }
+        assert_eq!(whole(header).bytes, header.len());
     }
 
     #[test]

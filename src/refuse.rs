@@ -4,12 +4,17 @@
 //! Out: the alert or answer on the wire, and a close that does not undo it.
 //! Source: RFC 8446 §6 (alerts), RFC 6066 §3 (unrecognized_name), DESIGN §4.
 
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::relay::with_scratch;
 use crate::socket;
 
 /// What a client is told.
@@ -70,17 +75,22 @@ async fn say(client: &mut (impl AsyncRead + AsyncWrite + Unpin), answer: &[u8]) 
         client.write_all(answer).await?;
         client.shutdown().await?;
         let mut left = MOST_DRAINED_BYTES;
-        let mut ignored = [0; 4096];
         while left > 0 {
-            match client.read(&mut ignored).await? {
+            match poll_fn(|cx| with_scratch(|scratch| poll_read(client, cx, scratch))).await? {
                 0 => break,
                 bytes => left = left.saturating_sub(bytes),
             }
         }
-        std::io::Result::Ok(())
+        io::Result::Ok(())
     };
     // A client that is gone, or that does not close, has had its answer.
     let _ = timeout(PATIENCE, exchange).await;
+}
+
+fn poll_read(client: &mut (impl AsyncRead + Unpin), cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
+    let mut buffer = ReadBuf::new(into);
+    ready!(Pin::new(client).poll_read(cx, &mut buffer))?;
+    Poll::Ready(Ok(buffer.filled().len()))
 }
 
 const ALERT_RECORD: u8 = 21;
@@ -92,6 +102,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
     use tokio::net::TcpListener;
 
     use super::*;

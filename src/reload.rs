@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::config::{Config, Loaded, Problem, Problems};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, missing_congestion};
 use crate::telemetry::{Metrics, ReloadResult, Trigger};
 
 /// Keeps the snapshot in step with its file.
@@ -34,6 +34,10 @@ pub struct Reloader {
 #[derive(Debug)]
 pub enum Rejected {
     Problems(Problems),
+    /// The kernel has no such congestion control.
+    NoCongestion {
+        name: String,
+    },
     /// It changes what is fixed while the process runs.
     NeedsRestart {
         what: &'static str,
@@ -104,7 +108,7 @@ impl Reloader {
                         problems.iter().for_each(log_problem);
                         problems.iter().count()
                     }
-                    Rejected::NeedsRestart { .. } => 1,
+                    Rejected::NeedsRestart { .. } | Rejected::NoCongestion { .. } => 1,
                 };
                 tracing::error!(
                     trigger = trigger_name, problems, why = %rejected,
@@ -158,16 +162,23 @@ fn build(file: &Path, before: &Snapshot, metrics: &Arc<Metrics>) -> Result<Optio
         return Ok(None);
     }
     check_fixed(&config, &before.config)?;
+    if let Some((name, _)) = missing_congestion(&config) {
+        return Err(Rejected::NoCongestion { name: name.to_owned() });
+    }
     Ok(Some((Snapshot::build(config, Some(before), metrics), warnings)))
 }
 
 /// Refuses what cannot change while the sockets and threads live.
 fn check_fixed(config: &Config, before: &Config) -> Result<(), Rejected> {
     let addresses = |config: &Config| -> Vec<_> {
-        config.listeners.iter().map(|listener| (listener.name.clone(), listener.bind.clone())).collect()
+        config
+            .listeners
+            .iter()
+            .map(|listener| (listener.name.clone(), listener.bind.clone(), listener.congestion.clone()))
+            .collect()
     };
     let fixed = [
-        (addresses(config) == addresses(before), "the names and addresses of the listeners"),
+        (addresses(config) == addresses(before), "the names, addresses and congestion control of the listeners"),
         (config.admin.bind == before.admin.bind, "admin.bind"),
         (config.runtime == before.runtime, "runtime"),
         (config.tcp.backlog == before.tcp.backlog, "tcp.backlog"),
@@ -213,6 +224,7 @@ impl std::fmt::Display for Rejected {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Problems(_) => f.write_str("the file has problems"),
+            Self::NoCongestion { name } => write!(f, "the kernel has no congestion control `{name}`"),
             Self::NeedsRestart { what } => write!(f, "{what} cannot change while snigate runs: restart it"),
         }
     }

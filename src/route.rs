@@ -2,7 +2,8 @@
 //!
 //! In:  a [`Request`]: the name and what the conditions look at.
 //! Out: [`Found`]: the number of a route, and by which kind of pattern; or `None`.
-//! Source: DESIGN §3: exact, then the longest suffix (`*.` before `**.`), then `*`; with conditions, the entry that has more of them first.
+//! Source: DESIGN §3: exact, then the longest suffix (`*.` before `**.`), then `*`; with conditions, the entry that has
+//! more of them first.
 //!
 //! One hash look-up a label, whatever the number of routes, and no allocation. `explain` watches the same walk.
 
@@ -166,7 +167,7 @@ impl Builder {
     /// Makes the table. Of two entries that are alike the first counts; the configuration has refused such before.
     pub fn build(mut self) -> RouteTable {
         // Stable, so that what was written first stays first among equals.
-        self.entries.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| b.1.count().cmp(&a.1.count())));
+        self.entries.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| b.1.rank().cmp(&a.1.rank())));
         let name_bytes = self.entries.iter().filter_map(|(pattern, ..)| pattern.base()).map(|base| base.as_str().len());
         let mut names = Vec::with_capacity(name_bytes.sum());
         let hasher = FixedState::default();
@@ -208,6 +209,11 @@ impl Conditions {
         usize::from(!self.alpn.is_empty())
             + usize::from(!self.source.is_empty())
             + usize::from(!self.listeners.is_empty())
+    }
+
+    /// Orders entries of one pattern: more kinds first; of as many, `source` before `alpn` before `listeners`.
+    fn rank(&self) -> (usize, bool, bool) {
+        (self.count(), !self.source.is_empty(), !self.alpn.is_empty())
     }
 
     fn unmet(&self, request: &Request<'_>) -> Option<Unmet> {
@@ -421,7 +427,7 @@ mod tests {
         };
         let takes = |(number, (pattern, conditions)): (usize, &(Pattern, Conditions))| {
             let rank = rank(pattern).filter(|_| holds(conditions))?;
-            Some(((rank, conditions.count(), usize::MAX - number), u32::try_from(number).expect("few")))
+            Some(((rank, conditions.rank(), usize::MAX - number), u32::try_from(number).expect("few")))
         };
         entries.iter().enumerate().filter_map(takes).max().map(|(_, route)| route)
     }

@@ -25,7 +25,7 @@ use crate::explain::{Question, explain};
 use crate::limits::{Permits, auto_max_connections};
 use crate::listener::{Listener, Shared};
 use crate::reload::Reloader;
-use crate::snapshot::{Snapshot, tcp_settings};
+use crate::snapshot::{Snapshot, missing_congestion, tcp_settings};
 use crate::telemetry::{LogGuard, Metrics, ReloadResult, Trigger};
 use crate::{relay, socket, worker};
 
@@ -46,7 +46,16 @@ pub struct Server {
 /// Why a server could not start.
 #[derive(Debug)]
 pub enum StartError {
-    Bind { what: String, address: SocketAddr, error: io::Error },
+    Bind {
+        what: String,
+        address: SocketAddr,
+        error: io::Error,
+    },
+    /// The kernel does not have it, or does not let us use it.
+    Congestion {
+        name: String,
+        error: io::Error,
+    },
     Io(io::Error),
 }
 
@@ -69,6 +78,9 @@ impl Server {
         let signals = Signals::listen().map_err(StartError::Io)?;
         let config = loaded.config;
         let workers = config.runtime.workers.unwrap_or_else(available_cores);
+        if let Some((name, error)) = missing_congestion(&config) {
+            return Err(StartError::Congestion { name: name.to_owned(), error });
+        }
         let metrics = Metrics::new();
         let snapshot = Snapshot::build(config.clone(), None, &metrics);
         let (drain, watch) = drain::channel();
@@ -168,7 +180,8 @@ fn bind(config: &Config, workers: usize, metrics: &Arc<Metrics>) -> Result<Bound
             for sockets in &mut sockets {
                 let what = || format!("listener {}", listener.name);
                 let failed = |error| StartError::Bind { what: what(), address, error };
-                let socket = socket::for_listener(address, &tcp).map_err(failed)?;
+                let congestion = listener.congestion.as_deref();
+                let socket = socket::for_listener(address, &tcp, congestion).map_err(failed)?;
                 // The other workers share the port that the first one was given.
                 address = socket.local_addr().map_err(StartError::Io)?;
                 sockets.push((socket, ours.clone()));
@@ -285,6 +298,10 @@ impl std::fmt::Display for StartError {
                     _ => Ok(()),
                 }
             }
+            Self::Congestion { name, .. } => write!(
+                f,
+                "no congestion control `{name}` here (`sysctl net.ipv4.tcp_available_congestion_control` lists them)"
+            ),
             Self::Io(_) => f.write_str("cannot start"),
         }
     }
@@ -293,7 +310,7 @@ impl std::fmt::Display for StartError {
 impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Bind { error, .. } | Self::Io(error) => Some(error),
+            Self::Bind { error, .. } | Self::Congestion { error, .. } | Self::Io(error) => Some(error),
         }
     }
 }

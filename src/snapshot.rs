@@ -17,7 +17,7 @@ use crate::proxy_header;
 use crate::relay::{self, Engine};
 use crate::route::{Builder, By, Candidate, Conditions, Request, RouteTable};
 use crate::server_name::Sni;
-use crate::socket::TcpSettings;
+use crate::socket::{self, TcpSettings};
 use crate::telemetry::{ConnectionLog, Format, Match, Metrics, RouteMetrics, Which};
 
 /// Everything in force at one time.
@@ -29,7 +29,7 @@ pub struct Snapshot {
     pub unmatched: Route,
     pub not_tls: Route,
     pub pools: Vec<Arc<Pool>>,
-    pub relay: relay::Settings,
+    pub relay: Arc<relay::Settings>,
     pub connection_log: ConnectionLog,
     metrics: Arc<Metrics>,
 }
@@ -94,7 +94,7 @@ impl Snapshot {
             no_sni: fallback("no_sni", config.no_sni),
             unmatched: fallback("unmatched", config.unmatched),
             not_tls: fallback("not_tls", config.not_tls),
-            relay: relay_settings(&config),
+            relay: Arc::new(relay_settings(&config)),
             connection_log: connection_log(config.log),
             metrics: Arc::clone(metrics),
             pools,
@@ -154,10 +154,9 @@ impl Snapshot {
         let fallbacks = [&self.no_sni, &self.unmatched, &self.not_tls].into_iter();
         let routes = fallbacks.chain(&self.routes).map(|route| &*route.name).collect();
         let pools = self.pools.iter().map(|pool| &*pool.name).collect();
-        let named: Vec<(&str, String)> = (self.pools.iter())
-            .flat_map(|pool| pool.backends().iter().map(|backend| (&*pool.name, backend.address.to_string())))
+        let backends = (self.pools.iter())
+            .flat_map(|pool| pool.backends().iter().map(|backend| (&*pool.name, &*backend.name)))
             .collect();
-        let backends = named.iter().map(|(pool, backend)| (*pool, backend.as_str())).collect();
         self.metrics.retain(&routes, &pools, &backends);
     }
 }
@@ -175,20 +174,26 @@ fn build_pools(config: &Config, before: Option<&Snapshot>, metrics: &Arc<Metrics
         let backend = |backend: &config::Backend| {
             let kept = known.get(&(&*pool.name, backend.address)).map(|backend| Arc::clone(backend));
             let made = || {
-                let series = metrics.backend(&pool.name, &backend.address.to_string());
-                Arc::new(Backend::new(backend.address, series))
+                let name: Arc<str> = backend.address.to_string().into();
+                let series = metrics.backend(&pool.name, &name);
+                Arc::new(Backend::new(name, backend.address, series))
             };
             (kept.unwrap_or_else(made), backend.weight)
         };
         Arc::new(Pool::new(
             Arc::clone(&pool.name),
             pool.backends.iter().map(backend).collect(),
-            Connect { timeout: pool.connect.timeout, attempts: pool.connect.attempts, total: pool.connect.total },
-            pool.send_proxy_protocol.map(|version| match version {
-                config::ProxyVersion::V1 => proxy_header::Version::V1,
-                config::ProxyVersion::V2 => proxy_header::Version::V2,
-            }),
-            pool.source_addresses.clone(),
+            Connect {
+                timeout: pool.connect.timeout,
+                attempts: pool.connect.attempts,
+                total: pool.connect.total,
+                send_proxy_protocol: pool.send_proxy_protocol.map(|version| match version {
+                    config::ProxyVersion::V1 => proxy_header::Version::V1,
+                    config::ProxyVersion::V2 => proxy_header::Version::V2,
+                }),
+                source_addresses: pool.source_addresses.clone(),
+                congestion: pool.congestion.clone(),
+            },
             metrics.pool(&pool.name),
         ))
     };
@@ -208,6 +213,13 @@ pub fn tcp_settings(tcp: config::Tcp) -> TcpSettings {
         user_timeout: tcp.user_timeout,
         backlog: tcp.backlog,
     }
+}
+
+/// The first congestion control of `config` that the kernel does not have.
+pub fn missing_congestion(config: &Config) -> Option<(&str, std::io::Error)> {
+    let listeners = config.listeners.iter().filter_map(|listener| listener.congestion.as_deref());
+    let mut asked = listeners.chain(config.pools.iter().filter_map(|pool| pool.congestion.as_deref()));
+    asked.find_map(|name| socket::check_congestion(name).err().map(|error| (name, error)))
 }
 
 fn relay_settings(config: &Config) -> relay::Settings {

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime;
@@ -34,5 +35,19 @@ async fn serve(sockets: Vec<Socket>, shared: Shared) {
             Err(error) => tracing::error!(%error, "a listening socket could not be used"),
         }
     }
-    drain.reached(Phase::Over).await;
+    tokio::select! {
+        () = drain.reached(Phase::Over) => {}
+        () = beat() => {}
+    }
 }
+
+/// Keeps a timer pending that is nearer than any deadline of a connection. The runtime wakes itself through the kernel
+/// for each timer that becomes the nearest one; so none ever does, which saves some system calls a connection.
+async fn beat() {
+    loop {
+        tokio::time::sleep(BEAT).await;
+    }
+}
+
+/// Below the shortest time that a relay sets a timer for.
+const BEAT: Duration = Duration::from_millis(500);

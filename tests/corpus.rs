@@ -54,6 +54,7 @@ fn check(directory: &Path) {
                 assert!(arrived.bytes == hello.bytes, "{}: the bytes differ: {line}", hello.id);
                 assert_eq!(answer, backend.as_bytes(), "{}: {line}", hello.id);
                 assert_eq!(reason, "ok", "{}: {line}", hello.id);
+                assert!(tells(&line["alpn"], &hello.alpn), "{}: {line}", hello.id);
             }
             Expected::Refusal => assert!(REFUSALS.contains(&reason), "{}: {line}", hello.id),
         }
@@ -63,10 +64,22 @@ fn check(directory: &Path) {
     lb.stop();
 }
 
+/// Whether the log has the protocols that were offered, or the first eight: it is bounded. One that is no text stands
+/// escaped in the log and as `hex:…` in the manifest.
+fn tells(logged: &Value, offered: &Value) -> bool {
+    let (Some(logged), Some(offered)) = (logged.as_array(), offered.as_array()) else { return false };
+    let same = |(logged, offered): (&Value, &Value)| {
+        logged == offered || offered.as_str().is_some_and(|offered| offered.starts_with("hex:"))
+    };
+    logged.len() == offered.len().min(8) && logged.iter().zip(offered).all(same)
+}
+
 /// A first flight, and where it is to go.
 struct Hello {
     id: String,
     bytes: Vec<u8>,
+    /// The protocols that it offers, as a list of strings.
+    alpn: Value,
     expected: Expected,
 }
 
@@ -94,7 +107,7 @@ fn hello(directory: &Path, entry: &Value) -> Hello {
         (true, false) => Expected::BackendOrRefusal(backend()),
         (false, _) => Expected::Refusal,
     };
-    Hello { id: entry["id"].as_str().unwrap().to_owned(), bytes, expected }
+    Hello { id: entry["id"].as_str().unwrap().to_owned(), bytes, alpn: entry["alpn"].clone(), expected }
 }
 
 /// A backend is called as the name that is routed to it: lower case, without the dot at the end. An address is no

@@ -167,7 +167,7 @@ fn a_length_that_lies_is_refused_at_once() {
             let mut wire = wire.clone();
             wire[at..at + width].copy_from_slice(&lie.to_be_bytes()[4 - width..]);
             match parse(&wire, LIMIT) {
-                Err(NotHello::Malformed(_) | NotHello::Name(_)) => {}
+                Err(NotHello::Malformed(_) | NotHello::Name(_) | NotHello::TooLong { .. }) => {}
                 other => panic!("{field} {honest} said {lie}: {other:?}"),
             }
         }
@@ -182,6 +182,17 @@ fn a_lying_message_length_is_refused_before_its_end() {
     assert!(matches!(parse(&wire, LIMIT), Err(NotHello::Malformed(_))));
     wire[6] = 0xff;
     assert!(matches!(parse(&wire[..9], LIMIT), Err(NotHello::Malformed(_) | NotHello::TooLong { .. })));
+}
+
+#[test]
+fn what_a_refused_client_is_told_does_not_depend_on_how_its_bytes_come() {
+    // Too long, and broken further on.
+    let mut wire = records(&message(&usual()), 16_384);
+    wire[6] = 0xff;
+    let too_long = NotHello::TooLong { bytes: message_bytes(&wire[5..]).expect("a header") };
+    for end in 9..=wire.len() {
+        assert_eq!(parse(&wire[..end], LIMIT).expect_err("too long"), too_long, "{end} bytes");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@
 
 mod address;
 mod at;
+mod deserializer;
 mod files;
 mod located;
 mod parse;
@@ -15,6 +16,7 @@ mod problem;
 mod raw;
 mod suggest;
 mod units;
+mod wording;
 mod yaml;
 
 use std::net::{IpAddr, SocketAddr};
@@ -100,6 +102,8 @@ pub struct Listener {
     /// Present: every connection must begin with a PROXY header, and only these sources may connect.
     pub trusted_proxies: Option<Vec<IpNet>>,
     pub max_connections: Option<usize>,
+    /// Towards its clients; `None`: what the kernel defaults to.
+    pub congestion: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -145,6 +149,8 @@ pub struct Pool {
     pub send_proxy_protocol: Option<ProxyVersion>,
     /// Local addresses to connect from, in turn; empty: the kernel chooses.
     pub source_addresses: Vec<IpAddr>,
+    /// Towards its backends; `None`: what the kernel defaults to.
+    pub congestion: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -252,3 +258,6 @@ pub struct Reload {
     pub watch: bool,
     pub poll: Duration,
 }
+
+#[cfg(test)]
+mod tests;

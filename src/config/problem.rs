@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::at::At;
 
-/// All problems of a file, in the order of their places. Only the first [`MAX_TOLD`] of each severity are kept.
+/// All problems of a file, in the order of their places. Only the first hundred of each severity are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problems {
     told: Vec<Problem>,
@@ -43,26 +43,31 @@ pub struct Place {
 }
 
 impl Problems {
-    /// Adds one; beyond [`MAX_TOLD`] of its severity it is only counted.
+    /// Adds one; beyond a hundred of its severity it is only counted.
     pub fn push(&mut self, problem: Problem) {
-        let count = match problem.severity {
+        self.add(problem.severity, || problem);
+    }
+
+    /// Adds what keeps the file from being used.
+    pub(super) fn error(&mut self, at: &At<'_>, message: impl fmt::Display) {
+        self.add(Severity::Error, || at.problem(Severity::Error, message));
+    }
+
+    /// Adds what is probably not meant.
+    pub(super) fn warning(&mut self, at: &At<'_>, message: impl fmt::Display) {
+        self.add(Severity::Warning, || at.problem(Severity::Warning, message));
+    }
+
+    /// Counts one more, and writes it out only if it is kept.
+    fn add(&mut self, severity: Severity, problem: impl FnOnce() -> Problem) {
+        let count = match severity {
             Severity::Error => &mut self.errors,
             Severity::Warning => &mut self.warnings,
         };
         *count += 1;
         if *count <= MAX_TOLD {
-            self.told.push(problem);
+            self.told.push(problem());
         }
-    }
-
-    /// Adds what keeps the file from being used.
-    pub fn error(&mut self, at: &At<'_>, message: impl fmt::Display) {
-        self.push(at.problem(Severity::Error, message));
-    }
-
-    /// Adds what is probably not meant.
-    pub fn warning(&mut self, at: &At<'_>, message: impl fmt::Display) {
-        self.push(at.problem(Severity::Warning, message));
     }
 
     pub fn is_empty(&self) -> bool {

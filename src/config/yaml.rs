@@ -36,6 +36,29 @@ pub enum Value<'t> {
     Told,
 }
 
+impl Value<'_> {
+    /// Whether YAML 1.2 (§10.3.2) reads this as null.
+    pub fn is_nothing(&self) -> bool {
+        self.plain().is_some_and(|text| matches!(text, "" | "~" | "null" | "Null" | "NULL"))
+    }
+
+    /// Whether YAML 1.2 (§10.3.2) reads this as a number or a boolean, and not as text.
+    pub fn is_number_or_boolean(&self) -> bool {
+        let number_like = |first: char| first.is_ascii_digit() || matches!(first, '+' | '-' | '.');
+        self.plain().is_some_and(|text| {
+            matches!(text, "true" | "True" | "TRUE" | "false" | "False" | "FALSE")
+                || (text.starts_with(number_like) && text.parse::<f64>().is_ok())
+        })
+    }
+
+    fn plain(&self) -> Option<&str> {
+        match self {
+            Self::Scalar { text, style: Style::Plain } => Some(text),
+            _ => None,
+        }
+    }
+}
+
 /// Whether a scalar was written plain, and so may be a number, a boolean or nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {

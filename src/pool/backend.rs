@@ -9,6 +9,8 @@ use crate::telemetry::{BackendActive, BackendMetrics};
 /// One address in a pool. It keeps its identity (pool name and address) across reloads, and with it its counts.
 #[derive(Debug)]
 pub struct Backend {
+    /// As it stands in the configuration.
+    pub name: Arc<str>,
     pub address: SocketAddr,
     pub metrics: Arc<BackendMetrics>,
     active: AtomicUsize,
@@ -22,8 +24,8 @@ pub struct Lease {
 }
 
 impl Backend {
-    pub fn new(address: SocketAddr, metrics: Arc<BackendMetrics>) -> Self {
-        Self { address, metrics, active: AtomicUsize::new(0) }
+    pub fn new(name: Arc<str>, address: SocketAddr, metrics: Arc<BackendMetrics>) -> Self {
+        Self { name, address, metrics, active: AtomicUsize::new(0) }
     }
 
     /// How many connections use this backend now, those being opened included.

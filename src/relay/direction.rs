@@ -28,6 +28,8 @@ pub(super) struct Direction {
     rest: Prefix,
     /// Held only while it holds bytes.
     pipe: Option<Pipe>,
+    /// Bytes that the other side's kernel has taken.
+    pub(super) carried: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +85,7 @@ impl Direction {
             Engine::Adaptive { pipe_bytes } if cfg!(target_os = "linux") => Mode::Message { large: 0, pipe_bytes },
             Engine::Adaptive { .. } | Engine::Copy => Mode::CopyOnly,
         };
-        Self { way, state: State::Open, mode, rest, pipe: None }
+        Self { way, state: State::Open, mode, rest, pipe: None, carried: 0 }
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -105,17 +107,16 @@ impl Direction {
         from: &mut impl Stream,
         to: &mut impl Stream,
         last: bool,
-        carried: &mut u64,
-        meter: &M,
+        meter: &mut M,
     ) -> Poll<Result<(), Fault>> {
         let mut budget = BUDGET_BYTES;
         loop {
             while !self.rest.unwritten().is_empty() {
                 let bytes = ready!(copy::write(cx, to, self.rest.unwritten())).map_err(Fault::Write)?;
                 self.rest.wrote(bytes);
-                *carried += bytes as u64;
+                self.carried += bytes as u64;
             }
-            ready!(self.empty_pipe(cx, to, carried, meter))?;
+            ready!(self.empty_pipe(cx, to, meter))?;
             match self.state {
                 State::Closed => return Poll::Ready(Ok(())),
                 State::Ending => {
@@ -135,7 +136,7 @@ impl Direction {
             }
             let moved = match self.mode {
                 Mode::Bulk { .. } => ready!(self.poll_splice(cx, from))?,
-                Mode::CopyOnly | Mode::Message { .. } => ready!(self.poll_copy(cx, from, to, carried))?,
+                Mode::CopyOnly | Mode::Message { .. } => ready!(self.poll_copy(cx, from, to))?,
             };
             match moved {
                 Moved::Bytes(bytes) => budget = budget.saturating_sub(bytes),
@@ -150,9 +151,8 @@ impl Direction {
         cx: &mut Context<'_>,
         from: &mut impl Stream,
         to: &mut impl Stream,
-        carried: &mut u64,
     ) -> Poll<Result<Moved, Fault>> {
-        let moved = ready!(copy::message(cx, from, to, carried, &mut self.rest))?;
+        let moved = ready!(copy::message(cx, from, to, &mut self.carried, &mut self.rest))?;
         if let (Mode::Message { large, pipe_bytes }, &Moved::Bytes(bytes)) = (self.mode, &moved) {
             self.mode = match large + 1 {
                 _ if bytes < LARGE_READ_BYTES => Mode::Message { large: 0, pipe_bytes },
@@ -202,13 +202,12 @@ impl Direction {
         &mut self,
         cx: &mut Context<'_>,
         to: &mut impl Stream,
-        carried: &mut u64,
-        meter: &M,
+        meter: &mut M,
     ) -> Poll<Result<(), Fault>> {
         let Some(pipe) = &mut self.pipe else { return Poll::Ready(Ok(())) };
         while !pipe.is_empty() {
             let bytes = ready!(super::splice::empty(cx, pipe, to)).map_err(Fault::Write)?;
-            *carried += bytes as u64;
+            self.carried += bytes as u64;
             meter.spliced(self.way, bytes as u64);
         }
         if let Some(pipe) = self.pipe.take() {
@@ -224,13 +223,7 @@ impl Direction {
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn empty_pipe<M: Meter>(
-        &mut self,
-        _: &mut Context<'_>,
-        _: &mut impl Stream,
-        _: &mut u64,
-        _: &M,
-    ) -> Poll<Result<(), Fault>> {
+    fn empty_pipe<M: Meter>(&mut self, _: &mut Context<'_>, _: &mut impl Stream, _: &mut M) -> Poll<Result<(), Fault>> {
         Poll::Ready(Ok(()))
     }
 }

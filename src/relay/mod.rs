@@ -13,13 +13,14 @@ mod pipe;
 #[cfg(target_os = "linux")]
 mod splice;
 
-use std::future::poll_fn;
 use std::io;
 use std::os::fd::AsFd;
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -57,19 +58,14 @@ pub enum Way {
     ToClient,
 }
 
-/// Told of every byte as it is handed to the kernel; called often, so it should be an atomic add.
+/// Told of what a relay does, as it does it; called often, so counting should be an atomic add. It belongs to the relay
+/// and is dropped with it, so that what it was told survives an error, a cancelled relay and a panic.
 pub trait Meter {
-    fn carried(&self, way: Way, bytes: u64);
-    fn spliced(&self, way: Way, bytes: u64);
-}
-
-/// What a relay carried; kept by the caller, so that it survives an error and a cancelled relay.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Carried {
-    pub to_backend: u64,
-    pub to_client: u64,
-    /// When the backend's first byte was passed on.
-    pub first_byte: Option<Instant>,
+    fn carried(&mut self, way: Way, bytes: u64);
+    fn spliced(&mut self, way: Way, bytes: u64);
+    /// The backend's first byte was passed on.
+    fn first_byte(&mut self, at: Instant);
+    fn ended(&mut self, end: End);
 }
 
 /// Why a relay ended.
@@ -96,75 +92,96 @@ pub trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin {
     fn try_io<R>(&self, interest: Interest, operation: impl FnMut() -> io::Result<R>) -> io::Result<R>;
 }
 
-/// Carries bytes between `client` and `backend`; `prefix` is what the backend has not read of the first bytes.
-///
-/// Cancel-safe in that a dropped relay resets both sides, with what it carried in `carried`.
-pub async fn run<C: Stream, B: Stream, M: Meter>(
-    client: C,
-    backend: B,
-    prefix: Prefix,
-    settings: &Settings,
-    carried: &mut Carried,
-    meter: &M,
-) -> End {
-    let now = Instant::now();
-    let mut relay = Relay {
-        ends: Ends { client, backend, closing: Closing::Reset },
-        to_backend: Direction::new(Way::ToBackend, settings.engine, prefix),
-        to_client: Direction::new(Way::ToClient, settings.engine, Prefix::default()),
-        broken: None,
-        last_activity: now,
-        keepalive_set: false,
-        settings,
-        carried,
-        meter,
-    };
-    let end = {
-        let mut timer = pin!(sleep_until(now + settings.idle.min(settings.tcp.keepalive_idle)));
-        poll_fn(|cx| relay.poll(cx, timer.as_mut())).await
-    };
-    match relay.broken {
-        Some((Side::Client, _)) => settle(&relay.ends.backend).await,
-        Some((Side::Backend, _)) => settle(&relay.ends.client).await,
-        None if end == End::Finished => relay.ends.closing = Closing::Fin,
-        None => {}
+pin_project! {
+    /// Carries bytes between a client and a backend until both ways are closed; its output says why it ended.
+    ///
+    /// Dropped before that, it resets both sides.
+    pub struct Relay<C: Stream, B: Stream, M> {
+        #[pin]
+        timer: Sleep,
+        carrier: Carrier<C, B, M>,
     }
-    end
 }
 
-/// The portable engine by its name: [`run`] through user space alone.
-pub async fn copy_bidirectional<C: Stream, B: Stream, M: Meter>(
-    client: C,
-    backend: B,
-    prefix: Prefix,
-    settings: &Settings,
-    carried: &mut Carried,
-    meter: &M,
-) -> End {
-    let settings = Settings { engine: Engine::Copy, ..*settings };
-    run(client, backend, prefix, &settings, carried, meter).await
+impl<C: Stream, B: Stream, M: Meter> Relay<C, B, M> {
+    /// `prefix` is what the backend has not read of the first bytes; `idle` stands in for the one of `settings`.
+    pub fn new(client: C, backend: B, prefix: Prefix, settings: Arc<Settings>, idle: Duration, meter: M) -> Self {
+        let now = Instant::now();
+        let carrier = Carrier {
+            ends: Ends { client, backend, closing: Closing::Reset },
+            to_backend: Direction::new(Way::ToBackend, settings.engine, prefix),
+            to_client: Direction::new(Way::ToClient, settings.engine, Prefix::default()),
+            stage: Stage::Carrying,
+            broken: None,
+            last_activity: now,
+            heard_backend: false,
+            keepalive_set: false,
+            idle,
+            settings,
+            meter,
+        };
+        Self { timer: sleep_until(now + idle.min(carrier.settings.tcp.keepalive_idle)), carrier }
+    }
+
+    /// The portable engine by its name: [`Relay::new`] through user space alone.
+    pub fn copy_bidirectional(client: C, backend: B, prefix: Prefix, settings: Settings, meter: M) -> Self {
+        let settings = Settings { engine: Engine::Copy, ..settings };
+        Self::new(client, backend, prefix, Arc::new(settings), settings.idle, meter)
+    }
 }
 
-struct Relay<'a, C: Stream, B: Stream, M> {
+impl<C: Stream, B: Stream, M: Meter> Future for Relay<C, B, M> {
+    type Output = End;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
+        let mut this = self.project();
+        if this.carrier.stage == Stage::Carrying {
+            let end = ready!(this.carrier.poll(cx, this.timer.as_mut()));
+            this.carrier.meter.ended(end);
+            this.carrier.stage = this.carrier.closing_stage(end);
+        }
+        this.carrier.poll_settled(cx, this.timer)
+    }
+}
+
+/// All of a relay but its timer.
+struct Carrier<C: Stream, B: Stream, M> {
+    // Dropped first: what a meter counts on its drop is then true.
     ends: Ends<C, B>,
     to_backend: Direction,
     to_client: Direction,
+    stage: Stage,
     /// The side that failed, once one did; what it sent before is still delivered.
     broken: Option<(Side, End)>,
     last_activity: Instant,
+    heard_backend: bool,
     /// The backend's keepalive is set when a connection has lived as long as its first probe would take.
     keepalive_set: bool,
-    settings: &'a Settings,
-    carried: &'a mut Carried,
-    meter: &'a M,
+    idle: Duration,
+    settings: Arc<Settings>,
+    meter: M,
 }
 
-impl<C: Stream, B: Stream, M: Meter> Relay<'_, C, B, M> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Carrying,
+    /// A reset is held back until the kernel has delivered to `side` what was written before, since it would discard it.
+    Settling {
+        end: End,
+        side: Side,
+        unsent: usize,
+        pause: Duration,
+        patience: Duration,
+    },
+    Ended(End),
+}
+
+impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
     fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<End> {
         let half_closed = self.half_closed();
-        let before = (self.carried.to_backend, self.carried.to_client);
+        let before = (self.to_backend.carried, self.to_client.carried);
         let end = self.poll_directions(cx);
-        if before != (self.carried.to_backend, self.carried.to_client) || half_closed != self.half_closed() {
+        if before != (self.to_backend.carried, self.to_client.carried) || half_closed != self.half_closed() {
             self.account(before);
         }
         if let Poll::Ready(end) = end {
@@ -179,13 +196,13 @@ impl<C: Stream, B: Stream, M: Meter> Relay<'_, C, B, M> {
     fn poll_directions(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let Ends { client, backend, .. } = &mut self.ends;
         let last = self.to_client.is_closed();
-        let poll = self.to_backend.poll(cx, client, backend, last, &mut self.carried.to_backend, self.meter);
+        let poll = self.to_backend.poll(cx, client, backend, last, &mut self.meter);
         if let Poll::Ready(Err(fault)) = poll {
             self.break_off(fault, Way::ToBackend);
         }
         let Ends { client, backend, .. } = &mut self.ends;
         let last = self.to_backend.is_closed();
-        let poll = self.to_client.poll(cx, backend, client, last, &mut self.carried.to_client, self.meter);
+        let poll = self.to_client.poll(cx, backend, client, last, &mut self.meter);
         if let Poll::Ready(Err(fault)) = poll {
             self.break_off(fault, Way::ToClient);
         }
@@ -224,16 +241,17 @@ impl<C: Stream, B: Stream, M: Meter> Relay<'_, C, B, M> {
 
     fn account(&mut self, (to_backend, to_client): (u64, u64)) {
         self.last_activity = Instant::now();
-        if to_client == 0 && self.carried.to_client > 0 {
-            self.carried.first_byte = Some(self.last_activity);
-        }
         let (more_to_backend, more_to_client) =
-            (self.carried.to_backend - to_backend, self.carried.to_client - to_client);
-        if more_to_backend > 0 {
-            self.meter.carried(Way::ToBackend, more_to_backend);
-        }
+            (self.to_backend.carried - to_backend, self.to_client.carried - to_client);
         if more_to_client > 0 {
             self.meter.carried(Way::ToClient, more_to_client);
+            if !self.heard_backend {
+                self.heard_backend = true;
+                self.meter.first_byte(self.last_activity);
+            }
+        }
+        if more_to_backend > 0 {
+            self.meter.carried(Way::ToBackend, more_to_backend);
         }
     }
 
@@ -273,11 +291,54 @@ impl<C: Stream, B: Stream, M: Meter> Relay<'_, C, B, M> {
     }
 
     fn deadline(&self) -> Instant {
-        self.last_activity + if self.half_closed() { self.settings.half_closed } else { self.settings.idle }
+        self.last_activity + if self.half_closed() { self.settings.half_closed } else { self.idle }
     }
 
     fn half_closed(&self) -> bool {
         self.to_backend.is_closed() != self.to_client.is_closed()
+    }
+
+    /// What is to be done after the last byte was carried.
+    fn closing_stage(&mut self, end: End) -> Stage {
+        let side = match self.broken {
+            Some((Side::Client, _)) => Side::Backend,
+            Some((Side::Backend, _)) => Side::Client,
+            None => {
+                if end == End::Finished {
+                    self.ends.closing = Closing::Fin;
+                }
+                return Stage::Ended(end);
+            }
+        };
+        Stage::Settling { end, side, unsent: usize::MAX, pause: SETTLE_PAUSE, patience: SETTLE_PATIENCE }
+    }
+
+    /// Waits with growing pauses while the kernel still holds bytes for the healthy side and gets rid of some.
+    fn poll_settled(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<End> {
+        loop {
+            match self.stage {
+                Stage::Ended(end) => return Poll::Ready(end),
+                Stage::Carrying => return Poll::Pending,
+                Stage::Settling { end, side, unsent, pause, patience } => {
+                    if unsent != usize::MAX {
+                        ready!(timer.as_mut().poll(cx));
+                    }
+                    let now_unsent = match side {
+                        Side::Client => sys::unsent_bytes(&self.ends.client),
+                        Side::Backend => sys::unsent_bytes(&self.ends.backend),
+                    };
+                    let now_unsent = now_unsent.unwrap_or(0);
+                    let patience = if now_unsent < unsent { SETTLE_PATIENCE } else { patience.saturating_sub(pause) };
+                    if now_unsent == 0 || patience.is_zero() {
+                        self.stage = Stage::Ended(end);
+                        continue;
+                    }
+                    timer.as_mut().reset(Instant::now() + pause);
+                    let pause = (pause * 2).min(SETTLE_PAUSE_MOST);
+                    self.stage = Stage::Settling { end, side, unsent: now_unsent, pause, patience };
+                }
+            }
+        }
     }
 }
 
@@ -307,22 +368,6 @@ impl<C: Stream, B: Stream> Drop for Ends<C, B> {
 enum Side {
     Client,
     Backend,
-}
-
-/// Waits until the kernel has delivered what was written to `stream`, since RST discards what it still holds.
-async fn settle(stream: &impl Stream) {
-    let mut unsent = sys::unsent_bytes(stream).unwrap_or(0);
-    let (mut pause, mut patience) = (SETTLE_PAUSE, SETTLE_PATIENCE);
-    while unsent > 0 && !patience.is_zero() {
-        tokio::time::sleep(pause).await;
-        patience = patience.saturating_sub(pause);
-        pause = (pause * 2).min(SETTLE_PAUSE_MOST);
-        let now_unsent = sys::unsent_bytes(stream).unwrap_or(0);
-        if now_unsent < unsent {
-            patience = SETTLE_PATIENCE;
-        }
-        unsent = now_unsent;
-    }
 }
 
 /// Whether the kernel gave the peer up, rather than the peer us.

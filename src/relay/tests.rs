@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -7,18 +7,25 @@ use super::*;
 
 #[derive(Default)]
 struct Count {
-    carried: [AtomicU64; 2],
+    bytes: [AtomicU64; 2],
     spliced: AtomicU64,
+    heard_backend: AtomicBool,
 }
 
-impl Meter for Count {
-    fn carried(&self, way: Way, bytes: u64) {
-        self.carried[way as usize].fetch_add(bytes, Ordering::Relaxed);
+impl Meter for Arc<Count> {
+    fn carried(&mut self, way: Way, bytes: u64) {
+        self.bytes[way as usize].fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn spliced(&self, _: Way, bytes: u64) {
+    fn spliced(&mut self, _: Way, bytes: u64) {
         self.spliced.fetch_add(bytes, Ordering::Relaxed);
     }
+
+    fn first_byte(&mut self, _: Instant) {
+        assert!(!self.heard_backend.swap(true, Ordering::Relaxed), "there is one first byte");
+    }
+
+    fn ended(&mut self, _: End) {}
 }
 
 fn settings(engine: Engine) -> Settings {
@@ -44,9 +51,9 @@ async fn tcp_pair() -> (TcpStream, TcpStream) {
 
 struct Outcome {
     end: End,
-    carried: Carried,
-    counted: [u64; 2],
+    bytes: [u64; 2],
     spliced: u64,
+    heard_backend: bool,
 }
 
 /// A client and a backend with a relay between them; the relay's outcome when it ends.
@@ -57,11 +64,16 @@ async fn relayed(
     let (client, near_client) = tcp_pair().await;
     let (near_backend, backend) = tcp_pair().await;
     let relay = tokio::spawn(async move {
-        let (mut carried, count) = (Carried::default(), Count::default());
+        let count = Arc::new(Count::default());
         let prefix = Prefix::new(prefix.to_vec());
-        let end = run(near_client, near_backend, prefix, &settings, &mut carried, &count).await;
-        let counted = count.carried.map(AtomicU64::into_inner);
-        Outcome { end, carried, counted, spliced: count.spliced.into_inner() }
+        let idle = settings.idle;
+        let end = Relay::new(near_client, near_backend, prefix, Arc::new(settings), idle, Arc::clone(&count)).await;
+        Outcome {
+            end,
+            bytes: [0, 1].map(|way: usize| count.bytes[way].load(Ordering::Relaxed)),
+            spliced: count.spliced.load(Ordering::Relaxed),
+            heard_backend: count.heard_backend.load(Ordering::Relaxed),
+        }
     });
     (client, backend, relay)
 }
@@ -87,9 +99,8 @@ async fn the_prefix_goes_first_and_half_close_is_passed_on() {
         assert!(got == late);
         let outcome = relay.await.expect("no panic");
         assert_eq!(outcome.end, End::Finished);
-        assert_eq!((outcome.carried.to_backend, outcome.carried.to_client), (11, 1 << 20));
-        assert_eq!(outcome.counted, [11, 1 << 20]);
-        assert!(outcome.carried.first_byte.is_some());
+        assert_eq!(outcome.bytes, [11, 1 << 20]);
+        assert!(outcome.heard_backend);
     }
 }
 
@@ -111,7 +122,7 @@ async fn bulk_both_ways_arrives_whole_and_is_spliced() {
         };
         tokio::join!(exchange(client), exchange(backend));
         let outcome = relay.await.expect("no panic");
-        assert_eq!((outcome.end, outcome.counted), (End::Finished, [20 << 20; 2]));
+        assert_eq!((outcome.end, outcome.bytes), (End::Finished, [20 << 20; 2]));
         assert_eq!(outcome.spliced > 0, engine != Engine::Copy);
     }
 }
@@ -152,7 +163,7 @@ async fn a_reset_is_passed_on_after_what_was_read() {
             assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
             let outcome = relay.await.expect("no panic");
             assert_eq!(outcome.end, if from_backend { End::BackendReset } else { End::ClientReset });
-            assert_eq!(outcome.carried.to_client + outcome.carried.to_backend, 10);
+            assert_eq!(outcome.bytes.iter().sum::<u64>(), 10);
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use super::Reason;
 use super::escape::{Bytes, Fields, Format};
-use super::labels::{Match, State};
+use super::labels::{Feature, Match, State};
 use super::timestamp::Timestamp;
 
 /// One connection, as the log tells it.
@@ -26,6 +26,8 @@ pub struct ConnectionLine<'a> {
     pub alpn: Alpn<'a>,
     /// The highest version that the hello offers.
     pub tls: Option<&'static str>,
+    /// What else it offers, as far as that is counted too.
+    pub offers: &'a [Feature],
     pub hello_bytes: Option<usize>,
     pub hello_records: Option<usize>,
     /// From accept to the whole hello.
@@ -98,6 +100,9 @@ impl ConnectionLine<'_> {
         }
         if let Some(tls) = self.tls {
             fields.text("tls", tls);
+        }
+        if !self.offers.is_empty() {
+            fields.list("offers", self.offers.iter().map(|feature| feature.as_str()));
         }
         if let Some(bytes) = self.hello_bytes {
             fields.plain("hello_bytes", bytes);

@@ -6,6 +6,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod demo;
 mod failures;
 mod names;
 mod refusals;

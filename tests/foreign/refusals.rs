@@ -95,6 +95,6 @@ fn is_told_unrecognized_name(client: Option<Client>) {
 
 /// Each client has the alert's name in its own spelling: `tlsv1 unrecognized name`, `TLSV1_UNRECOGNIZED_NAME`,
 /// `Received fatal alert: unrecognized_name`.
-fn says_unrecognized_name(output: &Output) -> bool {
+pub fn says_unrecognized_name(output: &Output) -> bool {
     output.stderr.to_lowercase().replace('_', " ").contains("unrecognized name")
 }

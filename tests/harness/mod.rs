@@ -208,7 +208,8 @@ impl Running {
     /// What the first reload after the first `seen` log lines came to.
     #[track_caller]
     pub fn wait_for_reload_after(&self, seen: usize) -> Reload {
-        let outcome = |line: &Value| match line["msg"].as_str()? {
+        // After a colon the log may say more.
+        let outcome = |line: &Value| match line["msg"].as_str()?.split(':').next()? {
             "reload applied" => Some(Reload::Applied),
             "reload rejected" => Some(Reload::Rejected),
             "reload unchanged" => Some(Reload::Unchanged),

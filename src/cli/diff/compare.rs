@@ -363,27 +363,53 @@ fn backends(old: Option<&config::Pool>, new: Option<&config::Pool>) -> Vec<Backe
 }
 
 fn pool_settings(old: &config::Pool, new: &config::Pool) -> Vec<&'static str> {
-    let differ = [
-        ("connect", old.connect != new.connect),
-        ("send_proxy_protocol", old.send_proxy_protocol != new.send_proxy_protocol),
-        ("source_addresses", old.source_addresses != new.source_addresses),
+    // Taken apart by name, here and below, so that a key that is new does not compile until it is compared.
+    let config::Pool { name: _, backends: _, connect, send_proxy_protocol, source_addresses, congestion } = old;
+    let alike = [
+        ("connect", *connect == new.connect),
+        ("send_proxy_protocol", *send_proxy_protocol == new.send_proxy_protocol),
+        ("source_addresses", *source_addresses == new.source_addresses),
+        ("congestion", *congestion == new.congestion),
     ];
-    differ.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+    differing(&alike)
 }
 
 fn other_settings(old: &Config, new: &Config) -> Vec<&'static str> {
-    let differ = [
-        ("listeners", old.listeners != new.listeners),
-        ("timeouts", old.timeouts != new.timeouts),
-        ("limits", old.limits != new.limits),
-        ("relay", old.relay != new.relay),
-        ("tcp", old.tcp != new.tcp),
-        ("runtime", old.runtime != new.runtime),
-        ("admin", old.admin != new.admin),
-        ("log", old.log != new.log),
-        ("reload", old.reload != new.reload),
+    let Config {
+        listeners,
+        timeouts,
+        limits,
+        relay,
+        tcp,
+        runtime,
+        admin,
+        log,
+        reload,
+        // Compared above, or no setting.
+        routes: _,
+        no_sni: _,
+        unmatched: _,
+        not_tls: _,
+        pools: _,
+        files: _,
+        hash: _,
+    } = old;
+    let alike = [
+        ("listeners", *listeners == new.listeners),
+        ("timeouts", *timeouts == new.timeouts),
+        ("limits", *limits == new.limits),
+        ("relay", *relay == new.relay),
+        ("tcp", *tcp == new.tcp),
+        ("runtime", *runtime == new.runtime),
+        ("admin", *admin == new.admin),
+        ("log", *log == new.log),
+        ("reload", *reload == new.reload),
     ];
-    differ.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+    differing(&alike)
+}
+
+fn differing(alike: &[(&'static str, bool)]) -> Vec<&'static str> {
+    alike.iter().filter(|(_, alike)| !alike).map(|(key, _)| *key).collect()
 }
 
 fn place_as_text<S: Serializer>(place: &&Place, serializer: S) -> Result<S::Ok, S::Error> {

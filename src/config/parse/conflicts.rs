@@ -5,7 +5,8 @@
 //!      an entry that another always takes before it.
 //! Source: DESIGN §3. The time is that of sorting the entries, not of comparing each with each.
 
-use std::collections::{HashMap, HashSet};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use foldhash::fast::RandomState;
 use ipnet::IpNet;
@@ -18,15 +19,12 @@ use crate::server_name::Pattern;
 pub fn find(routes: &[Route], indices: &[usize], listeners: usize, problems: &mut Problems) {
     for group in shared_patterns(routes) {
         let mut seen = Seen { routes, indices, told: HashSet::new() };
-        let mut by_kinds: HashMap<Kinds, Vec<Entry<'_>>> = HashMap::new();
+        let mut by_kinds: BTreeMap<Kinds, Vec<Entry<'_>>> = BTreeMap::new();
         for entry in &group {
             by_kinds.entry(Kinds::of(entry.conditions)).or_default().push(*entry);
         }
         for (kinds, entries) in &by_kinds {
-            overlaps(entries, Alpn::Counts, |earlier, later| seen.conflict(earlier, later, *kinds, problems));
-        }
-        for (_, entries) in by_kinds.iter().filter(|(kinds, _)| kinds.alpn) {
-            overlaps(entries, Alpn::IsIgnored, |earlier, later| seen.both_offered(earlier, later, problems));
+            overlaps(entries, |earlier, later| seen.conflict(earlier, later, *kinds, problems));
         }
         seen.unreachable(&group, listeners, problems);
     }
@@ -71,7 +69,7 @@ fn shared_patterns(routes: &[Route]) -> Vec<Vec<Entry<'_>>> {
 }
 
 /// Which kinds of conditions an entry has.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Kinds {
     alpn: bool,
     source: bool,
@@ -92,29 +90,19 @@ impl Kinds {
     }
 }
 
-/// Whether entries with different protocols are apart.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Alpn {
-    Counts,
-    IsIgnored,
-}
-
-/// Calls `tell` for entries of which two could both hold; for each entry with one earlier at least.
+/// Calls `tell` with two entries that could both hold, the earlier one first; at least once for each that has an earlier.
 ///
-/// Each entry is taken apart into one atom for each protocol and listener; in the bucket of an atom two entries
-/// overlap just if their networks do, and of two networks that overlap one holds the other.
-fn overlaps<'r>(entries: &[Entry<'r>], alpn: Alpn, mut tell: impl FnMut(Entry<'r>, Entry<'r>)) {
+/// Lists of protocols always overlap, since one client may offer a protocol of each: browsers offer both of HTTP's. In
+/// the bucket of a listener two entries overlap just if their networks do, and of two networks that overlap one holds
+/// the other.
+fn overlaps<'r>(entries: &[Entry<'r>], mut tell: impl FnMut(Entry<'r>, Entry<'r>)) {
     if entries.len() < 2 {
         return;
     }
-    let mut buckets: HashMap<(Option<&[u8]>, Option<usize>), Vec<Entry<'r>>> = HashMap::new();
+    let mut buckets: BTreeMap<Option<usize>, Vec<Entry<'r>>> = BTreeMap::new();
     for entry in entries {
-        let Conditions { alpn: protocols, listeners, .. } = entry.conditions;
-        let protocols = if alpn == Alpn::Counts { protocols.as_slice() } else { &[] };
-        for protocol in one_at_least(protocols.iter().map(|protocol| &**protocol)) {
-            for listener in one_at_least(listeners.iter().copied()) {
-                buckets.entry((protocol, listener)).or_default().push(*entry);
-            }
+        for listener in one_at_least(entry.conditions.listeners.iter().copied()) {
+            buckets.entry(listener).or_default().push(*entry);
         }
     }
     for bucket in buckets.values().filter(|bucket| bucket.len() > 1) {
@@ -137,25 +125,32 @@ fn overlapping_networks<'r>(bucket: &[Entry<'r>], tell: &mut impl FnMut(Entry<'r
     let networks = bucket.iter().flat_map(|entry| entry.conditions.source.iter().map(|network| (*network, *entry)));
     let mut networks: Vec<(IpNet, Entry<'r>)> = networks.collect();
     // A network comes right before those that it holds.
-    networks.sort_by_key(|(network, entry)| (network.network(), network.prefix_len(), entry.route));
+    networks.sort_by_key(|(network, entry)| (network.network(), network.prefix_len(), entry.number()));
+    // Those that hold the one at hand, widest first. Each stands there once, for the first entry that has it: the
+    // others that have it have been told because of that one.
     let mut around: Vec<(IpNet, Entry<'r>)> = Vec::new();
     for (network, entry) in networks {
         while around.last().is_some_and(|(outer, _)| !outer.contains(&network)) {
             around.pop();
         }
-        // One entry may list a network and one inside it.
-        if let Some((_, other)) = around.iter().rev().find(|(_, other)| !other.is(entry)) {
-            if other.route <= entry.route { tell(*other, entry) } else { tell(entry, *other) }
+        for (_, other) in &around {
+            match other.number().cmp(&entry.number()) {
+                Ordering::Less => tell(*other, entry),
+                // One entry may list a network and one inside it.
+                Ordering::Equal => {}
+                Ordering::Greater => tell(entry, *other),
+            }
         }
-        if around.last().is_none_or(|(outer, other)| *outer != network || !other.is(entry)) {
+        if around.last().is_none_or(|(outer, _)| *outer != network) {
             around.push((network, entry));
         }
     }
 }
 
 impl Entry<'_> {
-    fn is(&self, other: Entry<'_>) -> bool {
-        self.route == other.route && self.pattern == other.pattern
+    /// Its place in the order of the files.
+    fn number(&self) -> (usize, usize) {
+        (self.route, self.pattern)
     }
 }
 
@@ -163,12 +158,12 @@ impl Entry<'_> {
 struct Seen<'r> {
     routes: &'r [Route],
     indices: &'r [usize],
-    told: HashSet<(usize, usize)>,
+    told: HashSet<((usize, usize), (usize, usize))>,
 }
 
 impl<'r> Seen<'r> {
     fn conflict(&mut self, earlier: Entry<'r>, later: Entry<'r>, kinds: Kinds, problems: &mut Problems) {
-        if !self.told.insert((earlier.route, later.route)) {
+        if !self.told.insert((earlier.number(), later.number())) {
             return;
         }
         let (pattern, place) = (self.pattern(later), earlier.place);
@@ -176,22 +171,16 @@ impl<'r> Seen<'r> {
             format!("`{pattern}` is in this route already, at {place}")
         } else {
             let name = &self.routes[earlier.route].name;
-            let why = if kinds.count() == 0 { "" } else { ", under conditions that can hold at the same time" };
+            let why = match (kinds.count(), share_protocol(earlier.conditions, later.conditions)) {
+                (0, _) => "",
+                (_, true) => ", under conditions that can hold at the same time",
+                (_, false) => {
+                    ", and a client may offer a protocol of each; leave `alpn` off the one that takes all others"
+                }
+            };
             format!("route `{name}` takes `{pattern}` already, at {place}{why}")
         };
         self.tell(later, Severity::Error, message, problems);
-    }
-
-    fn both_offered(&mut self, earlier: Entry<'r>, later: Entry<'r>, problems: &mut Problems) {
-        if !self.told.insert((earlier.route, later.route)) {
-            return;
-        }
-        let (name, place) = (&self.routes[earlier.route].name, earlier.place);
-        let message = format!(
-            "a client may offer a protocol of this route and one of route `{name}`, at {place}; \
-             the route that is written first then takes it"
-        );
-        self.tell(later, Severity::Warning, message, problems);
     }
 
     /// Tells of entries that another, looked at before them, takes whenever they would hold.
@@ -222,6 +211,10 @@ impl<'r> Seen<'r> {
         }
         problems.push(Problem { severity, place: entry.place.clone(), path, message });
     }
+}
+
+fn share_protocol(a: &Conditions, b: &Conditions) -> bool {
+    a.alpn.is_empty() || a.alpn.iter().any(|protocol| b.alpn.contains(protocol))
 }
 
 /// Whether `outer` holds for every client for which `inner` does.

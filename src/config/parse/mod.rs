@@ -9,6 +9,7 @@ mod pools;
 mod routes;
 mod settings;
 
+use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -37,8 +38,9 @@ pub fn config(text: &str, file: &Path, problems: &mut Problems) -> (Option<Confi
         pools.push((file, included.pools));
     }
 
-    let pools = pools::parse(pools, problems);
-    let listeners = listeners::parse(raw.listeners, &top, problems);
+    let congestion = settings::default_congestion(raw.tcp.as_mut(), &top, problems);
+    let pools = pools::parse(pools, congestion.as_ref(), problems);
+    let listeners = listeners::parse(raw.listeners, &top, congestion.as_ref(), problems);
     let routes = routes::parse(routes, &listeners.names, &pools.names, problems);
     let mut fallback = |raw, key, default| routes::fallback(raw, &top, key, default, &pools.names, problems);
     let config = Config {
@@ -67,6 +69,9 @@ pub fn config(text: &str, file: &Path, problems: &mut Problems) -> (Option<Confi
     listeners::warn_of_unused(&config, &listeners.places, problems);
     (Some(config), sources.files)
 }
+
+/// What each file says under one key.
+type FromFiles<T> = Vec<(Arc<Path>, Field<T>)>;
 
 /// What has been read so far.
 struct Sources {
@@ -208,6 +213,8 @@ fn require<T>(field: Option<&T>, at: &At<'_>, key: &str, problems: &mut Problems
 #[derive(Debug, Default)]
 struct Names {
     numbers: HashMap<Arc<str>, usize>,
+    /// How many have been looked for in vain. Each suggestion compares with every name.
+    missed: Cell<usize>,
 }
 
 impl Names {
@@ -218,7 +225,10 @@ impl Names {
 
     fn find(&self, name: &str, kind: &'static str) -> Result<usize, Dangling<'_>> {
         self.numbers.get(name).copied().ok_or_else(|| {
-            let meant = DidYouMean::new(name, self.numbers.keys().map(|known| &**known));
+            self.missed.set(self.missed.get() + 1);
+            let suggest = self.missed.get() <= MAX_SUGGESTIONS;
+            let known = self.numbers.keys().map(|known| &**known).take(if suggest { usize::MAX } else { 0 });
+            let meant = DidYouMean::new(name, known);
             Dangling { kind, name: name.chars().take(MAX_NAME_BYTES).collect(), meant }
         })
     }
@@ -269,5 +279,7 @@ fn place(at: &At<'_>, spot: Spot) -> Place {
     at.moved(spot).place()
 }
 
+/// No more problems than that are kept anyway.
+const MAX_SUGGESTIONS: usize = 100;
 /// The longest pattern, and so the longest name that a route has by default, is three bytes longer than a DNS name.
 const MAX_NAME_BYTES: usize = 256;

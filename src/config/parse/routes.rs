@@ -4,11 +4,10 @@
 //! Out: [`Route`]s in the order of the files, and the index of each in its own file.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Located, Names, each, each_of, name, only, place, read, require};
+use super::{FromFiles, Located, Names, each, each_of, name, only, place, read, require};
 use crate::config::at::At;
 use crate::config::problem::{Place, Problems};
 use crate::config::raw::{self, Field};
@@ -23,7 +22,7 @@ pub struct Routes {
 }
 
 pub fn parse(
-    files: Vec<(Arc<Path>, Field<Vec<Located<raw::Route>>>)>,
+    files: FromFiles<Vec<Located<raw::Route>>>,
     listeners: &Names,
     pools: &Names,
     problems: &mut Problems,

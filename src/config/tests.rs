@@ -1,0 +1,269 @@
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// The listeners and pools that the tests of routes use.
+const AROUND: &str = "listeners:\n  - { name: one, bind: 127.0.0.1:0 }\n  - { name: two, bind: 127.0.0.1:0 }\n\
+                      pools:\n  p: { backends: [127.0.0.1:1] }\n  q: { backends: [127.0.0.1:2] }\n\
+                      unmatched: { pool: p }\nno_sni: { pool: q }\nroutes:\n";
+
+fn parse(text: &str) -> Result<Loaded, Problems> {
+    Config::parse(text, Path::new("config.yaml"))
+}
+
+/// Loads `routes`, one a line, and returns what is told of them: `E` or `W`, and the number of the route.
+fn told(routes: &[&str]) -> Vec<String> {
+    let list: String = routes.iter().map(|route| format!("  - {{ {route}, pool: p }}\n")).collect();
+    let problems = match parse(&format!("{AROUND}{list}")) {
+        Ok(loaded) => loaded.warnings,
+        Err(problems) => problems,
+    };
+    let first = AROUND.lines().count() as u32 + 1;
+    let sign = |problem: &Problem| if problem.severity == Severity::Error { 'E' } else { 'W' };
+    problems.iter().map(|problem| format!("{}{}", sign(problem), problem.place.line - first)).collect()
+}
+
+/// Takes out what depends on how a file is written and not on what it says.
+fn meaning(loaded: Loaded) -> Config {
+    let mut config = loaded.config;
+    config.hash.clear();
+    for place in config.routes.iter_mut().flat_map(|route| &mut route.patterns).map(|(_, place)| place) {
+        (place.line, place.column) = (0, 0);
+    }
+    config
+}
+
+const DOCS: &str = include_str!("../../docs/configuration.md");
+
+#[test]
+fn the_documented_defaults_are_the_defaults() {
+    let blocks = DOCS.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let full = blocks.max_by_key(|block| block.len()).expect("the docs hold the whole file");
+    let minimal = "listeners: [{ name: https, bind: 0.0.0.0:8443 }]\n\
+                   routes: [{ sni: shop.example.com, pool: shop }]\n\
+                   pools: { shop: { backends: [10.0.0.11:443] } }\n";
+    let [full, minimal] = [full, minimal].map(|text| parse(text).unwrap_or_else(|problems| panic!("{problems}")));
+    assert!(full.warnings.is_empty() && minimal.warnings.is_empty());
+    assert_eq!(meaning(full), meaning(minimal));
+}
+
+#[test]
+fn the_first_example_of_the_docs_is_good() {
+    let first = DOCS.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+    let loaded = parse(first).unwrap_or_else(|problems| panic!("{problems}"));
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+}
+
+#[test]
+fn every_key_is_documented() {
+    fn walk(schema: &serde_json::Value, keys: &mut Vec<String>) {
+        match schema {
+            serde_json::Value::Object(map) => {
+                if let Some(serde_json::Value::Object(properties)) = map.get("properties") {
+                    keys.extend(properties.keys().cloned());
+                }
+                map.values().for_each(|value| walk(value, keys));
+            }
+            serde_json::Value::Array(list) => list.iter().for_each(|value| walk(value, keys)),
+            _ => {}
+        }
+    }
+    let mut keys = Vec::new();
+    walk(raw::schema().as_value(), &mut keys);
+    assert!(keys.len() > 80, "{keys:?}");
+    for key in keys {
+        let named = [format!("`{key}`"), format!(".{key}`")].iter().any(|written| DOCS.contains(written));
+        assert!(named, "docs/configuration.md says nothing of `{key}`");
+    }
+}
+
+#[test]
+fn what_the_file_says_is_what_the_config_holds() {
+    let text = "listeners:\n  - { name: one, bind: [127.0.0.1:1, \"[::1]:2\"], max_connections: 7,\n      \
+                proxy_protocol: { trusted: [10.0.0.0/8, 192.0.2.1] } }\n\
+                routes:\n  - { name: r, sni: \"*.A.test.\", alpn: [h2], source: [10.0.0.0/8], listeners: [one],\n      \
+                pool: p, idle_timeout: 2m }\n  - { sni: [b.test, c.test], refuse: reset }\n\
+                not_tls: { pool: p }\n\
+                pools:\n  p: { backends: [127.0.0.1:3, { address: \"[::1]:4\", weight: 9 }], send_proxy_protocol: v2,\n      \
+                source_addresses: [127.0.0.2], connect: { timeout: 1s, attempts: 2, total: 3s } }\n\
+                limits: { max_connections: 10, max_hello: 16KiB }\nrelay: { splice: off, pipe_size: 64KiB }\n\
+                runtime: { workers: 3 }\nadmin: { bind: [] }\nlog: { level: debug, format: text, connections: failed }\n";
+    let Config { listeners, routes, not_tls, pools, limits, relay, runtime, admin, log, .. } =
+        parse(text).unwrap_or_else(|problems| panic!("{problems}")).config;
+
+    assert_eq!(listeners[0].bind.len(), 2);
+    assert_eq!(listeners[0].max_connections, Some(7));
+    let trusted = listeners[0].trusted_proxies.as_deref().expect("given");
+    assert_eq!(trusted.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "192.0.2.1/32"]);
+    assert_eq!(routes[0].patterns[0].0.to_string(), "*.a.test");
+    assert_eq!((routes[0].patterns[0].1.line, routes[0].patterns[0].1.column), (5, 21));
+    assert_eq!(routes[0].conditions.alpn, [Box::from(*b"h2")]);
+    assert_eq!(routes[0].conditions.listeners, [0]);
+    assert_eq!(routes[0].idle_timeout, Some(Duration::from_secs(120)));
+    assert_eq!((&*routes[1].name, routes[1].to), ("b.test", Destination::Refuse(Refuse::Reset)));
+    assert_eq!(not_tls, Destination::Pool(0));
+    assert_eq!(pools[0].backends.iter().map(|backend| backend.weight).collect::<Vec<_>>(), [1, 9]);
+    assert_eq!(pools[0].send_proxy_protocol, Some(ProxyVersion::V2));
+    assert_eq!(pools[0].connect.attempts, 2);
+    assert_eq!(limits, Limits { max_connections: Some(10), max_hello_bytes: 16 << 10 });
+    assert_eq!(relay, Relay { splice: false, pipe_bytes: 64 << 10 });
+    assert_eq!((runtime.workers, admin.bind.len(), log.level), (Some(3), 0, Level::Debug));
+}
+
+#[test]
+fn congestion_control_is_the_general_one_unless_another_is_named() {
+    let text = "tcp: { congestion: cubic }\nlisteners:\n  - { name: one, bind: 127.0.0.1:0 }\n  - { name: two, bind: 127.0.0.1:0, congestion: bbr }\n\
+                routes: [{ sni: a.test, pool: p }, { sni: b.test, pool: q }]\n\
+                pools: { p: { backends: [127.0.0.1:1], congestion: system }, q: { backends: [127.0.0.1:2] } }\n";
+    let Config { listeners, pools, .. } = parse(text).unwrap_or_else(|problems| panic!("{problems}")).config;
+    let named = [&listeners[0].congestion, &listeners[1].congestion, &pools[0].congestion, &pools[1].congestion];
+    assert_eq!(named.map(Option::as_deref), [Some("cubic"), Some("bbr"), None, Some("cubic")]);
+    let wrong = parse(&text.replace("cubic", "\"cu bic\"")).expect_err("refused").to_string();
+    assert!(wrong.contains("tcp.congestion: `cu bic` is no name"), "{wrong}");
+}
+
+#[test]
+fn two_routes_that_could_both_hold_are_a_conflict() {
+    let none: [&str; 0] = [];
+    assert_eq!(told(&["sni: a.test", "sni: A.test."]), ["E1"]);
+    assert_eq!(told(&["sni: [a.test, b.test, a.test]"]), ["E0"]);
+    assert_eq!(told(&["sni: a.test", "sni: '*.test'", "sni: '**.test'", "sni: '*'"]), none);
+    // Lists that have something in common, for every kind that is given.
+    assert_eq!(told(&["sni: a.test, alpn: [h2, x]", "sni: a.test, alpn: [y, h2]"]), ["E1"]);
+    assert_eq!(told(&["sni: a.test, source: [10.0.0.0/8]", "sni: a.test, source: [10.1.0.0/16]"]), ["E1"]);
+    assert_eq!(told(&["sni: a.test, source: [10.1.0.0/16]", "sni: a.test, source: [10.0.0.0/8]"]), ["E1"]);
+    assert_eq!(told(&["sni: a.test, source: [10.0.0.0/8]", "sni: a.test, source: [11.0.0.0/8]"]), none);
+    assert_eq!(told(&["sni: a.test, source: [10.0.0.0/8, 10.0.0.0/9]"]), none);
+    assert_eq!(told(&["sni: a.test, source: ['::/0']", "sni: a.test, source: [10.0.0.0/8]"]), none);
+    assert_eq!(told(&["sni: a.test, listeners: [one]", "sni: a.test, listeners: [two, one]"]), ["E1"]);
+    assert_eq!(told(&["sni: a.test, listeners: [one]", "sni: a.test, listeners: [two]"]), none);
+    // Apart by one kind is apart.
+    let apart =
+        ["sni: a.test, listeners: [one], source: [10.0.0.0/8]", "sni: a.test, listeners: [two], source: [10.0.0.0/8]"];
+    assert_eq!(told(&apart), none);
+    // Different kinds: the one with more comes first.
+    assert_eq!(told(&["sni: a.test", "sni: a.test, alpn: [h2]", "sni: a.test, alpn: [h2], listeners: [one]"]), none);
+}
+
+#[test]
+fn a_client_may_offer_protocols_of_two_routes() {
+    assert_eq!(told(&["sni: a.test, alpn: [h2]", "sni: a.test, alpn: [http/1.1]"]), ["E1"]);
+    let apart = ["sni: a.test, alpn: [h2], listeners: [one]", "sni: a.test, alpn: [http/1.1], listeners: [two]"];
+    assert_eq!(told(&apart).len(), 0);
+}
+
+#[test]
+fn a_route_is_told_to_be_unreachable_only_if_it_is() {
+    let none: [&str; 0] = [];
+    assert_eq!(told(&["sni: a.test", "sni: a.test, listeners: [one, two]"]), ["W0"]);
+    assert_eq!(told(&["sni: a.test", "sni: a.test, listeners: [one]"]), none);
+    assert_eq!(told(&["sni: a.test", "sni: a.test, source: [0.0.0.0/0, '::/0']"]), ["W0"]);
+    assert_eq!(told(&["sni: a.test", "sni: a.test, source: [0.0.0.0/0]"]), none);
+    assert_eq!(told(&["sni: a.test, alpn: [h2]", "sni: a.test, alpn: [h2, x], listeners: [two, one]"]), ["W0"]);
+    assert_eq!(told(&["sni: a.test, alpn: [h2, y]", "sni: a.test, alpn: [h2, x], listeners: [two, one]"]), none);
+}
+
+#[test]
+fn a_pool_and_a_listener_that_nothing_uses_are_told() {
+    let text = "listeners:\n  - { name: one, bind: 127.0.0.1:0 }\n  - { name: two, bind: 127.0.0.1:0 }\n\
+                pools: { p: { backends: [127.0.0.1:1] }, q: { backends: [127.0.0.1:2] } }\n\
+                routes: [{ sni: a.test, listeners: [one], pool: p }]\n";
+    let warnings = parse(text).expect("usable").warnings;
+    let paths: Vec<&str> = warnings.iter().map(|warning| warning.path.as_str()).collect();
+    assert_eq!(paths, ["listeners[1]", "pools.q"]);
+}
+
+#[test]
+fn routes_without_a_name_are_called_after_their_first_pattern() {
+    let names = |routes: &str| {
+        let loaded = parse(&format!("{AROUND}{routes}")).unwrap_or_else(|problems| panic!("{problems}"));
+        loaded.config.routes.iter().map(|route| route.name.to_string()).collect::<Vec<_>>()
+    };
+    let same = "  - { sni: a.test, pool: p }\n  - { sni: a.test, alpn: [h2], pool: p }\n  - { sni: b.test, name: a.test#2, pool: p }\n";
+    assert_eq!(names(same), ["a.test", "a.test#3", "a.test#2"]);
+    let twice =
+        parse(&format!("{AROUND}  - {{ sni: a.test, name: x, pool: p }}\n  - {{ sni: b.test, name: x, pool: p }}\n"));
+    assert!(twice.expect_err("refused").to_string().contains("another route is called `x`"));
+}
+
+#[test]
+fn a_problem_prints_as_one_line() {
+    let problems = parse("listeners: []\nlog: { level: \"a\\nb\" }\n").expect_err("refused").to_string();
+    let lines: Vec<&str> = problems.lines().collect();
+    assert_eq!(lines[0], "config.yaml:1:12: listeners: the list is empty; at least one listener is needed");
+    assert_eq!(lines.len(), 2, "{problems}");
+}
+
+/// Whether two conditions of the same kinds have a client in common, told by looking at each pair of values; a client may offer
+/// any protocols.
+fn intersect(a: &Conditions, b: &Conditions) -> bool {
+    let overlap = |a: &IpNet, b: &IpNet| a.contains(b) || b.contains(a);
+    let source = a.source.is_empty() || a.source.iter().any(|a| b.source.iter().any(|b| overlap(a, b)));
+    let listeners = a.listeners.is_empty() || a.listeners.iter().any(|listener| b.listeners.contains(listener));
+    source && listeners
+}
+
+fn some_conditions() -> impl Strategy<Value = String> {
+    let alpn = proptest::sample::subsequence(vec!["h2", "x", "y"], 0..=2);
+    let source =
+        proptest::sample::subsequence(vec!["10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "11.0.0.0/8", "'::/0'"], 0..=2);
+    let listeners = proptest::sample::subsequence(vec!["one", "two"], 0..=2);
+    (alpn, source, listeners).prop_map(|(alpn, source, listeners)| {
+        let list = |key: &str, values: &[&str]| match values {
+            [] => String::new(),
+            some => format!(", {key}: [{}]", some.join(", ")),
+        };
+        format!("{}{}{}", list("alpn", &alpn), list("source", &source), list("listeners", &listeners))
+    })
+}
+
+proptest! {
+    #[test]
+    fn conflicts_are_those_that_comparing_each_with_each_finds(
+        conditions in proptest::collection::vec(some_conditions(), 1..8)
+    ) {
+        // Each under its own name first, to have the conditions parsed.
+        let apart: Vec<String> = (0..).zip(&conditions).map(|(n, more)| format!("sni: a{n}.test{more}")).collect();
+        let list: String = apart.iter().map(|route| format!("  - {{ {route}, pool: p }}\n")).collect();
+        let parsed = parse(&format!("{AROUND}{list}")).expect("nothing conflicts").config.routes;
+        let kinds = |c: &Conditions| (c.alpn.is_empty(), c.source.is_empty(), c.listeners.is_empty());
+        let conflicts = |later: usize| parsed[..later].iter().any(|earlier| {
+            let (a, b) = (&earlier.conditions, &parsed[later].conditions);
+            kinds(a) == kinds(b) && intersect(a, b)
+        });
+        let expected: Vec<String> = (0..parsed.len()).filter(|&later| conflicts(later)).map(|n| format!("E{n}")).collect();
+
+        let together: Vec<String> = conditions.iter().map(|more| format!("sni: a.test{more}")).collect();
+        let mut found = told(&together.iter().map(String::as_str).collect::<Vec<_>>());
+        found.retain(|one| one.starts_with('E'));
+        found.dedup();
+        prop_assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn no_text_makes_the_reader_panic(text in "\\PC{0,200}|[\\[\\]{}:,&*!|>'\"%@#\\- \na-c0-9~?\t]{0,200}") {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn no_mangled_file_makes_the_reader_panic(
+        cuts in proptest::collection::vec((0usize..4000, 0usize..40, "[\\[\\]{}:,&*!|>'\"#\\- \na-z0-9~?]{0,6}"), 1..6)
+    ) {
+        let files = [include_str!("../../config.yaml"), include_str!("../../tests/data/config/many-problems.yaml"), DOCS];
+        let blocks = DOCS.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+        for file in files.into_iter().chain(blocks) {
+            let mut text: Vec<char> = file.chars().collect();
+            for (at, length, replacement) in &cuts {
+                let start = at % text.len().max(1);
+                let end = (start + length).min(text.len());
+                text.splice(start.min(end)..end, replacement.chars());
+            }
+            let text: String = text.into_iter().collect();
+            if let Err(problems) = parse(&text) {
+                prop_assert!(problems.errors() > 0, "refused without a reason: {}", text);
+            }
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! Holds `Config::load` to what it promises of files that are broken, hostile or many.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use snigate::config::{Config, Destination, Loaded, Problem, Problems};
+
+/// A directory with files in it, gone at the end of the test.
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a directory"))
+    }
+
+    fn with(self, name: &str, bytes: impl AsRef<[u8]>) -> Self {
+        let path = self.0.path().join(name);
+        fs::create_dir_all(path.parent().expect("a directory")).expect("made");
+        fs::write(path, bytes).expect("written");
+        self
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn load(&self) -> Result<Loaded, Problems> {
+        Config::load(&self.path("config.yaml"))
+    }
+
+    fn refused(&self) -> Problems {
+        self.load().expect_err("the file is refused")
+    }
+}
+
+fn file(bytes: impl AsRef<[u8]>) -> Files {
+    Files::new().with("config.yaml", bytes)
+}
+
+/// Expects exactly one problem: where, and what it says.
+fn only(problems: &Problems, line: u32, column: u32, says: &str) {
+    let all: Vec<&Problem> = problems.iter().collect();
+    let [problem] = all.as_slice() else { panic!("one problem was expected:\n{problems}") };
+    assert_eq!((problem.place.line, problem.place.column), (line, column), "{problem}");
+    assert!(problem.message.contains(says), "{problem}");
+}
+
+/// A fixture beside this file.
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/config").join(name)
+}
+
+const GOOD: &str = "listeners: [{ name: a, bind: 127.0.0.1:0 }]\n\
+                    pools: { p: { backends: [127.0.0.1:1] } }\n\
+                    routes: [{ sni: a.test, pool: p }]\n";
+
+#[test]
+fn the_example_at_the_root_is_good() {
+    let loaded = Config::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config.yaml")).expect("usable");
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+    assert_eq!(loaded.config.listeners[0].bind, ["127.0.0.1:8443".parse().expect("an address")]);
+    assert_eq!(loaded.config.admin.bind, ["127.0.0.1:9901".parse().expect("an address")]);
+    let names: Vec<&str> = loaded.config.routes.iter().map(|route| &*route.name).collect();
+    assert_eq!(names, ["one", "two"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_problem_of_that_file() {
+    only(&Files::new().refused(), 1, 1, "cannot be read");
+    let files = Files::new();
+    fs::create_dir(files.path("config.yaml")).expect("made");
+    only(&files.refused(), 1, 1, "directory");
+    only(&Config::load(Path::new("/dev/zero")).expect_err("refused"), 1, 1, "no regular file");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_without_permission_is_a_problem_of_that_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let files = file(GOOD);
+    fs::set_permissions(files.path("config.yaml"), fs::Permissions::from_mode(0o000)).expect("set");
+    // Root reads everything.
+    if fs::read(files.path("config.yaml")).is_err() {
+        only(&files.refused(), 1, 1, "cannot be read");
+    }
+}
+
+#[test]
+fn what_is_no_text_is_told_with_its_place() {
+    only(&file(b"listeners:\n  - \xffname: a\n").refused(), 2, 5, "not UTF-8: the byte 0xff");
+    only(&file(b"\xef\xbb\xbflisteners: []\n").refused(), 1, 1, "byte order mark");
+    only(&file(b"\xff\xfel\0i\0").refused(), 1, 1, "UTF-16");
+    assert!(file(b"listeners: \0\n").load().is_err());
+}
+
+#[test]
+fn what_is_no_map_is_told() {
+    only(&file("").refused(), 1, 1, "the file is empty");
+    only(&file("# nothing\n").refused(), 1, 1, "the file is empty");
+    only(&file("just words\n").refused(), 1, 1, "expected a map");
+    only(&file("\n- a\n").refused(), 2, 1, "expected a map");
+    only(&file(format!("{GOOD}---\n{GOOD}")).refused(), 4, 1, "a second document");
+    only(&file(format!("{GOOD}...\n---\nrest\n")).refused(), 5, 1, "a second document");
+    only(&file("listeners:\n\t- name: a\n").refused(), 2, 2, "not YAML");
+    only(&file("listeners: [{ name: a\n").refused(), 1, 13, "not YAML");
+}
+
+#[test]
+fn what_yaml_allows_beyond_a_tree_is_told() {
+    let aliases = file("listeners: &a [{ name: a, bind: 127.0.0.1:0 }]\nroutes: *a\n").refused();
+    let lines: Vec<u32> = aliases.iter().map(|problem| problem.place.line).collect();
+    assert_eq!(lines, [1, 2], "{aliases}");
+    only(&file(format!("{GOOD}no_sni: !custom {{ refuse: alert }}\n")).refused(), 4, 17, "tags");
+    only(&file(format!("{GOOD}? [a]\n: b\n")).refused(), 4, 3, "a key is a plain word");
+    let duplicate = file(format!("{GOOD}routes: []\n")).refused();
+    only(&duplicate, 4, 1, "duplicate key `routes`; it stands already in line 3, column 1");
+    only(&file(format!("{GOOD}<<: {{ log: {{}} }}\n")).refused(), 4, 1, "unknown key");
+    let unquoted = file("listeners: [{ name: a, bind: 127.0.0.1:0 }]\nroutes: [{ sni: *.a.test, refuse: alert }]\n");
+    only(&unquoted.refused(), 2, 17, "write \"*.a.test\" in quotes");
+}
+
+/// A file that is to take neither time nor room.
+fn cheap(bytes: impl AsRef<[u8]>, says: &str) {
+    let files = file(bytes);
+    let mut fastest = Duration::MAX;
+    // The machine may be busy; what counts is how fast it can be.
+    for _ in 0..3 {
+        let start = Instant::now();
+        let problems = files.refused();
+        fastest = fastest.min(start.elapsed());
+        assert!(problems.iter().any(|problem| problem.message.contains(says)), "{says}:\n{problems}");
+    }
+    assert!(fastest < Duration::from_millis(100), "{says} took {fastest:?}");
+}
+
+#[test]
+fn a_hostile_file_is_refused_at_once() {
+    // References to references: 9 levels of 9 each would be 387 million values.
+    let mut bomb = String::from("a0: &a0 [x]\n");
+    for level in 1..10 {
+        let inner = format!("*a{}", level - 1);
+        bomb.push_str(&format!("a{level}: &a{level} [{}]\n", [inner.as_str(); 9].join(", ")));
+    }
+    cheap(bomb, "anchors and aliases");
+    // One long value, referred to many times.
+    let quadratic = format!("a: &a \"{}\"\nb: [{}]\n", "x".repeat(22_000), ["*a"; 5_500].join(", "));
+    cheap(quadratic, "anchors and aliases");
+    cheap("[".repeat(100_000), "more than 16 deep");
+    cheap("{a: ".repeat(100_000), "more than 16 deep");
+    cheap("- ".repeat(100_000), "more than 16 deep");
+    cheap("a: b: ".repeat(10_000), "not YAML");
+    cheap((0..2_000).map(|n| format!("key{n}: 1\n")).collect::<String>(), "unknown key");
+    cheap("same: 1\n".repeat(2_000), "duplicate key");
+    cheap("x".repeat(1_000_000), "expected a map");
+    cheap(format!("{GOOD}log: {{ level: {} }}\n", "x".repeat(100_000)), "expected one of");
+}
+
+#[test]
+fn a_huge_file_is_not_even_read() {
+    let files = Files::new();
+    let huge = fs::File::create(files.path("config.yaml")).expect("created");
+    huge.set_len(100_000_000).expect("sparse");
+    let start = Instant::now();
+    only(&files.refused(), 1, 1, "larger than 64 MiB");
+    assert!(start.elapsed() < Duration::from_millis(100));
+}
+
+#[test]
+fn problems_are_counted_but_not_hoarded() {
+    let text = "routes:\n".to_owned() + &"  - { sni: a.test, pool: nowhere }\n".repeat(10_000);
+    let problems = file(text).refused();
+    assert!(problems.errors() > 10_000);
+    assert_eq!(problems.iter().count(), 100);
+    assert!(problems.to_string().ends_with(&format!("and {} more", problems.left_off())));
+}
+
+#[test]
+fn all_problems_of_a_file_are_told_at_once_in_order() {
+    let problems = Config::load(&fixture("many-problems.yaml")).expect_err("refused");
+    let told: Vec<String> = problems
+        .iter()
+        .map(|problem| {
+            let (line, column) = (problem.place.line, problem.place.column);
+            format!("{line}:{column}: {}: {}\n", problem.path, problem.message)
+        })
+        .collect();
+    let told = told.concat().replace(&fixture("many-problems.yaml").display().to_string(), "many-problems.yaml");
+    let expected = fs::read_to_string(fixture("many-problems.txt")).expect("readable");
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn what_is_not_built_is_refused_and_its_default_is_not() {
+    let unbuilt = Config::load(&fixture("not-supported-yet.yaml")).expect_err("refused");
+    let lines = fs::read_to_string(fixture("not-supported-yet.yaml")).expect("readable");
+    for (number, line) in (1..).zip(lines.lines()).filter(|(_, line)| line.ends_with("# not yet")) {
+        let told: Vec<&Problem> = unbuilt.iter().filter(|problem| problem.place.line == number).collect();
+        let [problem] = told.as_slice() else { panic!("line {number}: {line}\n{unbuilt}") };
+        assert!(problem.message.contains("not supported yet"), "{problem}");
+    }
+    let marked = lines.lines().filter(|line| line.ends_with("# not yet")).count();
+    assert_eq!(unbuilt.iter().count(), marked, "{unbuilt}");
+}
+
+#[test]
+fn included_files_add_routes_and_pools_in_the_order_of_their_names() {
+    let loaded = Config::load(&fixture("include/config.yaml")).expect("usable");
+    let names: Vec<&str> = loaded.config.routes.iter().map(|route| &*route.name).collect();
+    assert_eq!(names, ["main.test", "a.test", "b.test"]);
+    let pools: Vec<&str> = loaded.config.pools.iter().map(|pool| &*pool.name).collect();
+    assert_eq!(pools, ["main", "b"]);
+    assert_eq!(loaded.config.routes[2].to, Destination::Pool(1));
+    let files = ["config.yaml", "routes.d/a.yaml", "routes.d/b.yaml"].map(|name| fixture("include").join(name));
+    assert_eq!(loaded.config.files, files);
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+}
+
+#[test]
+fn a_problem_of_an_included_file_is_placed_in_it() {
+    let files = file(format!("{GOOD}include: [more/*.yaml]\n"))
+        .with("more/1.yaml", "routes:\n  - { sni: b.test, pool: q }\n")
+        .with("more/2.yaml", "\ninclude: other.yaml\n")
+        .with("more/3.yaml", "routes: [{ sni: a.test, pool: p }]\n")
+        .with("more/4.yaml", "pools: { p: { backends: [127.0.0.1:2] } }\n")
+        .with("more/.hidden.yaml", "nonsense")
+        .with("more/5.yaml~", "nonsense");
+    let problems = files.refused();
+    let told: Vec<String> = problems
+        .iter()
+        .map(|problem| {
+            let file = problem.place.file.file_name().expect("a name").display().to_string();
+            format!("{file}:{}: {}", problem.place.line, problem.path)
+        })
+        .collect();
+    assert_eq!(told, ["1.yaml:2: routes[0].pool", "2.yaml:2: include", "3.yaml:1: routes[0].sni", "4.yaml:1: pools.p"]);
+    assert!(problems.to_string().contains(&files.path("config.yaml").display().to_string()), "{problems}");
+}
+
+#[test]
+fn an_include_that_names_nothing_is_told() {
+    let loaded = file(format!("{GOOD}include: [none.d/*.yaml]\n")).load().expect("usable");
+    only(&loaded.warnings, 4, 11, "no file has such a name");
+    let problems = file(format!("{GOOD}include: none.yaml\n")).refused();
+    assert!(problems.iter().any(|problem| problem.place.file.ends_with("none.yaml")), "{problems}");
+    only(&file(format!("{GOOD}include: \"*/a.yaml\"\n")).refused(), 4, 10, "not in the directory");
+    only(&file(format!("{GOOD}include: \"*.yaml\"\n")).refused(), 4, 10, "includes itself");
+    only(&file(format!("{GOOD}include: ..\n")).refused(), 4, 10, "names no file");
+}
+
+#[test]
+fn equal_text_gives_an_equal_hash() {
+    let hash = |text: &str| file(text).load().expect("usable").config.hash;
+    assert_eq!(hash(GOOD), hash(GOOD));
+    assert_ne!(hash(GOOD), hash(&format!("{GOOD}# a comment\n")));
+    assert_eq!(hash(GOOD).len(), 16);
+}
