@@ -5,9 +5,11 @@
 //! Source: DESIGN §9.
 
 use std::io;
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use super::copy::{Message, Then};
 use super::pipe::{self, Pipe};
 use super::{Engine, Meter, Stream, Way, copy};
 
@@ -32,11 +34,13 @@ pub(super) struct Direction {
     pub(super) carried: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum State {
     Open,
     /// The end was read; what came before it is still to be written.
     Ending,
+    /// Reading failed; what came before that is still to be written.
+    Failing(io::Error),
     Closed,
 }
 
@@ -89,7 +93,7 @@ impl Direction {
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.state == State::Closed
+        matches!(self.state, State::Closed)
     }
 
     /// Closes without delivering what is held; for a side that can take no more.
@@ -118,8 +122,12 @@ impl Direction {
                 self.carried += bytes as u64;
             }
             ready!(self.empty_pipe(cx, to, meter))?;
-            match self.state {
+            match &self.state {
                 State::Closed => return Poll::Ready(Ok(())),
+                State::Failing(_) => {
+                    let State::Failing(error) = mem::replace(&mut self.state, State::Closed) else { continue };
+                    return Poll::Ready(Err(Fault::Read(error)));
+                }
                 State::Ending => {
                     if !last {
                         // An error here shows again on the other direction, with its reason.
@@ -153,15 +161,22 @@ impl Direction {
         from: &mut impl Stream,
         to: &mut impl Stream,
     ) -> Poll<Result<Moved, Fault>> {
-        let moved = ready!(copy::message(cx, from, to, &mut self.carried, &mut self.rest))?;
-        if let (Mode::Message { large }, &Moved::Bytes(bytes)) = (self.mode, &moved) {
+        let Message { bytes, then } = ready!(copy::message(cx, from, to, &mut self.carried, &mut self.rest))?;
+        if let Mode::Message { large } = self.mode {
             self.mode = match large + 1 {
                 _ if bytes < LARGE_READ_BYTES => Mode::Message { large: 0 },
                 LARGE_READS => Mode::Bulk { short: 0 },
                 large => Mode::Message { large },
             };
         }
-        Poll::Ready(Ok(moved))
+        match then {
+            Then::Open => Poll::Ready(Ok(Moved::Bytes(bytes))),
+            Then::End => Poll::Ready(Ok(Moved::End)),
+            Then::Failed(error) => {
+                self.state = State::Failing(error);
+                Poll::Ready(Ok(Moved::Bytes(bytes)))
+            }
+        }
     }
 
     #[cfg(target_os = "linux")]

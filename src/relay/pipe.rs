@@ -96,6 +96,7 @@ fn open(_: usize) -> Option<Box<Pipe>> {
 #[derive(Default)]
 struct Pool {
     /// Boxed, so that a direction without a pipe holds a pointer's room for it.
+    #[expect(clippy::vec_box, reason = "they move between directions and here without being boxed anew")]
     idle: Vec<Box<Pipe>>,
     /// All of this worker's pipes, idle and in use.
     open: usize,
