@@ -10,10 +10,11 @@ use tokio::net::TcpListener;
 use tokio::runtime;
 
 use crate::drain::Phase;
+use crate::limits::Permit;
 use crate::listener::{self, Listener, Shared};
 
-/// A listening socket of this worker's own, and the listener it belongs to.
-pub type Socket = (std::net::TcpListener, Listener);
+/// A listening socket of this worker's own, the listener it belongs to, and its place among the doors.
+pub type Socket = (std::net::TcpListener, Listener, Permit);
 
 /// Starts worker `number`; its thread ends when the drain is over.
 ///
@@ -29,9 +30,9 @@ pub fn spawn(number: usize, sockets: Vec<Socket>, shared: Shared) -> io::Result<
 
 async fn serve(sockets: Vec<Socket>, shared: Shared) {
     let mut drain = shared.drain.clone();
-    for (socket, listener) in sockets {
+    for (socket, listener, door) in sockets {
         match TcpListener::from_std(socket) {
-            Ok(socket) => drop(tokio::spawn(listener::accept(socket, listener, shared.clone()))),
+            Ok(socket) => drop(tokio::spawn(listener::accept(socket, listener, shared.clone(), door))),
             Err(error) => tracing::error!(%error, "a listening socket could not be used"),
         }
     }
