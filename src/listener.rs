@@ -42,6 +42,8 @@ pub struct Shared {
     pub ids: Arc<AtomicU64>,
     /// What `limits.max_connections: auto` comes to here.
     pub auto_max_connections: usize,
+    /// Of each worker.
+    pub most_pipes: usize,
     pub drain: Watch,
 }
 

@@ -84,12 +84,15 @@ impl Server {
         let metrics = Metrics::new();
         let snapshot = Snapshot::build(config.clone(), None, &metrics);
         let (drain, watch) = drain::channel();
+        let descriptors = raise_descriptor_limit();
+        let most_pipes = most_pipes(workers, descriptors);
         let shared = Shared {
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
             permits: Arc::default(),
             doors: Arc::default(),
             ids: Arc::new(AtomicU64::new(1)),
-            auto_max_connections: auto_max_connections(raise_descriptor_limit(), reserved_descriptors(workers)),
+            auto_max_connections: auto_max_connections(descriptors, reserved_descriptors(workers, most_pipes)),
+            most_pipes,
             drain: watch,
             metrics,
         };
@@ -282,9 +285,16 @@ fn raise_descriptor_limit() -> u64 {
     if raised.is_ok() { maximum } else { current }.unwrap_or(u64::MAX)
 }
 
-/// Descriptors that are no connection's: pipes, listeners, admin, log, files.
-fn reserved_descriptors(workers: usize) -> u64 {
-    64 + (workers * 2 * relay::MOST_PIPES) as u64
+/// How many pipes each worker may have open. Where descriptors are few, pipes get a quarter of them: bulk that finds
+/// no pipe is copied, but a client that finds no descriptor is not served at all.
+fn most_pipes(workers: usize, descriptors: u64) -> usize {
+    let quarter = usize::try_from(descriptors / 4).unwrap_or(usize::MAX);
+    (quarter / (2 * workers)).min(relay::MOST_PIPES)
+}
+
+/// Descriptors that are no connection's: pipes, runtimes, listeners, admin, log, files.
+fn reserved_descriptors(workers: usize, pipes: usize) -> u64 {
+    64 + (workers * (8 + 2 * pipes)) as u64
 }
 
 fn available_cores() -> usize {

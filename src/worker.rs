@@ -12,6 +12,7 @@ use tokio::runtime;
 use crate::drain::Phase;
 use crate::limits::Permit;
 use crate::listener::{self, Listener, Shared};
+use crate::relay;
 
 /// A listening socket of this worker's own, the listener it belongs to, and its place among the doors.
 pub type Socket = (std::net::TcpListener, Listener, Permit);
@@ -23,6 +24,7 @@ pub type Socket = (std::net::TcpListener, Listener, Permit);
 pub fn spawn(number: usize, sockets: Vec<Socket>, shared: Shared) -> io::Result<JoinHandle<()>> {
     let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        relay::bound_pipes(shared.most_pipes);
         runtime.block_on(serve(sockets, shared));
         // Connections that are still open are dropped with their runtime: reset, and counted as drained.
     })
