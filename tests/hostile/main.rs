@@ -2,11 +2,12 @@
 //!
 //! Each test ends with the accounting law (accepted = active + the sum over the reasons, none active) and with the
 //! process's open files where they were before. What takes long runs only when asked for:
-//! `SNIGATE_SOAK=1 cargo test --release --test hostile` makes the crowds larger.
+//! `SNIGATE_SOAK=1 cargo test --release --test hostile` makes the crowds larger and the churn longer.
 
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod churn;
 mod closing;
 mod connecting;
 mod descriptors;

@@ -200,6 +200,25 @@ fn a_change_while_the_one_before_it_is_read_is_not_lost() {
     lb.end();
 }
 
+/// The series of a route go with it, but not the connections that were counted in them, or still will be.
+#[test]
+fn the_accounts_hold_when_a_route_goes_under_its_connections() {
+    let backend = Backend::answering(b"served");
+    let lb = Trial::of(Lb::new().route("a.test", &backend).route("b.test", &backend));
+    assert_eq!(answer(&lb, "a.test"), b"served");
+    let mut open = send(lb.address(), &hello("a.test"));
+    open.read_exact(&mut [0; 6]).unwrap();
+    assert_eq!(lb.edit(&Lb::new().route("b.test", &backend).config()), Reload::Applied);
+    lb.check_accounts();
+    assert_eq!(lb.metric("connections_active", &[]), 1.0);
+    drop(open);
+    lb.settle();
+    assert_eq!(lb.edit(&Lb::new().route("a.test", &backend).config()), Reload::Applied);
+    assert_eq!(answer(&lb, "a.test"), b"served");
+    lb.wait_for_metric("connections_closed_total", &[], 3.0);
+    lb.end();
+}
+
 #[test]
 fn reloads_under_churn_cost_no_connection() {
     let backend = Backend::echoing();
