@@ -53,8 +53,8 @@ pub async fn serve(client: TcpStream, accepted: Accepted) {
 async fn establish(client: TcpStream, mut account: Account) -> Option<Pin<Box<Relay<TcpStream, TcpStream, Account>>>> {
     let snapshot = Arc::clone(&account.accepted.snapshot);
     let mut client = ResetUnlessReleased::new(client);
-    let prefix = match hello(&mut client, &mut account, &snapshot).await {
-        Ok(prefix) => prefix,
+    let (prefix, told) = match hello(&mut client, &mut account, &snapshot).await {
+        Ok(read) => read,
         Err((reason, refusal)) => return turn_away(client, account, reason, refusal).await,
     };
     let Chosen { route, matched } = choose(&snapshot, &mut account);
@@ -77,7 +77,7 @@ async fn establish(client: TcpStream, mut account: Account) -> Option<Pin<Box<Re
     account.routed(&snapshot, route);
     account.enter(State::Connecting);
     let header = pool.connect.send_proxy_protocol.map(|version| {
-        proxy_header::encode(version, account.told.unwrap_or_else(|| addresses(&mut client, account.accepted.peer)))
+        proxy_header::encode(version, told.unwrap_or_else(|| addresses(&mut client, account.accepted.peer)))
     });
     let first_bytes = FirstBytes { header: header.as_deref().unwrap_or_default(), prefix: &prefix };
     let connect = connect::to_any(&pool, snapshot.relay.tcp.nodelay, first_bytes, &mut account.attempts);
@@ -95,12 +95,13 @@ async fn establish(client: TcpStream, mut account: Account) -> Option<Pin<Box<Re
     }
 }
 
-/// Reads the PROXY header and the hello, and counts what came of it; gives what the backend must read first.
+/// Reads the PROXY header and the hello, and counts what came of it; gives what the backend must read first, and who
+/// the PROXY header says speaks to whom.
 async fn hello(
     client: &mut ResetUnlessReleased,
     account: &mut Account,
     snapshot: &Snapshot,
-) -> Result<Vec<u8>, (Reason, Refusal)> {
+) -> Result<(Vec<u8>, Option<Addresses>), (Reason, Refusal)> {
     let Accepted { peer, at, listener, listener_metrics, .. } = &account.accepted;
     let metrics = Arc::clone(listener_metrics);
     let trusted = snapshot.config.listeners[*listener].trusted_proxies.as_deref();
@@ -121,7 +122,6 @@ async fn hello(
                     (Some(_), Version::V1) => ProxyHeaderResult::V1,
                     (Some(_), Version::V2) => ProxyHeaderResult::V2,
                 });
-                account.told = header.addresses;
                 account.client = header.addresses.map_or(account.client, |addresses| addresses.client);
             }
             match peeked.first {
@@ -132,7 +132,7 @@ async fn hello(
                 }
                 First::NotTls => metrics.hello(HelloResult::NotTls, after, 0, 0),
             }
-            Ok(peeked.prefix)
+            Ok((peeked.prefix, peeked.proxy_header.and_then(|header| header.addresses)))
         }
         Err(error) => {
             let (result, reason, refusal) = no_hello(&error);
@@ -244,8 +244,6 @@ struct Account {
     state: State,
     /// Told by a PROXY header, else the peer.
     client: SocketAddr,
-    /// What a PROXY header told.
-    told: Option<Addresses>,
     hello: Option<ClientHello>,
     hello_after: Option<Duration>,
     peek_error: Option<PeekError>,
@@ -269,7 +267,6 @@ impl Account {
             active: accepted.listener_metrics.accepted(),
             state: State::Hello,
             client: accepted.peer,
-            told: None,
             accepted,
             hello: None,
             hello_after: None,

@@ -137,15 +137,18 @@ pub fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explanation, 
         return Err(BadQuestion::Protocol { bytes: protocol.len() });
     }
     let source = question.source.unwrap_or(SOME_CLIENT).to_canonical();
-    let open = [("alpn", question.alpn.is_empty()), ("source", question.source.is_none())];
-    let open = open.into_iter().chain([("listener", question.listener.is_none())]);
+    let given = [
+        ("alpn", !question.alpn.is_empty()),
+        ("source", question.source.is_some()),
+        ("listener", question.listener.is_some()),
+    ];
     let mut explanation = Explanation {
         name: question.name.clone(),
         server_name: None,
         alpn: question.alpn.clone(),
         source,
         listener: config.listeners.get(listener).map(|listener| listener.name.to_string()).unwrap_or_default(),
-        assumed: open.filter_map(|(what, assumed)| assumed.then(|| what.to_owned())).collect(),
+        assumed: given.iter().filter(|(_, given)| !given).map(|(what, _)| (*what).to_owned()).collect(),
         matched: None,
         route: None,
         taken: None,
@@ -224,12 +227,15 @@ impl Explanation {
     /// Names what was assumed and made a difference, or might have.
     fn hint_at_assumptions(&mut self) {
         let entries: Vec<&Entry> = self.passed_over.iter().map(|over| &over.entry).chain(&self.taken).collect();
-        let looks_at: [(&str, fn(&Entry) -> &[String]); 3] =
-            [("alpn", |entry| &entry.alpn), ("source", |entry| &entry.source), ("listener", |entry| &entry.listeners)];
-        for (what, wanted) in looks_at {
-            let routes = entries.iter().filter(|entry| !wanted(entry).is_empty()).take(MOST_HINTS);
+        for what in &self.assumed {
+            let wanted = |entry: &Entry| match what.as_str() {
+                "alpn" => !entry.alpn.is_empty(),
+                "source" => !entry.source.is_empty(),
+                _ => !entry.listeners.is_empty(),
+            };
+            let routes = entries.iter().filter(|entry| wanted(entry)).take(MOST_HINTS);
             let routes: Vec<String> = routes.map(|entry| format!("`{}`", entry.route)).collect();
-            if self.assumed.iter().any(|assumed| assumed == what) && !routes.is_empty() {
+            if !routes.is_empty() {
                 let routes = routes.join(" and ");
                 self.hints.push(format!("`{what}` was assumed; the conditions of {routes} depend on it"));
             }

@@ -484,3 +484,28 @@ fn explain_says_when_the_admin_address_does_not_answer() {
     ended.says(2, "", "snigate: there is no listener `b&c`; there is `https`\n");
     lb.stop();
 }
+
+/// The examples of docs/cli.md are what the commands print.
+#[test]
+fn the_documented_examples_are_real() {
+    let docs = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cli.md")).expect("docs/cli.md");
+    let fenced = |opening: &str| -> Vec<&str> {
+        docs.split(opening).skip(1).map(|rest| rest.split("\n```").next().unwrap_or_default()).collect()
+    };
+    let file = |name: &str| fenced(&format!("```yaml {name}\n"))[0].to_owned() + "\n";
+    let (config, new) = (file("config.yaml"), file("new.yaml"));
+    let wrong = "listeners: [{ name: a, bind: \"0.0.0.0:443\" }]\nroutes:\n  - { sni: a.b, pool: stop }\n\
+                 pools: { shop: { backends: [10.0.0.1:443] } }\npolls: {}\n";
+    let desk = Desk::with(&[("config.yaml", &config), ("new.yaml", &new), ("wrong.yaml", wrong)]);
+    let mut examples = 0;
+    for block in fenced("```console\n") {
+        for example in block.split("$ snigate ").skip(1) {
+            let (command, expected) = example.split_once('\n').unwrap_or((example, ""));
+            let ended = desk.run(&command.split(' ').collect::<Vec<_>>());
+            let printed = ended.stdout + &ended.stderr;
+            assert_eq!(printed.trim_end(), expected.trim_end(), "$ snigate {command}");
+            examples += 1;
+        }
+    }
+    assert_eq!(examples, 7);
+}

@@ -8,15 +8,18 @@ mod compare;
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::thread;
 
 use clap::Args;
 
 use self::cases::When;
 use self::compare::{BackendChange, Effect, Kind, PatternChange, PoolChange, Report, Target, compare};
-use super::explain::snapshot;
-use super::{Exit, output_failed};
+use super::explain::offline;
+use super::{Exit, output_failed, usable};
+use crate::config::Config;
 
 #[derive(Args, Clone, Debug)]
 pub struct Options {
@@ -31,9 +34,14 @@ pub struct Options {
 
 /// Compares the files.
 pub fn run(options: &Options) -> ExitCode {
-    // Both are read, so that the problems of both are told.
-    let (old, new) = match (snapshot(&options.old), snapshot(&options.new)) {
-        (Ok(old), Ok(new)) => (old, new),
+    // Large files take their time: they are read at the same time.
+    let (old, new) = thread::scope(|scope| {
+        let new = scope.spawn(|| Config::load(&options.new));
+        (Config::load(&options.old), new.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    });
+    // The problems of both are told, in this order.
+    let (old, new) = match (usable(&options.old, old), usable(&options.new, new)) {
+        (Ok(old), Ok(new)) => (offline(old), offline(new)),
         (Err(exit), _) | (_, Err(exit)) => return exit,
     };
     let report = compare(&old, &new);

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use clap::Args;
 
 use super::admin_client::{self, percent_encoded};
 use super::{Exit, config_file, load, output_failed};
+use crate::config::Loaded;
 use crate::explain::{Entry, Explanation, PassedOver, Question, explain};
 use crate::snapshot::Snapshot;
 use crate::telemetry::Metrics;
@@ -81,7 +82,7 @@ fn verdict(explanation: &Explanation, expected: Option<&str>) -> ExitCode {
 }
 
 fn from_file(options: &Options, config: Option<PathBuf>) -> Result<Explanation, ExitCode> {
-    let snapshot = snapshot(&config_file(config)?)?;
+    let snapshot = offline(load(&config_file(config)?)?);
     let Options { name, alpn, source, listener, .. } = options.clone();
     explain(&snapshot, &Question { name, alpn, source, listener }).map_err(|error| {
         eprintln!("snigate: {error}");
@@ -90,8 +91,8 @@ fn from_file(options: &Options, config: Option<PathBuf>) -> Result<Explanation, 
 }
 
 /// The snapshot that `run` would serve with; its series are counted nowhere.
-pub fn snapshot(file: &Path) -> Result<Snapshot, ExitCode> {
-    Ok(Snapshot::build(load(file)?.config, None, &Metrics::new()))
+pub fn offline(loaded: Loaded) -> Snapshot {
+    Snapshot::build(loaded.config, None, &Metrics::new())
 }
 
 /// Asks `/api/v1/explain`.

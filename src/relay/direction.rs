@@ -27,7 +27,7 @@ pub(super) struct Direction {
     /// Read, and not yet taken by the other side; an exact-size buffer, empty most of the time.
     rest: Prefix,
     /// Held only while it holds bytes.
-    pipe: Option<Pipe>,
+    pipe: Option<Box<Pipe>>,
     /// Bytes that the other side's kernel has taken.
     pub(super) carried: u64,
 }
@@ -44,8 +44,8 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     CopyOnly,
-    Message { large: u8, pipe_bytes: usize },
-    Bulk { short: u8, pipe_bytes: usize },
+    Message { large: u8 },
+    Bulk { short: u8 },
 }
 
 /// Which of the two streams failed.
@@ -82,7 +82,7 @@ impl Prefix {
 impl Direction {
     pub(super) fn new(way: Way, engine: Engine, rest: Prefix) -> Self {
         let mode = match engine {
-            Engine::Adaptive { pipe_bytes } if cfg!(target_os = "linux") => Mode::Message { large: 0, pipe_bytes },
+            Engine::Adaptive { .. } if cfg!(target_os = "linux") => Mode::Message { large: 0 },
             Engine::Adaptive { .. } | Engine::Copy => Mode::CopyOnly,
         };
         Self { way, state: State::Open, mode, rest, pipe: None, carried: 0 }
@@ -107,6 +107,7 @@ impl Direction {
         from: &mut impl Stream,
         to: &mut impl Stream,
         last: bool,
+        engine: Engine,
         meter: &mut M,
     ) -> Poll<Result<(), Fault>> {
         let mut budget = BUDGET_BYTES;
@@ -135,7 +136,7 @@ impl Direction {
                 return Poll::Pending;
             }
             let moved = match self.mode {
-                Mode::Bulk { .. } => ready!(self.poll_splice(cx, from))?,
+                Mode::Bulk { .. } => ready!(self.poll_splice(cx, from, engine))?,
                 Mode::CopyOnly | Mode::Message { .. } => ready!(self.poll_copy(cx, from, to))?,
             };
             match moved {
@@ -153,21 +154,29 @@ impl Direction {
         to: &mut impl Stream,
     ) -> Poll<Result<Moved, Fault>> {
         let moved = ready!(copy::message(cx, from, to, &mut self.carried, &mut self.rest))?;
-        if let (Mode::Message { large, pipe_bytes }, &Moved::Bytes(bytes)) = (self.mode, &moved) {
+        if let (Mode::Message { large }, &Moved::Bytes(bytes)) = (self.mode, &moved) {
             self.mode = match large + 1 {
-                _ if bytes < LARGE_READ_BYTES => Mode::Message { large: 0, pipe_bytes },
-                LARGE_READS => Mode::Bulk { short: 0, pipe_bytes },
-                large => Mode::Message { large, pipe_bytes },
+                _ if bytes < LARGE_READ_BYTES => Mode::Message { large: 0 },
+                LARGE_READS => Mode::Bulk { short: 0 },
+                large => Mode::Message { large },
             };
         }
         Poll::Ready(Ok(moved))
     }
 
     #[cfg(target_os = "linux")]
-    fn poll_splice(&mut self, cx: &mut Context<'_>, from: &mut impl Stream) -> Poll<Result<Moved, Fault>> {
-        let Mode::Bulk { short, pipe_bytes } = self.mode else { return Poll::Ready(Ok(Moved::Bytes(0))) };
+    fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut impl Stream,
+        engine: Engine,
+    ) -> Poll<Result<Moved, Fault>> {
+        let (Mode::Bulk { short }, Engine::Adaptive { pipe_bytes }) = (self.mode, engine) else {
+            self.mode = Mode::CopyOnly;
+            return Poll::Ready(Ok(Moved::Bytes(0)));
+        };
         let Some(mut pipe) = pipe::take(pipe_bytes) else {
-            self.mode = Mode::Message { large: 0, pipe_bytes };
+            self.mode = Mode::Message { large: 0 };
             return Poll::Ready(Ok(Moved::Bytes(0)));
         };
         match super::splice::fill(cx, from, &mut pipe) {
@@ -182,9 +191,9 @@ impl Direction {
             Poll::Ready(Ok(bytes)) => {
                 self.pipe = Some(pipe);
                 self.mode = match short + 1 {
-                    _ if bytes >= SHORT_SPLICE_BYTES => Mode::Bulk { short: 0, pipe_bytes },
-                    SHORT_SPLICES => Mode::Message { large: 0, pipe_bytes },
-                    short => Mode::Bulk { short, pipe_bytes },
+                    _ if bytes >= SHORT_SPLICE_BYTES => Mode::Bulk { short: 0 },
+                    SHORT_SPLICES => Mode::Message { large: 0 },
+                    short => Mode::Bulk { short },
                 };
                 Poll::Ready(Ok(Moved::Bytes(bytes)))
             }
@@ -217,7 +226,7 @@ impl Direction {
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn poll_splice(&mut self, _: &mut Context<'_>, _: &mut impl Stream) -> Poll<Result<Moved, Fault>> {
+    fn poll_splice(&mut self, _: &mut Context<'_>, _: &mut impl Stream, _: Engine) -> Poll<Result<Moved, Fault>> {
         self.mode = Mode::CopyOnly;
         Poll::Ready(Ok(Moved::Bytes(0)))
     }

@@ -121,6 +121,9 @@ fn subsets<'a>(protocols: &[&'a [u8]]) -> Vec<Protocols<'a>> {
 /// Of two networks that overlap one holds the other, so that the smallest around an address says which others hold it.
 /// Every set begins at a network's first address, or after a network's last, or where the addresses begin.
 fn apart(networks: &[IpNet]) -> Vec<Addresses> {
+    if networks.is_empty() {
+        return vec![Addresses { example: ANYWHERE[0], network: None }];
+    }
     let first = networks.iter().map(IpNet::network);
     let after = networks.iter().filter_map(|network| match network.broadcast() {
         IpAddr::V4(last) => u32::from(last).checked_add(1).map(|next| IpAddr::V4(next.into())),

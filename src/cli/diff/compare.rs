@@ -129,14 +129,14 @@ fn patterns<'a>(old: &'a Snapshot, new: &'a Snapshot) -> Vec<PatternChange<'a>> 
             (_, None) => Kind::Removed,
             (Some(_), Some(_)) => Kind::Changed,
         };
-        let written_alike = || match (before.get(pattern), after.get(pattern)) {
-            (Some(before), Some(after)) => written(&old.config, before) == written(&new.config, after),
+        let alike = || match (before.get(pattern), after.get(pattern)) {
+            (Some(before), Some(after)) => written_alike(&old.config, before, &new.config, after),
             _ => false,
         };
         // A name that would be too long is asked for by nobody.
         let Some(name) = only_for(pattern, &stranger) else { continue };
         let effects = effects(old, new, &Sni::Name(name));
-        if kind != Kind::Changed || effects.iter().any(Effect::changes) || !written_alike() {
+        if kind != Kind::Changed || effects.iter().any(Effect::changes) || !alike() {
             changes.push(PatternChange { pattern: pattern.to_string(), kind, place, effects });
         }
     }
@@ -155,7 +155,25 @@ fn entries(config: &Config) -> Entries<'_> {
     entries
 }
 
-/// What the file says of a pattern, in an order of its own.
+/// Whether two files say the same of a pattern, in whatever order.
+fn written_alike(old: &Config, before: &[&config::Route], new: &Config, after: &[&config::Route]) -> bool {
+    // Most patterns stand there once, without conditions.
+    if let ([before], [after]) = (before, after)
+        && [before, after].iter().all(|route| route.conditions == config::Conditions::default())
+    {
+        return destination(old, before) == destination(new, after) && before.idle_timeout == after.idle_timeout;
+    }
+    written(old, before) == written(new, after)
+}
+
+fn destination<'a>(config: &'a Config, route: &config::Route) -> (Option<&'a str>, Option<config::Refuse>) {
+    match route.to {
+        config::Destination::Pool(pool) => (Some(&config.pools[pool].name), None),
+        config::Destination::Refuse(how) => (None, Some(how)),
+    }
+}
+
+/// What the file says, in an order of its own.
 fn written(config: &Config, routes: &[&config::Route]) -> Vec<String> {
     let entry = |route: &&config::Route| {
         let config::Conditions { alpn, source, listeners } = &route.conditions;
@@ -164,12 +182,7 @@ fn written(config: &Config, routes: &[&config::Route]) -> Vec<String> {
         source.sort_unstable();
         let mut listeners: Vec<&str> = listeners.iter().map(|number| &*config.listeners[*number].name).collect();
         listeners.sort_unstable();
-        let to = match route.to {
-            config::Destination::Pool(pool) => &*config.pools[pool].name,
-            config::Destination::Refuse(how) => refuse_word(how),
-        };
-        let kind = matches!(route.to, config::Destination::Pool(_));
-        format!("{:?}", (kind, to, alpn, source, listeners, route.idle_timeout))
+        format!("{:?}", (destination(config, route), alpn, source, listeners, route.idle_timeout))
     };
     let mut written: Vec<String> = routes.iter().map(entry).collect();
     written.sort_unstable();
@@ -350,27 +363,53 @@ fn backends(old: Option<&config::Pool>, new: Option<&config::Pool>) -> Vec<Backe
 }
 
 fn pool_settings(old: &config::Pool, new: &config::Pool) -> Vec<&'static str> {
-    let differ = [
-        ("connect", old.connect != new.connect),
-        ("send_proxy_protocol", old.send_proxy_protocol != new.send_proxy_protocol),
-        ("source_addresses", old.source_addresses != new.source_addresses),
+    // Taken apart by name, here and below, so that a key that is new does not compile until it is compared.
+    let config::Pool { name: _, backends: _, connect, send_proxy_protocol, source_addresses, congestion } = old;
+    let alike = [
+        ("connect", *connect == new.connect),
+        ("send_proxy_protocol", *send_proxy_protocol == new.send_proxy_protocol),
+        ("source_addresses", *source_addresses == new.source_addresses),
+        ("congestion", *congestion == new.congestion),
     ];
-    differ.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+    differing(&alike)
 }
 
 fn other_settings(old: &Config, new: &Config) -> Vec<&'static str> {
-    let differ = [
-        ("listeners", old.listeners != new.listeners),
-        ("timeouts", old.timeouts != new.timeouts),
-        ("limits", old.limits != new.limits),
-        ("relay", old.relay != new.relay),
-        ("tcp", old.tcp != new.tcp),
-        ("runtime", old.runtime != new.runtime),
-        ("admin", old.admin != new.admin),
-        ("log", old.log != new.log),
-        ("reload", old.reload != new.reload),
+    let Config {
+        listeners,
+        timeouts,
+        limits,
+        relay,
+        tcp,
+        runtime,
+        admin,
+        log,
+        reload,
+        // Compared above, or no setting.
+        routes: _,
+        no_sni: _,
+        unmatched: _,
+        not_tls: _,
+        pools: _,
+        files: _,
+        hash: _,
+    } = old;
+    let alike = [
+        ("listeners", *listeners == new.listeners),
+        ("timeouts", *timeouts == new.timeouts),
+        ("limits", *limits == new.limits),
+        ("relay", *relay == new.relay),
+        ("tcp", *tcp == new.tcp),
+        ("runtime", *runtime == new.runtime),
+        ("admin", *admin == new.admin),
+        ("log", *log == new.log),
+        ("reload", *reload == new.reload),
     ];
-    differ.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+    differing(&alike)
+}
+
+fn differing(alike: &[(&'static str, bool)]) -> Vec<&'static str> {
+    alike.iter().filter(|(_, alike)| !alike).map(|(key, _)| *key).collect()
 }
 
 fn place_as_text<S: Serializer>(place: &&Place, serializer: S) -> Result<S::Ok, S::Error> {
