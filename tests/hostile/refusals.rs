@@ -9,7 +9,7 @@ use crate::bytes::{
 };
 use crate::harness::Lb;
 use crate::trial::Trial;
-use crate::wire::{Close, connect, read_to_close};
+use crate::wire::{Close, ask, connect, read_to_close};
 
 /// What a client has in flight when it is refused: early data, say.
 static IN_FLIGHT: [u8; 40_000] = [0x17; 40_000];
@@ -97,8 +97,5 @@ fn an_alert_arrives_at_a_client_that_goes_on_sending() {
 }
 
 fn refused(lb: &Trial, first: &[u8]) -> (Vec<u8>, Close) {
-    let mut client = connect(lb.address());
-    // A reset is seen when it reads.
-    let _ = client.write_all(&[first, &IN_FLIGHT].concat());
-    read_to_close(&mut client)
+    ask(lb.address(), &[first, &IN_FLIGHT].concat())
 }

@@ -71,7 +71,9 @@ fn a_client_that_drips_gains_no_time() {
 fn a_crowd_that_stalls_costs_honest_clients_nothing() {
     let crowd = if soaking() { 10_000 } else { 1000 };
     let backend = Backend::answering(b"served");
-    let lb = Lb::new().route("honest.test", &backend).with("timeouts: { hello: 4s }\nlog: { connections: off }");
+    let lb = Lb::new()
+        .route("honest.test", &backend)
+        .with("timeouts: { hello: 4s }\nlog: { connections: off }\nlimits: { max_connections: 12000 }");
     let lb = Trial::of(lb);
     let resident = lb.resident_bytes();
     let begun = hello("stalled.test");

@@ -33,7 +33,17 @@ pub fn send(to: SocketAddr, bytes: &[u8]) -> TcpStream {
 /// Sends `bytes`, keeps its own side open, and tells what came back until the other side ended it.
 #[track_caller]
 pub fn ask(to: SocketAddr, bytes: &[u8]) -> (Vec<u8>, Close) {
-    read_to_close(&mut send(to, bytes))
+    let mut stream = connect(to);
+    tell(&mut stream, bytes)
+}
+
+/// The same on a connection that is there already.
+#[track_caller]
+fn tell(stream: &mut TcpStream, bytes: &[u8]) -> (Vec<u8>, Close) {
+    // A reset is told once, be it to the one who writes.
+    let is_reset = stream.write_all(bytes).is_err();
+    let (answer, close) = read_to_close(stream);
+    (answer, if is_reset { Close::Reset } else { close })
 }
 
 #[track_caller]
