@@ -153,10 +153,10 @@ fn no_hello(error: &PeekError) -> (Option<HelloResult>, Reason, Refusal) {
     let (result, reason, refusal) = match error {
         PeekError::ProxyHeader(_) => return (None, Reason::ProxyHeader, Refusal::Close),
         PeekError::TimedOut { got: 0 } | PeekError::Gone { got: 0 } | PeekError::Io { got: 0, .. } => {
-            (HelloResult::Probe, Reason::Probe, Refusal::Close)
+            (HelloResult::Probe, Reason::Probe, Refusal::Leave)
         }
-        PeekError::TimedOut { .. } => (HelloResult::TimedOut, Reason::HelloTimeout, Refusal::Close),
-        PeekError::Gone { .. } | PeekError::Io { .. } => (HelloResult::ClientGone, Reason::ClientGone, Refusal::Close),
+        PeekError::TimedOut { .. } => (HelloResult::TimedOut, Reason::HelloTimeout, Refusal::Leave),
+        PeekError::Gone { .. } | PeekError::Io { .. } => (HelloResult::ClientGone, Reason::ClientGone, Refusal::Leave),
         PeekError::Hello { error, .. } => match error {
             NotHello::NotTls => (HelloResult::NotTls, Reason::NotTls, Refusal::Close),
             NotHello::Malformed(_) => (HelloResult::BadHello, Reason::BadHello, alert(Alert::DecodeError)),

@@ -22,7 +22,7 @@ use crate::admin::{self, App, ExplainQuery, Readiness, Stage};
 use crate::config::{Config, Loaded};
 use crate::drain::{self, Drain, Phase};
 use crate::explain::{Question, explain};
-use crate::limits::{Permits, auto_max_connections};
+use crate::limits::auto_max_connections;
 use crate::listener::{Listener, Shared};
 use crate::reload::Reloader;
 use crate::snapshot::{Snapshot, missing_congestion, tcp_settings};
@@ -84,15 +84,19 @@ impl Server {
         let metrics = Metrics::new();
         let snapshot = Snapshot::build(config.clone(), None, &metrics);
         let (drain, watch) = drain::channel();
+        let descriptors = raise_descriptor_limit();
+        let most_pipes = most_pipes(workers, descriptors);
         let shared = Shared {
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
             permits: Arc::default(),
+            doors: Arc::default(),
             ids: Arc::new(AtomicU64::new(1)),
-            auto_max_connections: auto_max_connections(raise_descriptor_limit(), reserved_descriptors(workers)),
+            auto_max_connections: auto_max_connections(descriptors, reserved_descriptors(workers, most_pipes)),
+            most_pipes,
             drain: watch,
             metrics,
         };
-        let (listening, sockets) = bind(&config, workers, &shared.metrics)?;
+        let (listening, sockets) = bind(&config, workers, &shared)?;
         let admin_sockets = bind_admin(&config).await?;
         let admin =
             admin_sockets.iter().map(TcpListener::local_addr).collect::<Result<_, _>>().map_err(StartError::Io)?;
@@ -123,7 +127,7 @@ impl Server {
         let open = self.shared.permits.open();
         tracing::info!(open, deadline_s = wait.as_secs_f64(), "draining");
         tokio::select! {
-            _ = timeout(wait, self.shared.permits.wait_until(|open| open == 0)) => {}
+            _ = timeout(wait, served(&self.shared)) => {}
             () = self.signals.end() => tracing::warn!("second signal: ending at once"),
         }
         let left = self.shared.permits.open();
@@ -157,6 +161,12 @@ impl Server {
     }
 }
 
+/// Waits until nobody is queued on a listening socket any more, and everybody who was has been served.
+async fn served(shared: &Shared) {
+    shared.doors.wait_until(|open| open == 0).await;
+    shared.permits.wait_until(|open| open == 0).await;
+}
+
 /// Answers from what is in force now.
 fn explain_live(snapshot: &Snapshot, query: ExplainQuery) -> Result<serde_json::Value, String> {
     let ExplainQuery { name, alpn, source, listener } = query;
@@ -169,12 +179,12 @@ fn explain_live(snapshot: &Snapshot, query: ExplainQuery) -> Result<serde_json::
 type Bound = (Vec<(Arc<str>, SocketAddr)>, Vec<Vec<worker::Socket>>);
 
 /// Binds every address once for each worker.
-fn bind(config: &Config, workers: usize, metrics: &Arc<Metrics>) -> Result<Bound, StartError> {
+fn bind(config: &Config, workers: usize, shared: &Shared) -> Result<Bound, StartError> {
     let tcp = tcp_settings(config.tcp);
     let mut listening = Vec::new();
     let mut sockets: Vec<Vec<worker::Socket>> = (0..workers).map(|_| Vec::new()).collect();
     for (number, listener) in config.listeners.iter().enumerate() {
-        let ours = Listener { number, metrics: metrics.listener(&listener.name), permits: Arc::<Permits>::default() };
+        let ours = Listener { number, metrics: shared.metrics.listener(&listener.name), permits: Arc::default() };
         for &wanted in &listener.bind {
             let mut address = wanted;
             for sockets in &mut sockets {
@@ -184,7 +194,7 @@ fn bind(config: &Config, workers: usize, metrics: &Arc<Metrics>) -> Result<Bound
                 let socket = socket::for_listener(address, &tcp, congestion).map_err(failed)?;
                 // The other workers share the port that the first one was given.
                 address = socket.local_addr().map_err(StartError::Io)?;
-                sockets.push((socket, ours.clone()));
+                sockets.push((socket, ours.clone(), shared.doors.acquire()));
             }
             tracing::info!(listener = &*listener.name, %address, "listening");
             listening.push((Arc::clone(&listener.name), address));
@@ -275,9 +285,16 @@ fn raise_descriptor_limit() -> u64 {
     if raised.is_ok() { maximum } else { current }.unwrap_or(u64::MAX)
 }
 
-/// Descriptors that are no connection's: pipes, listeners, admin, log, files.
-fn reserved_descriptors(workers: usize) -> u64 {
-    64 + (workers * 2 * relay::MOST_PIPES) as u64
+/// How many pipes each worker may have open. Where descriptors are few, pipes get a quarter of them: bulk that finds
+/// no pipe is copied, but a client that finds no descriptor is not served at all.
+fn most_pipes(workers: usize, descriptors: u64) -> usize {
+    let quarter = usize::try_from(descriptors / 4).unwrap_or(usize::MAX);
+    (quarter / (2 * workers)).min(relay::MOST_PIPES)
+}
+
+/// Descriptors that are no connection's: pipes, runtimes, listeners, admin, log, files.
+fn reserved_descriptors(workers: usize, pipes: usize) -> u64 {
+    64 + (workers * (8 + 2 * pipes)) as u64
 }
 
 fn available_cores() -> usize {

@@ -91,6 +91,8 @@ pub struct Config {
     pub reload: Reload,
     /// Every file that was read (the routing file first, then what it includes), for the watch.
     pub files: Vec<PathBuf>,
+    /// Where `include` looks, whether or not it found a file there.
+    pub include_directories: Vec<PathBuf>,
     /// Sixteen hexadecimal digits over the bytes of all files: equal text, equal hash.
     pub hash: String,
 }

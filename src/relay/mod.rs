@@ -28,7 +28,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 pub use self::copy::with_scratch;
 pub use self::direction::Prefix;
 use self::direction::{Direction, Fault};
-pub use self::pipe::MOST_OPEN as MOST_PIPES;
+pub use self::pipe::{MOST_OPEN as MOST_PIPES, bound as bound_pipes};
 use crate::socket::{self, TcpSettings};
 use crate::sys;
 

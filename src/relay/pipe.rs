@@ -51,13 +51,18 @@ impl Drop for Pipe {
     }
 }
 
+/// Bounds this worker's pipes from now on; more than [`MOST_OPEN`] are never open.
+pub fn bound(most: usize) {
+    POOL.with_borrow_mut(|pool| pool.most = most.min(MOST_OPEN));
+}
+
 /// Takes an empty pipe of about `bytes`; `None` when the kernel or our own bound gives no useful one.
 pub(super) fn take(bytes: usize) -> Option<Box<Pipe>> {
     POOL.with_borrow_mut(|pool| {
         if let Some(pipe) = pool.idle.pop() {
             return Some(pipe);
         }
-        if pool.open >= MOST_OPEN {
+        if pool.open >= pool.most {
             return None;
         }
         let pipe = open(bytes)?;
@@ -93,17 +98,17 @@ fn open(_: usize) -> Option<Box<Pipe>> {
     None
 }
 
-#[derive(Default)]
 struct Pool {
     /// Boxed, so that a direction without a pipe holds a pointer's room for it.
     #[expect(clippy::vec_box, reason = "they move between directions and here without being boxed anew")]
     idle: Vec<Box<Pipe>>,
     /// All of this worker's pipes, idle and in use.
     open: usize,
+    most: usize,
 }
 
 thread_local! {
-    static POOL: RefCell<Pool> = RefCell::default();
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool { idle: Vec::new(), open: 0, most: MOST_OPEN }) };
 }
 
 /// The most pipes of one worker; two descriptors each, counted in the descriptor budget.

@@ -392,6 +392,7 @@ fn other_settings(old: &Config, new: &Config) -> Vec<&'static str> {
         not_tls: _,
         pools: _,
         files: _,
+        include_directories: _,
         hash: _,
     } = old;
     let alike = [
