@@ -47,7 +47,9 @@ class Candidate:
 
     def version_text(self, program: str) -> str:
         done = subprocess.run([program, *self.version], capture_output=True, text=True, timeout=20, check=False)
-        return next((line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()), "?")
+        first = next((line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()), "?")
+        # Some say where they are first, and some only a number.
+        return f"{self.program}: {first.removeprefix(program).strip()}"
 
 
 def snigate(program: str, place: Place) -> list[str]:

@@ -281,7 +281,9 @@ impl World {
                 Err(_) => Next::Fails,
             },
             State::Answer { left } => match self.take(socket, left) {
-                Ok(0) if left > 0 => Next::Stays,
+                Ok(0) => Next::Stays,
+                // A proxy that knows no route yet may answer for itself.
+                Ok(_) if left == ANSWER_BYTES && self.scratch[0] != self.records[0] => Next::Fails,
                 Ok(bytes) if bytes < left => {
                     connection.state = State::Answer { left: left - bytes };
                     Next::Stays
