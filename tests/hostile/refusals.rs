@@ -38,6 +38,31 @@ fn an_alert_arrives_though_more_was_in_flight() {
 }
 
 #[test]
+fn rustls_knows_the_alert_by_its_name() {
+    use rustls::pki_types::ServerName;
+    use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore, crypto};
+
+    let lb = Trial::of(Lb::new());
+    for more in [&[][..], &IN_FLIGHT] {
+        let provider = std::sync::Arc::new(crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = config.expect("versions").with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+        let name = ServerName::try_from("nobody.test").expect("a name");
+        let mut client = ClientConnection::new(config.into(), name).expect("a client");
+        let mut stream = connect(lb.address());
+        while client.wants_write() {
+            client.write_tls(&mut stream).expect("sent");
+        }
+        stream.write_all(more).expect("sent");
+        client.read_tls(&mut stream).expect("an answer, not a reset");
+        let told = client.process_new_packets().expect_err("refused");
+        assert_eq!(told, rustls::Error::AlertReceived(AlertDescription::UnrecognisedName));
+    }
+    lb.wait_for_closed("no_route", 2.0);
+    lb.end();
+}
+
+#[test]
 fn a_close_is_a_fin_though_more_was_in_flight() {
     let lb = Lb::new().with("no_sni: { refuse: close }\nunmatched: { refuse: close }");
     let lb = Trial::of(lb);
