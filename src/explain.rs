@@ -4,7 +4,6 @@
 //! Out: an [`Explanation`], the same for the command line and for `/api/v1/explain`.
 //! Source: [`Snapshot::choose_watched`], the very function that the path of a connection calls.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -13,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::client_hello::Alpn;
 use crate::config::{self, Config, Refuse};
 use crate::refuse::Alert;
-use crate::route::{By, Candidate};
+use crate::route::{By, Candidate, NearMiss};
 use crate::server_name::{InvalidName, Pattern, ServerName, Sni};
 use crate::snapshot::{Asked, Chosen, Destination, Snapshot};
 use crate::telemetry::{Match, Reason};
@@ -189,7 +188,7 @@ impl Explanation {
         if let Some(Sni::Name(name)) = asked.sni {
             self.server_name = Some(name.to_string());
             for candidate in candidates {
-                let entry = entry(&snapshot.config, &candidate, name);
+                let entry = entry(snapshot, &candidate, name);
                 match candidate.unmet {
                     None => self.taken = Some(entry),
                     Some(unmet) => self.passed_over.push(PassedOver { entry, unmet: unmet.as_str().to_owned() }),
@@ -197,7 +196,7 @@ impl Explanation {
             }
             self.hint_at_assumptions();
             if matched == Match::Unmatched {
-                self.hints.extend(near_misses(&snapshot.config, name));
+                self.hints.extend(near_misses(snapshot, name));
                 self.hints.extend(no_bare_name(&self.name));
             }
         }
@@ -252,32 +251,35 @@ fn listener(config: &Config, asked: Option<&str>) -> Result<usize, BadQuestion> 
 }
 
 /// Says in words what the candidate's numbers mean.
-fn entry(config: &Config, candidate: &Candidate, name: &ServerName) -> Entry {
-    let route = &config.routes[candidate.route as usize];
-    let name = name.as_str();
-    let suffix = &name[name.len() - candidate.suffix_bytes..];
-    let is_it = |pattern: &Pattern| {
-        let by = match pattern {
-            Pattern::Exact(_) => By::Exact,
-            Pattern::OneLabel(_) => By::OneLabel,
-            Pattern::ManyLabels(_) => By::ManyLabels,
-            Pattern::Any => By::Any,
-        };
-        by == candidate.by && pattern.base().map_or("", ServerName::as_str) == suffix
-    };
-    let (pattern, place) = (route.patterns.iter().find(|(pattern, _)| is_it(pattern)))
-        .expect("the table was built from these patterns, so that one of them is the candidate's");
-    let listener = |number: &usize| config.listeners[*number].name.to_string();
+fn entry(snapshot: &Snapshot, candidate: &Candidate<'_>, name: &ServerName) -> Entry {
+    let Candidate { route, entry, by, suffix_bytes, conditions, .. } = *candidate;
+    let place = snapshot.place(entry);
+    let listener = |number: &usize| snapshot.config.listeners[*number].name.to_string();
     Entry {
-        route: route.name.to_string(),
-        pattern: pattern.to_string(),
+        route: snapshot.routes[route as usize].name.to_string(),
+        pattern: pattern(by, suffix(name, suffix_bytes)),
         file: place.file.display().to_string(),
         line: place.line,
         column: place.column,
-        alpn: route.conditions.alpn.iter().map(|protocol| String::from_utf8_lossy(protocol).into_owned()).collect(),
-        source: route.conditions.source.iter().map(ToString::to_string).collect(),
-        listeners: route.conditions.listeners.iter().map(listener).collect(),
+        alpn: conditions.alpn.iter().map(|protocol| String::from_utf8_lossy(protocol).into_owned()).collect(),
+        source: conditions.source.iter().map(ToString::to_string).collect(),
+        listeners: conditions.listeners.iter().map(listener).collect(),
     }
+}
+
+/// As the routing file spells it.
+fn pattern(by: By, suffix: &str) -> String {
+    match by {
+        By::Exact => suffix.to_owned(),
+        By::OneLabel => format!("*.{suffix}"),
+        By::ManyLabels => format!("**.{suffix}"),
+        By::Any => "*".to_owned(),
+    }
+}
+
+fn suffix(name: &ServerName, bytes: usize) -> &str {
+    let name = name.as_str();
+    &name[name.len() - bytes..]
 }
 
 fn told_pool(config: &Config, name: &str) -> Pool {
@@ -330,23 +332,19 @@ pub fn refuse_word(how: Refuse) -> &'static str {
 }
 
 /// Patterns that look as if they took `name`, and do not.
-fn near_misses(config: &Config, name: &ServerName) -> Vec<String> {
-    let patterns = config.routes.iter().flat_map(|route| &route.patterns);
-    let mut seen = HashSet::new();
-    let told = patterns.filter(|(pattern, _)| seen.insert(pattern)).filter_map(|(pattern, place)| {
-        let suffix = pattern.base()?;
-        let before = name.as_str().strip_suffix(suffix.as_str())?;
-        match pattern {
-            Pattern::OneLabel(_) | Pattern::ManyLabels(_) if before.is_empty() => {
-                Some(format!("`{pattern}` ({place}) takes names below `{suffix}`, not `{suffix}` itself"))
-            }
-            Pattern::OneLabel(_) if before.ends_with('.') => Some(format!(
+fn near_misses(snapshot: &Snapshot, name: &ServerName) -> Vec<String> {
+    let near = snapshot.table.near_misses(name).into_iter().map(|NearMiss { entry, by, suffix_bytes }| {
+        let suffix = suffix(name, suffix_bytes);
+        let (pattern, place) = (pattern(by, suffix), snapshot.place(entry));
+        if suffix_bytes == name.as_str().len() {
+            format!("`{pattern}` ({place}) takes names below `{suffix}`, not `{suffix}` itself")
+        } else {
+            format!(
                 "`{pattern}` ({place}) takes exactly one label more than `{suffix}`; `**.{suffix}` would take this name"
-            )),
-            _ => None,
+            )
         }
     });
-    told.take(MOST_HINTS).collect()
+    near.take(MOST_HINTS).collect()
 }
 
 /// Tells who pasted a URL or an address with a port what the name in it is.

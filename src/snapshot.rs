@@ -4,14 +4,16 @@
 //! Out: a [`Snapshot`], replaced whole; [`Snapshot::choose`] is the one decision behind the path and `explain`.
 
 use std::collections::HashMap;
+use std::mem;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use crate::client_hello::Alpn;
-use crate::config::{self, Config, Refuse};
+use crate::config::{self, Config, Place, Refuse};
 use crate::pool::{Backend, Connect, Pool};
 use crate::proxy_header;
 use crate::relay::{self, Engine};
@@ -22,6 +24,7 @@ use crate::telemetry::{ConnectionLog, Format, Match, Metrics, RouteMetrics, Whic
 
 /// Everything in force at one time.
 pub struct Snapshot {
+    /// What the file says besides its routes: those are in the table, which takes less room.
     pub config: Config,
     pub table: RouteTable,
     pub routes: Vec<Route>,
@@ -31,6 +34,7 @@ pub struct Snapshot {
     pub pools: Vec<Arc<Pool>>,
     pub relay: Arc<relay::Settings>,
     pub connection_log: ConnectionLog,
+    places: Places,
     metrics: Arc<Metrics>,
 }
 
@@ -68,7 +72,8 @@ pub struct Chosen<'a> {
 
 impl Snapshot {
     /// Builds from `config`; backends that `before` has too, by pool name and address, are taken over.
-    pub fn build(config: Config, before: Option<&Self>, metrics: &Arc<Metrics>) -> Self {
+    pub fn build(mut config: Config, before: Option<&Self>, metrics: &Arc<Metrics>) -> Self {
+        let from = mem::take(&mut config.routes);
         let pools = build_pools(&config, before, metrics);
         let route = |name: &Arc<str>, to: config::Destination, idle_timeout| Route {
             name: Arc::clone(name),
@@ -80,13 +85,16 @@ impl Snapshot {
             metrics: OnceLock::new(),
         };
         let mut table = Builder::default();
-        let mut routes = Vec::with_capacity(config.routes.len());
-        for (number, from) in (0_u32..).zip(&config.routes) {
-            for (pattern, _) in &from.patterns {
-                table.add(pattern.clone(), conditions(&from.conditions), number);
+        let mut routes = Vec::with_capacity(from.len());
+        let mut places = Places::default();
+        for (number, from) in (0_u32..).zip(from) {
+            for (pattern, place) in from.patterns {
+                table.add(pattern, conditions(&from.conditions), number);
+                places.push(&place);
             }
             routes.push(route(&from.name, from.to, from.idle_timeout));
         }
+        places.spots.shrink_to_fit();
         let fallback = |name: &str, to| route(&name.into(), to, None);
         let snapshot = Self {
             table: table.build(),
@@ -96,6 +104,7 @@ impl Snapshot {
             not_tls: fallback("not_tls", config.not_tls),
             relay: Arc::new(relay_settings(&config)),
             connection_log: connection_log(config.log),
+            places,
             metrics: Arc::clone(metrics),
             pools,
             config,
@@ -114,7 +123,7 @@ impl Snapshot {
     }
 
     /// As [`Self::choose`], showing `see` the candidates on the way.
-    pub fn choose_watched(&self, asked: Asked<'_>, see: impl FnMut(Candidate)) -> Chosen<'_> {
+    pub fn choose_watched<'s>(&'s self, asked: Asked<'_>, see: impl FnMut(Candidate<'s>)) -> Chosen<'s> {
         let Asked { sni, alpn, source, listener } = asked;
         let Some(Sni::Name(server_name)) = sni else {
             return Chosen { route: &self.no_sni, matched: Match::NoSni };
@@ -149,6 +158,14 @@ impl Snapshot {
         &self.config.hash
     }
 
+    /// Where the pattern stands that is the table's entry of this number, as a [`Candidate`] tells it.
+    ///
+    /// # Panics
+    /// When the table has no such entry.
+    pub fn place(&self, entry: u32) -> Place {
+        self.places.get(entry as usize)
+    }
+
     /// Has the series of routes, pools and backends that are gone disappear.
     pub fn retire_series(&self) {
         let fallbacks = [&self.no_sni, &self.unmatched, &self.not_tls].into_iter();
@@ -158,6 +175,36 @@ impl Snapshot {
             .flat_map(|pool| pool.backends().iter().map(|backend| (&*pool.name, &*backend.name)))
             .collect();
         self.metrics.retain(&routes, &pools, &backends);
+    }
+}
+
+/// The places of all patterns, in the order in which the table was given them: a million in 12 MB.
+#[derive(Default)]
+struct Places {
+    files: Vec<Arc<Path>>,
+    spots: Vec<Spot>,
+}
+
+struct Spot {
+    /// An index into [`Places::files`].
+    file: u32,
+    line: u32,
+    column: u32,
+}
+
+impl Places {
+    fn push(&mut self, Place { file, line, column }: &Place) {
+        // The patterns of a file come together.
+        if self.files.last() != Some(file) {
+            self.files.push(Arc::clone(file));
+        }
+        let file = u32::try_from(self.files.len() - 1).expect("far fewer files than bytes of memory");
+        self.spots.push(Spot { file, line: *line, column: *column });
+    }
+
+    fn get(&self, entry: usize) -> Place {
+        let Spot { file, line, column } = self.spots[entry];
+        Place { file: Arc::clone(&self.files[file as usize]), line, column }
     }
 }
 

@@ -8,6 +8,7 @@ mod compare;
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::ops::Deref;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,9 +18,10 @@ use clap::Args;
 
 use self::cases::When;
 use self::compare::{BackendChange, Effect, Kind, PatternChange, PoolChange, Report, Target, compare};
-use super::explain::offline;
 use super::{Exit, output_failed, usable};
 use crate::config::Config;
+use crate::snapshot::Snapshot;
+use crate::telemetry::Metrics;
 
 #[derive(Args, Clone, Debug)]
 pub struct Options {
@@ -32,6 +34,26 @@ pub struct Options {
     json: bool,
 }
 
+/// One of the two files: what it says, and the snapshot that `run` would make of it.
+pub struct Side {
+    pub config: Config,
+    snapshot: Snapshot,
+}
+
+impl Side {
+    fn new(config: Config) -> Self {
+        Self { snapshot: Snapshot::build(config.clone(), None, &Metrics::new()), config }
+    }
+}
+
+impl Deref for Side {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        &self.snapshot
+    }
+}
+
 /// Compares the files.
 pub fn run(options: &Options) -> ExitCode {
     // Large files take their time: they are read at the same time.
@@ -41,7 +63,7 @@ pub fn run(options: &Options) -> ExitCode {
     });
     // The problems of both are told, in this order.
     let (old, new) = match (usable(&options.old, old), usable(&options.new, new)) {
-        (Ok(old), Ok(new)) => (offline(old), offline(new)),
+        (Ok(old), Ok(new)) => (Side::new(old.config), Side::new(new.config)),
         (Err(exit), _) | (_, Err(exit)) => return exit,
     };
     let report = compare(&old, &new);

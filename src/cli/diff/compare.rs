@@ -1,7 +1,7 @@
 //! Compares two snapshots: who goes elsewhere, and which pools hold something else.
 //!
 //! In:  the old snapshot and the new.
-//! Out: a [`Report`]. Every name and pattern of either is asked for in both, by [`Snapshot::choose`] itself: for a
+//! Out: a [`Report`]. Every name and pattern of either is asked for in both, by `Snapshot::choose` itself: for a
 //!      pattern, by a name that only it and less specific ones take.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -10,12 +10,13 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use serde::{Serialize, Serializer};
 
+use super::Side;
 use super::cases::{Addresses, Cases, Listeners, When};
 use crate::client_hello::Alpn;
 use crate::config::{self, Config, Place};
 use crate::explain::refuse_word;
 use crate::server_name::{Pattern, ServerName, Sni};
-use crate::snapshot::{Asked, Chosen, Destination, Route, Snapshot};
+use crate::snapshot::{Asked, Chosen, Destination, Route};
 
 /// All that differs. Its JSON is an interface.
 #[derive(Debug, Serialize)]
@@ -96,7 +97,7 @@ pub struct BackendChange {
 }
 
 /// Compares `old` with `new`.
-pub fn compare<'a>(old: &'a Snapshot, new: &'a Snapshot) -> Report<'a> {
+pub fn compare<'a>(old: &'a Side, new: &'a Side) -> Report<'a> {
     let patterns = patterns(old, new);
     let fallbacks = fallbacks(old, new);
     let pools = pools(&old.config, &new.config);
@@ -117,7 +118,7 @@ impl Effect<'_> {
     }
 }
 
-fn patterns<'a>(old: &'a Snapshot, new: &'a Snapshot) -> Vec<PatternChange<'a>> {
+fn patterns<'a>(old: &'a Side, new: &'a Side) -> Vec<PatternChange<'a>> {
     let (before, after) = (entries(&old.config), entries(&new.config));
     let stranger = stranger(before.keys().chain(after.keys()).copied());
     let order = new.config.routes.iter().chain(&old.config.routes).flat_map(|route| &route.patterns);
@@ -210,7 +211,7 @@ fn only_for(pattern: &Pattern, stranger: &str) -> Option<ServerName> {
 }
 
 /// Who of those that ask for `sni` goes elsewhere; if nobody does, one of them.
-fn effects<'a>(old: &'a Snapshot, new: &'a Snapshot, sni: &Sni) -> Vec<Effect<'a>> {
+fn effects<'a>(old: &'a Side, new: &'a Side, sni: &Sni) -> Vec<Effect<'a>> {
     let cases = Cases::of(old, new, sni);
     let mut outcomes = Vec::new();
     for (protocols, offered) in cases.alpn.iter().enumerate() {
@@ -275,14 +276,14 @@ fn without_idle_axis<'a>(outcomes: Vec<Outcome<'a>>, axis: usize, size: usize) -
 }
 
 fn targets<'a>(
-    old: &'a Snapshot,
-    new: &'a Snapshot,
+    old: &'a Side,
+    new: &'a Side,
     sni: &Sni,
     alpn: &Alpn,
     addresses: Addresses,
     listeners: Listeners<'_>,
 ) -> (Target<'a>, Target<'a>) {
-    let target = |snapshot: &'a Snapshot, listener| {
+    let target = |snapshot: &'a Side, listener| {
         target(snapshot.choose(Asked { sni: Some(sni), alpn, source: addresses.example, listener }))
     };
     (target(old, listeners.old), target(new, listeners.new))
@@ -301,7 +302,7 @@ fn target_of(route: &Route) -> Target<'_> {
     Target { pool, refuse, idle_timeout: route.idle_timeout, route: &route.name, matched: "" }
 }
 
-fn fallbacks<'a>(old: &'a Snapshot, new: &'a Snapshot) -> Vec<FallbackChange<'a>> {
+fn fallbacks<'a>(old: &'a Side, new: &'a Side) -> Vec<FallbackChange<'a>> {
     let pairs = [
         ("no_sni", &old.no_sni, &new.no_sni),
         ("unmatched", &old.unmatched, &new.unmatched),

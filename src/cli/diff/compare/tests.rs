@@ -4,15 +4,15 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
-use crate::telemetry::Metrics;
+use crate::snapshot::Snapshot;
 
-fn snapshot(routes: &str) -> Snapshot {
+fn snapshot(routes: &str) -> Side {
     let text = format!(
         "listeners: [{{ name: one, bind: \"127.0.0.1:0\" }}, {{ name: two, bind: \"127.0.0.1:0\" }}]\n\
          pools:\n  a: {{ backends: [10.0.0.1:443] }}\n  b: {{ backends: [10.0.0.2:443] }}\n{routes}\n"
     );
     let config = Config::parse(&text, Path::new("f.yaml")).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
-    Snapshot::build(config.config, None, &Metrics::new())
+    Side::new(config.config)
 }
 
 /// Every change of names as one line: sign, pattern, when, from, to.
@@ -102,7 +102,7 @@ fn listeners_are_compared_by_name() {
     let (one, two) = ("{ name: one, bind: \"127.0.0.1:0\" }", "{ name: two, bind: \"127.0.0.1:0\" }");
     let build = |text: String| {
         let config = Config::parse(&text, Path::new("f.yaml")).unwrap_or_else(|problems| panic!("{problems}"));
-        Snapshot::build(config.config, None, &Metrics::new())
+        Side::new(config.config)
     };
     let (old, new) = (build(text(&format!("{one}, {two}"))), build(text(&format!("{two}, {one}"))));
     let report = compare(&old, &new);
@@ -115,7 +115,7 @@ fn fallbacks_and_pools_are_compared_too() {
     let pools = |pools: &str, rest: &str| {
         let text = format!("listeners: [{{ name: l, bind: \"127.0.0.1:0\" }}]\npools: {{ {pools} }}\n{rest}\n");
         let config = Config::parse(&text, Path::new("f.yaml")).unwrap_or_else(|problems| panic!("{problems}"));
-        Snapshot::build(config.config, None, &Metrics::new())
+        Side::new(config.config)
     };
     let old =
         pools("p: { backends: [10.0.0.1:1, { address: 10.0.0.2:1, weight: 3 }] }, q: { backends: [10.0.0.9:1] }", "");
