@@ -252,8 +252,8 @@ fn listener(config: &Config, asked: Option<&str>) -> Result<usize, BadQuestion> 
 
 /// Says in words what the candidate's numbers mean.
 fn entry(snapshot: &Snapshot, candidate: &Candidate<'_>, name: &ServerName) -> Entry {
-    let Candidate { route, entry, by, suffix_bytes, conditions, .. } = *candidate;
-    let place = snapshot.place(entry);
+    let Candidate { route, by, suffix_bytes, conditions, .. } = *candidate;
+    let place = snapshot.place(candidate.number());
     let listener = |number: &usize| snapshot.config.listeners[*number].name.to_string();
     Entry {
         route: snapshot.routes[route as usize].name.to_string(),
@@ -333,9 +333,9 @@ pub fn refuse_word(how: Refuse) -> &'static str {
 
 /// Patterns that look as if they took `name`, and do not.
 fn near_misses(snapshot: &Snapshot, name: &ServerName) -> Vec<String> {
-    let near = snapshot.table.near_misses(name).into_iter().map(|NearMiss { entry, by, suffix_bytes }| {
+    let near = snapshot.table.near_misses(name).into_iter().map(|NearMiss { number, by, suffix_bytes }| {
         let suffix = suffix(name, suffix_bytes);
-        let (pattern, place) = (pattern(by, suffix), snapshot.place(entry));
+        let (pattern, place) = (pattern(by, suffix), snapshot.place(number));
         if suffix_bytes == name.as_str().len() {
             format!("`{pattern}` ({place}) takes names below `{suffix}`, not `{suffix}` itself")
         } else {

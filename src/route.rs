@@ -14,8 +14,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use self::name_map::NameMap;
-
+use self::name_map::{NameMap, Slot};
 use crate::client_hello::Alpn;
 use crate::server_name::{Pattern, ServerName};
 
@@ -64,24 +63,23 @@ pub enum Unmet {
 }
 
 /// A candidate that the walk came past, most specific first.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Candidate<'t> {
     pub route: u32,
-    /// How many entries were given to [`Builder::add`] before it.
-    pub entry: u32,
     pub by: By,
     /// How many bytes at the end of the name the pattern fixes; all of it for an exact one, none for `*`.
     pub suffix_bytes: usize,
     pub conditions: &'t Conditions,
     /// `None`: this one takes the request.
     pub unmet: Option<Unmet>,
+    number: Number<'t>,
 }
 
 /// A wildcard that does not take a name, though its suffix is the name's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NearMiss {
-    /// As [`Candidate::entry`]; of several entries of one pattern, the first that is tried.
-    pub entry: u32,
+    /// As [`Candidate::number`]; of several entries of one pattern, the first that is tried.
+    pub number: u32,
     pub by: By,
     pub suffix_bytes: usize,
 }
@@ -117,8 +115,7 @@ impl RouteTable {
         let name = request.server_name.as_str().as_bytes();
         let mut try_map = |map: &'t NameMap, name: &[u8], by| {
             let slot = map.get(name)?;
-            let place = Place { by, suffix_bytes: name.len() };
-            self.decide(Choice(slot.first), || map.second(slot), place, request, &mut see)
+            self.decide(Choice(slot.first), Number::In(map, slot), by, name.len(), request, &mut see)
         };
         if let Some(found) = try_map(&self.exact, name, By::Exact) {
             return Some(found);
@@ -135,8 +132,8 @@ impl RouteTable {
         {
             return Some(found);
         }
-        let (choice, entry) = self.any?;
-        self.decide(choice, || entry, Place { by: By::Any, suffix_bytes: 0 }, request, &mut see)
+        let (choice, number) = self.any?;
+        self.decide(choice, Number::Known(number), By::Any, 0, request, &mut see)
     }
 
     /// Finds the wildcards that stop one label short of `name`, or reach one label too far: for hints.
@@ -146,11 +143,11 @@ impl RouteTable {
         for (labels_more, suffix) in std::iter::once(name).chain(parents(name)).enumerate() {
             let mut look = |map: &NameMap, by| {
                 if let Some(slot) = map.get(suffix) {
-                    let entry = match Choice(slot.first).read() {
+                    let number = match Choice(slot.first).read() {
                         Chosen::Route(_) => map.second(slot),
                         Chosen::Run(first) => self.runs[first].number,
                     };
-                    near.push(NearMiss { entry, by, suffix_bytes: suffix.len() });
+                    near.push(NearMiss { number, by, suffix_bytes: suffix.len() });
                 }
             };
             if labels_more != 1 {
@@ -167,21 +164,22 @@ impl RouteTable {
     fn decide<'t>(
         &'t self,
         choice: Choice,
-        entry: impl FnOnce() -> u32,
-        Place { by, suffix_bytes }: Place,
+        number: Number<'t>,
+        by: By,
+        suffix_bytes: usize,
         request: &Request<'_>,
         see: &mut impl FnMut(Candidate<'t>),
     ) -> Option<Found> {
         match choice.read() {
             Chosen::Route(route) => {
-                let conditions = &NO_CONDITIONS;
-                see(Candidate { route, entry: entry(), by, suffix_bytes, conditions, unmet: None });
+                see(Candidate { route, by, suffix_bytes, conditions: &NO_CONDITIONS, unmet: None, number });
                 Some(Found { route, by })
             }
             Chosen::Run(first) => {
                 for &Entry { ref conditions, route, number, last } in &self.runs[first..] {
                     let unmet = conditions.unmet(request);
-                    see(Candidate { route, entry: number, by, suffix_bytes, conditions, unmet });
+                    let number = Number::Known(number);
+                    see(Candidate { route, by, suffix_bytes, conditions, unmet, number });
                     if unmet.is_none() {
                         return Some(Found { route, by });
                     }
@@ -191,6 +189,16 @@ impl RouteTable {
                 }
                 None
             }
+        }
+    }
+}
+
+impl Candidate<'_> {
+    /// How many entries were given to [`Builder::add`] before this one.
+    pub fn number(&self) -> u32 {
+        match self.number {
+            Number::Known(number) => number,
+            Number::In(map, slot) => map.second(slot),
         }
     }
 }
@@ -329,10 +337,11 @@ impl Unmet {
     }
 }
 
-/// Which pattern of a name's is looked at.
-struct Place {
-    by: By,
-    suffix_bytes: usize,
+/// The number of an entry, or where to find it: it lies away from the path, which has no use for it.
+#[derive(Clone, Copy, Debug)]
+enum Number<'t> {
+    Known(u32),
+    In(&'t NameMap, &'t Slot),
 }
 
 /// What stands behind a pattern, in four bytes.

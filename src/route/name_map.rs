@@ -48,7 +48,6 @@ impl NameMap {
         self.slots.is_empty()
     }
 
-    #[inline(always)]
     pub fn get(&self, name: &[u8]) -> Option<&Slot> {
         // Where there is no such pattern at all, there is nothing to hash.
         if self.slots.is_empty() {
