@@ -427,7 +427,11 @@ fn direction(way: Way) -> Direction {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::config::Config;
+    use crate::limits::Permits;
 
     fn size_of_future<F>(_: impl Fn(TcpStream, Accepted) -> F) -> usize {
         size_of::<F>()
@@ -438,5 +442,47 @@ mod tests {
     fn the_future_of_a_connection_stays_small() {
         let (task, relay) = (size_of_future(serve), size_of::<Relay<TcpStream, TcpStream, Account>>());
         assert!(task <= 256 && relay <= 1024, "a task of {task} bytes, a relay of {relay}");
+    }
+
+    fn accepted(metrics: &Arc<Metrics>, permits: &Arc<Permits>) -> Accepted {
+        let text = "listeners: [{ name: l, bind: \"127.0.0.1:0\" }]\nunmatched: { pool: p }\n\
+                    pools: { p: { backends: [127.0.0.1:1] } }\nlog: { connections: off }\n";
+        let config = Config::parse(text, Path::new("f.yaml")).unwrap_or_else(|problems| panic!("{problems}")).config;
+        Accepted {
+            id: 1,
+            peer: ([127, 0, 0, 1], 1).into(),
+            at: Instant::now(),
+            listener: 0,
+            listener_metrics: metrics.listener("l"),
+            metrics: Arc::clone(metrics),
+            snapshot: Arc::new(Snapshot::build(config, None, metrics)),
+            permits: (permits.acquire(), permits.acquire()),
+        }
+    }
+
+    fn closed(metrics: &Metrics, reason: &str) -> bool {
+        let line = format!("snigate_connections_closed_total{{listener=\"l\",route=\"\",reason=\"{reason}\"}} 1");
+        metrics.render().contains(&line)
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_cut_short_is_drained_and_gives_its_places_back() {
+        let (metrics, permits) = (Metrics::new(), Arc::<Permits>::default());
+        drop(Account::open(accepted(&metrics, &permits)));
+        assert!(closed(&metrics, "drained"), "{}", metrics.render());
+        assert_eq!(permits.open(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_one_connection_and_is_counted() {
+        let (metrics, permits) = (Metrics::new(), Arc::<Permits>::default());
+        let accepted = accepted(&metrics, &permits);
+        let task = tokio::spawn(async move {
+            let _account = Account::open(accepted);
+            panic!("injected");
+        });
+        assert!(task.await.is_err_and(|error| error.is_panic()));
+        assert!(closed(&metrics, "panic"), "{}", metrics.render());
+        assert_eq!(permits.open(), 0);
     }
 }
