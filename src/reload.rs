@@ -85,7 +85,7 @@ impl Reloader {
         let (file, before, metrics) = (self.file.clone(), self.snapshot.load_full(), Arc::clone(&self.metrics));
         // Parsing a large file must not hold up probes and scrapes.
         let built = tokio::task::spawn_blocking(move || build(&file, &before, &metrics)).await;
-        let took_ms = started.elapsed().as_secs_f64() * 1000.0;
+        let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let trigger_name = trigger.as_str();
         match built {
             Ok(Ok(None)) => {
