@@ -107,7 +107,10 @@ impl Reader {
             let fragment = &rest[RECORD_HEADER_BYTES..];
             let Some(fragment) = fragment.get(..fragment_bytes) else {
                 self.foresee(fragment, fragment_bytes)?;
-                return needs(fragment_bytes - fragment.len() + self.missing_after(fragment_bytes));
+                let missing = fragment_bytes - fragment.len() + self.missing_after(fragment_bytes);
+                // Until the message has said how long it is, nothing beyond that is asked for: it may be too long.
+                let to_length = MESSAGE_HEADER_BYTES.saturating_sub(self.message.len() + fragment.len());
+                return needs(if to_length > 0 { missing.min(to_length) } else { missing });
             };
             self.at += RECORD_HEADER_BYTES + fragment_bytes;
             self.records += 1;

@@ -209,6 +209,15 @@ fn the_limit_is_the_message_however_it_is_cut() {
 }
 
 #[test]
+fn nothing_is_asked_for_beyond_a_length_that_is_not_known_yet() {
+    let wire = records(&message(&usual()), 16_384);
+    for end in 5..9 {
+        assert!(matches!(parse(&wire[..end], 64), Ok(Hello::Needs(bytes)) if bytes.get() == 9 - end), "{end}");
+    }
+    assert!(matches!(parse(&wire[..9], 64), Err(NotHello::TooLong { .. })));
+}
+
+#[test]
 fn more_records_than_any_client_has_reason_to_are_too_many() {
     let message = message(&extension(21, &vec![0; MAX_RECORDS]));
     assert_eq!(parse(&records(&message, 1), LIMIT).expect_err("too many"), NotHello::TooManyRecords);
