@@ -103,14 +103,14 @@ async fn hello(
 ) -> Result<Vec<u8>, (Reason, Refusal)> {
     let Accepted { peer, at, listener, listener_metrics, .. } = &account.accepted;
     let metrics = Arc::clone(listener_metrics);
-    let trusted = snapshot.config.listeners[*listener].trusted_proxies.as_deref();
+    let trusted = snapshot.settings.listeners[*listener].trusted_proxies.as_deref();
     if trusted.is_some_and(|trusted| !is_trusted(trusted, peer.ip().to_canonical())) {
         metrics.proxy_header(ProxyHeaderResult::Untrusted);
         return Err((Reason::ProxyUntrusted, Refusal::Close));
     }
     let proxy_header = if trusted.is_some() { ProxyHeader::Required } else { ProxyHeader::None };
-    let max_hello_bytes = snapshot.config.limits.max_hello_bytes;
-    let deadline = *at + snapshot.config.timeouts.hello;
+    let max_hello_bytes = snapshot.settings.limits.max_hello_bytes;
+    let deadline = *at + snapshot.settings.timeouts.hello;
     let peeked = peek::client_hello(client.stream(), proxy_header, max_hello_bytes, deadline).await;
     let after = at.elapsed();
     match peeked {
@@ -392,7 +392,7 @@ impl Account {
         };
         snapshot.connection_log.line(&ConnectionLine {
             id: *id,
-            listener: &snapshot.config.listeners[*listener].name,
+            listener: &snapshot.settings.listeners[*listener].name,
             client: self.client,
             peer: *peer,
             sni,

@@ -4,16 +4,15 @@
 //! Out: an [`Explanation`], the same for the command line and for `/api/v1/explain`.
 //! Source: [`Snapshot::choose_watched`], the very function that the path of a connection calls.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
 use crate::client_hello::Alpn;
-use crate::config::{self, Config, Refuse};
+use crate::config::{self, Listener, Refuse};
 use crate::refuse::Alert;
-use crate::route::{By, Candidate};
+use crate::route::{By, Candidate, NearMiss};
 use crate::server_name::{InvalidName, Pattern, ServerName, Sni};
 use crate::snapshot::{Asked, Chosen, Destination, Snapshot};
 use crate::telemetry::{Match, Reason};
@@ -131,8 +130,8 @@ pub struct Source {
 /// # Errors
 /// [`BadQuestion`]. An invalid name is no such error: clients can send it, and are refused.
 pub fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explanation, BadQuestion> {
-    let config = &snapshot.config;
-    let listener = listener(config, question.listener.as_deref())?;
+    let settings = &snapshot.settings;
+    let listener = listener(&settings.listeners, question.listener.as_deref())?;
     if let Some(protocol) = question.alpn.iter().find(|protocol| !(1..=255).contains(&protocol.len())) {
         return Err(BadQuestion::Protocol { bytes: protocol.len() });
     }
@@ -144,7 +143,7 @@ pub fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explanation, 
         server_name: None,
         alpn: question.alpn.clone(),
         source,
-        listener: config.listeners.get(listener).map(|listener| listener.name.to_string()).unwrap_or_default(),
+        listener: settings.listeners.get(listener).map(|listener| listener.name.to_string()).unwrap_or_default(),
         assumed: open.filter_map(|(what, assumed)| assumed.then(|| what.to_owned())).collect(),
         matched: None,
         route: None,
@@ -154,8 +153,8 @@ pub fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explanation, 
         refusal: None,
         hints: Vec::new(),
         config: Source {
-            file: config.files.first().map(|file| file.display().to_string()).unwrap_or_default(),
-            hash: config.hash.clone(),
+            file: settings.files.first().map(|file| file.display().to_string()).unwrap_or_default(),
+            hash: settings.hash.clone(),
         },
     };
     let sni = match question.name.as_str() {
@@ -180,13 +179,13 @@ impl Explanation {
         self.route = Some(route.name.to_string());
         self.matched = Some(matched.as_str().to_owned());
         match &route.to {
-            Destination::Pool(pool) => self.pool = Some(told_pool(&snapshot.config, &pool.name)),
+            Destination::Pool(pool) => self.pool = Some(told_pool(&snapshot.settings.pools, &pool.name)),
             Destination::Refuse(how) => self.refusal = Some(refusal(*how, matched)),
         }
         if let Some(Sni::Name(name)) = asked.sni {
             self.server_name = Some(name.to_string());
             for candidate in candidates {
-                let entry = entry(&snapshot.config, &candidate, name);
+                let entry = entry(snapshot, &candidate, name);
                 match candidate.unmet {
                     None => self.taken = Some(entry),
                     Some(unmet) => self.passed_over.push(PassedOver { entry, unmet: unmet.as_str().to_owned() }),
@@ -194,7 +193,7 @@ impl Explanation {
             }
             self.hint_at_assumptions();
             if matched == Match::Unmatched {
-                self.hints.extend(near_misses(&snapshot.config, name));
+                self.hints.extend(near_misses(snapshot, name));
                 self.hints.extend(no_bare_name(&self.name));
             }
         }
@@ -213,9 +212,9 @@ impl Explanation {
             detail: Some(invalid.to_string()),
         });
         self.hints.extend(match (invalid, self.name.parse::<Pattern>()) {
-            (InvalidName::Byte(b'*'), _) => {
-                Some("a pattern is no name: ask for a name that it should take, such as one with `www` for the star".into())
-            }
+            (InvalidName::Byte(b'*'), _) => Some(
+                "a pattern is no name: ask for a name that it should take, such as one with `www` for the star".into(),
+            ),
             (_, Ok(Pattern::Exact(ascii))) => Some(format!("clients send this name as `{ascii}`")),
             _ => None,
         });
@@ -224,11 +223,8 @@ impl Explanation {
     /// Names what was assumed and made a difference, or might have.
     fn hint_at_assumptions(&mut self) {
         let entries: Vec<&Entry> = self.passed_over.iter().map(|over| &over.entry).chain(&self.taken).collect();
-        let looks_at: [(&str, fn(&Entry) -> &[String]); 3] = [
-            ("alpn", |entry| &entry.alpn),
-            ("source", |entry| &entry.source),
-            ("listener", |entry| &entry.listeners),
-        ];
+        let looks_at: [(&str, fn(&Entry) -> &[String]); 3] =
+            [("alpn", |entry| &entry.alpn), ("source", |entry| &entry.source), ("listener", |entry| &entry.listeners)];
         for (what, wanted) in looks_at {
             let routes = entries.iter().filter(|entry| !wanted(entry).is_empty()).take(MOST_HINTS);
             let routes: Vec<String> = routes.map(|entry| format!("`{}`", entry.route)).collect();
@@ -240,47 +236,49 @@ impl Explanation {
     }
 }
 
-fn listener(config: &Config, asked: Option<&str>) -> Result<usize, BadQuestion> {
+fn listener(listeners: &[Listener], asked: Option<&str>) -> Result<usize, BadQuestion> {
     let Some(asked) = asked else { return Ok(0) };
-    config.listeners.iter().position(|listener| *listener.name == *asked).ok_or_else(|| BadQuestion::NoListener {
+    listeners.iter().position(|listener| *listener.name == *asked).ok_or_else(|| BadQuestion::NoListener {
         asked: asked.to_owned(),
-        known: config.listeners.iter().map(|listener| listener.name.to_string()).collect(),
+        known: listeners.iter().map(|listener| listener.name.to_string()).collect(),
     })
 }
 
 /// Says in words what the candidate's numbers mean.
-fn entry(config: &Config, candidate: &Candidate, name: &ServerName) -> Entry {
-    let route = &config.routes[candidate.route as usize];
-    let name = name.as_str();
-    let suffix = &name[name.len() - candidate.suffix_bytes..];
-    let is_it = |pattern: &Pattern| {
-        let by = match pattern {
-            Pattern::Exact(_) => By::Exact,
-            Pattern::OneLabel(_) => By::OneLabel,
-            Pattern::ManyLabels(_) => By::ManyLabels,
-            Pattern::Any => By::Any,
-        };
-        by == candidate.by && pattern.base().map_or("", ServerName::as_str) == suffix
-    };
-    let (pattern, place) = (route.patterns.iter().find(|(pattern, _)| is_it(pattern)))
-        .expect("the table was built from these patterns, so that one of them is the candidate's");
-    let listener = |number: &usize| config.listeners[*number].name.to_string();
+fn entry(snapshot: &Snapshot, candidate: &Candidate<'_>, name: &ServerName) -> Entry {
+    let Candidate { route, by, suffix_bytes, conditions, .. } = *candidate;
+    let place = snapshot.place(candidate.number());
+    let listener = |number: &usize| snapshot.settings.listeners[*number].name.to_string();
     Entry {
-        route: route.name.to_string(),
-        pattern: pattern.to_string(),
+        route: snapshot.routes[route as usize].name.to_string(),
+        pattern: pattern(by, suffix(name, suffix_bytes)),
         file: place.file.display().to_string(),
         line: place.line,
         column: place.column,
-        alpn: route.conditions.alpn.iter().map(|protocol| String::from_utf8_lossy(protocol).into_owned()).collect(),
-        source: route.conditions.source.iter().map(ToString::to_string).collect(),
-        listeners: route.conditions.listeners.iter().map(listener).collect(),
+        alpn: conditions.alpn.iter().map(|protocol| String::from_utf8_lossy(protocol).into_owned()).collect(),
+        source: conditions.source.iter().map(ToString::to_string).collect(),
+        listeners: conditions.listeners.iter().map(listener).collect(),
     }
 }
 
-fn told_pool(config: &Config, name: &str) -> Pool {
-    let backend =
-        |backend: &config::Backend| Backend { address: backend.address.to_string(), weight: backend.weight };
-    let pool = config.pools.iter().find(|pool| *pool.name == *name);
+/// As the routing file spells it.
+fn pattern(by: By, suffix: &str) -> String {
+    match by {
+        By::Exact => suffix.to_owned(),
+        By::OneLabel => format!("*.{suffix}"),
+        By::ManyLabels => format!("**.{suffix}"),
+        By::Any => "*".to_owned(),
+    }
+}
+
+fn suffix(name: &ServerName, bytes: usize) -> &str {
+    let name = name.as_str();
+    &name[name.len() - bytes..]
+}
+
+fn told_pool(pools: &[config::Pool], name: &str) -> Pool {
+    let backend = |backend: &config::Backend| Backend { address: backend.address.to_string(), weight: backend.weight };
+    let pool = pools.iter().find(|pool| *pool.name == *name);
     let backends = pool.into_iter().flat_map(|pool| &pool.backends).map(backend).collect();
     Pool { name: name.to_owned(), backends }
 }
@@ -328,23 +326,19 @@ pub fn refuse_word(how: Refuse) -> &'static str {
 }
 
 /// Patterns that look as if they took `name`, and do not.
-fn near_misses(config: &Config, name: &ServerName) -> Vec<String> {
-    let patterns = config.routes.iter().flat_map(|route| &route.patterns);
-    let mut seen = HashSet::new();
-    let told = patterns.filter(|(pattern, _)| seen.insert(pattern)).filter_map(|(pattern, place)| {
-        let suffix = pattern.base()?;
-        let before = name.as_str().strip_suffix(suffix.as_str())?;
-        match pattern {
-            Pattern::OneLabel(_) | Pattern::ManyLabels(_) if before.is_empty() => {
-                Some(format!("`{pattern}` ({place}) takes names below `{suffix}`, not `{suffix}` itself"))
-            }
-            Pattern::OneLabel(_) if before.ends_with('.') => Some(format!(
+fn near_misses(snapshot: &Snapshot, name: &ServerName) -> Vec<String> {
+    let near = snapshot.table.near_misses(name).into_iter().map(|NearMiss { number, by, suffix_bytes }| {
+        let suffix = suffix(name, suffix_bytes);
+        let (pattern, place) = (pattern(by, suffix), snapshot.place(number));
+        if suffix_bytes == name.as_str().len() {
+            format!("`{pattern}` ({place}) takes names below `{suffix}`, not `{suffix}` itself")
+        } else {
+            format!(
                 "`{pattern}` ({place}) takes exactly one label more than `{suffix}`; `**.{suffix}` would take this name"
-            )),
-            _ => None,
+            )
         }
     });
-    told.take(MOST_HINTS).collect()
+    near.take(MOST_HINTS).collect()
 }
 
 /// Tells who pasted a URL or an address with a port what the name in it is.

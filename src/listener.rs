@@ -96,13 +96,13 @@ impl Door {
     }
 
     fn most(&mut self) -> usize {
-        let limits = self.snapshot.load().config.limits;
+        let limits = self.snapshot.load().settings.limits;
         limits.max_connections.unwrap_or(self.shared.auto_max_connections)
     }
 
     fn admit(&mut self, client: TcpStream, peer: SocketAddr) {
         let snapshot = Arc::clone(self.snapshot.load());
-        let on_listener = snapshot.config.listeners[self.listener.number].max_connections.unwrap_or(usize::MAX);
+        let on_listener = snapshot.settings.listeners[self.listener.number].max_connections.unwrap_or(usize::MAX);
         // The global limit was waited for; two workers may overshoot it by one each.
         let Some(permit) = self.shared.permits.try_acquire(usize::MAX) else { return };
         let Some(listener_permit) = self.listener.permits.try_acquire(on_listener) else {

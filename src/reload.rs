@@ -17,8 +17,8 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use crate::config::{Config, Loaded, Problem, Problems};
-use crate::snapshot::Snapshot;
+use crate::config::{Config, Listener, Loaded, Problem, Problems};
+use crate::snapshot::{Settings, Snapshot};
 use crate::telemetry::{Metrics, ReloadResult, Trigger};
 
 /// Keeps the snapshot in step with its file.
@@ -42,7 +42,7 @@ pub enum Rejected {
 
 impl Reloader {
     pub fn new(file: PathBuf, snapshot: Arc<ArcSwap<Snapshot>>, metrics: Arc<Metrics>) -> Self {
-        let seen = fingerprint(&snapshot.load().config.files);
+        let seen = fingerprint(&snapshot.load().settings.files);
         Self { file, snapshot, metrics, seen }
     }
 
@@ -51,7 +51,7 @@ impl Reloader {
         let (changes, mut changed) = mpsc::channel(1);
         let mut watch = self.watch(&changes);
         loop {
-            let reload = self.snapshot.load().config.reload;
+            let reload = self.snapshot.load().settings.reload;
             let trigger = tokio::select! {
                 trigger = asked.recv() => match trigger {
                     Some(trigger) => trigger,
@@ -62,7 +62,7 @@ impl Reloader {
             };
             if trigger != Trigger::Signal && trigger != Trigger::Api {
                 settle(&mut changed).await;
-                if fingerprint(&self.snapshot.load().config.files) == self.seen {
+                if fingerprint(&self.snapshot.load().settings.files) == self.seen {
                     continue;
                 }
             }
@@ -74,7 +74,7 @@ impl Reloader {
     /// Reads the file once and puts it in force, or says why not.
     async fn reload(&mut self, trigger: Trigger) {
         let started = Instant::now();
-        self.seen = fingerprint(&self.snapshot.load().config.files);
+        self.seen = fingerprint(&self.snapshot.load().settings.files);
         let (file, before, metrics) = (self.file.clone(), self.snapshot.load_full(), Arc::clone(&self.metrics));
         // Parsing a large file must not hold up probes and scrapes.
         let built = tokio::task::spawn_blocking(move || build(&file, &before, &metrics)).await;
@@ -92,7 +92,7 @@ impl Reloader {
                 self.snapshot.store(Arc::clone(&snapshot));
                 snapshot.retire_series();
                 // What was included may be new.
-                self.seen = fingerprint(&snapshot.config.files);
+                self.seen = fingerprint(&snapshot.settings.files);
                 self.metrics.reload(ReloadResult::Applied, trigger, &hash);
                 warnings.iter().for_each(log_problem);
                 tracing::info!(trigger = trigger_name, hash, routes, pools, took_ms, "reload applied");
@@ -120,8 +120,9 @@ impl Reloader {
 
     /// Watches the directories of all files; `None` when the kernel gives no watch, and then the poll must do.
     fn watch(&self, changes: &mpsc::Sender<()>) -> Option<RecommendedWatcher> {
-        let config = &self.snapshot.load().config;
-        if !config.reload.watch {
+        let snapshot = self.snapshot.load();
+        let settings = &snapshot.settings;
+        if !settings.reload.watch {
             return None;
         }
         let changes = changes.clone();
@@ -142,7 +143,7 @@ impl Reloader {
             Some(parent) if parent != Path::new("") => parent.to_owned(),
             _ => PathBuf::from("."),
         };
-        for directory in config.files.iter().map(directory).collect::<BTreeSet<_>>() {
+        for directory in settings.files.iter().map(directory).collect::<BTreeSet<_>>() {
             if let Err(error) = watcher.watch(&directory, RecursiveMode::NonRecursive) {
                 tracing::warn!(%error, directory = %directory.display(), "no file watch: the file is polled only");
             }
@@ -154,20 +155,20 @@ impl Reloader {
 /// Loads and builds; `None` when the text is what is in force already.
 fn build(file: &Path, before: &Snapshot, metrics: &Arc<Metrics>) -> Result<Option<(Snapshot, Problems)>, Rejected> {
     let Loaded { config, warnings } = Config::load(file).map_err(Rejected::Problems)?;
-    if config.hash == before.config.hash {
+    if config.hash == before.settings.hash {
         return Ok(None);
     }
-    check_fixed(&config, &before.config)?;
+    check_fixed(&config, &before.settings)?;
     Ok(Some((Snapshot::build(config, Some(before), metrics), warnings)))
 }
 
 /// Refuses what cannot change while the sockets and threads live.
-fn check_fixed(config: &Config, before: &Config) -> Result<(), Rejected> {
-    let addresses = |config: &Config| -> Vec<_> {
-        config.listeners.iter().map(|listener| (listener.name.clone(), listener.bind.clone())).collect()
+fn check_fixed(config: &Config, before: &Settings) -> Result<(), Rejected> {
+    let addresses = |listeners: &[Listener]| -> Vec<_> {
+        listeners.iter().map(|listener| (listener.name.clone(), listener.bind.clone())).collect()
     };
     let fixed = [
-        (addresses(config) == addresses(before), "the names and addresses of the listeners"),
+        (addresses(&config.listeners) == addresses(&before.listeners), "the names and addresses of the listeners"),
         (config.admin.bind == before.admin.bind, "admin.bind"),
         (config.runtime == before.runtime, "runtime"),
         (config.tcp.backlog == before.tcp.backlog, "tcp.backlog"),

@@ -7,11 +7,14 @@
 //!
 //! One hash look-up a label, whatever the number of routes, and no allocation. `explain` watches the same walk.
 
+mod name_map;
+
+use std::cmp::Reverse;
 use std::net::IpAddr;
 
-use foldhash::fast::FixedState;
-use hashbrown::HashTable;
 use ipnet::IpNet;
+
+use self::name_map::{NameMap, Slot};
 
 use crate::client_hello::Alpn;
 use crate::server_name::{Pattern, ServerName};
@@ -61,34 +64,45 @@ pub enum Unmet {
 }
 
 /// A candidate that the walk came past, most specific first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Candidate {
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate<'t> {
     pub route: u32,
     pub by: By,
     /// How many bytes at the end of the name the pattern fixes; all of it for an exact one, none for `*`.
     pub suffix_bytes: usize,
+    pub conditions: &'t Conditions,
     /// `None`: this one takes the request.
     pub unmet: Option<Unmet>,
+    number: Number<'t>,
+}
+
+/// A wildcard that does not take a name, though its suffix is the name's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NearMiss {
+    /// As [`Candidate::number`]; of several entries of one pattern, the first that is tried.
+    pub number: u32,
+    pub by: By,
+    pub suffix_bytes: usize,
 }
 
 /// Patterns to routes, immutable.
 #[derive(Debug)]
 pub struct RouteTable {
-    /// All names and suffixes, end to end.
-    names: Box<[u8]>,
-    exact: HashTable<Slot>,
-    one_label: HashTable<Slot>,
-    many_labels: HashTable<Slot>,
-    any: Choice,
+    exact: NameMap,
+    one_label: NameMap,
+    many_labels: NameMap,
+    /// What stands behind `*`, and the number of its entry.
+    any: Option<(Choice, u32)>,
     /// Runs of entries for the patterns that have conditions, each closed by its last entry.
-    entries: Vec<Entry>,
-    hasher: FixedState,
+    runs: Vec<Entry>,
 }
 
 /// Collects entries; [`Builder::build`] makes the table.
 #[derive(Debug, Default)]
 pub struct Builder {
-    entries: Vec<(Pattern, Conditions, u32)>,
+    /// Those without conditions, which are nearly all where there are many: pattern, route, how many came before.
+    plain: Vec<(Pattern, u32, u32)>,
+    conditional: Vec<(Pattern, Entry)>,
 }
 
 impl RouteTable {
@@ -98,57 +112,79 @@ impl RouteTable {
     }
 
     /// Finds the route, showing `see` every candidate on the way. The one function behind the path and `explain`.
-    pub fn walk(&self, request: &Request<'_>, mut see: impl FnMut(Candidate)) -> Option<Found> {
+    pub fn walk<'t>(&'t self, request: &Request<'_>, mut see: impl FnMut(Candidate<'t>)) -> Option<Found> {
         let name = request.server_name.as_str().as_bytes();
-        let mut try_choice = |choice, by, suffix_bytes| {
-            self.decide(choice, request, |route, unmet| see(Candidate { route, by, suffix_bytes, unmet }))
-                .map(|route| Found { route, by })
+        let mut try_map = |map: &'t NameMap, name: &[u8], by| {
+            let slot = map.get(name)?;
+            self.decide(Choice(slot.first), Number::In(map, slot), by, name.len(), request, &mut see)
         };
-        if let Some(found) = try_choice(self.look_up(&self.exact, name), By::Exact, name.len()) {
+        if let Some(found) = try_map(&self.exact, name, By::Exact) {
             return Some(found);
         }
-        if !(self.one_label.is_empty() && self.many_labels.is_empty()) {
-            let mut first_label = true;
-            for dot in name.iter().enumerate().filter_map(|(at, &byte)| (byte == b'.').then_some(at)) {
-                let suffix = &name[dot + 1..];
-                if first_label
-                    && let Some(found) = try_choice(self.look_up(&self.one_label, suffix), By::OneLabel, suffix.len())
-                {
-                    return Some(found);
-                }
-                first_label = false;
-                if let Some(found) = try_choice(self.look_up(&self.many_labels, suffix), By::ManyLabels, suffix.len()) {
-                    return Some(found);
-                }
+        let mut parents = parents(name);
+        if let Some(parent) = parents.next() {
+            let found = try_map(&self.one_label, parent, By::OneLabel);
+            if let Some(found) = found.or_else(|| try_map(&self.many_labels, parent, By::ManyLabels)) {
+                return Some(found);
             }
         }
-        try_choice(self.any, By::Any, 0)
+        if !self.many_labels.is_empty()
+            && let Some(found) = parents.find_map(|parent| try_map(&self.many_labels, parent, By::ManyLabels))
+        {
+            return Some(found);
+        }
+        let (choice, number) = self.any?;
+        self.decide(choice, Number::Known(number), By::Any, 0, request, &mut see)
     }
 
-    fn look_up(&self, table: &HashTable<Slot>, name: &[u8]) -> Choice {
-        if table.is_empty() {
-            return Choice::NONE;
+    /// Finds the wildcards that stop one label short of `name`, or reach one label too far: for hints.
+    pub fn near_misses(&self, name: &ServerName) -> Vec<NearMiss> {
+        let name = name.as_str().as_bytes();
+        let mut near = Vec::new();
+        for (labels_more, suffix) in std::iter::once(name).chain(parents(name)).enumerate() {
+            let mut look = |map: &NameMap, by| {
+                if let Some(slot) = map.get(suffix) {
+                    let number = match Choice(slot.first).read() {
+                        Chosen::Route(_) => map.second(slot),
+                        Chosen::Run(first) => self.runs[first].number,
+                    };
+                    near.push(NearMiss { number, by, suffix_bytes: suffix.len() });
+                }
+            };
+            if labels_more != 1 {
+                look(&self.one_label, By::OneLabel);
+            }
+            if labels_more == 0 {
+                look(&self.many_labels, By::ManyLabels);
+            }
         }
-        let found = table.find(hash(&self.hasher, name), |slot| slot.name(&self.names) == name);
-        found.map_or(Choice::NONE, |slot| slot.choice)
+        near
     }
 
     /// Tries the entries behind a pattern, the one with the most conditions first.
-    fn decide(&self, choice: Choice, request: &Request<'_>, mut see: impl FnMut(u32, Option<Unmet>)) -> Option<u32> {
+    fn decide<'t>(
+        &'t self,
+        choice: Choice,
+        number: Number<'t>,
+        by: By,
+        suffix_bytes: usize,
+        request: &Request<'_>,
+        see: &mut impl FnMut(Candidate<'t>),
+    ) -> Option<Found> {
         match choice.read() {
-            Chosen::None => None,
             Chosen::Route(route) => {
-                see(route, None);
-                Some(route)
+                see(Candidate { route, by, suffix_bytes, conditions: &NO_CONDITIONS, unmet: None, number });
+                Some(Found { route, by })
             }
-            Chosen::Entries(first) => {
-                for entry in &self.entries[first..] {
-                    let unmet = entry.conditions.unmet(request);
-                    see(entry.route, unmet);
+            Chosen::Run(first) => {
+                for &Entry { ref conditions, route, number, last } in &self.runs[first..] {
+                    let unmet = conditions.unmet(request);
+                    let number = Number::Known(number);
+                    see(Candidate { route, by, suffix_bytes, conditions, unmet, number });
                     if unmet.is_none() {
-                        return Some(entry.route);
+                        return Some(Found { route, by });
                     }
-                    if entry.last {
+                    if last {
                         break;
                     }
                 }
@@ -158,48 +194,99 @@ impl RouteTable {
     }
 }
 
+impl Candidate<'_> {
+    /// How many entries were given to [`Builder::add`] before this one.
+    pub fn number(&self) -> u32 {
+        match self.number {
+            Number::Known(number) => number,
+            Number::In(map, slot) => map.second(slot),
+        }
+    }
+}
+
 impl Builder {
     /// Adds one pattern of `route`, a number below 2³¹ that [`Found`] gives back.
     pub fn add(&mut self, pattern: Pattern, conditions: Conditions, route: u32) {
-        self.entries.push((pattern, conditions, route));
+        let number = u32::try_from(self.plain.len() + self.conditional.len()).expect("less than 2³² entries");
+        if conditions.count() == 0 {
+            self.plain.push((pattern, route, number));
+        } else {
+            self.conditional.push((pattern, Entry { conditions, route, number, last: false }));
+        }
     }
 
     /// Makes the table. Of two entries that are alike the first counts; the configuration has refused such before.
     pub fn build(mut self) -> RouteTable {
-        // Stable, so that what was written first stays first among equals.
-        self.entries.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| b.1.rank().cmp(&a.1.rank())));
-        let name_bytes = self.entries.iter().filter_map(|(pattern, ..)| pattern.base()).map(|base| base.as_str().len());
-        let mut names = Vec::with_capacity(name_bytes.sum());
-        let hasher = FixedState::default();
-        let mut slots = [Vec::new(), Vec::new(), Vec::new()];
-        let mut any = Choice::NONE;
-        let mut entries = Vec::new();
-
-        let mut rest = self.entries.into_iter().peekable();
-        while let Some((pattern, conditions, route)) = rest.next() {
-            let mut run = vec![Entry { conditions, route, last: false }];
-            while let Some((_, conditions, route)) = rest.next_if(|(next, ..)| *next == pattern) {
-                run.push(Entry { conditions, route, last: false });
+        let mut table = self.empty_table();
+        for (pattern, route, number) in self.plain {
+            if table.get(&pattern).is_none() {
+                table.set(&pattern, Choice::route(route), number);
             }
-            let choice = Choice::of(run, &mut entries);
-            let place = match &pattern {
-                Pattern::Exact(_) => 0,
-                Pattern::OneLabel(_) => 1,
-                Pattern::ManyLabels(_) => 2,
-                Pattern::Any => {
-                    any = choice;
-                    continue;
-                }
-            };
-            let base = pattern.base().map_or("", ServerName::as_str).as_bytes();
-            let at = u32::try_from(names.len()).expect("names of less than 4 GiB");
-            names.extend_from_slice(base);
-            slots[place].push(Slot { at, bytes: u8::try_from(base.len()).expect("at most 253"), choice });
         }
-        entries.shrink_to_fit();
-        let names = names.into_boxed_slice();
-        let [exact, one_label, many_labels] = slots.map(|slots| table(slots, &names, &hasher));
-        RouteTable { names, exact, one_label, many_labels, any, entries, hasher }
+        // Stable, so that what was added first stays first among equals.
+        let key = |(pattern, entry): &(Pattern, Entry)| (pattern.clone(), Reverse(entry.conditions.rank()));
+        self.conditional.sort_by_cached_key(key);
+        let mut rest = self.conditional.into_iter().peekable();
+        while let Some((pattern, entry)) = rest.next() {
+            let run = Choice::run(table.runs.len());
+            table.runs.push(entry);
+            while let Some((_, entry)) = rest.next_if(|(next, _)| *next == pattern) {
+                table.runs.push(entry);
+            }
+            if let Some((Chosen::Route(route), number)) = table.get(&pattern) {
+                table.runs.push(Entry { conditions: Conditions::default(), route, number, last: false });
+            }
+            if let Some(entry) = table.runs.last_mut() {
+                entry.last = true;
+            }
+            table.set(&pattern, run, 0);
+        }
+        table.runs.shrink_to_fit();
+        table
+    }
+
+    /// A table with room for all patterns.
+    fn empty_table(&self) -> RouteTable {
+        let mut room = [(0, 0); 3];
+        let patterns = self.plain.iter().map(|(pattern, ..)| pattern);
+        for pattern in patterns.chain(self.conditional.iter().map(|(pattern, _)| pattern)) {
+            let (kind, name) = match pattern {
+                Pattern::Exact(name) => (0, name),
+                Pattern::OneLabel(suffix) => (1, suffix),
+                Pattern::ManyLabels(suffix) => (2, suffix),
+                Pattern::Any => continue,
+            };
+            room[kind].0 += 1;
+            room[kind].1 += name.as_str().len();
+        }
+        let [exact, one_label, many_labels] = room.map(|(count, name_bytes)| NameMap::with_room_for(count, name_bytes));
+        RouteTable { exact, one_label, many_labels, any: None, runs: Vec::new() }
+    }
+}
+
+impl RouteTable {
+    fn get(&self, pattern: &Pattern) -> Option<(Chosen, u32)> {
+        let (map, name) = match pattern {
+            Pattern::Exact(name) => (&self.exact, name),
+            Pattern::OneLabel(suffix) => (&self.one_label, suffix),
+            Pattern::ManyLabels(suffix) => (&self.many_labels, suffix),
+            Pattern::Any => return self.any.map(|(choice, number)| (choice.read(), number)),
+        };
+        let slot = map.get(name.as_str().as_bytes())?;
+        Some((Choice(slot.first).read(), map.second(slot)))
+    }
+
+    fn set(&mut self, pattern: &Pattern, choice: Choice, number: u32) {
+        let (map, name) = match pattern {
+            Pattern::Exact(name) => (&mut self.exact, name),
+            Pattern::OneLabel(suffix) => (&mut self.one_label, suffix),
+            Pattern::ManyLabels(suffix) => (&mut self.many_labels, suffix),
+            Pattern::Any => {
+                self.any = Some((choice, number));
+                return;
+            }
+        };
+        map.set(name.as_str().as_bytes(), choice.0, number);
     }
 }
 
@@ -251,55 +338,41 @@ impl Unmet {
     }
 }
 
-/// One pattern: 12 bytes, and its name in the arena.
-#[derive(Debug)]
-struct Slot {
-    at: u32,
-    choice: Choice,
-    bytes: u8,
+/// The number of an entry, or where to find it: it lies away from the path, which has no use for it.
+#[derive(Clone, Copy, Debug)]
+enum Number<'t> {
+    Known(u32),
+    In(&'t NameMap, &'t Slot),
 }
 
-impl Slot {
-    fn name<'a>(&self, names: &'a [u8]) -> &'a [u8] {
-        let at = self.at as usize;
-        &names[at..at + usize::from(self.bytes)]
-    }
-}
-
-/// What stands behind a pattern: nothing, one route without conditions (most of all), or a run of entries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What stands behind a pattern, in four bytes.
+#[derive(Clone, Copy, Debug)]
 struct Choice(u32);
 
 enum Chosen {
-    None,
+    /// A route without conditions, as most are.
     Route(u32),
-    Entries(usize),
+    /// The start of a run in [`RouteTable::runs`].
+    Run(usize),
 }
 
 impl Choice {
-    const NONE: Self = Self(u32::MAX);
-    const ENTRIES: u32 = 1 << 31;
+    const RUN: u32 = 1 << 31;
 
-    fn of(mut run: Vec<Entry>, entries: &mut Vec<Entry>) -> Self {
-        if let [Entry { conditions, route, .. }] = &run[..]
-            && conditions.count() == 0
-        {
-            assert!(*route < Self::ENTRIES, "less than 2³¹ routes");
-            return Self(*route);
-        }
-        if let Some(entry) = run.last_mut() {
-            entry.last = true;
-        }
-        let first = u32::try_from(entries.len()).expect("less than 2³¹ entries");
-        entries.append(&mut run);
-        Self(Self::ENTRIES | first)
+    fn route(route: u32) -> Self {
+        assert!(route < Self::RUN, "less than 2³¹ routes");
+        Self(route)
+    }
+
+    fn run(first: usize) -> Self {
+        let first = u32::try_from(first).ok().filter(|&first| first < Self::RUN);
+        Self(Self::RUN | first.expect("less than 2³¹ entries with conditions"))
     }
 
     fn read(self) -> Chosen {
-        match self {
-            Self::NONE => Chosen::None,
-            Self(bits) if bits & Self::ENTRIES == 0 => Chosen::Route(bits),
-            Self(bits) => Chosen::Entries((bits & !Self::ENTRIES) as usize),
+        match self.0 & Self::RUN {
+            0 => Chosen::Route(self.0),
+            _ => Chosen::Run((self.0 & !Self::RUN) as usize),
         }
     }
 }
@@ -308,160 +381,17 @@ impl Choice {
 struct Entry {
     conditions: Conditions,
     route: u32,
+    /// How many were added before it.
+    number: u32,
     /// The last one for its pattern.
     last: bool,
 }
 
-fn table(slots: Vec<Slot>, names: &[u8], hasher: &FixedState) -> HashTable<Slot> {
-    let mut table = HashTable::with_capacity(slots.len());
-    let key = |slot: &Slot| hash(hasher, slot.name(names));
-    for slot in slots {
-        table.insert_unique(key(&slot), slot, key);
-    }
-    table
+/// `b.example.com`, `example.com` and `com` for `a.b.example.com`.
+fn parents(name: &[u8]) -> impl Iterator<Item = &[u8]> {
+    name.iter().enumerate().filter(|(_, byte)| **byte == b'.').map(|(dot, _)| &name[dot + 1..])
 }
 
-/// The keys are the operator's own, so a client cannot make them collide; a fixed seed keeps builds alike.
-fn hash(hasher: &FixedState, name: &[u8]) -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    let mut state = hasher.build_hasher();
-    state.write(name);
-    state.finish()
-}
-
+static NO_CONDITIONS: Conditions = Conditions { alpn: Vec::new(), source: Vec::new(), listeners: Vec::new() };
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn request<'a>(name: &'a ServerName, alpn: &'a Alpn) -> Request<'a> {
-        Request { server_name: name, alpn, source: [127, 0, 0, 1].into(), listener: 0 }
-    }
-
-    fn table_of(patterns: &[&str]) -> RouteTable {
-        let mut builder = Builder::default();
-        for (route, pattern) in patterns.iter().enumerate() {
-            builder.add(pattern.parse().expect("a pattern"), Conditions::default(), u32::try_from(route).expect("few"));
-        }
-        builder.build()
-    }
-
-    fn found(table: &RouteTable, name: &str) -> Option<u32> {
-        table.find(&request(&name.parse().expect("a name"), &Alpn::default())).map(|found| found.route)
-    }
-
-    #[test]
-    fn the_most_specific_pattern_takes_a_name() {
-        let table = table_of(&["a.example.com", "*.example.com", "**.example.com", "**.com", "*"]);
-        assert_eq!(found(&table, "a.example.com"), Some(0));
-        assert_eq!(found(&table, "b.example.com"), Some(1));
-        assert_eq!(found(&table, "c.b.example.com"), Some(2));
-        assert_eq!(found(&table, "example.com"), Some(3));
-        assert_eq!(found(&table, "example.org"), Some(4));
-        assert_eq!(found(&table, "com"), Some(4));
-    }
-
-    #[test]
-    fn no_wildcard_takes_the_apex() {
-        let table = table_of(&["*.example.com", "**.example.com"]);
-        assert_eq!(found(&table, "example.com"), None);
-        assert_eq!(found(&table, "badexample.com"), None);
-    }
-
-    #[test]
-    fn a_longer_suffix_wins_over_a_shorter_one() {
-        let table = table_of(&["**.example.com", "**.b.example.com", "*.example.com"]);
-        assert_eq!(found(&table, "x.b.example.com"), Some(1));
-        assert_eq!(found(&table, "b.example.com"), Some(2));
-    }
-
-    #[test]
-    fn more_conditions_come_first_and_failing_ones_fall_through() {
-        let mut builder = Builder::default();
-        let pattern = |text: &str| text.parse::<Pattern>().expect("a pattern");
-        let h2 = Conditions { alpn: vec![(*b"h2").into()], ..Conditions::default() };
-        let inside = Conditions {
-            source: vec!["10.0.0.0/8".parse().expect("a net")],
-            alpn: vec![(*b"h2").into()],
-            ..h2.clone()
-        };
-        builder.add(pattern("a.test"), h2.clone(), 1);
-        builder.add(pattern("a.test"), inside, 2);
-        builder.add(pattern("*.test"), h2, 3);
-        builder.add(pattern("**.test"), Conditions::default(), 4);
-        let table = builder.build();
-        let name: ServerName = "a.test".parse().expect("a name");
-        let (plain, h2) = (Alpn::default(), Alpn::of(&["h2"]));
-        assert_eq!(table.find(&request(&name, &h2)).map(|f| f.route), Some(1));
-        assert_eq!(
-            table.find(&Request { source: [10, 1, 1, 1].into(), ..request(&name, &h2) }).map(|f| f.route),
-            Some(2)
-        );
-        let mut seen = Vec::new();
-        let end = table.walk(&request(&name, &plain), |candidate| seen.push((candidate.route, candidate.unmet)));
-        assert_eq!(end, Some(Found { route: 4, by: By::ManyLabels }));
-        assert_eq!(seen, [(2, Some(Unmet::Source)), (1, Some(Unmet::Alpn)), (3, Some(Unmet::Alpn)), (4, None)]);
-    }
-
-    /// DESIGN §3 read out loud: every pattern against the name, the best one wins.
-    fn naive(entries: &[(Pattern, Conditions)], request: &Request<'_>) -> Option<u32> {
-        let name = request.server_name.as_str();
-        let rank = |pattern: &Pattern| {
-            let labels_more = |base: &ServerName| {
-                let front = name.strip_suffix(base.as_str())?.strip_suffix('.')?;
-                Some(front.split('.').count())
-            };
-            match pattern {
-                Pattern::Exact(base) => (base.as_str() == name).then_some((3, 0, 0)),
-                Pattern::OneLabel(base) => (labels_more(base)? == 1).then_some((2, base.as_str().len(), 1)),
-                Pattern::ManyLabels(base) => labels_more(base).map(|_| (2, base.as_str().len(), 0)),
-                Pattern::Any => Some((1, 0, 0)),
-            }
-        };
-        let holds = |conditions: &Conditions| {
-            (conditions.alpn.is_empty()
-                || conditions.alpn.iter().any(|p| request.alpn.protocols().any(|o| o == &p[..])))
-                && (conditions.source.is_empty() || conditions.source.iter().any(|net| net.contains(&request.source)))
-                && (conditions.listeners.is_empty() || conditions.listeners.contains(&request.listener))
-        };
-        let takes = |(number, (pattern, conditions)): (usize, &(Pattern, Conditions))| {
-            let rank = rank(pattern).filter(|_| holds(conditions))?;
-            Some(((rank, conditions.rank(), usize::MAX - number), u32::try_from(number).expect("few")))
-        };
-        entries.iter().enumerate().filter_map(takes).max().map(|(_, route)| route)
-    }
-
-    fn conditions() -> impl Strategy<Value = Conditions> {
-        let alpn = prop_oneof![3 => Just(vec![]), 1 => Just(vec![Box::from(*b"h2")])];
-        let source = prop_oneof![3 => Just(vec![]), 1 => Just(vec!["10.0.0.0/8".parse().expect("a net")])];
-        let listeners = prop_oneof![3 => Just(vec![]), 1 => Just(vec![1])];
-        (alpn, source, listeners).prop_map(|(alpn, source, listeners)| Conditions { alpn, source, listeners })
-    }
-
-    proptest! {
-        #[test]
-        fn the_table_agrees_with_a_naive_matcher(
-            entries in proptest::collection::vec(("(\\*\\*?\\.)?[ab](\\.[ab]){0,3}|\\*", conditions()), 0..24),
-            name in "[ab](\\.[ab]){0,4}",
-            h2: bool, inside: bool, listener in 0_usize..2,
-        ) {
-            let entries: Vec<(Pattern, Conditions)> =
-                entries.into_iter().map(|(pattern, conditions)| (pattern.parse().expect("a pattern"), conditions)).collect();
-            let mut builder = Builder::default();
-            for (number, (pattern, conditions)) in entries.iter().enumerate() {
-                builder.add(pattern.clone(), conditions.clone(), u32::try_from(number).expect("few"));
-            }
-            let name = name.parse().expect("a name");
-            let alpn = if h2 { Alpn::of(&["h2"]) } else { Alpn::default() };
-            let source = if inside { [10, 0, 0, 1] } else { [192, 0, 2, 1] }.into();
-            let request = Request { server_name: &name, alpn: &alpn, source, listener };
-            let table = builder.build();
-            let (mut last, expected) = (None, naive(&entries, &request));
-            let explained = table.walk(&request, |candidate| last = Some(candidate));
-            prop_assert_eq!(table.find(&request).map(|found| found.route), expected);
-            prop_assert_eq!(explained.map(|found| found.route), expected);
-            prop_assert_eq!(last.filter(|last| last.unmet.is_none()).map(|last| last.route), expected);
-        }
-    }
-}
+mod tests;

@@ -19,13 +19,13 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::admin::{self, App, ExplainQuery, Readiness, Stage};
-use crate::config::{Config, Loaded};
+use crate::config::Loaded;
 use crate::drain::{self, Drain, Phase};
 use crate::explain::{Question, explain};
 use crate::limits::{Permits, auto_max_connections};
 use crate::listener::{Listener, Shared};
 use crate::reload::Reloader;
-use crate::snapshot::{Snapshot, tcp_settings};
+use crate::snapshot::{Settings, Snapshot, tcp_settings};
 use crate::telemetry::{LogGuard, Metrics, ReloadResult, Trigger};
 use crate::{relay, socket, worker};
 
@@ -67,24 +67,24 @@ impl Server {
     pub async fn start(loaded: Loaded, file: PathBuf) -> Result<Self, StartError> {
         // Before anything is bound: as the first process of a container there are no default actions.
         let signals = Signals::listen().map_err(StartError::Io)?;
-        let config = loaded.config;
-        let workers = config.runtime.workers.unwrap_or_else(available_cores);
+        let workers = loaded.config.runtime.workers.unwrap_or_else(available_cores);
         let metrics = Metrics::new();
-        let snapshot = Snapshot::build(config.clone(), None, &metrics);
+        let snapshot = Arc::new(Snapshot::build(loaded.config, None, &metrics));
+        let settings = &snapshot.settings;
         let (drain, watch) = drain::channel();
         let shared = Shared {
-            snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
+            snapshot: Arc::new(ArcSwap::new(Arc::clone(&snapshot))),
             permits: Arc::default(),
             ids: Arc::new(AtomicU64::new(1)),
             auto_max_connections: auto_max_connections(raise_descriptor_limit(), reserved_descriptors(workers)),
             drain: watch,
             metrics,
         };
-        let (listening, sockets) = bind(&config, workers, &shared.metrics)?;
-        let admin_sockets = bind_admin(&config).await?;
+        let (listening, sockets) = bind(settings, workers, &shared.metrics)?;
+        let admin_sockets = bind_admin(settings).await?;
         let admin =
             admin_sockets.iter().map(TcpListener::local_addr).collect::<Result<_, _>>().map_err(StartError::Io)?;
-        shared.metrics.reload(ReloadResult::Applied, Trigger::Start, &config.hash);
+        shared.metrics.reload(ReloadResult::Applied, Trigger::Start, &settings.hash);
         let workers = start_workers(sockets, &shared)?;
         let reloader = Reloader::new(file, Arc::clone(&shared.snapshot), Arc::clone(&shared.metrics));
         let readiness = Readiness::default();
@@ -107,7 +107,7 @@ impl Server {
         }
         self.readiness.enter(Stage::Draining);
         self.drain.enter(Phase::Draining);
-        let wait = self.shared.snapshot.load().config.timeouts.drain;
+        let wait = self.shared.snapshot.load().settings.timeouts.drain;
         let open = self.shared.permits.open();
         tracing::info!(open, deadline_s = wait.as_secs_f64(), "draining");
         tokio::select! {
@@ -157,11 +157,11 @@ fn explain_live(snapshot: &Snapshot, query: ExplainQuery) -> Result<serde_json::
 type Bound = (Vec<(Arc<str>, SocketAddr)>, Vec<Vec<worker::Socket>>);
 
 /// Binds every address once for each worker.
-fn bind(config: &Config, workers: usize, metrics: &Arc<Metrics>) -> Result<Bound, StartError> {
-    let tcp = tcp_settings(config.tcp);
+fn bind(settings: &Settings, workers: usize, metrics: &Arc<Metrics>) -> Result<Bound, StartError> {
+    let tcp = tcp_settings(settings.tcp);
     let mut listening = Vec::new();
     let mut sockets: Vec<Vec<worker::Socket>> = (0..workers).map(|_| Vec::new()).collect();
-    for (number, listener) in config.listeners.iter().enumerate() {
+    for (number, listener) in settings.listeners.iter().enumerate() {
         let ours = Listener { number, metrics: metrics.listener(&listener.name), permits: Arc::<Permits>::default() };
         for &wanted in &listener.bind {
             let mut address = wanted;
@@ -180,9 +180,9 @@ fn bind(config: &Config, workers: usize, metrics: &Arc<Metrics>) -> Result<Bound
     Ok((listening, sockets))
 }
 
-async fn bind_admin(config: &Config) -> Result<Vec<TcpListener>, StartError> {
+async fn bind_admin(settings: &Settings) -> Result<Vec<TcpListener>, StartError> {
     let mut sockets = Vec::new();
-    for &address in &config.admin.bind {
+    for &address in &settings.admin.bind {
         let failed = |error| StartError::Bind { what: "admin".to_owned(), address, error };
         let socket = TcpListener::bind(address).await.map_err(failed)?;
         tracing::info!(address = %socket.local_addr().map_err(StartError::Io)?, "admin listening");

@@ -2,16 +2,19 @@
 //!
 //! In:  a [`Config`], and the snapshot before it, whose backends keep their identity.
 //! Out: a [`Snapshot`], replaced whole; [`Snapshot::choose`] is the one decision behind the path and `explain`.
+//!
+//! Of a million routes little is kept beside their names: a record in the table, a [`Route`], a place in the file.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use crate::client_hello::Alpn;
-use crate::config::{self, Config, Refuse};
+use crate::config::{self, Config, Place, Refuse};
 use crate::pool::{Backend, Connect, Pool};
 use crate::proxy_header;
 use crate::relay::{self, Engine};
@@ -22,7 +25,7 @@ use crate::telemetry::{ConnectionLog, Format, Match, Metrics, RouteMetrics, Whic
 
 /// Everything in force at one time.
 pub struct Snapshot {
-    pub config: Config,
+    pub settings: Settings,
     pub table: RouteTable,
     pub routes: Vec<Route>,
     pub no_sni: Route,
@@ -31,7 +34,24 @@ pub struct Snapshot {
     pub pools: Vec<Arc<Pool>>,
     pub relay: Arc<relay::Settings>,
     pub connection_log: ConnectionLog,
+    places: Places,
     metrics: Arc<Metrics>,
+}
+
+/// What stays of a [`Config`] once its routes are in the table and its pools are built.
+#[derive(Debug)]
+pub struct Settings {
+    pub listeners: Vec<config::Listener>,
+    pub pools: Vec<config::Pool>,
+    pub timeouts: config::Timeouts,
+    pub limits: config::Limits,
+    pub tcp: config::Tcp,
+    pub runtime: config::Runtime,
+    pub admin: config::Admin,
+    pub log: config::Log,
+    pub reload: config::Reload,
+    pub files: Vec<PathBuf>,
+    pub hash: String,
 }
 
 /// Where connections go that a pattern or a fallback takes.
@@ -70,6 +90,7 @@ impl Snapshot {
     /// Builds from `config`; backends that `before` has too, by pool name and address, are taken over.
     pub fn build(config: Config, before: Option<&Self>, metrics: &Arc<Metrics>) -> Self {
         let pools = build_pools(&config, before, metrics);
+        let relay = Arc::new(relay_settings(&config));
         let route = |name: &Arc<str>, to: config::Destination, idle_timeout| Route {
             name: Arc::clone(name),
             to: match to {
@@ -81,12 +102,15 @@ impl Snapshot {
         };
         let mut table = Builder::default();
         let mut routes = Vec::with_capacity(config.routes.len());
-        for (number, from) in (0_u32..).zip(&config.routes) {
-            for (pattern, _) in &from.patterns {
-                table.add(pattern.clone(), conditions(&from.conditions), number);
+        let mut places = Places::default();
+        for (number, from) in (0_u32..).zip(config.routes) {
+            for (pattern, place) in from.patterns {
+                table.add(pattern, conditions(&from.conditions), number);
+                places.push(&place);
             }
             routes.push(route(&from.name, from.to, from.idle_timeout));
         }
+        places.spots.shrink_to_fit();
         let fallback = |name: &str, to| route(&name.into(), to, None);
         let snapshot = Self {
             table: table.build(),
@@ -94,11 +118,24 @@ impl Snapshot {
             no_sni: fallback("no_sni", config.no_sni),
             unmatched: fallback("unmatched", config.unmatched),
             not_tls: fallback("not_tls", config.not_tls),
-            relay: Arc::new(relay_settings(&config)),
+            relay,
             connection_log: connection_log(config.log),
+            places,
             metrics: Arc::clone(metrics),
             pools,
-            config,
+            settings: Settings {
+                listeners: config.listeners,
+                pools: config.pools,
+                timeouts: config.timeouts,
+                limits: config.limits,
+                tcp: config.tcp,
+                runtime: config.runtime,
+                admin: config.admin,
+                log: config.log,
+                reload: config.reload,
+                files: config.files,
+                hash: config.hash,
+            },
         };
         if snapshot.routes.len() <= MOST_ROUTES_WITH_SERIES_AT_ONCE {
             for route in &snapshot.routes {
@@ -114,7 +151,7 @@ impl Snapshot {
     }
 
     /// As [`Self::choose`], showing `see` the candidates on the way.
-    pub fn choose_watched(&self, asked: Asked<'_>, see: impl FnMut(Candidate)) -> Chosen<'_> {
+    pub fn choose_watched<'s>(&'s self, asked: Asked<'_>, see: impl FnMut(Candidate<'s>)) -> Chosen<'s> {
         let Asked { sni, alpn, source, listener } = asked;
         let Some(Sni::Name(server_name)) = sni else {
             return Chosen { route: &self.no_sni, matched: Match::NoSni };
@@ -136,7 +173,7 @@ impl Snapshot {
     /// The series of `route`; made when they are first asked for.
     pub fn metrics_of<'a>(&self, route: &'a Route) -> &'a Arc<RouteMetrics> {
         route.metrics.get_or_init(|| {
-            let listeners: Vec<&str> = self.config.listeners.iter().map(|listener| &*listener.name).collect();
+            let listeners: Vec<&str> = self.settings.listeners.iter().map(|listener| &*listener.name).collect();
             let pool = match &route.to {
                 Destination::Pool(pool) => &pool.name,
                 Destination::Refuse(_) => "",
@@ -146,7 +183,15 @@ impl Snapshot {
     }
 
     pub fn hash(&self) -> &str {
-        &self.config.hash
+        &self.settings.hash
+    }
+
+    /// Where the pattern stands that has this [`Candidate::number`].
+    ///
+    /// # Panics
+    /// When it is another snapshot's.
+    pub fn place(&self, number: u32) -> Place {
+        self.places.get(number as usize)
     }
 
     /// Has the series of routes, pools and backends that are gone disappear.
@@ -158,6 +203,36 @@ impl Snapshot {
             .flat_map(|pool| pool.backends().iter().map(|backend| (&*pool.name, &*backend.name)))
             .collect();
         self.metrics.retain(&routes, &pools, &backends);
+    }
+}
+
+/// The places of all patterns, in the order in which the table was given them: a million in 12 MB.
+#[derive(Default)]
+struct Places {
+    files: Vec<Arc<Path>>,
+    spots: Vec<Spot>,
+}
+
+struct Spot {
+    /// An index into [`Places::files`].
+    file: u32,
+    line: u32,
+    column: u32,
+}
+
+impl Places {
+    fn push(&mut self, Place { file, line, column }: &Place) {
+        // The patterns of a file come together.
+        if self.files.last() != Some(file) {
+            self.files.push(Arc::clone(file));
+        }
+        let file = u32::try_from(self.files.len() - 1).expect("far fewer files than bytes of memory");
+        self.spots.push(Spot { file, line: *line, column: *column });
+    }
+
+    fn get(&self, number: usize) -> Place {
+        let Spot { file, line, column } = self.spots[number];
+        Place { file: Arc::clone(&self.files[file as usize]), line, column }
     }
 }
 

@@ -14,9 +14,8 @@ use std::process::ExitCode;
 use clap::Args;
 
 use self::cases::When;
-use self::compare::{BackendChange, Effect, Kind, PatternChange, PoolChange, Report, Target, compare};
-use super::explain::snapshot;
-use super::{Exit, output_failed};
+use self::compare::{BackendChange, Effect, Kind, PatternChange, PoolChange, Report, Side, Target, compare};
+use super::{Exit, load, output_failed};
 
 #[derive(Args, Clone, Debug)]
 pub struct Options {
@@ -32,8 +31,8 @@ pub struct Options {
 /// Compares the files.
 pub fn run(options: &Options) -> ExitCode {
     // Both are read, so that the problems of both are told.
-    let (old, new) = match (snapshot(&options.old), snapshot(&options.new)) {
-        (Ok(old), Ok(new)) => (old, new),
+    let (old, new) = match (load(&options.old), load(&options.new)) {
+        (Ok(old), Ok(new)) => (Side::new(old.config), Side::new(new.config)),
         (Err(exit), _) | (_, Err(exit)) => return exit,
     };
     let report = compare(&old, &new);
@@ -150,7 +149,12 @@ fn when(when: &When) -> String {
 fn pool(change: &PoolChange<'_>) -> String {
     let mut block = format!("{} {}", sign(change.kind), change.pool);
     if !change.settings.is_empty() {
-        let _ = write!(block, "  {} differ{}", change.settings.join(", "), if change.settings.len() == 1 { "s" } else { "" });
+        let _ = write!(
+            block,
+            "  {} differ{}",
+            change.settings.join(", "),
+            if change.settings.len() == 1 { "s" } else { "" }
+        );
     }
     block.push('\n');
     for BackendChange { address, kind, old_weight, new_weight } in &change.backends {

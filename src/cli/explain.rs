@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -81,17 +81,13 @@ fn verdict(explanation: &Explanation, expected: Option<&str>) -> ExitCode {
 }
 
 fn from_file(options: &Options, config: Option<PathBuf>) -> Result<Explanation, ExitCode> {
-    let snapshot = snapshot(&config_file(config)?)?;
+    // What `run` would serve with; its series are counted nowhere.
+    let snapshot = Snapshot::build(load(&config_file(config)?)?.config, None, &Metrics::new());
     let Options { name, alpn, source, listener, .. } = options.clone();
     explain(&snapshot, &Question { name, alpn, source, listener }).map_err(|error| {
         eprintln!("snigate: {error}");
         Exit::Usage.into()
     })
-}
-
-/// The snapshot that `run` would serve with; its series are counted nowhere.
-pub fn snapshot(file: &Path) -> Result<Snapshot, ExitCode> {
-    Ok(Snapshot::build(load(file)?.config, None, &Metrics::new()))
 }
 
 /// Asks `/api/v1/explain`.
@@ -123,11 +119,24 @@ fn ask(admin: &str, options: &Options) -> Result<Explanation, AskError> {
 
 #[derive(Debug)]
 enum AskError {
-    Address { told: String, error: Option<io::Error> },
-    NoAnswer { address: SocketAddr, error: io::Error },
-    Status { address: SocketAddr, status: String, said: Option<String> },
+    Address {
+        told: String,
+        error: Option<io::Error>,
+    },
+    NoAnswer {
+        address: SocketAddr,
+        error: io::Error,
+    },
+    Status {
+        address: SocketAddr,
+        status: String,
+        said: Option<String>,
+    },
     /// The answer is no explanation.
-    NotOurs { address: SocketAddr, error: serde_json::Error },
+    NotOurs {
+        address: SocketAddr,
+        error: serde_json::Error,
+    },
     /// The process says that the question is wrong.
     Question(String),
 }
@@ -174,7 +183,8 @@ fn text(explanation: &Explanation) -> String {
     }
     if let Some(pool) = &explanation.pool {
         let width = pool.backends.iter().map(|backend| backend.address.len()).max().unwrap_or_default();
-        let backends = pool.backends.iter().map(|backend| format!("{:width$}  weight {}", backend.address, backend.weight));
+        let backends =
+            pool.backends.iter().map(|backend| format!("{:width$}  weight {}", backend.address, backend.weight));
         rows.extend(labelled("backends", backends));
     }
     if explanation.refusal.is_some() {

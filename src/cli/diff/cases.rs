@@ -1,6 +1,6 @@
 //! Makes up clients, one for each way in which the conditions on the way of a name can hold.
 //!
-//! In:  two snapshots and a name.
+//! In:  the two sides and a name.
 //! Out: [`Cases`]: all combinations of protocols, networks and listeners that can make a difference to this name.
 
 use std::collections::HashMap;
@@ -9,10 +9,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use serde::Serialize;
 
+use super::compare::Side;
 use crate::client_hello::Alpn;
 use crate::config::Conditions;
 use crate::server_name::Sni;
-use crate::snapshot::{Asked, Snapshot};
+use crate::snapshot::Asked;
 
 /// The values to combine; each list holds one at least.
 pub struct Cases<'a> {
@@ -60,16 +61,16 @@ pub struct When {
 
 impl<'a> Cases<'a> {
     /// Finds what can make a difference to `sni`.
-    pub fn of(old: &'a Snapshot, new: &'a Snapshot, sni: &Sni) -> Self {
+    pub fn of(old: &'a Side, new: &'a Side, sni: &Sni) -> Self {
         let (before, after) = (conditions_on_the_way(old, sni), conditions_on_the_way(new, sni));
         let all = || before.iter().chain(&after);
         let mut protocols: Vec<&[u8]> = all().flat_map(|conditions| &conditions.alpn).map(|alpn| &**alpn).collect();
         protocols.sort_unstable();
         protocols.dedup();
         let networks: Vec<IpNet> = all().flat_map(|conditions| conditions.source.iter().copied()).collect();
-        let named = |snapshot: &'a Snapshot, conditions: &[&Conditions]| -> Vec<&'a str> {
+        let named = |side: &'a Side, conditions: &[&Conditions]| -> Vec<&'a str> {
             let numbers = conditions.iter().flat_map(|conditions| &conditions.listeners);
-            numbers.map(|number| &*snapshot.config.listeners[*number].name).collect()
+            numbers.map(|number| &*side.config.listeners[*number].name).collect()
         };
         let listeners = [named(old, &before), named(new, &after)].concat();
         Self { alpn: subsets(&protocols), source: apart(&networks), listener: shared_listeners(old, new, &listeners) }
@@ -80,27 +81,27 @@ impl<'a> Cases<'a> {
 ///
 /// A client that meets none of them sees them all. Where the networks of a condition leave no address outside, that
 /// entry always holds, and nothing comes after it.
-fn conditions_on_the_way<'a>(snapshot: &'a Snapshot, sni: &Sni) -> Vec<&'a Conditions> {
+fn conditions_on_the_way<'a>(side: &'a Side, sni: &Sni) -> Vec<&'a Conditions> {
     let alpn = Alpn::default();
     let mut seen: Vec<u32> = Vec::new();
     let mut inside: Vec<IpNet> = Vec::new();
     while let Some(outside) = apart(&inside).into_iter().find(|addresses| addresses.network.is_none()) {
         let mut last = None;
         let asked = Asked { sni: Some(sni), alpn: &alpn, source: outside.example, listener: usize::MAX };
-        snapshot.choose_watched(asked, |candidate| {
+        side.snapshot.choose_watched(asked, |candidate| {
             last = Some(candidate);
             if !seen.contains(&candidate.route) {
                 seen.push(candidate.route);
             }
         });
         let Some(taker) = last.filter(|last| last.unmet.is_none()) else { break };
-        let conditions = &snapshot.config.routes[taker.route as usize].conditions;
+        let conditions = &side.config.routes[taker.route as usize].conditions;
         if conditions.source.is_empty() {
             break;
         }
         inside.extend(&conditions.source);
     }
-    seen.iter().map(|route| &snapshot.config.routes[*route as usize].conditions).collect()
+    seen.iter().map(|route| &side.config.routes[*route as usize].conditions).collect()
 }
 
 /// All sets of a few protocols; of many, none, each alone, and all.
@@ -141,7 +142,7 @@ fn apart(networks: &[IpNet]) -> Vec<Addresses> {
 }
 
 /// The listeners that both files have: those that conditions name, and one for all others.
-fn shared_listeners<'a>(old: &'a Snapshot, new: &'a Snapshot, named: &[&str]) -> Vec<Listeners<'a>> {
+fn shared_listeners<'a>(old: &'a Side, new: &'a Side, named: &[&str]) -> Vec<Listeners<'a>> {
     let mut shared = Vec::new();
     for (number, listener) in new.config.listeners.iter().enumerate() {
         let before = old.config.listeners.iter().position(|old| old.name == listener.name);

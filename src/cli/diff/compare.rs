@@ -1,6 +1,6 @@
-//! Compares two snapshots: who goes elsewhere, and which pools hold something else.
+//! Compares two routing files: who goes elsewhere, and which pools hold something else.
 //!
-//! In:  the old snapshot and the new.
+//! In:  the old side and the new, each a file and the snapshot that `run` would serve with.
 //! Out: a [`Report`]. Every name and pattern of either is asked for in both, by [`Snapshot::choose`] itself: for a
 //!      pattern, by a name that only it and less specific ones take.
 
@@ -16,6 +16,13 @@ use crate::config::{self, Config, Place};
 use crate::explain::refuse_word;
 use crate::server_name::{Pattern, ServerName, Sni};
 use crate::snapshot::{Asked, Chosen, Destination, Route, Snapshot};
+use crate::telemetry::Metrics;
+
+/// One of the two files.
+pub struct Side {
+    pub config: Config,
+    pub snapshot: Snapshot,
+}
 
 /// All that differs. Its JSON is an interface.
 #[derive(Debug, Serialize)]
@@ -95,8 +102,16 @@ pub struct BackendChange {
     pub new_weight: Option<u32>,
 }
 
+impl Side {
+    /// The series of its snapshot are counted nowhere.
+    pub fn new(config: Config) -> Self {
+        let snapshot = Snapshot::build(config.clone(), None, &Metrics::new());
+        Self { config, snapshot }
+    }
+}
+
 /// Compares `old` with `new`.
-pub fn compare<'a>(old: &'a Snapshot, new: &'a Snapshot) -> Report<'a> {
+pub fn compare<'a>(old: &'a Side, new: &'a Side) -> Report<'a> {
     let patterns = patterns(old, new);
     let fallbacks = fallbacks(old, new);
     let pools = pools(&old.config, &new.config);
@@ -117,7 +132,7 @@ impl Effect<'_> {
     }
 }
 
-fn patterns<'a>(old: &'a Snapshot, new: &'a Snapshot) -> Vec<PatternChange<'a>> {
+fn patterns<'a>(old: &'a Side, new: &'a Side) -> Vec<PatternChange<'a>> {
     let (before, after) = (entries(&old.config), entries(&new.config));
     let stranger = stranger(before.keys().chain(after.keys()).copied());
     let order = new.config.routes.iter().chain(&old.config.routes).flat_map(|route| &route.patterns);
@@ -197,7 +212,7 @@ fn only_for(pattern: &Pattern, stranger: &str) -> Option<ServerName> {
 }
 
 /// Who of those that ask for `sni` goes elsewhere; if nobody does, one of them.
-fn effects<'a>(old: &'a Snapshot, new: &'a Snapshot, sni: &Sni) -> Vec<Effect<'a>> {
+fn effects<'a>(old: &'a Side, new: &'a Side, sni: &Sni) -> Vec<Effect<'a>> {
     let cases = Cases::of(old, new, sni);
     let mut grid = Grid { sizes: [cases.alpn.len(), cases.source.len(), cases.listener.len()], cells: Vec::new() };
     for protocols in &cases.alpn {
@@ -217,11 +232,8 @@ fn effects<'a>(old: &'a Snapshot, new: &'a Snapshot, sni: &Sni) -> Vec<Effect<'a
         let alpn = || cases.alpn[at[0]].offered.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
         let source = || cases.source[at[1]].network.map_or("other".to_owned(), |network| network.to_string());
         let listener = || cases.listener[at[2]].name.unwrap_or("other").to_owned();
-        let when = When {
-            alpn: matters[0].then(alpn),
-            source: matters[1].then(source),
-            listener: matters[2].then(listener),
-        };
+        let when =
+            When { alpn: matters[0].then(alpn), source: matters[1].then(source), listener: matters[2].then(listener) };
         Some(Effect { when, from: *from, to: *to })
     });
     let mut told: Vec<Effect<'a>> = told.collect();
@@ -257,15 +269,15 @@ impl Grid<'_> {
 }
 
 fn targets<'a>(
-    old: &'a Snapshot,
-    new: &'a Snapshot,
+    old: &'a Side,
+    new: &'a Side,
     sni: &Sni,
     alpn: &Alpn,
     addresses: Addresses,
     listeners: Listeners<'_>,
 ) -> (Target<'a>, Target<'a>) {
-    let target = |snapshot: &'a Snapshot, listener| {
-        target(snapshot.choose(Asked { sni: Some(sni), alpn, source: addresses.example, listener }))
+    let target = |side: &'a Side, listener| {
+        target(side.snapshot.choose(Asked { sni: Some(sni), alpn, source: addresses.example, listener }))
     };
     (target(old, listeners.old), target(new, listeners.new))
 }
@@ -283,7 +295,8 @@ fn target_of(route: &Route) -> Target<'_> {
     Target { pool, refuse, idle_timeout: route.idle_timeout, route: &route.name, matched: "" }
 }
 
-fn fallbacks<'a>(old: &'a Snapshot, new: &'a Snapshot) -> Vec<FallbackChange<'a>> {
+fn fallbacks<'a>(old: &'a Side, new: &'a Side) -> Vec<FallbackChange<'a>> {
+    let (old, new) = (&old.snapshot, &new.snapshot);
     let pairs = [
         ("no_sni", &old.no_sni, &new.no_sni),
         ("unmatched", &old.unmatched, &new.unmatched),
@@ -308,8 +321,12 @@ fn pools<'a>(old: &'a Config, new: &'a Config) -> Vec<PoolChange<'a>> {
             (Some(old), Some(new)) => (Kind::Changed, pool_settings(old, new)),
         };
         let backends = backends(old.copied(), new.copied());
-        (kind != Kind::Changed || !backends.is_empty() || !settings.is_empty())
-            .then_some(PoolChange { pool: &pool.name, kind, backends, settings })
+        (kind != Kind::Changed || !backends.is_empty() || !settings.is_empty()).then_some(PoolChange {
+            pool: &pool.name,
+            kind,
+            backends,
+            settings,
+        })
     };
     let removed = old.pools.iter().filter(|pool| !after.contains_key(&*pool.name));
     new.pools.iter().chain(removed).filter_map(change).collect()
