@@ -112,7 +112,7 @@ impl Reader {
             self.at += RECORD_HEADER_BYTES + fragment_bytes;
             self.records += 1;
             if self.records == 1 && message_bytes(fragment) == Some(fragment.len()) {
-                self.within_limit(fragment)?;
+                self.check_header(fragment)?;
                 return self.whole(fragment);
             }
             self.message.extend_from_slice(fragment);
@@ -145,12 +145,8 @@ impl Reader {
     /// Refuses at once what can be seen to go wrong later: `partial` is the start of a fragment of `fragment_bytes`.
     fn foresee(&self, partial: &[u8], fragment_bytes: usize) -> Result<(), NotHello> {
         let begun = if self.message.is_empty() { partial } else { &self.message };
-        if begun.first().is_some_and(|&kind| kind != CLIENT_HELLO) {
-            return Err(NotHello::Malformed("a handshake message that is no ClientHello"));
-        }
+        self.check_header(begun)?;
         let Some(message_bytes) = message_bytes(begun) else { return Ok(()) };
-        // First, as it is where the bytes come one by one: what the client is told must not depend on how they come.
-        self.within_limit(begun)?;
         check_outline(begun, message_bytes)?;
         if self.message.len() + fragment_bytes > message_bytes {
             return Err(NotHello::Malformed("bytes after the hello in its record"));
@@ -158,7 +154,12 @@ impl Reader {
         Ok(())
     }
 
-    fn within_limit(&self, begun: &[u8]) -> Result<(), NotHello> {
+    /// Checks the message's own header, as far as it is there; always first and in this order, since what a client is
+    /// told must not depend on how its bytes come.
+    fn check_header(&self, begun: &[u8]) -> Result<(), NotHello> {
+        if begun.first().is_some_and(|&kind| kind != CLIENT_HELLO) {
+            return Err(NotHello::Malformed("a handshake message that is no ClientHello"));
+        }
         match message_bytes(begun) {
             Some(bytes) if bytes > self.max_message_bytes => Err(NotHello::TooLong { bytes }),
             _ => Ok(()),
@@ -291,13 +292,10 @@ fn check_outline(begun: &[u8], message_bytes: usize) -> Result<(), NotHello> {
     }
 }
 
-/// Reads one whole message, its header included.
+/// Reads one whole message, whose header was checked before.
 fn read_message(message: &[u8]) -> Result<ClientHello, NotHello> {
     const BROKEN: NotHello = NotHello::Malformed("the fields before the extensions");
-    let (kind, body) = (message[0], &message[MESSAGE_HEADER_BYTES..]);
-    if kind != CLIENT_HELLO {
-        return Err(NotHello::Malformed("a handshake message that is no ClientHello"));
-    }
+    let body = &message[MESSAGE_HEADER_BYTES..];
     let (trailing, hello) = tls_parser::parse_tls_handshake_client_hello(body).map_err(|_| BROKEN)?;
     if !trailing.is_empty() || hello.ciphers.is_empty() || hello.comp.is_empty() {
         return Err(BROKEN);

@@ -97,7 +97,8 @@ pub async fn to_any(
 /// Connects and writes; the write waits for the connection by itself, and carries its error.
 async fn begin(pool: &Pool, backend: &Backend, nodelay: bool, first: FirstBytes<'_>) -> io::Result<(TcpStream, usize)> {
     let from = pool.source_address(backend.address.ip());
-    let stream = TcpStream::from_std(socket::for_backend(backend.address, from, nodelay)?)?;
+    let stream =
+        TcpStream::from_std(socket::for_backend(backend.address, from, nodelay, pool.connect.congestion.as_deref())?)?;
     loop {
         stream.writable().await?;
         match first.write(&stream) {

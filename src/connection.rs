@@ -53,8 +53,8 @@ pub async fn serve(client: TcpStream, accepted: Accepted) {
 async fn establish(client: TcpStream, mut account: Account) -> Option<Pin<Box<Relay<TcpStream, TcpStream, Account>>>> {
     let snapshot = Arc::clone(&account.accepted.snapshot);
     let mut client = ResetUnlessReleased::new(client);
-    let prefix = match hello(&mut client, &mut account, &snapshot).await {
-        Ok(prefix) => prefix,
+    let (prefix, told) = match hello(&mut client, &mut account, &snapshot).await {
+        Ok(read) => read,
         Err((reason, refusal)) => return turn_away(client, account, reason, refusal).await,
     };
     let Chosen { route, matched } = choose(&snapshot, &mut account);
@@ -76,8 +76,8 @@ async fn establish(client: TcpStream, mut account: Account) -> Option<Pin<Box<Re
     };
     account.routed(&snapshot, route);
     account.enter(State::Connecting);
-    let header = pool.send_proxy_protocol.map(|version| {
-        proxy_header::encode(version, account.told.unwrap_or_else(|| addresses(&mut client, account.accepted.peer)))
+    let header = pool.connect.send_proxy_protocol.map(|version| {
+        proxy_header::encode(version, told.unwrap_or_else(|| addresses(&mut client, account.accepted.peer)))
     });
     let first_bytes = FirstBytes { header: header.as_deref().unwrap_or_default(), prefix: &prefix };
     let connect = connect::to_any(&pool, snapshot.relay.tcp.nodelay, first_bytes, &mut account.attempts);
@@ -95,22 +95,23 @@ async fn establish(client: TcpStream, mut account: Account) -> Option<Pin<Box<Re
     }
 }
 
-/// Reads the PROXY header and the hello, and counts what came of it; gives what the backend must read first.
+/// Reads the PROXY header and the hello, and counts what came of it; gives what the backend must read first, and who
+/// the PROXY header says speaks to whom.
 async fn hello(
     client: &mut ResetUnlessReleased,
     account: &mut Account,
     snapshot: &Snapshot,
-) -> Result<Vec<u8>, (Reason, Refusal)> {
+) -> Result<(Vec<u8>, Option<Addresses>), (Reason, Refusal)> {
     let Accepted { peer, at, listener, listener_metrics, .. } = &account.accepted;
     let metrics = Arc::clone(listener_metrics);
-    let trusted = snapshot.settings.listeners[*listener].trusted_proxies.as_deref();
+    let trusted = snapshot.config.listeners[*listener].trusted_proxies.as_deref();
     if trusted.is_some_and(|trusted| !is_trusted(trusted, peer.ip().to_canonical())) {
         metrics.proxy_header(ProxyHeaderResult::Untrusted);
         return Err((Reason::ProxyUntrusted, Refusal::Close));
     }
     let proxy_header = if trusted.is_some() { ProxyHeader::Required } else { ProxyHeader::None };
-    let max_hello_bytes = snapshot.settings.limits.max_hello_bytes;
-    let deadline = *at + snapshot.settings.timeouts.hello;
+    let max_hello_bytes = snapshot.config.limits.max_hello_bytes;
+    let deadline = *at + snapshot.config.timeouts.hello;
     let peeked = peek::client_hello(client.stream(), proxy_header, max_hello_bytes, deadline).await;
     let after = at.elapsed();
     match peeked {
@@ -121,7 +122,6 @@ async fn hello(
                     (Some(_), Version::V1) => ProxyHeaderResult::V1,
                     (Some(_), Version::V2) => ProxyHeaderResult::V2,
                 });
-                account.told = header.addresses;
                 account.client = header.addresses.map_or(account.client, |addresses| addresses.client);
             }
             match peeked.first {
@@ -132,7 +132,7 @@ async fn hello(
                 }
                 First::NotTls => metrics.hello(HelloResult::NotTls, after, 0, 0),
             }
-            Ok(peeked.prefix)
+            Ok((peeked.prefix, peeked.proxy_header.and_then(|header| header.addresses)))
         }
         Err(error) => {
             let (result, reason, refusal) = no_hello(&error);
@@ -153,10 +153,10 @@ fn no_hello(error: &PeekError) -> (Option<HelloResult>, Reason, Refusal) {
     let (result, reason, refusal) = match error {
         PeekError::ProxyHeader(_) => return (None, Reason::ProxyHeader, Refusal::Close),
         PeekError::TimedOut { got: 0 } | PeekError::Gone { got: 0 } | PeekError::Io { got: 0, .. } => {
-            (HelloResult::Probe, Reason::Probe, Refusal::Close)
+            (HelloResult::Probe, Reason::Probe, Refusal::Leave)
         }
-        PeekError::TimedOut { .. } => (HelloResult::TimedOut, Reason::HelloTimeout, Refusal::Close),
-        PeekError::Gone { .. } | PeekError::Io { .. } => (HelloResult::ClientGone, Reason::ClientGone, Refusal::Close),
+        PeekError::TimedOut { .. } => (HelloResult::TimedOut, Reason::HelloTimeout, Refusal::Leave),
+        PeekError::Gone { .. } | PeekError::Io { .. } => (HelloResult::ClientGone, Reason::ClientGone, Refusal::Leave),
         PeekError::Hello { error, .. } => match error {
             NotHello::NotTls => (HelloResult::NotTls, Reason::NotTls, Refusal::Close),
             NotHello::Malformed(_) => (HelloResult::BadHello, Reason::BadHello, alert(Alert::DecodeError)),
@@ -244,8 +244,6 @@ struct Account {
     state: State,
     /// Told by a PROXY header, else the peer.
     client: SocketAddr,
-    /// What a PROXY header told.
-    told: Option<Addresses>,
     hello: Option<ClientHello>,
     hello_after: Option<Duration>,
     peek_error: Option<PeekError>,
@@ -269,7 +267,6 @@ impl Account {
             active: accepted.listener_metrics.accepted(),
             state: State::Hello,
             client: accepted.peer,
-            told: None,
             accepted,
             hello: None,
             hello_after: None,
@@ -392,7 +389,7 @@ impl Account {
         };
         snapshot.connection_log.line(&ConnectionLine {
             id: *id,
-            listener: &snapshot.settings.listeners[*listener].name,
+            listener: &snapshot.config.listeners[*listener].name,
             client: self.client,
             peer: *peer,
             sni,

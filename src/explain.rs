@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 
 use crate::client_hello::Alpn;
-use crate::config::{self, Listener, Refuse};
+use crate::config::{self, Config, Refuse};
 use crate::refuse::Alert;
 use crate::route::{By, Candidate, NearMiss};
 use crate::server_name::{InvalidName, Pattern, ServerName, Sni};
@@ -130,21 +130,24 @@ pub struct Source {
 /// # Errors
 /// [`BadQuestion`]. An invalid name is no such error: clients can send it, and are refused.
 pub fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explanation, BadQuestion> {
-    let settings = &snapshot.settings;
-    let listener = listener(&settings.listeners, question.listener.as_deref())?;
+    let config = &snapshot.config;
+    let listener = listener(config, question.listener.as_deref())?;
     if let Some(protocol) = question.alpn.iter().find(|protocol| !(1..=255).contains(&protocol.len())) {
         return Err(BadQuestion::Protocol { bytes: protocol.len() });
     }
     let source = question.source.unwrap_or(SOME_CLIENT).to_canonical();
-    let open = [("alpn", question.alpn.is_empty()), ("source", question.source.is_none())];
-    let open = open.into_iter().chain([("listener", question.listener.is_none())]);
+    let given = [
+        ("alpn", !question.alpn.is_empty()),
+        ("source", question.source.is_some()),
+        ("listener", question.listener.is_some()),
+    ];
     let mut explanation = Explanation {
         name: question.name.clone(),
         server_name: None,
         alpn: question.alpn.clone(),
         source,
-        listener: settings.listeners.get(listener).map(|listener| listener.name.to_string()).unwrap_or_default(),
-        assumed: open.filter_map(|(what, assumed)| assumed.then(|| what.to_owned())).collect(),
+        listener: config.listeners.get(listener).map(|listener| listener.name.to_string()).unwrap_or_default(),
+        assumed: given.iter().filter(|(_, given)| !given).map(|(what, _)| (*what).to_owned()).collect(),
         matched: None,
         route: None,
         taken: None,
@@ -153,8 +156,8 @@ pub fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explanation, 
         refusal: None,
         hints: Vec::new(),
         config: Source {
-            file: settings.files.first().map(|file| file.display().to_string()).unwrap_or_default(),
-            hash: settings.hash.clone(),
+            file: config.files.first().map(|file| file.display().to_string()).unwrap_or_default(),
+            hash: config.hash.clone(),
         },
     };
     let sni = match question.name.as_str() {
@@ -179,7 +182,7 @@ impl Explanation {
         self.route = Some(route.name.to_string());
         self.matched = Some(matched.as_str().to_owned());
         match &route.to {
-            Destination::Pool(pool) => self.pool = Some(told_pool(&snapshot.settings.pools, &pool.name)),
+            Destination::Pool(pool) => self.pool = Some(told_pool(&snapshot.config, &pool.name)),
             Destination::Refuse(how) => self.refusal = Some(refusal(*how, matched)),
         }
         if let Some(Sni::Name(name)) = asked.sni {
@@ -223,12 +226,15 @@ impl Explanation {
     /// Names what was assumed and made a difference, or might have.
     fn hint_at_assumptions(&mut self) {
         let entries: Vec<&Entry> = self.passed_over.iter().map(|over| &over.entry).chain(&self.taken).collect();
-        let looks_at: [(&str, fn(&Entry) -> &[String]); 3] =
-            [("alpn", |entry| &entry.alpn), ("source", |entry| &entry.source), ("listener", |entry| &entry.listeners)];
-        for (what, wanted) in looks_at {
-            let routes = entries.iter().filter(|entry| !wanted(entry).is_empty()).take(MOST_HINTS);
+        for what in &self.assumed {
+            let wanted = |entry: &Entry| match what.as_str() {
+                "alpn" => !entry.alpn.is_empty(),
+                "source" => !entry.source.is_empty(),
+                _ => !entry.listeners.is_empty(),
+            };
+            let routes = entries.iter().filter(|entry| wanted(entry)).take(MOST_HINTS);
             let routes: Vec<String> = routes.map(|entry| format!("`{}`", entry.route)).collect();
-            if self.assumed.iter().any(|assumed| assumed == what) && !routes.is_empty() {
+            if !routes.is_empty() {
                 let routes = routes.join(" and ");
                 self.hints.push(format!("`{what}` was assumed; the conditions of {routes} depend on it"));
             }
@@ -236,11 +242,11 @@ impl Explanation {
     }
 }
 
-fn listener(listeners: &[Listener], asked: Option<&str>) -> Result<usize, BadQuestion> {
+fn listener(config: &Config, asked: Option<&str>) -> Result<usize, BadQuestion> {
     let Some(asked) = asked else { return Ok(0) };
-    listeners.iter().position(|listener| *listener.name == *asked).ok_or_else(|| BadQuestion::NoListener {
+    config.listeners.iter().position(|listener| *listener.name == *asked).ok_or_else(|| BadQuestion::NoListener {
         asked: asked.to_owned(),
-        known: listeners.iter().map(|listener| listener.name.to_string()).collect(),
+        known: config.listeners.iter().map(|listener| listener.name.to_string()).collect(),
     })
 }
 
@@ -248,7 +254,7 @@ fn listener(listeners: &[Listener], asked: Option<&str>) -> Result<usize, BadQue
 fn entry(snapshot: &Snapshot, candidate: &Candidate<'_>, name: &ServerName) -> Entry {
     let Candidate { route, by, suffix_bytes, conditions, .. } = *candidate;
     let place = snapshot.place(candidate.number());
-    let listener = |number: &usize| snapshot.settings.listeners[*number].name.to_string();
+    let listener = |number: &usize| snapshot.config.listeners[*number].name.to_string();
     Entry {
         route: snapshot.routes[route as usize].name.to_string(),
         pattern: pattern(by, suffix(name, suffix_bytes)),
@@ -276,9 +282,9 @@ fn suffix(name: &ServerName, bytes: usize) -> &str {
     &name[name.len() - bytes..]
 }
 
-fn told_pool(pools: &[config::Pool], name: &str) -> Pool {
+fn told_pool(config: &Config, name: &str) -> Pool {
     let backend = |backend: &config::Backend| Backend { address: backend.address.to_string(), weight: backend.weight };
-    let pool = pools.iter().find(|pool| *pool.name == *name);
+    let pool = config.pools.iter().find(|pool| *pool.name == *name);
     let backends = pool.into_iter().flat_map(|pool| &pool.backends).map(backend).collect();
     Pool { name: name.to_owned(), backends }
 }

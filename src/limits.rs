@@ -24,6 +24,12 @@ impl Permits {
         self.open.load(Ordering::SeqCst)
     }
 
+    /// Takes a place, however many are taken.
+    pub fn acquire(self: &Arc<Self>) -> Permit {
+        self.open.fetch_add(1, Ordering::SeqCst);
+        Permit(Arc::clone(self))
+    }
+
     /// Takes a place if fewer than `most` are taken.
     pub fn try_acquire(self: &Arc<Self>, most: usize) -> Option<Permit> {
         let taken = self.open.fetch_add(1, Ordering::SeqCst);

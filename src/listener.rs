@@ -3,19 +3,21 @@
 //! In:  a listening socket; limits.
 //! Out: a task for each client; a pause when there is no room or no descriptor.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::connection::{self, Accepted};
 use crate::drain::{Phase, Watch};
-use crate::limits::Permits;
+use crate::limits::{Permit, Permits};
 use crate::snapshot::Snapshot;
 use crate::socket;
 use crate::telemetry::{AcceptError, Enforced, LimitScope, ListenerMetrics, Metrics, Paused, Reason};
@@ -35,14 +37,18 @@ pub struct Shared {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     pub metrics: Arc<Metrics>,
     pub permits: Arc<Permits>,
+    /// Listening sockets that may still have clients queued.
+    pub doors: Arc<Permits>,
     pub ids: Arc<AtomicU64>,
     /// What `limits.max_connections: auto` comes to here.
     pub auto_max_connections: usize,
+    /// Of each worker.
+    pub most_pipes: usize,
     pub drain: Watch,
 }
 
-/// Accepts until the drain begins; then takes what the kernel has queued already, and closes.
-pub async fn accept(socket: TcpListener, listener: Listener, shared: Shared) {
+/// Accepts until the drain begins; then takes what the kernel has queued already, closes, and gives `_door` back.
+pub async fn accept(socket: TcpListener, listener: Listener, shared: Shared, _door: Permit) {
     let mut drain = shared.drain.clone();
     let mut door = Door { snapshot: Cache::new(Arc::clone(&shared.snapshot)), listener, shared };
     tokio::select! {
@@ -60,51 +66,61 @@ struct Door {
 
 impl Door {
     async fn accept_forever(&mut self, socket: &TcpListener) {
-        let mut in_a_row = 0;
         loop {
-            self.wait_for_room().await;
-            match socket.accept().await {
-                Ok((client, peer)) => self.admit(client, peer),
-                Err(error) => self.pause_after(&error).await,
+            for _ in 0..MOST_ACCEPTS_IN_A_ROW {
+                self.wait_for_room().await;
+                match socket.accept().await {
+                    Ok((client, peer)) => self.admit(client, peer),
+                    Err(error) => self.pause_after(&error).await,
+                }
             }
-            in_a_row += 1;
-            if in_a_row % MOST_ACCEPTS_IN_A_ROW == 0 {
-                tokio::task::yield_now().await;
-            }
+            tokio::task::yield_now().await;
         }
     }
 
     /// A socket that is closed loses what is queued on it, so that is taken first.
     async fn accept_queued(&mut self, socket: &TcpListener) {
-        while let Ok(Ok((client, peer))) = tokio::time::timeout(Duration::ZERO, socket.accept()).await {
-            self.admit(client, peer);
+        loop {
+            // First, and often enough: tokio calls a queue empty that was looked at too often in one turn of the task.
+            tokio::task::yield_now().await;
+            for _ in 0..MOST_ACCEPTS_IN_A_ROW {
+                match poll_fn(|cx| Poll::Ready(socket.poll_accept(cx))).await {
+                    Poll::Ready(Ok((client, peer))) => self.admit(client, peer),
+                    Poll::Ready(Err(error)) => self.pause_after(&error).await,
+                    Poll::Pending => return,
+                }
+            }
         }
     }
 
     /// The global limit: what cannot be served waits in the kernel's queue.
     async fn wait_for_room(&mut self) {
-        let most = self.most();
-        if self.shared.permits.open() < most {
+        if self.shared.permits.open() < self.most() {
             return;
         }
         self.listener.metrics.accept_paused(Paused::Yes);
         self.shared.metrics.limit_rejected(LimitScope::Global, Enforced::Yes);
         let permits = Arc::clone(&self.shared.permits);
-        // A reload may raise the limit, so the wait is not for ever.
-        let _ = tokio::time::timeout(LIMIT_LOOK, permits.wait_until(|open| open < most)).await;
+        loop {
+            let most = self.most();
+            // A reload may change the limit, so it is looked at again now and then.
+            if timeout(LIMIT_LOOK, permits.wait_until(|open| open < most)).await.is_ok() {
+                break;
+            }
+        }
         self.listener.metrics.accept_paused(Paused::No);
     }
 
     fn most(&mut self) -> usize {
-        let limits = self.snapshot.load().settings.limits;
+        let limits = self.snapshot.load().config.limits;
         limits.max_connections.unwrap_or(self.shared.auto_max_connections)
     }
 
     fn admit(&mut self, client: TcpStream, peer: SocketAddr) {
         let snapshot = Arc::clone(self.snapshot.load());
-        let on_listener = snapshot.settings.listeners[self.listener.number].max_connections.unwrap_or(usize::MAX);
-        // The global limit was waited for; two workers may overshoot it by one each.
-        let Some(permit) = self.shared.permits.try_acquire(usize::MAX) else { return };
+        let on_listener = snapshot.config.listeners[self.listener.number].max_connections.unwrap_or(usize::MAX);
+        // The global limit was waited for; those who waited together may overshoot it by one each.
+        let permit = self.shared.permits.acquire();
         let Some(listener_permit) = self.listener.permits.try_acquire(on_listener) else {
             return self.turn_away(&client);
         };

@@ -136,11 +136,12 @@ fn parse_v2(bytes: &[u8]) -> Result<Parsed, Malformed> {
     };
     let &[.., command, family, high, low] = fixed;
     let length = usize::from(u16::from_be_bytes([high, low]));
-    let address_bytes = match family {
-        TCP_OVER_IPV4 => 12,
-        TCP_OVER_IPV6 => 36,
-        // Unspecified, datagrams, unix sockets: the receiver skips them (section 2.2).
-        0x00..=0x32 if family & 0x0f <= 2 => 0,
+    let address_bytes = match family >> 4 {
+        _ if family & 0x0f > 2 => return Err(Malformed("an unknown transport protocol")),
+        0 => 0,
+        1 => 12,
+        2 => 36,
+        3 => 216,
         _ => return Err(Malformed("an unknown address family")),
     };
     let local_command = command & 0x0f == COMMAND_LOCAL;
@@ -153,9 +154,8 @@ fn parse_v2(bytes: &[u8]) -> Result<Parsed, Malformed> {
     if local_command {
         return header(None);
     }
-    if family >> 4 != 3 {
-        check_values(whole, V2_FIXED_BYTES + address_bytes)?;
-    }
+    check_values(whole, V2_FIXED_BYTES + address_bytes)?;
+    // Of unspecified ones, datagrams and unix sockets the addresses are skipped (section 2.2).
     header(match family {
         TCP_OVER_IPV4 => {
             addresses(body, 4, |octets| <[u8; 4]>::try_from(octets).map(Ipv4Addr::from).ok().map(IpAddr::V4))

@@ -21,13 +21,13 @@ use crate::socket;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// A fatal alert in a record of `version`.
-    Alert {
-        version: u16,
-        alert: Alert,
-    },
+    Alert { version: u16, alert: Alert },
     /// To a client that speaks HTTP/1 to a port that speaks TLS.
     Http,
+    /// FIN, also to a client that is still sending.
     Close,
+    /// FIN to a client that said nothing more for so long that it is not waited for.
+    Leave,
     /// RST, so that a client takes it for a failure and tries again.
     Reset,
 }
@@ -52,7 +52,8 @@ pub async fn refuse(mut client: TcpStream, refusal: Refusal) {
             say(&mut client, &[ALERT_RECORD, high, low, 0, 2, FATAL, alert as u8]).await;
         }
         Refusal::Http => say(&mut client, HTTP_ANSWER).await,
-        Refusal::Close => {}
+        Refusal::Close => say(&mut client, &[]).await,
+        Refusal::Leave => {}
         Refusal::Reset => socket::reset_on_drop(&client),
     }
 }

@@ -6,7 +6,7 @@
 //! Directories are watched, not files: an editor or a ConfigMap replaces the file, and a watch on it would go with it.
 //! The poll is the guarantee, the watch is the speed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use crate::config::{Config, Listener, Loaded, Problem, Problems};
-use crate::snapshot::{Settings, Snapshot};
+use crate::config::{Config, Loaded, Problem, Problems};
+use crate::snapshot::{Snapshot, missing_congestion};
 use crate::telemetry::{Metrics, ReloadResult, Trigger};
 
 /// Keeps the snapshot in step with its file.
@@ -26,6 +26,8 @@ pub struct Reloader {
     file: PathBuf,
     snapshot: Arc<ArcSwap<Snapshot>>,
     metrics: Arc<Metrics>,
+    /// The files and directories in force, and the files that kept the last attempt from coming into force.
+    watched: Vec<PathBuf>,
     /// What the files looked like when they were last read.
     seen: Fingerprint,
 }
@@ -34,6 +36,10 @@ pub struct Reloader {
 #[derive(Debug)]
 pub enum Rejected {
     Problems(Problems),
+    /// The kernel has no such congestion control.
+    NoCongestion {
+        name: String,
+    },
     /// It changes what is fixed while the process runs.
     NeedsRestart {
         what: &'static str,
@@ -42,8 +48,9 @@ pub enum Rejected {
 
 impl Reloader {
     pub fn new(file: PathBuf, snapshot: Arc<ArcSwap<Snapshot>>, metrics: Arc<Metrics>) -> Self {
-        let seen = fingerprint(&snapshot.load().settings.files);
-        Self { file, snapshot, metrics, seen }
+        let watched = watched(&snapshot.load().config);
+        let seen = fingerprint(&watched);
+        Self { file, snapshot, metrics, watched, seen }
     }
 
     /// Reloads whenever the file changes or `asked` says so; ends when nobody can ask any more.
@@ -51,7 +58,7 @@ impl Reloader {
         let (changes, mut changed) = mpsc::channel(1);
         let mut watch = self.watch(&changes);
         loop {
-            let reload = self.snapshot.load().settings.reload;
+            let reload = self.snapshot.load().config.reload;
             let trigger = tokio::select! {
                 trigger = asked.recv() => match trigger {
                     Some(trigger) => trigger,
@@ -62,7 +69,7 @@ impl Reloader {
             };
             if trigger != Trigger::Signal && trigger != Trigger::Api {
                 settle(&mut changed).await;
-                if fingerprint(&self.snapshot.load().settings.files) == self.seen {
+                if fingerprint(&self.watched) == self.seen {
                     continue;
                 }
             }
@@ -74,7 +81,7 @@ impl Reloader {
     /// Reads the file once and puts it in force, or says why not.
     async fn reload(&mut self, trigger: Trigger) {
         let started = Instant::now();
-        self.seen = fingerprint(&self.snapshot.load().settings.files);
+        self.seen = fingerprint(&self.watched);
         let (file, before, metrics) = (self.file.clone(), self.snapshot.load_full(), Arc::clone(&self.metrics));
         // Parsing a large file must not hold up probes and scrapes.
         let built = tokio::task::spawn_blocking(move || build(&file, &before, &metrics)).await;
@@ -91,8 +98,7 @@ impl Reloader {
                 let snapshot = Arc::new(snapshot);
                 self.snapshot.store(Arc::clone(&snapshot));
                 snapshot.retire_series();
-                // What was included may be new.
-                self.seen = fingerprint(&snapshot.settings.files);
+                self.watch_also(&[]);
                 self.metrics.reload(ReloadResult::Applied, trigger, &hash);
                 warnings.iter().for_each(log_problem);
                 tracing::info!(trigger = trigger_name, hash, routes, pools, took_ms, "reload applied");
@@ -102,9 +108,11 @@ impl Reloader {
                 let problems = match &rejected {
                     Rejected::Problems(problems) => {
                         problems.iter().for_each(log_problem);
+                        let broken: Vec<_> = problems.iter().map(|problem| problem.place.file.to_path_buf()).collect();
+                        self.watch_also(&broken);
                         problems.iter().count()
                     }
-                    Rejected::NeedsRestart { .. } => 1,
+                    Rejected::NeedsRestart { .. } | Rejected::NoCongestion { .. } => 1,
                 };
                 tracing::error!(
                     trigger = trigger_name, problems, why = %rejected,
@@ -118,11 +126,23 @@ impl Reloader {
         }
     }
 
+    /// Keeps an eye on what is in force and on `broken`: a file that was included anew and refused is mended there.
+    fn watch_also(&mut self, broken: &[PathBuf]) {
+        self.watched = [watched(&self.snapshot.load().config), broken.to_vec()].concat();
+        let mut seen = fingerprint(&self.watched);
+        // What was watched already may have changed since it was read, and that is still to be seen.
+        for (path, look) in &mut seen {
+            if let Some(before) = self.seen.get(path) {
+                *look = *before;
+            }
+        }
+        self.seen = seen;
+    }
+
     /// Watches the directories of all files; `None` when the kernel gives no watch, and then the poll must do.
     fn watch(&self, changes: &mpsc::Sender<()>) -> Option<RecommendedWatcher> {
-        let snapshot = self.snapshot.load();
-        let settings = &snapshot.settings;
-        if !settings.reload.watch {
+        let config = &self.snapshot.load().config;
+        if !config.reload.watch {
             return None;
         }
         let changes = changes.clone();
@@ -139,11 +159,12 @@ impl Reloader {
                 return None;
             }
         };
-        let directory = |file: &PathBuf| match file.parent() {
+        let directory = |path: &PathBuf| match path.parent() {
+            _ if path.is_dir() => path.clone(),
             Some(parent) if parent != Path::new("") => parent.to_owned(),
             _ => PathBuf::from("."),
         };
-        for directory in settings.files.iter().map(directory).collect::<BTreeSet<_>>() {
+        for directory in self.watched.iter().map(directory).collect::<BTreeSet<_>>() {
             if let Err(error) = watcher.watch(&directory, RecursiveMode::NonRecursive) {
                 tracing::warn!(%error, directory = %directory.display(), "no file watch: the file is polled only");
             }
@@ -155,20 +176,27 @@ impl Reloader {
 /// Loads and builds; `None` when the text is what is in force already.
 fn build(file: &Path, before: &Snapshot, metrics: &Arc<Metrics>) -> Result<Option<(Snapshot, Problems)>, Rejected> {
     let Loaded { config, warnings } = Config::load(file).map_err(Rejected::Problems)?;
-    if config.hash == before.settings.hash {
+    if config.hash == before.config.hash {
         return Ok(None);
     }
-    check_fixed(&config, &before.settings)?;
+    check_fixed(&config, &before.config)?;
+    if let Some((name, _)) = missing_congestion(&config) {
+        return Err(Rejected::NoCongestion { name: name.to_owned() });
+    }
     Ok(Some((Snapshot::build(config, Some(before), metrics), warnings)))
 }
 
 /// Refuses what cannot change while the sockets and threads live.
-fn check_fixed(config: &Config, before: &Settings) -> Result<(), Rejected> {
-    let addresses = |listeners: &[Listener]| -> Vec<_> {
-        listeners.iter().map(|listener| (listener.name.clone(), listener.bind.clone())).collect()
+fn check_fixed(config: &Config, before: &Config) -> Result<(), Rejected> {
+    let addresses = |config: &Config| -> Vec<_> {
+        config
+            .listeners
+            .iter()
+            .map(|listener| (listener.name.clone(), listener.bind.clone(), listener.congestion.clone()))
+            .collect()
     };
     let fixed = [
-        (addresses(&config.listeners) == addresses(&before.listeners), "the names and addresses of the listeners"),
+        (addresses(config) == addresses(before), "the names, addresses and congestion control of the listeners"),
         (config.admin.bind == before.admin.bind, "admin.bind"),
         (config.runtime == before.runtime, "runtime"),
         (config.tcp.backlog == before.tcp.backlog, "tcp.backlog"),
@@ -197,23 +225,28 @@ fn log_problem(problem: &Problem) {
     }
 }
 
-/// What shows that files changed without reading them; a directory's shows that one came or went.
-type Fingerprint = Vec<Option<(u64, u64, Option<SystemTime>)>>;
+/// What a configuration depends on: its files, and the directories in which others may come.
+fn watched(config: &Config) -> Vec<PathBuf> {
+    config.files.iter().chain(&config.include_directories).cloned().collect()
+}
 
-fn fingerprint(files: &[PathBuf]) -> Fingerprint {
+/// What shows that files changed without reading them; a directory's shows that one came or went.
+type Fingerprint = BTreeMap<PathBuf, Option<(u64, u64, Option<SystemTime>)>>;
+
+fn fingerprint(paths: &[PathBuf]) -> Fingerprint {
     use std::os::unix::fs::MetadataExt;
     let look = |path: &Path| {
         let metadata = fs::metadata(path).ok()?;
         Some((metadata.ino(), metadata.len(), metadata.modified().ok()))
     };
-    let included = files.get(1..).unwrap_or_default().iter().filter_map(|file| file.parent());
-    files.iter().map(PathBuf::as_path).chain(included).map(look).collect()
+    paths.iter().map(|path| (path.clone(), look(path))).collect()
 }
 
 impl std::fmt::Display for Rejected {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Problems(_) => f.write_str("the file has problems"),
+            Self::NoCongestion { name } => write!(f, "the kernel has no congestion control `{name}`"),
             Self::NeedsRestart { what } => write!(f, "{what} cannot change while snigate runs: restart it"),
         }
     }

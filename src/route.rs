@@ -15,7 +15,6 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use self::name_map::{NameMap, Slot};
-
 use crate::client_hello::Alpn;
 use crate::server_name::{Pattern, ServerName};
 

@@ -19,13 +19,13 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::admin::{self, App, ExplainQuery, Readiness, Stage};
-use crate::config::Loaded;
+use crate::config::{Config, Loaded};
 use crate::drain::{self, Drain, Phase};
 use crate::explain::{Question, explain};
-use crate::limits::{Permits, auto_max_connections};
+use crate::limits::auto_max_connections;
 use crate::listener::{Listener, Shared};
 use crate::reload::Reloader;
-use crate::snapshot::{Settings, Snapshot, tcp_settings};
+use crate::snapshot::{Snapshot, missing_congestion, tcp_settings};
 use crate::telemetry::{LogGuard, Metrics, ReloadResult, Trigger};
 use crate::{relay, socket, worker};
 
@@ -46,7 +46,16 @@ pub struct Server {
 /// Why a server could not start.
 #[derive(Debug)]
 pub enum StartError {
-    Bind { what: String, address: SocketAddr, error: io::Error },
+    Bind {
+        what: String,
+        address: SocketAddr,
+        error: io::Error,
+    },
+    /// The kernel does not have it, or does not let us use it.
+    Congestion {
+        name: String,
+        error: io::Error,
+    },
     Io(io::Error),
 }
 
@@ -67,24 +76,31 @@ impl Server {
     pub async fn start(loaded: Loaded, file: PathBuf) -> Result<Self, StartError> {
         // Before anything is bound: as the first process of a container there are no default actions.
         let signals = Signals::listen().map_err(StartError::Io)?;
-        let workers = loaded.config.runtime.workers.unwrap_or_else(available_cores);
+        let config = loaded.config;
+        let workers = config.runtime.workers.unwrap_or_else(available_cores);
+        if let Some((name, error)) = missing_congestion(&config) {
+            return Err(StartError::Congestion { name: name.to_owned(), error });
+        }
         let metrics = Metrics::new();
-        let snapshot = Arc::new(Snapshot::build(loaded.config, None, &metrics));
-        let settings = &snapshot.settings;
+        let snapshot = Snapshot::build(config.clone(), None, &metrics);
         let (drain, watch) = drain::channel();
+        let descriptors = raise_descriptor_limit();
+        let most_pipes = most_pipes(workers, descriptors);
         let shared = Shared {
-            snapshot: Arc::new(ArcSwap::new(Arc::clone(&snapshot))),
+            snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
             permits: Arc::default(),
+            doors: Arc::default(),
             ids: Arc::new(AtomicU64::new(1)),
-            auto_max_connections: auto_max_connections(raise_descriptor_limit(), reserved_descriptors(workers)),
+            auto_max_connections: auto_max_connections(descriptors, reserved_descriptors(workers, most_pipes)),
+            most_pipes,
             drain: watch,
             metrics,
         };
-        let (listening, sockets) = bind(settings, workers, &shared.metrics)?;
-        let admin_sockets = bind_admin(settings).await?;
+        let (listening, sockets) = bind(&config, workers, &shared)?;
+        let admin_sockets = bind_admin(&config).await?;
         let admin =
             admin_sockets.iter().map(TcpListener::local_addr).collect::<Result<_, _>>().map_err(StartError::Io)?;
-        shared.metrics.reload(ReloadResult::Applied, Trigger::Start, &settings.hash);
+        shared.metrics.reload(ReloadResult::Applied, Trigger::Start, &config.hash);
         let workers = start_workers(sockets, &shared)?;
         let reloader = Reloader::new(file, Arc::clone(&shared.snapshot), Arc::clone(&shared.metrics));
         let readiness = Readiness::default();
@@ -107,11 +123,11 @@ impl Server {
         }
         self.readiness.enter(Stage::Draining);
         self.drain.enter(Phase::Draining);
-        let wait = self.shared.snapshot.load().settings.timeouts.drain;
+        let wait = self.shared.snapshot.load().config.timeouts.drain;
         let open = self.shared.permits.open();
         tracing::info!(open, deadline_s = wait.as_secs_f64(), "draining");
         tokio::select! {
-            _ = timeout(wait, self.shared.permits.wait_until(|open| open == 0)) => {}
+            _ = timeout(wait, served(&self.shared)) => {}
             () = self.signals.end() => tracing::warn!("second signal: ending at once"),
         }
         let left = self.shared.permits.open();
@@ -145,6 +161,12 @@ impl Server {
     }
 }
 
+/// Waits until nobody is queued on a listening socket any more, and everybody who was has been served.
+async fn served(shared: &Shared) {
+    shared.doors.wait_until(|open| open == 0).await;
+    shared.permits.wait_until(|open| open == 0).await;
+}
+
 /// Answers from what is in force now.
 fn explain_live(snapshot: &Snapshot, query: ExplainQuery) -> Result<serde_json::Value, String> {
     let ExplainQuery { name, alpn, source, listener } = query;
@@ -157,21 +179,22 @@ fn explain_live(snapshot: &Snapshot, query: ExplainQuery) -> Result<serde_json::
 type Bound = (Vec<(Arc<str>, SocketAddr)>, Vec<Vec<worker::Socket>>);
 
 /// Binds every address once for each worker.
-fn bind(settings: &Settings, workers: usize, metrics: &Arc<Metrics>) -> Result<Bound, StartError> {
-    let tcp = tcp_settings(settings.tcp);
+fn bind(config: &Config, workers: usize, shared: &Shared) -> Result<Bound, StartError> {
+    let tcp = tcp_settings(config.tcp);
     let mut listening = Vec::new();
     let mut sockets: Vec<Vec<worker::Socket>> = (0..workers).map(|_| Vec::new()).collect();
-    for (number, listener) in settings.listeners.iter().enumerate() {
-        let ours = Listener { number, metrics: metrics.listener(&listener.name), permits: Arc::<Permits>::default() };
+    for (number, listener) in config.listeners.iter().enumerate() {
+        let ours = Listener { number, metrics: shared.metrics.listener(&listener.name), permits: Arc::default() };
         for &wanted in &listener.bind {
             let mut address = wanted;
             for sockets in &mut sockets {
                 let what = || format!("listener {}", listener.name);
                 let failed = |error| StartError::Bind { what: what(), address, error };
-                let socket = socket::for_listener(address, &tcp).map_err(failed)?;
+                let congestion = listener.congestion.as_deref();
+                let socket = socket::for_listener(address, &tcp, congestion).map_err(failed)?;
                 // The other workers share the port that the first one was given.
                 address = socket.local_addr().map_err(StartError::Io)?;
-                sockets.push((socket, ours.clone()));
+                sockets.push((socket, ours.clone(), shared.doors.acquire()));
             }
             tracing::info!(listener = &*listener.name, %address, "listening");
             listening.push((Arc::clone(&listener.name), address));
@@ -180,9 +203,9 @@ fn bind(settings: &Settings, workers: usize, metrics: &Arc<Metrics>) -> Result<B
     Ok((listening, sockets))
 }
 
-async fn bind_admin(settings: &Settings) -> Result<Vec<TcpListener>, StartError> {
+async fn bind_admin(config: &Config) -> Result<Vec<TcpListener>, StartError> {
     let mut sockets = Vec::new();
-    for &address in &settings.admin.bind {
+    for &address in &config.admin.bind {
         let failed = |error| StartError::Bind { what: "admin".to_owned(), address, error };
         let socket = TcpListener::bind(address).await.map_err(failed)?;
         tracing::info!(address = %socket.local_addr().map_err(StartError::Io)?, "admin listening");
@@ -262,9 +285,16 @@ fn raise_descriptor_limit() -> u64 {
     if raised.is_ok() { maximum } else { current }.unwrap_or(u64::MAX)
 }
 
-/// Descriptors that are no connection's: pipes, listeners, admin, log, files.
-fn reserved_descriptors(workers: usize) -> u64 {
-    64 + (workers * 2 * relay::MOST_PIPES) as u64
+/// How many pipes each worker may have open. Where descriptors are few, pipes get a quarter of them: bulk that finds
+/// no pipe is copied, but a client that finds no descriptor is not served at all.
+fn most_pipes(workers: usize, descriptors: u64) -> usize {
+    let quarter = usize::try_from(descriptors / 4).unwrap_or(usize::MAX);
+    (quarter / (2 * workers)).min(relay::MOST_PIPES)
+}
+
+/// Descriptors that are no connection's: pipes, runtimes, listeners, admin, log, files.
+fn reserved_descriptors(workers: usize, pipes: usize) -> u64 {
+    64 + (workers * (8 + 2 * pipes)) as u64
 }
 
 fn available_cores() -> usize {
@@ -285,6 +315,10 @@ impl std::fmt::Display for StartError {
                     _ => Ok(()),
                 }
             }
+            Self::Congestion { name, .. } => write!(
+                f,
+                "no congestion control `{name}` here (`sysctl net.ipv4.tcp_available_congestion_control` lists them)"
+            ),
             Self::Io(_) => f.write_str("cannot start"),
         }
     }
@@ -293,7 +327,7 @@ impl std::fmt::Display for StartError {
 impl std::error::Error for StartError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Bind { error, .. } | Self::Io(error) => Some(error),
+            Self::Bind { error, .. } | Self::Congestion { error, .. } | Self::Io(error) => Some(error),
         }
     }
 }

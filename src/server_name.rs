@@ -63,6 +63,10 @@ pub enum PatternError {
     },
     /// An IP address, which no client may send as a server name.
     Address,
+    /// A URL, or a name with a port.
+    MoreThanAName {
+        suggestion: Option<String>,
+    },
 }
 
 impl Sni {
@@ -135,6 +139,9 @@ impl FromStr for Pattern {
         if is_ip_literal(base.as_bytes()) {
             return Err(PatternError::Address);
         }
+        if base.contains(['/', ':']) {
+            return Err(PatternError::MoreThanAName { suggestion: name_within(base) });
+        }
         let ascii = if base.is_ascii() {
             base.to_owned()
         } else {
@@ -150,6 +157,13 @@ fn right_spelling(text: &str) -> Option<String> {
     let suffix = suffix.split_once('.').map_or(suffix, |(_, rest)| rest);
     let suffix = ServerName::from_str(suffix).ok()?;
     Some(format!("*.{suffix} (one label more) or **.{suffix} (one or more)"))
+}
+
+/// Guesses the name in `https://shop.example.com:443/cart`.
+fn name_within(text: &str) -> Option<String> {
+    let text = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let name = text.split(['/', ':']).next()?;
+    ServerName::from_str(name).ok().map(|name| name.to_string())
 }
 
 fn check_labels(name: &[u8]) -> Result<(), InvalidName> {
@@ -238,6 +252,10 @@ impl fmt::Display for PatternError {
             Self::Star { suggestion: None } => {
                 f.write_str("a star stands only for whole labels at the front: `*`, `*.example.com`, `**.example.com`")
             }
+            Self::MoreThanAName { suggestion: Some(name) } => {
+                write!(f, "a server name has no scheme, port or path; write {name}")
+            }
+            Self::MoreThanAName { suggestion: None } => f.write_str("a server name has no scheme, port or path"),
             Self::Address => f.write_str("an IP address is never sent as a server name; use `no_sni` for such clients"),
         }
     }
@@ -316,5 +334,13 @@ mod tests {
         }
         assert!(matches!("a.*".parse::<Pattern>(), Err(PatternError::Star { suggestion: None })));
         assert_eq!("10.0.0.1".parse::<Pattern>(), Err(PatternError::Address));
+    }
+
+    #[test]
+    fn a_url_or_a_port_is_told_the_name_in_it() {
+        for text in ["https://a.example.com/x", "a.example.com:443", "*.a.example.com:443"] {
+            let error = text.parse::<Pattern>().expect_err(text).to_string();
+            assert!(error.ends_with("write a.example.com"), "{text}: {error}");
+        }
     }
 }

@@ -2,12 +2,11 @@
 //!
 //! In:  a [`Config`], and the snapshot before it, whose backends keep their identity.
 //! Out: a [`Snapshot`], replaced whole; [`Snapshot::choose`] is the one decision behind the path and `explain`.
-//!
-//! Of a million routes little is kept beside their names: a record in the table, a [`Route`], a place in the file.
 
 use std::collections::HashMap;
+use std::mem;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -20,12 +19,13 @@ use crate::proxy_header;
 use crate::relay::{self, Engine};
 use crate::route::{Builder, By, Candidate, Conditions, Request, RouteTable};
 use crate::server_name::Sni;
-use crate::socket::TcpSettings;
+use crate::socket::{self, TcpSettings};
 use crate::telemetry::{ConnectionLog, Format, Match, Metrics, RouteMetrics, Which};
 
 /// Everything in force at one time.
 pub struct Snapshot {
-    pub settings: Settings,
+    /// What the file says besides its routes: those are in the table, which takes less room.
+    pub config: Config,
     pub table: RouteTable,
     pub routes: Vec<Route>,
     pub no_sni: Route,
@@ -36,22 +36,6 @@ pub struct Snapshot {
     pub connection_log: ConnectionLog,
     places: Places,
     metrics: Arc<Metrics>,
-}
-
-/// What stays of a [`Config`] once its routes are in the table and its pools are built.
-#[derive(Debug)]
-pub struct Settings {
-    pub listeners: Vec<config::Listener>,
-    pub pools: Vec<config::Pool>,
-    pub timeouts: config::Timeouts,
-    pub limits: config::Limits,
-    pub tcp: config::Tcp,
-    pub runtime: config::Runtime,
-    pub admin: config::Admin,
-    pub log: config::Log,
-    pub reload: config::Reload,
-    pub files: Vec<PathBuf>,
-    pub hash: String,
 }
 
 /// Where connections go that a pattern or a fallback takes.
@@ -88,9 +72,9 @@ pub struct Chosen<'a> {
 
 impl Snapshot {
     /// Builds from `config`; backends that `before` has too, by pool name and address, are taken over.
-    pub fn build(config: Config, before: Option<&Self>, metrics: &Arc<Metrics>) -> Self {
+    pub fn build(mut config: Config, before: Option<&Self>, metrics: &Arc<Metrics>) -> Self {
+        let from = mem::take(&mut config.routes);
         let pools = build_pools(&config, before, metrics);
-        let relay = Arc::new(relay_settings(&config));
         let route = |name: &Arc<str>, to: config::Destination, idle_timeout| Route {
             name: Arc::clone(name),
             to: match to {
@@ -101,9 +85,9 @@ impl Snapshot {
             metrics: OnceLock::new(),
         };
         let mut table = Builder::default();
-        let mut routes = Vec::with_capacity(config.routes.len());
+        let mut routes = Vec::with_capacity(from.len());
         let mut places = Places::default();
-        for (number, from) in (0_u32..).zip(config.routes) {
+        for (number, from) in (0_u32..).zip(from) {
             for (pattern, place) in from.patterns {
                 table.add(pattern, conditions(&from.conditions), number);
                 places.push(&place);
@@ -118,24 +102,12 @@ impl Snapshot {
             no_sni: fallback("no_sni", config.no_sni),
             unmatched: fallback("unmatched", config.unmatched),
             not_tls: fallback("not_tls", config.not_tls),
-            relay,
+            relay: Arc::new(relay_settings(&config)),
             connection_log: connection_log(config.log),
             places,
             metrics: Arc::clone(metrics),
             pools,
-            settings: Settings {
-                listeners: config.listeners,
-                pools: config.pools,
-                timeouts: config.timeouts,
-                limits: config.limits,
-                tcp: config.tcp,
-                runtime: config.runtime,
-                admin: config.admin,
-                log: config.log,
-                reload: config.reload,
-                files: config.files,
-                hash: config.hash,
-            },
+            config,
         };
         if snapshot.routes.len() <= MOST_ROUTES_WITH_SERIES_AT_ONCE {
             for route in &snapshot.routes {
@@ -173,7 +145,7 @@ impl Snapshot {
     /// The series of `route`; made when they are first asked for.
     pub fn metrics_of<'a>(&self, route: &'a Route) -> &'a Arc<RouteMetrics> {
         route.metrics.get_or_init(|| {
-            let listeners: Vec<&str> = self.settings.listeners.iter().map(|listener| &*listener.name).collect();
+            let listeners: Vec<&str> = self.config.listeners.iter().map(|listener| &*listener.name).collect();
             let pool = match &route.to {
                 Destination::Pool(pool) => &pool.name,
                 Destination::Refuse(_) => "",
@@ -183,7 +155,7 @@ impl Snapshot {
     }
 
     pub fn hash(&self) -> &str {
-        &self.settings.hash
+        &self.config.hash
     }
 
     /// Where the pattern stands that has this [`Candidate::number`].
@@ -258,12 +230,17 @@ fn build_pools(config: &Config, before: Option<&Snapshot>, metrics: &Arc<Metrics
         Arc::new(Pool::new(
             Arc::clone(&pool.name),
             pool.backends.iter().map(backend).collect(),
-            Connect { timeout: pool.connect.timeout, attempts: pool.connect.attempts, total: pool.connect.total },
-            pool.send_proxy_protocol.map(|version| match version {
-                config::ProxyVersion::V1 => proxy_header::Version::V1,
-                config::ProxyVersion::V2 => proxy_header::Version::V2,
-            }),
-            pool.source_addresses.clone(),
+            Connect {
+                timeout: pool.connect.timeout,
+                attempts: pool.connect.attempts,
+                total: pool.connect.total,
+                send_proxy_protocol: pool.send_proxy_protocol.map(|version| match version {
+                    config::ProxyVersion::V1 => proxy_header::Version::V1,
+                    config::ProxyVersion::V2 => proxy_header::Version::V2,
+                }),
+                source_addresses: pool.source_addresses.clone(),
+                congestion: pool.congestion.clone(),
+            },
             metrics.pool(&pool.name),
         ))
     };
@@ -283,6 +260,13 @@ pub fn tcp_settings(tcp: config::Tcp) -> TcpSettings {
         user_timeout: tcp.user_timeout,
         backlog: tcp.backlog,
     }
+}
+
+/// The first congestion control of `config` that the kernel does not have.
+pub fn missing_congestion(config: &Config) -> Option<(&str, std::io::Error)> {
+    let listeners = config.listeners.iter().filter_map(|listener| listener.congestion.as_deref());
+    let mut asked = listeners.chain(config.pools.iter().filter_map(|pool| pool.congestion.as_deref()));
+    asked.find_map(|name| socket::check_congestion(name).err().map(|error| (name, error)))
 }
 
 fn relay_settings(config: &Config) -> relay::Settings {

@@ -27,8 +27,13 @@ pub struct TcpSettings {
 /// Accepted sockets inherit the options, so that none is set for each client (tcp(7) on Linux).
 ///
 /// # Errors
-/// The address is in use or not ours, or the process may not bind it. Refused options are passed over.
-pub fn for_listener(address: SocketAddr, settings: &TcpSettings) -> io::Result<std::net::TcpListener> {
+/// The address is in use or not ours, the process may not bind it, or the kernel has no such congestion control. Other
+/// refused options are passed over.
+pub fn for_listener(
+    address: SocketAddr,
+    settings: &TcpSettings,
+    congestion: Option<&str>,
+) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     if address.is_ipv6() {
@@ -40,6 +45,9 @@ pub fn for_listener(address: SocketAddr, settings: &TcpSettings) -> io::Result<s
     socket.set_reuse_port(true)?;
     let _ = socket.set_tcp_nodelay(settings.nodelay);
     keep_alive(&socket, settings);
+    if let Some(congestion) = congestion {
+        set_congestion(&socket, congestion)?;
+    }
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(settings.backlog).unwrap_or(i32::MAX))?;
     Ok(socket.into())
@@ -49,7 +57,12 @@ pub fn for_listener(address: SocketAddr, settings: &TcpSettings) -> io::Result<s
 ///
 /// # Errors
 /// No descriptor or port is left, `from` is not ours, or there is no route to `backend`.
-pub fn for_backend(backend: SocketAddr, from: Option<IpAddr>, nodelay: bool) -> io::Result<std::net::TcpStream> {
+pub fn for_backend(
+    backend: SocketAddr,
+    from: Option<IpAddr>,
+    nodelay: bool,
+    congestion: Option<&str>,
+) -> io::Result<std::net::TcpStream> {
     let socket = Socket::new(Domain::for_address(backend), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     if nodelay {
         let _ = socket.set_tcp_nodelay(true);
@@ -57,6 +70,10 @@ pub fn for_backend(backend: SocketAddr, from: Option<IpAddr>, nodelay: bool) -> 
     // The third packet of the handshake then rides on the hello that follows at once.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let _ = socket.set_tcp_quickack(false);
+    if let Some(congestion) = congestion {
+        // Whether the kernel has it was seen when the configuration came into force.
+        let _ = set_congestion(&socket, congestion);
+    }
     if let Some(from) = from {
         let _ = crate::sys::bind_address_no_port(&socket);
         socket.bind(&SocketAddr::new(from, 0).into())?;
@@ -67,6 +84,24 @@ pub fn for_backend(backend: SocketAddr, from: Option<IpAddr>, nodelay: bool) -> 
         Err(error) => return Err(error),
     }
     Ok(socket.into())
+}
+
+/// Whether the kernel has this congestion control, and lets us use it.
+///
+/// # Errors
+/// It does not.
+pub fn check_congestion(name: &str) -> io::Result<()> {
+    set_congestion(&Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?, name)
+}
+
+#[cfg(any(target_os = "linux", target_os = "freebsd"))]
+fn set_congestion(socket: &Socket, name: &str) -> io::Result<()> {
+    socket.set_tcp_congestion(name.as_bytes())
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "freebsd")))]
+fn set_congestion(_: &Socket, _: &str) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Has the kernel find out that a silent peer is gone. Refused options are passed over: the idle timeout is still there.
@@ -112,4 +147,17 @@ pub fn reset_on_drop(socket: &impl AsFd) {
 /// Takes the error that the kernel holds for `socket`, if there is one.
 pub fn error(socket: &impl AsFd) -> Option<io::Error> {
     SockRef::from(socket).take_error().ok().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_congestion_control_that_the_kernel_lacks_is_told() {
+        // Every kernel has reno built in.
+        assert!(check_congestion("reno").is_ok());
+        assert!(check_congestion("no-such-one").is_err());
+    }
 }

@@ -10,10 +10,12 @@ use tokio::net::TcpListener;
 use tokio::runtime;
 
 use crate::drain::Phase;
+use crate::limits::Permit;
 use crate::listener::{self, Listener, Shared};
+use crate::relay;
 
-/// A listening socket of this worker's own, and the listener it belongs to.
-pub type Socket = (std::net::TcpListener, Listener);
+/// A listening socket of this worker's own, the listener it belongs to, and its place among the doors.
+pub type Socket = (std::net::TcpListener, Listener, Permit);
 
 /// Starts worker `number`; its thread ends when the drain is over.
 ///
@@ -22,6 +24,7 @@ pub type Socket = (std::net::TcpListener, Listener);
 pub fn spawn(number: usize, sockets: Vec<Socket>, shared: Shared) -> io::Result<JoinHandle<()>> {
     let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        relay::bound_pipes(shared.most_pipes);
         runtime.block_on(serve(sockets, shared));
         // Connections that are still open are dropped with their runtime: reset, and counted as drained.
     })
@@ -29,9 +32,9 @@ pub fn spawn(number: usize, sockets: Vec<Socket>, shared: Shared) -> io::Result<
 
 async fn serve(sockets: Vec<Socket>, shared: Shared) {
     let mut drain = shared.drain.clone();
-    for (socket, listener) in sockets {
+    for (socket, listener, door) in sockets {
         match TcpListener::from_std(socket) {
-            Ok(socket) => drop(tokio::spawn(listener::accept(socket, listener, shared.clone()))),
+            Ok(socket) => drop(tokio::spawn(listener::accept(socket, listener, shared.clone(), door))),
             Err(error) => tracing::error!(%error, "a listening socket could not be used"),
         }
     }

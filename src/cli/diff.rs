@@ -8,14 +8,20 @@ mod compare;
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
+use std::ops::Deref;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::thread;
 
 use clap::Args;
 
 use self::cases::When;
-use self::compare::{BackendChange, Effect, Kind, PatternChange, PoolChange, Report, Side, Target, compare};
-use super::{Exit, load, output_failed};
+use self::compare::{BackendChange, Effect, Kind, PatternChange, PoolChange, Report, Target, compare};
+use super::{Exit, output_failed, usable};
+use crate::config::Config;
+use crate::snapshot::Snapshot;
+use crate::telemetry::Metrics;
 
 #[derive(Args, Clone, Debug)]
 pub struct Options {
@@ -28,10 +34,35 @@ pub struct Options {
     json: bool,
 }
 
+/// One of the two files: what it says, and the snapshot that `run` would make of it.
+pub struct Side {
+    pub config: Config,
+    snapshot: Snapshot,
+}
+
+impl Side {
+    fn new(config: Config) -> Self {
+        Self { snapshot: Snapshot::build(config.clone(), None, &Metrics::new()), config }
+    }
+}
+
+impl Deref for Side {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        &self.snapshot
+    }
+}
+
 /// Compares the files.
 pub fn run(options: &Options) -> ExitCode {
-    // Both are read, so that the problems of both are told.
-    let (old, new) = match (load(&options.old), load(&options.new)) {
+    // Large files take their time: they are read at the same time.
+    let (old, new) = thread::scope(|scope| {
+        let new = scope.spawn(|| Config::load(&options.new));
+        (Config::load(&options.old), new.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    });
+    // The problems of both are told, in this order.
+    let (old, new) = match (usable(&options.old, old), usable(&options.new, new)) {
         (Ok(old), Ok(new)) => (Side::new(old.config), Side::new(new.config)),
         (Err(exit), _) | (_, Err(exit)) => return exit,
     };
@@ -102,14 +133,17 @@ fn pattern(change: &PatternChange<'_>) -> String {
 }
 
 fn effect(effect: &Effect<'_>) -> String {
-    if effect.changes() {
-        format!("{} -> {}", decided(&effect.from), decided(&effect.to))
-    } else {
-        format!("{}, as before", destination(&effect.to))
+    let Effect { from, to, .. } = effect;
+    if !effect.changes() {
+        return format!("{}, as before", destination(to));
     }
+    if from.route == to.route {
+        return format!("{} -> {}", destination(from), destination(to));
+    }
+    format!("{} -> {}", decided(from), decided(to))
 }
 
-/// The destination, and the route if it is not called the same.
+/// The destination, and what sends clients there if it is not called the same.
 fn decided(target: &Target<'_>) -> String {
     match target.matched {
         "unmatched" => format!("unmatched ({})", destination(target)),

@@ -14,6 +14,7 @@ use clap::Args;
 
 use super::admin_client::{self, percent_encoded};
 use super::{Exit, config_file, load, output_failed};
+use crate::config::Loaded;
 use crate::explain::{Entry, Explanation, PassedOver, Question, explain};
 use crate::snapshot::Snapshot;
 use crate::telemetry::Metrics;
@@ -71,8 +72,8 @@ fn verdict(explanation: &Explanation, expected: Option<&str>) -> ExitCode {
     let pool = explanation.pool.as_ref().map(|pool| pool.name.as_str());
     match (expected, pool) {
         (Some(expected), got) if got != Some(expected) => {
-            let got = got.map_or("refused".to_owned(), |got| format!("taken to pool `{got}`"));
-            eprintln!("snigate: pool `{expected}` was expected, but the name is {got}");
+            let got = got.map_or("is refused".to_owned(), |got| format!("goes to pool `{got}`"));
+            eprintln!("snigate: pool `{expected}` was expected, but the name {got}");
             Exit::OtherPool.into()
         }
         (_, Some(_)) => ExitCode::SUCCESS,
@@ -81,13 +82,17 @@ fn verdict(explanation: &Explanation, expected: Option<&str>) -> ExitCode {
 }
 
 fn from_file(options: &Options, config: Option<PathBuf>) -> Result<Explanation, ExitCode> {
-    // What `run` would serve with; its series are counted nowhere.
-    let snapshot = Snapshot::build(load(&config_file(config)?)?.config, None, &Metrics::new());
+    let snapshot = offline(load(&config_file(config)?)?);
     let Options { name, alpn, source, listener, .. } = options.clone();
     explain(&snapshot, &Question { name, alpn, source, listener }).map_err(|error| {
         eprintln!("snigate: {error}");
         Exit::Usage.into()
     })
+}
+
+/// The snapshot that `run` would serve with; its series are counted nowhere.
+pub fn offline(loaded: Loaded) -> Snapshot {
+    Snapshot::build(loaded.config, None, &Metrics::new())
 }
 
 /// Asks `/api/v1/explain`.

@@ -20,5 +20,5 @@ pub fn man(name: Option<&str>, mut program: Command, out: &mut dyn Write) -> Opt
             command.display_name(format!("snigate-{name}")).disable_help_subcommand(true)
         }
     };
-    Some(Man::new(page).render(out))
+    Some(Man::new(page).source(concat!("snigate ", env!("CARGO_PKG_VERSION"))).render(out))
 }

@@ -16,9 +16,10 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{CommandFactory, Parser, Subcommand, ValueHint};
 
-use crate::config::{Config, Loaded};
+use crate::config::{Config, Loaded, Problems};
 
 /// Routes TLS by its server name without decrypting it.
 #[derive(Debug, Parser)]
@@ -27,7 +28,9 @@ struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     /// The routing file; without it ./config.yaml, then /etc/snigate/config.yaml
-    #[arg(long, short, global = true, env = "SNIGATE_CONFIG", value_name = "FILE")]
+    // An empty value is none: `SNIGATE_CONFIG=` in a compose file.
+    #[arg(long, short, global = true, env = "SNIGATE_CONFIG", value_name = "FILE", hide_env_values = true,
+        value_parser = OsStringValueParser::new().map(PathBuf::from), value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
 }
 
@@ -82,6 +85,7 @@ pub enum Exit {
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let Arguments { command, config } = Arguments::parse();
+    let config = config.filter(|file| !file.as_os_str().is_empty());
     match command {
         Some(Command::Explain(options)) => explain::run(&options, config),
         Some(Command::Diff(options)) => diff::run(&options),
@@ -111,7 +115,11 @@ fn config_file(told: Option<PathBuf>) -> Result<PathBuf, ExitCode> {
 
 /// Loads `file`, or says what is wrong with it.
 fn load(file: &Path) -> Result<Loaded, ExitCode> {
-    Config::load(file).map_err(|problems| {
+    usable(file, Config::load(file))
+}
+
+fn usable(file: &Path, loaded: Result<Loaded, Problems>) -> Result<Loaded, ExitCode> {
+    loaded.map_err(|problems| {
         eprintln!("{problems}");
         let count = problems.errors();
         eprintln!("snigate: {} has {count} error{}", file.display(), if count == 1 { "" } else { "s" });

@@ -214,6 +214,17 @@ fn more_records_than_any_client_has_reason_to_are_too_many() {
     assert_eq!(parse(&records(&message, 1), LIMIT).expect_err("too many"), NotHello::TooManyRecords);
 }
 
+/// Found by fuzzing.
+#[test]
+fn a_long_message_of_another_kind_is_refused_alike_however_it_comes() {
+    let mut message = message(&extension(21, &[0; 700]));
+    message[0] = 2;
+    let wire = records(&message, 16_384);
+    for end in [6, 9, 100, wire.len()] {
+        assert!(matches!(parse(&wire[..end], 600), Err(NotHello::Malformed(_))), "{end}");
+    }
+}
+
 #[test]
 fn two_names_are_refused() {
     assert_eq!(refusal(&[sni(b"a.test"), sni(b"a.test")].concat()), NotHello::TwoNames);

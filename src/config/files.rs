@@ -75,6 +75,12 @@ pub fn check_start(text: &str, at: &At<'_>, problems: &mut Problems) -> Option<(
     Some(())
 }
 
+/// Where [`find`] looks for `pattern`.
+pub fn directory(pattern: &str, beside: &Path) -> PathBuf {
+    let path = beside.parent().unwrap_or(Path::new("")).join(pattern);
+    path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf()
+}
+
 /// Finds the files that `pattern` names, relative to the directory of `beside`, in the order of their names.
 ///
 /// # Errors

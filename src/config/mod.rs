@@ -91,6 +91,8 @@ pub struct Config {
     pub reload: Reload,
     /// Every file that was read (the routing file first, then what it includes), for the watch.
     pub files: Vec<PathBuf>,
+    /// Where `include` looks, whether or not it found a file there.
+    pub include_directories: Vec<PathBuf>,
     /// Sixteen hexadecimal digits over the bytes of all files: equal text, equal hash.
     pub hash: String,
 }
@@ -102,6 +104,8 @@ pub struct Listener {
     /// Present: every connection must begin with a PROXY header, and only these sources may connect.
     pub trusted_proxies: Option<Vec<IpNet>>,
     pub max_connections: Option<usize>,
+    /// Towards its clients; `None`: what the kernel defaults to.
+    pub congestion: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -147,6 +151,8 @@ pub struct Pool {
     pub send_proxy_protocol: Option<ProxyVersion>,
     /// Local addresses to connect from, in turn; empty: the kernel chooses.
     pub source_addresses: Vec<IpAddr>,
+    /// Towards its backends; `None`: what the kernel defaults to.
+    pub congestion: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

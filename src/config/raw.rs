@@ -77,6 +77,8 @@ pub struct Listener {
     /// At most so many connections at a time through this listener.
     #[schemars(extend("default" = "none"))]
     pub max_connections: Field<CountOrNone>,
+    /// The congestion control towards its clients. Default: `tcp.congestion`.
+    pub congestion: Field<Congestion>,
 }
 
 /// A PROXY header in front of each connection.
@@ -174,6 +176,8 @@ pub struct Pool {
     /// Local addresses to connect from, in turn; empty: the kernel chooses.
     #[schemars(extend("default" = []))]
     pub source_addresses: Field<Vec<Located<IpAddress>>>,
+    /// The congestion control towards its backends. Default: `tcp.congestion`.
+    pub congestion: Field<Congestion>,
     /// Connect from the client's own address. Only `false` is supported yet.
     #[schemars(extend("default" = false))]
     pub transparent: Field<bool>,
@@ -253,7 +257,7 @@ pub struct Connect {
     #[schemars(extend("default" = "3s"))]
     pub timeout: Field<Duration>,
     /// How many distinct backends are tried.
-    #[schemars(range(min = 1, max = 100), extend("default" = 3))]
+    #[schemars(range(min = 1, max = 16), extend("default" = 3))]
     pub attempts: Field<u64>,
     /// Over all attempts.
     #[schemars(extend("default" = "10s"))]
@@ -423,7 +427,15 @@ pub struct Tcp {
     /// The queue of connections not yet accepted; the kernel may allow less (`net.core.somaxconn`).
     #[schemars(range(min = 1, max = 65_535), extend("default" = 4096))]
     pub backlog: Field<u64>,
+    /// The congestion control of listeners and pools that name none; `system`: what the kernel defaults to.
+    #[schemars(extend("default" = "system"))]
+    pub congestion: Field<Congestion>,
 }
+
+/// `system`, or an algorithm that the kernel has, such as `cubic` or `bbr`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Congestion(pub String);
 
 /// When a silent peer is asked whether it is still there. Whole seconds.
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -113,6 +113,18 @@ fn what_the_file_says_is_what_the_config_holds() {
 }
 
 #[test]
+fn congestion_control_is_the_general_one_unless_another_is_named() {
+    let text = "tcp: { congestion: cubic }\nlisteners:\n  - { name: one, bind: 127.0.0.1:0 }\n  - { name: two, bind: 127.0.0.1:0, congestion: bbr }\n\
+                routes: [{ sni: a.test, pool: p }, { sni: b.test, pool: q }]\n\
+                pools: { p: { backends: [127.0.0.1:1], congestion: system }, q: { backends: [127.0.0.1:2] } }\n";
+    let Config { listeners, pools, .. } = parse(text).unwrap_or_else(|problems| panic!("{problems}")).config;
+    let named = [&listeners[0].congestion, &listeners[1].congestion, &pools[0].congestion, &pools[1].congestion];
+    assert_eq!(named.map(Option::as_deref), [Some("cubic"), Some("bbr"), None, Some("cubic")]);
+    let wrong = parse(&text.replace("cubic", "\"cu bic\"")).expect_err("refused").to_string();
+    assert!(wrong.contains("tcp.congestion: `cu bic` is no name"), "{wrong}");
+}
+
+#[test]
 fn two_routes_that_could_both_hold_are_a_conflict() {
     let none: [&str; 0] = [];
     assert_eq!(told(&["sni: a.test", "sni: A.test."]), ["E1"]);

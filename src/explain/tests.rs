@@ -1,1 +1,224 @@
+use std::path::Path;
 
+use proptest::prelude::*;
+
+use super::*;
+use crate::telemetry::Metrics;
+
+fn snapshot(text: &str) -> Snapshot {
+    let loaded = Config::parse(text, Path::new("config.yaml")).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
+    Snapshot::build(loaded.config, None, &Metrics::new())
+}
+
+fn ask(snapshot: &Snapshot, name: &str) -> Explanation {
+    explain(snapshot, &Question { name: name.to_owned(), ..Question::default() }).expect("a good question")
+}
+
+const SHOP: &str = r#"
+listeners: [{ name: https, bind: "127.0.0.1:0" }, { name: inner, bind: "127.0.0.1:0" }]
+routes:
+  - { name: office, sni: shop.test, source: [10.0.0.0/8], pool: staging }
+  - { name: shop, sni: ["*.shop.test", shop.test], pool: shop }
+  - { name: closed, sni: closed.test, refuse: close }
+pools:
+  shop: { backends: [10.0.0.1:443, { address: 10.0.0.2:443, weight: 3 }] }
+  staging: { backends: [10.0.0.3:443] }
+"#;
+
+#[test]
+fn it_tells_the_pattern_the_place_and_what_was_passed_over() {
+    let told = ask(&snapshot(SHOP), "Shop.TEST.");
+    assert_eq!(told.server_name.as_deref(), Some("shop.test"));
+    assert_eq!((told.route.as_deref(), told.matched.as_deref()), (Some("shop"), Some("exact")));
+    let taken = told.taken.expect("a route takes it");
+    assert_eq!((&*taken.pattern, taken.line, taken.column), ("shop.test", 5, 40));
+    let [over] = told.passed_over.as_slice() else { panic!("{:?}", told.passed_over) };
+    assert_eq!(
+        (&*over.entry.route, &*over.unmet, &over.entry.source[..]),
+        ("office", "source", &["10.0.0.0/8".to_owned()][..])
+    );
+    let backends = vec![
+        Backend { address: "10.0.0.1:443".to_owned(), weight: 1 },
+        Backend { address: "10.0.0.2:443".to_owned(), weight: 3 },
+    ];
+    assert_eq!(told.pool, Some(Pool { name: "shop".to_owned(), backends }));
+    assert_eq!(told.assumed, ["alpn", "source", "listener"]);
+    assert_eq!(told.hints, ["`source` was assumed; the conditions of `office` depend on it"]);
+}
+
+#[test]
+fn refusals_are_told_as_the_client_sees_them() {
+    let snapshot = snapshot(SHOP);
+    let refusal = |name| {
+        let refusal = ask(&snapshot, name).refusal.expect("refused");
+        (refusal.reason, refusal.client_sees, refusal.alert.unwrap_or_default(), refusal.alert_before_tls13)
+    };
+    let alert = |reason: &str, name: &str| (reason.to_owned(), "alert".to_owned(), name.to_owned(), None);
+    assert_eq!(refusal("nope.test"), alert("no_route", "unrecognized_name"));
+    assert_eq!(refusal("b\u{fc}cher.test"), alert("invalid_sni", "illegal_parameter"));
+    assert_eq!(refusal("closed.test"), ("refused".to_owned(), "close".to_owned(), String::new(), None));
+    let no_sni =
+        ("no_sni".to_owned(), "alert".to_owned(), "missing_extension".to_owned(), Some("handshake_failure".to_owned()));
+    assert_eq!([refusal(NO_NAME), refusal("192.0.2.7")], [no_sni.clone(), no_sni]);
+}
+
+#[test]
+fn who_asked_for_something_else_than_meant_is_told() {
+    let snapshot = snapshot(SHOP);
+    for (name, hint) in [
+        ("a.b.shop.test", "`**.shop.test` would take this name"),
+        ("https://shop.test/basket", "`shop.test` is what clients send"),
+        ("shop.test:443", "`shop.test` is what clients send"),
+        ("b\u{fc}cher.test", "clients send this name as `xn--bcher-kva.test`"),
+        ("*.shop.test", "a pattern is no name"),
+        ("192.0.2.7", "an address is no server name"),
+    ] {
+        let hints = ask(&snapshot, name).hints;
+        assert!(hints.iter().any(|told| told.contains(hint)), "{name}: {hints:?}");
+    }
+    let apex = snapshot_of_wildcard();
+    assert!(ask(&apex, "a.test").hints[0].contains("takes names below `a.test`, not `a.test` itself"));
+}
+
+fn snapshot_of_wildcard() -> Snapshot {
+    snapshot("listeners: [{ name: l, bind: \"127.0.0.1:0\" }]\nroutes: [{ sni: \"**.a.test\", refuse: reset }]\n")
+}
+
+#[test]
+fn a_question_that_makes_no_sense_is_refused() {
+    let snapshot = snapshot(SHOP);
+    let ask = |alpn: &[String], listener: Option<&str>| {
+        let listener = listener.map(str::to_owned);
+        explain(&snapshot, &Question { name: "a".to_owned(), alpn: alpn.to_vec(), source: None, listener })
+    };
+    let error = ask(&[], Some("http")).expect_err("no such listener");
+    assert_eq!(error.to_string(), "there is no listener `http`; there is `https`, `inner`");
+    assert_eq!(ask(&["a".repeat(256)], None), Err(BadQuestion::Protocol { bytes: 256 }));
+    assert_eq!(ask(&[String::new()], None), Err(BadQuestion::Protocol { bytes: 0 }));
+}
+
+/// One entry of a routing file: a pattern, and one value at most for each kind of condition. Those with the same pattern
+/// and kinds of conditions never hold at the same time, as the configuration demands.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Line {
+    pattern: String,
+    alpn: Option<&'static str>,
+    source: Option<&'static str>,
+    listener: Option<&'static str>,
+}
+
+impl Line {
+    fn any() -> impl Strategy<Value = Self> {
+        let pattern = "(\\*\\*?\\.)?[ab](\\.[ab]){0,3}|\\*";
+        let alpn = prop_oneof![3 => Just(None), 1 => Just(Some("h2"))];
+        let source = prop_oneof![3 => Just(None), 1 => Just(Some("10.0.0.0/8")), 1 => Just(Some("fd00::/8"))];
+        let listener = prop_oneof![3 => Just(None), 1 => Just(Some("one")), 1 => Just(Some("two"))];
+        (pattern, alpn, source, listener).prop_map(|(pattern, alpn, source, listener)| Self {
+            pattern,
+            alpn,
+            source,
+            listener,
+        })
+    }
+
+    /// Whether the pattern takes `name`, said by taking both apart; the higher, the more specific.
+    fn takes(&self, name: &str) -> Option<(usize, usize, usize)> {
+        let labels = |text: &str| text.split('.').map(str::to_owned).collect::<Vec<_>>();
+        let (stars, base) = match self.pattern.trim_start_matches('*') {
+            "" => return Some((0, 0, 0)),
+            base => (self.pattern.len() - base.len(), labels(base.trim_start_matches('.'))),
+        };
+        let name = labels(name);
+        let more = name.len().checked_sub(base.len()).filter(|more| name[*more..] == base[..])?;
+        match (stars, more) {
+            (0, 0) => Some((2, 0, 0)),
+            (1, 1) => Some((1, base.len(), 1)),
+            (2, 1..) => Some((1, base.len(), 0)),
+            _ => None,
+        }
+    }
+
+    fn holds(&self, question: &Question) -> bool {
+        let inside = |network: &str| match question.source.expect("asked") {
+            IpAddr::V4(address) => network == "10.0.0.0/8" && address.octets()[0] == 10,
+            IpAddr::V6(address) => network == "fd00::/8" && address.octets()[0] == 0xfd,
+        };
+        self.alpn.is_none_or(|alpn| question.alpn.iter().any(|offered| offered == alpn))
+            && self.source.is_none_or(inside)
+            && self.listener.is_none_or(|listener| question.listener.as_deref() == Some(listener))
+    }
+
+    /// More kinds of conditions come first; of as many, `source` before `alpn` before `listeners`.
+    fn conditions(&self) -> (usize, bool, bool) {
+        let count = [self.alpn, self.source, self.listener].iter().flatten().count();
+        (count, self.source.is_some(), self.alpn.is_some())
+    }
+}
+
+/// The rule of DESIGN §3, without any table: the best of all that take the name and hold.
+fn naive<'l>(lines: &'l [Line], question: &Question) -> Option<(usize, &'l Line)> {
+    let candidates = lines.iter().enumerate().filter(|(_, line)| line.holds(question));
+    let ranked = candidates.filter_map(|(number, line)| Some((line.takes(&question.name)?, number, line)));
+    let best = ranked.max_by_key(|(rank, number, line)| (*rank, line.conditions(), usize::MAX - number));
+    best.map(|(_, number, line)| (number, line))
+}
+
+fn file(lines: &[Line]) -> String {
+    let mut text = "listeners: [{ name: one, bind: \"127.0.0.1:0\" }, { name: two, bind: \"127.0.0.1:0\" }]\n\
+                    unmatched: { refuse: reset }\nroutes:\n"
+        .to_owned();
+    for (number, Line { pattern, alpn, source, listener }) in lines.iter().enumerate() {
+        let condition =
+            |key: &str, value: &Option<&str>| value.map_or(String::new(), |v| format!("{key}: [\"{v}\"], "));
+        let conditions = condition("alpn", alpn) + &condition("source", source) + &condition("listeners", listener);
+        text.push_str(&format!("  - {{ name: r{number}, sni: \"{pattern}\", {conditions}pool: p{number} }}\n"));
+    }
+    text.push_str("pools:\n  unused: { backends: [\"127.0.0.1:1\"] }\n");
+    for number in 0..lines.len() {
+        text.push_str(&format!("  p{number}: {{ backends: [\"127.0.0.1:{}\"] }}\n", number + 1));
+    }
+    text
+}
+
+proptest! {
+    #[test]
+    fn explain_and_choose_and_a_naive_matcher_agree(
+        lines in proptest::collection::hash_set(Line::any(), 1..20),
+        name in "[ab](\\.[ab]){0,4}",
+        alpn in proptest::sample::subsequence(vec!["h2".to_owned(), "h3".to_owned(), "x".to_owned()], 0..=3),
+        source in proptest::sample::select(vec!["10.1.2.3", "11.0.0.1", "fd00::1", "2001:db8::1"]),
+        listener in proptest::sample::select(vec!["one", "two"]),
+    ) {
+        let lines: Vec<Line> = lines.into_iter().collect();
+        let snapshot = snapshot(&file(&lines));
+        let source = source.parse().expect("an address");
+        let question = Question { name: name.clone(), alpn, source: Some(source), listener: Some(listener.to_owned()) };
+        let expected = naive(&lines, &question);
+
+        let sni = Sni::from_wire(name.as_bytes()).expect("a name");
+        let (alpn, listener) = (Alpn::of(&question.alpn), usize::from(listener == "two"));
+        let chosen = snapshot.choose(Asked { sni: Some(&sni), alpn: &alpn, source, listener });
+        let chosen_name = expected.map_or("unmatched".to_owned(), |(number, _)| format!("r{number}"));
+        prop_assert_eq!(&*chosen.route.name, chosen_name.as_str());
+
+        let told = explain(&snapshot, &question).expect("a good question");
+        prop_assert_eq!(told.route.as_deref(), Some(chosen_name.as_str()));
+        prop_assert_eq!(told.matched.as_deref(), Some(chosen.matched.as_str()));
+        let pool = expected.map(|(number, _)| format!("p{number}"));
+        prop_assert_eq!(told.pool.map(|pool| pool.name), pool);
+        prop_assert_eq!(told.refusal.is_some(), expected.is_none());
+        prop_assert_eq!(told.taken.as_ref().map(|taken| &taken.pattern), expected.map(|(_, line)| &line.pattern));
+
+        // What was passed over takes the name, does not hold, and is all that is more specific.
+        let best = expected.map(|(number, line)| (line.takes(&name), line.conditions(), usize::MAX - number));
+        let more_specific = lines.iter().enumerate().filter(|(number, line)| {
+            let rank = line.takes(&name);
+            rank.is_some() && best.is_none_or(|best| (rank, line.conditions(), usize::MAX - number) > best)
+        });
+        let mut more_specific: Vec<String> = more_specific.map(|(number, _)| format!("r{number}")).collect();
+        let mut passed_over: Vec<String> = told.passed_over.iter().map(|over| over.entry.route.clone()).collect();
+        more_specific.sort();
+        passed_over.sort();
+        prop_assert_eq!(passed_over, more_specific);
+    }
+}

@@ -21,17 +21,14 @@ use crate::telemetry::PoolMetrics;
 pub struct Pool {
     pub name: Arc<str>,
     pub connect: Connect,
-    pub send_proxy_protocol: Option<proxy_header::Version>,
     pub metrics: Arc<PoolMetrics>,
     backends: Vec<Arc<Backend>>,
     policy: RoundRobin,
-    /// Local addresses to connect from, in turn.
-    source_addresses: Vec<IpAddr>,
     source_turn: AtomicUsize,
 }
 
-/// How long and how often connecting is tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How connections to backends are made: how long and how often that is tried, and what is set on their sockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connect {
     /// For one attempt.
     pub timeout: Duration,
@@ -39,6 +36,11 @@ pub struct Connect {
     pub attempts: usize,
     /// Over all attempts.
     pub total: Duration,
+    pub send_proxy_protocol: Option<proxy_header::Version>,
+    /// Local addresses to connect from, in turn.
+    pub source_addresses: Vec<IpAddr>,
+    /// `None`: the kernel's default.
+    pub congestion: Option<Arc<str>>,
 }
 
 /// Walks a pool in its policy's order, from a start of its own; gives each backend once.
@@ -57,15 +59,13 @@ impl Pool {
         name: Arc<str>,
         backends: Vec<(Arc<Backend>, u32)>,
         connect: Connect,
-        send_proxy_protocol: Option<proxy_header::Version>,
-        source_addresses: Vec<IpAddr>,
         metrics: Arc<PoolMetrics>,
     ) -> Self {
         let weights: Vec<u32> = backends.iter().map(|(_, weight)| *weight).collect();
         let backends = backends.into_iter().map(|(backend, _)| backend).collect();
         let policy = RoundRobin::new(&weights);
         let source_turn = AtomicUsize::new(0);
-        Self { name, connect, send_proxy_protocol, metrics, backends, policy, source_addresses, source_turn }
+        Self { name, connect, metrics, backends, policy, source_turn }
     }
 
     pub fn backends(&self) -> &[Arc<Backend>] {
@@ -79,7 +79,7 @@ impl Pool {
 
     /// The local address to connect to `backend` from; `None` leaves the choice to the kernel.
     pub fn source_address(&self, backend: IpAddr) -> Option<IpAddr> {
-        let usable = || self.source_addresses.iter().filter(|source| source.is_ipv4() == backend.is_ipv4());
+        let usable = || self.connect.source_addresses.iter().filter(|source| source.is_ipv4() == backend.is_ipv4());
         match usable().count() {
             0 => None,
             count => usable().nth(self.source_turn.fetch_add(1, Ordering::Relaxed) % count).copied(),
@@ -115,8 +115,15 @@ mod tests {
             (Arc::new(Backend::new("b".into(), address, metrics.backend("p", "b"))), *weight)
         };
         let backends = (1..).zip(weights).map(backend).collect();
-        let connect = Connect { timeout: Duration::ZERO, attempts: 3, total: Duration::ZERO };
-        Pool::new("p".into(), backends, connect, None, vec![], metrics.pool("p"))
+        let connect = Connect {
+            timeout: Duration::ZERO,
+            attempts: 3,
+            total: Duration::ZERO,
+            send_proxy_protocol: None,
+            source_addresses: vec![],
+            congestion: None,
+        };
+        Pool::new("p".into(), backends, connect, metrics.pool("p"))
     }
 
     #[test]

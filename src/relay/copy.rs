@@ -8,27 +8,48 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::ReadBuf;
+use rustix::net::{SendFlags, send};
+use tokio::io::{Interest, ReadBuf};
 
 use super::Stream;
-use super::direction::{Fault, Moved, Prefix};
+use super::direction::{Fault, Prefix};
 
-/// Reads once and writes once. The scratch is borrowed inside this call only, never across an await.
+/// What one message was, and what came right behind it.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub bytes: usize,
+    pub then: Then,
+}
+
+#[derive(Debug)]
+pub(super) enum Then {
+    /// Nothing yet.
+    Open,
+    /// FIN.
+    End,
+    /// The stream failed; the bytes before that are whole.
+    Failed(io::Error),
+}
+
+/// Reads what is there and writes it once. The scratch is borrowed inside this call only, never across an await.
 pub(super) fn message(
     cx: &mut Context<'_>,
     from: &mut impl Stream,
     to: &mut impl Stream,
     carried: &mut u64,
     rest: &mut Prefix,
-) -> Poll<Result<Moved, Fault>> {
+) -> Poll<Result<Message, Fault>> {
     with_scratch(|scratch| {
         let mut buffer = ReadBuf::new(scratch);
-        ready!(Pin::new(from).poll_read(cx, &mut buffer)).map_err(Fault::Read)?;
+        ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer)).map_err(Fault::Read)?;
+        let then = if buffer.filled().is_empty() { Then::End } else { read_on(cx, from, &mut buffer) };
         let read = buffer.filled();
-        if read.is_empty() {
-            return Poll::Ready(Ok(Moved::End));
-        }
-        let written = match write(cx, to, read) {
+        let written = match then {
+            _ if read.is_empty() => Poll::Ready(Ok(0)),
+            Then::End => write_last(cx, to, read),
+            Then::Open | Then::Failed(_) => write(cx, to, read),
+        };
+        let written = match written {
             Poll::Ready(result) => result.map_err(Fault::Write)?,
             Poll::Pending => 0,
         };
@@ -36,8 +57,23 @@ pub(super) fn message(
         if written < read.len() {
             *rest = Prefix::new(read[written..].to_vec());
         }
-        Poll::Ready(Ok(Moved::Bytes(read.len())))
+        Poll::Ready(Ok(Message { bytes: read.len(), then }))
     })
+}
+
+/// Reads what came behind the first bytes. A read that did not fill its buffer has emptied the socket, and the runtime
+/// knows that: this asks the kernel again only if the end has been announced too.
+fn read_on(cx: &mut Context<'_>, from: &mut impl Stream, buffer: &mut ReadBuf<'_>) -> Then {
+    while buffer.remaining() > 0 {
+        let before = buffer.filled().len();
+        match Pin::new(&mut *from).poll_read(cx, buffer) {
+            Poll::Pending => break,
+            Poll::Ready(Err(error)) => return Then::Failed(error),
+            Poll::Ready(Ok(())) if buffer.filled().len() == before => return Then::End,
+            Poll::Ready(Ok(())) => {}
+        }
+    }
+    Then::Open
 }
 
 pub(super) fn write(cx: &mut Context<'_>, to: &mut impl Stream, bytes: &[u8]) -> Poll<io::Result<usize>> {
@@ -45,6 +81,22 @@ pub(super) fn write(cx: &mut Context<'_>, to: &mut impl Stream, bytes: &[u8]) ->
         Ok(0) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
         result => Poll::Ready(result),
     }
+}
+
+/// Writes the last bytes of a direction, so that they leave in one segment with the FIN that follows at once.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn write_last(cx: &mut Context<'_>, to: &mut impl Stream, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+    let sent = to.try_io(Interest::WRITABLE, || send(to.as_fd(), bytes, flags).map_err(io::Error::from));
+    match sent {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => write(cx, to, bytes),
+        result => Poll::Ready(result),
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn write_last(cx: &mut Context<'_>, to: &mut impl Stream, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    write(cx, to, bytes)
 }
 
 /// Lends the worker's scratch buffer, which belongs to nobody between two polls.
@@ -57,7 +109,8 @@ pub fn with_scratch<R>(f: impl FnOnce(&mut [u8]) -> R) -> R {
     })
 }
 
-const SCRATCH_BYTES: usize = 256 << 10;
+/// The most that one read takes, and so the most that is kept for a side that takes nothing.
+const SCRATCH_BYTES: usize = 64 << 10;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(Box::default());

@@ -5,9 +5,11 @@
 //! Source: DESIGN §9.
 
 use std::io;
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use super::copy::{Message, Then};
 use super::pipe::{self, Pipe};
 use super::{Engine, Meter, Stream, Way, copy};
 
@@ -27,16 +29,18 @@ pub(super) struct Direction {
     /// Read, and not yet taken by the other side; an exact-size buffer, empty most of the time.
     rest: Prefix,
     /// Held only while it holds bytes.
-    pipe: Option<Pipe>,
+    pipe: Option<Box<Pipe>>,
     /// Bytes that the other side's kernel has taken.
     pub(super) carried: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum State {
     Open,
     /// The end was read; what came before it is still to be written.
     Ending,
+    /// Reading failed; what came before that is still to be written.
+    Failing(io::Error),
     Closed,
 }
 
@@ -44,8 +48,8 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     CopyOnly,
-    Message { large: u8, pipe_bytes: usize },
-    Bulk { short: u8, pipe_bytes: usize },
+    Message { large: u8 },
+    Bulk { short: u8 },
 }
 
 /// Which of the two streams failed.
@@ -82,14 +86,14 @@ impl Prefix {
 impl Direction {
     pub(super) fn new(way: Way, engine: Engine, rest: Prefix) -> Self {
         let mode = match engine {
-            Engine::Adaptive { pipe_bytes } if cfg!(target_os = "linux") => Mode::Message { large: 0, pipe_bytes },
+            Engine::Adaptive { .. } if cfg!(target_os = "linux") => Mode::Message { large: 0 },
             Engine::Adaptive { .. } | Engine::Copy => Mode::CopyOnly,
         };
         Self { way, state: State::Open, mode, rest, pipe: None, carried: 0 }
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.state == State::Closed
+        matches!(self.state, State::Closed)
     }
 
     /// Closes without delivering what is held; for a side that can take no more.
@@ -107,6 +111,7 @@ impl Direction {
         from: &mut impl Stream,
         to: &mut impl Stream,
         last: bool,
+        engine: Engine,
         meter: &mut M,
     ) -> Poll<Result<(), Fault>> {
         let mut budget = BUDGET_BYTES;
@@ -117,8 +122,12 @@ impl Direction {
                 self.carried += bytes as u64;
             }
             ready!(self.empty_pipe(cx, to, meter))?;
-            match self.state {
+            match &self.state {
                 State::Closed => return Poll::Ready(Ok(())),
+                State::Failing(_) => {
+                    let State::Failing(error) = mem::replace(&mut self.state, State::Closed) else { continue };
+                    return Poll::Ready(Err(Fault::Read(error)));
+                }
                 State::Ending => {
                     if !last {
                         // An error here shows again on the other direction, with its reason.
@@ -135,7 +144,7 @@ impl Direction {
                 return Poll::Pending;
             }
             let moved = match self.mode {
-                Mode::Bulk { .. } => ready!(self.poll_splice(cx, from))?,
+                Mode::Bulk { .. } => ready!(self.poll_splice(cx, from, engine))?,
                 Mode::CopyOnly | Mode::Message { .. } => ready!(self.poll_copy(cx, from, to))?,
             };
             match moved {
@@ -152,22 +161,37 @@ impl Direction {
         from: &mut impl Stream,
         to: &mut impl Stream,
     ) -> Poll<Result<Moved, Fault>> {
-        let moved = ready!(copy::message(cx, from, to, &mut self.carried, &mut self.rest))?;
-        if let (Mode::Message { large, pipe_bytes }, &Moved::Bytes(bytes)) = (self.mode, &moved) {
+        let Message { bytes, then } = ready!(copy::message(cx, from, to, &mut self.carried, &mut self.rest))?;
+        if let Mode::Message { large } = self.mode {
             self.mode = match large + 1 {
-                _ if bytes < LARGE_READ_BYTES => Mode::Message { large: 0, pipe_bytes },
-                LARGE_READS => Mode::Bulk { short: 0, pipe_bytes },
-                large => Mode::Message { large, pipe_bytes },
+                _ if bytes < LARGE_READ_BYTES => Mode::Message { large: 0 },
+                LARGE_READS => Mode::Bulk { short: 0 },
+                large => Mode::Message { large },
             };
         }
-        Poll::Ready(Ok(moved))
+        match then {
+            Then::Open => Poll::Ready(Ok(Moved::Bytes(bytes))),
+            Then::End => Poll::Ready(Ok(Moved::End)),
+            Then::Failed(error) => {
+                self.state = State::Failing(error);
+                Poll::Ready(Ok(Moved::Bytes(bytes)))
+            }
+        }
     }
 
     #[cfg(target_os = "linux")]
-    fn poll_splice(&mut self, cx: &mut Context<'_>, from: &mut impl Stream) -> Poll<Result<Moved, Fault>> {
-        let Mode::Bulk { short, pipe_bytes } = self.mode else { return Poll::Ready(Ok(Moved::Bytes(0))) };
+    fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut impl Stream,
+        engine: Engine,
+    ) -> Poll<Result<Moved, Fault>> {
+        let (Mode::Bulk { short }, Engine::Adaptive { pipe_bytes }) = (self.mode, engine) else {
+            self.mode = Mode::CopyOnly;
+            return Poll::Ready(Ok(Moved::Bytes(0)));
+        };
         let Some(mut pipe) = pipe::take(pipe_bytes) else {
-            self.mode = Mode::Message { large: 0, pipe_bytes };
+            self.mode = Mode::Message { large: 0 };
             return Poll::Ready(Ok(Moved::Bytes(0)));
         };
         match super::splice::fill(cx, from, &mut pipe) {
@@ -182,9 +206,9 @@ impl Direction {
             Poll::Ready(Ok(bytes)) => {
                 self.pipe = Some(pipe);
                 self.mode = match short + 1 {
-                    _ if bytes >= SHORT_SPLICE_BYTES => Mode::Bulk { short: 0, pipe_bytes },
-                    SHORT_SPLICES => Mode::Message { large: 0, pipe_bytes },
-                    short => Mode::Bulk { short, pipe_bytes },
+                    _ if bytes >= SHORT_SPLICE_BYTES => Mode::Bulk { short: 0 },
+                    SHORT_SPLICES => Mode::Message { large: 0 },
+                    short => Mode::Bulk { short },
                 };
                 Poll::Ready(Ok(Moved::Bytes(bytes)))
             }
@@ -217,7 +241,7 @@ impl Direction {
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn poll_splice(&mut self, _: &mut Context<'_>, _: &mut impl Stream) -> Poll<Result<Moved, Fault>> {
+    fn poll_splice(&mut self, _: &mut Context<'_>, _: &mut impl Stream, _: Engine) -> Poll<Result<Moved, Fault>> {
         self.mode = Mode::CopyOnly;
         Poll::Ready(Ok(Moved::Bytes(0)))
     }

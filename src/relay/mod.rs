@@ -28,7 +28,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 pub use self::copy::with_scratch;
 pub use self::direction::Prefix;
 use self::direction::{Direction, Fault};
-pub use self::pipe::MOST_OPEN as MOST_PIPES;
+pub use self::pipe::{MOST_OPEN as MOST_PIPES, bound as bound_pipes};
 use crate::socket::{self, TcpSettings};
 use crate::sys;
 
@@ -169,9 +169,9 @@ enum Stage {
     Settling {
         end: End,
         side: Side,
-        unsent: usize,
-        pause: Duration,
-        patience: Duration,
+        unsent_bytes: u32,
+        pause_ms: u16,
+        patience_ms: u16,
     },
     Ended(End),
 }
@@ -196,13 +196,13 @@ impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
     fn poll_directions(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let Ends { client, backend, .. } = &mut self.ends;
         let last = self.to_client.is_closed();
-        let poll = self.to_backend.poll(cx, client, backend, last, &mut self.meter);
+        let poll = self.to_backend.poll(cx, client, backend, last, self.settings.engine, &mut self.meter);
         if let Poll::Ready(Err(fault)) = poll {
             self.break_off(fault, Way::ToBackend);
         }
         let Ends { client, backend, .. } = &mut self.ends;
         let last = self.to_backend.is_closed();
-        let poll = self.to_client.poll(cx, backend, client, last, &mut self.meter);
+        let poll = self.to_client.poll(cx, backend, client, last, self.settings.engine, &mut self.meter);
         if let Poll::Ready(Err(fault)) = poll {
             self.break_off(fault, Way::ToClient);
         }
@@ -310,7 +310,8 @@ impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
                 return Stage::Ended(end);
             }
         };
-        Stage::Settling { end, side, unsent: usize::MAX, pause: SETTLE_PAUSE, patience: SETTLE_PATIENCE }
+        let (pause_ms, patience_ms) = (SETTLE_PAUSE_MS, SETTLE_PATIENCE_MS);
+        Stage::Settling { end, side, unsent_bytes: u32::MAX, pause_ms, patience_ms }
     }
 
     /// Waits with growing pauses while the kernel still holds bytes for the healthy side and gets rid of some.
@@ -319,23 +320,24 @@ impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
             match self.stage {
                 Stage::Ended(end) => return Poll::Ready(end),
                 Stage::Carrying => return Poll::Pending,
-                Stage::Settling { end, side, unsent, pause, patience } => {
-                    if unsent != usize::MAX {
+                Stage::Settling { end, side, unsent_bytes: before, pause_ms, patience_ms } => {
+                    if before != u32::MAX {
                         ready!(timer.as_mut().poll(cx));
                     }
-                    let now_unsent = match side {
+                    let unsent = match side {
                         Side::Client => sys::unsent_bytes(&self.ends.client),
                         Side::Backend => sys::unsent_bytes(&self.ends.backend),
                     };
-                    let now_unsent = now_unsent.unwrap_or(0);
-                    let patience = if now_unsent < unsent { SETTLE_PATIENCE } else { patience.saturating_sub(pause) };
-                    if now_unsent == 0 || patience.is_zero() {
+                    let unsent_bytes = u32::try_from(unsent.unwrap_or(0)).unwrap_or(u32::MAX - 1);
+                    let patience_ms =
+                        if unsent_bytes < before { SETTLE_PATIENCE_MS } else { patience_ms.saturating_sub(pause_ms) };
+                    if unsent_bytes == 0 || patience_ms == 0 {
                         self.stage = Stage::Ended(end);
                         continue;
                     }
-                    timer.as_mut().reset(Instant::now() + pause);
-                    let pause = (pause * 2).min(SETTLE_PAUSE_MOST);
-                    self.stage = Stage::Settling { end, side, unsent: now_unsent, pause, patience };
+                    timer.as_mut().reset(Instant::now() + Duration::from_millis(pause_ms.into()));
+                    let pause_ms = (pause_ms * 2).min(SETTLE_PAUSE_MOST_MS);
+                    self.stage = Stage::Settling { end, side, unsent_bytes, pause_ms, patience_ms };
                 }
             }
         }
@@ -397,10 +399,10 @@ streams!(TcpStream, UnixStream);
 
 /// How long a reset that follows a FIN may go unseen.
 const RESET_LOOK: Duration = Duration::from_secs(1);
-const SETTLE_PAUSE: Duration = Duration::from_millis(1);
-const SETTLE_PAUSE_MOST: Duration = Duration::from_millis(200);
+const SETTLE_PAUSE_MS: u16 = 1;
+const SETTLE_PAUSE_MOST_MS: u16 = 200;
 /// How long a reset is held back while the other side takes nothing.
-const SETTLE_PATIENCE: Duration = Duration::from_secs(5);
+const SETTLE_PATIENCE_MS: u16 = 5000;
 
 #[cfg(test)]
 mod tests;

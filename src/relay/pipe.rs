@@ -51,13 +51,18 @@ impl Drop for Pipe {
     }
 }
 
+/// Bounds this worker's pipes from now on; more than [`MOST_OPEN`] are never open.
+pub fn bound(most: usize) {
+    POOL.with_borrow_mut(|pool| pool.most = most.min(MOST_OPEN));
+}
+
 /// Takes an empty pipe of about `bytes`; `None` when the kernel or our own bound gives no useful one.
-pub(super) fn take(bytes: usize) -> Option<Pipe> {
+pub(super) fn take(bytes: usize) -> Option<Box<Pipe>> {
     POOL.with_borrow_mut(|pool| {
         if let Some(pipe) = pool.idle.pop() {
             return Some(pipe);
         }
-        if pool.open >= MOST_OPEN {
+        if pool.open >= pool.most {
             return None;
         }
         let pipe = open(bytes)?;
@@ -67,7 +72,7 @@ pub(super) fn take(bytes: usize) -> Option<Pipe> {
 }
 
 /// Returns a pipe; one that still holds bytes, or one too many, is closed.
-pub(super) fn give_back(pipe: Pipe) {
+pub(super) fn give_back(pipe: Box<Pipe>) {
     let surplus = POOL.with_borrow_mut(|pool| {
         if pipe.is_empty() && pool.idle.len() < MOST_IDLE {
             pool.idle.push(pipe);
@@ -80,28 +85,30 @@ pub(super) fn give_back(pipe: Pipe) {
 }
 
 #[cfg(target_os = "linux")]
-fn open(bytes: usize) -> Option<Pipe> {
+fn open(bytes: usize) -> Option<Box<Pipe>> {
     use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
     let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
     // Beyond the user's share of pipe memory the kernel says EPERM, or has made the pipe tiny from the start (pipe(7)).
     let granted = fcntl_setpipe_size(&write, bytes).or_else(|_| fcntl_getpipe_size(&write)).ok()?;
-    (granted >= LEAST_USEFUL_BYTES).then(|| Pipe { read, write, capacity_bytes: granted, held_bytes: 0 })
+    (granted >= LEAST_USEFUL_BYTES).then(|| Box::new(Pipe { read, write, capacity_bytes: granted, held_bytes: 0 }))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn open(_: usize) -> Option<Pipe> {
+fn open(_: usize) -> Option<Box<Pipe>> {
     None
 }
 
-#[derive(Default)]
 struct Pool {
-    idle: Vec<Pipe>,
+    /// Boxed, so that a direction without a pipe holds a pointer's room for it.
+    #[expect(clippy::vec_box, reason = "they move between directions and here without being boxed anew")]
+    idle: Vec<Box<Pipe>>,
     /// All of this worker's pipes, idle and in use.
     open: usize,
+    most: usize,
 }
 
 thread_local! {
-    static POOL: RefCell<Pool> = RefCell::default();
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool { idle: Vec::new(), open: 0, most: MOST_OPEN }) };
 }
 
 /// The most pipes of one worker; two descriptors each, counted in the descriptor budget.

@@ -1,6 +1,6 @@
 //! Makes up clients, one for each way in which the conditions on the way of a name can hold.
 //!
-//! In:  the two sides and a name.
+//! In:  two snapshots and a name.
 //! Out: [`Cases`]: all combinations of protocols, networks and listeners that can make a difference to this name.
 
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use serde::Serialize;
 
-use super::compare::Side;
+use super::Side;
 use crate::client_hello::Alpn;
 use crate::config::Conditions;
 use crate::server_name::Sni;
@@ -68,9 +68,9 @@ impl<'a> Cases<'a> {
         protocols.sort_unstable();
         protocols.dedup();
         let networks: Vec<IpNet> = all().flat_map(|conditions| conditions.source.iter().copied()).collect();
-        let named = |side: &'a Side, conditions: &[&Conditions]| -> Vec<&'a str> {
+        let named = |snapshot: &'a Side, conditions: &[&Conditions]| -> Vec<&'a str> {
             let numbers = conditions.iter().flat_map(|conditions| &conditions.listeners);
-            numbers.map(|number| &*side.config.listeners[*number].name).collect()
+            numbers.map(|number| &*snapshot.config.listeners[*number].name).collect()
         };
         let listeners = [named(old, &before), named(new, &after)].concat();
         Self { alpn: subsets(&protocols), source: apart(&networks), listener: shared_listeners(old, new, &listeners) }
@@ -81,27 +81,27 @@ impl<'a> Cases<'a> {
 ///
 /// A client that meets none of them sees them all. Where the networks of a condition leave no address outside, that
 /// entry always holds, and nothing comes after it.
-fn conditions_on_the_way<'a>(side: &'a Side, sni: &Sni) -> Vec<&'a Conditions> {
+fn conditions_on_the_way<'a>(snapshot: &'a Side, sni: &Sni) -> Vec<&'a Conditions> {
     let alpn = Alpn::default();
     let mut seen: Vec<u32> = Vec::new();
     let mut inside: Vec<IpNet> = Vec::new();
     while let Some(outside) = apart(&inside).into_iter().find(|addresses| addresses.network.is_none()) {
         let mut last = None;
         let asked = Asked { sni: Some(sni), alpn: &alpn, source: outside.example, listener: usize::MAX };
-        side.snapshot.choose_watched(asked, |candidate| {
+        snapshot.choose_watched(asked, |candidate| {
             last = Some(candidate);
             if !seen.contains(&candidate.route) {
                 seen.push(candidate.route);
             }
         });
         let Some(taker) = last.filter(|last| last.unmet.is_none()) else { break };
-        let conditions = &side.config.routes[taker.route as usize].conditions;
+        let conditions = &snapshot.config.routes[taker.route as usize].conditions;
         if conditions.source.is_empty() {
             break;
         }
         inside.extend(&conditions.source);
     }
-    seen.iter().map(|route| &side.config.routes[*route as usize].conditions).collect()
+    seen.iter().map(|route| &snapshot.config.routes[*route as usize].conditions).collect()
 }
 
 /// All sets of a few protocols; of many, none, each alone, and all.
@@ -122,6 +122,9 @@ fn subsets<'a>(protocols: &[&'a [u8]]) -> Vec<Protocols<'a>> {
 /// Of two networks that overlap one holds the other, so that the smallest around an address says which others hold it.
 /// Every set begins at a network's first address, or after a network's last, or where the addresses begin.
 fn apart(networks: &[IpNet]) -> Vec<Addresses> {
+    if networks.is_empty() {
+        return vec![Addresses { example: ANYWHERE[0], network: None }];
+    }
     let first = networks.iter().map(IpNet::network);
     let after = networks.iter().filter_map(|network| match network.broadcast() {
         IpAddr::V4(last) => u32::from(last).checked_add(1).map(|next| IpAddr::V4(next.into())),

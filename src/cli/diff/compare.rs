@@ -1,7 +1,7 @@
-//! Compares two routing files: who goes elsewhere, and which pools hold something else.
+//! Compares two snapshots: who goes elsewhere, and which pools hold something else.
 //!
-//! In:  the old side and the new, each a file and the snapshot that `run` would serve with.
-//! Out: a [`Report`]. Every name and pattern of either is asked for in both, by [`Snapshot::choose`] itself: for a
+//! In:  the old snapshot and the new.
+//! Out: a [`Report`]. Every name and pattern of either is asked for in both, by `Snapshot::choose` itself: for a
 //!      pattern, by a name that only it and less specific ones take.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -10,19 +10,13 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 use serde::{Serialize, Serializer};
 
+use super::Side;
 use super::cases::{Addresses, Cases, Listeners, When};
 use crate::client_hello::Alpn;
 use crate::config::{self, Config, Place};
 use crate::explain::refuse_word;
 use crate::server_name::{Pattern, ServerName, Sni};
-use crate::snapshot::{Asked, Chosen, Destination, Route, Snapshot};
-use crate::telemetry::Metrics;
-
-/// One of the two files.
-pub struct Side {
-    pub config: Config,
-    pub snapshot: Snapshot,
-}
+use crate::snapshot::{Asked, Chosen, Destination, Route};
 
 /// All that differs. Its JSON is an interface.
 #[derive(Debug, Serialize)]
@@ -64,7 +58,7 @@ pub struct Effect<'a> {
 }
 
 /// Where a connection goes, and what sends it there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Target<'a> {
     /// Either this or `refuse`.
     pub pool: Option<&'a str>,
@@ -102,14 +96,6 @@ pub struct BackendChange {
     pub new_weight: Option<u32>,
 }
 
-impl Side {
-    /// The series of its snapshot are counted nowhere.
-    pub fn new(config: Config) -> Self {
-        let snapshot = Snapshot::build(config.clone(), None, &Metrics::new());
-        Self { config, snapshot }
-    }
-}
-
 /// Compares `old` with `new`.
 pub fn compare<'a>(old: &'a Side, new: &'a Side) -> Report<'a> {
     let patterns = patterns(old, new);
@@ -144,14 +130,14 @@ fn patterns<'a>(old: &'a Side, new: &'a Side) -> Vec<PatternChange<'a>> {
             (_, None) => Kind::Removed,
             (Some(_), Some(_)) => Kind::Changed,
         };
-        let written_alike = || match (before.get(pattern), after.get(pattern)) {
-            (Some(before), Some(after)) => written(&old.config, before) == written(&new.config, after),
+        let alike = || match (before.get(pattern), after.get(pattern)) {
+            (Some(before), Some(after)) => written_alike(&old.config, before, &new.config, after),
             _ => false,
         };
         // A name that would be too long is asked for by nobody.
         let Some(name) = only_for(pattern, &stranger) else { continue };
         let effects = effects(old, new, &Sni::Name(name));
-        if kind != Kind::Changed || effects.iter().any(Effect::changes) || !written_alike() {
+        if kind != Kind::Changed || effects.iter().any(Effect::changes) || !alike() {
             changes.push(PatternChange { pattern: pattern.to_string(), kind, place, effects });
         }
     }
@@ -170,7 +156,25 @@ fn entries(config: &Config) -> Entries<'_> {
     entries
 }
 
-/// What the file says of a pattern, in an order of its own.
+/// Whether two files say the same of a pattern, in whatever order.
+fn written_alike(old: &Config, before: &[&config::Route], new: &Config, after: &[&config::Route]) -> bool {
+    // Most patterns stand there once, without conditions.
+    if let ([before], [after]) = (before, after)
+        && [before, after].iter().all(|route| route.conditions == config::Conditions::default())
+    {
+        return destination(old, before) == destination(new, after) && before.idle_timeout == after.idle_timeout;
+    }
+    written(old, before) == written(new, after)
+}
+
+fn destination<'a>(config: &'a Config, route: &config::Route) -> (Option<&'a str>, Option<config::Refuse>) {
+    match route.to {
+        config::Destination::Pool(pool) => (Some(&config.pools[pool].name), None),
+        config::Destination::Refuse(how) => (None, Some(how)),
+    }
+}
+
+/// What the file says, in an order of its own.
 fn written(config: &Config, routes: &[&config::Route]) -> Vec<String> {
     let entry = |route: &&config::Route| {
         let config::Conditions { alpn, source, listeners } = &route.conditions;
@@ -179,12 +183,7 @@ fn written(config: &Config, routes: &[&config::Route]) -> Vec<String> {
         source.sort_unstable();
         let mut listeners: Vec<&str> = listeners.iter().map(|number| &*config.listeners[*number].name).collect();
         listeners.sort_unstable();
-        let to = match route.to {
-            config::Destination::Pool(pool) => &*config.pools[pool].name,
-            config::Destination::Refuse(how) => refuse_word(how),
-        };
-        let kind = matches!(route.to, config::Destination::Pool(_));
-        format!("{:?}", (kind, to, alpn, source, listeners, route.idle_timeout))
+        format!("{:?}", (destination(config, route), alpn, source, listeners, route.idle_timeout))
     };
     let mut written: Vec<String> = routes.iter().map(entry).collect();
     written.sort_unstable();
@@ -214,58 +213,66 @@ fn only_for(pattern: &Pattern, stranger: &str) -> Option<ServerName> {
 /// Who of those that ask for `sni` goes elsewhere; if nobody does, one of them.
 fn effects<'a>(old: &'a Side, new: &'a Side, sni: &Sni) -> Vec<Effect<'a>> {
     let cases = Cases::of(old, new, sni);
-    let mut grid = Grid { sizes: [cases.alpn.len(), cases.source.len(), cases.listener.len()], cells: Vec::new() };
-    for protocols in &cases.alpn {
-        for addresses in &cases.source {
-            for listeners in &cases.listener {
-                grid.cells.push(targets(old, new, sni, &protocols.alpn, *addresses, *listeners));
+    let mut outcomes = Vec::new();
+    for (protocols, offered) in cases.alpn.iter().enumerate() {
+        for (network, addresses) in cases.source.iter().enumerate() {
+            for (listener, listeners) in cases.listener.iter().enumerate() {
+                let (from, to) = targets(old, new, sni, &offered.alpn, *addresses, *listeners);
+                outcomes.push(Outcome { at: [Some(protocols), Some(network), Some(listener)], from, to });
             }
         }
     }
-    let matters = [grid.matters(0), grid.matters(1), grid.matters(2)];
-    let told = grid.cells.iter().enumerate().filter_map(|(cell, (from, to))| {
-        let at = grid.place(cell);
-        // Where it makes no difference, the first value speaks for all.
-        if (0..3).any(|axis| !matters[axis] && at[axis] > 0) {
-            return None;
-        }
-        let alpn = || cases.alpn[at[0]].offered.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
-        let source = || cases.source[at[1]].network.map_or("other".to_owned(), |network| network.to_string());
-        let listener = || cases.listener[at[2]].name.unwrap_or("other").to_owned();
-        let when =
-            When { alpn: matters[0].then(alpn), source: matters[1].then(source), listener: matters[2].then(listener) };
-        Some(Effect { when, from: *from, to: *to })
-    });
-    let mut told: Vec<Effect<'a>> = told.collect();
-    if told.iter().any(Effect::changes) {
-        told.retain(Effect::changes);
+    for (axis, size) in [cases.alpn.len(), cases.source.len(), cases.listener.len()].into_iter().enumerate() {
+        outcomes = without_idle_axis(outcomes, axis, size);
+    }
+    let effect = |Outcome { at: [protocols, network, listener], from, to }| {
+        let name = |protocol: &&[u8]| String::from_utf8_lossy(protocol).into_owned();
+        let network = network.map(|network: usize| cases.source[network].network);
+        let when = When {
+            alpn: protocols.map(|protocols| cases.alpn[protocols].offered.iter().map(name).collect()),
+            source: network.map(|network| network.map_or("other".to_owned(), |network| network.to_string())),
+            listener: listener.map(|listener| cases.listener[listener].name.unwrap_or("other").to_owned()),
+        };
+        Effect { when, from, to }
+    };
+    let mut effects: Vec<Effect<'a>> = outcomes.into_iter().map(effect).collect();
+    if effects.iter().any(Effect::changes) {
+        effects.retain(Effect::changes);
     } else {
-        told.truncate(1);
+        let all_alike = effects.iter().all(|effect| effect.to.is_same_for_clients(&effects[0].to));
+        effects.truncate(1);
+        effects.iter_mut().filter(|_| all_alike).for_each(|effect| effect.when = When::default());
     }
-    told
+    effects
 }
 
-/// What comes of every combination: protocols, then addresses, then listeners.
-struct Grid<'a> {
-    sizes: [usize; 3],
-    cells: Vec<(Target<'a>, Target<'a>)>,
+/// What comes of one combination of protocols, addresses and listeners, by their numbers. `None`: of any.
+struct Outcome<'a> {
+    at: [Option<usize>; 3],
+    from: Target<'a>,
+    to: Target<'a>,
 }
 
-impl Grid<'_> {
-    fn place(&self, cell: usize) -> [usize; 3] {
-        let [_, sources, listeners] = self.sizes;
-        [cell / (sources * listeners), cell / listeners % sources, cell % listeners]
+/// Makes one of outcomes that are alike for all `size` values on `axis`.
+fn without_idle_axis<'a>(outcomes: Vec<Outcome<'a>>, axis: usize, size: usize) -> Vec<Outcome<'a>> {
+    let elsewhere = |outcome: &Outcome<'_>| {
+        let mut at = outcome.at;
+        at[axis] = None;
+        at
+    };
+    if size == 1 {
+        return outcomes.into_iter().map(|outcome| Outcome { at: elsewhere(&outcome), ..outcome }).collect();
     }
-
-    /// Whether the value on this axis makes a difference anywhere.
-    fn matters(&self, axis: usize) -> bool {
-        let step: usize = self.sizes[axis + 1..].iter().product();
-        (0..self.cells.len()).any(|cell| {
-            let at = self.place(cell)[axis];
-            let ((from, to), (from_before, to_before)) = (&self.cells[cell], &self.cells[cell.saturating_sub(step)]);
-            at > 0 && !(from.is_same_for_clients(from_before) && to.is_same_for_clients(to_before))
-        })
+    let mut alike: HashMap<_, usize> = HashMap::new();
+    for outcome in &outcomes {
+        *alike.entry((elsewhere(outcome), outcome.from, outcome.to)).or_default() += 1;
     }
+    let merged = |outcome: Outcome<'a>| match alike[&(elsewhere(&outcome), outcome.from, outcome.to)] == size {
+        true if outcome.at[axis] == Some(0) => Some(Outcome { at: elsewhere(&outcome), ..outcome }),
+        true => None,
+        false => Some(outcome),
+    };
+    outcomes.into_iter().filter_map(merged).collect()
 }
 
 fn targets<'a>(
@@ -276,8 +283,8 @@ fn targets<'a>(
     addresses: Addresses,
     listeners: Listeners<'_>,
 ) -> (Target<'a>, Target<'a>) {
-    let target = |side: &'a Side, listener| {
-        target(side.snapshot.choose(Asked { sni: Some(sni), alpn, source: addresses.example, listener }))
+    let target = |snapshot: &'a Side, listener| {
+        target(snapshot.choose(Asked { sni: Some(sni), alpn, source: addresses.example, listener }))
     };
     (target(old, listeners.old), target(new, listeners.new))
 }
@@ -296,7 +303,6 @@ fn target_of(route: &Route) -> Target<'_> {
 }
 
 fn fallbacks<'a>(old: &'a Side, new: &'a Side) -> Vec<FallbackChange<'a>> {
-    let (old, new) = (&old.snapshot, &new.snapshot);
     let pairs = [
         ("no_sni", &old.no_sni, &new.no_sni),
         ("unmatched", &old.unmatched, &new.unmatched),
@@ -358,27 +364,54 @@ fn backends(old: Option<&config::Pool>, new: Option<&config::Pool>) -> Vec<Backe
 }
 
 fn pool_settings(old: &config::Pool, new: &config::Pool) -> Vec<&'static str> {
-    let differ = [
-        ("connect", old.connect != new.connect),
-        ("send_proxy_protocol", old.send_proxy_protocol != new.send_proxy_protocol),
-        ("source_addresses", old.source_addresses != new.source_addresses),
+    // Taken apart by name, here and below, so that a key that is new does not compile until it is compared.
+    let config::Pool { name: _, backends: _, connect, send_proxy_protocol, source_addresses, congestion } = old;
+    let alike = [
+        ("connect", *connect == new.connect),
+        ("send_proxy_protocol", *send_proxy_protocol == new.send_proxy_protocol),
+        ("source_addresses", *source_addresses == new.source_addresses),
+        ("congestion", *congestion == new.congestion),
     ];
-    differ.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+    differing(&alike)
 }
 
 fn other_settings(old: &Config, new: &Config) -> Vec<&'static str> {
-    let differ = [
-        ("listeners", old.listeners != new.listeners),
-        ("timeouts", old.timeouts != new.timeouts),
-        ("limits", old.limits != new.limits),
-        ("relay", old.relay != new.relay),
-        ("tcp", old.tcp != new.tcp),
-        ("runtime", old.runtime != new.runtime),
-        ("admin", old.admin != new.admin),
-        ("log", old.log != new.log),
-        ("reload", old.reload != new.reload),
+    let Config {
+        listeners,
+        timeouts,
+        limits,
+        relay,
+        tcp,
+        runtime,
+        admin,
+        log,
+        reload,
+        // Compared above, or no setting.
+        routes: _,
+        no_sni: _,
+        unmatched: _,
+        not_tls: _,
+        pools: _,
+        files: _,
+        include_directories: _,
+        hash: _,
+    } = old;
+    let alike = [
+        ("listeners", *listeners == new.listeners),
+        ("timeouts", *timeouts == new.timeouts),
+        ("limits", *limits == new.limits),
+        ("relay", *relay == new.relay),
+        ("tcp", *tcp == new.tcp),
+        ("runtime", *runtime == new.runtime),
+        ("admin", *admin == new.admin),
+        ("log", *log == new.log),
+        ("reload", *reload == new.reload),
     ];
-    differ.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+    differing(&alike)
+}
+
+fn differing(alike: &[(&'static str, bool)]) -> Vec<&'static str> {
+    alike.iter().filter(|(_, alike)| !alike).map(|(key, _)| *key).collect()
 }
 
 fn place_as_text<S: Serializer>(place: &&Place, serializer: S) -> Result<S::Ok, S::Error> {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{Names, each, each_of, name, place, read, require};
+use super::{Names, each, each_of, name, place, read, require, settings};
 use crate::config::at::At;
 use crate::config::problem::{Place, Problem, Problems, Severity};
 use crate::config::raw::{self, Field};
@@ -22,7 +22,12 @@ pub struct Listeners {
     pub bound: Vec<(SocketAddr, Place)>,
 }
 
-pub fn parse(field: Field<Vec<super::Located<raw::Listener>>>, top: &At<'_>, problems: &mut Problems) -> Listeners {
+pub fn parse(
+    field: Field<Vec<super::Located<raw::Listener>>>,
+    top: &At<'_>,
+    congestion: Option<&Arc<str>>,
+    problems: &mut Problems,
+) -> Listeners {
     let mut listeners =
         Listeners { parsed: Vec::new(), names: Names::default(), places: Vec::new(), bound: Vec::new() };
     require(field.as_ref(), top, "listeners", problems);
@@ -40,7 +45,8 @@ pub fn parse(field: Field<Vec<super::Located<raw::Listener>>>, top: &At<'_>, pro
         let trusted_proxies = trusted(raw.proxy_protocol, at, problems);
         let max_connections =
             read(raw.max_connections, at, "max_connections", problems, |count| count_or(&count.0, "none")).flatten();
-        Some(Listener { name: name?, bind, trusted_proxies, max_connections })
+        let congestion = settings::congestion(raw.congestion, at, congestion, problems);
+        Some(Listener { name: name?, bind, trusted_proxies, max_connections, congestion })
     });
     listeners
 }

@@ -26,7 +26,7 @@ use super::{Config, files, yaml};
 
 /// Reads `text`, and the files that it includes. Returns the files that were read, whatever came of them.
 pub fn config(text: &str, file: &Path, problems: &mut Problems) -> (Option<Config>, Vec<PathBuf>) {
-    let mut sources = Sources { files: Vec::new(), hash: files::Hash::new() };
+    let mut sources = Sources { files: Vec::new(), include_directories: Vec::new(), hash: files::Hash::new() };
     let main: Arc<Path> = file.into();
     let top = At::top(&main);
     let Some(mut raw) = sources.raw::<raw::File>(text, &main, problems) else { return (None, sources.files) };
@@ -38,8 +38,9 @@ pub fn config(text: &str, file: &Path, problems: &mut Problems) -> (Option<Confi
         pools.push((file, included.pools));
     }
 
-    let pools = pools::parse(pools, problems);
-    let listeners = listeners::parse(raw.listeners, &top, problems);
+    let congestion = settings::default_congestion(raw.tcp.as_mut(), &top, problems);
+    let pools = pools::parse(pools, congestion.as_ref(), problems);
+    let listeners = listeners::parse(raw.listeners, &top, congestion.as_ref(), problems);
     let routes = routes::parse(routes, &listeners.names, &pools.names, problems);
     let mut fallback = |raw, key, default| routes::fallback(raw, &top, key, default, &pools.names, problems);
     let config = Config {
@@ -56,6 +57,7 @@ pub fn config(text: &str, file: &Path, problems: &mut Problems) -> (Option<Confi
         reload: settings::reload(raw.reload, &top, problems),
         hash: sources.hash.finish(),
         files: sources.files.clone(),
+        include_directories: sources.include_directories,
         listeners: listeners.parsed,
         routes: routes.parsed,
         pools: pools.parsed,
@@ -75,6 +77,7 @@ type FromFiles<T> = Vec<(Arc<Path>, Field<T>)>;
 /// What has been read so far.
 struct Sources {
     files: Vec<PathBuf>,
+    include_directories: Vec<PathBuf>,
     hash: files::Hash,
 }
 
@@ -100,6 +103,7 @@ fn include(
     let mut seen = HashSet::from([main.to_path_buf()]);
     let mut included = Vec::new();
     each(field, top, "include", problems, |pattern, at, problems| {
+        sources.include_directories.push(files::directory(&pattern, &main));
         let found = match files::find(&pattern, &main) {
             Ok(found) if found.is_empty() => {
                 problems.warning(at, "no file has such a name");

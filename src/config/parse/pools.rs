@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::listeners::count_or;
-use super::{FromFiles, Located, Names, each_of, name, only, read, refuse_unbuilt, require, section};
+use super::{FromFiles, Located, Names, each_of, name, only, read, refuse_unbuilt, require, section, settings};
 use crate::config::address::{self, AddressError};
 use crate::config::at::At;
 use crate::config::located::Named;
@@ -25,7 +25,7 @@ pub struct Pools {
     pub places: Vec<Place>,
 }
 
-pub fn parse(files: FromFiles<Named<raw::Pool>>, problems: &mut Problems) -> Pools {
+pub fn parse(files: FromFiles<Named<raw::Pool>>, congestion: Option<&Arc<str>>, problems: &mut Problems) -> Pools {
     let mut pools = Pools { parsed: Vec::new(), names: Names::default(), places: Vec::new() };
     let mut first: HashMap<Arc<str>, Place> = HashMap::new();
     for (file, field) in files {
@@ -42,14 +42,14 @@ pub fn parse(files: FromFiles<Named<raw::Pool>>, problems: &mut Problems) -> Poo
             pools.names.define(&name, pools.places.len());
             pools.places.push(at.place());
             if let Some(raw) = pool.value {
-                pools.parsed.push(self::pool(name, raw, &at.moved(pool.spot), problems));
+                pools.parsed.push(self::pool(name, raw, &at.moved(pool.spot), congestion, problems));
             }
         }
     }
     pools
 }
 
-fn pool(name: Arc<str>, raw: raw::Pool, at: &At<'_>, problems: &mut Problems) -> Pool {
+fn pool(name: Arc<str>, raw: raw::Pool, at: &At<'_>, congestion: Option<&Arc<str>>, problems: &mut Problems) -> Pool {
     refuse_unbuilt(raw.health_check.as_ref(), at, "health_check", problems);
     only(raw.balance, at, "balance", (raw::Balance::RoundRobin, "round_robin"), problems);
     only(raw.when_all_down, at, "when_all_down", (raw::WhenAllDown::Try, "try"), problems);
@@ -73,6 +73,7 @@ fn pool(name: Arc<str>, raw: raw::Pool, at: &At<'_>, problems: &mut Problems) ->
             raw::SendProxyProtocol::V2 => Some(ProxyVersion::V2),
         }),
         source_addresses: source_addresses.unwrap_or_default(),
+        congestion: settings::congestion(raw.congestion, at, congestion, problems),
     }
 }
 
@@ -140,7 +141,7 @@ fn connect(field: Field<raw::Connect>, at: &At<'_>, problems: &mut Problems) -> 
     let total = read(raw.total, &at, "total", problems, |text| moment(&text.0)).unwrap_or(DEFAULT_CONNECT.total);
     let attempts = read(raw.attempts, &at, "attempts", problems, |attempts| match usize::try_from(attempts) {
         Ok(attempts @ 1..=MAX_ATTEMPTS) => Ok(attempts),
-        _ => Err("1 to 100 attempts can be made"),
+        _ => Err("1 to 16 attempts can be made"),
     });
     if timeout > total {
         let (timeout, total) = (units::show_duration(timeout), units::show_duration(total));
@@ -206,6 +207,6 @@ pub fn warn_of_unused(config: &Config, places: &[Place], problems: &mut Problems
 
 const DEFAULT_CONNECT: Connect =
     Connect { timeout: Duration::from_secs(3), attempts: 3, total: Duration::from_secs(10) };
-const MAX_ATTEMPTS: usize = 100;
+const MAX_ATTEMPTS: usize = 16;
 const DEFAULT_WEIGHT: u32 = 1;
 const MAX_WEIGHT: u32 = 1_000;

@@ -5,10 +5,11 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::listeners::{claim, count_or};
-use super::{each, only, read, refuse_unbuilt, section};
+use super::{Located, each, only, read, refuse_unbuilt, section};
 use crate::config::at::At;
 use crate::config::problem::{Place, Problems};
 use crate::config::raw::{self, Field};
@@ -59,6 +60,34 @@ pub fn tcp(field: Field<raw::Tcp>, top: &At<'_>, problems: &mut Problems) -> Tcp
         user_timeout: user_timeout.unwrap_or(Duration::from_secs(120)),
         backlog: backlog.unwrap_or(4_096),
     }
+}
+
+/// Takes `tcp.congestion` out, since listeners and pools are parsed with it.
+pub fn default_congestion(
+    tcp: Option<&mut Located<raw::Tcp>>,
+    top: &At<'_>,
+    problems: &mut Problems,
+) -> Option<Arc<str>> {
+    let tcp = tcp?;
+    let at = top.key("tcp", tcp.spot);
+    congestion(tcp.value.as_mut()?.congestion.take(), &at, None, problems)
+}
+
+/// An algorithm by its name; whether the kernel has it is seen when it is used.
+pub fn congestion(
+    field: Field<raw::Congestion>,
+    at: &At<'_>,
+    default: Option<&Arc<str>>,
+    problems: &mut Problems,
+) -> Option<Arc<str>> {
+    let read = read(field, at, "congestion", problems, |raw::Congestion(text)| {
+        let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        if text.is_empty() || text.len() > MAX_CONGESTION_BYTES || !text.bytes().all(word) {
+            return Err(format!("`{text}` is no name of a congestion control; write `system`, or one such as `cubic`"));
+        }
+        Ok((text != "system").then(|| text.into()))
+    });
+    read.unwrap_or_else(|| default.cloned())
 }
 
 fn keepalive(field: Field<raw::Keepalive>, outer: &At<'_>, problems: &mut Problems) -> Keepalive {
@@ -139,6 +168,8 @@ fn number_in(number: u64, range: RangeInclusive<u32>) -> Result<u32, String> {
     fits.ok_or_else(|| format!("must be from {} to {}", range.start(), range.end()))
 }
 
+/// TCP_CA_NAME_MAX of the kernel, without its zero.
+const MAX_CONGESTION_BYTES: usize = 15;
 const MILLISECOND: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);

@@ -1,0 +1,212 @@
+"""What is compared, and how each is started: one name to one backend, one worker, no line for a connection.
+
+In:  a directory of its own, the port to listen on, the port of the backend, how many connections may be open.
+Out: the command to run, with its configuration written.
+"""
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable
+
+# What the load tool's captured hello asks for.
+SERVER_NAME = "curl.captured.test"
+
+
+@dataclass
+class Place:
+    """Where one run of a candidate lives."""
+
+    directory: Path
+    listen: int
+    backend: int
+    connections: int
+
+    def write(self, name: str, text: str) -> str:
+        path = self.directory / name
+        path.write_text(text)
+        return str(path)
+
+
+@dataclass
+class Candidate:
+    name: str
+    # Environment variable that may hold the program's path, and its name on PATH.
+    variable: str
+    program: str
+    version: list[str]
+    start: Callable[[str, Place], list[str]] | None
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def find(self) -> str | None:
+        # Debian keeps some of them in sbin, which is not on everybody's PATH.
+        path = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
+        return shutil.which(os.environ.get(self.variable) or self.program, path=path)
+
+    def version_text(self, program: str) -> str:
+        done = subprocess.run([program, *self.version], capture_output=True, text=True, timeout=20, check=False)
+        first = next((line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()), "?")
+        # Some say where they are first, and some only a number.
+        return f"{self.program}: {first.removeprefix(program).strip()}"
+
+
+def snigate(program: str, place: Place) -> list[str]:
+    config = place.write("snigate.yaml", f"""\
+listeners:
+  - {{ name: tls, bind: "127.0.0.1:{place.listen}" }}
+routes:
+  - {{ sni: {SERVER_NAME}, pool: app }}
+pools:
+  app: {{ backends: ["127.0.0.1:{place.backend}"] }}
+runtime: {{ workers: 1 }}
+admin: {{ bind: "127.0.0.1:0" }}
+log: {{ level: warn, connections: off }}
+""")
+    return [program, "run", "--config", config]
+
+
+def haproxy(*options: str) -> Callable[[str, Place], list[str]]:
+    def start(program: str, place: Place) -> list[str]:
+        lines = "\n".join(f"    option {option}" for option in options)
+        config = place.write("haproxy.cfg", f"""\
+global
+    nbthread 1
+    maxconn {place.connections}
+    maxpipes 200
+defaults
+    mode tcp
+{lines}
+    timeout connect 3s
+    timeout client 1h
+    timeout server 1h
+frontend tls
+    bind 127.0.0.1:{place.listen} backlog 4096
+    tcp-request inspect-delay 10s
+    tcp-request content accept if {{ req.ssl_hello_type 1 }}
+    use_backend app if {{ req.ssl_sni -i {SERVER_NAME} }}
+backend app
+    server app 127.0.0.1:{place.backend}
+""")
+        return [program, "-db", "-f", config]
+
+    return start
+
+
+def nginx(program: str, place: Place) -> list[str]:
+    module = next((path for path in NGINX_STREAM if Path(path).exists()), None)
+    load = f"load_module {module};" if module else ""
+    config = place.write("nginx.conf", f"""\
+{load}
+user root;
+daemon off;
+worker_processes 1;
+pid {place.directory}/nginx.pid;
+error_log stderr crit;
+events {{ worker_connections {2 * place.connections}; }}
+stream {{
+    access_log off;
+    upstream app {{ server 127.0.0.1:{place.backend}; }}
+    map $ssl_preread_server_name $pool {{ {SERVER_NAME} app; }}
+    server {{
+        listen 127.0.0.1:{place.listen} backlog=4096;
+        ssl_preread on;
+        proxy_pass $pool;
+        proxy_timeout 1h;
+    }}
+}}
+""")
+    return [program, "-p", str(place.directory), "-e", "stderr", "-c", config]
+
+
+def envoy(program: str, place: Place) -> list[str]:
+    config = place.write("envoy.yaml", f"""\
+static_resources:
+  listeners:
+  - address: {{ socket_address: {{ address: 127.0.0.1, port_value: {place.listen} }} }}
+    tcp_backlog_size: 4096
+    listener_filters:
+    - name: tls_inspector
+      typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector }}
+    filter_chains:
+    - filter_chain_match: {{ server_names: ["{SERVER_NAME}"] }}
+      filters:
+      - name: tcp
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
+          stat_prefix: tcp
+          cluster: app
+  clusters:
+  - name: app
+    type: STATIC
+    connect_timeout: 3s
+    circuit_breakers: {{ thresholds: [{{ max_connections: 100000, max_pending_requests: 100000 }}] }}
+    load_assignment:
+      cluster_name: app
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {place.backend} }} }} }}
+""")
+    return [program, "-c", config, "--concurrency", "1", "--disable-hot-restart", "-l", "critical"]
+
+
+def traefik(program: str, place: Place) -> list[str]:
+    routes = place.write("routes.yaml", f"""\
+tcp:
+  routers:
+    app:
+      rule: HostSNI(`{SERVER_NAME}`)
+      service: app
+      tls: {{ passthrough: true }}
+  services:
+    app:
+      loadBalancer: {{ servers: [{{ address: "127.0.0.1:{place.backend}" }}] }}
+""")
+    config = place.write("traefik.yaml", f"""\
+global: {{ checkNewVersion: false, sendAnonymousUsage: false }}
+log: {{ level: ERROR }}
+entryPoints:
+  tls: {{ address: "127.0.0.1:{place.listen}" }}
+providers:
+  file: {{ filename: {routes}, watch: false }}
+""")
+    return [program, f"--configFile={config}"]
+
+
+def sniproxy(program: str, place: Place) -> list[str]:
+    pattern = SERVER_NAME.replace(".", "\\.")
+    config = place.write("sniproxy.conf", f"""\
+user root
+pidfile {place.directory}/sniproxy.pid
+error_log {{
+    filename {place.directory}/sniproxy.log
+    priority emerg
+}}
+listener 127.0.0.1:{place.listen} {{
+    proto tls
+    table app
+}}
+table app {{
+    {pattern} 127.0.0.1:{place.backend}
+}}
+""")
+    return [program, "-f", "-n", str(2 * place.connections + 100), "-c", config]
+
+
+NGINX_STREAM = ["/usr/lib/nginx/modules/ngx_stream_module.so", "/usr/lib64/nginx/modules/ngx_stream_module.so"]
+
+# snigate first: the others are compared with it. `direct` is the load tool talking to itself.
+CANDIDATES = [
+    Candidate("snigate", "SNIGATE", "snigate", ["--version"], snigate),
+    Candidate("haproxy", "HAPROXY", "haproxy", ["-v"], haproxy()),
+    Candidate("haproxy-splice", "HAPROXY", "haproxy", ["-v"], haproxy("splice-auto")),
+    Candidate(
+        "haproxy-tuned", "HAPROXY", "haproxy", ["-v"], haproxy("splice-auto", "tcp-smart-accept", "tcp-smart-connect")
+    ),
+    Candidate("nginx", "NGINX", "nginx", ["-v"], nginx),
+    Candidate("envoy", "ENVOY", "envoy", ["--version"], envoy),
+    Candidate("traefik", "TRAEFIK", "traefik", ["version"], traefik, {"GOMAXPROCS": "1"}),
+    Candidate("sniproxy", "SNIPROXY", "sniproxy", ["-V"], sniproxy),
+    Candidate("direct", "", "", [], None),
+]

@@ -1,0 +1,113 @@
+//! Backends that refuse, or do not answer.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
+
+use crate::backend::Backend;
+use crate::bytes::hello;
+use crate::harness::Lb;
+use crate::harness::recorder::ClosedPort;
+use crate::trial::Trial;
+use crate::wire::{Close, ask, read_to_close, send};
+
+#[test]
+fn a_backend_that_refuses_is_passed_over() {
+    let backend = Backend::answering(b"served");
+    let (one, two) = (ClosedPort::new(), ClosedPort::new());
+    let lb = Trial::of(Lb::new().route("a.test", [one.address, two.address, backend.address]));
+    for _ in 0..6 {
+        served(&lb);
+    }
+    lb.wait_for_metric("backend_connects_total", &[("result", "ok")], 6.0);
+    // Of six turns, two begin with each backend: 0, 1 and 2 refusals on the way.
+    lb.wait_for_metric("backend_connects_total", &[("result", "refused")], 6.0);
+    lb.end();
+}
+
+#[test]
+fn when_all_refuse_the_client_is_reset_at_once() {
+    let (one, two) = (ClosedPort::new(), ClosedPort::new());
+    let lb = Trial::of(Lb::new().route("a.test", [one.address, two.address]));
+    let started = Instant::now();
+    assert_eq!(ask(lb.address(), &hello("a.test")), (vec![], Close::Reset));
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    let line = lb.wait_for_connection("a.test");
+    assert_eq!((line["reason"].as_str(), line["attempts"].as_u64()), (Some("connect_refused"), Some(2)), "{line}");
+    lb.end();
+}
+
+#[test]
+fn a_backend_that_does_not_answer_is_given_up_and_passed_over() {
+    let silent = SilentPort::new();
+    let backend = Backend::answering(b"served");
+    let keys = "connect: { timeout: 300ms, attempts: 2, total: 5s }";
+    let lb = Lb::new().route_with("a.test", [silent.address, backend.address], keys);
+    let lb = Trial::of(lb.route_with("silent.test", silent.address, keys));
+    for _ in 0..4 {
+        served(&lb);
+    }
+    lb.wait_for_metric("backend_connects_total", &[("result", "timeout")], 2.0);
+    let started = Instant::now();
+    assert_eq!(ask(lb.address(), &hello("silent.test")), (vec![], Close::Reset));
+    let waited = started.elapsed();
+    assert!(waited >= Duration::from_millis(290) && waited < Duration::from_secs(3), "{waited:?}");
+    lb.wait_for_closed("connect_timeout", 1.0);
+    lb.end();
+}
+
+#[test]
+fn all_attempts_together_have_one_deadline() {
+    let silent: Vec<_> = (0..3).map(|_| SilentPort::new()).collect();
+    let keys = "connect: { timeout: 400ms, attempts: 3, total: 600ms }";
+    let lb = Lb::new().route_with("a.test", [silent[0].address, silent[1].address, silent[2].address], keys);
+    let lb = Trial::of(lb);
+    let started = Instant::now();
+    assert_eq!(ask(lb.address(), &hello("a.test")), (vec![], Close::Reset));
+    assert!(started.elapsed() >= Duration::from_millis(590), "{:?}", started.elapsed());
+    let line = lb.wait_for_connection("a.test");
+    assert_eq!((line["reason"].as_str(), line["attempts"].as_u64()), (Some("connect_timeout"), Some(2)), "{line}");
+    lb.end();
+}
+
+#[test]
+fn a_backend_that_resets_at_once_resets_the_client() {
+    let backend = Backend::that(crate::wire::reset);
+    let lb = Trial::of(Lb::new().route("a.test", &backend));
+    for _ in 0..20 {
+        assert_eq!(ask(lb.address(), &hello("a.test")), (vec![], Close::Reset));
+    }
+    // If the RST comes before the hello is written, it is the attempt that failed.
+    lb.wait_for_metric("connections_closed_total", &[], 20.0);
+    assert_eq!(lb.closed("backend_reset") + lb.closed("connect_failed"), 20.0);
+    lb.end();
+}
+
+fn served(lb: &Trial) {
+    let mut client = send(lb.address(), &hello("a.test"));
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(read_to_close(&mut client), (b"served".to_vec(), Close::Fin));
+}
+
+/// A port whose queue is full, so that further SYNs get no answer.
+struct SilentPort {
+    address: SocketAddr,
+    _listener: Socket,
+    _queued: Vec<TcpStream>,
+}
+
+impl SilentPort {
+    fn new() -> Self {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let mut queued = Vec::new();
+        while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+            queued.push(stream);
+            assert!(queued.len() < 100, "the queue never fills");
+        }
+        Self { address, _listener: listener, _queued: queued }
+    }
+}

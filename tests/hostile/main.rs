@@ -1,0 +1,29 @@
+//! Hostile inputs and faults against the real binary.
+//!
+//! Each test ends with the accounting law (accepted = active + the sum over the reasons, none active) and with the
+//! process's open files where they were before. What takes long runs only when asked for:
+//! `SNIGATE_SOAK=1 cargo test --release --test hostile` makes the crowds larger and the churn longer.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod churn;
+mod closing;
+mod connecting;
+mod descriptors;
+mod ending;
+mod hellos;
+mod leavers;
+mod limits;
+mod names;
+mod proxy_headers;
+mod refusals;
+mod reloads;
+mod stalled;
+mod stalls;
+mod strangers;
+
+mod backend;
+mod bytes;
+mod trial;
+mod wire;

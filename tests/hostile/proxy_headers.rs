@@ -1,0 +1,208 @@
+//! PROXY headers from proxies in front, and towards backends behind.
+//!
+//! Source: the PROXY protocol, versions 1 and 2 (haproxy.org, `proxy-protocol.txt`).
+
+use std::io::Write;
+use std::net::{Shutdown, SocketAddr};
+
+use crate::backend::Backend;
+use crate::bytes::hello;
+use crate::harness::recorder::ClosedPort;
+use crate::harness::{DEADLINE, Lb};
+use crate::trial::Trial;
+use crate::wire::{Close, ask, connect, read_to_close, wait_until_sent};
+
+const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+const IPV4: &[u8] = &[192, 0, 2, 1, 192, 0, 2, 2, 0, 5, 0, 6];
+
+fn v2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
+    [SIGNATURE, &[command, family], &u16::try_from(body.len()).unwrap().to_be_bytes(), body].concat()
+}
+
+fn ipv6() -> Vec<u8> {
+    let mut body = [[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]; 2].concat();
+    body.extend([0, 5, 0, 6]);
+    body
+}
+
+/// Headers that are right, and the client they tell; an empty one is the peer's own address.
+fn right() -> Vec<(&'static str, Vec<u8>, &'static str)> {
+    let crc = {
+        let mut header = v2(0x21, 0x11, &[IPV4, &[3, 0, 4, 0, 0, 0, 0]].concat());
+        let sum = crc32c(&header);
+        let at = header.len() - 4;
+        header[at..].copy_from_slice(&sum.to_be_bytes());
+        header
+    };
+    let most = [IPV4, &[4, 0xff, 0xf0], &vec![0; 0xfff0 - 12 - 3][..]].concat();
+    let most = [&most[..13], &u16::try_from(most.len() - 15).unwrap().to_be_bytes(), &most[15..]].concat();
+    let most = [&most[..], &[4, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]].concat();
+    assert_eq!(most.len(), 0xffff);
+    let unix = [0; 216];
+    vec![
+        ("v1 TCP4", b"PROXY TCP4 192.0.2.1 192.0.2.2 5 6\r\n".to_vec(), "192.0.2.1:5"),
+        ("v1 TCP6", b"PROXY TCP6 2001:db8::1 2001:db8::2 5 6\r\n".to_vec(), "[2001:db8::1]:5"),
+        ("v1 UNKNOWN", b"PROXY UNKNOWN\r\n".to_vec(), ""),
+        ("v1 UNKNOWN and more", b"PROXY UNKNOWN ffff::1 ffff::2 65535 65535\r\n".to_vec(), ""),
+        ("v2 IPv4", v2(0x21, 0x11, IPV4), "192.0.2.1:5"),
+        ("v2 IPv6", v2(0x21, 0x21, &ipv6()), "[2001:db8::1]:5"),
+        ("v2 LOCAL", v2(0x20, 0x00, &[]), ""),
+        ("v2 LOCAL with addresses", v2(0x20, 0x11, IPV4), ""),
+        ("v2 LOCAL with junk", v2(0x20, 0x00, &[0xff; 300]), ""),
+        ("v2 UNSPEC", v2(0x21, 0x00, &[]), ""),
+        ("v2 UNSPEC with a value", v2(0x21, 0x00, &[4, 0, 1, 0]), ""),
+        ("v2 UDP over IPv4", v2(0x21, 0x12, IPV4), ""),
+        ("v2 UDP over IPv6", v2(0x21, 0x22, &ipv6()), ""),
+        ("v2 unix", v2(0x21, 0x31, &unix), ""),
+        ("v2 with a value", v2(0x21, 0x11, &[IPV4, &[2, 0, 6], b"a.test"].concat()), "192.0.2.1:5"),
+        ("v2 with a checksum", crc, "192.0.2.1:5"),
+        ("v2 of 64 KiB", v2(0x21, 0x11, &most), "192.0.2.1:5"),
+    ]
+}
+
+fn wrong() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("none", vec![]),
+        ("v1 without addresses", b"PROXY TCP4\r\n".to_vec()),
+        ("v1 IPv6 as TCP4", b"PROXY TCP4 2001:db8::1 2001:db8::2 5 6\r\n".to_vec()),
+        ("v1 IPv4 as TCP6", b"PROXY TCP6 192.0.2.1 192.0.2.2 5 6\r\n".to_vec()),
+        ("v1 of two families", b"PROXY TCP4 192.0.2.1 2001:db8::2 5 6\r\n".to_vec()),
+        ("v1 UDP4", b"PROXY UDP4 192.0.2.1 192.0.2.2 5 6\r\n".to_vec()),
+        ("v1 in lower case", b"proxy TCP4 192.0.2.1 192.0.2.2 5 6\r\n".to_vec()),
+        ("v1 with LF alone", b"PROXY TCP4 192.0.2.1 192.0.2.2 5 6\n".to_vec()),
+        ("v1 with two spaces", b"PROXY TCP4  192.0.2.1 192.0.2.2 5 6\r\n".to_vec()),
+        ("v1 with a port too large", b"PROXY TCP4 192.0.2.1 192.0.2.2 65536 6\r\n".to_vec()),
+        ("v1 with a signed port", b"PROXY TCP4 192.0.2.1 192.0.2.2 +5 6\r\n".to_vec()),
+        ("v1 with a zero in front", b"PROXY TCP4 192.0.2.1 192.0.2.2 05 6\r\n".to_vec()),
+        ("v1 with a fifth field", b"PROXY TCP4 192.0.2.1 192.0.2.2 5 6 7\r\n".to_vec()),
+        ("v1 with octal bytes", b"PROXY TCP4 192.0.02.1 192.0.2.2 5 6\r\n".to_vec()),
+        ("v1 without an end", [&b"PROXY UNKNOWN "[..], &[b'x'; 200]].concat()),
+        ("v2 of version 1", v2(0x11, 0x11, IPV4)),
+        ("v2 of version 3", v2(0x31, 0x11, IPV4)),
+        ("v2 of another command", v2(0x22, 0x11, IPV4)),
+        ("v2 of an unknown family", v2(0x21, 0x41, IPV4)),
+        ("v2 of an unknown protocol", v2(0x21, 0x13, IPV4)),
+        ("v2 too short for IPv4", v2(0x21, 0x11, &IPV4[..11])),
+        ("v2 too short for IPv6", v2(0x21, 0x21, IPV4)),
+        ("v2 with a value cut off", v2(0x21, 0x11, &[IPV4, &[4, 0]].concat())),
+        ("v2 with a value too long", v2(0x21, 0x11, &[IPV4, &[4, 0xff, 0xff, 0]].concat())),
+        ("v2 with a wrong checksum", v2(0x21, 0x11, &[IPV4, &[3, 0, 4, 1, 2, 3, 4]].concat())),
+        ("v2 with a short checksum", v2(0x21, 0x11, &[IPV4, &[3, 0, 2, 1, 2]].concat())),
+        ("half a signature", [&SIGNATURE[..6], b"xxxxxxxxxxxx"].concat()),
+    ]
+}
+
+#[test]
+fn a_right_header_tells_the_client_and_nothing_of_it_reaches_the_backend() {
+    let (backend, arrivals) = Backend::recording();
+    let lb = Trial::on_listener(TRUSTING, Lb::new().route("a.test", &backend));
+    let hello = hello("a.test");
+    let table = right();
+    for (what, header, client) in &table {
+        // Fused with the hello; cut inside; cut behind; a byte at a time.
+        let cuts: &[usize] = &[0, header.len() / 2, header.len() - 1, header.len(), header.len() + 1];
+        for &cut in cuts {
+            let seen = lb.log().len();
+            let bytes = [&header[..], &hello].concat();
+            let mut stream = connect(lb.address());
+            stream.write_all(&bytes[..cut]).unwrap();
+            wait_until_sent(&stream);
+            stream.write_all(&bytes[cut..]).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(arrivals.recv_timeout(DEADLINE).expect(what), hello, "{what} cut at {cut}");
+            let line = lb.wait_for_line_after(seen, |line| line["reason"].is_string());
+            let peer = stream.local_addr().unwrap().to_string();
+            let client = if client.is_empty() { &peer } else { *client };
+            assert_eq!(
+                (line["client"].as_str(), line["peer"].as_str()),
+                (Some(client), Some(&*peer)),
+                "{what}: {line}"
+            );
+        }
+    }
+    lb.end();
+}
+
+#[test]
+fn a_wrong_header_is_closed_whatever_is_routed() {
+    let backend = Backend::answering(b"never");
+    let everywhere = Lb::new().route("*", &backend).unmatched(&backend).no_sni(&backend).not_tls(&backend);
+    let lb = Trial::on_listener(TRUSTING, everywhere);
+    for (what, header) in wrong() {
+        assert_eq!(ask(lb.address(), &[&header[..], &hello("a.test")].concat()), (vec![], Close::Fin), "{what}");
+    }
+    lb.wait_for_closed("proxy_header", wrong().len() as f64);
+    lb.wait_for_metric("proxy_headers_total", &[("result", "malformed")], wrong().len() as f64);
+    assert_eq!(backend.contacts(), 0);
+    lb.end();
+}
+
+#[test]
+fn a_header_from_a_stranger_is_closed() {
+    let backend = Backend::answering(b"never");
+    let lb = Trial::on_listener("proxy_protocol: { trusted: [10.0.0.0/8] }", Lb::new().route("*", &backend));
+    let header = b"PROXY TCP4 10.0.0.1 192.0.2.2 5 6\r\n";
+    assert_eq!(ask(lb.address(), &[header, &hello("a.test")[..]].concat()), (vec![], Close::Fin));
+    lb.wait_for_closed("proxy_untrusted", 1.0);
+    assert_eq!(backend.contacts(), 0);
+    lb.end();
+}
+
+#[test]
+fn the_backend_is_told_the_client_once_and_first_also_after_a_failed_attempt() {
+    for version in ["v1", "v2"] {
+        let (backend, arrivals) = Backend::recording();
+        let closed = ClosedPort::new();
+        let keys = format!("send_proxy_protocol: {version}");
+        let lb = Lb::new().route_with("a.test", [closed.address, backend.address], &keys);
+        let lb = Trial::of(lb);
+        // Round robin: one of two begins with the backend that refuses.
+        for _ in 0..4 {
+            let mut client = connect(lb.address());
+            let sent = [&hello("a.test")[..], b"and more"].concat();
+            client.write_all(&sent).unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+            let expected = [&told(version, client.local_addr().unwrap(), lb.address())[..], &sent].concat();
+            assert_eq!(arrivals.recv_timeout(DEADLINE).unwrap(), expected, "{version}");
+            assert_eq!(read_to_close(&mut client), (vec![], Close::Fin));
+        }
+        lb.wait_for_closed("ok", 4.0);
+        assert!(lb.metric("backend_connects_total", &[("result", "refused")]) >= 2.0);
+        // The client's bytes, without the header, which is ours.
+        let line = lb.wait_for_connection("a.test");
+        assert_eq!(line["bytes_to_backend"], hello("a.test").len() + "and more".len(), "{line}");
+        lb.end();
+    }
+}
+
+#[test]
+fn what_a_proxy_in_front_told_is_told_on() {
+    let (backend, arrivals) = Backend::recording();
+    let lb = Lb::new().route_with("a.test", &backend, "send_proxy_protocol: v1");
+    let lb = Trial::on_listener(TRUSTING, lb);
+    let header = v2(0x21, 0x11, IPV4);
+    let mut client = connect(lb.address());
+    client.write_all(&[&header[..], &hello("a.test")].concat()).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let expected = [b"PROXY TCP4 192.0.2.1 192.0.2.2 5 6\r\n", &hello("a.test")[..]].concat();
+    assert_eq!(arrivals.recv_timeout(DEADLINE).unwrap(), expected);
+    lb.end();
+}
+
+/// The header of a connection between these two, written by hand.
+fn told(version: &str, client: SocketAddr, local: SocketAddr) -> Vec<u8> {
+    if version == "v1" {
+        return format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\n", client.port(), local.port()).into_bytes();
+    }
+    let ports = [client.port().to_be_bytes(), local.port().to_be_bytes()].concat();
+    v2(0x21, 0x11, &[&[127, 0, 0, 1, 127, 0, 0, 1][..], &ports].concat())
+}
+
+/// CRC-32C by its definition (RFC 3720 appendix B.4).
+fn crc32c(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0_u32, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 })
+    })
+}
+
+const TRUSTING: &str = "proxy_protocol: { trusted: [127.0.0.0/8] }";

@@ -1,0 +1,100 @@
+//! Clients that stop half-way: one deadline ends them, whatever they sent and however slowly.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::backend::Backend;
+use crate::bytes::{hello, message, records, usual};
+use crate::harness::Lb;
+use crate::trial::{Trial, soaking};
+use crate::wire::{Close, connect, read_to_close, send};
+
+#[test]
+fn a_stall_before_the_route_ends_at_the_deadline() {
+    let backend = Backend::answering(b"never");
+    let lb = Trial::of(Lb::new().route("*", &backend).unmatched(&backend).with("timeouts: { hello: 300ms }"));
+    let hello = hello("stalled.test");
+    let started = Instant::now();
+    let begun = [0, 1, 3, 5, 6, 9, 20, 70, hello.len() - 1].map(|bytes| send(lb.address(), &hello[..bytes]));
+    let split = records(&message(&usual("stalled.test")), 16);
+    let fragmented = [21, 22, 26, split.len() - 1].map(|bytes| send(lb.address(), &split[..bytes]));
+    let stalled = begun.len() + fragmented.len();
+    for mut client in begun.into_iter().chain(fragmented) {
+        assert_eq!(read_to_close(&mut client), (vec![], Close::Fin));
+        assert!(started.elapsed() >= Duration::from_millis(290), "after {:?}", started.elapsed());
+    }
+    assert!(started.elapsed() < Duration::from_secs(5), "after {:?}", started.elapsed());
+    lb.wait_for_closed("hello_timeout", stalled as f64 - 1.0);
+    lb.wait_for_closed("probe", 1.0);
+    assert_eq!(backend.contacts(), 0);
+    lb.end();
+}
+
+#[test]
+fn a_stall_inside_a_proxy_header_ends_at_the_deadline() {
+    let backend = Backend::answering(b"never");
+    let lb = Lb::new().route("*", &backend).unmatched(&backend).with("timeouts: { hello: 300ms }");
+    let lb = Trial::on_listener("proxy_protocol: { trusted: [127.0.0.0/8] }", lb);
+    let v1 = b"PROXY TCP4 192.0.2.1 192.0.2.2 5 6\r\n";
+    let v2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc0\0\x02\x02\0\x05\0\x06";
+    let hello = hello("stalled.test");
+    let begun: [&[u8]; 7] = [b"P", &v1[..20], &v2[..1], &v2[..13], &v2[..20], &[&v1[..], &hello[..30]].concat(), b""];
+    let clients = begun.map(|bytes| send(lb.address(), bytes));
+    for mut client in clients {
+        assert_eq!(read_to_close(&mut client), (vec![], Close::Fin));
+    }
+    lb.wait_for_closed("hello_timeout", 6.0);
+    lb.wait_for_closed("probe", 1.0);
+    assert_eq!(backend.contacts(), 0);
+    lb.end();
+}
+
+#[test]
+fn a_client_that_drips_gains_no_time() {
+    let lb = Trial::of(Lb::new().with("timeouts: { hello: 500ms }"));
+    let started = Instant::now();
+    let mut client = connect(lb.address());
+    for byte in hello("drip.test") {
+        if client.write_all(&[byte]).is_err() {
+            break;
+        }
+        thread::sleep(Duration::from_millis(50));
+        assert!(started.elapsed() < Duration::from_secs(5), "the deadline moves with the bytes");
+    }
+    lb.wait_for_closed("hello_timeout", 1.0);
+    lb.end();
+}
+
+#[test]
+fn a_crowd_that_stalls_costs_honest_clients_nothing() {
+    let crowd = if soaking() { 10_000 } else { 1000 };
+    let backend = Backend::answering(b"served");
+    let lb = Lb::new()
+        .route("honest.test", &backend)
+        .with("timeouts: { hello: 4s }\nlog: { connections: off }\nlimits: { max_connections: 12000 }");
+    let lb = Trial::of(lb);
+    let resident = lb.resident_bytes();
+    let begun = hello("stalled.test");
+    let stalled: Vec<TcpStream> = (0..crowd).map(|i| send(lb.address(), &begun[..1 + i % (begun.len() - 1)])).collect();
+    let mut slowest = Duration::ZERO;
+    for _ in 0..50 {
+        let started = Instant::now();
+        let mut client = send(lb.address(), &hello("honest.test"));
+        let mut answer = [0; 6];
+        std::io::Read::read_exact(&mut client, &mut answer).unwrap();
+        assert_eq!(&answer, b"served");
+        slowest = slowest.max(started.elapsed());
+    }
+    assert!(slowest < Duration::from_secs(1), "an honest client waited {slowest:?}");
+    for mut client in stalled {
+        assert_eq!(read_to_close(&mut client), (vec![], Close::Fin));
+    }
+    lb.wait_for_closed("hello_timeout", crowd as f64);
+    lb.wait_for_metric("connections_active", &[], 0.0);
+    let grown = lb.resident_bytes().saturating_sub(resident);
+    // Tasks and buffers of the crowd are given back to the allocator, which may keep some of it.
+    assert!(grown < 8 << 20 | (crowd as u64 * 4096), "{grown} bytes more than before");
+    lb.end();
+}

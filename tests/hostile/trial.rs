@@ -1,0 +1,128 @@
+//! One run of the binary that must come out of its trial as it went in.
+//!
+//! In:  the routing file of a test.
+//! Out: [`Trial`]; its [`Trial::end`] checks the accounting law and the open files.
+
+use std::fs;
+use std::ops::{Deref, DerefMut};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::harness::{Lb, Running, poll};
+
+pub struct Trial {
+    lb: Running,
+    files: usize,
+}
+
+impl Trial {
+    #[track_caller]
+    pub fn of(lb: Lb) -> Self {
+        Self::with(&lb.config())
+    }
+
+    /// As [`Self::of`], with more keys for the one listener, say `max_connections: 3`.
+    #[track_caller]
+    pub fn on_listener(keys: &str, lb: Lb) -> Self {
+        let plain = "- { name: https, bind: \"127.0.0.1:0\" }";
+        let config = lb.config();
+        assert!(config.contains(plain));
+        Self::with(&config.replace(plain, &format!("- {{ name: https, bind: \"127.0.0.1:0\", {keys} }}")))
+    }
+
+    #[track_caller]
+    pub fn with(config: &str) -> Self {
+        let lb = Running::start(config);
+        // The file watch begins right after it is ready, and before the first answer.
+        lb.scrape();
+        let files = open_files(lb.pid());
+        Self { lb, files }
+    }
+
+    /// Everything that was accepted has ended and is counted once; no file is left open; SIGTERM ends it with 0.
+    #[track_caller]
+    pub fn end(self) {
+        self.settle();
+        self.lb.stop();
+    }
+
+    /// The first half of [`Self::end`], for a test that goes on.
+    #[track_caller]
+    pub fn settle(&self) {
+        self.lb.wait_for_metric("connections_active", &[], 0.0);
+        // Without a pool there is no such series.
+        if self.lb.admin_get("/metrics").1.contains("snigate_backend_connections_active{") {
+            self.lb.wait_for_metric("backend_connections_active", &[], 0.0);
+        }
+        self.lb.check_accounts();
+        let back = poll(|| match open_files(self.lb.pid()) {
+            now if now.abs_diff(self.files) <= 2 => Ok(()),
+            now => Err(now),
+        });
+        if let Err(now) = back {
+            let files: Vec<_> =
+                fs::read_dir(self.proc("fd")).unwrap().filter_map(|f| fs::read_link(f.ok()?.path()).ok()).collect();
+            panic!("{} files were open before the trial, {now} are after it: {files:?}", self.files);
+        }
+    }
+
+    /// How many connections ended for `reason` so far.
+    #[track_caller]
+    pub fn closed(&self, reason: &str) -> f64 {
+        self.lb.metric("connections_closed_total", &[("reason", reason)])
+    }
+
+    #[track_caller]
+    pub fn wait_for_closed(&self, reason: &str, count: f64) {
+        self.lb.wait_for_metric("connections_closed_total", &[("reason", reason)], count);
+    }
+
+    /// User and system time so far.
+    pub fn cpu(&self) -> Duration {
+        let stat = fs::read_to_string(self.proc("stat")).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+        let ticks = |at: usize| fields[at].parse::<u64>().unwrap();
+        // Fields 14 and 15 of proc(5), of which two are cut off; USER_HZ is 100 wherever Rust runs.
+        Duration::from_millis(10 * (ticks(11) + ticks(12)))
+    }
+
+    pub fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(self.proc("status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    pub fn proc(&self, file: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{file}", self.lb.pid()))
+    }
+}
+
+/// Descriptors in use, without pipes: the relay keeps some of its empty ones for the next bulk transfer.
+fn open_files(pid: u32) -> usize {
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let is_pipe = |target: PathBuf| target.to_string_lossy().starts_with("pipe:");
+    files
+        .filter_map(Result::ok)
+        .filter_map(|file| fs::read_link(file.path()).ok())
+        .filter(|t| !is_pipe(t.clone()))
+        .count()
+}
+
+impl Deref for Trial {
+    type Target = Running;
+
+    fn deref(&self) -> &Running {
+        &self.lb
+    }
+}
+
+impl DerefMut for Trial {
+    fn deref_mut(&mut self) -> &mut Running {
+        &mut self.lb
+    }
+}
+
+/// Whether the long forms are asked for.
+pub fn soaking() -> bool {
+    std::env::var_os("SNIGATE_SOAK").is_some_and(|value| value == "1")
+}
