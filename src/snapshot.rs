@@ -158,12 +158,12 @@ impl Snapshot {
         &self.config.hash
     }
 
-    /// Where the pattern stands that is the table's entry of this number, as a [`Candidate`] tells it.
+    /// Where the pattern stands that has this [`Candidate::number`].
     ///
     /// # Panics
-    /// When the table has no such entry.
-    pub fn place(&self, entry: u32) -> Place {
-        self.places.get(entry as usize)
+    /// When it is another snapshot's.
+    pub fn place(&self, number: u32) -> Place {
+        self.places.get(number as usize)
     }
 
     /// Has the series of routes, pools and backends that are gone disappear.
@@ -202,8 +202,8 @@ impl Places {
         self.spots.push(Spot { file, line: *line, column: *column });
     }
 
-    fn get(&self, entry: usize) -> Place {
-        let Spot { file, line, column } = self.spots[entry];
+    fn get(&self, number: usize) -> Place {
+        let Spot { file, line, column } = self.spots[number];
         Place { file: Arc::clone(&self.files[file as usize]), line, column }
     }
 }

@@ -34,18 +34,21 @@ fuzz_target!(|text: &str| {
 
 fn check_config(config: Config) {
     assert!(!config.listeners.is_empty());
-    let patterns: Vec<_> = config.routes.iter().flat_map(|route| &route.patterns).cloned().collect();
     let listeners = config.listeners.len();
     let metrics = Metrics::new();
     let snapshot = Snapshot::build(config.clone(), None, &metrics);
     assert_eq!(snapshot.routes.len(), config.routes.len());
-    for (pattern, _) in &patterns {
+    for (pattern, _) in config.routes.iter().flat_map(|route| &route.patterns) {
         let Some(base) = pattern.base() else { continue };
         for name in [base.to_string(), format!("a.{base}"), format!("a.b.{base}")] {
             let Ok(sni) = Sni::from_wire(name.as_bytes()) else { continue };
             for listener in 0..listeners {
                 let asked = Asked { sni: Some(&sni), alpn: &Alpn::default(), source: [192, 0, 2, 1].into(), listener };
-                snapshot.choose(asked);
+                snapshot.choose_watched(asked, |candidate| {
+                    let place = snapshot.place(candidate.number());
+                    let route = &config.routes[candidate.route as usize];
+                    assert!(route.patterns.iter().any(|(_, stands)| *stands == place), "{place} in {route:?}");
+                });
             }
         }
     }

@@ -5,6 +5,7 @@
 #![no_main]
 
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -27,6 +28,10 @@ fuzz_target!(|input: Input| {
         let mut seen = Vec::new();
         let found = table.walk(&request, |candidate| seen.push(candidate));
         assert_eq!(found, table.find(&request));
+        assert_eq!(
+            near_misses(&input.entries, &asked.name),
+            table.near_misses(&name).into_iter().map(|near| near.number).collect()
+        );
         assert_eq!(found.map(|found| found.route), expected, "{asked:?}");
 
         let (last, before) = match found {
@@ -47,6 +52,9 @@ fuzz_target!(|input: Input| {
                 By::Any => "*".to_owned(),
             };
             assert_eq!(input.entries[candidate.route as usize].pattern, pattern);
+            // Here every entry has a route of its own.
+            assert_eq!(candidate.number(), candidate.route);
+            assert_eq!(*candidate.conditions, input.entries[candidate.route as usize].conditions);
         }
     }
 });
@@ -61,6 +69,16 @@ struct Input {
 struct Entry {
     pattern: String,
     conditions: Conditions,
+}
+
+impl Entry {
+    /// Among entries of one pattern the one with more kinds of condition comes first; of as many, source before alpn
+    /// before listeners.
+    fn rank(&self) -> (usize, [bool; 3]) {
+        let Conditions { alpn, source, listeners } = &self.conditions;
+        let kinds = [source.is_empty(), alpn.is_empty(), listeners.is_empty()].map(|empty| !empty);
+        (kinds.iter().filter(|&&given| given).count(), kinds)
+    }
 }
 
 #[derive(Debug)]
@@ -95,14 +113,28 @@ fn by_hand(entries: &[Entry], asked: &Asked) -> Option<u32> {
             || alpn.iter().any(|wanted| asked.alpn.iter().any(|offered| **wanted == **offered)))
             && (source.is_empty() || source.iter().any(|net| net.contains(&asked.source)))
             && (listeners.is_empty() || listeners.contains(&asked.listener));
-        // Among entries of one pattern the one with more kinds of condition comes first; of as many, source before
-        // alpn before listeners.
-        let kinds = [source.is_empty(), alpn.is_empty(), listeners.is_empty()].map(|empty| !empty);
-        let count = kinds.iter().filter(|&&given| given).count();
-        holds.then_some((specific, (count, kinds), Reverse(number)))
+        holds.then_some((specific, entries[number].rank(), Reverse(number)))
     };
     let best = (0..entries.len()).filter_map(rank).max()?;
     u32::try_from(best.2.0).ok()
+}
+
+/// The wildcards whose suffix is the whole name, and those for one label more whose suffix is two labels shorter.
+fn near_misses(entries: &[Entry], name: &str) -> BTreeSet<u32> {
+    let is_near = |pattern: &str| match pattern.split_once('.') {
+        Some(("**", suffix)) => suffix == name,
+        Some(("*", suffix)) => {
+            let more = name.strip_suffix(suffix);
+            more.is_some_and(|more| more.is_empty() || more.ends_with('.') && more.matches('.').count() > 1)
+        }
+        _ => false,
+    };
+    let mut first: BTreeMap<&str, (Reverse<(usize, [bool; 3])>, u32)> = BTreeMap::new();
+    for (number, entry) in (0..).zip(entries).filter(|(_, entry)| is_near(&entry.pattern)) {
+        let place = (Reverse(entry.rank()), number);
+        first.entry(&entry.pattern).and_modify(|first| *first = place.min(*first)).or_insert(place);
+    }
+    first.into_values().map(|(_, number)| number).collect()
 }
 
 impl<'a> Arbitrary<'a> for Input {
