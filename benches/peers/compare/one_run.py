@@ -96,10 +96,11 @@ def isolation() -> list[str] | None:
     """The prefix that gives a command a network of its own; None if that is not to be had."""
     for prefix in (["unshare", "--net"], ["unshare", "--user", "--map-root-user", "--net"]):
         try:
-            if subprocess.run([*prefix, "ip", "link", "set", "lo", "up"], capture_output=True, check=False).returncode == 0:
-                return prefix
+            done = subprocess.run([*prefix, "ip", "link", "set", "lo", "up"], capture_output=True, check=False)
         except FileNotFoundError:
             return None
+        if done.returncode == 0:
+            return prefix
     return None
 
 
