@@ -38,5 +38,6 @@ pub mod limits;
 pub mod drain;
 pub mod admin;
 pub mod telemetry;
+pub mod handshake;
 pub mod socket;
 pub mod sys;

@@ -26,6 +26,7 @@ const ORDER: &[&str] = &[
     "proxy_header",
     "limits",
     "drain",
+    "handshake",
     "socket",
     "sys",
     "telemetry",
@@ -40,6 +41,7 @@ const STRANGERS: &[(&str, &str)] = &[
     ("relay", "telemetry"),
     ("route", "telemetry"),
     ("client_hello", "telemetry"),
+    ("handshake", "telemetry"),
     ("admin", "snapshot"),
     ("admin", "config"),
 ];
