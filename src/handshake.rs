@@ -9,6 +9,7 @@
 
 mod certificate;
 mod observed;
+mod post_quantum;
 mod verifier;
 
 use std::sync::Arc;
@@ -35,6 +36,7 @@ pub struct Asking {
     /// Protocols in the order of preference; empty: the hello has no ALPN.
     pub alpn: Vec<Vec<u8>>,
     pub versions: Versions,
+    pub key_exchange: KeyExchange,
     /// Judge the chain by these, and the certificate by the server name; `None`: judge nothing.
     pub roots: Option<Roots>,
     /// Cuts the hello into records of at most so many bytes, their five bytes of header included; 32 or more.
@@ -49,6 +51,15 @@ pub enum Versions {
     Tls13,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyExchange {
+    /// X25519 and the curves of NIST: the hello fits into one packet.
+    #[default]
+    Classical,
+    /// X25519MLKEM768 before these, as browsers do: the hello takes more than one packet of Ethernet.
+    PostQuantum,
+}
+
 /// What a backend answered with.
 #[derive(Clone, Debug)]
 pub struct Handshake {
@@ -57,6 +68,8 @@ pub struct Handshake {
     pub cipher: &'static str,
     /// The name of the key exchange group, as `X25519`.
     pub group: Option<String>,
+    /// The size of our hello, its records' headers included.
+    pub hello_bytes: u64,
     /// Whether the backend asked for another hello first.
     pub retried: bool,
     pub alpn: Option<Vec<u8>>,
@@ -128,7 +141,11 @@ where
 
 impl Asking {
     fn config(&self, witness: &Arc<Witness>) -> Result<ClientConfig, rustls::Error> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut provider = rustls::crypto::ring::default_provider();
+        if self.key_exchange == KeyExchange::PostQuantum {
+            provider.kx_groups.insert(0, post_quantum::X25519MLKEM768);
+        }
+        let provider = Arc::new(provider);
         let verifier = Verifier::new(self.roots.clone(), self.server_name.is_some(), &provider, Arc::clone(witness));
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(self.versions.supported())?
@@ -189,6 +206,7 @@ impl Handshake {
             },
             cipher: tls.negotiated_cipher_suite().and_then(|cipher| cipher.suite().as_str()).unwrap_or("unknown"),
             group: tls.negotiated_key_exchange_group().map(|group| format!("{:?}", group.name())),
+            hello_bytes: stream.get_ref().0.said_first(),
             retried: tls.handshake_kind() == Some(HandshakeKind::FullWithHelloRetryRequest),
             alpn: tls.alpn_protocol().map(<[u8]>::to_vec),
             leaf: chain.first().ok_or(Unreadable).and_then(|leaf| Certificate::read(leaf)),

@@ -1,4 +1,4 @@
-//! Watches what a peer says: how many bytes, and the first of them.
+//! Watches a stream: how much we said first, how much the peer said, and how that began.
 //!
 //! In:  any stream.
 //! Out: the same stream, and what was seen on it.
@@ -12,13 +12,19 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[derive(Debug)]
 pub struct Observed<S> {
     stream: S,
+    said_first: u64,
     got: u64,
     first: Vec<u8>,
 }
 
 impl<S> Observed<S> {
     pub fn new(stream: S) -> Self {
-        Self { stream, got: 0, first: Vec::new() }
+        Self { stream, said_first: 0, got: 0, first: Vec::new() }
+    }
+
+    /// How many bytes we had sent when the peer began to.
+    pub fn said_first(&self) -> u64 {
+        self.said_first
     }
 
     /// How many bytes the peer has sent.
@@ -46,7 +52,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        if let (Poll::Ready(Ok(written)), 0) = (&written, self.got) {
+            self.said_first += *written as u64;
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -3,6 +3,7 @@ use std::sync::Mutex;
 
 use proptest::prelude::*;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rustls::crypto::{ActiveKeyExchange, CompletedKeyExchange, SupportedKxGroup};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -255,6 +256,57 @@ async fn a_hello_in_small_records_is_the_same_hello() {
     let signed = signed(&["a.test"], By::Root, |_| {});
     let asking = Asking { max_record_bytes: Some(32), ..trusting(&signed.root, "a.test") };
     assert_eq!(ask(server(&signed), &asking).await.unwrap().verdict, Verdict::Verified);
+}
+
+/// The backend's side of the exchange, which the product does not need.
+#[derive(Debug)]
+struct Encapsulating;
+
+impl SupportedKxGroup for Encapsulating {
+    fn start(&self) -> Result<Box<dyn ActiveKeyExchange>, rustls::Error> {
+        post_quantum::X25519MLKEM768.start()
+    }
+
+    fn start_and_complete(&self, share: &[u8]) -> Result<CompletedKeyExchange, rustls::Error> {
+        let (key, public_key) = share.split_at(1184);
+        let mut random = ml_kem::B32::default();
+        ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random).unwrap();
+        let key = ml_kem::ml_kem_768::EncapsulationKey::new(key.try_into().unwrap()).unwrap();
+        let (ciphertext, secret) = key.encapsulate_deterministic(&random);
+        let classical = rustls::crypto::ring::kx_group::X25519.start_and_complete(public_key)?;
+        Ok(CompletedKeyExchange {
+            group: self.name(),
+            pub_key: [&ciphertext[..], &classical.pub_key].concat(),
+            secret: [&secret[..], classical.secret.secret_bytes()].concat().into(),
+        })
+    }
+
+    fn name(&self) -> rustls::NamedGroup {
+        rustls::NamedGroup::X25519MLKEM768
+    }
+}
+
+#[tokio::test]
+async fn the_post_quantum_hello_is_larger_than_a_packet_and_both_its_shares_are_real() {
+    let signed = signed(&["a.test"], By::Root, |_| {});
+    let alpn = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let asking = Asking { key_exchange: KeyExchange::PostQuantum, alpn, ..trusting(&signed.root, "a.test") };
+    let mut provider = rustls::crypto::ring::default_provider();
+    let classical = ask(server(&signed), &asking).await.unwrap();
+    provider.kx_groups.insert(0, &Encapsulating);
+    let config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(signed.chain.clone(), key_der(&signed.key))
+        .unwrap();
+    let hybrid = ask(config, &asking).await.unwrap();
+    for (handshake, group) in [(&classical, "X25519"), (&hybrid, "X25519MLKEM768")] {
+        assert_eq!((handshake.group.as_deref(), handshake.retried), (Some(group), false));
+        assert_eq!(handshake.verdict, Verdict::Verified);
+        // What one packet of Ethernet leaves to TCP: 1500 less two headers of 20.
+        assert!(handshake.hello_bytes > 1460, "{}", handshake.hello_bytes);
+    }
 }
 
 #[test]
