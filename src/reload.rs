@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
 use crate::config::{Config, Loaded, Problem, Problems};
@@ -32,6 +32,50 @@ pub struct Reloader {
     seen: Fingerprint,
 }
 
+/// Asks for reloads from elsewhere.
+#[derive(Clone, Debug)]
+pub struct Asker(mpsc::Sender<Request>);
+
+/// Somebody wants a reload, and may wait for what comes of it.
+#[derive(Debug)]
+pub struct Request {
+    trigger: Trigger,
+    answer: Option<oneshot::Sender<Outcome>>,
+}
+
+/// What a reload came to.
+#[derive(Debug)]
+pub struct Outcome {
+    pub result: ReloadResult,
+    /// Of the configuration that is in force now.
+    pub hash: String,
+    pub took: Duration,
+    /// Why it was rejected, if it was.
+    pub why: Option<String>,
+    /// All of the file, or its warnings if it is in force.
+    pub problems: Problems,
+}
+
+/// Makes both ends: who asks, and what [`Reloader::run`] listens to.
+pub fn channel() -> (Asker, mpsc::Receiver<Request>) {
+    let (sender, receiver) = mpsc::channel(MOST_WAITING);
+    (Asker(sender), receiver)
+}
+
+impl Asker {
+    /// Asks, and waits for nothing. What is not taken has others before it, whose reload is still to come.
+    pub fn ask(&self, trigger: Trigger) {
+        let _ = self.0.try_send(Request { trigger, answer: None });
+    }
+
+    /// Asks, and waits for what comes of it; `None` when nobody reloads any more.
+    pub async fn outcome(&self, trigger: Trigger) -> Option<Outcome> {
+        let (answer, outcome) = oneshot::channel();
+        self.0.send(Request { trigger, answer: Some(answer) }).await.ok()?;
+        outcome.await.ok()
+    }
+}
+
 /// Why a configuration did not come into force.
 #[derive(Debug)]
 pub enum Rejected {
@@ -44,6 +88,8 @@ pub enum Rejected {
     NeedsRestart {
         what: &'static str,
     },
+    /// A fault in snigate itself.
+    Panicked,
 }
 
 impl Reloader {
@@ -54,18 +100,18 @@ impl Reloader {
     }
 
     /// Reloads whenever the file changes or `asked` says so; ends when nobody can ask any more.
-    pub async fn run(mut self, mut asked: mpsc::Receiver<Trigger>) {
+    pub async fn run(mut self, mut asked: mpsc::Receiver<Request>) {
         let (changes, mut changed) = mpsc::channel(1);
         let mut watch = self.watch(&changes);
         loop {
             let reload = self.snapshot.load().config.reload;
-            let trigger = tokio::select! {
-                trigger = asked.recv() => match trigger {
-                    Some(trigger) => trigger,
+            let (trigger, answer) = tokio::select! {
+                request = asked.recv() => match request {
+                    Some(Request { trigger, answer }) => (trigger, answer),
                     None => return,
                 },
-                Some(()) = changed.recv() => Trigger::File,
-                () = sleep(reload.poll) => Trigger::Poll,
+                Some(()) = changed.recv() => (Trigger::File, None),
+                () = sleep(reload.poll) => (Trigger::Poll, None),
             };
             if trigger != Trigger::Signal && trigger != Trigger::Api {
                 settle(&mut changed).await;
@@ -73,55 +119,66 @@ impl Reloader {
                     continue;
                 }
             }
-            self.reload(trigger).await;
+            let outcome = self.reload(trigger).await;
             watch = self.watch(&changes).or(watch);
+            if let Some(answer) = answer {
+                // Whoever asked may have gone.
+                let _ = answer.send(outcome);
+            }
         }
     }
 
-    /// Reads the file once and puts it in force, or says why not.
-    async fn reload(&mut self, trigger: Trigger) {
+    /// Reads the file once and puts it in force, or says why not. All triggers end here.
+    async fn reload(&mut self, trigger: Trigger) -> Outcome {
         let started = Instant::now();
         self.seen = fingerprint(&self.watched);
         let (file, before, metrics) = (self.file.clone(), self.snapshot.load_full(), Arc::clone(&self.metrics));
         // Parsing a large file must not hold up probes and scrapes.
         let built = tokio::task::spawn_blocking(move || build(&file, &before, &metrics)).await;
-        let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let trigger_name = trigger.as_str();
-        match built {
-            Ok(Ok(None)) => {
-                let hash = self.snapshot.load().hash().to_owned();
-                self.metrics.reload(ReloadResult::Unchanged, trigger, &hash);
-                tracing::info!(trigger = trigger_name, hash, "reload unchanged");
+        let built = built.unwrap_or_else(|_panic| Err(Rejected::Panicked));
+        let (result, why, problems) = match built {
+            Ok(None) => (ReloadResult::Unchanged, None, Problems::default()),
+            Ok(Some((snapshot, warnings))) => {
+                self.swap(snapshot);
+                (ReloadResult::Applied, None, warnings)
             }
-            Ok(Ok(Some((snapshot, warnings)))) => {
-                let (routes, pools, hash) = (snapshot.routes.len(), snapshot.pools.len(), snapshot.hash().to_owned());
-                let snapshot = Arc::new(snapshot);
-                self.snapshot.store(Arc::clone(&snapshot));
-                snapshot.retire_series();
-                self.watch_also(&[]);
-                self.metrics.reload(ReloadResult::Applied, trigger, &hash);
-                warnings.iter().for_each(log_problem);
-                tracing::info!(trigger = trigger_name, hash, routes, pools, took_ms, "reload applied");
+            Err(rejected) => {
+                let why = rejected.to_string();
+                let problems = if let Rejected::Problems(problems) = rejected { problems } else { Problems::default() };
+                let broken: Vec<_> = problems.iter().map(|problem| problem.place.file.to_path_buf()).collect();
+                self.watch_also(&broken);
+                (ReloadResult::Rejected, Some(why), problems)
             }
-            Ok(Err(rejected)) => {
-                self.metrics.reload(ReloadResult::Rejected, trigger, self.snapshot.load().hash());
-                let problems = match &rejected {
-                    Rejected::Problems(problems) => {
-                        problems.iter().for_each(log_problem);
-                        let broken: Vec<_> = problems.iter().map(|problem| problem.place.file.to_path_buf()).collect();
-                        self.watch_also(&broken);
-                        problems.iter().count()
-                    }
-                    Rejected::NeedsRestart { .. } | Rejected::NoCongestion { .. } => 1,
-                };
-                tracing::error!(
-                    trigger = trigger_name, problems, why = %rejected,
-                    "reload rejected: the configuration before it serves on"
-                );
+        };
+        let hash = self.snapshot.load().hash().to_owned();
+        let outcome = Outcome { result, hash, took: started.elapsed(), why, problems };
+        self.metrics.reload(outcome.result, trigger, &outcome.hash);
+        self.log(trigger, &outcome);
+        outcome
+    }
+
+    fn swap(&mut self, snapshot: Snapshot) {
+        let snapshot = Arc::new(snapshot);
+        self.snapshot.store(Arc::clone(&snapshot));
+        snapshot.retire_series();
+        self.watch_also(&[]);
+    }
+
+    fn log(&self, trigger: Trigger, outcome: &Outcome) {
+        outcome.problems.iter().for_each(log_problem);
+        let trigger = trigger.as_str();
+        let took_ms = u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX);
+        match outcome.result {
+            ReloadResult::Unchanged => tracing::info!(trigger, hash = outcome.hash, "reload unchanged"),
+            ReloadResult::Applied => {
+                let snapshot = self.snapshot.load();
+                let (routes, pools) = (snapshot.routes.len(), snapshot.pools.len());
+                tracing::info!(trigger, hash = outcome.hash, routes, pools, took_ms, "reload applied");
             }
-            Err(error) => {
-                self.metrics.reload(ReloadResult::Rejected, trigger, self.snapshot.load().hash());
-                tracing::error!(trigger = trigger_name, %error, "reload rejected: reading the file panicked");
+            ReloadResult::Rejected => {
+                let problems = outcome.problems.errors().max(1);
+                let why = outcome.why.as_deref().unwrap_or_default();
+                tracing::error!(trigger, problems, why, "reload rejected: the configuration before it serves on");
             }
         }
     }
@@ -176,7 +233,8 @@ impl Reloader {
 /// Loads and builds; `None` when the text is what is in force already.
 fn build(file: &Path, before: &Snapshot, metrics: &Arc<Metrics>) -> Result<Option<(Snapshot, Problems)>, Rejected> {
     let Loaded { config, warnings } = Config::load(file).map_err(Rejected::Problems)?;
-    if config.hash == before.config.hash {
+    // The token has no part in the hash.
+    if config.hash == before.config.hash && config.admin.token == before.config.admin.token {
         return Ok(None);
     }
     check_fixed(&config, &before.config)?;
@@ -248,11 +306,14 @@ impl std::fmt::Display for Rejected {
             Self::Problems(_) => f.write_str("the file has problems"),
             Self::NoCongestion { name } => write!(f, "the kernel has no congestion control `{name}`"),
             Self::NeedsRestart { what } => write!(f, "{what} cannot change while snigate runs: restart it"),
+            Self::Panicked => f.write_str("reading the file panicked; please report it"),
         }
     }
 }
 
 impl std::error::Error for Rejected {}
 
+/// Who asks while so many wait need not: theirs is still to come.
+const MOST_WAITING: usize = 16;
 const QUIET: Duration = Duration::from_millis(150);
 const SETTLE_AT_MOST: Duration = Duration::from_millis(1500);

@@ -3,6 +3,8 @@
 //! In:  a loaded configuration and its file.
 //! Out: a [`Server`]: the addresses it listens on; [`Server::run`] returns when the last connection has ended.
 
+mod controls;
+
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,16 +20,16 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::admin::{self, App, ExplainQuery, Readiness, Stage};
+use self::controls::Controls;
+use crate::admin::{self, App, Readiness, Stage};
 use crate::config::{Config, Loaded};
 use crate::drain::{self, Drain, Phase};
-use crate::explain::{Question, explain};
 use crate::limits::auto_max_connections;
 use crate::listener::{Listener, Shared};
-use crate::reload::Reloader;
+use crate::reload::{Asker, Reloader};
 use crate::snapshot::{Snapshot, missing_congestion, tcp_settings};
 use crate::telemetry::{LogGuard, Metrics, ReloadResult, Trigger};
-use crate::{relay, socket, worker};
+use crate::{relay, reload, socket, worker};
 
 /// A proxy with its sockets bound and its workers running.
 pub struct Server {
@@ -111,15 +113,14 @@ impl Server {
     ///
     /// `log` is looked at for lines it dropped.
     pub async fn run(mut self, log: Option<LogGuard>) -> Ended {
-        let admin = self.start_admin();
+        let (reloads, asked) = reload::channel();
+        let admin = self.start_admin(reloads.clone());
         let upkeep = tokio::spawn(upkeep(Arc::clone(&self.shared.metrics), log));
-        let (reloads, asked) = tokio::sync::mpsc::channel(1);
         let reloading = tokio::spawn(self.reloader.run(asked));
         self.readiness.enter(Stage::Ready);
         tracing::info!("ready");
         while self.signals.next().await == Asked::Reload {
-            // A full channel has a reload waiting already.
-            let _ = reloads.try_send(Trigger::Signal);
+            reloads.ask(Trigger::Signal);
         }
         self.readiness.enter(Stage::Draining);
         self.drain.enter(Phase::Draining);
@@ -143,12 +144,11 @@ impl Server {
         ended
     }
 
-    fn start_admin(&mut self) -> Vec<oneshot::Sender<()>> {
-        let snapshot = Arc::clone(&self.shared.snapshot);
+    fn start_admin(&mut self, reloads: Asker) -> Vec<oneshot::Sender<()>> {
         let app = Arc::new(App {
             metrics: Arc::clone(&self.shared.metrics),
             ready: self.readiness.clone(),
-            explain: Some(Box::new(move |query| explain_live(&snapshot.load(), query))),
+            control: Box::new(Controls { snapshot: Arc::clone(&self.shared.snapshot), reloads }),
         });
         let serve = |socket| {
             let (stop, stopped) = oneshot::channel();
@@ -165,15 +165,6 @@ impl Server {
 async fn served(shared: &Shared) {
     shared.doors.wait_until(|open| open == 0).await;
     shared.permits.wait_until(|open| open == 0).await;
-}
-
-/// Answers from what is in force now.
-fn explain_live(snapshot: &Snapshot, query: ExplainQuery) -> Result<serde_json::Value, String> {
-    let ExplainQuery { name, alpn, source, listener } = query;
-    let alpn = alpn.unwrap_or_default().split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
-    let question = Question { name, alpn, source, listener };
-    let explanation = explain(snapshot, &question).map_err(|error| error.to_string())?;
-    serde_json::to_value(explanation).map_err(|error| error.to_string())
 }
 
 type Bound = (Vec<(Arc<str>, SocketAddr)>, Vec<Vec<worker::Socket>>);

@@ -1,7 +1,7 @@
 //! Answers programs in JSON, under `/api/v1`.
 //!
 //! In:  the app.
-//! Out: its status; which route takes a name.
+//! Out: its status; which route takes a name; what a reload came to.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,9 +11,9 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{App, Stage, error, with_json};
+use super::{App, Reloaded, Stage, error, with_json};
 use crate::telemetry::{REVISION, Timestamp, VERSION};
 
 pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
@@ -46,19 +46,21 @@ pub struct ExplainQuery {
     pub listener: Option<String>,
 }
 
-/// Answers the question, or says what is wrong with it.
-pub type Explain = dyn Fn(ExplainQuery) -> Result<Value, String> + Send + Sync;
-
 pub(super) async fn explain(
     State(app): State<Arc<App>>,
     query: Result<Query<ExplainQuery>, QueryRejection>,
 ) -> Response {
-    let Some(explain) = &app.explain else {
-        return error(StatusCode::NOT_FOUND, "explain is not offered here");
-    };
-    let answer = query.map_err(|rejection| rejection.body_text()).and_then(|Query(query)| explain(query));
+    let answer = query.map_err(|rejection| rejection.body_text()).and_then(|Query(query)| app.control.explain(query));
     match answer {
         Ok(value) => with_json(StatusCode::OK, value),
         Err(problem) => error(StatusCode::BAD_REQUEST, &problem),
+    }
+}
+
+pub(super) async fn reload(State(app): State<Arc<App>>) -> Response {
+    match app.control.reload().await {
+        Reloaded::InForce(value) => with_json(StatusCode::OK, value),
+        Reloaded::Rejected(value) => with_json(StatusCode::UNPROCESSABLE_ENTITY, value),
+        Reloaded::Ending => error(StatusCode::SERVICE_UNAVAILABLE, "snigate is ending, and reloads no more"),
     }
 }

@@ -1,9 +1,11 @@
 //! Answers operators and their tools over HTTP: metrics, probes, status.
 //!
-//! In:  requests on the admin address; what it tells of other rooms comes as closures and telemetry handles.
-//! Out: text for Prometheus, JSON for programs, one page for people. Nothing here changes any state.
+//! In:  requests on the admin address; the process behind it, as [`Control`], and telemetry handles.
+//! Out: text for Prometheus, JSON for programs, one page for people; changes of state, from those who may.
 
+mod access;
 mod api;
+mod control;
 mod page;
 mod serve;
 
@@ -13,11 +15,14 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use serde_json::{Value, json};
 
-pub use self::api::{Explain, ExplainQuery};
+pub use self::access::{Access, Allow, Peer};
+pub use self::api::ExplainQuery;
+pub use self::control::{Control, Reloaded, Soon};
 pub use self::serve::serve;
 use crate::telemetry::Metrics;
 
@@ -25,8 +30,7 @@ use crate::telemetry::Metrics;
 pub struct App {
     pub metrics: Arc<Metrics>,
     pub ready: Readiness,
-    /// Tells which route takes a name; absent, there is no such page.
-    pub explain: Option<Box<Explain>>,
+    pub control: Box<dyn Control>,
 }
 
 fn router(app: Arc<App>) -> Router {
@@ -37,10 +41,12 @@ fn router(app: Arc<App>) -> Router {
         .route("/readyz", get(readyz))
         .route("/api/v1/status", get(api::status))
         .route("/api/v1/explain", get(api::explain))
+        .route("/api/v1/reload", post(api::reload))
         .fallback(async |uri: Uri| error(StatusCode::NOT_FOUND, &format!("no such page: {}", uri.path())))
         .method_not_allowed_fallback(async |method: Method| {
             error(StatusCode::METHOD_NOT_ALLOWED, &format!("{method} is not answered here"))
         })
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), access::guard))
         .with_state(app)
 }
 

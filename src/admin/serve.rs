@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::{App, router};
+use super::{App, Peer, router};
 
 /// Answers until `shutdown` completes; then idle clients are closed and answers under way get a second.
 pub async fn serve(listener: TcpListener, app: Arc<App>, shutdown: impl Future<Output = ()>) {
@@ -31,7 +31,10 @@ pub async fn serve(listener: TcpListener, app: Arc<App>, shutdown: impl Future<O
             accepted = listener.accept() => match accepted {
                 // Dropped, so closed: clients that are served already keep their answers.
                 Ok((_excess, _)) if clients.len() >= MAX_CLIENTS => {}
-                Ok((stream, _)) => _ = clients.spawn(converse(stream, router.clone(), stopped.clone())),
+                Ok((stream, peer)) => {
+                    let router = router.clone().layer(Extension(Peer::Tcp(peer)));
+                    clients.spawn(converse(stream, router, stopped.clone()));
+                }
                 // Most likely out of descriptors: trying again at once would spin.
                 Err(error) => {
                     tracing::debug!(%error, "admin cannot accept");

@@ -11,6 +11,28 @@ use super::*;
 use crate::cli::healthcheck::{HealthcheckError, healthcheck};
 use crate::telemetry::{ReloadResult, Trigger};
 
+/// What would run behind the admin address.
+struct Process {
+    access: Access,
+}
+
+impl Control for Process {
+    fn access(&self) -> Access {
+        self.access.clone()
+    }
+
+    fn explain(&self, query: ExplainQuery) -> Result<Value, String> {
+        match query.name.as_str() {
+            "a.test" => Ok(json!({ "route": "a", "alpn": query.alpn, "source": query.source })),
+            name => Err(format!("{name} is no name")),
+        }
+    }
+
+    fn reload(&self) -> Soon<'_, Reloaded> {
+        Box::pin(async { Reloaded::Rejected(json!({ "result": "rejected" })) })
+    }
+}
+
 /// An admin server on loopback.
 struct Admin {
     address: SocketAddr,
@@ -21,11 +43,11 @@ struct Admin {
 
 impl Admin {
     async fn start() -> Self {
-        let explain: Box<Explain> = Box::new(|query| match query.name.as_str() {
-            "a.test" => Ok(json!({ "route": "a", "alpn": query.alpn, "source": query.source })),
-            name => Err(format!("{name} is no name")),
-        });
-        let app = Arc::new(App { metrics: Metrics::new(), ready: Readiness::default(), explain: Some(explain) });
+        Self::behind(Process { access: Access { allow: Allow::Auto, token: None } }).await
+    }
+
+    async fn behind(process: Process) -> Self {
+        let app = Arc::new(App { metrics: Metrics::new(), ready: Readiness::default(), control: Box::new(process) });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
@@ -134,7 +156,7 @@ async fn the_page_escapes_what_it_shows() {
 }
 
 #[tokio::test]
-async fn explain_is_answered_by_the_closure() {
+async fn explain_is_answered_by_the_process() {
     let admin = Admin::start().await;
     let answer = admin.get("/api/v1/explain?name=a.test&alpn=h2,http/1.1&source=10.0.0.1").await;
     assert_eq!(answer.status, 200);
@@ -149,11 +171,36 @@ async fn explain_is_answered_by_the_closure() {
 }
 
 #[tokio::test]
+async fn what_changes_state_is_for_those_who_may() {
+    let post = |host: &str, more: &str| {
+        format!("POST /api/v1/reload HTTP/1.1\r\nhost: {host}\r\n{more}connection: close\r\ncontent-length: 0\r\n\r\n")
+    };
+    let admin = Admin::start().await;
+    let answer = admin.ask(&post("127.0.0.1", "")).await;
+    assert_eq!((answer.status, answer.json()), (422, json!({ "result": "rejected" })));
+    assert_eq!(admin.ask(&post("rebound.example", "")).await.status, 403);
+    assert_eq!(admin.ask(&post("127.0.0.1", "origin: http://evil.example\r\n")).await.status, 403);
+    let answer = admin.get("/api/v1/reload").await;
+    assert_eq!(answer.status, 405, "a reader changes nothing");
+
+    let access = Access { allow: Allow::Token, token: Some("abc".into()) };
+    let admin = Admin::behind(Process { access }).await;
+    let answer = admin.ask(&post("127.0.0.1", "")).await;
+    assert_eq!(answer.status, 401);
+    assert!(answer.head.contains("\r\nwww-authenticate: bearer"), "{}", answer.head);
+    assert!(answer.json()["error"].as_str().unwrap().contains("Bearer TOKEN"), "{}", answer.body);
+    assert_eq!(admin.ask(&post("127.0.0.1", "authorization: Bearer abd\r\n")).await.status, 401);
+    // With the token, the name that leads here does not count.
+    assert_eq!(admin.ask(&post("lb.example", "authorization: Bearer abc\r\n")).await.status, 422);
+}
+
+#[tokio::test]
 async fn what_is_not_there_is_an_error_in_json() {
     let admin = Admin::start().await;
     let answer = admin.get("/nothing%22here").await;
     assert_eq!((answer.status, answer.json()), (404, json!({ "error": "no such page: /nothing%22here" })));
-    let answer = admin.ask("POST /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await;
+    let answer =
+        admin.ask("POST /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await;
     assert_eq!((answer.status, answer.json()), (405, json!({ "error": "POST is not answered here" })));
     assert!(answer.head.contains("\r\nallow: get,head"), "{}", answer.head);
     let answer = admin.ask("HEAD /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;

@@ -15,6 +15,7 @@ mod parse;
 mod problem;
 mod raw;
 mod suggest;
+mod token;
 mod units;
 mod wording;
 mod yaml;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use self::problem::{Place, Problem, Problems, Severity};
+pub use self::token::Token;
 use crate::server_name::Pattern;
 
 /// A configuration that can be used, and what is probably not meant by it.
@@ -89,11 +91,12 @@ pub struct Config {
     pub admin: Admin,
     pub log: Log,
     pub reload: Reload,
-    /// Every file that was read (the routing file first, then what it includes), for the watch.
+    /// Every file that was read (the routing file first, then what it includes, then the token), for the watch.
     pub files: Vec<PathBuf>,
     /// Where `include` looks, whether or not it found a file there.
     pub include_directories: Vec<PathBuf>,
-    /// Sixteen hexadecimal digits over the bytes of all files: equal text, equal hash.
+    /// Sixteen hexadecimal digits over the bytes of all files but the token, of which it would give hints: equal text,
+    /// equal hash.
     pub hash: String,
 }
 
@@ -224,6 +227,17 @@ pub struct Runtime {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Admin {
     pub bind: Vec<SocketAddr>,
+    pub allow_control: AllowControl,
+    pub token: Option<Token>,
+}
+
+/// Who may change state over the admin address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AllowControl {
+    /// Whoever connects from this host, and whoever has the token.
+    Auto,
+    Token,
+    Never,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -465,18 +465,21 @@ pub struct Admin {
     /// `IP:PORT`, or a list of them; an empty list: no admin server. `unix:` paths are not supported yet.
     #[schemars(extend("default" = "127.0.0.1:9901"))]
     pub bind: Field<OneOrMany<Address>>,
-    /// Who may change state. Only `auto` is supported yet.
+    /// Who may change state.
     #[schemars(extend("default" = "auto"))]
-    pub allow_control: Field<Auto>,
-    /// A file with the token for state changes from elsewhere. Only `none` is supported yet.
+    pub allow_control: Field<AllowControl>,
+    /// A file that holds the token for state changes, relative to this file; `none`: there is no token.
     #[schemars(extend("default" = "none"))]
     pub token_file: Field<String>,
 }
 
+/// `auto`: whoever connects from this host, and whoever has the token. `token`: only who has the token. `never`: nobody.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
-pub enum Auto {
+pub enum AllowControl {
     Auto,
+    Token,
+    Never,
 }
 
 /// What is logged, to standard output.

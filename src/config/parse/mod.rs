@@ -43,7 +43,7 @@ pub fn config(text: &str, file: &Path, problems: &mut Problems) -> (Option<Confi
     let listeners = listeners::parse(raw.listeners, &top, congestion.as_ref(), problems);
     let routes = routes::parse(routes, &listeners.names, &pools.names, problems);
     let mut fallback = |raw, key, default| routes::fallback(raw, &top, key, default, &pools.names, problems);
-    let config = Config {
+    let mut config = Config {
         no_sni: fallback(raw.no_sni, "no_sni", super::Refuse::Alert),
         unmatched: fallback(raw.unmatched, "unmatched", super::Refuse::Alert),
         not_tls: fallback(raw.not_tls, "not_tls", super::Refuse::Close),
@@ -66,6 +66,7 @@ pub fn config(text: &str, file: &Path, problems: &mut Problems) -> (Option<Confi
     if problems.errors() > 0 {
         return (None, sources.files);
     }
+    config.files.extend(config.admin.token.iter().map(|token| token.file().to_path_buf()));
     pools::warn_of_unused(&config, &pools.places, problems);
     listeners::warn_of_unused(&config, &listeners.places, problems);
     (Some(config), sources.files)

@@ -5,17 +5,18 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::listeners::{claim, count_or};
-use super::{Located, each, only, read, refuse_unbuilt, section};
+use super::{Located, each, read, refuse_unbuilt, section};
 use crate::config::at::At;
 use crate::config::problem::{Place, Problems};
 use crate::config::raw::{self, Field};
 use crate::config::{
-    Admin, Keepalive, Level, Limits, Log, LogConnections, LogFormat, Relay, Reload, Runtime, Tcp, Timeouts, address,
-    units,
+    Admin, AllowControl, Keepalive, Level, Limits, Log, LogConnections, LogFormat, Relay, Reload, Runtime, Tcp,
+    Timeouts, Token, address, units,
 };
 
 pub fn timeouts(field: Field<raw::Timeouts>, top: &At<'_>, problems: &mut Problems) -> Timeouts {
@@ -114,20 +115,51 @@ pub fn runtime(field: Field<raw::Runtime>, top: &At<'_>, problems: &mut Problems
 
 pub fn admin(field: Field<raw::Admin>, top: &At<'_>, bound: &[(SocketAddr, Place)], problems: &mut Problems) -> Admin {
     let (raw, at) = section(field, top, "admin");
-    only(raw.allow_control, &at, "allow_control", (raw::Auto::Auto, "auto"), problems);
-    only(raw.token_file, &at, "token_file", ("none".to_owned(), "none"), problems);
+    let (allow_control, token) = control(raw.allow_control, raw.token_file, &at, problems);
     let mut bound = bound.to_vec();
     if raw.bind.is_none() {
         let default = SocketAddr::from(([127, 0, 0, 1], 9901));
         claim(default, &at, &mut bound, problems);
-        return Admin { bind: vec![default] };
+        return Admin { bind: vec![default], allow_control, token };
     }
     let bind = each(raw.bind, &at, "bind", problems, |raw::Address(text), at, problems| {
         let address = address::socket(&text).map_err(|error| problems.error(at, error)).ok()?;
         claim(address, at, &mut bound, problems);
         Some(address)
     });
-    Admin { bind }
+    Admin { bind, allow_control, token }
+}
+
+/// Who may change state, and the token that says so.
+fn control(
+    allow: Field<raw::AllowControl>,
+    token_file: Field<String>,
+    at: &At<'_>,
+    problems: &mut Problems,
+) -> (AllowControl, Option<Token>) {
+    let file_spot = token_file.as_ref().map(|file| file.spot);
+    let is_named = token_file.as_ref().is_some_and(|file| file.value.as_deref() != Some("none"));
+    let token = read(token_file, at, "token_file", problems, |file| match &*file {
+        "none" => Ok(None),
+        file => Token::read(&at.place().file.parent().unwrap_or(Path::new("")).join(file)).map(Some),
+    });
+    let Some(Located { spot, value: Some(allow) }) = allow else { return (AllowControl::Auto, token.flatten()) };
+    match allow {
+        raw::AllowControl::Token if !is_named => {
+            problems.error(&at.key("allow_control", spot), "there is no token; name a file with one in `token_file`");
+        }
+        raw::AllowControl::Never if is_named => {
+            let at = at.key("token_file", file_spot.unwrap_or(spot));
+            problems.warning(&at, "the token lets nobody in, since `allow_control` is `never`");
+        }
+        _ => {}
+    }
+    let allow = match allow {
+        raw::AllowControl::Auto => AllowControl::Auto,
+        raw::AllowControl::Token => AllowControl::Token,
+        raw::AllowControl::Never => AllowControl::Never,
+    };
+    (allow, token.flatten())
 }
 
 pub fn log(field: Field<raw::Log>, top: &At<'_>) -> Log {

@@ -1,0 +1,42 @@
+//! What the admin address tells of and changes in the rest of the process, as a trait, so that it knows none of it.
+//!
+//! A new call: a method here; a handler in `api` that asks [`App::control`](super::App::control); its route in
+//! `router`. Whatever is no GET passes `access` first, so that a handler need not ask who may. A new section of
+//! `/api/v1/status`: a method here that gives its [`Value`], and a line in `api::status`.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use serde_json::Value;
+
+use super::access::Access;
+use super::api::ExplainQuery;
+
+/// The process behind the admin address.
+pub trait Control: Send + Sync {
+    /// Who may change state, now.
+    fn access(&self) -> Access;
+
+    /// Which route takes a name.
+    ///
+    /// # Errors
+    /// What is wrong with the question.
+    fn explain(&self, query: ExplainQuery) -> Result<Value, String>;
+
+    /// Reads the configuration again and waits for what comes of it.
+    fn reload(&self) -> Soon<'_, Reloaded>;
+}
+
+/// What [`Control::reload`] came to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reloaded {
+    /// What was read is in force, now or already.
+    InForce(Value),
+    /// What was read cannot be used.
+    Rejected(Value),
+    /// Nothing reloads any more: the process ends.
+    Ending,
+}
+
+/// An answer that takes a while.
+pub type Soon<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

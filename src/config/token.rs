@@ -1,0 +1,116 @@
+//! Reads the token that lets its holder change state over the admin address.
+//!
+//! In:  the path of a file that holds it alone.
+//! Out: [`Token`], which no log and no dump of the configuration shows.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A secret of visible ASCII, so that it can stand in a header.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token {
+    secret: Arc<str>,
+    file: Arc<Path>,
+}
+
+/// Why a file holds no token.
+#[derive(Debug)]
+pub enum TokenError {
+    Io { file: PathBuf, error: io::Error },
+    Empty { file: PathBuf },
+    TooLong { file: PathBuf },
+    NotVisibleAscii { file: PathBuf },
+}
+
+impl Token {
+    /// Reads `file`; blanks and line ends around the token are not part of it.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub fn read(file: &Path) -> Result<Self, TokenError> {
+        let path = || file.to_path_buf();
+        let mut bytes = Vec::new();
+        let opened = File::open(file).and_then(|opened| opened.take(MAX_BYTES + 1).read_to_end(&mut bytes));
+        opened.map_err(|error| TokenError::Io { file: path(), error })?;
+        if bytes.len() as u64 > MAX_BYTES {
+            return Err(TokenError::TooLong { file: path() });
+        }
+        match bytes.trim_ascii() {
+            [] => Err(TokenError::Empty { file: path() }),
+            token if token.iter().all(u8::is_ascii_graphic) => {
+                let secret = String::from_utf8_lossy(token).into();
+                Ok(Self { secret, file: file.into() })
+            }
+            _ => Err(TokenError::NotVisibleAscii { file: path() }),
+        }
+    }
+
+    pub fn secret(&self) -> &Arc<str> {
+        &self.secret
+    }
+
+    /// Where it was read.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for TokenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io { file, error } => write!(f, "`{}` cannot be read: {error}", file.display()),
+            Self::Empty { file } => write!(f, "`{}` is empty; write the token into it", file.display()),
+            Self::TooLong { file } => {
+                write!(f, "`{}` is longer than {MAX_BYTES} bytes; write the token alone into it", file.display())
+            }
+            Self::NotVisibleAscii { file } => write!(
+                f,
+                "`{}` must hold one word of visible ASCII, as `openssl rand -hex 32` makes it",
+                file.display()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for TokenError {}
+
+const MAX_BYTES: u64 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_one_word_and_is_never_shown() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("token");
+        let read = |bytes: &[u8]| {
+            std::fs::write(&file, bytes).unwrap();
+            Token::read(&file)
+        };
+        let token = read(b"  s3cret-word\n").unwrap();
+        assert_eq!(&**token.secret(), "s3cret-word");
+        assert!(!format!("{token:?}").contains("s3cret"), "{token:?}");
+        for (bytes, told) in [
+            (&b""[..], "is empty"),
+            (b" \n", "is empty"),
+            (b"two words", "one word"),
+            ("schl\u{fc}ssel".as_bytes(), "visible ASCII"),
+            (&[b'x'; 4097], "longer than 4096"),
+        ] {
+            let error = read(bytes).unwrap_err().to_string();
+            assert!(error.contains(told) && error.contains("/token`"), "{error}");
+        }
+        let missing = Token::read(&directory.path().join("nothing")).unwrap_err().to_string();
+        assert!(missing.contains("/nothing` cannot be read: No such file"), "{missing}");
+    }
+}
