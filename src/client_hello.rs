@@ -13,7 +13,9 @@
 //! for a fragment; the extension list is walked here, since its own parser drops what it cannot read, and a name that
 //! we read otherwise than the backend does would be a way round the routing.
 
+use std::borrow::Cow;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 
 use crate::server_name::{InvalidName, Sni};
 
@@ -31,6 +33,8 @@ pub enum Hello {
 pub struct ClientHello {
     /// `None`: the client sent no server_name extension.
     pub server_name: Option<Sni>,
+    /// Where that name stands in the message.
+    server_name_at: Range<u32>,
     pub alpn: Alpn,
     pub offers: Offers,
     /// Bytes on the wire up to the end of the record that completes the hello.
@@ -195,6 +199,25 @@ impl ClientHello {
     pub fn alert_version(&self) -> u16 {
         if self.offers.version >= TLS12 { TLS12 } else { TLS10 }
     }
+
+    /// The server name as the client sent it, with its case and its trailing dot, from the `wire` bytes that the hello was
+    /// read from. Allocates only when records cut the hello.
+    pub fn server_name_as_sent<'a>(&self, wire: &'a [u8]) -> Option<Cow<'a, [u8]>> {
+        self.server_name.as_ref()?;
+        let Range { start, end } = self.server_name_at;
+        let (start, end) = (start as usize, end as usize);
+        if self.records == 1 {
+            return wire.get(RECORD_HEADER_BYTES + start..RECORD_HEADER_BYTES + end).map(Cow::Borrowed);
+        }
+        let mut rest = wire.get(..self.wire_bytes)?;
+        let fragments = std::iter::from_fn(|| {
+            let (&[.., high, low], after) = rest.split_first_chunk::<RECORD_HEADER_BYTES>()?;
+            let (fragment, after) = after.split_at_checked(u16::from_be_bytes([high, low]).into())?;
+            rest = after;
+            Some(fragment)
+        });
+        Some(fragments.flatten().copied().skip(start).take(end - start).collect())
+    }
 }
 
 impl Alpn {
@@ -212,6 +235,12 @@ impl Alpn {
     /// The list as it was sent, without its length: each name with a length byte before it.
     pub fn as_wire(&self) -> &[u8] {
         &self.0
+    }
+
+    /// The protocol of a client that offers no other.
+    pub fn only(&self) -> Option<&[u8]> {
+        let mut protocols = self.protocols();
+        protocols.next().filter(|_| protocols.next().is_none())
     }
 
     pub fn offers(&self, protocol: &[u8]) -> bool {
@@ -305,17 +334,19 @@ fn read_message(message: &[u8]) -> Result<ClientHello, NotHello> {
     }
     let mut read = ClientHello {
         server_name: None,
+        server_name_at: 0..0,
         alpn: Alpn::default(),
         offers: Offers { version: hello.version.0, ..Offers::default() },
         wire_bytes: 0,
         records: 0,
     };
-    walk_extensions(hello.ext.unwrap_or_default(), &mut read)?;
+    walk_extensions(hello.ext.unwrap_or_default(), message.len(), &mut read)?;
     Ok(read)
 }
 
-/// Walks the list strictly: every length must fit, no type may come twice (RFC 8446 §4.2).
-fn walk_extensions(mut list: &[u8], read: &mut ClientHello) -> Result<(), NotHello> {
+/// Walks the list strictly: every length must fit, no type may come twice (RFC 8446 §4.2). It ends where the message of
+/// `message_bytes` does.
+fn walk_extensions(mut list: &[u8], message_bytes: usize, read: &mut ClientHello) -> Result<(), NotHello> {
     let mut seen = Seen::default();
     while !list.is_empty() {
         let Some((&[kind_high, kind_low, high, low], rest)) = list.split_first_chunk() else {
@@ -334,7 +365,12 @@ fn walk_extensions(mut list: &[u8], read: &mut ClientHello) -> Result<(), NotHel
             });
         }
         match kind {
-            SERVER_NAME => read.server_name = Some(read_server_name(data)?),
+            SERVER_NAME => {
+                read.server_name = Some(read_server_name(data)?);
+                // It is the one name of its list, so it ends where the extension does.
+                let end = message_bytes - list.len();
+                read.server_name_at = in_message(end - data.len() + BEFORE_NAME_BYTES)..in_message(end);
+            }
             ALPN => read.alpn = read_alpn(data)?,
             SUPPORTED_GROUPS => read.offers.x25519mlkem768 = read_groups(data)?,
             SUPPORTED_VERSIONS => read.offers.version = read_versions(data)?,
@@ -436,6 +472,10 @@ fn message_bytes(begun: &[u8]) -> Option<usize> {
     Some(MESSAGE_HEADER_BYTES + usize::try_from(u32::from_be_bytes([0, high, middle, low])).expect("24 bits"))
 }
 
+fn in_message(at: usize) -> u32 {
+    u32::try_from(at).expect("a message is at most 24 bits long")
+}
+
 fn u16_at(bytes: &[u8], at: usize) -> Option<usize> {
     Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?).into())
 }
@@ -482,6 +522,8 @@ const SUPPORTED_VERSIONS: u16 = 43;
 const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
 
 const HOST_NAME: u8 = 0;
+/// The length of the list, the type of the name, the length of the name.
+const BEFORE_NAME_BYTES: usize = 2 + 1 + 2;
 const X25519MLKEM768: [u8; 2] = [0x11, 0xec];
 const TLS10: u16 = 0x0301;
 const TLS12: u16 = 0x0303;

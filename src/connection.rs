@@ -17,7 +17,7 @@ use crate::connect::{self, Attempts, ConnectError, Connected, FirstBytes};
 use crate::limits::Permit;
 use crate::peek::{self, First, PeekError, ProxyHeader};
 use crate::pool::{Lease, Pool};
-use crate::proxy_header::{self, Addresses, Version};
+use crate::proxy_header::{self, Addresses, Values, Version};
 use crate::refuse::{self, Alert, Refusal, refuse};
 use crate::relay::{End, Meter, Prefix, Relay, Way};
 use crate::server_name::Sni;
@@ -77,7 +77,8 @@ async fn establish(client: TcpStream, mut account: Account) -> Option<Pin<Box<Re
     account.routed(&snapshot, route);
     account.enter(State::Connecting);
     let header = pool.connect.send_proxy_protocol.map(|version| {
-        proxy_header::encode(version, told.unwrap_or_else(|| addresses(&mut client, account.accepted.peer)))
+        let addresses = told.unwrap_or_else(|| addresses(&mut client, account.accepted.peer));
+        account.proxy_header(version, addresses, &prefix)
     });
     let first_bytes = FirstBytes { header: header.as_deref().unwrap_or_default(), prefix: &prefix };
     let connect = connect::to_any(&pool, snapshot.relay.tcp.nodelay, first_bytes, &mut account.attempts);
@@ -299,6 +300,15 @@ impl Account {
             self.pool = Some(Arc::clone(pool));
         }
         self.route = Some((Arc::clone(&route.name), metrics));
+    }
+
+    /// What the backend is told of the client, whose bytes are `prefix`.
+    fn proxy_header(&self, version: Version, addresses: Addresses, prefix: &[u8]) -> Vec<u8> {
+        let hello = self.hello.as_ref();
+        let authority = hello.and_then(|hello| hello.server_name_as_sent(prefix));
+        let alpn = hello.and_then(|hello| hello.alpn.only());
+        let values = Values { unique_id: Some(self.accepted.id), authority: authority.as_deref(), alpn };
+        proxy_header::encode(version, addresses, &values)
     }
 
     fn connected(&mut self, connected: Connected) -> (TcpStream, Prefix) {

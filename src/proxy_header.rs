@@ -1,12 +1,18 @@
 //! Reads and writes PROXY protocol headers, which carry the client's address past a proxy; no I/O.
 //!
-//! In:  the first bytes of a connection, or two addresses.
+//! In:  the first bytes of a connection; or two addresses, and what else is known of one.
 //! Out: [`Header`], [`Parsed::Needs`] so many bytes more, or [`Malformed`]; or a header's bytes.
 //! Source: the PROXY protocol, versions 1 and 2, revision of 2020-03-05 (haproxy.org, `proxy-protocol.txt`).
+
+mod checksum;
+mod encode;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
+
+use checksum::crc32c;
+pub use encode::{Values, encode, local};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
@@ -57,32 +63,6 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, Malformed> {
         parse_v1(bytes)
     } else {
         Err(Malformed("no PROXY signature"))
-    }
-}
-
-/// Writes the header that goes before a client's bytes.
-pub fn encode(version: Version, addresses: Addresses) -> Vec<u8> {
-    let Addresses { client, local } = same_family(addresses);
-    match version {
-        Version::V1 => {
-            let family = if client.is_ipv4() { "TCP4" } else { "TCP6" };
-            format!("PROXY {family} {} {} {} {}\r\n", client.ip(), local.ip(), client.port(), local.port()).into_bytes()
-        }
-        Version::V2 => {
-            let mut header = V2_SIGNATURE.to_vec();
-            header.push(V2_VERSION | COMMAND_PROXY);
-            header.push(if client.is_ipv4() { TCP_OVER_IPV4 } else { TCP_OVER_IPV6 });
-            header.extend(if client.is_ipv4() { 12_u16 } else { 36 }.to_be_bytes());
-            for address in [client.ip(), local.ip()] {
-                match address {
-                    IpAddr::V4(address) => header.extend(address.octets()),
-                    IpAddr::V6(address) => header.extend(address.octets()),
-                }
-            }
-            header.extend(client.port().to_be_bytes());
-            header.extend(local.port().to_be_bytes());
-            header
-        }
     }
 }
 
@@ -174,7 +154,7 @@ fn addresses(body: &[u8], width: usize, ip: impl Fn(&[u8]) -> Option<IpAddr>) ->
     Some(Addresses { client, local })
 }
 
-/// Walks the type-length-values from `at` on, and verifies the checksum if one is among them (section 2.2.4).
+/// Walks the type-length-values from `at` on, and verifies the checksum if one is among them (section 2.2.3).
 fn check_values(header: &[u8], mut at: usize) -> Result<(), Malformed> {
     while at < header.len() {
         let Some(&[kind, high, low]) = header[at..].first_chunk() else { return Err(Malformed("a type-length-value")) };
@@ -190,29 +170,6 @@ fn check_values(header: &[u8], mut at: usize) -> Result<(), Malformed> {
         at = end;
     }
     Ok(())
-}
-
-/// CRC-32C, RFC 3720 appendix B.4; bit by bit, since it is met once a connection at the most.
-fn crc32c(bytes: impl Iterator<Item = u8>) -> u32 {
-    let step = |crc: u32, byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 })
-    };
-    !bytes.fold(!0, step)
-}
-
-/// A header has one family: an IPv4 address beside an IPv6 one is written as an IPv4-mapped one.
-fn same_family(Addresses { client, local }: Addresses) -> Addresses {
-    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-    let mapped = |address: SocketAddr| match address.ip() {
-        IpAddr::V4(ip) => SocketAddr::new(ip.to_ipv6_mapped().into(), address.port()),
-        IpAddr::V6(_) => address,
-    };
-    let (client, local) = (canonical(client), canonical(local));
-    if client.is_ipv4() == local.is_ipv4() {
-        Addresses { client, local }
-    } else {
-        Addresses { client: mapped(client), local: mapped(local) }
-    }
 }
 
 fn needs(bytes: usize) -> Parsed {
@@ -238,128 +195,10 @@ const COMMAND_LOCAL: u8 = 0;
 const COMMAND_PROXY: u8 = 1;
 const TCP_OVER_IPV4: u8 = 0x11;
 const TCP_OVER_IPV6: u8 = 0x21;
+const TYPE_ALPN: u8 = 0x01;
+const TYPE_AUTHORITY: u8 = 0x02;
 const TYPE_CRC32C: u8 = 0x03;
+const TYPE_UNIQUE_ID: u8 = 0x05;
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn pair(client: &str, local: &str) -> Addresses {
-        Addresses { client: client.parse().expect("an address"), local: local.parse().expect("an address") }
-    }
-
-    fn whole(bytes: &[u8]) -> Header {
-        match parse(bytes) {
-            Ok(Parsed::Whole(header)) => header,
-            other => panic!("not whole: {other:?}"),
-        }
-    }
-
-    fn v2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
-        let length = u16::try_from(body.len()).expect("short").to_be_bytes();
-        [V2_SIGNATURE, &[V2_VERSION | command, family], &length, body].concat()
-    }
-
-    const BODY4: [u8; 12] = [192, 0, 2, 1, 198, 51, 100, 2, 0x30, 0x39, 0x01, 0xbb];
-
-    #[test]
-    fn what_is_written_is_read_back() {
-        for addresses in [
-            pair("192.0.2.1:12345", "198.51.100.2:443"),
-            pair("[2001:db8::1]:1", "[2001:db8::2]:65535"),
-            pair("192.0.2.1:12345", "[2001:db8::2]:443"),
-        ] {
-            for version in [Version::V1, Version::V2] {
-                let mut bytes = encode(version, addresses);
-                let length = bytes.len();
-                bytes.extend(b"\x16\x03\x01");
-                let header = whole(&bytes);
-                assert_eq!((header.version, header.bytes), (version, length));
-                assert_eq!(header.addresses, Some(same_family(addresses)));
-                for end in 0..length {
-                    match parse(&bytes[..end]) {
-                        Ok(Parsed::Needs(more)) => assert!(more.get() <= length - end),
-                        other => panic!("{end}: {other:?}"),
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn the_shortest_header_is_asked_for_no_byte_too_many() {
-        let header = b"PROXY UNKNOWN\r\n";
-        for end in 0..header.len() {
-            match parse(&header[..end]) {
-                Ok(Parsed::Needs(more)) => assert!(end + more.get() <= header.len(), "{end} bytes"),
-                other => panic!("{end}: {other:?}"),
-            }
-        }
-        assert_eq!(whole(header).bytes, header.len());
-    }
-
-    #[test]
-    fn mapped_addresses_are_written_as_ipv4() {
-        let bytes = encode(Version::V1, pair("[::ffff:192.0.2.1]:5", "[::ffff:192.0.2.2]:6"));
-        assert_eq!(bytes, b"PROXY TCP4 192.0.2.1 192.0.2.2 5 6\r\n");
-    }
-
-    #[test]
-    fn unknown_local_and_other_families_carry_no_address() {
-        assert_eq!(whole(b"PROXY UNKNOWN ffff::1 whatever\r\n").addresses, None);
-        assert_eq!(whole(b"PROXY UNKNOWN\r\n").addresses, None);
-        assert_eq!(whole(&v2(COMMAND_LOCAL, 0, b"")).addresses, None);
-        assert_eq!(whole(&v2(COMMAND_LOCAL, TCP_OVER_IPV4, b"xyz")).addresses, None);
-        assert_eq!(whole(&v2(COMMAND_PROXY, 0x00, b"")).addresses, None);
-        assert_eq!(whole(&v2(COMMAND_PROXY, 0x31, &[0; 216])).addresses, None);
-    }
-
-    #[test]
-    fn type_length_values_are_walked_and_the_checksum_verified() {
-        let mut body = BODY4.to_vec();
-        body.extend([0x02, 0, 3, b'a', b'.', b'b', TYPE_CRC32C, 0, 4, 0, 0, 0, 0]);
-        let mut bytes = v2(COMMAND_PROXY, TCP_OVER_IPV4, &body);
-        let crc = crc32c(bytes.iter().copied());
-        let at = bytes.len() - 4;
-        bytes[at..].copy_from_slice(&crc.to_be_bytes());
-        assert_eq!(whole(&bytes).addresses, Some(pair("192.0.2.1:12345", "198.51.100.2:443")));
-        bytes[at] ^= 1;
-        assert_eq!(parse(&bytes), Err(Malformed("a wrong checksum")));
-        // RFC 3720 appendix B.4: 32 bytes of zeros.
-        assert_eq!(crc32c([0; 32].into_iter()), 0x8a91_36aa);
-    }
-
-    #[test]
-    fn what_breaks_the_format_is_malformed() {
-        let long = [&b"PROXY TCP4 "[..], &[b'1'; 100]].concat();
-        for bytes in [
-            &b"\x16\x03\x01"[..],
-            b"PROXY TCP4 192.0.2.1 192.0.2.2 5\r\n",
-            b"PROXY TCP4 192.0.2.1 192.0.2.2 5 6 7\r\n",
-            b"PROXY TCP4 ::1 ::2 5 6\r\n",
-            b"PROXY TCP4 192.0.2.1 192.0.2.2 05 6\r\n",
-            b"PROXY TCP4 192.0.2.1 192.0.2.2 5 65536\r\n",
-            b"PROXY TCP4 192.0.2.1 192.0.2.2 5 6\n",
-            b"PROXY UDP4 192.0.2.1 192.0.2.2 5 6\r\n",
-            &long,
-            &v2(COMMAND_PROXY, TCP_OVER_IPV4, &BODY4[..11]),
-            &v2(COMMAND_PROXY, TCP_OVER_IPV4, &[&BODY4[..], &[4, 0, 1]].concat()),
-            &v2(2, TCP_OVER_IPV4, &BODY4),
-            &v2(COMMAND_PROXY, 0x41, &BODY4),
-        ] {
-            assert!(parse(bytes).is_err(), "{}", bytes.escape_ascii());
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn random_bytes_never_panic_nor_ask_past_the_limit(tail in proptest::collection::vec(any::<u8>(), 0..200), v2: bool) {
-            let bytes = [if v2 { V2_SIGNATURE } else { V1_SIGNATURE }, &tail].concat();
-            if let Ok(Parsed::Needs(more)) = parse(&bytes) {
-                prop_assert!(bytes.len() + more.get() <= V2_FIXED_BYTES + usize::from(u16::MAX));
-            }
-        }
-    }
-}
+mod tests;

@@ -15,14 +15,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use libfuzzer_sys::fuzz_target;
 use proxy_header::{ParseConfig, ProxyHeader};
-use snigate::proxy_header::{Addresses, Header, Malformed, Parsed, Version, encode, parse};
+use snigate::proxy_header::{Addresses, Header, Malformed, Parsed, Values, Version, encode, parse};
 
 fuzz_target!(|bytes: &[u8]| {
     check(bytes);
     check(&[b"PROXY ", bytes].concat());
     check(&[b"\r\n\r\n\0\r\nQUIT\n", bytes].concat());
-    if let Some(addresses) = addresses(bytes) {
-        check_round_trip(addresses);
+    if let Some((addresses, rest)) = addresses(bytes) {
+        check_round_trip(addresses, values(rest));
     }
 });
 
@@ -119,9 +119,9 @@ fn pair(client: impl Into<IpAddr>, client_port: u16, local: impl Into<IpAddr>, l
 }
 
 /// What is written is read again, by us and by the others; an IPv4 address beside an IPv6 one as a mapped one.
-fn check_round_trip(addresses: Addresses) {
+fn check_round_trip(addresses: Addresses, values: Values) {
     for version in [Version::V1, Version::V2] {
-        let bytes = encode(version, addresses);
+        let bytes = encode(version, addresses, &values);
         match parse(&bytes) {
             Ok(Parsed::Whole(header)) => {
                 check_header(&header, &bytes);
@@ -134,18 +134,50 @@ fn check_round_trip(addresses: Addresses) {
             }
             other => panic!("{other:?}: {}", bytes.escape_ascii()),
         }
+        if version == Version::V2 {
+            check_values(&bytes, values);
+        }
     }
 }
 
-fn addresses(bytes: &[u8]) -> Option<Addresses> {
+/// The values come back as they were given, as far as the header has room, and the checksum last.
+fn check_values(bytes: &[u8], values: Values) {
+    assert!(bytes.len() <= 536, "longer than a segment may be");
+    let id = values.unique_id.map(|id| format!("{id:016x}"));
+    let asked = [(5, id.as_deref().map(str::as_bytes)), (2, values.authority), (1, values.alpn)];
+    let mut asked = asked.into_iter().filter_map(|(kind, value)| Some((kind, value?)));
+    let theirs = ppp::v2::Header::try_from(bytes).expect("ppp reads it");
+    let mut told: Vec<_> = theirs.tlvs().map(|value| value.expect("ppp reads it")).collect();
+    let checksum = told.pop().expect("a checksum");
+    assert_eq!((checksum.kind, checksum.value.len()), (3, 4));
+    for value in &told {
+        assert!(asked.any(|(kind, asked)| kind == value.kind && asked == &*value.value), "{value:?} was not given");
+    }
+    let short = values.authority.is_none_or(|name| name.len() <= 255) && values.alpn.is_none_or(|name| name.len() < 198);
+    let given = [values.unique_id.is_some(), values.authority.is_some(), values.alpn.is_some()];
+    assert!(!short || told.len() == given.into_iter().filter(|given| *given).count(), "a value is missing");
+}
+
+fn addresses(bytes: &[u8]) -> Option<(Addresses, &[u8])> {
     let (&kinds, bytes) = bytes.split_first()?;
     let (ports, bytes) = bytes.split_first_chunk::<4>()?;
     let (one, bytes) = bytes.split_first_chunk::<16>()?;
-    let (two, _) = bytes.split_first_chunk::<16>()?;
+    let (two, rest) = bytes.split_first_chunk::<16>()?;
     let ip = |octets: &[u8; 16], is_v4: bool| match octets {
         [a, b, c, d, ..] if is_v4 => IpAddr::V4(Ipv4Addr::new(*a, *b, *c, *d)),
         octets => IpAddr::V6(Ipv6Addr::from(*octets)),
     };
     let port = |at: usize| u16::from_be_bytes([ports[at], ports[at + 1]]);
-    Some(pair(ip(one, kinds & 1 == 0), port(0), ip(two, kinds & 2 == 0), port(2)))
+    Some((pair(ip(one, kinds & 1 == 0), port(0), ip(two, kinds & 2 == 0), port(2)), rest))
+}
+
+/// Any of the values may be missing, and either of the client's may be long.
+fn values(bytes: &[u8]) -> Values<'_> {
+    let Some((&[kinds, at], rest)) = bytes.split_first_chunk() else { return Values::default() };
+    let (authority, alpn) = rest.split_at(usize::from(at).min(rest.len()));
+    Values {
+        unique_id: (kinds & 1 == 0).then_some(u64::from(kinds) << 32 | u64::from(at)),
+        authority: (kinds & 2 == 0).then_some(authority),
+        alpn: (kinds & 4 == 0).then_some(alpn),
+    }
 }

@@ -50,9 +50,13 @@ fn alpn(protocols: &[&[u8]]) -> Vec<u8> {
 }
 
 fn usual() -> Vec<u8> {
+    [sni(b"Shop.Example.com"), usual_but_name()].concat()
+}
+
+fn usual_but_name() -> Vec<u8> {
     let groups = extension(SUPPORTED_GROUPS, &prefixed(&[0x11, 0xec, 0, 0x1d]));
     let versions = extension(SUPPORTED_VERSIONS, &[6, 0x1a, 0x1a, 3, 4, 3, 3]);
-    [sni(b"Shop.Example.com"), alpn(&[b"h2", b"http/1.1"]), groups, versions, extension(0x4469, b"x")].concat()
+    [alpn(&[b"h2", b"http/1.1"]), groups, versions, extension(0x4469, b"x")].concat()
 }
 
 fn whole(wire: &[u8]) -> ClientHello {
@@ -74,6 +78,28 @@ fn a_usual_hello_is_read() {
     assert_eq!(hello.alpn.protocols().collect::<Vec<_>>(), [&b"h2"[..], b"http/1.1"]);
     assert_eq!(hello.offers, Offers { version: TLS13, x25519mlkem768: true, ech: false });
     assert_eq!((hello.wire_bytes, hello.records), (wire.len(), 1));
+}
+
+#[test]
+fn the_name_as_it_was_sent_can_be_had() {
+    for name in [&b"Shop.Example.com."[..], b"192.0.2.7", b"a"] {
+        let first_last = [[sni(name), usual_but_name()].concat(), [usual_but_name(), sni(name)].concat()];
+        for extensions in first_last {
+            let wire = records(&message(&extensions), 16_384);
+            let hello = whole(&wire);
+            let sent = hello.server_name_as_sent(&wire);
+            assert!(matches!(sent, Some(Cow::Borrowed(sent)) if sent == name), "{sent:?}");
+        }
+    }
+    let wire = records(&message(&usual_but_name()), 16_384);
+    assert_eq!(whole(&wire).server_name_as_sent(&wire), None);
+}
+
+#[test]
+fn a_protocol_is_the_only_one_when_no_other_is_offered() {
+    assert_eq!(Alpn::of(&["h2"]).only(), Some(&b"h2"[..]));
+    assert_eq!(Alpn::of(&["h2", "http/1.1"]).only(), None);
+    assert_eq!(Alpn::default().only(), None);
 }
 
 #[test]
@@ -308,6 +334,10 @@ proptest! {
             wire.extend(records(fragment, 16_384));
             rest = after;
         }
-        prop_assert_eq!(whole(&wire).server_name, whole(&records(&message, 16_384)).server_name);
+        let hello = whole(&wire);
+        prop_assert_eq!(&hello.server_name, &whole(&records(&message, 16_384)).server_name);
+        wire.extend(b"what follows");
+        let sent = hello.server_name_as_sent(&wire);
+        prop_assert_eq!(sent.as_deref(), Some(&b"Shop.Example.com"[..]));
     }
 }

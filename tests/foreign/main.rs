@@ -1,4 +1,5 @@
-//! The real binary between programs that were not written for it: Node.js, curl, OpenSSL, Python, Java.
+//! The real binary between programs that were not written for it: Node.js, curl, OpenSSL, Python, Java, HAProxy,
+//! nginx.
 //!
 //! A test whose program is not installed says so and passes, so that `cargo test` needs nothing but Rust. With
 //! `SNIGATE_REQUIRE_FOREIGN=1` (as in CI) it fails instead.
@@ -9,6 +10,7 @@ mod harness;
 mod demo;
 mod failures;
 mod names;
+mod proxy_headers;
 mod refusals;
 mod resumption;
 mod transfers;
@@ -16,4 +18,5 @@ mod websocket;
 
 mod client;
 mod program;
+mod reader;
 mod site;

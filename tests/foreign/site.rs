@@ -82,7 +82,8 @@ pub fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/foreign/scripts").join(name)
 }
 
-fn self_signed(name: &str, directory: &Path) -> (PathBuf, PathBuf) {
+/// Makes a certificate of its own for `name`: its file and its key's.
+pub fn self_signed(name: &str, directory: &Path) -> (PathBuf, PathBuf) {
     let mut params = CertificateParams::new([name.to_owned()]).unwrap();
     params.distinguished_name.push(DnType::CommonName, name);
     let key = KeyPair::generate().unwrap();

@@ -15,6 +15,7 @@ pub struct Lb {
     fallbacks: Vec<(&'static str, String)>,
     pools: Vec<(Vec<SocketAddr>, String)>,
     rest: String,
+    listener_keys: String,
     pool_keys: String,
 }
 
@@ -35,6 +36,12 @@ impl Lb {
         self.pool_keys = pool_keys.to_owned();
         self = self.route(pattern, backends);
         self.pool_keys.clear();
+        self
+    }
+
+    /// Adds keys to the one listener, say `max_connections: 3`.
+    pub fn on_listener(mut self, keys: &str) -> Self {
+        write!(self.listener_keys, ", {keys}").unwrap();
         self
     }
 
@@ -59,7 +66,8 @@ impl Lb {
 
     /// The file; what [`Running::edit`] wants.
     pub fn config(&self) -> String {
-        let mut text = String::from("listeners:\n  - { name: https, bind: \"127.0.0.1:0\" }\nroutes:");
+        let keys = &self.listener_keys;
+        let mut text = format!("listeners:\n  - {{ name: https, bind: \"127.0.0.1:0\"{keys} }}\nroutes:");
         text.push_str(if self.routes.is_empty() { " []\n" } else { "\n" });
         for (pattern, pool) in &self.routes {
             writeln!(text, "  - {{ sni: \"{pattern}\", pool: {pool} }}").unwrap();

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::net::{Shutdown, SocketAddr};
 
 use crate::backend::Backend;
-use crate::bytes::hello;
+use crate::bytes::{alpn, hello, message, records, server_name};
 use crate::harness::recorder::ClosedPort;
 use crate::harness::{DEADLINE, Lb};
 use crate::trial::Trial;
@@ -156,21 +156,25 @@ fn the_backend_is_told_the_client_once_and_first_also_after_a_failed_attempt() {
         let keys = format!("send_proxy_protocol: {version}");
         let lb = Lb::new().route_with("a.test", [closed.address, backend.address], &keys);
         let lb = Trial::of(lb);
+        let message = message(&[server_name(b"A.Test."), alpn(&["h2"])].concat());
         // Round robin: one of two begins with the backend that refuses.
-        for _ in 0..4 {
+        for fragment_bytes in [16_384, 16_384, 7, 7] {
+            let hello = records(&message, fragment_bytes);
+            let seen = lb.log().len();
             let mut client = connect(lb.address());
-            let sent = [&hello("a.test")[..], b"and more"].concat();
+            let sent = [&hello[..], b"and more"].concat();
             client.write_all(&sent).unwrap();
             client.shutdown(Shutdown::Write).unwrap();
-            let expected = [&told(version, client.local_addr().unwrap(), lb.address())[..], &sent].concat();
-            assert_eq!(arrivals.recv_timeout(DEADLINE).unwrap(), expected, "{version}");
+            let arrived = arrivals.recv_timeout(DEADLINE).unwrap();
             assert_eq!(read_to_close(&mut client), (vec![], Close::Fin));
+            let line = lb.wait_for_line_after(seen, |line| line["reason"].is_string());
+            let header = told(version, client.local_addr().unwrap(), lb.address(), line["id"].as_str().unwrap());
+            assert_eq!(arrived, [&header[..], &sent].concat(), "{version} in records of {fragment_bytes}");
+            // The client's bytes, without the header, which is ours.
+            assert_eq!(line["bytes_to_backend"], sent.len(), "{line}");
         }
         lb.wait_for_closed("ok", 4.0);
         assert!(lb.metric("backend_connects_total", &[("result", "refused")]) >= 2.0);
-        // The client's bytes, without the header, which is ours.
-        let line = lb.wait_for_connection("a.test");
-        assert_eq!(line["bytes_to_backend"], hello("a.test").len() + "and more".len(), "{line}");
         lb.end();
     }
 }
@@ -189,13 +193,18 @@ fn what_a_proxy_in_front_told_is_told_on() {
     lb.end();
 }
 
-/// The header of a connection between these two, written by hand.
-fn told(version: &str, client: SocketAddr, local: SocketAddr) -> Vec<u8> {
+/// The header of a connection between these two, written by hand: the client asks for `A.Test.` and offers h2.
+fn told(version: &str, client: SocketAddr, local: SocketAddr, id: &str) -> Vec<u8> {
     if version == "v1" {
         return format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\n", client.port(), local.port()).into_bytes();
     }
     let ports = [client.port().to_be_bytes(), local.port().to_be_bytes()].concat();
-    v2(0x21, 0x11, &[&[127, 0, 0, 1, 127, 0, 0, 1][..], &ports].concat())
+    let values =
+        [&[5, 0, 16], id.as_bytes(), &[2, 0, 7], b"A.Test.", &[1, 0, 2], b"h2", &[3, 0, 4, 0, 0, 0, 0]].concat();
+    let mut header = v2(0x21, 0x11, &[&[127, 0, 0, 1, 127, 0, 0, 1][..], &ports, &values].concat());
+    let (sum, at) = (crc32c(&header), header.len() - 4);
+    header[at..].copy_from_slice(&sum.to_be_bytes());
+    header
 }
 
 /// CRC-32C by its definition (RFC 3720 appendix B.4).

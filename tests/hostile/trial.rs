@@ -24,10 +24,7 @@ impl Trial {
     /// As [`Self::of`], with more keys for the one listener, say `max_connections: 3`.
     #[track_caller]
     pub fn on_listener(keys: &str, lb: Lb) -> Self {
-        let plain = "- { name: https, bind: \"127.0.0.1:0\" }";
-        let config = lb.config();
-        assert!(config.contains(plain));
-        Self::with(&config.replace(plain, &format!("- {{ name: https, bind: \"127.0.0.1:0\", {keys} }}")))
+        Self::of(lb.on_listener(keys))
     }
 
     #[track_caller]

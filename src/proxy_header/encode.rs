@@ -1,0 +1,118 @@
+//! Writes the header that goes before a client's bytes.
+//!
+//! In:  two addresses, and what else is known of the connection.
+//! Out: bytes that fit into one segment anywhere.
+//! Source: the PROXY protocol, section 2.1 (version 1), 2.2 (version 2), 2.2.1 to 2.2.5 (type-length-values).
+//!
+//! ```text
+//! version 2:  signature (12) | 0x21 | family | length (2) | addresses (12 or 36) | type (1) length (2) value ...
+//! ```
+
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+
+use super::checksum::crc32c;
+use super::{
+    Addresses, COMMAND_PROXY, TCP_OVER_IPV4, TCP_OVER_IPV6, TYPE_ALPN, TYPE_AUTHORITY, TYPE_CRC32C, TYPE_UNIQUE_ID,
+    V2_FIXED_BYTES, V2_SIGNATURE, V2_VERSION, Version,
+};
+
+/// What version 2 tells beside the addresses; version 1 has no room for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Values<'a> {
+    /// The connection's id, written as the log writes it: 16 hexadecimal digits.
+    pub unique_id: Option<u64>,
+    /// The server name as the client sent it, case and all.
+    pub authority: Option<&'a [u8]>,
+    /// The one protocol that the client offers. Of several, none is agreed on yet, and so none is told.
+    pub alpn: Option<&'a [u8]>,
+}
+
+/// Writes the header of a client's connection. In version 2 a checksum ends it.
+///
+/// A client decides how long its name and its protocol are. What would make the header longer than a segment may be, or
+/// a name longer than receivers take, is left out.
+pub fn encode(version: Version, addresses: Addresses, values: &Values<'_>) -> Vec<u8> {
+    let addresses = same_family(addresses);
+    match version {
+        Version::V1 => encode_v1(addresses),
+        Version::V2 => encode_v2(addresses, values),
+    }
+}
+
+/// The header of a connection that is our own, say a health check: it speaks for no client.
+pub fn local(version: Version) -> &'static [u8] {
+    match version {
+        Version::V1 => b"PROXY UNKNOWN\r\n",
+        Version::V2 => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+    }
+}
+
+fn encode_v1(Addresses { client, local }: Addresses) -> Vec<u8> {
+    let family = if client.is_ipv4() { "TCP4" } else { "TCP6" };
+    format!("PROXY {family} {} {} {} {}\r\n", client.ip(), local.ip(), client.port(), local.port()).into_bytes()
+}
+
+fn encode_v2(Addresses { client, local }: Addresses, values: &Values<'_>) -> Vec<u8> {
+    let mut header = Vec::with_capacity(MOST_BYTES);
+    header.extend(V2_SIGNATURE);
+    header.push(V2_VERSION | COMMAND_PROXY);
+    header.push(if client.is_ipv4() { TCP_OVER_IPV4 } else { TCP_OVER_IPV6 });
+    header.extend([0, 0]);
+    for address in [client.ip(), local.ip()] {
+        match address {
+            IpAddr::V4(address) => header.extend(address.octets()),
+            IpAddr::V6(address) => header.extend(address.octets()),
+        }
+    }
+    header.extend(client.port().to_be_bytes());
+    header.extend(local.port().to_be_bytes());
+    if let Some(id) = values.unique_id {
+        header.extend([TYPE_UNIQUE_ID, 0, 16]);
+        write!(header, "{id:016x}").expect("a Vec takes every byte");
+    }
+    if let Some(name) = values.authority.filter(|name| name.len() <= MOST_AUTHORITY_BYTES) {
+        push_if_it_fits(&mut header, TYPE_AUTHORITY, name);
+    }
+    if let Some(protocol) = values.alpn {
+        push_if_it_fits(&mut header, TYPE_ALPN, protocol);
+    }
+    header.extend([TYPE_CRC32C, 0, 4, 0, 0, 0, 0]);
+    let length = u16::try_from(header.len() - V2_FIXED_BYTES).expect("within MOST_BYTES");
+    header[V2_FIXED_BYTES - 2..V2_FIXED_BYTES].copy_from_slice(&length.to_be_bytes());
+    // Section 2.2.3: over the whole header, with zeros where the checksum will stand.
+    let sum = crc32c(header.iter().copied()).to_be_bytes();
+    let at = header.len() - sum.len();
+    header[at..].copy_from_slice(&sum);
+    header
+}
+
+fn push_if_it_fits(header: &mut Vec<u8>, kind: u8, value: &[u8]) {
+    let room = MOST_BYTES - CHECKSUM_BYTES - header.len();
+    let Some(length) = u16::try_from(value.len()).ok().filter(|_| 3 + value.len() <= room) else { return };
+    header.push(kind);
+    header.extend(length.to_be_bytes());
+    header.extend(value);
+}
+
+/// A header has one family: an IPv4 address beside an IPv6 one is written as an IPv4-mapped one.
+pub(super) fn same_family(Addresses { client, local }: Addresses) -> Addresses {
+    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let mapped = |address: SocketAddr| match address.ip() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.to_ipv6_mapped().into(), address.port()),
+        IpAddr::V6(_) => address,
+    };
+    let (client, local) = (canonical(client), canonical(local));
+    if client.is_ipv4() == local.is_ipv4() {
+        Addresses { client, local }
+    } else {
+        Addresses { client: mapped(client), local: mapped(local) }
+    }
+}
+
+/// The segment that every host must take (section 2): a receiver may want the header whole in its first read.
+pub(super) const MOST_BYTES: usize = 536;
+/// What HAProxy takes; a DNS name is never longer, an address with a zone could be.
+const MOST_AUTHORITY_BYTES: usize = 255;
+/// With its type and length.
+const CHECKSUM_BYTES: usize = 7;

@@ -1,0 +1,168 @@
+use proptest::prelude::*;
+
+use super::encode::{MOST_BYTES, same_family};
+use super::*;
+
+fn pair(client: &str, local: &str) -> Addresses {
+    Addresses { client: client.parse().expect("an address"), local: local.parse().expect("an address") }
+}
+
+fn whole(bytes: &[u8]) -> Header {
+    match parse(bytes) {
+        Ok(Parsed::Whole(header)) => header,
+        other => panic!("not whole: {other:?}"),
+    }
+}
+
+fn v2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(body.len()).expect("short").to_be_bytes();
+    [V2_SIGNATURE, &[V2_VERSION | command, family], &length, body].concat()
+}
+
+const VALUES: Values<'static> = Values { unique_id: Some(0xa11ce), authority: Some(b"Shop.A."), alpn: Some(b"h2") };
+const BODY4: [u8; 12] = [192, 0, 2, 1, 198, 51, 100, 2, 0x30, 0x39, 0x01, 0xbb];
+
+#[test]
+fn what_is_written_is_read_back() {
+    for addresses in [
+        pair("192.0.2.1:12345", "198.51.100.2:443"),
+        pair("[2001:db8::1]:1", "[2001:db8::2]:65535"),
+        pair("192.0.2.1:12345", "[2001:db8::2]:443"),
+    ] {
+        for version in [Version::V1, Version::V2] {
+            let mut bytes = encode(version, addresses, &VALUES);
+            let length = bytes.len();
+            bytes.extend(b"\x16\x03\x01");
+            let header = whole(&bytes);
+            assert_eq!((header.version, header.bytes), (version, length));
+            assert_eq!(header.addresses, Some(same_family(addresses)));
+            for end in 0..length {
+                match parse(&bytes[..end]) {
+                    Ok(Parsed::Needs(more)) => assert!(more.get() <= length - end),
+                    other => panic!("{end}: {other:?}"),
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn version_2_tells_who_the_client_asked_for_and_what_it_is_called_here() {
+    let bytes = encode(Version::V2, pair("192.0.2.1:12345", "198.51.100.2:443"), &VALUES);
+    let values = [
+        &[TYPE_UNIQUE_ID, 0, 16][..],
+        b"00000000000a11ce",
+        &[TYPE_AUTHORITY, 0, 7],
+        b"Shop.A.",
+        &[TYPE_ALPN, 0, 2],
+        b"h2",
+        &[TYPE_CRC32C, 0, 4],
+    ];
+    let body = [&BODY4[..], &values.concat(), &[0; 4]].concat();
+    let expected = v2(COMMAND_PROXY, TCP_OVER_IPV4, &body);
+    let (sum, before) = (crc32c(expected.iter().copied()), expected.len() - 4);
+    assert_eq!(bytes, [&expected[..before], &sum.to_be_bytes()].concat());
+
+    let bytes = encode(Version::V2, pair("192.0.2.1:12345", "198.51.100.2:443"), &Values::default());
+    assert_eq!((bytes.len(), &bytes[28..32]), (16 + 12 + 7, &[TYPE_CRC32C, 0, 4, bytes[31]][..]));
+}
+
+#[test]
+fn what_a_client_makes_long_never_makes_the_header_longer_than_a_segment() {
+    let addresses = pair("[2001:db8::1]:1", "[2001:db8::2]:2");
+    let long = [b'x'; 70_000];
+    for (name_bytes, protocol_bytes, expected) in [
+        (255, 197, MOST_BYTES),
+        // Without the protocol, which the name leaves no room for.
+        (255, 198, 16 + 36 + 19 + 258 + 7),
+        // Without the name, which is longer than receivers take.
+        (256, 255, 16 + 36 + 19 + 258 + 7),
+        (70_000, 70_000, 16 + 36 + 19 + 7),
+    ] {
+        let values = Values { authority: Some(&long[..name_bytes]), alpn: Some(&long[..protocol_bytes]), ..VALUES };
+        let bytes = encode(Version::V2, addresses, &values);
+        assert_eq!(bytes.len(), expected, "{name_bytes} and {protocol_bytes} bytes");
+        assert_eq!(whole(&bytes).addresses, Some(addresses));
+    }
+}
+
+#[test]
+fn our_own_connections_speak_for_no_client() {
+    for version in [Version::V1, Version::V2] {
+        let bytes = local(version).len();
+        assert_eq!(whole(local(version)), Header { version, bytes, addresses: None });
+    }
+}
+
+#[test]
+fn the_shortest_header_is_asked_for_no_byte_too_many() {
+    let header = b"PROXY UNKNOWN\r\n";
+    for end in 0..header.len() {
+        match parse(&header[..end]) {
+            Ok(Parsed::Needs(more)) => assert!(end + more.get() <= header.len(), "{end} bytes"),
+            other => panic!("{end}: {other:?}"),
+        }
+    }
+    assert_eq!(whole(header).bytes, header.len());
+}
+
+#[test]
+fn mapped_addresses_are_written_as_ipv4() {
+    let bytes = encode(Version::V1, pair("[::ffff:192.0.2.1]:5", "[::ffff:192.0.2.2]:6"), &VALUES);
+    assert_eq!(bytes, b"PROXY TCP4 192.0.2.1 192.0.2.2 5 6\r\n");
+}
+
+#[test]
+fn unknown_local_and_other_families_carry_no_address() {
+    assert_eq!(whole(b"PROXY UNKNOWN ffff::1 whatever\r\n").addresses, None);
+    assert_eq!(whole(b"PROXY UNKNOWN\r\n").addresses, None);
+    assert_eq!(whole(&v2(COMMAND_LOCAL, 0, b"")).addresses, None);
+    assert_eq!(whole(&v2(COMMAND_LOCAL, TCP_OVER_IPV4, b"xyz")).addresses, None);
+    assert_eq!(whole(&v2(COMMAND_PROXY, 0x00, b"")).addresses, None);
+    assert_eq!(whole(&v2(COMMAND_PROXY, 0x31, &[0; 216])).addresses, None);
+}
+
+#[test]
+fn type_length_values_are_walked_and_the_checksum_verified() {
+    let mut body = BODY4.to_vec();
+    body.extend([0x02, 0, 3, b'a', b'.', b'b', TYPE_CRC32C, 0, 4, 0, 0, 0, 0]);
+    let mut bytes = v2(COMMAND_PROXY, TCP_OVER_IPV4, &body);
+    let crc = crc32c(bytes.iter().copied());
+    let at = bytes.len() - 4;
+    bytes[at..].copy_from_slice(&crc.to_be_bytes());
+    assert_eq!(whole(&bytes).addresses, Some(pair("192.0.2.1:12345", "198.51.100.2:443")));
+    bytes[at] ^= 1;
+    assert_eq!(parse(&bytes), Err(Malformed("a wrong checksum")));
+}
+
+#[test]
+fn what_breaks_the_format_is_malformed() {
+    let long = [&b"PROXY TCP4 "[..], &[b'1'; 100]].concat();
+    for bytes in [
+        &b"\x16\x03\x01"[..],
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 5\r\n",
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 5 6 7\r\n",
+        b"PROXY TCP4 ::1 ::2 5 6\r\n",
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 05 6\r\n",
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 5 65536\r\n",
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 5 6\n",
+        b"PROXY UDP4 192.0.2.1 192.0.2.2 5 6\r\n",
+        &long,
+        &v2(COMMAND_PROXY, TCP_OVER_IPV4, &BODY4[..11]),
+        &v2(COMMAND_PROXY, TCP_OVER_IPV4, &[&BODY4[..], &[4, 0, 1]].concat()),
+        &v2(2, TCP_OVER_IPV4, &BODY4),
+        &v2(COMMAND_PROXY, 0x41, &BODY4),
+    ] {
+        assert!(parse(bytes).is_err(), "{}", bytes.escape_ascii());
+    }
+}
+
+proptest! {
+    #[test]
+    fn random_bytes_never_panic_nor_ask_past_the_limit(tail in proptest::collection::vec(any::<u8>(), 0..200), v2: bool) {
+        let bytes = [if v2 { V2_SIGNATURE } else { V1_SIGNATURE }, &tail].concat();
+        if let Ok(Parsed::Needs(more)) = parse(&bytes) {
+            prop_assert!(bytes.len() + more.get() <= V2_FIXED_BYTES + usize::from(u16::MAX));
+        }
+    }
+}
