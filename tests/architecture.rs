@@ -15,6 +15,7 @@ const ORDER: &[&str] = &[
     "snapshot",
     "admin",
     "config",
+    "resolve",
     "connect",
     "pool",
     "peek",

@@ -86,6 +86,18 @@ labels! {
         Failed => "failed",
     }
 
+    /// What became of one look-up of a DNS name.
+    DnsResult {
+        Ok => "ok",
+        NoSuchName => "nxdomain",
+        /// There is such a name, but without such a record.
+        NoData => "no_data",
+        TimedOut => "timeout",
+        /// The nameserver answered with an error.
+        ServFail => "servfail",
+        Failed => "failed",
+    }
+
     /// Why `accept` failed.
     AcceptError {
         /// The process or the system is out of file descriptors.

@@ -13,7 +13,7 @@ use metrics::{Counter, Gauge};
 use super::labels::{Direction, Enforced, LimitScope, ReloadResult, Trigger};
 use super::names::Names;
 use super::registry::{Registry, label_value};
-use super::series::{BackendMetrics, ListenerMetrics, PoolMetrics, Registering, RouteMetrics};
+use super::series::{BackendMetrics, DnsMetrics, ListenerMetrics, PoolMetrics, Registering, RouteMetrics};
 use super::{process, render, table};
 
 /// All metrics of one process, or of one test.
@@ -109,6 +109,12 @@ impl Metrics {
     pub fn pool(&self, name: &str) -> Arc<PoolMetrics> {
         let name = self.names().admit_pool(name);
         Arc::new(PoolMetrics::register(&self.registry, &name))
+    }
+
+    /// For a pool that has DNS names among its backends.
+    pub fn dns(&self, pool: &str) -> Arc<DnsMetrics> {
+        let pool = self.names().admit_pool(pool);
+        Arc::new(DnsMetrics::register(&self.registry, &pool))
     }
 
     pub fn backend(&self, pool: &str, backend: &str) -> Arc<BackendMetrics> {

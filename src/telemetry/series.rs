@@ -10,7 +10,7 @@ use metrics::{Counter, Gauge, Histogram};
 
 use super::Reason;
 use super::labels::{
-    AcceptError, ConnectResult, Direction, Feature, HelloResult, Match, Paused, ProxyHeaderResult, State,
+    AcceptError, ConnectResult, Direction, DnsResult, Feature, HelloResult, Match, Paused, ProxyHeaderResult, State,
 };
 use super::metrics::{Metrics, each};
 use super::registry::Registry;
@@ -249,6 +249,22 @@ impl PoolMetrics {
 
     pub fn first_byte(&self, after: Duration) {
         self.first_byte.record(after);
+    }
+}
+
+/// Series of the DNS names of one pool.
+pub struct DnsMetrics {
+    lookups: Vec<Counter>,
+}
+
+impl DnsMetrics {
+    pub(super) fn register(registry: &Registry, pool: &str) -> Self {
+        let lookups = each(DnsResult::ALL, |result| registry.counter(&table::DNS_LOOKUPS, &[pool, result.as_str()]));
+        Self { lookups }
+    }
+
+    pub fn looked_up(&self, result: DnsResult) {
+        self.lookups[result as usize].increment(1);
     }
 }
 

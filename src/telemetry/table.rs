@@ -56,6 +56,8 @@ table! {
     BACKEND_ACTIVE: Gauge, "snigate_backend_connections_active", ["pool", "backend"], "Connections open to the backend now.";
     FIRST_BYTE: Histogram(WAITS), "snigate_backend_first_byte_seconds", ["pool"], "From the connect to the backend's first byte.";
 
+    DNS_LOOKUPS: Counter, "snigate_dns_lookups_total", ["pool", "result"], "Look-ups of the DNS names among a pool's backends.";
+
     LIMITED: Counter, "snigate_limit_rejections_total", ["scope", "enforced"], "Connections that ran into a limit; enforced is false where limits only count.";
     ACCEPT_ERRORS: Counter, "snigate_accept_errors_total", ["listener", "kind"], "Failed accepts.";
     ACCEPT_PAUSED: Gauge, "snigate_accept_paused", ["listener"], "1 while the listener holds back from accepting.";

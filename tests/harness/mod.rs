@@ -12,6 +12,7 @@
 mod config;
 mod log;
 mod metrics;
+pub mod nameserver;
 pub mod recorder;
 
 use std::fs;

@@ -40,6 +40,7 @@ fn lived_in() -> Arc<Metrics> {
     metrics.pool("web").first_byte(Duration::from_millis(3));
     let backend = metrics.backend("web", "10.0.0.1:443");
     backend.connect(ConnectResult::Ok);
+    metrics.dns("web").looked_up(DnsResult::TimedOut);
     metrics.spliced(Direction::ToBackend, 7);
     metrics.limit_rejected(LimitScope::Listener, Enforced::Yes);
     metrics.alert_sent(112);
@@ -70,6 +71,8 @@ fn events_are_counted_where_they_belong() {
     for (series, expected) in [
         ("snigate_connections_accepted_total{listener=\"https\"}", 1.0),
         ("snigate_connections_active{listener=\"https\",state=\"relaying\"}", 0.0),
+        ("snigate_dns_lookups_total{pool=\"web\",result=\"timeout\"}", 1.0),
+        ("snigate_dns_lookups_total{pool=\"web\",result=\"ok\"}", 0.0),
         ("snigate_connections_closed_total{listener=\"https\",route=\"shop\",reason=\"ok\"}", 1.0),
         ("snigate_connection_duration_seconds_bucket{route=\"shop\",le=\"5\"}", 1.0),
         ("snigate_connection_duration_seconds_bucket{route=\"shop\",le=\"1\"}", 0.0),

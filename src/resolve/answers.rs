@@ -1,0 +1,296 @@
+//! Remembers what a name last had, part by part, and makes of it the addresses to connect to.
+//!
+//! In:  what look-ups brought. A part is one family of one host: it can fail alone, and then its last answer stays.
+//! Out: [`Found`], each address once, sorted, bounded; and the addresses that nobody should connect to.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::lookup::{Host, Kind, Looked, Part};
+use super::{Failure, Family, Found};
+
+/// The last good answers.
+#[derive(Default)]
+pub(super) struct Memory {
+    kept: Vec<Kept>,
+}
+
+struct Kept {
+    host: Host,
+    kind: Kind,
+    addresses: Vec<IpAddr>,
+    good_at: Instant,
+    /// It could not be had anew.
+    failing: bool,
+}
+
+/// An address that is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) address: SocketAddr,
+    pub(super) why: Why,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// Unspecified, multicast, broadcast, or an IPv6 link-local address, which is none without its zone.
+    NotUnicast,
+    /// An IPv4 address in an AAAA record where only IPv6 is wanted.
+    OtherFamily,
+    OwnListener,
+    TooMany,
+}
+
+impl Memory {
+    /// Takes in a look-up that ended `now`.
+    pub(super) fn learn(&mut self, looked: &Result<Looked, Failure>, now: Instant) {
+        match looked {
+            Ok(Looked { parts, .. }) => {
+                self.kept = parts.iter().filter_map(|part| self.renewed(part, parts, now)).collect()
+            }
+            Err(_) => self.kept.iter_mut().for_each(|kept| kept.failing = true),
+        }
+    }
+
+    fn renewed(&self, part: &Part, all: &[Part], now: Instant) -> Option<Kept> {
+        let Part { host, kind, addresses } = part;
+        let kept =
+            |addresses, good_at, failing| Some(Kept { host: host.clone(), kind: *kind, addresses, good_at, failing });
+        let failure = match addresses {
+            Ok(addresses) => return kept(addresses.clone(), now, false),
+            Err(failure) => failure,
+        };
+        // A host that has addresses of the one family has none of the other if the nameserver says so.
+        let of_host = |other: &&Part| other.host.is(host) && other.addresses.is_ok();
+        if failure.is_final() && all.iter().any(|other| of_host(&other)) {
+            return None;
+        }
+        let before = self.kept.iter().find(|kept| kept.host.is(host) && kept.kind == *kind)?;
+        kept(before.addresses.clone(), before.good_at, true)
+    }
+
+    /// Drops what failed to be renewed and is older than `stale`.
+    pub(super) fn forget(&mut self, now: Instant, stale: Duration) {
+        self.kept.retain(|kept| !kept.failing || now < kept.good_at + stale);
+    }
+
+    /// When [`Self::forget`] has something to drop.
+    pub(super) fn forgets_at(&self, stale: Duration) -> Option<Instant> {
+        self.kept.iter().filter(|kept| kept.failing).map(|kept| kept.good_at + stale).min()
+    }
+
+    /// How many addresses are remembered.
+    pub(super) fn len(&self) -> usize {
+        self.kept.iter().map(|kept| kept.addresses.len()).sum()
+    }
+
+    /// What to connect to, and what not.
+    pub(super) fn found(&self, family: Family, is_ours: impl Fn(SocketAddr) -> bool) -> (Vec<Found>, Vec<Refused>) {
+        let mut refused = Vec::new();
+        let mut found: Vec<Found> = Vec::new();
+        for Kept { host, addresses, .. } in &self.kept {
+            for address in addresses {
+                // An IPv4 address in IPv6's clothes is the same listener, and the same backend.
+                let address = SocketAddr::new(address.to_canonical(), host.port);
+                match check(address, family, &is_ours) {
+                    Some(why) => refused.push(Refused { address, why }),
+                    None => found.push(Found { address, weight: host.weight, backup: host.backup }),
+                }
+            }
+        }
+        // Of an address that is there twice, the better entry stays: no backup, the greater weight.
+        found.sort_by_key(|found| (found.address, found.backup, std::cmp::Reverse(found.weight)));
+        found.dedup_by_key(|found| found.address);
+        found.sort_by_key(|found| (found.backup, found.address));
+        if found.len() > MOST_ADDRESSES {
+            refused.extend(
+                found.drain(MOST_ADDRESSES..).map(|found| Refused { address: found.address, why: Why::TooMany }),
+            );
+        }
+        scale(&mut found);
+        refused.sort_by_key(|refused| refused.address);
+        refused.dedup();
+        (found, refused)
+    }
+}
+
+fn check(address: SocketAddr, family: Family, is_ours: impl Fn(SocketAddr) -> bool) -> Option<Why> {
+    let wanted = match family {
+        Family::Any => true,
+        Family::V4 => address.is_ipv4(),
+        Family::V6 => address.is_ipv6(),
+    };
+    let is_unicast = match address.ip() {
+        IpAddr::V4(ip) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast(),
+        IpAddr::V6(ip) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_unicast_link_local(),
+    };
+    match () {
+        () if !is_unicast => Some(Why::NotUnicast),
+        () if !wanted => Some(Why::OtherFamily),
+        () if is_ours(address) => Some(Why::OwnListener),
+        () => None,
+    }
+}
+
+/// SRV weights go to 65535, a pool's to 1000: where they go beyond, all shrink alike.
+fn scale(found: &mut [Found]) {
+    let greatest = found.iter().filter_map(|found| found.weight).max().unwrap_or(0);
+    for weight in found.iter_mut().filter_map(|found| found.weight.as_mut()) {
+        if greatest > MOST_WEIGHT {
+            *weight =
+                u32::try_from(u64::from(*weight) * u64::from(MOST_WEIGHT) / u64::from(greatest)).unwrap_or(MOST_WEIGHT);
+        }
+        *weight = (*weight).max(1);
+    }
+}
+
+impl Why {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::NotUnicast => "not an address of one host",
+            Self::OtherFamily => "not of the family that is wanted",
+            Self::OwnListener => "one of our own listeners",
+            Self::TooMany => "a name may have 256 addresses",
+        }
+    }
+}
+
+const MOST_ADDRESSES: usize = 256;
+const MOST_WEIGHT: u32 = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(name: &str) -> Host {
+        Host { name: name.into(), port: 443, weight: None, backup: false }
+    }
+
+    fn part(name: &str, kind: Kind, addresses: Result<&[&str], Failure>) -> Part {
+        let parse = |addresses: &[&str]| addresses.iter().map(|address| address.parse().unwrap()).collect();
+        Part { host: host(name), kind, addresses: addresses.map(parse) }
+    }
+
+    fn looked(parts: Vec<Part>) -> Result<Looked, Failure> {
+        Ok(Looked { parts, ttl: Duration::ZERO })
+    }
+
+    fn addresses(memory: &Memory) -> Vec<String> {
+        let (found, _) = memory.found(Family::Any, |_| false);
+        found.iter().map(|found| found.address.ip().to_string()).collect()
+    }
+
+    const STALE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn addresses_are_sorted_and_stand_once() {
+        let mut memory = Memory::default();
+        let now = Instant::now();
+        let v4 = part("a", Kind::A, Ok(&["10.0.0.2", "10.0.0.1", "10.0.0.2"]));
+        let v6 = part("a", Kind::Aaaa, Ok(&["fd00::1", "::ffff:10.0.0.1"]));
+        memory.learn(&looked(vec![v6, v4]), now);
+        assert_eq!(addresses(&memory), ["10.0.0.1", "10.0.0.2", "fd00::1"]);
+    }
+
+    #[test]
+    fn every_failure_keeps_the_last_answer_until_it_is_stale() {
+        let now = Instant::now();
+        for failure in [Failure::NoSuchName, Failure::NoData, Failure::TimedOut] {
+            let mut memory = Memory::default();
+            memory.learn(&looked(vec![part("a", Kind::A, Ok(&["10.0.0.1"]))]), now);
+            assert_eq!(memory.forgets_at(STALE), None, "what is in order is not forgotten");
+            memory.learn(&Err(failure), now + STALE / 2);
+            memory.forget(now + STALE / 2, STALE);
+            assert_eq!(addresses(&memory), ["10.0.0.1"]);
+            assert_eq!(memory.forgets_at(STALE), Some(now + STALE));
+            memory.forget(now + STALE, STALE);
+            assert!(addresses(&memory).is_empty());
+            assert_eq!(memory.forgets_at(STALE), None);
+        }
+    }
+
+    #[test]
+    fn a_family_that_fails_keeps_its_answer_beside_the_other() {
+        let mut memory = Memory::default();
+        let now = Instant::now();
+        let both = vec![part("a", Kind::A, Ok(&["10.0.0.1"])), part("a", Kind::Aaaa, Ok(&["fd00::1"]))];
+        memory.learn(&looked(both), now);
+        let later = now + STALE / 2;
+        let one = vec![part("a", Kind::A, Ok(&["10.0.0.2"])), part("a", Kind::Aaaa, Err(Failure::TimedOut))];
+        memory.learn(&looked(one), later);
+        assert_eq!(addresses(&memory), ["10.0.0.2", "fd00::1"]);
+        memory.forget(now + STALE, STALE);
+        assert_eq!(addresses(&memory), ["10.0.0.2"]);
+    }
+
+    #[test]
+    fn a_family_without_records_is_gone_at_once_if_the_other_has_some() {
+        let mut memory = Memory::default();
+        let now = Instant::now();
+        let both = vec![part("a", Kind::A, Ok(&["10.0.0.1"])), part("a", Kind::Aaaa, Ok(&["fd00::1"]))];
+        memory.learn(&looked(both), now);
+        let one = vec![part("a", Kind::A, Err(Failure::NoData)), part("a", Kind::Aaaa, Ok(&["fd00::1"]))];
+        memory.learn(&looked(one), now);
+        assert_eq!(addresses(&memory), ["fd00::1"]);
+    }
+
+    #[test]
+    fn a_target_that_fails_keeps_its_answer_and_one_that_left_does_not() {
+        let mut memory = Memory::default();
+        let now = Instant::now();
+        let three = ["a", "b", "c"].map(|name| {
+            part(name, Kind::A, Ok(&[["10.0.0.1", "10.0.0.2", "10.0.0.3"][usize::from(name.as_bytes()[0] - b'a')]]))
+        });
+        memory.learn(&looked(three.into()), now);
+        let two = vec![part("a", Kind::A, Ok(&["10.0.0.9"])), part("b", Kind::A, Err(Failure::NoSuchName))];
+        memory.learn(&looked(two), now);
+        assert_eq!(addresses(&memory), ["10.0.0.2", "10.0.0.9"]);
+    }
+
+    #[test]
+    fn what_no_host_has_and_what_is_ours_is_refused() {
+        let mut memory = Memory::default();
+        let odd = ["0.0.0.0", "224.0.0.1", "255.255.255.255", "127.0.0.1", "169.254.169.254", "10.0.0.1"];
+        let odder = ["::", "ff02::1", "fe80::1", "::ffff:127.0.0.1", "::1"];
+        let parts = vec![part("a", Kind::A, Ok(&odd)), part("a", Kind::Aaaa, Ok(&odder))];
+        memory.learn(&looked(parts), Instant::now());
+        let ours: SocketAddr = "127.0.0.1:443".parse().unwrap();
+        let (found, refused) = memory.found(Family::Any, |address| address == ours);
+        let found: Vec<_> = found.iter().map(|found| found.address.ip().to_string()).collect();
+        assert_eq!(found, ["10.0.0.1", "169.254.169.254", "::1"]);
+        assert_eq!(refused.iter().filter(|refused| refused.why == Why::NotUnicast).count(), 6);
+        assert_eq!(refused.iter().filter(|refused| refused.why == Why::OwnListener).count(), 1);
+        let (_, refused) = memory.found(Family::V6, |_| false);
+        assert!(refused.iter().any(|refused| refused.why == Why::OtherFamily));
+    }
+
+    #[test]
+    fn a_name_has_a_bounded_number_of_addresses_and_backups_go_first() {
+        let mut memory = Memory::default();
+        let many = |third: u8| (0..=199).map(|last| IpAddr::from([10, 0, third, last])).collect();
+        let parts = [(1, true), (2, false)].map(|(third, backup)| Part {
+            host: Host { backup, port: third.into(), ..host("a") },
+            kind: Kind::A,
+            addresses: Ok(many(third)),
+        });
+        memory.learn(&looked(parts.into()), Instant::now());
+        let (found, refused) = memory.found(Family::Any, |_| false);
+        assert_eq!(found.len(), MOST_ADDRESSES);
+        assert_eq!(found.iter().filter(|found| found.backup).count(), MOST_ADDRESSES - 200);
+        assert!(refused.iter().all(|refused| refused.why == Why::TooMany && refused.address.port() == 1));
+        assert_eq!(refused.len(), 400 - MOST_ADDRESSES);
+    }
+
+    #[test]
+    fn weights_keep_their_ratio_within_a_pools_bounds() {
+        let found = |weight| Found { address: "10.0.0.1:1".parse().unwrap(), weight: Some(weight), backup: false };
+        let mut weights = [65_535, 32_768, 0, 10].map(found);
+        scale(&mut weights);
+        assert_eq!(weights.map(|found| found.weight), [1000, 500, 1, 1].map(Some));
+        let mut weights = [100, 0, 33].map(found);
+        scale(&mut weights);
+        assert_eq!(weights.map(|found| found.weight), [100, 1, 33].map(Some));
+    }
+}

@@ -1,0 +1,301 @@
+//! Knows whom to ask for a name, and which whole names a written one may mean.
+//!
+//! In:  nameservers that were given; or the system's own files, `/etc/resolv.conf` and `/etc/hosts`.
+//! Out: the addresses of a host, the SRV records of a service; or a [`Failure`].
+//! Source: resolv.conf(5), hosts(5), and what the C library makes of them; RFC 8305 §3.
+
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::NetError;
+use hickory_resolver::proto::op::Query;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::{Hosts, system_conf};
+use tokio::time::timeout;
+
+use super::lookup::Kind;
+use super::nameservers::{Answer, Nameservers};
+use super::{Failure, Family};
+
+/// Where answers come from.
+pub(super) struct Sources {
+    nameservers: Nameservers,
+    hosts: Hosts,
+    search: Vec<Name>,
+    /// From so many dots on, a name is first tried as it stands.
+    ndots: usize,
+    /// The files as they were when they were read; none for nameservers that were given.
+    read: Vec<(PathBuf, Look)>,
+}
+
+/// One SRV record.
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) priority: u16,
+    pub(super) weight: u16,
+    pub(super) port: u16,
+    pub(super) target: String,
+}
+
+/// What was asked for each family that was asked for.
+pub(super) type Addresses = Vec<(Kind, Result<Answer<IpAddr>, Failure>)>;
+
+impl Sources {
+    /// Asks these and nobody else; names are taken as they stand.
+    pub(super) fn given(nameservers: &[SocketAddr]) -> Self {
+        let mut options = ResolverOpts::default();
+        options.timeout = GIVEN_TIMEOUT;
+        let server = |address: &SocketAddr| {
+            let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+                connection.port = address.port();
+                connection
+            });
+            NameServerConfig::new(address.ip(), true, connections.into())
+        };
+        Self {
+            nameservers: Nameservers::new(nameservers.iter().map(server).collect(), &options),
+            hosts: Hosts::default(),
+            search: Vec::new(),
+            ndots: 1,
+            read: Vec::new(),
+        }
+    }
+
+    /// As the system's own programs do: the hosts file first, then the nameservers with the search domains.
+    pub(super) fn system() -> Self {
+        Self::of_files(Path::new("/etc/resolv.conf"), Path::new("/etc/hosts"))
+    }
+
+    fn of_files(resolv_conf: &Path, hosts_file: &Path) -> Self {
+        let read = [resolv_conf, hosts_file].map(|file| (file.to_owned(), look(file))).into();
+        let mut hosts = Hosts::default();
+        // Without a hosts file there are nameservers all the same, and the other way round.
+        if let Err(error) = fs::File::open(hosts_file).and_then(|file| hosts.read_hosts_conf(file)) {
+            tracing::debug!(%error, file = %hosts_file.display(), "not read");
+        }
+        let (config, mut options) = read_resolv_conf(resolv_conf).unwrap_or_else(|error| {
+            tracing::debug!(%error, file = %resolv_conf.display(), "not read");
+            Default::default()
+        });
+        options.timeout = options.timeout.clamp(Duration::from_secs(1), LONGEST_TIMEOUT);
+        let (domain, mut search, servers) = config.into_parts();
+        // resolv.conf(5): without a search list it is the domain of the host's own name.
+        if search.is_empty() {
+            search.extend(domain.filter(|domain| !domain.is_root()));
+        }
+        Self { nameservers: Nameservers::new(servers, &options), hosts, search, ndots: options.ndots, read }
+    }
+
+    /// Whether the files are as they were.
+    pub(super) fn are_fresh(&self) -> bool {
+        self.read.iter().all(|(file, before)| look(file) == *before)
+    }
+
+    /// The addresses of `host`; fails if it has none in any family that was asked for.
+    pub(super) async fn addresses(&self, host: &str, family: Family) -> Result<Addresses, Failure> {
+        let kinds: &[Kind] = match family {
+            Family::Any => &[Kind::A, Kind::Aaaa],
+            Family::V4 => &[Kind::A],
+            Family::V6 => &[Kind::Aaaa],
+        };
+        if let Some(addresses) = self.in_hosts_file(host, kinds) {
+            return Ok(addresses);
+        }
+        let mut failed = None;
+        for name in self.candidates(host)? {
+            let answers = match kinds {
+                [one] => vec![(*one, self.nameservers.ask(&name, (*one).into(), address).await)],
+                _ => self.both(&name).await,
+            };
+            if answers.iter().any(|(_, answer)| answer.is_ok()) {
+                return Ok(answers);
+            }
+            let failures = answers.into_iter().filter_map(|(_, answer)| answer.err());
+            let failure = failures.reduce(Failure::or).unwrap_or(Failure::NoData);
+            failed = also_failed(failed, failure)?;
+        }
+        Err(failed.unwrap_or(Failure::NoSuchName))
+    }
+
+    /// The SRV records of `name`.
+    pub(super) async fn services(&self, name: &str) -> Result<Answer<Service>, Failure> {
+        let mut failed = None;
+        for name in self.candidates(name)? {
+            match self.nameservers.ask(&name, RecordType::SRV, service).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failed = also_failed(failed, failure)?,
+            }
+        }
+        Err(failed.unwrap_or(Failure::NoSuchName))
+    }
+
+    /// Asks for both families at once. Once the one has answered, the other has a second left.
+    async fn both(&self, name: &Name) -> Addresses {
+        let v4 = self.nameservers.ask(name, RecordType::A, address);
+        let v6 = self.nameservers.ask(name, RecordType::AAAA, address);
+        tokio::pin!(v4, v6);
+        let (v4, v6) = tokio::select! {
+            v4 = &mut v4 => {
+                let wait = if v4.is_ok() { OTHER_FAMILY } else { Duration::MAX };
+                (v4, timeout(wait, v6).await.unwrap_or(Err(Failure::TimedOut)))
+            }
+            v6 = &mut v6 => {
+                let wait = if v6.is_ok() { OTHER_FAMILY } else { Duration::MAX };
+                (timeout(wait, v4).await.unwrap_or(Err(Failure::TimedOut)), v6)
+            }
+        };
+        vec![(Kind::A, v4), (Kind::Aaaa, v6)]
+    }
+
+    fn in_hosts_file(&self, host: &str, kinds: &[Kind]) -> Option<Addresses> {
+        let name = parse(host).ok()?;
+        let look = |kind: &Kind| {
+            let found = self.hosts.lookup_static_host(&Query::query(name.clone(), (*kind).into()))?;
+            let data = found.answers().iter().filter_map(|record| address(&record.data)).collect();
+            Some((*kind, Ok(Answer { data, ttl: HOSTS_TTL })))
+        };
+        let found: Addresses = kinds.iter().filter_map(look).collect();
+        (!found.is_empty()).then_some(found)
+    }
+
+    /// The whole names that `written` may mean, in the order in which they are tried.
+    fn candidates(&self, written: &str) -> Result<Vec<Name>, Failure> {
+        let name = parse(written)?;
+        let mut whole = name.clone();
+        whole.set_fqdn(true);
+        if name.is_fqdn() || self.search.is_empty() {
+            return Ok(vec![whole]);
+        }
+        let searched = self.search.iter().filter_map(|domain| {
+            let mut name = name.clone().append_domain(domain).ok()?;
+            name.set_fqdn(true);
+            Some(name)
+        });
+        let has_dots = usize::from(name.num_labels()) > self.ndots;
+        Ok(if has_dots { [whole].into_iter().chain(searched).collect() } else { searched.chain([whole]).collect() })
+    }
+}
+
+fn read_resolv_conf(file: &Path) -> Result<(ResolverConfig, ResolverOpts), NetError> {
+    system_conf::parse_resolv_conf(fs::read(file)?)
+}
+
+fn address(data: &RData) -> Option<IpAddr> {
+    data.ip_addr()
+}
+
+fn service(data: &RData) -> Option<Service> {
+    match data {
+        RData::SRV(srv) => {
+            Some(Service { priority: srv.priority, weight: srv.weight, port: srv.port, target: srv.target.to_ascii() })
+        }
+        _ => None,
+    }
+}
+
+fn parse(name: &str) -> Result<Name, Failure> {
+    Name::from_ascii(name).map_err(|error| Failure::from(NetError::from(error)))
+}
+
+/// Whether the next candidate is tried, as the C library does it: after an answer that says no, and after an error that
+/// the nameserver told, but not after silence.
+fn also_failed(before: Option<Failure>, failure: Failure) -> Result<Option<Failure>, Failure> {
+    match failure {
+        Failure::TimedOut | Failure::NoNameserver | Failure::Net(_) => Err(failure),
+        failure => Ok(Some(before.map_or(failure.clone(), |before| before.or(failure)))),
+    }
+}
+
+impl From<Kind> for RecordType {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::A => Self::A,
+            Kind::Aaaa => Self::AAAA,
+        }
+    }
+}
+
+/// What shows that a file changed without reading it.
+type Look = Option<(u64, u64, Option<SystemTime>)>;
+
+fn look(file: &Path) -> Look {
+    let metadata = fs::metadata(file).ok()?;
+    Some((metadata.ino(), metadata.len(), metadata.modified().ok()))
+}
+
+/// The file says nothing of how long its lines hold, and looking at it costs little.
+const HOSTS_TTL: Duration = Duration::ZERO;
+/// For one server, in which hickory sends the question up to three times.
+const GIVEN_TIMEOUT: Duration = Duration::from_secs(2);
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one family is waited for when the other has an answer.
+const OTHER_FAMILY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(resolv_conf: &str, hosts: &str) -> (tempfile::TempDir, Sources) {
+        let directory = tempfile::tempdir().unwrap();
+        let [resolv, hosts_file] = ["resolv.conf", "hosts"].map(|name| directory.path().join(name));
+        fs::write(&resolv, resolv_conf).unwrap();
+        fs::write(&hosts_file, hosts).unwrap();
+        let sources = Sources::of_files(&resolv, &hosts_file);
+        (directory, sources)
+    }
+
+    fn candidates(sources: &Sources, name: &str) -> Vec<String> {
+        sources.candidates(name).unwrap().iter().map(Name::to_ascii).collect()
+    }
+
+    #[test]
+    fn search_domains_and_ndots_are_those_of_resolv_conf() {
+        // As a pod of Kubernetes has it.
+        let text = "nameserver 10.96.0.10\nsearch ns.svc.cluster.local svc.cluster.local\noptions ndots:5\n";
+        let (_directory, sources) = files(text, "");
+        let tried = ["shop.ns.svc.cluster.local.", "shop.svc.cluster.local.", "shop."];
+        assert_eq!(candidates(&sources, "shop"), tried);
+        assert_eq!(candidates(&sources, "shop.ns.svc.cluster.local")[2], "shop.ns.svc.cluster.local.");
+        assert_eq!(candidates(&sources, "a.b.c.d.e.f")[0], "a.b.c.d.e.f.");
+        assert_eq!(candidates(&sources, "shop.ns.svc.cluster.local."), ["shop.ns.svc.cluster.local."]);
+    }
+
+    #[test]
+    fn with_few_ndots_a_name_with_a_dot_is_tried_as_it_stands_first() {
+        let (_directory, sources) = files("nameserver 127.0.0.11\nsearch lan\n", "");
+        assert_eq!(candidates(&sources, "_https._tcp.shop"), ["_https._tcp.shop.", "_https._tcp.shop.lan."]);
+        assert_eq!(candidates(&sources, "shop"), ["shop.lan.", "shop."]);
+    }
+
+    #[test]
+    fn given_nameservers_are_asked_for_names_as_they_stand() {
+        let sources = Sources::given(&["127.0.0.1:53".parse().unwrap()]);
+        assert_eq!(candidates(&sources, "shop"), ["shop."]);
+        assert!(sources.are_fresh());
+    }
+
+    #[tokio::test]
+    async fn the_hosts_file_comes_first_and_its_changes_are_seen() {
+        let (directory, sources) = files("", "10.0.0.1 shop shop.lan\n10.0.0.2 shop # two\nfd00::1 Shop\n");
+        let addresses = sources.addresses("shop", Family::Any).await.unwrap();
+        let told = |(_, answer): &(Kind, Result<Answer<IpAddr>, Failure>)| answer.as_ref().unwrap().data.len();
+        assert_eq!(addresses.iter().map(told).collect::<Vec<_>>(), [2, 1]);
+        let v6 = sources.addresses("shop.lan", Family::V6).await;
+        assert!(matches!(v6, Err(Failure::NoNameserver)), "{v6:?}");
+        assert!(sources.are_fresh());
+        fs::write(directory.path().join("hosts"), "10.0.0.1 shop\n").unwrap();
+        assert!(!sources.are_fresh());
+    }
+
+    #[test]
+    fn missing_files_are_no_end() {
+        let nowhere = Path::new("/nonexistent");
+        let sources = Sources::of_files(nowhere, nowhere);
+        assert!(sources.are_fresh());
+        assert!(!sources.candidates("shop").unwrap().is_empty());
+    }
+}
