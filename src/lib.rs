@@ -35,6 +35,7 @@ pub mod snapshot;
 pub mod resolve;
 pub mod explain;
 pub mod reload;
+pub mod self_loop;
 pub mod limits;
 pub mod drain;
 pub mod admin;

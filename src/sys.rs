@@ -2,7 +2,9 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
+use std::ptr;
 
 /// Puts off the choice of a local port until `connect` (ip(7), IP_BIND_ADDRESS_NO_PORT), so that one source address
 /// gives as many ports as there are destinations, not as many as there are ports.
@@ -42,12 +44,66 @@ pub fn unsent_bytes(socket: impl AsFd) -> io::Result<usize> {
     if result == 0 { Ok(usize::try_from(bytes).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The addresses of this machine's interfaces, loopback among them (getifaddrs(3)).
+///
+/// # Errors
+/// The kernel's.
+pub fn local_addresses() -> io::Result<Vec<IpAddr>> {
+    let mut first: *mut libc::ifaddrs = ptr::null_mut();
+    // SAFETY: it writes one pointer to where it is told, which is a live local.
+    if unsafe { libc::getifaddrs(&raw mut first) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mut addresses = Vec::new();
+    let mut next: *const libc::ifaddrs = first;
+    // SAFETY: null, or an entry of the list, which lives until freeifaddrs below.
+    while let Some(interface) = unsafe { next.as_ref() } {
+        // SAFETY: null, or an address in that list, as long as its family says.
+        addresses.extend(unsafe { ip_of(interface.ifa_addr) });
+        next = interface.ifa_next;
+    }
+    // SAFETY: the list came from getifaddrs, is freed once, and nothing borrowed from it is left.
+    unsafe { libc::freeifaddrs(first) };
+    Ok(addresses)
+}
+
+/// # Safety
+/// `address` is null, or points to a live socket address that is as long as its family says.
+unsafe fn ip_of(address: *const libc::sockaddr) -> Option<IpAddr> {
+    // SAFETY: the caller's promise.
+    let family = unsafe { address.as_ref() }?.sa_family;
+    match libc::c_int::from(family) {
+        // SAFETY: the family says that a sockaddr_in lies here; it may lie unaligned.
+        libc::AF_INET => unsafe {
+            let address = address.cast::<libc::sockaddr_in>().read_unaligned();
+            Some(Ipv4Addr::from(address.sin_addr.s_addr.to_ne_bytes()).into())
+        },
+        // SAFETY: the family says that a sockaddr_in6 lies here; it may lie unaligned.
+        libc::AF_INET6 => unsafe {
+            let address = address.cast::<libc::sockaddr_in6>().read_unaligned();
+            Some(Ipv6Addr::from(address.sin6_addr.s6_addr).into())
+        },
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
+
+    #[test]
+    fn loopback_is_one_of_the_local_addresses() {
+        let addresses = local_addresses().expect("a kernel with interfaces");
+        assert!(addresses.contains(&Ipv4Addr::LOCALHOST.into()), "{addresses:?}");
+        // What is no address of ours cannot be bound.
+        for address in addresses.iter().filter(|address| address.is_ipv4()) {
+            TcpListener::bind((*address, 0)).expect("an address of ours");
+        }
+        assert!(!addresses.contains(&Ipv4Addr::new(192, 0, 2, 1).into()), "TEST-NET-1 is nobody's");
+    }
 
     #[test]
     fn what_was_acknowledged_is_not_unsent() {

@@ -25,6 +25,7 @@ const ORDER: &[&str] = &[
     "client_hello",
     "server_name",
     "proxy_header",
+    "self_loop",
     "limits",
     "drain",
     "handshake",
