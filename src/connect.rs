@@ -1,31 +1,63 @@
-//! Connects to a backend of a pool, going on to the next until one has taken the client's first bytes.
+//! Connects to a backend of a pool, going on to the next until one is good for this connection.
 //!
-//! In:  a pool, what the backend must read first.
+//! In:  a pool, who asks, what the backend must read first.
 //! Out: [`Connected`], or [`ConnectError`] of the last attempt.
-//! Source: DESIGN §9. Until a backend has taken a byte, another one can be tried, since nothing was said yet.
+//! Source: DESIGN §9; RFC 8305 (happy eyeballs).
+//!
+//! Until a backend has taken a byte, another one can be tried, since nothing was said yet. The same holds until it has
+//! answered, if all that was said is a ClientHello: another backend reads the same one. So, where there is another, the
+//! first answer is waited for here. Where there is none, the relay waits for it.
 
 use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::pool::{Backend, Lease, Pool};
+pub use self::answer::first_record;
+use self::answer::{Answer, Silence, first_answer};
+pub use self::stream::BackendStream;
+use crate::pool::{Address, Backend, Lease, Picks, Pool, Request};
 use crate::relay::Prefix;
 use crate::socket;
-use crate::telemetry::ConnectResult;
+use crate::telemetry::{ConnectResult, FirstRecord};
+
+mod answer;
+mod stream;
 
 /// A backend that has taken the first of the client's bytes.
 #[derive(Debug)]
 pub struct Connected {
-    pub stream: TcpStream,
+    pub stream: BackendStream,
     pub lease: Lease,
     /// What it did not take with the first write.
     pub rest: Prefix,
     /// How many of the client's bytes it took.
     pub taken_bytes: usize,
     pub after: Duration,
+    pub answer: Option<Answer>,
+}
+
+/// A client and what it wants.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    pub request: Request<'a>,
+    pub client: &'a TcpStream,
+    pub first_bytes: FirstBytes<'a>,
+    pub said: Said,
+    pub nodelay: bool,
+}
+
+/// What the client's first bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// A ClientHello and nothing behind it: as long as there is no answer, another backend can be asked the same.
+    HelloAlone,
+    /// More than a backend may be told twice: early data must not be replayed (RFC 8446 §8).
+    More,
 }
 
 /// What a backend reads first: a PROXY header or nothing, then the client's bytes.
@@ -47,85 +79,245 @@ pub struct Attempts {
 pub enum ConnectError {
     /// The pool has no backend to try.
     NoBackend,
-    /// No answer within `after`.
+    /// Every backend that could be tried has as many connections as it may have.
+    Full,
+    /// No connection within `after`.
     TimedOut {
         after: Duration,
     },
+    /// It took the hello and said nothing for `after`.
+    Silent {
+        after: Duration,
+    },
+    /// It took the hello and closed.
+    Closed,
+    /// It answered a hello with something that is no TLS.
+    NotTls,
     Io(io::Error),
+    /// The client reset the connection while the answer was waited for.
+    ClientGone(io::Error),
 }
 
-/// Tries backends in the pool's order until one takes the first bytes: at most `connect.attempts`, each within
-/// `connect.timeout`, all within `connect.total`.
+/// Tries backends in the pool's order until one is good: at most `connect.attempts`, each within `connect.timeout`, all
+/// within `connect.total`.
 ///
 /// # Errors
 /// [`ConnectError`].
-pub async fn to_any(
-    pool: &Pool,
-    nodelay: bool,
-    first_bytes: FirstBytes<'_>,
-    attempts: &mut Attempts,
-) -> Result<Connected, ConnectError> {
-    let started = Instant::now();
+pub async fn to_any(pool: &Pool, ask: Ask<'_>, attempts: &mut Attempts) -> Result<Connected, ConnectError> {
+    let total = Instant::now() + pool.connect.total;
+    let mut picks = pool.picks(ask.request);
     let mut failed = ConnectError::NoBackend;
-    for backend in pool.picks().take(pool.connect.attempts) {
+    while (attempts.count as usize) < pool.connect.attempts {
         let now = Instant::now();
-        let total = started + pool.connect.total;
         if attempts.count > 0 && now >= total {
             break;
         }
-        attempts.count += 1;
-        attempts.last = Some(Arc::clone(backend));
-        let lease = Lease::new(backend);
-        let deadline = total.min(now + pool.connect.timeout);
-        let attempt = timeout_at(deadline, begin(pool, backend, nodelay, first_bytes)).await;
-        let after = now.elapsed();
-        match attempt {
-            Ok(Ok((stream, taken))) => {
-                backend.metrics.connect(ConnectResult::Ok);
-                pool.metrics.connected(after);
-                let taken_bytes = taken.saturating_sub(first_bytes.header.len());
-                return Ok(Connected { stream, lease, rest: first_bytes.after(taken), taken_bytes, after });
+        let Some(lease) = picks.next(now) else { break };
+        match attempt(pool, lease, &mut picks, ask, now, total, attempts).await {
+            Ok(connected) => return Ok(connected),
+            Err(Failed { error: error @ ConnectError::ClientGone(_), .. }) => return Err(error),
+            Err(Failed { backend, error }) => {
+                note_failure(pool, &backend, &error);
+                failed = error;
             }
-            Ok(Err(error)) => failed = ConnectError::Io(error),
-            Err(_) => failed = ConnectError::TimedOut { after },
         }
-        backend.metrics.connect(failed.result());
     }
-    Err(failed)
+    if attempts.count == 0 && picks.met_full() { Err(ConnectError::Full) } else { Err(failed) }
 }
 
-/// Connects and writes; the write waits for the connection by itself, and carries its error.
-async fn begin(pool: &Pool, backend: &Backend, nodelay: bool, first: FirstBytes<'_>) -> io::Result<(TcpStream, usize)> {
-    let from = pool.source_address(backend.address.ip());
-    let stream =
-        TcpStream::from_std(socket::for_backend(backend.address, from, nodelay, pool.connect.congestion.as_deref())?)?;
+/// One attempt came to nothing.
+struct Failed {
+    backend: Arc<Backend>,
+    error: ConnectError,
+}
+
+fn note_failure(pool: &Pool, backend: &Arc<Backend>, error: &ConnectError) {
+    let result = error.result();
+    backend.metrics.connect(result);
+    // What we lack ourselves is not the backend's fault.
+    if result != ConnectResult::Exhausted {
+        pool.failed(backend, Instant::now());
+    }
+    if backend.looked_up {
+        pool.look_again.notify_one();
+    }
+}
+
+/// Connects, writes, and waits for the answer if there is somebody else to ask.
+async fn attempt(
+    pool: &Pool,
+    lease: Lease,
+    picks: &mut Picks<'_>,
+    ask: Ask<'_>,
+    now: Instant,
+    total: Instant,
+    attempts: &mut Attempts,
+) -> Result<Connected, Failed> {
+    attempts.begin(lease.backend());
+    let opened = timeout_at(total.min(now + pool.connect.timeout), async {
+        let (lease, stream) = open(pool, lease, picks, ask.nodelay, attempts).await?;
+        match give(&stream, ask.first_bytes).await {
+            Ok(taken) => Ok((lease, stream, taken)),
+            Err(error) => Err(Failed { backend: Arc::clone(lease.backend()), error: ConnectError::Io(error) }),
+        }
+    });
+    let (lease, stream, taken) = match opened.await {
+        Ok(opened) => opened?,
+        Err(_) => {
+            let backend = attempts.last.clone().expect("an attempt has begun");
+            return Err(Failed { backend, error: ConnectError::TimedOut { after: now.elapsed() } });
+        }
+    };
+    let after = now.elapsed();
+    let rest = ask.first_bytes.after(taken);
+    let mut answer = None;
+    let took = Instant::now();
+    let patience = took + pool.connect.first_byte;
+    // What the backend did not take at once is left to the relay, which writes and reads at the same time.
+    let can_ask_again = ask.said == Said::HelloAlone && rest.unwritten().is_empty();
+    let more = (attempts.count as usize) < pool.connect.attempts && patience < total;
+    if can_ask_again && more && picks.has_more(now) {
+        match first_answer(&stream, ask.client, took, patience).await {
+            Ok(first) => answer = first,
+            Err(silence) => {
+                let backend = Arc::clone(lease.backend());
+                let error = silence.into_error(took);
+                match error {
+                    ConnectError::ClientGone(_) => backend.metrics.connect(ConnectResult::Ok),
+                    ConnectError::NotTls => backend.metrics.first_record(FirstRecord::Other),
+                    _ => backend.metrics.first_record(FirstRecord::None),
+                }
+                return Err(Failed { backend, error });
+            }
+        }
+    }
+    lease.backend().metrics.connect(ConnectResult::Ok);
+    pool.metrics.connected(after);
+    let taken_bytes = taken.saturating_sub(ask.first_bytes.header.len());
+    Ok(Connected { stream, lease, rest, taken_bytes, after, answer })
+}
+
+/// Opens a stream to the leased backend. One that was looked up and takes its time gets a rival at an address of the
+/// other family, if its name has one: the first to connect is taken.
+async fn open(
+    pool: &Pool,
+    lease: Lease,
+    picks: &mut Picks<'_>,
+    nodelay: bool,
+    attempts: &mut Attempts,
+) -> Result<(Lease, BackendStream), Failed> {
+    let failed = |lease: &Lease, error| Failed { backend: Arc::clone(lease.backend()), error: ConnectError::Io(error) };
+    if !lease.backend().looked_up {
+        return match begin(pool, lease.backend(), nodelay).await {
+            Ok(stream) => Ok((lease, stream)),
+            Err(error) => Err(failed(&lease, error)),
+        };
+    }
+    let mut one = pin!(finish(pool, lease, nodelay));
+    let rival = tokio::select! {
+        result = &mut one => return result.map_err(|(lease, error)| failed(&lease, error)),
+        () = sleep(CONNECTION_ATTEMPT_DELAY) => {
+            let slow = attempts.last.as_ref().expect("an attempt has begun");
+            picks.other_family(slow, Instant::now())
+        }
+    };
+    let Some(rival) = rival else { return one.await.map_err(|(lease, error)| failed(&lease, error)) };
+    attempts.begin(rival.backend());
+    let mut other = pin!(finish(pool, rival, nodelay));
+    let (result, rest) = tokio::select! {
+        result = &mut one => (result, other),
+        result = &mut other => (result, one),
+    };
+    match result {
+        Ok((lease, stream)) => {
+            attempts.last = Some(Arc::clone(lease.backend()));
+            Ok((lease, stream))
+        }
+        Err((lease, error)) => {
+            note_failure(pool, lease.backend(), &ConnectError::Io(error));
+            rest.await.map_err(|(lease, error)| failed(&lease, error))
+        }
+    }
+}
+
+/// Connects to the end: the stream that it gives is known to be connected.
+async fn finish(pool: &Pool, lease: Lease, nodelay: bool) -> Result<(Lease, BackendStream), (Lease, io::Error)> {
+    match begin(pool, lease.backend(), nodelay).await {
+        Ok(stream) => match stream.error() {
+            None => Ok((lease, stream)),
+            Some(error) => Err((lease, error)),
+        },
+        Err(error) => Err((lease, error)),
+    }
+}
+
+/// Begins to connect, and waits until the socket can be written to: the write carries the error, if there is one.
+async fn begin(pool: &Pool, backend: &Backend, nodelay: bool) -> io::Result<BackendStream> {
+    let stream = match &backend.address {
+        Address::Inet(address) => BackendStream::Tcp(begin_tcp(pool, *address, nodelay)?),
+        Address::Unix(path) => BackendStream::unix(path).await?,
+    };
+    stream.writable().await?;
+    Ok(stream)
+}
+
+fn begin_tcp(pool: &Pool, address: SocketAddr, nodelay: bool) -> io::Result<TcpStream> {
+    let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
+    // A source address whose ports are all in use is passed over.
+    for _ in 0..pool.connect.source_addresses.len().max(1) {
+        let from = pool.source_address(address.ip());
+        result = socket::for_backend(address, from, nodelay, pool.connect.congestion.as_deref());
+        match &result {
+            Err(error) if is_out_of_ports(error) => {}
+            _ => break,
+        }
+    }
+    TcpStream::from_std(result?)
+}
+
+async fn give(stream: &BackendStream, first: FirstBytes<'_>) -> io::Result<usize> {
     loop {
-        stream.writable().await?;
-        match first.write(&stream) {
+        match stream.try_write(first.header, first.prefix) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // Readiness that is older than the connection: wait for the next.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => {
-                if let Some(error) = socket::error(&stream) {
+                if let Some(error) = stream.error() {
                     return Err(error);
                 }
             }
-            result => return result.map(|taken| (stream, taken)),
+            result => return result,
         }
+        stream.writable().await?;
+    }
+}
+
+fn is_out_of_ports(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
+}
+
+impl Attempts {
+    fn begin(&mut self, backend: &Arc<Backend>) {
+        self.count += 1;
+        self.last = Some(Arc::clone(backend));
     }
 }
 
 impl FirstBytes<'_> {
-    /// In one call, so that header and hello leave in one segment.
-    fn write(self, to: &TcpStream) -> io::Result<usize> {
-        if self.header.is_empty() {
-            return to.try_write(self.prefix);
-        }
-        to.try_write_vectored(&[io::IoSlice::new(self.header), io::IoSlice::new(self.prefix)])
-    }
-
     fn after(self, taken: usize) -> Prefix {
         let left = self.header.iter().chain(self.prefix).skip(taken).copied();
         Prefix::new(left.collect())
+    }
+}
+
+impl Silence {
+    fn into_error(self, took: Instant) -> ConnectError {
+        match self {
+            Self::TimedOut => ConnectError::Silent { after: took.elapsed() },
+            Self::Closed => ConnectError::Closed,
+            Self::NotTls => ConnectError::NotTls,
+            Self::Io(error) => ConnectError::Io(error),
+            Self::ClientGone(error) => ConnectError::ClientGone(error),
+        }
     }
 }
 
@@ -134,9 +326,18 @@ impl ConnectError {
         use io::ErrorKind;
         match self {
             Self::TimedOut { .. } => ConnectResult::TimedOut,
-            Self::NoBackend => ConnectResult::Failed,
+            Self::Silent { .. } => ConnectResult::Silent,
+            Self::Closed => ConnectResult::Closed,
+            Self::NotTls => ConnectResult::NotTls,
+            Self::NoBackend | Self::Full | Self::ClientGone(_) => ConnectResult::Failed,
+            Self::Io(error) if is_out_of_ports(error) => ConnectResult::Exhausted,
+            Self::Io(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                ConnectResult::Exhausted
+            }
             Self::Io(error) => match error.kind() {
-                ErrorKind::ConnectionRefused => ConnectResult::Refused,
+                // A unix socket that is not there is a backend that does not run.
+                ErrorKind::ConnectionRefused | ErrorKind::NotFound => ConnectResult::Refused,
+                ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => ConnectResult::Reset,
                 ErrorKind::TimedOut => ConnectResult::TimedOut,
                 ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown => {
                     ConnectResult::Unreachable
@@ -151,8 +352,15 @@ impl std::fmt::Display for ConnectError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::NoBackend => f.write_str("the pool has no backend to try"),
-            Self::TimedOut { after } => write!(f, "no answer within {} ms", after.as_millis()),
+            Self::Full => f.write_str("every backend of the pool has as many connections as it may have"),
+            Self::TimedOut { after } => write!(f, "no connection within {} ms", after.as_millis()),
+            Self::Silent { after } => {
+                write!(f, "the backend took the hello and said nothing for {} ms", after.as_millis())
+            }
+            Self::Closed => f.write_str("the backend took the hello and closed without an answer"),
+            Self::NotTls => f.write_str("the backend answered the hello with something that is no TLS"),
             Self::Io(error) => error.fmt(f),
+            Self::ClientGone(_) => f.write_str("the client went away while the backend's answer was waited for"),
         }
     }
 }
@@ -160,8 +368,11 @@ impl std::fmt::Display for ConnectError {
 impl std::error::Error for ConnectError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Io(error) => Some(error),
+            Self::Io(error) | Self::ClientGone(error) => Some(error),
             _ => None,
         }
     }
 }
+
+/// RFC 8305 §5.
+const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_millis(250);

@@ -8,24 +8,24 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 
 use crate::client_hello::{ClientHello, NotHello};
 use crate::config::Refuse;
-use crate::connect::{self, Attempts, ConnectError, Connected, FirstBytes};
+use crate::connect::{self, Ask, Attempts, BackendStream, ConnectError, Connected, FirstBytes, Said, first_record};
 use crate::limits::Permit;
 use crate::peek::{self, First, PeekError, ProxyHeader};
-use crate::pool::{Lease, Pool};
+use crate::pool::{Lease, Pool, Request};
 use crate::proxy_header::{self, Addresses, Values, Version};
 use crate::refuse::{self, Alert, Refusal, refuse};
-use crate::relay::{End, Meter, Prefix, Relay, Way};
+use crate::relay::{End, Heard, Meter, Opening, Relay, Way};
 use crate::server_name::Sni;
 use crate::snapshot::{Asked, Chosen, Destination, Route, Snapshot, is_trusted};
 use crate::socket::ResetUnlessReleased;
 use crate::telemetry::{
-    Active, Alpn, ConnectResult, ConnectionLine, Direction, Feature, HelloResult, ListenerMetrics, Match, Metrics,
-    ProxyHeaderResult, Reason, RouteMetrics, State,
+    Active, Alpn, ConnectResult, ConnectionLine, Direction, Enforced, Feature, FirstRecord, HelloResult, LimitScope,
+    ListenerMetrics, Match, Metrics, ProxyHeaderResult, Reason, RouteMetrics, State,
 };
 
 /// What a connection has from its acceptance on.
@@ -44,13 +44,21 @@ pub struct Accepted {
 pub async fn serve(client: TcpStream, accepted: Accepted) {
     // Both are boxed, so that a relay, which may live for days, holds room for itself alone.
     let established = Box::pin(establish(client, Account::open(accepted))).await;
-    if let Some(relay) = established {
-        relay.await;
+    match established {
+        Some(Established::Tcp(relay)) => _ = relay.await,
+        Some(Established::Unix(relay)) => _ = relay.await,
+        None => {}
     }
 }
 
+/// A relay, boxed before it is first polled: it does not move through the tasks before it.
+enum Established {
+    Tcp(Pin<Box<Relay<TcpStream, TcpStream, Account>>>),
+    Unix(Pin<Box<Relay<TcpStream, UnixStream, Account>>>),
+}
+
 /// The path up to the relay: each stage takes what the one before it gave. `None` is a connection that was refused.
-async fn establish(client: TcpStream, mut account: Account) -> Option<Pin<Box<Relay<TcpStream, TcpStream, Account>>>> {
+async fn establish(client: TcpStream, mut account: Account) -> Option<Established> {
     let snapshot = Arc::clone(&account.accepted.snapshot);
     let mut client = ResetUnlessReleased::new(client);
     let (prefix, told) = match hello(&mut client, &mut account, &snapshot).await {
@@ -81,15 +89,32 @@ async fn establish(client: TcpStream, mut account: Account) -> Option<Pin<Box<Re
         account.proxy_header(version, addresses, &prefix)
     });
     let first_bytes = FirstBytes { header: header.as_deref().unwrap_or_default(), prefix: &prefix };
-    let connect = connect::to_any(&pool, snapshot.relay.tcp.nodelay, first_bytes, &mut account.attempts);
-    match connect.await {
+    let ask = Ask {
+        request: Request { client: account.client.ip(), server_name: server_name(account.hello.as_ref()) },
+        client: client.stream(),
+        first_bytes,
+        said: said(account.hello.as_ref(), &prefix),
+        nodelay: snapshot.relay.tcp.nodelay,
+    };
+    match connect::to_any(&pool, ask, &mut account.attempts).await {
         Ok(connected) => {
             let idle = route.idle_timeout.unwrap_or(snapshot.relay.idle);
-            let (backend, rest) = account.connected(connected);
-            Some(Box::pin(Relay::new(client.release(), backend, rest, Arc::clone(&snapshot.relay), idle, account)))
+            let (backend, first) = account.connected(connected);
+            let (client, settings) = (client.release(), Arc::clone(&snapshot.relay));
+            Some(match backend {
+                BackendStream::Tcp(backend) => {
+                    Established::Tcp(Box::pin(Relay::new(client, backend, first, settings, idle, account)))
+                }
+                BackendStream::Unix(backend) => {
+                    Established::Unix(Box::pin(Relay::new(client, backend, first, settings, idle, account)))
+                }
+            })
         }
         Err(error) => {
             let reason = connect_reason(&error);
+            if reason == Reason::LimitBackend {
+                account.accepted.metrics.limit_rejected(LimitScope::Backend, Enforced::Yes);
+            }
             account.error = Some(error);
             turn_away(client, account, reason, Refusal::Reset).await
         }
@@ -231,10 +256,20 @@ fn addresses(client: &mut ResetUnlessReleased, peer: SocketAddr) -> Addresses {
 fn connect_reason(error: &ConnectError) -> Reason {
     match (error, error.result()) {
         (ConnectError::NoBackend, _) => Reason::NoBackend,
+        (ConnectError::Full, _) => Reason::LimitBackend,
+        (ConnectError::ClientGone(_), _) => Reason::ClientReset,
         (_, ConnectResult::Refused) => Reason::ConnectRefused,
-        (_, ConnectResult::TimedOut) => Reason::ConnectTimeout,
+        (_, ConnectResult::TimedOut | ConnectResult::Silent) => Reason::ConnectTimeout,
         (_, ConnectResult::Unreachable) => Reason::ConnectUnreachable,
-        (_, ConnectResult::Ok | ConnectResult::Failed) => Reason::ConnectFailed,
+        (
+            _,
+            ConnectResult::Ok
+            | ConnectResult::Exhausted
+            | ConnectResult::Closed
+            | ConnectResult::Reset
+            | ConnectResult::NotTls
+            | ConnectResult::Failed,
+        ) => Reason::ConnectFailed,
     }
 }
 
@@ -257,6 +292,8 @@ struct Account {
     connect_after: Option<Duration>,
     connected_at: Option<Instant>,
     first_byte: Option<Duration>,
+    /// The backend said FIN while the client had not.
+    backend_closed_first: bool,
     /// To the backend, to the client.
     bytes: [u64; 2],
     reason: Option<Reason>,
@@ -281,6 +318,7 @@ impl Account {
             connect_after: None,
             connected_at: None,
             first_byte: None,
+            backend_closed_first: false,
             bytes: [0; 2],
             reason: None,
         }
@@ -311,14 +349,50 @@ impl Account {
         proxy_header::encode(version, addresses, &values)
     }
 
-    fn connected(&mut self, connected: Connected) -> (TcpStream, Prefix) {
-        let Connected { stream, lease, rest, taken_bytes, after } = connected;
+    fn connected(&mut self, connected: Connected) -> (BackendStream, Opening) {
+        let Connected { stream, lease, rest, taken_bytes, after, answer } = connected;
         self.enter(State::Relaying);
         self.connect_after = Some(after);
-        self.connected_at = Some(Instant::now());
+        // Until now the answer was waited for, if there is one.
+        let connected_at = answer.as_ref().map_or_else(Instant::now, |answer| answer.took);
+        self.connected_at = Some(connected_at);
         self.lease = Some(lease);
         self.carried(Way::ToBackend, taken_bytes as u64);
-        (stream, rest)
+        let Some(answer) = answer else { return (stream, Opening { to_backend: rest, ..Opening::default() }) };
+        self.first_byte = Some(answer.at - connected_at);
+        self.answered(answer.kind, answer.alert);
+        self.carried(Way::ToClient, answer.carried_bytes as u64);
+        (stream, Opening { to_backend: rest, to_client: answer.rest, heard: Heard::Yes })
+    }
+
+    /// Has the backend be judged by what it said first.
+    fn answered(&mut self, kind: FirstRecord, alert: Option<u8>) {
+        let (Some(pool), Some(lease)) = (&self.pool, &self.lease) else { return };
+        if self.hello.is_some() {
+            lease.backend().metrics.first_record(kind);
+        }
+        match kind {
+            FirstRecord::Alert if !self.blames_backend(alert) => {}
+            FirstRecord::Alert => pool.failed(lease.backend(), Instant::now()),
+            // Silence may be the client's doing.
+            FirstRecord::None if !self.backend_closed_first => {}
+            FirstRecord::None => pool.failed(lease.backend(), Instant::now()),
+            FirstRecord::Other if self.hello.is_some() => pool.failed(lease.backend(), Instant::now()),
+            FirstRecord::Other | FirstRecord::ServerHello | FirstRecord::HelloRetry => {
+                pool.answered(lease.backend(), Instant::now());
+            }
+        }
+    }
+
+    /// Whether an alert speaks of the backend's state. Most alerts speak of what the client offered, and a client that
+    /// offers nonsense must not be able to have a backend ejected. (RFC 8446 §6.2)
+    fn blames_backend(&self, alert: Option<u8>) -> bool {
+        match alert {
+            Some(INTERNAL_ERROR) => true,
+            // A client can make up names under a wildcard, but not one that stands in the configuration.
+            Some(UNRECOGNIZED_NAME) => self.matched == Some(Match::Exact),
+            _ => false,
+        }
     }
 }
 
@@ -334,11 +408,21 @@ impl Meter for Account {
         self.accepted.metrics.spliced(direction(way), bytes);
     }
 
-    fn first_byte(&mut self, at: Instant) {
-        self.first_byte = self.connected_at.map(|connected| at - connected);
+    fn first_bytes(&mut self, bytes: &[u8]) {
+        self.first_byte = self.connected_at.map(|connected| connected.elapsed());
+        let (kind, alert) = first_record(bytes);
+        self.answered(kind, alert);
+    }
+
+    fn half_closed(&mut self, way: Way) {
+        self.backend_closed_first |= way == Way::ToClient;
     }
 
     fn ended(&mut self, end: End) {
+        if self.first_byte.is_none() {
+            self.backend_closed_first |= end == End::BackendReset;
+            self.answered(FirstRecord::None, None);
+        }
         self.reason = Some(match end {
             End::Finished => Reason::Ok,
             End::ClientReset => Reason::ClientReset,
@@ -387,10 +471,6 @@ impl Account {
     fn log(&self, reason: Reason, lived: Duration) {
         let Accepted { id, peer, listener, snapshot, .. } = &self.accepted;
         let hello = self.hello.as_ref();
-        let sni = match hello.and_then(|hello| hello.server_name.as_ref()) {
-            Some(Sni::Name(name)) => Some(name.as_str()),
-            Some(Sni::IpLiteral) | None => None,
-        };
         let backend = self.attempts.last.as_ref();
         let error: Option<&dyn std::fmt::Display> = match (&self.error, &self.peek_error) {
             (Some(error), _) => Some(error),
@@ -402,7 +482,7 @@ impl Account {
             listener: &snapshot.config.listeners[*listener].name,
             client: self.client,
             peer: *peer,
-            sni,
+            sni: server_name(hello),
             alpn: hello.map_or(Alpn::Absent, |hello| Alpn::Wire(hello.alpn.as_wire())),
             tls: hello.map(|hello| hello.offers.version_name()),
             offers: &hello.map(|hello| features(hello).collect::<Vec<_>>()).unwrap_or_default(),
@@ -427,6 +507,25 @@ impl Account {
         });
     }
 }
+
+fn server_name(hello: Option<&ClientHello>) -> Option<&str> {
+    match hello?.server_name.as_ref()? {
+        Sni::Name(name) => Some(name.as_str()),
+        Sni::IpLiteral => None,
+    }
+}
+
+fn said(hello: Option<&ClientHello>, prefix: &[u8]) -> Said {
+    match hello {
+        Some(hello) if hello.wire_bytes == prefix.len() => Said::HelloAlone,
+        _ => Said::More,
+    }
+}
+
+/// RFC 8446 §6.
+const INTERNAL_ERROR: u8 = 80;
+/// RFC 6066 §3.
+const UNRECOGNIZED_NAME: u8 = 112;
 
 fn direction(way: Way) -> Direction {
     match way {

@@ -98,6 +98,8 @@ impl Server {
             drain: watch,
             metrics,
         };
+        let in_force = Arc::clone(&shared.snapshot);
+        shared.metrics.collect_with(move || in_force.load().publish());
         let (listening, sockets) = bind(&config, workers, &shared)?;
         let admin_sockets = bind_admin(&config).await?;
         let admin =

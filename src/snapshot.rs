@@ -5,16 +5,17 @@
 
 use std::collections::HashMap;
 use std::mem;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use tokio::time::Instant;
 
 use crate::client_hello::Alpn;
-use crate::config::{self, Config, Place, Refuse};
-use crate::pool::{Backend, Connect, Pool};
+use crate::config::{self, BackendAddress, Config, Place, Refuse};
+use crate::pool::{self, Pool};
 use crate::proxy_header;
 use crate::relay::{self, Engine};
 use crate::route::{Builder, By, Candidate, Conditions, Request, RouteTable};
@@ -166,13 +167,20 @@ impl Snapshot {
         self.places.get(number as usize)
     }
 
+    /// Brings the gauges of all backends up to date.
+    pub fn publish(&self) {
+        let now = Instant::now();
+        self.pools.iter().for_each(|pool| pool.publish(now));
+    }
+
     /// Has the series of routes, pools and backends that are gone disappear.
     pub fn retire_series(&self) {
         let fallbacks = [&self.no_sni, &self.unmatched, &self.not_tls].into_iter();
         let routes = fallbacks.chain(&self.routes).map(|route| &*route.name).collect();
         let pools = self.pools.iter().map(|pool| &*pool.name).collect();
-        let backends = (self.pools.iter())
-            .flat_map(|pool| pool.backends().iter().map(|backend| (&*pool.name, &*backend.name)))
+        let members: Vec<_> = self.pools.iter().map(|pool| (pool, pool.list())).collect();
+        let backends = (members.iter())
+            .flat_map(|(pool, list)| list.iter().map(|member| (&*pool.name, &*member.backend.name)))
             .collect();
         self.metrics.retain(&routes, &pools, &backends);
     }
@@ -214,37 +222,63 @@ pub fn is_trusted(trusted: &[IpNet], peer: IpAddr) -> bool {
 }
 
 fn build_pools(config: &Config, before: Option<&Snapshot>, metrics: &Arc<Metrics>) -> Vec<Arc<Pool>> {
-    let known: HashMap<(&str, SocketAddr), &Arc<Backend>> = (before.into_iter().flat_map(|before| &before.pools))
-        .flat_map(|pool| pool.backends().iter().map(|backend| ((&*pool.name, backend.address), backend)))
-        .collect();
+    let known: HashMap<&str, &Pool> =
+        (before.into_iter().flat_map(|before| &before.pools)).map(|pool| (&*pool.name, &**pool)).collect();
     let build = |pool: &config::Pool| {
-        let backend = |backend: &config::Backend| {
-            let kept = known.get(&(&*pool.name, backend.address)).map(|backend| Arc::clone(backend));
-            let made = || {
-                let name: Arc<str> = backend.address.to_string().into();
-                let series = metrics.backend(&pool.name, &name);
-                Arc::new(Backend::new(name, backend.address, series))
-            };
-            (kept.unwrap_or_else(made), backend.weight)
-        };
-        Arc::new(Pool::new(
-            Arc::clone(&pool.name),
-            pool.backends.iter().map(backend).collect(),
-            Connect {
-                timeout: pool.connect.timeout,
-                attempts: pool.connect.attempts,
-                total: pool.connect.total,
-                send_proxy_protocol: pool.send_proxy_protocol.map(|version| match version {
-                    config::ProxyVersion::V1 => proxy_header::Version::V1,
-                    config::ProxyVersion::V2 => proxy_header::Version::V2,
-                }),
-                source_addresses: pool.source_addresses.clone(),
-                congestion: pool.congestion.clone(),
-            },
-            metrics.pool(&pool.name),
-        ))
+        let entries = pool.backends.iter().map(entry).collect();
+        let before = known.get(&*pool.name).copied();
+        Arc::new(Pool::new(Arc::clone(&pool.name), judging(pool), connecting(pool), entries, metrics, before))
     };
     config.pools.iter().map(build).collect()
+}
+
+fn entry(backend: &config::Backend) -> pool::Entry {
+    pool::Entry {
+        name: backend.address.to_string().into(),
+        address: match &backend.address {
+            BackendAddress::Inet(address) => Some(pool::Address::Inet(*address)),
+            BackendAddress::Unix(path) => Some(pool::Address::Unix(Arc::clone(path))),
+            BackendAddress::Name { .. } | BackendAddress::Srv { .. } => None,
+        },
+        weight: backend.weight,
+        backup: backend.backup,
+        max_connections: backend.max_connections.unwrap_or(usize::MAX),
+    }
+}
+
+fn judging(pool: &config::Pool) -> pool::Settings {
+    pool::Settings {
+        policy: match pool.balance {
+            config::Balance::RoundRobin => pool::Policy::RoundRobin,
+            config::Balance::LeastConnections => pool::Policy::LeastConnections,
+            config::Balance::PowerOfTwo => pool::Policy::PowerOfTwo,
+            config::Balance::Random => pool::Policy::Random,
+            config::Balance::SourceHash => pool::Policy::SourceHash,
+            config::Balance::SniHash => pool::Policy::SniHash,
+            config::Balance::First => pool::Policy::First,
+        },
+        ejection: pool.ejection.map(|config::Ejection { failures, base, max }| pool::Ejection { failures, base, max }),
+        when_all_down: match pool.when_all_down {
+            config::WhenAllDown::Try => pool::WhenAllDown::Try,
+            config::WhenAllDown::Refuse => pool::WhenAllDown::Refuse,
+        },
+        slow_start: pool.slow_start,
+    }
+}
+
+fn connecting(pool: &config::Pool) -> pool::Connect {
+    pool::Connect {
+        timeout: pool.connect.timeout,
+        attempts: pool.connect.attempts,
+        total: pool.connect.total,
+        first_byte: pool.connect.first_byte,
+        send_proxy_protocol: pool.send_proxy_protocol.map(|version| match version {
+            config::ProxyVersion::V1 => proxy_header::Version::V1,
+            config::ProxyVersion::V2 => proxy_header::Version::V2,
+        }),
+        source_addresses: pool.source_addresses.clone(),
+        congestion: pool.congestion.clone(),
+    }
 }
 
 fn conditions(from: &config::Conditions) -> Conditions {

@@ -29,7 +29,7 @@ use ipnet::IpNet;
 
 pub use self::problem::{Place, Problem, Problems, Severity};
 pub use self::token::Token;
-use crate::server_name::Pattern;
+use crate::server_name::{Pattern, ServerName};
 
 /// A configuration that can be used, and what is probably not meant by it.
 #[derive(Clone, Debug, PartialEq)]
@@ -149,8 +149,16 @@ pub enum Refuse {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pool {
     pub name: Arc<str>,
+    pub balance: Balance,
     pub backends: Vec<Backend>,
+    pub resolve: Resolve,
     pub connect: Connect,
+    pub health_check: Option<HealthCheck>,
+    /// `None`: no backend is ever left out for what its connections do.
+    pub ejection: Option<Ejection>,
+    pub when_all_down: WhenAllDown,
+    /// Zero: a backend that comes back has its full share at once.
+    pub slow_start: Duration,
     pub send_proxy_protocol: Option<ProxyVersion>,
     /// Local addresses to connect from, in turn; empty: the kernel chooses.
     pub source_addresses: Vec<IpAddr>,
@@ -158,11 +166,110 @@ pub struct Pool {
     pub congestion: Option<Arc<str>>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    RoundRobin,
+    LeastConnections,
+    PowerOfTwo,
+    Random,
+    SourceHash,
+    SniHash,
+    First,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenAllDown {
+    Try,
+    Refuse,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Backend {
-    pub address: SocketAddr,
+    pub address: BackendAddress,
     /// 1 to 1,000.
     pub weight: u32,
+    /// Used only when no other can take the connection.
+    pub backup: bool,
+    /// At a time, to each of its addresses.
+    pub max_connections: Option<usize>,
+}
+
+/// Where a backend is, or where its addresses are looked up. `Display` writes it as the file does.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum BackendAddress {
+    Inet(SocketAddr),
+    Unix(Arc<Path>),
+    /// Every A and AAAA answer is a backend.
+    Name {
+        host: ServerName,
+        port: u16,
+    },
+    /// Every target of the SRV answer (RFC 2782) is one, at the port given there.
+    Srv {
+        name: ServerName,
+    },
+}
+
+/// How names are looked up.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resolve {
+    pub family: Family,
+    pub min_ttl: Duration,
+    pub max_ttl: Duration,
+    /// How long the last answer serves while there is no new one.
+    pub stale: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    Any,
+    V4,
+    V6,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct HealthCheck {
+    pub kind: CheckKind,
+    pub interval: Duration,
+    /// For one check.
+    pub timeout: Duration,
+    /// So many good checks in a row bring a backend up.
+    pub rise: u32,
+    /// So many bad checks in a row take it down.
+    pub fall: u32,
+    /// Where it is not the backend's own.
+    pub port: Option<u16>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum CheckKind {
+    Tcp,
+    Tls {
+        /// `None`: no name is asked for.
+        server_name: Option<ServerName>,
+        alpn: Vec<Box<[u8]>>,
+        verify: Verify,
+    },
+}
+
+/// What is judged of a backend's certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verify {
+    Nothing,
+    /// Chain and name, against the system's authorities, or those of a PEM file.
+    Chain {
+        ca_file: Option<PathBuf>,
+    },
+}
+
+/// When a backend whose connections fail is left out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ejection {
+    /// In a row.
+    pub failures: u32,
+    /// For so long the first time, twice as long each time after.
+    pub base: Duration,
+    pub max: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -173,6 +280,8 @@ pub struct Connect {
     pub attempts: usize,
     /// Over all attempts.
     pub total: Duration,
+    /// How long a backend that took the hello may say nothing before another is tried, if there is another.
+    pub first_byte: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

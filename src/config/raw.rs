@@ -151,23 +151,23 @@ pub enum OnRemoved {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pool {
-    /// Only `round_robin` is supported yet.
+    /// How it orders them.
     #[schemars(extend("default" = "round_robin"))]
     pub balance: Field<Balance>,
     /// At least one.
     #[schemars(required, length(min = 1))]
     pub backends: Field<Vec<Located<Backend>>>,
-    /// How backends that are DNS names are looked up. Not supported yet, as such names are not.
+    /// How backends that are DNS names are looked up.
     pub resolve: Field<Resolve>,
     pub connect: Field<Connect>,
-    /// Active checks. Not supported yet.
+    /// Active checks. Absent: none.
     pub health_check: Field<HealthCheck>,
-    /// Passive checks. Not supported yet.
+    /// Passive checks: leaves out for a while a backend whose connections fail.
     pub ejection: Field<Ejection>,
-    /// What to do when no backend is up. Only `try` is supported yet.
+    /// What to do when the checks say that every backend is down.
     #[schemars(extend("default" = "try"))]
     pub when_all_down: Field<WhenAllDown>,
-    /// How long a backend that comes back takes to get its full share. Only `0s` is supported yet.
+    /// How long a backend that comes, or comes back, takes to get its full share.
     #[schemars(extend("default" = "0s"))]
     pub slow_start: Field<Duration>,
     /// Tells the backend the client's address in a PROXY header.
@@ -187,52 +187,62 @@ pub struct Pool {
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum Balance {
+    /// In turn, by weight.
     RoundRobin,
+    /// The one with the fewest open connections for its weight.
     LeastConnections,
+    /// The less busy of two that are drawn by weight.
     PowerOfTwo,
+    /// Drawn by weight.
     Random,
+    /// By the client's address: the same client, the same backend.
     SourceHash,
+    /// By the server name: the same name, the same backend.
     SniHash,
+    /// The first of the list that has room.
     First,
 }
 
-/// An `IP:PORT`, or a map that holds more.
+/// An address, or a map that holds more.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename = "$shape")]
 #[schemars(untagged, rename = "Backend")]
 pub enum Backend {
     #[serde(rename = "scalar")]
-    Address(Located<Address>),
+    Address(Located<BackendAddress>),
     #[serde(rename = "map")]
     Keys(BackendKeys),
 }
 
-/// One address of a pool.
+/// One entry of a pool.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BackendKeys {
-    /// `IP:PORT`. DNS names and `unix:` paths are not supported yet.
+    /// `IP:PORT`; `NAME:PORT`, each of whose addresses is a backend; `srv:NAME`, an SRV name; or `unix:/PATH`.
     #[schemars(required)]
-    pub address: Field<Address>,
+    pub address: Field<BackendAddress>,
     /// Its share beside the others of the pool, 1 to 1,000.
     #[schemars(range(min = 1, max = 1_000), extend("default" = 1))]
     pub weight: Field<u64>,
-    /// Used only when the others are down. Only `false` is supported yet.
+    /// Used only when no other backend can take the connection.
     #[schemars(extend("default" = false))]
     pub backup: Field<bool>,
-    /// At most so many connections at a time. Only `none` is supported yet.
+    /// At most so many connections at a time, to each of its addresses.
     #[schemars(extend("default" = "none"))]
     pub max_connections: Field<CountOrNone>,
 }
 
-/// How DNS names are looked up. Not supported yet.
-#[derive(Debug, Deserialize, JsonSchema)]
+/// How DNS names are looked up.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Resolve {
+    /// Which addresses are used.
     #[schemars(extend("default" = "any"))]
     pub family: Field<Family>,
+    /// An answer is kept at least so long, whatever its TTL.
     #[schemars(extend("default" = "5s"))]
     pub min_ttl: Field<Duration>,
+    /// An answer is kept at most so long, whatever its TTL.
     #[schemars(extend("default" = "5m"))]
     pub max_ttl: Field<Duration>,
     /// How long the last answer serves while there is no new one.
@@ -262,21 +272,32 @@ pub struct Connect {
     /// Over all attempts.
     #[schemars(extend("default" = "10s"))]
     pub total: Field<Duration>,
+    /// How long a backend that took the hello may say nothing before another is tried, if there is another.
+    #[schemars(extend("default" = "5s"))]
+    pub first_byte: Field<Duration>,
 }
 
-/// Active checks. Not supported yet.
-#[derive(Debug, Deserialize, JsonSchema)]
+/// Active checks.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HealthCheck {
+    /// `tcp`: whether it takes a connection. `tls`: whether it completes a TLS handshake.
     #[schemars(extend("default" = "tls"))]
     pub kind: Field<HealthCheckKind>,
-    /// The name to ask for. Default: the pool's first exact name.
+    /// `tls`: the name to ask for. Default: the first exact name that leads to the pool.
     pub sni: Field<String>,
-    /// Whether the certificate's chain and name are judged too.
+    /// `tls`: the protocols to offer (ALPN). Default: none are offered.
+    pub alpn: Field<Vec<Located<String>>>,
+    /// `tls`: whether the certificate's chain and name are judged too.
     #[schemars(extend("default" = false))]
     pub verify: Field<bool>,
+    /// `verify`: the authorities to trust, a PEM file. Default: the system's.
+    #[schemars(extend("default" = "none"))]
+    pub ca_file: Field<String>,
+    /// From one check of a backend to the next.
     #[schemars(extend("default" = "5s"))]
     pub interval: Field<Duration>,
+    /// For one check.
     #[schemars(extend("default" = "2s"))]
     pub timeout: Field<Duration>,
     /// So many good checks in a row bring a backend up.
@@ -287,7 +308,7 @@ pub struct HealthCheck {
     pub fall: Field<u64>,
     /// The port to check, where it is not the backend's own.
     #[schemars(extend("default" = "none"))]
-    pub port: Field<CountOrNone>,
+    pub port: Field<PortOrNone>,
 }
 
 /// What a check does.
@@ -298,7 +319,7 @@ pub enum HealthCheckKind {
     Tls,
 }
 
-/// Passive checks: `off`, or when a backend that fails is left out for a while. Not supported yet.
+/// Passive checks: `off`, or when a backend that fails is left out for a while.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename = "$shape")]
 #[schemars(untagged, rename = "Ejection")]
@@ -584,10 +605,15 @@ scalars! {
         "pattern": "^[0-9]+/(s|m|h)$",
         "description": "A rate: `50/s`.",
     }
-    /// An `IP:PORT`; or, not supported yet, a `NAME:PORT` or a `unix:` path.
+    /// Where to listen.
     Address {
         "type": "string",
         "description": "`IP:PORT`, with brackets around IPv6: `10.0.0.1:443`, `[2001:db8::1]:443`.",
+    }
+    /// Where a backend is.
+    BackendAddress {
+        "type": "string",
+        "description": "`10.0.0.1:443`, `[2001:db8::1]:443`, `shop.internal:443`, `srv:_https._tcp.shop.internal` or `unix:/run/shop.sock`.",
     }
     IpAddress {
         "type": "string",
@@ -603,6 +629,9 @@ scalars! {
     }
     CountOrNone {
         "anyOf": [{ "type": "integer", "minimum": 1 }, { "const": "none" }],
+    }
+    PortOrNone {
+        "anyOf": [{ "type": "integer", "minimum": 1, "maximum": 65535 }, { "const": "none" }],
     }
     CountOrAuto {
         "anyOf": [{ "type": "integer", "minimum": 1 }, { "const": "auto" }],

@@ -1,31 +1,44 @@
-//! Holds one backend of a pool, and counts the connections that use it.
+//! Holds one backend of a pool: where it is, what is thought of it, and how many connections use it.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::telemetry::{BackendActive, BackendMetrics};
+use tokio::time::Instant;
 
-/// One address in a pool. It keeps its identity (pool name and address) across reloads, and with it its counts.
+use super::standing::Standing;
+use crate::telemetry::BackendMetrics;
+
+/// One address in a pool. It keeps its identity (pool, entry and address) across reloads, and with it its counts and
+/// what is thought of it.
 #[derive(Debug)]
 pub struct Backend {
-    /// As it stands in the configuration.
+    /// As it stands in the configuration; of a name that is looked up, with a number behind it.
     pub name: Arc<str>,
-    pub address: SocketAddr,
+    pub address: Address,
+    /// Whether the address came from a name, and may move.
+    pub looked_up: bool,
     pub metrics: Arc<BackendMetrics>,
+    pub standing: Standing,
     active: AtomicUsize,
+}
+
+/// Where connections to a backend go.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    Inet(SocketAddr),
+    Unix(Arc<Path>),
 }
 
 /// A place on a backend, given back when dropped.
 #[derive(Debug)]
-pub struct Lease {
-    backend: Arc<Backend>,
-    _counted: BackendActive,
-}
+pub struct Lease(Arc<Backend>);
 
 impl Backend {
-    pub fn new(name: Arc<str>, address: SocketAddr, metrics: Arc<BackendMetrics>) -> Self {
-        Self { name, address, metrics, active: AtomicUsize::new(0) }
+    pub fn new(name: Arc<str>, address: Address, looked_up: bool, metrics: Arc<BackendMetrics>, now: Instant) -> Self {
+        Self { name, address, looked_up, metrics, standing: Standing::new(now), active: AtomicUsize::new(0) }
     }
 
     /// How many connections use this backend now, those being opened included.
@@ -35,18 +48,35 @@ impl Backend {
 }
 
 impl Lease {
-    pub fn new(backend: &Arc<Backend>) -> Self {
-        backend.active.fetch_add(1, Ordering::Relaxed);
-        Self { backend: Arc::clone(backend), _counted: backend.metrics.active() }
+    /// Takes a place if fewer than `most` are taken.
+    pub fn try_new(backend: &Arc<Backend>, most: usize) -> Option<Self> {
+        let taken = backend.active.fetch_add(1, Ordering::Relaxed);
+        let lease = Self(Arc::clone(backend));
+        (taken < most).then_some(lease)
     }
 
-    pub fn backend(&self) -> &Backend {
-        &self.backend
+    pub fn backend(&self) -> &Arc<Backend> {
+        &self.0
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.backend.active.fetch_sub(1, Ordering::Relaxed);
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Address {
+    pub fn is_ipv6(&self) -> bool {
+        matches!(self, Self::Inet(address) if address.is_ipv6())
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
     }
 }

@@ -1,30 +1,66 @@
-//! Picks a backend for a connection.
+//! Holds a named set of backends, and picks one of them for a connection.
 //!
-//! In:  the pool a route leads to, and which backends were tried already.
-//! Out: a backend; no I/O, no lock, no allocation.
+//! In:  the entries of the configuration, the answers to those that are names, what became of connections and checks.
+//! Out: a [`Lease`] on a backend: no I/O, no lock, no allocation.
+//!
+//! The path calls [`Pool::picks`], [`Pool::failed`] and [`Pool::answered`]; the control thread calls the rest.
 
 mod backend;
+mod maglev;
+mod members;
+mod picks;
 mod policy;
+mod standing;
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-pub use self::backend::{Backend, Lease};
-use self::policy::RoundRobin;
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+pub use self::backend::{Address, Backend, Lease};
+pub use self::members::Member;
+use self::members::Members;
+pub use self::picks::{Picks, Request};
+pub use self::policy::Policy;
+pub use self::standing::{Ejection, Grade, Health, Operator, Standing};
 use crate::proxy_header;
-use crate::telemetry::PoolMetrics;
+use crate::telemetry::{Metrics, PoolMetrics};
 
 /// A named set of backends and how they are used.
-#[derive(Debug)]
 pub struct Pool {
     pub name: Arc<str>,
     pub connect: Connect,
     pub metrics: Arc<PoolMetrics>,
-    backends: Vec<Arc<Backend>>,
-    policy: RoundRobin,
+    settings: Settings,
+    members: ArcSwap<Members>,
+    /// Where the members come from. Held by the control thread alone, while it changes them.
+    entries: Mutex<Vec<Known>>,
+    /// Rings when a backend that was looked up could not be reached: its name may have moved.
+    pub look_again: Notify,
+    all_metrics: Arc<Metrics>,
+    turn: AtomicUsize,
     source_turn: AtomicUsize,
+}
+
+/// How the backends of a pool are ordered and judged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    pub policy: Policy,
+    /// `None`: off.
+    pub ejection: Option<Ejection>,
+    pub when_all_down: WhenAllDown,
+    pub slow_start: Duration,
+}
+
+/// What becomes of a connection when the checks of all backends fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenAllDown {
+    Try,
+    Refuse,
 }
 
 /// How connections to backends are made: how long and how often that is tried, and what is set on their sockets.
@@ -36,6 +72,8 @@ pub struct Connect {
     pub attempts: usize,
     /// Over all attempts.
     pub total: Duration,
+    /// How long a backend that took the hello may say nothing before another is tried, if there is another.
+    pub first_byte: Duration,
     pub send_proxy_protocol: Option<proxy_header::Version>,
     /// Local addresses to connect from, in turn.
     pub source_addresses: Vec<IpAddr>,
@@ -43,38 +81,141 @@ pub struct Connect {
     pub congestion: Option<Arc<str>>,
 }
 
-/// Walks a pool in its policy's order, from a start of its own; gives each backend once.
-#[derive(Debug)]
-pub struct Picks<'a> {
-    pool: &'a Pool,
-    turn: usize,
-    /// Backends already given, the first `count` of them.
-    tried: [usize; MOST_ATTEMPTS],
-    count: usize,
+/// One backend of the configuration, or a name behind which there are any number.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// As it stands in the configuration.
+    pub name: Arc<str>,
+    /// `None`: it is looked up.
+    pub address: Option<Address>,
+    pub weight: u32,
+    pub backup: bool,
+    /// At a time, to each of its addresses.
+    pub max_connections: usize,
+}
+
+/// One answer to an entry that is looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub address: Address,
+    /// In place of 1, beside the entry's other answers.
+    pub weight: u32,
+    pub backup: bool,
+}
+
+/// An entry with the backends that it stands for now.
+struct Known {
+    entry: Entry,
+    backends: Vec<(Found, Arc<Backend>)>,
 }
 
 impl Pool {
-    /// Makes a pool of `backends` with their weights.
+    /// Makes a pool. Backends that `before` has too, by entry and address, are taken over with all that is known of them;
+    /// so are the answers to names.
     pub fn new(
         name: Arc<str>,
-        backends: Vec<(Arc<Backend>, u32)>,
+        settings: Settings,
         connect: Connect,
-        metrics: Arc<PoolMetrics>,
+        entries: Vec<Entry>,
+        metrics: &Arc<Metrics>,
+        before: Option<&Self>,
     ) -> Self {
-        let weights: Vec<u32> = backends.iter().map(|(_, weight)| *weight).collect();
-        let backends = backends.into_iter().map(|(backend, _)| backend).collect();
-        let policy = RoundRobin::new(&weights);
-        let source_turn = AtomicUsize::new(0);
-        Self { name, connect, metrics, backends, policy, source_turn }
+        let now = Instant::now();
+        let pool = Self {
+            metrics: metrics.pool(&name),
+            name,
+            connect,
+            members: ArcSwap::from_pointee(Members::new(Vec::new(), settings.policy)),
+            settings,
+            entries: Mutex::default(),
+            look_again: Notify::new(),
+            all_metrics: Arc::clone(metrics),
+            turn: AtomicUsize::new(0),
+            source_turn: AtomicUsize::new(0),
+        };
+        let before_entries = before.map(Self::lock);
+        let known = entries.into_iter().map(|entry| {
+            let was = before_entries.iter().flat_map(|known| known.iter()).find(|known| known.entry.name == entry.name);
+            let was = was.map_or(&[][..], |known| &known.backends);
+            let found = match &entry.address {
+                Some(address) => vec![Found { address: address.clone(), weight: 1, backup: false }],
+                None => was.iter().map(|(found, _)| found.clone()).collect(),
+            };
+            let backends = pool.backends(&entry, found, was, before.is_some(), now);
+            Known { entry, backends }
+        });
+        let known = known.collect();
+        drop(before_entries);
+        *pool.lock() = known;
+        pool.lay_out();
+        pool
     }
 
-    pub fn backends(&self) -> &[Arc<Backend>] {
-        &self.backends
+    /// Puts in force the addresses that the entry called `entry` has now. Live connections to others run on.
+    ///
+    /// Returns whether anything changed.
+    pub fn answer(&self, entry: &str, found: Vec<Found>) -> bool {
+        let now = Instant::now();
+        {
+            let mut entries = self.lock();
+            let Some(known) = entries.iter_mut().find(|known| &*known.entry.name == entry) else { return false };
+            if known.backends.iter().map(|(found, _)| found).eq(&found) {
+                return false;
+            }
+            let backends = self.backends(&known.entry, found, &known.backends, !known.backends.is_empty(), now);
+            let gone = std::mem::replace(&mut known.backends, backends);
+            for (_, backend) in gone {
+                if !known.backends.iter().any(|(_, kept)| Arc::ptr_eq(kept, &backend)) {
+                    self.all_metrics.retire_backend(&self.name, &backend.name);
+                }
+            }
+            for (_, backend) in &known.backends {
+                // A number that was given back may have been taken again.
+                self.all_metrics.backend(&self.name, &backend.name);
+            }
+        }
+        self.lay_out();
+        true
     }
 
-    /// Takes the next turn of the policy.
-    pub fn picks(&self) -> Picks<'_> {
-        Picks { pool: self, turn: self.policy.turn(), tried: [0; MOST_ATTEMPTS], count: 0 }
+    /// The names of the entries that are looked up.
+    pub fn looked_up(&self) -> Vec<Arc<str>> {
+        let entries = self.lock();
+        entries
+            .iter()
+            .filter(|known| known.entry.address.is_none())
+            .map(|known| Arc::clone(&known.entry.name))
+            .collect()
+    }
+
+    /// The backends there are now, primaries first.
+    pub fn list(&self) -> Vec<Member> {
+        self.members.load().list().to_vec()
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Begins the walk of one connection.
+    pub fn picks(&self, request: Request<'_>) -> Picks<'_> {
+        Picks::new(self, request)
+    }
+
+    /// Notes that a connection to `backend` failed before it said anything sensible; leaves it out for a while if that was
+    /// once too often and the pool can do without it.
+    pub fn failed(&self, backend: &Arc<Backend>, now: Instant) {
+        let spare = || self.members.load().can_spare(backend, now);
+        if let Some(length) = backend.standing.failed(self.settings.ejection.as_ref(), now, spare) {
+            backend.metrics.ejected();
+            let length_s = length.as_secs_f64();
+            tracing::warn!(pool = &*self.name, backend = &*backend.name, address = %backend.address, length_s, "ejected");
+        }
+    }
+
+    /// Notes that `backend` answered as a backend should.
+    pub fn answered(&self, backend: &Backend, now: Instant) {
+        backend.standing.answered(self.settings.ejection.as_ref(), now);
     }
 
     /// The local address to connect to `backend` from; `None` leaves the choice to the kernel.
@@ -85,66 +226,74 @@ impl Pool {
             count => usable().nth(self.source_turn.fetch_add(1, Ordering::Relaxed) % count).copied(),
         }
     }
-}
 
-impl<'a> Iterator for Picks<'a> {
-    type Item = &'a Arc<Backend>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        // Tried ones are skipped, not removed: the order is the policy's.
-        let tried = &self.tried[..self.count];
-        let number = self.pool.policy.order(self.turn).find(|number| !tried.contains(number))?;
-        *self.tried.get_mut(self.count)? = number;
-        self.count += 1;
-        self.pool.backends.get(number)
-    }
-}
-
-/// No connection is worth more attempts than this, whatever is configured.
-const MOST_ATTEMPTS: usize = 16;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::telemetry::Metrics;
-
-    fn pool(weights: &[u32]) -> Pool {
-        let metrics = Metrics::new();
-        let backend = |(port, weight): (u16, &u32)| {
-            let address = ([127, 0, 0, 1], port).into();
-            (Arc::new(Backend::new("b".into(), address, metrics.backend("p", "b"))), *weight)
-        };
-        let backends = (1..).zip(weights).map(backend).collect();
-        let connect = Connect {
-            timeout: Duration::ZERO,
-            attempts: 3,
-            total: Duration::ZERO,
-            send_proxy_protocol: None,
-            source_addresses: vec![],
-            congestion: None,
-        };
-        Pool::new("p".into(), backends, connect, metrics.pool("p"))
-    }
-
-    #[test]
-    fn turns_follow_the_weights() {
-        let pool = pool(&[1, 3]);
-        let ports: Vec<u16> = (0..8).filter_map(|_| Some(pool.picks().next()?.address.port())).collect();
-        assert_eq!(ports.iter().filter(|&&port| port == 2).count(), 6);
-    }
-
-    #[test]
-    fn every_backend_is_given_once_a_connection() {
-        let pool = pool(&[5, 1, 1]);
-        for _ in 0..20 {
-            let mut ports: Vec<u16> = pool.picks().map(|backend| backend.address.port()).collect();
-            ports.sort_unstable();
-            assert_eq!(ports, [1, 2, 3]);
+    /// Brings the gauges of all backends up to date.
+    pub fn publish(&self, now: Instant) {
+        for member in self.members.load().list() {
+            let Backend { standing, metrics, .. } = &*member.backend;
+            metrics.standing(standing.grade(now) == Grade::Usable, standing.state(now), member.backend.active());
         }
     }
 
-    #[test]
-    fn a_pool_without_backends_gives_none() {
-        assert!(pool(&[]).picks().next().is_none());
+    /// The backends behind `entry`: those in `was` that are still there, and new ones under the lowest free numbers.
+    fn backends(
+        &self,
+        entry: &Entry,
+        found: Vec<Found>,
+        was: &[(Found, Arc<Backend>)],
+        late: bool,
+        now: Instant,
+    ) -> Vec<(Found, Arc<Backend>)> {
+        let kept =
+            |address: &Address| was.iter().map(|(_, backend)| backend).find(|backend| backend.address == *address);
+        let names: Vec<Arc<str>> =
+            found.iter().filter_map(|found| Some(Arc::clone(&kept(&found.address)?.name))).collect();
+        let mut free = (1..)
+            .map(|number| format!("{}#{number}", entry.name))
+            .filter(|name| !names.iter().any(|taken| **taken == **name));
+        let backend = |found: Found| {
+            if let Some(kept) = kept(&found.address) {
+                return (found, Arc::clone(kept));
+            }
+            let name = match entry.address {
+                Some(_) => Arc::clone(&entry.name),
+                None => free.next().expect("numbers do not end").into(),
+            };
+            let metrics = self.all_metrics.backend(&self.name, &name);
+            let backend = Backend::new(name, found.address.clone(), entry.address.is_none(), metrics, now);
+            if late {
+                backend.standing.is_back(now);
+            }
+            (found, Arc::new(backend))
+        };
+        found.into_iter().map(backend).collect()
+    }
+
+    fn lay_out(&self) {
+        let entries = self.lock();
+        let member = |number: usize, entry: &Entry, (found, backend): &(Found, Arc<Backend>)| Member {
+            backend: Arc::clone(backend),
+            weight: entry.weight.saturating_mul(found.weight.max(1)),
+            backup: entry.backup || found.backup,
+            max_connections: entry.max_connections,
+            entry: number,
+        };
+        let list = entries.iter().enumerate().flat_map(|(number, known)| {
+            known.backends.iter().map(move |backend| member(number, &known.entry, backend))
+        });
+        self.members.store(Arc::new(Members::new(list.collect(), self.settings.policy)));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Known>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

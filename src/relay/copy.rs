@@ -31,19 +31,21 @@ pub(super) enum Then {
     Failed(io::Error),
 }
 
-/// Reads what is there and writes it once. The scratch is borrowed inside this call only, never across an await.
+/// Reads what is there, lets `hear` look at it, and writes it once. The scratch is borrowed inside this call only, never across an await.
 pub(super) fn message(
     cx: &mut Context<'_>,
     from: &mut impl Stream,
     to: &mut impl Stream,
     carried: &mut u64,
     rest: &mut Prefix,
+    hear: impl FnOnce(&[u8]),
 ) -> Poll<Result<Message, Fault>> {
     with_scratch(|scratch| {
         let mut buffer = ReadBuf::new(scratch);
         ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer)).map_err(Fault::Read)?;
         let then = if buffer.filled().is_empty() { Then::End } else { read_on(cx, from, &mut buffer) };
         let read = buffer.filled();
+        hear(read);
         let written = match then {
             _ if read.is_empty() => Poll::Ready(Ok(0)),
             Then::End => write_last(cx, to, read),

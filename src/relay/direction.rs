@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use super::copy::{Message, Then};
 use super::pipe::{self, Pipe};
-use super::{Engine, Meter, Stream, Way, copy};
+use super::{Engine, Heard, Meter, Stream, Way, copy};
 
 /// Bytes that go first, with how much of them is already written.
 #[derive(Debug, Default)]
@@ -28,6 +28,8 @@ pub(super) struct Direction {
     mode: Mode,
     /// Read, and not yet taken by the other side; an exact-size buffer, empty most of the time.
     rest: Prefix,
+    /// Whether the meter knows of the first bytes.
+    heard: Heard,
     /// Held only while it holds bytes.
     pipe: Option<Box<Pipe>>,
     /// Bytes that the other side's kernel has taken.
@@ -84,12 +86,12 @@ impl Prefix {
 }
 
 impl Direction {
-    pub(super) fn new(way: Way, engine: Engine, rest: Prefix) -> Self {
+    pub(super) fn new(way: Way, engine: Engine, rest: Prefix, heard: Heard) -> Self {
         let mode = match engine {
             Engine::Adaptive { .. } if cfg!(target_os = "linux") => Mode::Message { large: 0 },
             Engine::Adaptive { .. } | Engine::Copy => Mode::CopyOnly,
         };
-        Self { way, state: State::Open, mode, rest, pipe: None, carried: 0 }
+        Self { way, state: State::Open, mode, rest, heard, pipe: None, carried: 0 }
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -145,7 +147,7 @@ impl Direction {
             }
             let moved = match self.mode {
                 Mode::Bulk { .. } => ready!(self.poll_splice(cx, from, engine))?,
-                Mode::CopyOnly | Mode::Message { .. } => ready!(self.poll_copy(cx, from, to))?,
+                Mode::CopyOnly | Mode::Message { .. } => ready!(self.poll_copy(cx, from, to, meter))?,
             };
             match moved {
                 Moved::Bytes(bytes) => budget = budget.saturating_sub(bytes),
@@ -155,13 +157,21 @@ impl Direction {
     }
 
     /// Reads one message and writes it; what is not taken becomes the rest.
-    fn poll_copy(
+    fn poll_copy<M: Meter>(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut impl Stream,
         to: &mut impl Stream,
+        meter: &mut M,
     ) -> Poll<Result<Moved, Fault>> {
-        let Message { bytes, then } = ready!(copy::message(cx, from, to, &mut self.carried, &mut self.rest))?;
+        let heard = &mut self.heard;
+        let hear = |bytes: &[u8]| {
+            if *heard == Heard::No && !bytes.is_empty() {
+                *heard = Heard::Yes;
+                meter.first_bytes(bytes);
+            }
+        };
+        let Message { bytes, then } = ready!(copy::message(cx, from, to, &mut self.carried, &mut self.rest, hear))?;
         if let Mode::Message { large } = self.mode {
             self.mode = match large + 1 {
                 _ if bytes < LARGE_READ_BYTES => Mode::Message { large: 0 },

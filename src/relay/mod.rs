@@ -51,6 +51,22 @@ pub enum Engine {
     Adaptive { pipe_bytes: usize },
 }
 
+/// What was said before a relay begins and is not yet written; and whether the backend has said anything.
+#[derive(Debug, Default)]
+pub struct Opening {
+    pub to_backend: Prefix,
+    pub to_client: Prefix,
+    pub heard: Heard,
+}
+
+/// Whether the meter has been told of the backend's first bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Heard {
+    #[default]
+    No,
+    Yes,
+}
+
 /// Where bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -63,8 +79,10 @@ pub enum Way {
 pub trait Meter {
     fn carried(&mut self, way: Way, bytes: u64);
     fn spliced(&mut self, way: Way, bytes: u64);
-    /// The backend's first byte was passed on.
-    fn first_byte(&mut self, at: Instant);
+    /// The backend's first bytes were read; called once, unless they were read before the relay began.
+    fn first_bytes(&mut self, bytes: &[u8]);
+    /// One side said FIN, and the other did not yet: nothing more will come in the direction `way`.
+    fn half_closed(&mut self, way: Way);
     fn ended(&mut self, end: End);
 }
 
@@ -104,17 +122,16 @@ pin_project! {
 }
 
 impl<C: Stream, B: Stream, M: Meter> Relay<C, B, M> {
-    /// `prefix` is what the backend has not read of the first bytes; `idle` stands in for the one of `settings`.
-    pub fn new(client: C, backend: B, prefix: Prefix, settings: Arc<Settings>, idle: Duration, meter: M) -> Self {
+    /// `idle` stands in for the one of `settings`.
+    pub fn new(client: C, backend: B, opening: Opening, settings: Arc<Settings>, idle: Duration, meter: M) -> Self {
         let now = Instant::now();
         let carrier = Carrier {
             ends: Ends { client, backend, closing: Closing::Reset },
-            to_backend: Direction::new(Way::ToBackend, settings.engine, prefix),
-            to_client: Direction::new(Way::ToClient, settings.engine, Prefix::default()),
+            to_backend: Direction::new(Way::ToBackend, settings.engine, opening.to_backend, Heard::Yes),
+            to_client: Direction::new(Way::ToClient, settings.engine, opening.to_client, opening.heard),
             stage: Stage::Carrying,
             broken: None,
             last_activity: now,
-            heard_backend: false,
             keepalive_set: false,
             idle,
             settings,
@@ -124,9 +141,9 @@ impl<C: Stream, B: Stream, M: Meter> Relay<C, B, M> {
     }
 
     /// The portable engine by its name: [`Relay::new`] through user space alone.
-    pub fn copy_bidirectional(client: C, backend: B, prefix: Prefix, settings: Settings, meter: M) -> Self {
+    pub fn copy_bidirectional(client: C, backend: B, opening: Opening, settings: Settings, meter: M) -> Self {
         let settings = Settings { engine: Engine::Copy, ..settings };
-        Self::new(client, backend, prefix, Arc::new(settings), settings.idle, meter)
+        Self::new(client, backend, opening, Arc::new(settings), settings.idle, meter)
     }
 }
 
@@ -154,7 +171,6 @@ struct Carrier<C: Stream, B: Stream, M> {
     /// The side that failed, once one did; what it sent before is still delivered.
     broken: Option<(Side, End)>,
     last_activity: Instant,
-    heard_backend: bool,
     /// The backend's keepalive is set when a connection has lived as long as its first probe would take.
     keepalive_set: bool,
     idle: Duration,
@@ -187,8 +203,11 @@ impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
         if let Poll::Ready(end) = end {
             return Poll::Ready(end);
         }
-        if half_closed != self.half_closed() && self.next_look() < timer.deadline() {
-            timer.as_mut().reset(self.next_look());
+        if half_closed != self.half_closed() {
+            self.meter.half_closed(if self.to_client.is_closed() { Way::ToClient } else { Way::ToBackend });
+            if self.next_look() < timer.deadline() {
+                timer.as_mut().reset(self.next_look());
+            }
         }
         self.poll_timer(cx, timer)
     }
@@ -245,10 +264,6 @@ impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
             (self.to_backend.carried - to_backend, self.to_client.carried - to_client);
         if more_to_client > 0 {
             self.meter.carried(Way::ToClient, more_to_client);
-            if !self.heard_backend {
-                self.heard_backend = true;
-                self.meter.first_byte(self.last_activity);
-            }
         }
         if more_to_backend > 0 {
             self.meter.carried(Way::ToBackend, more_to_backend);

@@ -21,9 +21,12 @@ impl Meter for Arc<Count> {
         self.spliced.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn first_byte(&mut self, _: Instant) {
+    fn first_bytes(&mut self, bytes: &[u8]) {
+        assert!(!bytes.is_empty());
         assert!(!self.heard_backend.swap(true, Ordering::Relaxed), "there is one first byte");
     }
+
+    fn half_closed(&mut self, _: Way) {}
 
     fn ended(&mut self, _: End) {}
 }
@@ -65,9 +68,9 @@ async fn relayed(
     let (near_backend, backend) = tcp_pair().await;
     let relay = tokio::spawn(async move {
         let count = Arc::new(Count::default());
-        let prefix = Prefix::new(prefix.to_vec());
+        let opening = Opening { to_backend: Prefix::new(prefix.to_vec()), ..Opening::default() };
         let idle = settings.idle;
-        let end = Relay::new(near_client, near_backend, prefix, Arc::new(settings), idle, Arc::clone(&count)).await;
+        let end = Relay::new(near_client, near_backend, opening, Arc::new(settings), idle, Arc::clone(&count)).await;
         Outcome {
             end,
             bytes: [0, 1].map(|way: usize| count.bytes[way].load(Ordering::Relaxed)),

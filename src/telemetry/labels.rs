@@ -79,11 +79,55 @@ labels! {
 
     /// What became of one attempt to connect to a backend.
     ConnectResult {
+        /// It took the client's first bytes, and nothing showed that another would do better.
         Ok => "ok",
         Refused => "refused",
         TimedOut => "timeout",
         Unreachable => "unreachable",
+        /// No local port is left, or no descriptor: our own lack, not the backend's.
+        Exhausted => "exhausted",
+        /// It took the hello and said nothing for too long.
+        Silent => "silent",
+        /// It took the hello and closed without a byte.
+        Closed => "closed",
+        /// It reset the connection before it said anything.
+        Reset => "reset",
+        /// What it said first is no TLS.
+        NotTls => "not_tls",
         Failed => "failed",
+    }
+    /// What a backend said first.
+    FirstRecord {
+        ServerHello => "server_hello",
+        /// A ServerHello that asks for another ClientHello, RFC 8446 §4.1.4.
+        HelloRetry => "hello_retry",
+        Alert => "alert",
+        Other => "other",
+        /// It closed, or was reset, without a byte.
+        None => "none",
+    }
+    /// What is thought of a backend.
+    BackendState {
+        Up => "up",
+        /// Its checks fail.
+        Failing => "failing",
+        /// Its connections failed: it is left out for a while.
+        Ejected => "ejected",
+        /// So the operator wants it: no new connections.
+        Drain => "drain",
+        /// So the operator wants it: no new connections and no checks.
+        Down => "down",
+    }
+    /// What became of one active check.
+    CheckResult {
+        Ok => "ok",
+        /// Nothing was there: refused, unreachable, reset.
+        Connect => "connect",
+        TimedOut => "timeout",
+        /// The handshake failed: an alert, or no TLS.
+        Tls => "tls",
+        /// The certificate is not to be trusted, or is another name's.
+        Certificate => "certificate",
     }
 
     /// What became of one look-up of a DNS name.

@@ -5,7 +5,7 @@
 //! Source: DESIGN §5. Names, labels and help stand in `table`.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{Counter, Gauge};
@@ -22,6 +22,7 @@ pub struct Metrics {
     names: Mutex<Names>,
     last_reload: Mutex<Option<LastReload>>,
     started: SystemTime,
+    collector: OnceLock<Box<dyn Fn() + Send + Sync>>,
     spliced: Vec<Counter>,
     limited: Vec<Vec<Counter>>,
     alerts: Vec<Counter>,
@@ -63,12 +64,16 @@ impl Metrics {
             names: Mutex::default(),
             last_reload: Mutex::default(),
             started,
+            collector: OnceLock::new(),
             registry,
         })
     }
 
     /// The text that Prometheus reads, in format 0.0.4.
     pub fn render(&self) -> String {
+        if let Some(collect) = self.collector.get() {
+            collect();
+        }
         let mut text = self.registry.render();
         // The recorder would keep every hash there ever was.
         if let Some(reload) = self.last_reload().filter(|reload| !reload.hash.is_empty()) {
@@ -78,6 +83,11 @@ impl Metrics {
         process::write(&mut text);
         let gone = self.names().gone();
         render::arrange(&text, &gone)
+    }
+
+    /// Has `collect` set the gauges that nobody keeps up to date, before each rendering. The first one stays.
+    pub fn collect_with(&self, collect: impl Fn() + Send + Sync + 'static) {
+        let _ = self.collector.set(Box::new(collect));
     }
 
     /// To be called every few seconds, whether or not anybody scrapes: samples of histograms pile up until then.
@@ -120,6 +130,11 @@ impl Metrics {
     pub fn backend(&self, pool: &str, backend: &str) -> Arc<BackendMetrics> {
         let (pool, backend) = self.names().admit_backend(pool, backend);
         Arc::new(BackendMetrics::register(&self.registry, &pool, &backend))
+    }
+
+    /// Hides the series of a backend that is gone, until its name comes back.
+    pub fn retire_backend(&self, pool: &str, backend: &str) {
+        self.names().retire_backend(pool, backend);
     }
 
     /// To be called once a reload is in force: series of what is not named here are no longer rendered. They come

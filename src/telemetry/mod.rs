@@ -22,5 +22,5 @@ pub use self::line::{Alpn, ConnectionLine};
 pub use self::log::{ConnectionLog, Format, Level, LogGuard, LogSettings, Which, init};
 pub use self::metrics::{LastReload, Metrics, REVISION, VERSION};
 pub use self::reason::Reason;
-pub use self::series::{Active, BackendActive, BackendMetrics, DnsMetrics, ListenerMetrics, PoolMetrics, RouteMetrics};
+pub use self::series::{Active, BackendMetrics, DnsMetrics, ListenerMetrics, PoolMetrics, RouteMetrics};
 pub use self::timestamp::Timestamp;

@@ -46,6 +46,12 @@ impl Names {
         admit(&mut self.backends, (pool, label_value(backend)), other, MAX_BACKENDS).label
     }
 
+    pub(super) fn retire_backend(&mut self, pool: &str, backend: &str) {
+        if let Some(standing) = self.backends.get_mut(&(label_value(pool), label_value(backend))) {
+            *standing = Standing::Gone;
+        }
+    }
+
     /// Marks what is no longer in the configuration as gone, and what is in it as in force.
     pub(super) fn retain(&mut self, routes: &HashSet<&str>, pools: &HashSet<&str>, backends: &HashSet<(&str, &str)>) {
         let routes: HashSet<String> = routes.iter().map(|name| label_value(name)).collect();

@@ -10,7 +10,8 @@ use metrics::{Counter, Gauge, Histogram};
 
 use super::Reason;
 use super::labels::{
-    AcceptError, ConnectResult, Direction, DnsResult, Feature, HelloResult, Match, Paused, ProxyHeaderResult, State,
+    AcceptError, BackendState, CheckResult, ConnectResult, Direction, DnsResult, Feature, FirstRecord, HelloResult,
+    Match, Paused, ProxyHeaderResult, State,
 };
 use super::metrics::{Metrics, each};
 use super::registry::Registry;
@@ -233,6 +234,7 @@ const fn ends_routed(reason: Reason) -> bool {
 pub struct PoolMetrics {
     connected: Histogram,
     first_byte: Histogram,
+    check: Histogram,
 }
 
 impl PoolMetrics {
@@ -240,6 +242,7 @@ impl PoolMetrics {
         Self {
             connected: registry.histogram(&table::CONNECT_DURATION, &[pool]),
             first_byte: registry.histogram(&table::FIRST_BYTE, &[pool]),
+            check: registry.histogram(&table::CHECK_DURATION, &[pool]),
         }
     }
 
@@ -249,6 +252,10 @@ impl PoolMetrics {
 
     pub fn first_byte(&self, after: Duration) {
         self.first_byte.record(after);
+    }
+
+    pub fn checked(&self, took: Duration) {
+        self.check.record(took);
     }
 }
 
@@ -271,7 +278,13 @@ impl DnsMetrics {
 /// Series of one backend.
 pub struct BackendMetrics {
     connects: Vec<Counter>,
+    first_records: Vec<Counter>,
     active: Gauge,
+    up: Gauge,
+    states: Vec<Gauge>,
+    ejections: Counter,
+    checks: Vec<Counter>,
+    certificate_expiry: Gauge,
 }
 
 impl BackendMetrics {
@@ -280,7 +293,19 @@ impl BackendMetrics {
             connects: each(ConnectResult::ALL, |result| {
                 registry.counter(&table::CONNECTS, &[pool, backend, result.as_str()])
             }),
+            first_records: each(FirstRecord::ALL, |kind| {
+                registry.counter(&table::FIRST_RECORD, &[pool, backend, kind.as_str()])
+            }),
             active: registry.gauge(&table::BACKEND_ACTIVE, &[pool, backend]),
+            up: registry.gauge(&table::BACKEND_UP, &[pool, backend]),
+            states: each(BackendState::ALL, |state| {
+                registry.gauge(&table::BACKEND_STATE, &[pool, backend, state.as_str()])
+            }),
+            ejections: registry.counter(&table::EJECTIONS, &[pool, backend]),
+            checks: each(CheckResult::ALL, |result| {
+                registry.counter(&table::CHECKS, &[pool, backend, result.as_str()])
+            }),
+            certificate_expiry: registry.gauge(&table::CERTIFICATE_EXPIRY, &[pool, backend]),
         }
     }
 
@@ -288,20 +313,30 @@ impl BackendMetrics {
         self.connects[result as usize].increment(1);
     }
 
-    /// Counts a connection to the backend, which is open until the guard is dropped.
-    pub fn active(&self) -> BackendActive {
-        self.active.increment(1.0);
-        BackendActive(self.active.clone())
+    pub fn first_record(&self, kind: FirstRecord) {
+        self.first_records[kind as usize].increment(1);
     }
-}
 
-/// An open connection to a backend; dropped, it is open no more.
-#[must_use]
-pub struct BackendActive(Gauge);
+    pub fn ejected(&self) {
+        self.ejections.increment(1);
+    }
 
-impl Drop for BackendActive {
-    fn drop(&mut self) {
-        self.0.decrement(1.0);
+    pub fn checked(&self, result: CheckResult) {
+        self.checks[result as usize].increment(1);
+    }
+
+    /// In seconds since 1970.
+    pub fn certificate_expires(&self, at: i64) {
+        self.certificate_expiry.set(at as f64);
+    }
+
+    /// What holds at this moment; to be called before each rendering, so that the path keeps no gauge.
+    pub fn standing(&self, is_up: bool, state: BackendState, active: usize) {
+        self.up.set(if is_up { 1.0 } else { 0.0 });
+        for (label, gauge) in BackendState::ALL.iter().zip(&self.states) {
+            gauge.set(if *label == state { 1.0 } else { 0.0 });
+        }
+        self.active.set(active as f64);
     }
 }
 
@@ -314,11 +349,5 @@ impl std::fmt::Debug for PoolMetrics {
 impl std::fmt::Debug for BackendMetrics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("BackendMetrics").finish_non_exhaustive()
-    }
-}
-
-impl std::fmt::Debug for BackendActive {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BackendActive").finish_non_exhaustive()
     }
 }

@@ -55,6 +55,13 @@ table! {
     CONNECT_DURATION: Histogram(WAITS), "snigate_backend_connect_duration_seconds", ["pool"], "Time of successful connects to a backend.";
     BACKEND_ACTIVE: Gauge, "snigate_backend_connections_active", ["pool", "backend"], "Connections open to the backend now.";
     FIRST_BYTE: Histogram(WAITS), "snigate_backend_first_byte_seconds", ["pool"], "From the connect to the backend's first byte.";
+    FIRST_RECORD: Counter, "snigate_backend_first_record_total", ["pool", "backend", "kind"], "Connections of TLS clients, by what the backend said first.";
+    BACKEND_UP: Gauge, "snigate_backend_up", ["pool", "backend"], "1 while the backend is picked as usual, 0 while it is failing, ejected, drained or down.";
+    BACKEND_STATE: Gauge, "snigate_backend_state", ["pool", "backend", "state"], "1 for the state that the backend is in.";
+    EJECTIONS: Counter, "snigate_backend_ejections_total", ["pool", "backend"], "How often the backend was left out because its connections failed.";
+    CERTIFICATE_EXPIRY: Gauge, "snigate_backend_certificate_expiry_timestamp_seconds", ["pool", "backend"], "When the certificate expires that the last TLS check was shown, in seconds since 1970; 0 before that.";
+    CHECKS: Counter, "snigate_health_checks_total", ["pool", "backend", "result"], "Active checks that ended.";
+    CHECK_DURATION: Histogram(WAITS), "snigate_health_check_duration_seconds", ["pool"], "How long active checks took.";
 
     DNS_LOOKUPS: Counter, "snigate_dns_lookups_total", ["pool", "result"], "Look-ups of the DNS names among a pool's backends.";
 

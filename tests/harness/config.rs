@@ -118,6 +118,12 @@ impl Backends for SocketAddr {
     }
 }
 
+impl Backends for Vec<SocketAddr> {
+    fn addresses(&self) -> Vec<SocketAddr> {
+        self.clone()
+    }
+}
+
 impl<const N: usize> Backends for [SocketAddr; N] {
     fn addresses(&self) -> Vec<SocketAddr> {
         self.to_vec()

@@ -7,6 +7,13 @@ pub fn hello(name: &str) -> Vec<u8> {
     records(&message(&usual(name)), MOST_IN_RECORD)
 }
 
+/// What a TLS backend says first: the beginning of a ServerHello (RFC 8446 §4.1.3).
+pub const SERVER_HELLO: &[u8] = b"\x16\x03\x03\x00\x7a\x02\x00\x00\x76\x03\x03served";
+/// A fatal alert: the backend cannot go on (RFC 8446 §6.2).
+pub const INTERNAL_ERROR: &[u8] = &[0x15, 3, 3, 0, 2, 2, 80];
+/// A fatal alert: the client offers nothing that the backend takes.
+pub const REFUSED_OFFER: &[u8] = &[0x15, 3, 3, 0, 2, 2, 40];
+
 /// The extensions of [`hello`].
 pub fn usual(name: &str) -> Vec<u8> {
     [server_name(name.as_bytes()), alpn(&["h2", "http/1.1"]), groups(), versions()].concat()

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 
 use crate::backend::Backend;
-use crate::bytes::hello;
+use crate::bytes::{SERVER_HELLO, hello};
 use crate::harness::Lb;
 use crate::harness::recorder::ClosedPort;
 use crate::trial::Trial;
@@ -14,9 +14,10 @@ use crate::wire::{Close, ask, read_to_close, send};
 
 #[test]
 fn a_backend_that_refuses_is_passed_over() {
-    let backend = Backend::answering(b"served");
+    let backend = Backend::answering(SERVER_HELLO);
     let (one, two) = (ClosedPort::new(), ClosedPort::new());
-    let lb = Trial::of(Lb::new().route("a.test", [one.address, two.address, backend.address]));
+    let backends = [one.address, two.address, backend.address];
+    let lb = Trial::of(Lb::new().route_with("a.test", backends, "ejection: off"));
     for _ in 0..6 {
         served(&lb);
     }
@@ -41,14 +42,15 @@ fn when_all_refuse_the_client_is_reset_at_once() {
 #[test]
 fn a_backend_that_does_not_answer_is_given_up_and_passed_over() {
     let silent = SilentPort::new();
-    let backend = Backend::answering(b"served");
+    let backend = Backend::answering(SERVER_HELLO);
     let keys = "connect: { timeout: 300ms, attempts: 2, total: 5s }";
     let lb = Lb::new().route_with("a.test", [silent.address, backend.address], keys);
     let lb = Trial::of(lb.route_with("silent.test", silent.address, keys));
     for _ in 0..4 {
         served(&lb);
     }
-    lb.wait_for_metric("backend_connects_total", &[("result", "timeout")], 2.0);
+    let of_both = |lb: &Trial| lb.metric("backend_connects_total", &[("result", "timeout"), ("pool", "pool-0")]);
+    assert_eq!(of_both(&lb), 2.0);
     let started = Instant::now();
     assert_eq!(ask(lb.address(), &hello("silent.test")), (vec![], Close::Reset));
     let waited = started.elapsed();
@@ -87,7 +89,7 @@ fn a_backend_that_resets_at_once_resets_the_client() {
 fn served(lb: &Trial) {
     let mut client = send(lb.address(), &hello("a.test"));
     client.shutdown(std::net::Shutdown::Write).unwrap();
-    assert_eq!(read_to_close(&mut client), (b"served".to_vec(), Close::Fin));
+    assert_eq!(read_to_close(&mut client), (SERVER_HELLO.to_vec(), Close::Fin));
 }
 
 /// A port whose queue is full, so that further SYNs get no answer.

@@ -365,8 +365,27 @@ fn backends(old: Option<&config::Pool>, new: Option<&config::Pool>) -> Vec<Backe
 
 fn pool_settings(old: &config::Pool, new: &config::Pool) -> Vec<&'static str> {
     // Taken apart by name, here and below, so that a key that is new does not compile until it is compared.
-    let config::Pool { name: _, backends: _, connect, send_proxy_protocol, source_addresses, congestion } = old;
+    let config::Pool {
+        name: _,
+        backends: _,
+        balance,
+        resolve,
+        connect,
+        health_check,
+        ejection,
+        when_all_down,
+        slow_start,
+        send_proxy_protocol,
+        source_addresses,
+        congestion,
+    } = old;
     let alike = [
+        ("balance", *balance == new.balance),
+        ("resolve", *resolve == new.resolve),
+        ("health_check", *health_check == new.health_check),
+        ("ejection", *ejection == new.ejection),
+        ("when_all_down", *when_all_down == new.when_all_down),
+        ("slow_start", *slow_start == new.slow_start),
         ("connect", *connect == new.connect),
         ("send_proxy_protocol", *send_proxy_protocol == new.send_proxy_protocol),
         ("source_addresses", *source_addresses == new.source_addresses),

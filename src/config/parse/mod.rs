@@ -3,6 +3,8 @@
 //! In:  the text of the routing file and its path, beside which `include` looks.
 //! Out: a [`Config`], if nothing was wrong; and what was.
 
+mod backends;
+mod checks;
 mod conflicts;
 mod listeners;
 mod pools;
@@ -42,6 +44,8 @@ pub fn config(text: &str, file: &Path, problems: &mut Problems) -> (Option<Confi
     let pools = pools::parse(pools, congestion.as_ref(), problems);
     let listeners = listeners::parse(raw.listeners, &top, congestion.as_ref(), problems);
     let routes = routes::parse(routes, &listeners.names, &pools.names, problems);
+    let mut pools = pools;
+    checks::default_names(&mut pools.parsed, &routes.parsed);
     let mut fallback = |raw, key, default| routes::fallback(raw, &top, key, default, &pools.names, problems);
     let mut config = Config {
         no_sni: fallback(raw.no_sni, "no_sni", super::Refuse::Alert),

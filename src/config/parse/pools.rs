@@ -1,21 +1,19 @@
-//! Parses pools: backends and how they are connected to.
+//! Parses pools: their backends, and how these are found, balanced and connected to.
 //!
 //! In:  the raw maps of all files.
 //! Out: [`Pool`]s in the order of the files, their names for the routes, their places for warnings.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::listeners::count_or;
-use super::{FromFiles, Located, Names, each_of, name, only, read, refuse_unbuilt, require, section, settings};
-use crate::config::address::{self, AddressError};
+use super::{FromFiles, Located, Names, backends, checks, each_of, name, only, read, section, settings};
+use crate::config::address;
 use crate::config::at::At;
 use crate::config::located::Named;
 use crate::config::problem::{Place, Problem, Problems, Severity};
 use crate::config::raw::{self, Field};
-use crate::config::{Backend, Config, Connect, Destination, Pool, ProxyVersion, units};
+use crate::config::{Balance, Config, Connect, Destination, Family, Pool, ProxyVersion, Resolve, WhenAllDown, units};
 
 /// The pools of all files.
 pub struct Pools {
@@ -50,13 +48,7 @@ pub fn parse(files: FromFiles<Named<raw::Pool>>, congestion: Option<&Arc<str>>, 
 }
 
 fn pool(name: Arc<str>, raw: raw::Pool, at: &At<'_>, congestion: Option<&Arc<str>>, problems: &mut Problems) -> Pool {
-    refuse_unbuilt(raw.health_check.as_ref(), at, "health_check", problems);
-    only(raw.balance, at, "balance", (raw::Balance::RoundRobin, "round_robin"), problems);
-    only(raw.when_all_down, at, "when_all_down", (raw::WhenAllDown::Try, "try"), problems);
     only(raw.transparent, at, "transparent", (false, "false"), problems);
-    only_duration(raw.slow_start, at, "slow_start", (Duration::ZERO, "0s"), problems);
-    only_default_ejection(raw.ejection, at, problems);
-    only_default_resolve(raw.resolve, at, problems);
     let source_addresses = raw.source_addresses.and_then(|located| {
         let at = at.key("source_addresses", located.spot);
         Some(each_of(located.value?, &at, problems, |raw::IpAddress(text), at, problems| {
@@ -65,8 +57,18 @@ fn pool(name: Arc<str>, raw: raw::Pool, at: &At<'_>, congestion: Option<&Arc<str
     });
     Pool {
         name,
-        backends: backends(raw.backends, at, problems),
+        balance: balance(raw.balance),
+        backends: backends::parse(raw.backends, at, problems),
+        resolve: resolve(raw.resolve, at, problems),
         connect: connect(raw.connect, at, problems),
+        health_check: checks::health_check(raw.health_check, at, problems),
+        ejection: checks::ejection(raw.ejection, at, problems),
+        when_all_down: match raw.when_all_down.and_then(|located| located.value) {
+            Some(raw::WhenAllDown::Refuse) => WhenAllDown::Refuse,
+            Some(raw::WhenAllDown::Try) | None => WhenAllDown::Try,
+        },
+        slow_start: read(raw.slow_start, at, "slow_start", problems, |text| units::duration(&text.0))
+            .unwrap_or_default(),
         send_proxy_protocol: raw.send_proxy_protocol.and_then(|located| match located.value? {
             raw::SendProxyProtocol::Off => None,
             raw::SendProxyProtocol::V1 => Some(ProxyVersion::V1),
@@ -77,59 +79,40 @@ fn pool(name: Arc<str>, raw: raw::Pool, at: &At<'_>, congestion: Option<&Arc<str
     }
 }
 
-fn backends(field: Field<Vec<Located<raw::Backend>>>, at: &At<'_>, problems: &mut Problems) -> Vec<Backend> {
-    require(field.as_ref(), at, "backends", problems);
-    let Some(Located { spot, value: Some(list) }) = field else { return Vec::new() };
-    let at = at.key("backends", spot);
-    if list.is_empty() {
-        problems.error(&at, "the list is empty; at least one backend is needed");
+fn balance(field: Field<raw::Balance>) -> Balance {
+    match field.and_then(|located| located.value).unwrap_or(raw::Balance::RoundRobin) {
+        raw::Balance::RoundRobin => Balance::RoundRobin,
+        raw::Balance::LeastConnections => Balance::LeastConnections,
+        raw::Balance::PowerOfTwo => Balance::PowerOfTwo,
+        raw::Balance::Random => Balance::Random,
+        raw::Balance::SourceHash => Balance::SourceHash,
+        raw::Balance::SniHash => Balance::SniHash,
+        raw::Balance::First => Balance::First,
     }
-    let mut first: HashMap<SocketAddr, Place> = HashMap::new();
-    each_of(list, &at, problems, |raw, at, problems| {
-        let backend = backend(raw, at, problems)?;
-        // A backend is known by its address, across reloads too.
-        if let Some(first) = first.insert(backend.address, at.place()) {
-            let address = backend.address;
-            problems.error(at, format_args!("`{address}` is in this pool already, at {first}; give that a `weight`"));
-        }
-        Some(backend)
-    })
 }
 
-fn backend(raw: raw::Backend, at: &At<'_>, problems: &mut Problems) -> Option<Backend> {
-    let raw = match raw {
-        raw::Backend::Address(Located { spot, value }) => {
-            let address = backend_address(value?).map_err(|error| problems.error(&at.moved(spot), error)).ok()?;
-            return Some(Backend { address, weight: DEFAULT_WEIGHT });
-        }
-        raw::Backend::Keys(raw) => raw,
-    };
-    require(raw.address.as_ref(), at, "address", problems);
-    only(raw.backup, at, "backup", (false, "false"), problems);
-    let unlimited = |raw::CountOrNone(text)| match count_or(&text, "none") {
-        Ok(Some(_)) => Err("not supported yet; only `none` is".to_owned()),
-        Ok(None) => Ok(()),
-        Err(error) => Err(error),
-    };
-    read(raw.max_connections, at, "max_connections", problems, unlimited);
-    let weight = read(raw.weight, at, "weight", problems, |weight| match u32::try_from(weight) {
-        Ok(weight @ 1..=MAX_WEIGHT) => Ok(weight),
-        Ok(0) => Err("a weight is 1 to 1000; leave the backend out to give it nothing"),
-        _ => Err("a weight is 1 to 1000"),
-    });
-    let address = read(raw.address, at, "address", problems, backend_address)?;
-    Some(Backend { address, weight: weight.unwrap_or(DEFAULT_WEIGHT) })
-}
-
-fn backend_address(raw::Address(text): raw::Address) -> Result<SocketAddr, String> {
-    match address::socket(&text) {
-        Ok(address) if address.port() == 0 => Err("port 0 cannot be connected to".to_owned()),
-        Ok(address) => Ok(address),
-        Err(AddressError::Name(name)) => {
-            Err(format!("`{name}` is a DNS name, which is not supported yet; write the address, as `IP:PORT`"))
-        }
-        Err(error) => Err(error.to_string()),
+fn resolve(field: Field<raw::Resolve>, at: &At<'_>, problems: &mut Problems) -> Resolve {
+    let (raw, at) = section(field, at, "resolve");
+    let moment = units::duration_in(Duration::from_millis(100)..=Duration::from_secs(24 * 3600));
+    let max_spot = raw.max_ttl.as_ref().map_or(at.spot, |max| max.spot);
+    let min_ttl = read(raw.min_ttl, &at, "min_ttl", problems, |text| moment(&text.0)).unwrap_or(DEFAULT_MIN_TTL);
+    let max_ttl = read(raw.max_ttl, &at, "max_ttl", problems, |text| moment(&text.0));
+    let max_ttl = max_ttl.unwrap_or(DEFAULT_MAX_TTL.max(min_ttl));
+    if max_ttl < min_ttl {
+        let (min, max) = (units::show_duration(min_ttl), units::show_duration(max_ttl));
+        problems.error(
+            &at.key("max_ttl", max_spot),
+            format_args!("the longest time, {max}, is shorter than the shortest, {min}"),
+        );
     }
+    let any_time = units::duration_in(Duration::ZERO..=Duration::from_secs(30 * 24 * 3600));
+    let stale = read(raw.stale, &at, "stale", problems, |text| any_time(&text.0)).unwrap_or(DEFAULT_STALE);
+    let family = match raw.family.and_then(|located| located.value) {
+        Some(raw::Family::V4) => Family::V4,
+        Some(raw::Family::V6) => Family::V6,
+        Some(raw::Family::Any) | None => Family::Any,
+    };
+    Resolve { family, min_ttl, max_ttl, stale }
 }
 
 fn connect(field: Field<raw::Connect>, at: &At<'_>, problems: &mut Problems) -> Connect {
@@ -143,47 +126,14 @@ fn connect(field: Field<raw::Connect>, at: &At<'_>, problems: &mut Problems) -> 
         Ok(attempts @ 1..=MAX_ATTEMPTS) => Ok(attempts),
         _ => Err("1 to 16 attempts can be made"),
     });
+    let first_byte =
+        read(raw.first_byte, &at, "first_byte", problems, |text| moment(&text.0)).unwrap_or(DEFAULT_CONNECT.first_byte);
     if timeout > total {
         let (timeout, total) = (units::show_duration(timeout), units::show_duration(total));
         let message = format_args!("one attempt may take {timeout}, but all together get {total}");
         problems.warning(&at.key("timeout", spot), message);
     }
-    Connect { timeout, attempts: attempts.unwrap_or(DEFAULT_CONNECT.attempts), total }
-}
-
-fn only_default_ejection(field: Field<raw::Ejection>, at: &At<'_>, problems: &mut Problems) {
-    let Some(Located { spot, value: Some(raw) }) = field else { return };
-    let at = at.key("ejection", spot);
-    let raw = match raw {
-        raw::Ejection::Off(_) => return problems.error(&at, "not supported yet; leave it out"),
-        raw::Ejection::Keys(raw) => raw,
-    };
-    only(raw.failures, &at, "failures", (3, "3"), problems);
-    only_duration(raw.base, &at, "base", (Duration::from_secs(10), "10s"), problems);
-    only_duration(raw.max, &at, "max", (Duration::from_secs(300), "5m"), problems);
-}
-
-fn only_default_resolve(field: Field<raw::Resolve>, at: &At<'_>, problems: &mut Problems) {
-    let Some(Located { spot, value: Some(raw) }) = field else { return };
-    let at = at.key("resolve", spot);
-    only(raw.family, &at, "family", (raw::Family::Any, "any"), problems);
-    only_duration(raw.min_ttl, &at, "min_ttl", (Duration::from_secs(5), "5s"), problems);
-    only_duration(raw.max_ttl, &at, "max_ttl", (Duration::from_secs(300), "5m"), problems);
-    only_duration(raw.stale, &at, "stale", (Duration::from_secs(3600), "1h"), problems);
-}
-
-fn only_duration(
-    field: Field<raw::Duration>,
-    at: &At<'_>,
-    key: &str,
-    (default, written): (Duration, &str),
-    problems: &mut Problems,
-) {
-    read(field, at, key, problems, |raw::Duration(text)| match units::duration(&text) {
-        Ok(duration) if duration == default => Ok(()),
-        Ok(_) => Err(format!("not supported yet; only `{written}` is")),
-        Err(error) => Err(error.to_string()),
-    });
+    Connect { timeout, attempts: attempts.unwrap_or(DEFAULT_CONNECT.attempts), total, first_byte }
 }
 
 /// Warns of a pool that nothing leads to.
@@ -205,8 +155,13 @@ pub fn warn_of_unused(config: &Config, places: &[Place], problems: &mut Problems
     }
 }
 
-const DEFAULT_CONNECT: Connect =
-    Connect { timeout: Duration::from_secs(3), attempts: 3, total: Duration::from_secs(10) };
+const DEFAULT_CONNECT: Connect = Connect {
+    timeout: Duration::from_secs(3),
+    attempts: 3,
+    total: Duration::from_secs(10),
+    first_byte: Duration::from_secs(5),
+};
+const DEFAULT_MIN_TTL: Duration = Duration::from_secs(5);
+const DEFAULT_MAX_TTL: Duration = Duration::from_secs(300);
+const DEFAULT_STALE: Duration = Duration::from_secs(3600);
 const MAX_ATTEMPTS: usize = 16;
-const DEFAULT_WEIGHT: u32 = 1;
-const MAX_WEIGHT: u32 = 1_000;

@@ -106,7 +106,7 @@ fn condition<T, R, E: std::fmt::Display>(
 }
 
 /// Reads the name of an application protocol (RFC 7301 §3.1: 1 to 255 bytes).
-fn protocol(text: &str) -> Result<Box<[u8]>, &'static str> {
+pub fn protocol(text: &str) -> Result<Box<[u8]>, &'static str> {
     match text.len() {
         1..=255 => Ok(text.as_bytes().into()),
         0 => Err("the protocol is empty"),

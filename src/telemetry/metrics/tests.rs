@@ -134,12 +134,22 @@ fn a_guard_counts_down_in_the_state_it_was_in() {
     assert_eq!((in_state(State::Hello), in_state(State::Connecting), in_state(State::Relaying)), (1.0, 0.0, 1.0));
     drop((first, second));
     assert!(State::ALL.iter().all(|state| in_state(*state) == 0.0));
+}
 
-    let backend = metrics.backend("p", "b");
-    let open = (backend.active(), metrics.backend("p", "b").active());
-    assert_eq!(value(&metrics, "snigate_backend_connections_active{pool=\"p\",backend=\"b\"}"), Some(2.0));
-    drop(open);
-    assert_eq!(value(&metrics, "snigate_backend_connections_active{pool=\"p\",backend=\"b\"}"), Some(0.0));
+#[test]
+fn a_backend_is_in_one_state() {
+    let metrics = Metrics::new();
+    let series = |name: &str| value(&metrics, &format!("snigate_backend_{name}"));
+    for (is_up, state) in [(true, BackendState::Up), (false, BackendState::Ejected)] {
+        metrics.backend("p", "b").standing(is_up, state, 2);
+        assert_eq!(series("up{pool=\"p\",backend=\"b\"}"), Some(f64::from(u8::from(is_up))));
+        assert_eq!(series("connections_active{pool=\"p\",backend=\"b\"}"), Some(2.0));
+        for other in BackendState::ALL {
+            let wanted = if *other == state { 1.0 } else { 0.0 };
+            let name = format!("state{{pool=\"p\",backend=\"b\",state=\"{}\"}}", other.as_str());
+            assert_eq!(series(&name), Some(wanted), "{name}");
+        }
+    }
 }
 
 #[test]

@@ -1,0 +1,145 @@
+//! Waits for a backend's first answer to a hello, and reads what kind it is in passing.
+//!
+//! In:  a backend that has taken a ClientHello, the client that sent it.
+//! Out: an [`Answer`] that is on its way to the client; or [`Silence`], and then another backend can be asked.
+//! Source: RFC 8446 §5.1 (records), §4.1.3 (ServerHello, HelloRetryRequest), §6 (alerts).
+
+use std::io;
+
+use rustix::net::RecvFlags;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until};
+
+use super::stream::BackendStream;
+use crate::relay::{Prefix, with_scratch};
+use crate::telemetry::FirstRecord;
+
+/// A backend's first bytes.
+#[derive(Debug)]
+pub struct Answer {
+    pub kind: FirstRecord,
+    /// The AlertDescription, if it is one.
+    pub alert: Option<u8>,
+    /// When the backend had taken the hello.
+    pub took: Instant,
+    pub at: Instant,
+    /// How many of them the client has taken already.
+    pub carried_bytes: usize,
+    pub rest: Prefix,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum Silence {
+    TimedOut,
+    Closed,
+    NotTls,
+    Io(io::Error),
+    /// The client reset the connection meanwhile.
+    ClientGone(io::Error),
+}
+
+/// Waits until `deadline`; `None` is a client that says more, which is the relay's business.
+pub(super) async fn first_answer(
+    backend: &BackendStream,
+    client: &TcpStream,
+    took: Instant,
+    deadline: Instant,
+) -> Result<Option<Answer>, Silence> {
+    let mut half_closed = false;
+    let mut patience = std::pin::pin!(sleep_until(deadline));
+    loop {
+        tokio::select! {
+            biased;
+            ready = backend.readable() => {
+                ready.map_err(Silence::Io)?;
+                match with_scratch(|scratch| read(backend, client, took, scratch)) {
+                    Err(Silence::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    answer => return answer.map(Some),
+                }
+            }
+            _ = client.readable(), if !half_closed => match has_more(client) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // A FIN: the client may well wait for an answer all the same.
+                Ok(0) => half_closed = true,
+                Ok(_) => return Ok(None),
+                // The look has taken the error from the socket: nobody will see it again.
+                Err(error) => return Err(Silence::ClientGone(error)),
+            },
+            () = &mut patience => return Err(Silence::TimedOut),
+        }
+    }
+}
+
+fn read(backend: &BackendStream, client: &TcpStream, took: Instant, scratch: &mut [u8]) -> Result<Answer, Silence> {
+    let count = backend.try_read(scratch).map_err(Silence::Io)?;
+    let bytes = &scratch[..count];
+    let (kind, alert) = match first_record(bytes) {
+        _ if bytes.is_empty() => return Err(Silence::Closed),
+        (FirstRecord::Other, _) => return Err(Silence::NotTls),
+        known => known,
+    };
+    let at = Instant::now();
+    // An error shows again when the relay writes.
+    let carried_bytes = client.try_write(bytes).unwrap_or(0);
+    Ok(Answer { kind, alert, took, at, carried_bytes, rest: Prefix::new(bytes[carried_bytes..].to_vec()) })
+}
+
+/// Tells what a backend's first bytes are, and the AlertDescription if they are an alert. A record that is cut short is
+/// judged by what is there.
+pub fn first_record(bytes: &[u8]) -> (FirstRecord, Option<u8>) {
+    match bytes {
+        [] => (FirstRecord::None, None),
+        [0x15, 3, _, _, _, _, alert, ..] => (FirstRecord::Alert, Some(*alert)),
+        [0x15] | [0x15, 3, ..] => (FirstRecord::Alert, None),
+        [0x16, 3, _, _, _, 2, _, _, _, _, _, random @ ..] if random.starts_with(HELLO_RETRY_REQUEST) => {
+            (FirstRecord::HelloRetry, None)
+        }
+        [0x16] | [0x16, 3] | [0x16, 3, _] | [0x16, 3, _, _] | [0x16, 3, _, _, _] | [0x16, 3, _, _, _, 2, ..] => {
+            (FirstRecord::ServerHello, None)
+        }
+        _ => (FirstRecord::Other, None),
+    }
+}
+
+/// Looks without taking it whether the client said more: the relay is to read it.
+fn has_more(client: &TcpStream) -> io::Result<usize> {
+    client.try_io(Interest::READABLE, || {
+        let (taken, _) = rustix::net::recv(client, &mut [0_u8; 1], RecvFlags::PEEK)?;
+        Ok(taken)
+    })
+}
+
+/// The random of a ServerHello that is a HelloRetryRequest: the SHA-256 of that word (RFC 8446 §4.1.3).
+const HELLO_RETRY_REQUEST: &[u8] = &[
+    0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91, 0xc2, 0xa2, 0x11,
+    0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_first_record_is_told_by_its_first_bytes() {
+        let hello = [&[0x16, 3, 3, 0, 122, 2, 0, 0, 118, 3, 3][..], &[7; 32]].concat();
+        let retry = [&[0x16, 3, 3, 0, 88, 2, 0, 0, 84, 3, 3][..], HELLO_RETRY_REQUEST].concat();
+        assert_eq!(first_record(&hello), (FirstRecord::ServerHello, None));
+        assert_eq!(first_record(&retry), (FirstRecord::HelloRetry, None));
+        assert_eq!(first_record(&[0x15, 3, 3, 0, 2, 2, 112]), (FirstRecord::Alert, Some(112)));
+        assert_eq!(first_record(b"SSH-2.0-OpenSSH"), (FirstRecord::Other, None));
+        assert_eq!(first_record(b"HTTP/1.1 400 Bad Request"), (FirstRecord::Other, None));
+        // A handshake record that holds another message than ServerHello.
+        assert_eq!(first_record(&[0x16, 3, 3, 0, 4, 0, 0, 0, 0]), (FirstRecord::Other, None));
+        assert_eq!(first_record(&[]), (FirstRecord::None, None));
+    }
+
+    #[test]
+    fn a_cut_record_is_judged_by_what_is_there() {
+        let hello = [&[0x16, 3, 3, 0, 122, 2, 0, 0, 118, 3, 3][..], &[7; 32]].concat();
+        assert!((1..hello.len()).all(|cut| first_record(&hello[..cut]).0 == FirstRecord::ServerHello));
+        let alert = [0x15, 3, 3, 0, 2, 2, 40];
+        assert!((1..alert.len()).all(|cut| first_record(&alert[..cut]).0 == FirstRecord::Alert));
+    }
+}

@@ -1,0 +1,143 @@
+//! Walks a pool for one connection: a place on one backend after another, each backend once.
+//!
+//! In:  the pool, who asks, the time.
+//! Out: a [`Lease`]; no I/O, no lock, no allocation.
+
+use std::cell::Cell;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use fastrand::Rng;
+use tokio::time::Instant;
+
+use super::backend::{Address, Backend, Lease};
+use super::maglev::{key_of, key_of_client};
+use super::members::{Group, Member, Members};
+use super::policy::{Policy, Turn};
+use super::standing::Grade;
+use super::{Pool, WhenAllDown};
+
+/// Whose connection it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    pub client: IpAddr,
+    pub server_name: Option<&'a str>,
+}
+
+/// Gives each backend of a pool once, in the order of its policy.
+#[derive(Debug)]
+pub struct Picks<'a> {
+    pool: &'a Pool,
+    turn: Turn,
+    /// Backends already given, the first `count` of them, by where they are in memory: they are compared, not used.
+    tried: [usize; MOST_ATTEMPTS],
+    count: usize,
+    /// A backend was passed over since it has as many connections as it may have.
+    met_full: bool,
+}
+
+impl<'a> Picks<'a> {
+    pub(super) fn new(pool: &'a Pool, request: Request<'_>) -> Self {
+        let key = match (pool.settings.policy, request.server_name) {
+            (Policy::SniHash, Some(name)) => key_of(&[name.as_bytes()]),
+            (Policy::SourceHash | Policy::SniHash, _) => key_of_client(request.client),
+            _ => 0,
+        };
+        let turn = Turn { at: None, key, rng: Rng::new() };
+        Self { pool, turn, tried: [0; MOST_ATTEMPTS], count: 0, met_full: false }
+    }
+
+    /// The next backend, and a place on it.
+    pub fn next(&mut self, now: Instant) -> Option<Lease> {
+        let members = self.pool.members.load();
+        let grades = [Grade::Usable, Grade::Ejected, Grade::Failing];
+        grades.into_iter().find_map(|grade| self.next_of(grade, &members, now))
+    }
+
+    /// A place on a backend of the same entry as `one`, at an address of the other family (RFC 8305 §4).
+    pub fn other_family(&mut self, one: &Backend, now: Instant) -> Option<Lease> {
+        let members = self.pool.members.load();
+        let entry = members.list().iter().find(|member| std::ptr::eq(&*member.backend, one))?.entry;
+        let other = members.list().iter().find(|member| {
+            let address = &member.backend.address;
+            let inet = matches!(address, Address::Inet(_)) && address.is_ipv6() != one.address.is_ipv6();
+            inet && member.entry == entry && may(member, Grade::Usable, &self.tried[..self.count], now)
+        })?;
+        self.lease(other)
+    }
+
+    /// Whether [`Self::next`] would give another one.
+    pub fn has_more(&self, now: Instant) -> bool {
+        if self.count == MOST_ATTEMPTS {
+            return false;
+        }
+        let members = self.pool.members.load();
+        let worst = if self.pool.settings.when_all_down == WhenAllDown::Try { Grade::Failing } else { Grade::Ejected };
+        members.list().iter().any(|member| {
+            let grade = member.backend.standing.grade(now);
+            let tried = &self.tried[..self.count];
+            grade <= worst
+                && may(member, grade, tried, now)
+                && (grade < Grade::Failing || members.best_grade(now) == grade)
+        })
+    }
+
+    /// Whether a backend would have been given but for its limit of connections.
+    pub fn met_full(&self) -> bool {
+        self.met_full
+    }
+
+    fn next_of(&mut self, grade: Grade, members: &Members, now: Instant) -> Option<Lease> {
+        match grade {
+            // One that is full is well: it is no reason to try those that are not.
+            Grade::Ejected | Grade::Failing if self.met_full => return None,
+            Grade::Failing if self.pool.settings.when_all_down == WhenAllDown::Refuse => return None,
+            Grade::Failing if members.best_grade(now) < Grade::Failing => return None,
+            _ => {}
+        }
+        members.groups().iter().find_map(|group| self.next_in(group, grade, members, now))
+    }
+
+    fn next_in(&mut self, group: &Group, grade: Grade, members: &Members, now: Instant) -> Option<Lease> {
+        // Between the look and the lease another worker may take the last place: then that one is full.
+        loop {
+            let (tried, met_full) = (&self.tried[..self.count], Cell::new(false));
+            let may = |member: &Member| {
+                let untried = may(member, grade, tried, now);
+                let full = untried && member.backend.active() >= member.max_connections;
+                met_full.set(met_full.get() || full);
+                untried && !full
+            };
+            let view = members.view(group, self.pool.settings.slow_start, now, may);
+            let next_turn = || self.pool.turn.fetch_add(1, Ordering::Relaxed);
+            let picked = group.order.pick(&mut self.turn, &view, next_turn);
+            self.met_full |= met_full.get();
+            let member = &view.members[picked?];
+            if self.count == MOST_ATTEMPTS {
+                return None;
+            }
+            if let Some(lease) = self.lease(member) {
+                return Some(lease);
+            }
+        }
+    }
+
+    fn lease(&mut self, member: &Member) -> Option<Lease> {
+        let lease = Lease::try_new(&member.backend, member.max_connections)?;
+        *self.tried.get_mut(self.count)? = address_of(member);
+        self.count += 1;
+        Some(lease)
+    }
+}
+
+fn may(member: &Member, grade: Grade, tried: &[usize], now: Instant) -> bool {
+    member.backend.standing.grade(now) == grade && !tried.contains(&address_of(member))
+}
+
+fn address_of(member: &Member) -> usize {
+    Arc::as_ptr(&member.backend).addr()
+}
+
+/// No connection is worth more attempts than this, whatever is configured.
+const MOST_ATTEMPTS: usize = 16;

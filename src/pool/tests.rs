@@ -1,0 +1,236 @@
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use super::*;
+
+const SETTINGS: Settings = Settings {
+    policy: Policy::RoundRobin,
+    ejection: Some(Ejection { failures: 3, base: Duration::from_secs(10), max: Duration::from_secs(60) }),
+    when_all_down: WhenAllDown::Try,
+    slow_start: Duration::ZERO,
+};
+
+fn connect() -> Connect {
+    Connect {
+        timeout: Duration::ZERO,
+        attempts: 3,
+        total: Duration::ZERO,
+        first_byte: Duration::ZERO,
+        send_proxy_protocol: None,
+        source_addresses: vec![],
+        congestion: None,
+    }
+}
+
+fn address(port: u16) -> Address {
+    Address::Inet(SocketAddr::from(([127, 0, 0, 1], port)))
+}
+
+fn entry(port: u16) -> Entry {
+    let name = format!("127.0.0.1:{port}").into();
+    Entry { name, address: Some(address(port)), weight: 1, backup: false, max_connections: usize::MAX }
+}
+
+fn name(name: &str) -> Entry {
+    Entry { name: name.into(), address: None, weight: 1, backup: false, max_connections: usize::MAX }
+}
+
+fn found(port: u16) -> Found {
+    Found { address: address(port), weight: 1, backup: false }
+}
+
+fn pool(settings: Settings, entries: Vec<Entry>) -> Pool {
+    Pool::new("p".into(), settings, connect(), entries, &Metrics::new(), None)
+}
+
+const REQUEST: Request<'static> = Request { client: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), server_name: None };
+
+fn port(backend: &Backend) -> u16 {
+    match backend.address {
+        Address::Inet(address) => address.port(),
+        Address::Unix(_) => 0,
+    }
+}
+
+/// The ports that one connection is given, in order.
+fn walk(pool: &Pool, now: Instant) -> Vec<u16> {
+    let mut picks = pool.picks(REQUEST);
+    std::iter::from_fn(|| picks.next(now)).map(|lease| port(lease.backend())).collect()
+}
+
+fn backend(pool: &Pool, wanted: u16) -> Arc<Backend> {
+    pool.list().into_iter().map(|member| member.backend).find(|backend| port(backend) == wanted).expect("in the pool")
+}
+
+#[test]
+fn every_backend_is_given_once_a_connection() {
+    let pool = pool(SETTINGS, vec![Entry { weight: 5, ..entry(1) }, entry(2), entry(3)]);
+    for _ in 0..20 {
+        let mut ports = walk(&pool, Instant::now());
+        ports.sort_unstable();
+        assert_eq!(ports, [1, 2, 3]);
+    }
+}
+
+#[test]
+fn turns_follow_the_weights() {
+    let pool = pool(SETTINGS, vec![entry(1), Entry { weight: 3, ..entry(2) }]);
+    let mut hits: HashMap<u16, u32> = HashMap::new();
+    for _ in 0..8 {
+        *hits.entry(walk(&pool, Instant::now())[0]).or_default() += 1;
+    }
+    assert_eq!(hits, HashMap::from([(1, 2), (2, 6)]));
+}
+
+#[test]
+fn a_pool_without_backends_gives_none() {
+    assert!(walk(&pool(SETTINGS, vec![]), Instant::now()).is_empty());
+}
+
+#[test]
+fn backups_come_after_all_others() {
+    let pool = pool(SETTINGS, vec![Entry { backup: true, ..entry(1) }, entry(2), entry(3)]);
+    let now = Instant::now();
+    (0..4).for_each(|_| assert_eq!(walk(&pool, now)[2], 1));
+    backend(&pool, 2).standing.checked(Health::Down, now);
+    assert_eq!(walk(&pool, now), [3, 1], "one whose checks fail is not tried while others are well");
+    backend(&pool, 3).standing.checked(Health::Down, now);
+    assert_eq!(walk(&pool, now), [1]);
+}
+
+#[test]
+fn what_happens_when_all_are_down_is_configured() {
+    for (when_all_down, wanted) in [(WhenAllDown::Try, vec![1, 2]), (WhenAllDown::Refuse, vec![])] {
+        let pool = pool(Settings { when_all_down, ..SETTINGS }, vec![entry(1), entry(2)]);
+        let now = Instant::now();
+        [1, 2].iter().for_each(|&port| backend(&pool, port).standing.checked(Health::Down, now));
+        let mut ports = walk(&pool, now);
+        ports.sort_unstable();
+        assert_eq!(ports, wanted);
+    }
+}
+
+#[test]
+fn the_last_one_is_never_ejected() {
+    let pool = pool(SETTINGS, vec![entry(1), entry(2)]);
+    let now = Instant::now();
+    let (one, two) = (backend(&pool, 1), backend(&pool, 2));
+    (0..5).for_each(|_| pool.failed(&one, now));
+    (0..5).for_each(|_| pool.failed(&two, now));
+    assert_eq!((one.standing.grade(now), two.standing.grade(now)), (Grade::Ejected, Grade::Usable));
+    assert_eq!(walk(&pool, now), [2, 1], "the ejected one is still better than none");
+    assert_eq!(walk(&pool, now + Duration::from_secs(10)).len(), 2);
+}
+
+#[test]
+fn an_operator_s_word_holds_even_when_nobody_else_is_left() {
+    let pool = pool(SETTINGS, vec![entry(1)]);
+    let now = Instant::now();
+    for operator in [Operator::Drain, Operator::Down] {
+        backend(&pool, 1).standing.set_operator(operator, now);
+        assert!(walk(&pool, now).is_empty());
+    }
+}
+
+#[test]
+fn a_full_backend_is_passed_over_and_told_from_none() {
+    let pool = pool(SETTINGS, vec![Entry { max_connections: 2, ..entry(1) }]);
+    let now = Instant::now();
+    let mut picks: Vec<_> = (0..3).map(|_| pool.picks(REQUEST)).collect();
+    let leases: Vec<_> = picks.iter_mut().map(|picks| picks.next(now)).collect();
+    assert_eq!(leases.iter().flatten().count(), 2);
+    assert!(picks[2].met_full() && !picks[0].met_full());
+    assert_eq!(backend(&pool, 1).active(), 2);
+    drop(leases);
+    assert_eq!(backend(&pool, 1).active(), 0);
+    assert_eq!(walk(&pool, now), [1]);
+}
+
+#[test]
+fn whether_there_is_another_is_known_before_it_is_picked() {
+    let pool = pool(SETTINGS, vec![entry(1), entry(2)]);
+    let now = Instant::now();
+    let mut picks = pool.picks(REQUEST);
+    let one = picks.next(now);
+    assert!(one.is_some() && picks.has_more(now));
+    let two = picks.next(now);
+    assert!(two.is_some() && !picks.has_more(now));
+    assert!(picks.next(now).is_none());
+}
+
+#[test]
+fn a_hash_keeps_a_client_on_its_backend() {
+    let settings = Settings { policy: Policy::SourceHash, ..SETTINGS };
+    let pool = pool(settings, (1..=5).map(entry).collect());
+    let now = Instant::now();
+    let pick = |last: u8| {
+        let request = Request { client: [192, 0, 2, last].into(), server_name: None };
+        pool.picks(request).next(now).map(|lease| port(lease.backend())).expect("one is usable")
+    };
+    let before: Vec<u16> = (0..=255).map(pick).collect();
+    assert_eq!(before, (0..=255).map(pick).collect::<Vec<_>>());
+    backend(&pool, 3).standing.checked(Health::Down, now);
+    for (last, was) in (0..=255).zip(&before) {
+        let is = pick(last);
+        assert!(if *was == 3 { is != 3 } else { is == *was }, "{last}: {was} became {is}");
+    }
+    assert!((1..=5).all(|port| before.contains(&port)));
+}
+
+#[test]
+fn answers_become_backends_and_keep_their_identity() {
+    let metrics = Metrics::new();
+    let pool = Pool::new("p".into(), SETTINGS, connect(), vec![name("shop.test:443"), entry(9)], &metrics, None);
+    let now = Instant::now();
+    assert_eq!(walk(&pool, now), [9], "a name without an answer stands for nothing");
+    assert!(pool.answer("shop.test:443", vec![found(1), found(2)]));
+    assert!(!pool.answer("shop.test:443", vec![found(1), found(2)]), "nothing has changed");
+    let (one, two) = (backend(&pool, 1), backend(&pool, 2));
+    assert_eq!((&*one.name, &*two.name), ("shop.test:443#1", "shop.test:443#2"));
+    assert!(one.looked_up && !backend(&pool, 9).looked_up);
+
+    assert!(pool.answer("shop.test:443", vec![found(2), found(3)]));
+    assert!(Arc::ptr_eq(&two, &backend(&pool, 2)));
+    assert_eq!(&*backend(&pool, 3).name, "shop.test:443#1", "a number that is free is taken again");
+    let text = metrics.render();
+    assert!(text.contains("backend=\"shop.test:443#1\"") && !text.contains("#3\""), "{text}");
+
+    assert!(pool.answer("shop.test:443", vec![]));
+    assert!(!metrics.render().contains("shop.test:443#"));
+}
+
+#[test]
+fn a_reload_keeps_backends_answers_and_what_is_thought_of_them() {
+    let metrics = Metrics::new();
+    let now = Instant::now();
+    let make = |entries, before: Option<&Pool>| Pool::new("p".into(), SETTINGS, connect(), entries, &metrics, before);
+    let before = make(vec![name("a.test:1"), entry(1)], None);
+    before.answer("a.test:1", vec![found(7)]);
+    backend(&before, 1).standing.set_operator(Operator::Drain, now);
+    backend(&before, 7).standing.checked(Health::Down, now);
+    let after = make(vec![entry(2), entry(1), name("a.test:1")], Some(&before));
+    for port in [1, 7] {
+        assert!(Arc::ptr_eq(&backend(&before, port), &backend(&after, port)), "{port}");
+    }
+    assert_eq!(after.list().len(), 3);
+    assert_eq!(walk(&after, now), [2]);
+}
+
+#[test]
+fn the_other_family_of_a_name_is_found_once() {
+    let pool = pool(SETTINGS, vec![name("a.test:1"), entry(9)]);
+    let six = Address::Inet("[::1]:1".parse().expect("an address"));
+    pool.answer("a.test:1", vec![found(1), Found { address: six.clone(), weight: 1, backup: false }]);
+    let now = Instant::now();
+    let mut picks = pool.picks(REQUEST);
+    let one = loop {
+        let lease = picks.next(now).expect("one of three is of the name");
+        if lease.backend().looked_up {
+            break lease;
+        }
+    };
+    let other = picks.other_family(one.backend(), now).expect("the name has both");
+    assert_ne!(one.backend().address.is_ipv6(), other.backend().address.is_ipv6());
+    assert!(picks.other_family(one.backend(), now).is_none());
+    assert!(picks.next(now).is_none_or(|lease| port(lease.backend()) == 9));
+}

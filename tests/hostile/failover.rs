@@ -1,0 +1,189 @@
+//! Backends that take a hello and do not do what a backend should: the client is served by another.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use crate::backend::Backend;
+use crate::bytes::{INTERNAL_ERROR, REFUSED_OFFER, SERVER_HELLO, hello};
+use crate::harness::Lb;
+use crate::trial::Trial;
+use crate::wire::{self, Close, ask, read_to_close, send};
+
+/// Takes the hello, then does what is asked of it.
+fn after_the_hello(then: impl Fn(TcpStream) + Send + Sync + 'static) -> Backend {
+    Backend::that(move |mut stream| {
+        if stream.read(&mut [0; 4096]).is_ok_and(|bytes| bytes > 0) {
+            then(stream);
+        }
+    })
+}
+
+/// Says nothing until the other side has enough.
+fn hold(mut stream: TcpStream) {
+    let _ = stream.read_to_end(&mut Vec::new());
+}
+
+fn ssh() -> Backend {
+    Backend::that(|mut stream| {
+        let _ = stream.write_all(b"SSH-2.0-OpenSSH_9.6\r\n");
+        hold(stream);
+    })
+}
+
+/// Asks `connections` times; every client gets the good backend's answer.
+#[track_caller]
+fn all_are_served(lb: &Trial, connections: usize) {
+    for _ in 0..connections {
+        let mut client = send(lb.address(), &hello("a.test"));
+        let mut answer = [0; SERVER_HELLO.len()];
+        client.read_exact(&mut answer).expect("an answer");
+        assert_eq!(answer, SERVER_HELLO);
+        client.shutdown(Shutdown::Write).unwrap();
+        read_to_close(&mut client);
+    }
+}
+
+/// The bad one is asked first, until three failures in a row have it ejected.
+#[track_caller]
+fn is_passed_over_and_ejected(bad: SocketAddr, result: &str, keys: &str) {
+    let good = Backend::answering(SERVER_HELLO);
+    let keys = format!("balance: first\nejection: {{ base: 1h, max: 1h }}\n{keys}");
+    let lb = Trial::of(Lb::new().route_with("a.test", [bad, good.address], &keys));
+    all_are_served(&lb, 6);
+    let failed = [("backend", bad.to_string()), ("result", result.to_owned())];
+    let failed: Vec<(&str, &str)> = failed.iter().map(|(label, value)| (*label, value.as_str())).collect();
+    assert_eq!(lb.metric("backend_connects_total", &failed), 3.0);
+    assert_eq!(lb.metric("backend_connects_total", &[("backend", &good.address.to_string()), ("result", "ok")]), 6.0);
+    assert_eq!(lb.metric("backend_ejections_total", &[("backend", &bad.to_string())]), 1.0);
+    assert_eq!(lb.metric("backend_state", &[("backend", &bad.to_string()), ("state", "ejected")]), 1.0);
+    assert_eq!(lb.metric("backend_up", &[("backend", &good.address.to_string())]), 1.0);
+    let line = lb.wait_for_connection("a.test");
+    assert_eq!((line["attempts"].as_u64(), line["reason"].as_str()), (Some(2), Some("ok")), "{line}");
+    assert_eq!(line["address"].as_str(), Some(&*good.address.to_string()), "{line}");
+    lb.end();
+}
+
+#[test]
+fn one_that_says_nothing_is_passed_over() {
+    let bad = after_the_hello(hold);
+    is_passed_over_and_ejected(bad.address, "silent", "connect: { first_byte: 200ms }");
+}
+
+#[test]
+fn one_that_closes_is_passed_over() {
+    let bad = after_the_hello(drop);
+    is_passed_over_and_ejected(bad.address, "closed", "");
+}
+
+#[test]
+fn one_that_resets_is_passed_over() {
+    let bad = after_the_hello(wire::reset);
+    is_passed_over_and_ejected(bad.address, "reset", "");
+}
+
+#[test]
+fn one_that_speaks_first_is_passed_over() {
+    is_passed_over_and_ejected(ssh().address, "not_tls", "");
+}
+
+#[test]
+fn where_there_is_no_other_the_client_sees_what_the_backend_does() {
+    let lb = Lb::new().route("ssh.test", &ssh()).route("close.test", &after_the_hello(drop));
+    let lb = Trial::of(lb.route("reset.test", &after_the_hello(wire::reset)));
+    let mut client = send(lb.address(), &hello("ssh.test"));
+    let mut banner = [0; 21];
+    client.read_exact(&mut banner).expect("the banner");
+    assert_eq!(&banner, b"SSH-2.0-OpenSSH_9.6\r\n");
+    drop(client);
+    let mut client = send(lb.address(), &hello("close.test"));
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read_to_close(&mut client), (vec![], Close::Fin));
+    assert_eq!(ask(lb.address(), &hello("reset.test")), (vec![], Close::Reset));
+    lb.end();
+}
+
+#[test]
+fn a_client_that_has_closed_its_side_is_served_all_the_same() {
+    let (bad, good) = (after_the_hello(drop), Backend::answering(SERVER_HELLO));
+    let lb = Lb::new().route_with("a.test", [bad.address, good.address], "balance: first\nejection: off");
+    let lb = Trial::of(lb);
+    for _ in 0..5 {
+        let mut client = send(lb.address(), &hello("a.test"));
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_to_close(&mut client), (SERVER_HELLO.to_vec(), Close::Fin));
+    }
+    lb.end();
+}
+
+/// RFC 8446 §8: what is behind the hello may be a request, which must not be made twice.
+#[test]
+fn early_data_is_never_told_to_two_backends() {
+    let (bad, good) = (after_the_hello(drop), Backend::answering(SERVER_HELLO));
+    let keys = "balance: first\nejection: off";
+    let lb = Trial::of(Lb::new().route_with("a.test", [bad.address, good.address], keys));
+    let early = [hello("a.test"), b"\x17\x03\x03\x00\x04data".to_vec()].concat();
+    for _ in 0..5 {
+        let mut client = send(lb.address(), &early);
+        let _ = client.shutdown(Shutdown::Write);
+        assert_eq!(read_to_close(&mut client).0, b"");
+    }
+    assert_eq!((bad.contacts(), good.contacts()), (5, 0));
+    lb.end();
+}
+
+#[test]
+fn backends_that_are_merely_slow_still_serve() {
+    let slow = || {
+        Backend::that(|mut stream| {
+            let _ = stream.read(&mut [0; 4096]);
+            std::thread::sleep(Duration::from_millis(400));
+            let _ = stream.write_all(SERVER_HELLO);
+            hold(stream);
+        })
+    };
+    let (one, two, three) = (slow(), slow(), slow());
+    let keys = "connect: { first_byte: 100ms, total: 150ms, attempts: 3 }\nejection: off";
+    let lb = Trial::of(Lb::new().route_with("a.test", [one.address, two.address, three.address], keys));
+    all_are_served(&lb, 3);
+    lb.end();
+}
+
+#[test]
+fn a_client_that_goes_away_while_an_answer_is_waited_for_is_the_client_s_doing() {
+    let (bad, good) = (after_the_hello(hold), Backend::answering(SERVER_HELLO));
+    let keys = "balance: first\nconnect: { first_byte: 9s }";
+    let lb = Trial::of(Lb::new().route_with("a.test", [bad.address, good.address], keys));
+    let started = Instant::now();
+    let client = send(lb.address(), &hello("a.test"));
+    lb.wait_for_metric("connections_active", &[("state", "connecting")], 1.0);
+    wire::reset(client);
+    lb.wait_for_closed("client_reset", 1.0);
+    assert!(started.elapsed() < Duration::from_secs(8), "nobody waits for the backend any more");
+    assert_eq!(good.contacts(), 0);
+    assert_eq!(lb.metric("backend_connects_total", &[("result", "ok")]), 1.0);
+    lb.end();
+}
+
+#[test]
+fn alerts_that_blame_the_backend_eject_it_and_others_do_not() {
+    let (broken, good) = (Backend::answering(INTERNAL_ERROR), Backend::answering(SERVER_HELLO));
+    let picky = Backend::answering(REFUSED_OFFER);
+    let keys = "balance: first\nejection: { base: 1h, max: 1h }";
+    let lb = Lb::new().route_with("broken.test", [broken.address, good.address], keys);
+    let lb = Trial::of(lb.route_with("picky.test", [picky.address, good.address], keys));
+    for name in ["broken.test", "picky.test"] {
+        for _ in 0..8 {
+            let mut client = send(lb.address(), &hello(name));
+            client.shutdown(Shutdown::Write).unwrap();
+            read_to_close(&mut client);
+        }
+    }
+    assert_eq!((broken.contacts(), picky.contacts()), (3, 8));
+    let alerts = |backend: &Backend| {
+        lb.metric("backend_first_record_total", &[("backend", &backend.address.to_string()), ("kind", "alert")])
+    };
+    assert_eq!((alerts(&broken), alerts(&picky)), (3.0, 8.0));
+    assert_eq!(lb.metric("backend_first_record_total", &[("kind", "server_hello")]), 5.0);
+    lb.end();
+}
