@@ -30,10 +30,21 @@ pub const NAMES: [(&str, &str); 4] =
 impl Site {
     /// Starts the servers and waits until they listen.
     pub fn start(node: &Program) -> Self {
+        Self::of(node, &NAMES)
+    }
+
+    /// One name on two servers, `east` and `west`: they share the certificate, and not the key of their tickets, which
+    /// Node.js makes up at its start.
+    pub fn twins(node: &Program, name: &'static str) -> Self {
+        Self::of(node, &[(name, "east"), (name, "west")])
+    }
+
+    fn of(node: &Program, names: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
+        let mut files = HashMap::new();
         let mut servers = HashMap::<_, Vec<_>>::new();
-        for (name, server) in NAMES {
-            let (certificate, key) = self_signed(name, directory.path());
+        for &(name, server) in names {
+            let (certificate, key) = files.entry(name).or_insert_with(|| self_signed(name, directory.path()));
             servers.entry(server).or_default().push(json!({ "name": name, "certificate": certificate, "key": key }));
         }
         let mut node = node
