@@ -36,6 +36,8 @@ pub mod resolve;
 pub mod explain;
 pub mod reload;
 pub mod self_loop;
+pub mod process;
+pub mod doors;
 pub mod limits;
 pub mod drain;
 pub mod admin;

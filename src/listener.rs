@@ -1,6 +1,6 @@
 //! Accepts clients on one address, for one worker.
 //!
-//! In:  a listening socket; limits.
+//! In:  a listening socket; limits; orders, as reloads and the end of the process bring them.
 //! Out: a task for each client; a pause when there is no room or no descriptor.
 
 use std::future::poll_fn;
@@ -13,22 +13,50 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::connection::{self, Accepted};
-use crate::drain::{Phase, Watch};
+use crate::drain::Watch;
 use crate::limits::{Permit, Permits};
 use crate::snapshot::Snapshot;
 use crate::socket;
 use crate::telemetry::{AcceptError, Enforced, LimitScope, ListenerMetrics, Metrics, Paused, Reason};
 
-/// What all workers share of one listener.
+/// What all workers share of one listener, for as long as the configuration has its name.
 #[derive(Clone)]
 pub struct Listener {
-    /// Its place in the configuration.
-    pub number: usize,
+    pub name: Arc<str>,
     pub metrics: Arc<ListenerMetrics>,
     pub permits: Arc<Permits>,
+}
+
+/// What an accept loop is told while it runs.
+#[derive(Clone)]
+pub enum Order {
+    /// Accept for this listener. Its name may be new: a listening socket outlives a listener that is renamed.
+    Serve(Listener),
+    /// Take nobody new; serve those whom the kernel has accepted, or is accepting, already; close.
+    Drain,
+    /// Close: somebody else accepts from the same socket.
+    Leave,
+}
+
+/// A listener, and its place in one snapshot: whoever comes in is served by both.
+#[derive(Clone)]
+pub struct Standing {
+    listener: Listener,
+    snapshot: Arc<Snapshot>,
+    /// An index into the listeners of `snapshot`.
+    number: usize,
+}
+
+impl Standing {
+    /// `None`: `snapshot` has no listener of that name.
+    pub fn find(listener: &Listener, snapshot: &Arc<Snapshot>) -> Option<Self> {
+        let number = snapshot.config.listeners.iter().position(|known| known.name == listener.name)?;
+        Some(Self { listener: listener.clone(), snapshot: Arc::clone(snapshot), number })
+    }
 }
 
 /// What all listeners share.
@@ -47,24 +75,54 @@ pub struct Shared {
     pub drain: Watch,
 }
 
-/// Accepts until the drain begins; then takes what the kernel has queued already, closes, and gives `_door` back.
-pub async fn accept(socket: TcpListener, listener: Listener, shared: Shared, _door: Permit) {
-    let mut drain = shared.drain.clone();
-    let mut door = Door { snapshot: Cache::new(Arc::clone(&shared.snapshot)), listener, shared };
-    tokio::select! {
-        () = drain.reached(Phase::Draining) => {}
-        () = door.accept_forever(&socket) => {}
+/// Accepts until it is ordered otherwise, and gives `_place` back when `socket` is closed. It is ordered to drain when
+/// whoever gives the orders is gone.
+pub async fn accept(
+    socket: TcpListener,
+    mut orders: watch::Receiver<Order>,
+    standing: Standing,
+    shared: Shared,
+    _place: Permit,
+) {
+    let snapshot = Cache::new(Arc::clone(&shared.snapshot));
+    let mut door = Door { snapshot, ordered: standing.listener.clone(), standing, shared };
+    loop {
+        let order = orders.borrow_and_update().clone();
+        match order {
+            Order::Serve(listener) => door.serve(listener),
+            Order::Drain => break,
+            Order::Leave => return,
+        }
+        tokio::select! {
+            changed = orders.changed() => if changed.is_err() { break },
+            () = door.accept_forever(&socket) => {}
+        }
+        door.standing.listener.metrics.accept_paused(Paused::No);
     }
-    door.accept_queued(&socket).await;
+    door.drain(&socket).await;
 }
 
 struct Door {
     snapshot: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
-    listener: Listener,
+    ordered: Listener,
+    standing: Standing,
     shared: Shared,
 }
 
 impl Door {
+    fn serve(&mut self, listener: Listener) {
+        self.ordered = listener;
+        self.find_standing();
+    }
+
+    /// Moves on to the snapshot in force. One that does not have the listener (it was removed, and the order to close
+    /// is still to come) is left alone: clients are served by the last that had it.
+    fn find_standing(&mut self) {
+        if let Some(standing) = Standing::find(&self.ordered, self.snapshot.load()) {
+            self.standing = standing;
+        }
+    }
+
     async fn accept_forever(&mut self, socket: &TcpListener) {
         loop {
             for _ in 0..MOST_ACCEPTS_IN_A_ROW {
@@ -78,7 +136,23 @@ impl Door {
         }
     }
 
-    /// A socket that is closed loses what is queued on it, so that is taken first.
+    /// Closing a socket resets whoever is queued on it, and whoever is in the middle of its handshake. So no handshake
+    /// is begun any more, and those that are under way get the time to end: a SYN that is not answered is sent again
+    /// after a second, and then finds whoever listens there by that time.
+    async fn drain(&mut self, socket: &TcpListener) {
+        socket::begin_no_handshakes(socket);
+        let closes = Instant::now() + HANDSHAKES_UNDER_WAY;
+        loop {
+            self.accept_queued(socket).await;
+            match timeout_at(closes, socket.accept()).await {
+                Ok(Ok((client, peer))) => self.admit(client, peer),
+                Ok(Err(error)) => self.pause_after(&error).await,
+                Err(_) => break,
+            }
+        }
+        self.accept_queued(socket).await;
+    }
+
     async fn accept_queued(&mut self, socket: &TcpListener) {
         loop {
             // First, and often enough: tokio calls a queue empty that was looked at too often in one turn of the task.
@@ -98,7 +172,7 @@ impl Door {
         if self.shared.permits.open() < self.most() {
             return;
         }
-        self.listener.metrics.accept_paused(Paused::Yes);
+        self.standing.listener.metrics.accept_paused(Paused::Yes);
         self.shared.metrics.limit_rejected(LimitScope::Global, Enforced::Yes);
         let permits = Arc::clone(&self.shared.permits);
         loop {
@@ -108,7 +182,7 @@ impl Door {
                 break;
             }
         }
-        self.listener.metrics.accept_paused(Paused::No);
+        self.standing.listener.metrics.accept_paused(Paused::No);
     }
 
     fn most(&mut self) -> usize {
@@ -117,21 +191,24 @@ impl Door {
     }
 
     fn admit(&mut self, client: TcpStream, peer: SocketAddr) {
-        let snapshot = Arc::clone(self.snapshot.load());
-        let on_listener = snapshot.config.listeners[self.listener.number].max_connections.unwrap_or(usize::MAX);
+        if !Arc::ptr_eq(self.snapshot.load(), &self.standing.snapshot) {
+            self.find_standing();
+        }
+        let Standing { listener, snapshot, number } = &self.standing;
+        let on_listener = snapshot.config.listeners[*number].max_connections.unwrap_or(usize::MAX);
         // The global limit was waited for; those who waited together may overshoot it by one each.
         let permit = self.shared.permits.acquire();
-        let Some(listener_permit) = self.listener.permits.try_acquire(on_listener) else {
+        let Some(listener_permit) = listener.permits.try_acquire(on_listener) else {
             return self.turn_away(&client);
         };
         let accepted = Accepted {
             id: self.shared.ids.fetch_add(1, Ordering::Relaxed),
             peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
             at: Instant::now(),
-            listener: self.listener.number,
-            listener_metrics: Arc::clone(&self.listener.metrics),
+            listener: *number,
+            listener_metrics: Arc::clone(&listener.metrics),
             metrics: Arc::clone(&self.shared.metrics),
-            snapshot,
+            snapshot: Arc::clone(snapshot),
             permits: (permit, listener_permit),
         };
         tokio::spawn(connection::serve(client, accepted));
@@ -139,8 +216,9 @@ impl Door {
 
     /// Over the listener's own limit: RST, before a byte is read.
     fn turn_away(&self, client: &TcpStream) {
-        drop(self.listener.metrics.accepted());
-        self.listener.metrics.closed_unrouted(Reason::LimitListener);
+        let metrics = &self.standing.listener.metrics;
+        drop(metrics.accepted());
+        metrics.closed_unrouted(Reason::LimitListener);
         self.shared.metrics.limit_rejected(LimitScope::Listener, Enforced::Yes);
         socket::reset_on_drop(client);
     }
@@ -153,14 +231,15 @@ impl Door {
             Some(libc::ECONNABORTED) => AcceptError::Aborted,
             _ => AcceptError::Other,
         };
-        self.listener.metrics.accept_error(kind);
+        let metrics = &self.standing.listener.metrics;
+        metrics.accept_error(kind);
         if kind == AcceptError::Aborted {
             return;
         }
         tracing::debug!(%error, "accept failed");
-        self.listener.metrics.accept_paused(Paused::Yes);
+        metrics.accept_paused(Paused::Yes);
         sleep(ACCEPT_PAUSE).await;
-        self.listener.metrics.accept_paused(Paused::No);
+        metrics.accept_paused(Paused::No);
     }
 }
 
@@ -168,3 +247,5 @@ impl Door {
 const MOST_ACCEPTS_IN_A_ROW: u32 = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const LIMIT_LOOK: Duration = Duration::from_secs(1);
+/// Longer than the round trip to a distant client, short enough for a reload or an end that waits for it.
+const HANDSHAKES_UNDER_WAY: Duration = Duration::from_millis(300);

@@ -7,6 +7,7 @@
 //! The poll is the guarantee, the watch is the speed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,11 +15,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::sleep;
 
 use crate::config::{Config, Loaded, Problem, Problems};
-use crate::snapshot::{Snapshot, missing_congestion};
+use crate::process::{ApplyError, Process};
+use crate::snapshot::Snapshot;
 use crate::telemetry::{Metrics, ReloadResult, Trigger};
 
 /// Keeps the snapshot in step with its file.
@@ -26,6 +28,8 @@ pub struct Reloader {
     file: PathBuf,
     snapshot: Arc<ArcSwap<Snapshot>>,
     metrics: Arc<Metrics>,
+    /// What a reload changes besides the snapshot.
+    process: Arc<Mutex<Process>>,
     /// The files and directories in force, and the files that kept the last attempt from coming into force.
     watched: Vec<PathBuf>,
     /// What the files looked like when they were last read.
@@ -80,23 +84,21 @@ impl Asker {
 #[derive(Debug)]
 pub enum Rejected {
     Problems(Problems),
-    /// The kernel has no such congestion control.
-    NoCongestion {
-        name: String,
-    },
-    /// It changes what is fixed while the process runs.
-    NeedsRestart {
-        what: &'static str,
-    },
+    Apply(ApplyError),
     /// A fault in snigate itself.
     Panicked,
 }
 
 impl Reloader {
-    pub fn new(file: PathBuf, snapshot: Arc<ArcSwap<Snapshot>>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        file: PathBuf,
+        snapshot: Arc<ArcSwap<Snapshot>>,
+        metrics: Arc<Metrics>,
+        process: Arc<Mutex<Process>>,
+    ) -> Self {
         let watched = watched(&snapshot.load().config);
         let seen = fingerprint(&watched);
-        Self { file, snapshot, metrics, watched, seen }
+        Self { file, snapshot, metrics, process, watched, seen }
     }
 
     /// Reloads whenever the file changes or `asked` says so; ends when nobody can ask any more.
@@ -135,11 +137,15 @@ impl Reloader {
         let (file, before, metrics) = (self.file.clone(), self.snapshot.load_full(), Arc::clone(&self.metrics));
         // Parsing a large file must not hold up probes and scrapes.
         let built = tokio::task::spawn_blocking(move || build(&file, &before, &metrics)).await;
-        let built = built.unwrap_or_else(|_panic| Err(Rejected::Panicked));
-        let (result, why, problems) = match built {
+        let swapped = match built.unwrap_or_else(|_panic| Err(Rejected::Panicked)) {
+            Ok(Some((snapshot, warnings))) => self.swap(snapshot).await.map(|()| Some(warnings)),
+            Ok(None) => Ok(None),
+            Err(rejected) => Err(rejected),
+        };
+        let (result, why, problems) = match swapped {
             Ok(None) => (ReloadResult::Unchanged, None, Problems::default()),
-            Ok(Some((snapshot, warnings))) => {
-                self.swap(snapshot);
+            Ok(Some(warnings)) => {
+                self.watch_also(&[]);
                 (ReloadResult::Applied, None, warnings)
             }
             Err(rejected) => {
@@ -155,13 +161,6 @@ impl Reloader {
         self.metrics.reload(outcome.result, trigger, &outcome.hash);
         self.log(trigger, &outcome);
         outcome
-    }
-
-    fn swap(&mut self, snapshot: Snapshot) {
-        let snapshot = Arc::new(snapshot);
-        self.snapshot.store(Arc::clone(&snapshot));
-        snapshot.retire_series();
-        self.watch_also(&[]);
     }
 
     fn log(&self, trigger: Trigger, outcome: &Outcome) {
@@ -181,6 +180,25 @@ impl Reloader {
                 tracing::error!(trigger, problems, why, "reload rejected: the configuration before it serves on");
             }
         }
+    }
+
+    /// Puts `snapshot` in force, and what else its configuration changes; all of it or, with an error, nothing.
+    async fn swap(&self, snapshot: Snapshot) -> Result<(), Rejected> {
+        let mut process = self.process.lock().await;
+        // From here on there is no await: nobody sees a half of it, and nobody ends the process in between.
+        let prepared = match process.prepare(&snapshot.config) {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                // Building has registered the series of routes and backends that do not come.
+                self.snapshot.load().retire_series();
+                return Err(Rejected::Apply(error));
+            }
+        };
+        let snapshot = Arc::new(snapshot);
+        self.snapshot.store(Arc::clone(&snapshot));
+        prepared.commit(&snapshot);
+        snapshot.retire_series();
+        Ok(())
     }
 
     /// Keeps an eye on what is in force and on `broken`: a file that was included anew and refused is mended there.
@@ -237,33 +255,7 @@ fn build(file: &Path, before: &Snapshot, metrics: &Arc<Metrics>) -> Result<Optio
     if config.hash == before.config.hash && config.admin.token == before.config.admin.token {
         return Ok(None);
     }
-    check_fixed(&config, &before.config)?;
-    if let Some((name, _)) = missing_congestion(&config) {
-        return Err(Rejected::NoCongestion { name: name.to_owned() });
-    }
     Ok(Some((Snapshot::build(config, Some(before), metrics), warnings)))
-}
-
-/// Refuses what cannot change while the sockets and threads live.
-fn check_fixed(config: &Config, before: &Config) -> Result<(), Rejected> {
-    let addresses = |config: &Config| -> Vec<_> {
-        config
-            .listeners
-            .iter()
-            .map(|listener| (listener.name.clone(), listener.bind.clone(), listener.congestion.clone()))
-            .collect()
-    };
-    let fixed = [
-        (addresses(config) == addresses(before), "the names, addresses and congestion control of the listeners"),
-        (config.admin.bind == before.admin.bind, "admin.bind"),
-        (config.runtime == before.runtime, "runtime"),
-        (config.tcp.backlog == before.tcp.backlog, "tcp.backlog"),
-        (config.log.level == before.log.level && config.log.format == before.log.format, "log.level and log.format"),
-    ];
-    match fixed.iter().find(|(same, _)| !same) {
-        Some((_, what)) => Err(Rejected::NeedsRestart { what }),
-        None => Ok(()),
-    }
 }
 
 /// Waits until nothing has changed for a while: a file is often written in several steps.
@@ -304,14 +296,17 @@ impl std::fmt::Display for Rejected {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Problems(_) => f.write_str("the file has problems"),
-            Self::NoCongestion { name } => write!(f, "the kernel has no congestion control `{name}`"),
-            Self::NeedsRestart { what } => write!(f, "{what} cannot change while snigate runs: restart it"),
+            // In one line, as the log wants it.
+            Self::Apply(error) => match error.source() {
+                Some(cause) => write!(f, "{error}: {cause}"),
+                None => write!(f, "{error}"),
+            },
             Self::Panicked => f.write_str("reading the file panicked; please report it"),
         }
     }
 }
 
-impl std::error::Error for Rejected {}
+impl Error for Rejected {}
 
 /// Who asks while so many wait need not: theirs is still to come.
 const MOST_WAITING: usize = 16;

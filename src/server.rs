@@ -15,50 +15,36 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 
 use self::controls::Controls;
-use crate::admin::{self, App, Readiness, Stage};
-use crate::config::{Config, Loaded};
+use crate::admin::{App, Readiness, Stage};
+use crate::config::Loaded;
+use crate::doors::Doors;
 use crate::drain::{self, Drain, Phase};
 use crate::limits::auto_max_connections;
-use crate::listener::{Listener, Shared};
-use crate::reload::{Asker, Reloader};
-use crate::snapshot::{Snapshot, missing_congestion, tcp_settings};
+use crate::listener::Shared;
+use crate::process::{ApplyError, Process};
+use crate::reload::{self, Asker, Reloader};
+use crate::snapshot::Snapshot;
+use crate::socket::Address;
 use crate::telemetry::{LogGuard, Metrics, ReloadResult, Trigger};
-use crate::{relay, reload, socket, worker};
+use crate::{relay, worker};
 
 /// A proxy with its sockets bound and its workers running.
 pub struct Server {
     /// Where each listener is bound, by its name; port 0 is told as what the kernel gave.
     pub listening: Vec<(Arc<str>, SocketAddr)>,
-    pub admin: Vec<SocketAddr>,
+    pub admin: Vec<Address>,
     shared: Shared,
     drain: Drain,
     workers: Vec<JoinHandle<()>>,
-    admin_sockets: Vec<TcpListener>,
+    process: Arc<Mutex<Process>>,
     readiness: Readiness,
     reloader: Reloader,
     signals: Signals,
-}
-
-/// Why a server could not start.
-#[derive(Debug)]
-pub enum StartError {
-    Bind {
-        what: String,
-        address: SocketAddr,
-        error: io::Error,
-    },
-    /// The kernel does not have it, or does not let us use it.
-    Congestion {
-        name: String,
-        error: io::Error,
-    },
-    Io(io::Error),
 }
 
 /// How a run ended.
@@ -75,14 +61,11 @@ impl Server {
     ///
     /// # Errors
     /// An address cannot be bound, or no thread or descriptor is to be had. Nothing keeps running then.
-    pub async fn start(loaded: Loaded, file: PathBuf) -> Result<Self, StartError> {
+    pub async fn start(loaded: Loaded, file: PathBuf) -> Result<Self, ApplyError> {
         // Before anything is bound: as the first process of a container there are no default actions.
-        let signals = Signals::listen().map_err(StartError::Io)?;
+        let signals = Signals::listen().map_err(ApplyError::Io)?;
         let config = loaded.config;
         let workers = config.runtime.workers.unwrap_or_else(available_cores);
-        if let Some((name, error)) = missing_congestion(&config) {
-            return Err(StartError::Congestion { name: name.to_owned(), error });
-        }
         let metrics = Metrics::new();
         let snapshot = Snapshot::build(config.clone(), None, &metrics);
         let (drain, watch) = drain::channel();
@@ -100,15 +83,19 @@ impl Server {
         };
         let in_force = Arc::clone(&shared.snapshot);
         shared.metrics.collect_with(move || in_force.load().publish());
-        let (listening, sockets) = bind(&config, workers, &shared)?;
-        let admin_sockets = bind_admin(&config).await?;
-        let admin =
-            admin_sockets.iter().map(TcpListener::local_addr).collect::<Result<_, _>>().map_err(StartError::Io)?;
+        let (to_workers, openings): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
+        let mut process = Process::new(Doors::new(to_workers, shared.clone()), config.runtime);
+        let prepared = process.prepare(&config)?;
+        let workers = start_workers(openings, &shared)?;
+        prepared.commit(&shared.snapshot.load_full());
         shared.metrics.reload(ReloadResult::Applied, Trigger::Start, &config.hash);
-        let workers = start_workers(sockets, &shared)?;
-        let reloader = Reloader::new(file, Arc::clone(&shared.snapshot), Arc::clone(&shared.metrics));
+        let listening = process.doors().listening().map(|(name, address)| (Arc::clone(name), address)).collect();
+        let admin = process.admin().addresses().cloned().collect();
+        let process = Arc::new(Mutex::new(process));
+        let (snapshot, metrics) = (Arc::clone(&shared.snapshot), Arc::clone(&shared.metrics));
+        let reloader = Reloader::new(file, snapshot, metrics, Arc::clone(&process));
         let readiness = Readiness::default();
-        Ok(Self { listening, admin, shared, drain, workers, admin_sockets, readiness, reloader, signals })
+        Ok(Self { listening, admin, shared, drain, workers, process, readiness, reloader, signals })
     }
 
     /// Runs until a signal asks for the end: drains, and returns when all is over.
@@ -116,7 +103,14 @@ impl Server {
     /// `log` is looked at for lines it dropped.
     pub async fn run(mut self, log: Option<LogGuard>) -> Ended {
         let (reloads, asked) = reload::channel();
-        let admin = self.start_admin(reloads.clone());
+        let app = Arc::new(self.app(reloads.clone()));
+        {
+            let mut process = self.process.lock().await;
+            process.serve_admin(app);
+            if let Some(log) = &log {
+                process.control_log(log.control());
+            }
+        }
         let upkeep = tokio::spawn(upkeep(Arc::clone(&self.shared.metrics), log));
         let reloading = tokio::spawn(self.reloader.run(asked));
         self.readiness.enter(Stage::Ready);
@@ -124,8 +118,12 @@ impl Server {
         while self.signals.next().await == Asked::Reload {
             reloads.ask(Trigger::Signal);
         }
+        // A reload is over or has not begun: what it changes, it changes between two turns of this runtime.
+        reloading.abort();
+        let _ = reloading.await;
         self.readiness.enter(Stage::Draining);
         self.drain.enter(Phase::Draining);
+        self.process.lock().await.drain();
         let wait = self.shared.snapshot.load().config.timeouts.drain;
         let open = self.shared.permits.open();
         tracing::info!(open, deadline_s = wait.as_secs_f64(), "draining");
@@ -136,8 +134,7 @@ impl Server {
         let left = self.shared.permits.open();
         self.drain.enter(Phase::Over);
         join(self.workers).await;
-        reloading.abort();
-        drop(admin);
+        self.process.lock().await.close_admin();
         let ended = if left == 0 { Ended::Drained } else { Ended::Cut { connections: left } };
         tracing::info!(cut = left, "ended");
         upkeep.abort();
@@ -146,20 +143,12 @@ impl Server {
         ended
     }
 
-    fn start_admin(&mut self, reloads: Asker) -> Vec<oneshot::Sender<()>> {
-        let app = Arc::new(App {
+    fn app(&self, reloads: Asker) -> App {
+        App {
             metrics: Arc::clone(&self.shared.metrics),
             ready: self.readiness.clone(),
             control: Box::new(Controls { snapshot: Arc::clone(&self.shared.snapshot), reloads }),
-        });
-        let serve = |socket| {
-            let (stop, stopped) = oneshot::channel();
-            tokio::spawn(admin::serve(socket, Arc::clone(&app), async {
-                let _ = stopped.await;
-            }));
-            stop
-        };
-        self.admin_sockets.drain(..).map(serve).collect()
+        }
     }
 }
 
@@ -169,47 +158,12 @@ async fn served(shared: &Shared) {
     shared.permits.wait_until(|open| open == 0).await;
 }
 
-type Bound = (Vec<(Arc<str>, SocketAddr)>, Vec<Vec<worker::Socket>>);
-
-/// Binds every address once for each worker.
-fn bind(config: &Config, workers: usize, shared: &Shared) -> Result<Bound, StartError> {
-    let tcp = tcp_settings(config.tcp);
-    let mut listening = Vec::new();
-    let mut sockets: Vec<Vec<worker::Socket>> = (0..workers).map(|_| Vec::new()).collect();
-    for (number, listener) in config.listeners.iter().enumerate() {
-        let ours = Listener { number, metrics: shared.metrics.listener(&listener.name), permits: Arc::default() };
-        for &wanted in &listener.bind {
-            let mut address = wanted;
-            for sockets in &mut sockets {
-                let what = || format!("listener {}", listener.name);
-                let failed = |error| StartError::Bind { what: what(), address, error };
-                let congestion = listener.congestion.as_deref();
-                let socket = socket::for_listener(address, &tcp, congestion).map_err(failed)?;
-                // The other workers share the port that the first one was given.
-                address = socket.local_addr().map_err(StartError::Io)?;
-                sockets.push((socket, ours.clone(), shared.doors.acquire()));
-            }
-            tracing::info!(listener = &*listener.name, %address, "listening");
-            listening.push((Arc::clone(&listener.name), address));
-        }
-    }
-    Ok((listening, sockets))
-}
-
-async fn bind_admin(config: &Config) -> Result<Vec<TcpListener>, StartError> {
-    let mut sockets = Vec::new();
-    for &address in &config.admin.bind {
-        let failed = |error| StartError::Bind { what: "admin".to_owned(), address, error };
-        let socket = TcpListener::bind(address).await.map_err(failed)?;
-        tracing::info!(address = %socket.local_addr().map_err(StartError::Io)?, "admin listening");
-        sockets.push(socket);
-    }
-    Ok(sockets)
-}
-
-fn start_workers(sockets: Vec<Vec<worker::Socket>>, shared: &Shared) -> Result<Vec<JoinHandle<()>>, StartError> {
-    let spawn = |(number, sockets)| worker::spawn(number, sockets, shared.clone());
-    sockets.into_iter().enumerate().map(spawn).collect::<Result<_, _>>().map_err(StartError::Io)
+fn start_workers(
+    openings: Vec<mpsc::UnboundedReceiver<worker::Opening>>,
+    shared: &Shared,
+) -> Result<Vec<JoinHandle<()>>, ApplyError> {
+    let spawn = |(number, openings)| worker::spawn(number, openings, shared.clone());
+    openings.into_iter().enumerate().map(spawn).collect::<Result<_, _>>().map_err(ApplyError::Io)
 }
 
 /// Waits for the worker threads without blocking the control runtime.
@@ -292,37 +246,6 @@ fn reserved_descriptors(workers: usize, pipes: usize) -> u64 {
 
 fn available_cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-impl std::fmt::Display for StartError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Bind { what, address, error } => {
-                write!(f, "{what}: cannot bind {address}")?;
-                match error.kind() {
-                    io::ErrorKind::AddrInUse => f.write_str(" (another program listens there: `ss -ltnp` shows which)"),
-                    io::ErrorKind::PermissionDenied => f.write_str(
-                        " (ports below 1024 need CAP_NET_BIND_SERVICE, or the sysctl net.ipv4.ip_unprivileged_port_start)",
-                    ),
-                    io::ErrorKind::AddrNotAvailable => f.write_str(" (no interface of this machine has that address)"),
-                    _ => Ok(()),
-                }
-            }
-            Self::Congestion { name, .. } => write!(
-                f,
-                "no congestion control `{name}` here (`sysctl net.ipv4.tcp_available_congestion_control` lists them)"
-            ),
-            Self::Io(_) => f.write_str("cannot start"),
-        }
-    }
-}
-
-impl std::error::Error for StartError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Bind { error, .. } | Self::Congestion { error, .. } | Self::Io(error) => Some(error),
-        }
-    }
 }
 
 const UPKEEP: Duration = Duration::from_secs(5);

@@ -4,10 +4,14 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use socket2::SockFilter;
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 
 /// How our TCP sockets behave, on both sides.
@@ -22,9 +26,7 @@ pub struct TcpSettings {
     pub backlog: u32,
 }
 
-/// Binds one of possibly several listening sockets of an address; the kernel spreads connections over them.
-///
-/// Accepted sockets inherit the options, so that none is set for each client (tcp(7) on Linux).
+/// Binds one of possibly several sockets that are to [`listen`] on an address; the kernel spreads connections over them.
 ///
 /// # Errors
 /// The address is in use or not ours, the process may not bind it, or the kernel has no such congestion control. Other
@@ -43,14 +45,160 @@ pub fn for_listener(
     socket.set_reuse_address(true)?;
     #[cfg(unix)]
     socket.set_reuse_port(true)?;
-    let _ = socket.set_tcp_nodelay(settings.nodelay);
-    keep_alive(&socket, settings);
-    if let Some(congestion) = congestion {
-        set_congestion(&socket, congestion)?;
-    }
+    configure_listener(&socket, settings, congestion)?;
     socket.bind(&address.into())?;
-    socket.listen(i32::try_from(settings.backlog).unwrap_or(i32::MAX))?;
     Ok(socket.into())
+}
+
+/// Sets what accepted sockets inherit, so that nothing is set for each client (tcp(7) on Linux); also on a socket that
+/// listens already, for the clients to come.
+///
+/// # Errors
+/// The kernel has no such congestion control. Other refused options are passed over.
+pub fn configure_listener(socket: &impl AsFd, settings: &TcpSettings, congestion: Option<&str>) -> io::Result<()> {
+    keep_alive(socket, settings);
+    let socket = SockRef::from(socket);
+    let _ = socket.set_tcp_nodelay(settings.nodelay);
+    match congestion {
+        Some(congestion) => set_congestion(&socket, congestion),
+        None => reset_congestion(&socket),
+    }
+}
+
+/// Lets clients come; called again, changes how many of them may wait.
+///
+/// # Errors
+/// The kernel's: somebody else has come to listen on the address meanwhile.
+pub fn listen(socket: &std::net::TcpListener, backlog: u32) -> io::Result<()> {
+    SockRef::from(socket).listen(i32::try_from(backlog).unwrap_or(i32::MAX))
+}
+
+/// Has the kernel pass over new SYNs to a listening socket, as if they had been lost on the way. Handshakes that have
+/// begun go on. Clients accepted from now on inherit the filter, to which no segment of theirs is a match.
+///
+/// If the kernel refuses it, handshakes go on beginning, and those that are unfinished when the socket is closed are lost.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub fn begin_no_handshakes(socket: &impl AsFd) {
+    const FLAGS_OFFSET: u32 = 13;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    // Classic BPF over the TCP header (RFC 9293 §3.1): drop what has SYN but no ACK.
+    let filter = [
+        SockFilter::new(0x30, 0, 0, FLAGS_OFFSET), // A = byte of the flags
+        SockFilter::new(0x54, 0, 0, SYN | ACK),    // A &= SYN | ACK
+        SockFilter::new(0x15, 0, 1, SYN),          // if A == SYN go on, else skip one
+        SockFilter::new(0x06, 0, 0, 0),            // drop
+        SockFilter::new(0x06, 0, 0, u32::MAX),     // keep all of it
+    ];
+    let _ = SockRef::from(socket).attach_filter(&filter);
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub fn begin_no_handshakes(_: &impl AsFd) {}
+
+/// Where a server listens that is no listener: the admin server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// A bound socket of the admin server.
+#[derive(Debug)]
+pub enum AdminSocket {
+    Tcp(std::net::TcpListener),
+    Unix(UnixListener),
+}
+
+/// Binds a socket that is to listen for the admin server. Unlike a listener it has its address to itself, so that a second
+/// process with the same configuration is told; only sockets of `leaving`, which are about to close, may overlap.
+///
+/// # Errors
+/// The address is in use or not ours, the process may not bind it, or the path is too long.
+pub fn for_admin(address: &Address, leaving: &[&AdminSocket]) -> io::Result<AdminSocket> {
+    match address {
+        Address::Tcp(address) => {
+            let socket = Socket::new(Domain::for_address(*address), Type::STREAM, Some(Protocol::TCP))?;
+            socket.set_nonblocking(true)?;
+            socket.set_reuse_address(true)?;
+            let port = |socket: &AdminSocket| socket.address().ok().and_then(|address| address.port());
+            let overlapping = leaving.iter().filter(|other| address.port() != 0 && port(other) == Some(address.port()));
+            let overlapping: Vec<SockRef<'_>> = overlapping.map(SockRef::from).collect();
+            let share = |on| overlapping.iter().try_for_each(|other| other.set_reuse_port(on));
+            socket.set_reuse_port(!overlapping.is_empty())?;
+            share(true)?;
+            // Also listening, since that looks at the others again.
+            let bound = socket.bind(&(*address).into()).and_then(|()| socket.listen(ADMIN_BACKLOG));
+            share(false)?;
+            socket.set_reuse_port(false)?;
+            bound.map(|()| AdminSocket::Tcp(socket.into()))
+        }
+        Address::Unix(path) => {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            socket.set_nonblocking(true)?;
+            socket.bind(&SockAddr::unix(path)?)?;
+            Ok(AdminSocket::Unix(socket.into()))
+        }
+    }
+}
+
+impl AdminSocket {
+    /// Lets clients come.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn listen(&self) -> io::Result<()> {
+        SockRef::from(self).listen(ADMIN_BACKLOG)
+    }
+
+    /// # Errors
+    /// The kernel's; a unix socket without a path has no address.
+    pub fn address(&self) -> io::Result<Address> {
+        match self {
+            Self::Tcp(socket) => socket.local_addr().map(Address::Tcp),
+            Self::Unix(socket) => {
+                let address = socket.local_addr()?;
+                let path = address.as_pathname().ok_or(io::ErrorKind::AddrNotAvailable)?;
+                Ok(Address::Unix(path.to_owned()))
+            }
+        }
+    }
+
+    /// # Errors
+    /// No descriptor is left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        match self {
+            Self::Tcp(socket) => socket.try_clone().map(Self::Tcp),
+            Self::Unix(socket) => socket.try_clone().map(Self::Unix),
+        }
+    }
+}
+
+impl AsFd for AdminSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(socket) => socket.as_fd(),
+            Self::Unix(socket) => socket.as_fd(),
+        }
+    }
+}
+
+impl Address {
+    fn port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp(address) => Some(address.port()),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// Opens a socket to `backend` and starts to connect it; the first write tells how that went.
@@ -92,6 +240,18 @@ pub fn for_backend(
 /// It does not.
 pub fn check_congestion(name: &str) -> io::Result<()> {
     set_congestion(&Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?, name)
+}
+
+/// Back to what the kernel gives a new socket.
+#[cfg(any(target_os = "linux", target_os = "freebsd"))]
+fn reset_congestion(socket: &Socket) -> io::Result<()> {
+    let default = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?.tcp_congestion()?;
+    if socket.tcp_congestion()? == default { Ok(()) } else { socket.set_tcp_congestion(&default) }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "freebsd")))]
+fn reset_congestion(_: &Socket) -> io::Result<()> {
+    Ok(())
 }
 
 #[cfg(any(target_os = "linux", target_os = "freebsd"))]
@@ -148,6 +308,9 @@ pub fn reset_on_drop(socket: &impl AsFd) {
 pub fn error(socket: &impl AsFd) -> Option<io::Error> {
     SockRef::from(socket).take_error().ok().flatten()
 }
+
+/// As std has it.
+const ADMIN_BACKLOG: i32 = 128;
 
 #[cfg(test)]
 mod tests {

@@ -1,4 +1,4 @@
-//! Runs one data thread: its runtime, its listening sockets, and every connection they accept.
+//! Runs one data thread: its runtime, the listening sockets it is given, and every connection they accept.
 //!
 //! A connection lives and dies on its worker: no lock, no wake-up across threads, no work stealing.
 
@@ -8,40 +8,54 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime;
+use tokio::sync::{mpsc, watch};
 
 use crate::drain::Phase;
 use crate::limits::Permit;
-use crate::listener::{self, Listener, Shared};
+use crate::listener::{self, Order, Shared, Standing};
 use crate::relay;
 
-/// A listening socket of this worker's own, the listener it belongs to, and its place among the doors.
-pub type Socket = (std::net::TcpListener, Listener, Permit);
+/// A listening socket of this worker's own, and what its accept loop is to know.
+pub struct Opening {
+    /// Non-blocking.
+    pub socket: std::net::TcpListener,
+    pub orders: watch::Receiver<Order>,
+    pub standing: Standing,
+    /// Among the sockets that may still have clients queued.
+    pub place: Permit,
+}
 
 /// Starts worker `number`; its thread ends when the drain is over.
 ///
 /// # Errors
 /// No thread, or no runtime, is to be had.
-pub fn spawn(number: usize, sockets: Vec<Socket>, shared: Shared) -> io::Result<JoinHandle<()>> {
+pub fn spawn(number: usize, openings: mpsc::UnboundedReceiver<Opening>, shared: Shared) -> io::Result<JoinHandle<()>> {
     let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
         relay::bound_pipes(shared.most_pipes);
-        runtime.block_on(serve(sockets, shared));
+        runtime.block_on(serve(openings, shared));
         // Connections that are still open are dropped with their runtime: reset, and counted as drained.
     })
 }
 
-async fn serve(sockets: Vec<Socket>, shared: Shared) {
+async fn serve(openings: mpsc::UnboundedReceiver<Opening>, shared: Shared) {
     let mut drain = shared.drain.clone();
-    for (socket, listener, door) in sockets {
+    tokio::select! {
+        () = drain.reached(Phase::Over) => {}
+        () = open(openings, &shared) => {}
+        () = beat() => {}
+    }
+}
+
+/// Never ends: without more to open there is still what was opened.
+async fn open(mut openings: mpsc::UnboundedReceiver<Opening>, shared: &Shared) {
+    while let Some(Opening { socket, orders, standing, place }) = openings.recv().await {
         match TcpListener::from_std(socket) {
-            Ok(socket) => drop(tokio::spawn(listener::accept(socket, listener, shared.clone(), door))),
+            Ok(socket) => drop(tokio::spawn(listener::accept(socket, orders, standing, shared.clone(), place))),
             Err(error) => tracing::error!(%error, "a listening socket could not be used"),
         }
     }
-    tokio::select! {
-        () = drain.reached(Phase::Over) => {}
-        () = beat() => {}
-    }
+    std::future::pending().await
 }
 
 /// Keeps a timer pending that is nearer than any deadline of a connection. The runtime wakes itself through the kernel

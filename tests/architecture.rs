@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 const ORDER: &[&str] = &[
     "cli",
     "server",
+    "reload",
+    "process",
+    "doors",
     "worker",
     "listener",
     "connection",
-    "reload",
     "explain",
     "snapshot",
     "admin",

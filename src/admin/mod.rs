@@ -8,6 +8,7 @@ mod api;
 mod control;
 mod page;
 mod serve;
+pub mod sockets;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -23,7 +24,6 @@ use serde_json::{Value, json};
 pub use self::access::{Access, Allow, Peer};
 pub use self::api::ExplainQuery;
 pub use self::control::{Control, Reloaded, Soon};
-pub use self::serve::serve;
 use crate::telemetry::Metrics;
 
 /// What the admin pages are about.

@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::cli::healthcheck::{HealthcheckError, healthcheck};
+use crate::socket::AdminSocket;
 use crate::telemetry::{ReloadResult, Trigger};
 
 /// What would run behind the admin address.
@@ -51,7 +52,8 @@ impl Admin {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
-        let served = tokio::spawn(serve(listener, app.clone(), async { _ = stopped.await }));
+        let socket = AdminSocket::Tcp(listener.into_std().unwrap());
+        let served = tokio::spawn(serve::serve(socket, app.clone(), async { _ = stopped.await }));
         Self { address, app, stop, served }
     }
 
@@ -118,8 +120,11 @@ async fn readyz_follows_the_life_of_the_process_and_healthz_does_not() {
 #[tokio::test]
 async fn healthcheck_asks_readyz() {
     let admin = Admin::start().await;
-    let addresses = [admin.address];
-    let check = || tokio::task::spawn_blocking(move || healthcheck(&addresses));
+    let address = crate::socket::Address::Tcp(admin.address);
+    let check = || {
+        let address = address.clone();
+        tokio::task::spawn_blocking(move || healthcheck(&[address]))
+    };
     let error = check().await.unwrap().unwrap_err();
     assert!(matches!(&error, HealthcheckError::NotReady { body, .. } if body == "starting"), "{error}");
     admin.app.ready.enter(Stage::Ready);

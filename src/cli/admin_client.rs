@@ -1,11 +1,14 @@
 //! Asks a running snigate at its admin address.
 //!
-//! In:  the address, a path, how long and how much of an answer is waited for.
+//! In:  the address (TCP or a unix socket), a path, how long and how much of an answer is waited for.
 //! Out: [`Answer`]: the status and the body. HTTP/1.1 over a blocking socket, for commands that ask once.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
+
+use crate::socket::Address;
 
 /// What came back, or as much of it as counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,25 +20,87 @@ pub struct Answer {
     pub body: String,
 }
 
+/// Reads `HOST:PORT`, with or without `http://` before it, or `unix:/PATH`.
+///
+/// # Errors
+/// It is neither, or the host has no address.
+pub fn address(told: &str) -> io::Result<Address> {
+    if let Some(path) = told.strip_prefix("unix:") {
+        return Ok(Address::Unix(path.into()));
+    }
+    let host = told.strip_prefix("http://").unwrap_or(told).trim_end_matches('/');
+    let first = host.to_socket_addrs()?.next();
+    first.map(Address::Tcp).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
+}
+
 /// Sends `GET path` and reads the answer until the server closes.
 ///
 /// # Errors
 /// When there is no connection, or no whole answer within `limit`.
-pub fn get(address: SocketAddr, path: &str, limit: Duration, most_bytes: usize) -> io::Result<Answer> {
+pub fn get(address: &Address, path: &str, limit: Duration, most_bytes: usize) -> io::Result<Answer> {
     let deadline = Instant::now() + limit;
-    let mut stream = TcpStream::connect_timeout(&address, limit)?;
-    stream.set_write_timeout(Some(left(deadline)?))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut stream = Stream::connect(address, limit)?;
+    stream.set_timeouts(left(deadline)?)?;
+    // RFC 9110 §7.2: the host of a socket that has none is empty.
+    let host = if let Address::Tcp(address) = address { address.to_string() } else { String::new() };
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
     let mut chunk = [0; 4096];
     while answer.len() < most_bytes {
-        stream.set_read_timeout(Some(left(deadline)?))?;
+        stream.set_timeouts(left(deadline)?)?;
         match stream.read(&mut chunk)? {
             0 => break,
             n => answer.extend_from_slice(&chunk[..n]),
         }
     }
     Ok(Answer::read(&String::from_utf8_lossy(&answer)))
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    fn connect(address: &Address, limit: Duration) -> io::Result<Self> {
+        match address {
+            Address::Tcp(address) => TcpStream::connect_timeout(address, limit).map(Self::Tcp),
+            Address::Unix(path) => UnixStream::connect(path).map(Self::Unix),
+        }
+    }
+
+    fn set_timeouts(&self, limit: Duration) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => {
+                stream.set_read_timeout(Some(limit)).and_then(|()| stream.set_write_timeout(Some(limit)))
+            }
+            Self::Unix(stream) => {
+                stream.set_read_timeout(Some(limit)).and_then(|()| stream.set_write_timeout(Some(limit)))
+            }
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer),
+            Self::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(bytes),
+            Self::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Answer {

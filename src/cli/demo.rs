@@ -79,7 +79,7 @@ fn prepare(
 
 fn invitation(server: &Server, backends: &[Backend], directory: &Path) -> String {
     let address = server.listening.first().map_or(HTTPS, |(_, address)| *address);
-    let admin = server.admin.first().copied().unwrap_or(ADMIN);
+    let admin = server.admin.first().map_or_else(|| ADMIN.to_string(), ToString::to_string);
     let port = address.port();
     let directory = directory.display();
     let mut text =

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use super::{Exit, config_file, load, output_failed};
 use crate::config::Loaded;
 use crate::explain::{Entry, Explanation, PassedOver, Question, explain};
 use crate::snapshot::Snapshot;
+use crate::socket::Address;
 use crate::telemetry::Metrics;
 
 #[derive(Args, Clone, Debug)]
@@ -38,8 +39,8 @@ pub struct Options {
     /// Prints the answer as JSON
     #[arg(long)]
     json: bool,
-    /// Asks the running snigate at its admin address, not a file
-    #[arg(long, value_name = "HOST:PORT")]
+    /// Asks the running snigate at its admin address (HOST:PORT or unix:/PATH), not a file
+    #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
 }
 
@@ -97,13 +98,8 @@ pub fn offline(loaded: Loaded) -> Snapshot {
 
 /// Asks `/api/v1/explain`.
 fn ask(admin: &str, options: &Options) -> Result<Explanation, AskError> {
-    let admin = admin.strip_prefix("http://").unwrap_or(admin).trim_end_matches('/');
-    let resolved = admin.to_socket_addrs().map(|mut addresses| addresses.next());
-    let address = match resolved {
-        Ok(Some(address)) => address,
-        Ok(None) => return Err(AskError::Address { told: admin.to_owned(), error: None }),
-        Err(error) => return Err(AskError::Address { told: admin.to_owned(), error: Some(error) }),
-    };
+    let address = admin_client::address(admin);
+    let address = address.map_err(|error| AskError::Address { told: admin.to_owned(), error })?;
     let mut path = format!("/api/v1/explain?name={}", percent_encoded(&options.name));
     let source = options.source.map(|source| source.to_string());
     let alpn = (!options.alpn.is_empty()).then(|| options.alpn.join(","));
@@ -112,8 +108,10 @@ fn ask(admin: &str, options: &Options) -> Result<Explanation, AskError> {
             path.push_str(&format!("&{key}={}", percent_encoded(&value)));
         }
     }
-    let answer = admin_client::get(address, &path, PATIENCE, MOST_ANSWER_BYTES);
-    let answer = answer.map_err(|error| AskError::NoAnswer { address, error })?;
+    let answer = match admin_client::get(&address, &path, PATIENCE, MOST_ANSWER_BYTES) {
+        Ok(answer) => answer,
+        Err(error) => return Err(AskError::NoAnswer { address, error }),
+    };
     let said = || serde_json::from_str::<serde_json::Value>(&answer.body).ok()?["error"].as_str().map(str::to_owned);
     match answer.status {
         Some(200) => serde_json::from_str(&answer.body).map_err(|error| AskError::NotOurs { address, error }),
@@ -126,20 +124,20 @@ fn ask(admin: &str, options: &Options) -> Result<Explanation, AskError> {
 enum AskError {
     Address {
         told: String,
-        error: Option<io::Error>,
+        error: io::Error,
     },
     NoAnswer {
-        address: SocketAddr,
+        address: Address,
         error: io::Error,
     },
     Status {
-        address: SocketAddr,
+        address: Address,
         status: String,
         said: Option<String>,
     },
     /// The answer is no explanation.
     NotOurs {
-        address: SocketAddr,
+        address: Address,
         error: serde_json::Error,
     },
     /// The process says that the question is wrong.
@@ -159,8 +157,7 @@ impl fmt::Display for AskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address { told, error } => {
-                write!(f, "`{}` is no admin address, HOST:PORT", told.escape_debug())?;
-                error.as_ref().map_or(Ok(()), |error| write!(f, ": {error}"))
+                write!(f, "`{}` is no admin address, HOST:PORT or unix:/PATH: {error}", told.escape_debug())
             }
             Self::NoAnswer { address, error } => write!(f, "no answer from the admin address {address}: {error}"),
             Self::Status { address, status, said } => {

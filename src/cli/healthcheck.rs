@@ -10,19 +10,20 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use super::admin_client::{self, Answer};
+use crate::socket::Address;
 
 /// Asks the first of the addresses; all of them serve the same.
 ///
 /// # Errors
 ///
 /// When there is no address, no answer within two seconds, or another answer than 200.
-pub fn healthcheck(admin: &[SocketAddr]) -> Result<(), HealthcheckError> {
-    let address = reachable(*admin.first().ok_or(HealthcheckError::NoAddress)?);
-    let ask = admin_client::get(address, "/readyz", LIMIT, MAX_ANSWER_BYTES);
-    let answer = ask.map_err(|source| HealthcheckError::Io { address, source })?;
-    match answer {
-        Answer { status: Some(200), .. } => Ok(()),
-        Answer { status_line: status, body, .. } => {
+pub fn healthcheck(admin: &[Address]) -> Result<(), HealthcheckError> {
+    let address = reachable(admin.first().ok_or(HealthcheckError::NoAddress)?);
+    let ask = admin_client::get(&address, "/readyz", LIMIT, MAX_ANSWER_BYTES);
+    match ask {
+        Err(source) => Err(HealthcheckError::Io { address, source }),
+        Ok(Answer { status: Some(200), .. }) => Ok(()),
+        Ok(Answer { status_line: status, body, .. }) => {
             Err(HealthcheckError::NotReady { address, status, body: body.trim().to_owned() })
         }
     }
@@ -32,12 +33,12 @@ pub fn healthcheck(admin: &[SocketAddr]) -> Result<(), HealthcheckError> {
 pub enum HealthcheckError {
     NoAddress,
     Io {
-        address: SocketAddr,
+        address: Address,
         source: io::Error,
     },
     /// It answered, but not with 200.
     NotReady {
-        address: SocketAddr,
+        address: Address,
         status: String,
         body: String,
     },
@@ -47,9 +48,9 @@ impl fmt::Display for HealthcheckError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoAddress => f.write_str("there is no admin address to ask"),
-            Self::Io { address, .. } => write!(f, "no answer from http://{address}/readyz"),
+            Self::Io { address, .. } => write!(f, "no answer from {}", page(address)),
             Self::NotReady { address, status, body } => {
-                write!(f, "http://{address}/readyz answered {status:?}: {body:?}")
+                write!(f, "{} answered {status:?}: {body:?}", page(address))
             }
         }
     }
@@ -64,15 +65,22 @@ impl Error for HealthcheckError {
     }
 }
 
-/// What listens on every address is asked on loopback.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        address.set_ip(match address {
-            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
-            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        });
+fn page(address: &Address) -> String {
+    match address {
+        Address::Tcp(address) => format!("http://{address}/readyz"),
+        Address::Unix(path) => format!("{}:/readyz", path.display()),
     }
-    address
+}
+
+/// What listens on every address is asked on loopback.
+fn reachable(address: &Address) -> Address {
+    match address {
+        Address::Tcp(address) if address.ip().is_unspecified() => {
+            let loopback = if address.is_ipv4() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { Ipv6Addr::LOCALHOST.into() };
+            Address::Tcp(SocketAddr::new(loopback, address.port()))
+        }
+        other => other.clone(),
+    }
 }
 
 /// For the whole question and answer.
@@ -89,7 +97,7 @@ mod tests {
     use super::*;
 
     /// A server that reads one request and answers with these bytes.
-    fn answering(answer: &'static [u8]) -> SocketAddr {
+    fn answering(answer: &'static [u8]) -> Address {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         thread::spawn(move || {
@@ -103,7 +111,11 @@ mod tests {
             assert!(request.starts_with(b"GET /readyz HTTP/1.1\r\n"));
             stream.write_all(answer).unwrap();
         });
-        address
+        Address::Tcp(address)
+    }
+
+    fn tcp(address: &str) -> Address {
+        Address::Tcp(address.parse().unwrap())
     }
 
     #[test]
@@ -114,10 +126,11 @@ mod tests {
 
     #[test]
     fn an_unspecified_address_is_asked_on_loopback() {
-        let port = answering(b"HTTP/1.1 200 OK\r\n\r\n").port();
-        healthcheck(&[SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))]).unwrap();
-        assert_eq!(reachable("[::]:9901".parse().unwrap()), "[::1]:9901".parse().unwrap());
-        assert_eq!(reachable("10.0.0.1:9901".parse().unwrap()), "10.0.0.1:9901".parse().unwrap());
+        let Address::Tcp(address) = answering(b"HTTP/1.1 200 OK\r\n\r\n") else { unreachable!() };
+        healthcheck(&[tcp(&format!("0.0.0.0:{}", address.port()))]).unwrap();
+        assert_eq!(reachable(&tcp("[::]:9901")), tcp("[::1]:9901"));
+        assert_eq!(reachable(&tcp("10.0.0.1:9901")), tcp("10.0.0.1:9901"));
+        assert_eq!(reachable(&Address::Unix("/a".into())), Address::Unix("/a".into()));
     }
 
     #[test]
@@ -137,11 +150,11 @@ mod tests {
     #[test]
     fn a_closed_port_and_a_silent_server_are_no_answer() {
         let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
-        assert!(matches!(healthcheck(&[closed]).unwrap_err(), HealthcheckError::Io { .. }));
+        assert!(matches!(healthcheck(&[Address::Tcp(closed)]).unwrap_err(), HealthcheckError::Io { .. }));
 
         let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let (asked, limit) = (Instant::now(), Duration::from_millis(100));
-        assert!(admin_client::get(silent.local_addr().unwrap(), "/readyz", limit, 1).is_err());
+        assert!(admin_client::get(&Address::Tcp(silent.local_addr().unwrap()), "/readyz", limit, 1).is_err());
         assert!(asked.elapsed() >= limit && asked.elapsed() < LIMIT, "{:?}", asked.elapsed());
     }
 }

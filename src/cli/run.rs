@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::Exit;
-use crate::config::{self, Config, Loaded, Problems, Severity};
-use crate::server::{Server, StartError};
-use crate::snapshot::log_format;
-use crate::telemetry::{Level, LogGuard, LogSettings, log};
+use crate::config::{Config, Loaded, Problems, Severity};
+use crate::process::{ApplyError, log_settings};
+use crate::server::Server;
+use crate::telemetry::{LogGuard, log};
 
 /// Runs with `file`, until drained.
 pub fn run(file: PathBuf) -> ExitCode {
@@ -28,7 +28,7 @@ pub fn serve(loaded: Loaded, file: PathBuf, log: LogGuard, started: impl FnOnce(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
-        Err(error) => return start_failed(&StartError::Io(error), log),
+        Err(error) => return start_failed(&ApplyError::Io(error), log),
     };
     runtime.block_on(async {
         match Server::start(loaded, file).await {
@@ -44,14 +44,7 @@ pub fn serve(loaded: Loaded, file: PathBuf, log: LogGuard, started: impl FnOnce(
 
 /// The log as the configuration wants it, with the warnings of the file as its first lines.
 pub fn start_log(config: &Config, warnings: &Problems) -> LogGuard {
-    let level = match config.log.level {
-        config::Level::Error => Level::Error,
-        config::Level::Warn => Level::Warn,
-        config::Level::Info => Level::Info,
-        config::Level::Debug => Level::Debug,
-        config::Level::Trace => Level::Trace,
-    };
-    let guard = log::init(LogSettings { level, format: log_format(config.log.format) });
+    let guard = log::init(log_settings(config.log));
     for warning in warnings.iter() {
         tracing::warn!("{warning}");
     }
@@ -86,7 +79,7 @@ pub fn find_config(told: Option<PathBuf>) -> Result<PathBuf, String> {
     })
 }
 
-fn start_failed(error: &StartError, log: LogGuard) -> ExitCode {
+fn start_failed(error: &ApplyError, log: LogGuard) -> ExitCode {
     // Lines that are queued come first.
     drop(log);
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();

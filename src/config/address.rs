@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use ipnet::IpNet;
 
@@ -41,6 +42,24 @@ pub enum NetworkError {
 /// Reads an address with its port.
 pub fn socket(text: &str) -> Result<SocketAddr, AddressError> {
     text.parse().map_err(|_| explain(text))
+}
+
+/// Reads the path of a socket.
+pub fn socket_path(text: &str) -> Result<PathBuf, SocketPathError> {
+    match text {
+        _ if !text.starts_with('/') => Err(SocketPathError::Relative),
+        _ if text.contains('\0') => Err(SocketPathError::Nul),
+        _ if text.len() > MAX_SOCKET_PATH_BYTES => Err(SocketPathError::TooLong),
+        _ => Ok(text.into()),
+    }
+}
+
+/// Why a text is no path of a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketPathError {
+    Relative,
+    Nul,
+    TooLong,
 }
 
 fn explain(text: &str) -> AddressError {
@@ -111,6 +130,20 @@ impl fmt::Display for AddressError {
 
 impl std::error::Error for AddressError {}
 
+impl fmt::Display for SocketPathError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Relative => f.write_str("the path must begin with `/`; write it as `unix:/run/snigate/admin.sock`"),
+            Self::Nul => f.write_str("the path holds a NUL"),
+            Self::TooLong => {
+                write!(f, "the path is longer than {MAX_SOCKET_PATH_BYTES} bytes, the most a socket can have")
+            }
+        }
+    }
+}
+
+impl std::error::Error for SocketPathError {}
+
 impl fmt::Display for NetworkError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -123,6 +156,9 @@ impl fmt::Display for NetworkError {
 }
 
 impl std::error::Error for NetworkError {}
+
+/// `sun_path` of unix(7), without its zero.
+const MAX_SOCKET_PATH_BYTES: usize = 107;
 
 #[cfg(test)]
 mod tests {
@@ -145,6 +181,15 @@ mod tests {
         assert!(told("https://10.0.0.1:443").contains("scheme"));
         assert_eq!(told("10.0.0:443"), "`10.0.0:443` is no address");
         assert_eq!(told(""), "`` is no address");
+    }
+
+    #[test]
+    fn a_path_of_a_socket_is_absolute_and_fits() {
+        assert_eq!(socket_path("/run/a.sock"), Ok("/run/a.sock".into()));
+        assert_eq!(socket_path("run/a.sock"), Err(SocketPathError::Relative));
+        assert_eq!(socket_path(""), Err(SocketPathError::Relative));
+        assert!(socket_path(&format!("/{}", "a".repeat(106))).is_ok());
+        assert_eq!(socket_path(&format!("/{}", "a".repeat(107))), Err(SocketPathError::TooLong));
     }
 
     #[test]

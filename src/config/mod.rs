@@ -30,6 +30,7 @@ use ipnet::IpNet;
 pub use self::problem::{Place, Problem, Problems, Severity};
 pub use self::token::Token;
 use crate::server_name::{Pattern, ServerName};
+use crate::socket::Address;
 
 /// A configuration that can be used, and what is probably not meant by it.
 #[derive(Clone, Debug, PartialEq)]
@@ -335,7 +336,7 @@ pub struct Runtime {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Admin {
-    pub bind: Vec<SocketAddr>,
+    pub bind: Vec<Address>,
     pub allow_control: AllowControl,
     pub token: Option<Token>,
 }

@@ -483,9 +483,9 @@ pub struct Runtime {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Admin {
-    /// `IP:PORT`, or a list of them; an empty list: no admin server. `unix:` paths are not supported yet.
+    /// `IP:PORT` or `unix:/PATH`, or a list of them; an empty list: no admin server.
     #[schemars(extend("default" = "127.0.0.1:9901"))]
-    pub bind: Field<OneOrMany<Address>>,
+    pub bind: Field<OneOrMany<AdminAddress>>,
     /// Who may change state.
     #[schemars(extend("default" = "auto"))]
     pub allow_control: Field<AllowControl>,
@@ -614,6 +614,11 @@ scalars! {
     BackendAddress {
         "type": "string",
         "description": "`10.0.0.1:443`, `[2001:db8::1]:443`, `shop.internal:443`, `srv:_https._tcp.shop.internal` or `unix:/run/shop.sock`.",
+    }
+    /// Where the admin server listens.
+    AdminAddress {
+        "type": "string",
+        "description": "`IP:PORT`, or `unix:/run/snigate/admin.sock` for a socket that only its owner can use.",
     }
     IpAddress {
         "type": "string",

@@ -5,14 +5,19 @@
 //! Source: DESIGN §6.
 
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, SystemTime};
-use std::{env, thread};
+use std::{env, fmt, thread};
 
 use tracing::level_filters::LevelFilter;
+use tracing::{Event, Subscriber};
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::{Registry, fmt, reload};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{Registry, reload};
 
 use super::Reason;
 pub use super::escape::Format;
@@ -41,30 +46,29 @@ pub enum Level {
 pub fn init(settings: LogSettings) -> LogGuard {
     let stdout = Stdout::shared();
     let is_terminal = io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let colour = if settings.format == Format::Text && is_terminal { Colour::Ansi } else { Colour::None };
+    let colour = if is_terminal { Colour::Ansi } else { Colour::None };
     let (filter, level) = reload::Layer::new(LevelFilter::from(settings.level));
-    let messages = fmt::layer()
-        .event_format(OperatorMessage { format: settings.format, colour })
-        .with_writer(stdout.writer.clone());
+    let is_text = Arc::new(AtomicBool::new(settings.format == Format::Text));
+    let format = EitherFormat { is_text: Arc::clone(&is_text), colour };
+    let messages = tracing_subscriber::fmt::layer().event_format(format).with_writer(stdout.writer.clone());
     // Refused when there is a subscriber already: the first one stays.
     let _ = tracing::subscriber::set_global_default(Registry::default().with(filter).with(messages));
     let worker = stdout.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
-    LogGuard { level, worker, writer: stdout.writer.clone() }
+    LogGuard { control: LogControl { level, is_text }, worker, writer: stdout.writer.clone() }
 }
 
 /// Holds the log open; dropped, it writes what is still queued, for a second and a half at most.
 #[must_use]
 pub struct LogGuard {
-    level: reload::Handle<LevelFilter, Registry>,
+    control: LogControl,
     worker: Option<WorkerGuard>,
     writer: NonBlocking,
 }
 
 impl LogGuard {
-    /// Changes which operator messages are shown.
-    pub fn set_level(&self, level: Level) {
-        // Fails only when the subscriber is gone, and then nothing is shown.
-        let _ = self.level.modify(|now| *now = level.into());
+    /// What changes the log while it is open, and after.
+    pub fn control(&self) -> LogControl {
+        self.control.clone()
     }
 
     /// Lines of either kind dropped since start, for `Metrics::log_lines_dropped`.
@@ -85,6 +89,42 @@ impl Drop for LogGuard {
         if flush.is_ok() {
             let _ = flushed.recv_timeout(FLUSH_LIMIT);
         }
+    }
+}
+
+/// Changes what operator messages look like and which are shown.
+#[derive(Clone)]
+pub struct LogControl {
+    level: reload::Handle<LevelFilter, Registry>,
+    is_text: Arc<AtomicBool>,
+}
+
+impl LogControl {
+    pub fn set(&self, settings: LogSettings) {
+        self.is_text.store(settings.format == Format::Text, Ordering::Relaxed);
+        // Fails only when the subscriber is gone, and then nothing is shown.
+        let _ = self.level.modify(|now| *now = settings.level.into());
+    }
+}
+
+/// Writes each message in the format of that moment.
+struct EitherFormat {
+    is_text: Arc<AtomicBool>,
+    colour: Colour,
+}
+
+impl<S, N> FormatEvent<S, N> for EitherFormat
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, context: &FmtContext<'_, S, N>, writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let message = if self.is_text.load(Ordering::Relaxed) {
+            OperatorMessage { format: Format::Text, colour: self.colour }
+        } else {
+            OperatorMessage { format: Format::Json, colour: Colour::None }
+        };
+        message.format_event(context, writer, event)
     }
 }
 

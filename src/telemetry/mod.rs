@@ -19,7 +19,7 @@ mod timestamp;
 
 pub use self::labels::*;
 pub use self::line::{Alpn, ConnectionLine};
-pub use self::log::{ConnectionLog, Format, Level, LogGuard, LogSettings, Which, init};
+pub use self::log::{ConnectionLog, Format, Level, LogControl, LogGuard, LogSettings, Which, init};
 pub use self::metrics::{LastReload, Metrics, REVISION, VERSION};
 pub use self::reason::Reason;
 pub use self::series::{Active, BackendMetrics, DnsMetrics, ListenerMetrics, PoolMetrics, RouteMetrics};

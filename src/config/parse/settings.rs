@@ -15,8 +15,8 @@ use crate::config::at::At;
 use crate::config::problem::{Place, Problems};
 use crate::config::raw::{self, Field};
 use crate::config::{
-    Admin, AllowControl, Keepalive, Level, Limits, Log, LogConnections, LogFormat, Relay, Reload, Runtime, Tcp,
-    Timeouts, Token, address, units,
+    Address, Admin, AllowControl, Keepalive, Level, Limits, Log, LogConnections, LogFormat, Relay, Reload, Runtime,
+    Tcp, Timeouts, Token, address, units,
 };
 
 pub fn timeouts(field: Field<raw::Timeouts>, top: &At<'_>, problems: &mut Problems) -> Timeouts {
@@ -120,12 +120,21 @@ pub fn admin(field: Field<raw::Admin>, top: &At<'_>, bound: &[(SocketAddr, Place
     if raw.bind.is_none() {
         let default = SocketAddr::from(([127, 0, 0, 1], 9901));
         claim(default, &at, &mut bound, problems);
-        return Admin { bind: vec![default], allow_control, token };
+        return Admin { bind: vec![Address::Tcp(default)], allow_control, token };
     }
-    let bind = each(raw.bind, &at, "bind", problems, |raw::Address(text), at, problems| {
+    let mut paths = Vec::new();
+    let bind = each(raw.bind, &at, "bind", problems, |raw::AdminAddress(text), at, problems| {
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = address::socket_path(path).map_err(|error| problems.error(at, error)).ok()?;
+            if paths.contains(&path) {
+                problems.error(at, "the path stands in the list already");
+            }
+            paths.push(path.clone());
+            return Some(Address::Unix(path));
+        }
         let address = address::socket(&text).map_err(|error| problems.error(at, error)).ok()?;
         claim(address, at, &mut bound, problems);
-        Some(address)
+        Some(Address::Tcp(address))
     });
     Admin { bind, allow_control, token }
 }

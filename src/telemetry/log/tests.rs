@@ -102,7 +102,8 @@ fn a_stalled_output_blocks_nobody_and_what_is_dropped_is_counted() {
     let ((entered, is_stalled), (go_on, wait)) = (channel(), channel());
     let (queue, worker) = queue(Stalled { entered, go_on: wait }, 10);
     let log = ConnectionLog { sink: Sink::Queued(queue.clone()), format: Format::Json, which: Which::All };
-    let guard = LogGuard { level: reload::Layer::new(LevelFilter::INFO).1, worker: Some(worker), writer: queue };
+    let control = LogControl { level: reload::Layer::new(LevelFilter::INFO).1, is_text: Arc::default() };
+    let guard = LogGuard { control, worker: Some(worker), writer: queue };
 
     log.line(&line(Reason::Ok));
     is_stalled.recv_timeout(Duration::from_secs(10)).unwrap();
@@ -121,7 +122,8 @@ fn operator_messages_are_one_object_with_the_message_third() {
     let (sender, written) = channel();
     let make = move || Channel(sender.clone());
     let messages = OperatorMessage { format: Format::Json, colour: Colour::None };
-    let subscriber = Registry::default().with(fmt::layer().event_format(messages).with_writer(make));
+    let subscriber =
+        Registry::default().with(tracing_subscriber::fmt::layer().event_format(messages).with_writer(make));
     tracing::subscriber::with_default(subscriber, || {
         let error = io::Error::other("no\nsuch \x1b thing");
         tracing::warn!(file = "a \"b\"", routes = 3, ratio = f64::NAN, ok = true, %error, "rejected\r\n{}", '\0');
@@ -145,7 +147,8 @@ fn colour_surrounds_a_text_line_and_the_line_still_ends_it() {
     let (sender, written) = channel();
     let messages = OperatorMessage { format: Format::Text, colour: Colour::Ansi };
     let make = move || Channel(sender.clone());
-    let subscriber = Registry::default().with(fmt::layer().event_format(messages).with_writer(make));
+    let subscriber =
+        Registry::default().with(tracing_subscriber::fmt::layer().event_format(messages).with_writer(make));
     tracing::subscriber::with_default(subscriber, || tracing::error!(cause = "\x1b[0m", "cannot bind"));
     let line = String::from_utf8(written.recv().unwrap()).unwrap();
     assert!(line.starts_with("\x1b[31mts="), "{line:?}");
