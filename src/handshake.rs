@@ -99,6 +99,8 @@ pub struct Alert(AlertDescription);
 pub enum HandshakeError {
     /// The backend refused the hello.
     Alert(Alert),
+    /// The backend asked who the client is, and refused that it has no certificate.
+    WantsClientCertificate(Alert),
     /// The backend closed or reset the connection without a byte.
     ClosedWithoutAnswer,
     /// The backend closed or reset the connection after `got` bytes of TLS.
@@ -134,7 +136,7 @@ where
     };
     let config = asking.config(&witness).map_err(HandshakeError::Tls)?;
     let connecting = TlsConnector::from(Arc::new(config)).connect(name, Observed::new(stream)).into_fallible();
-    let mut stream = connecting.await.map_err(|(error, stream)| HandshakeError::of(error, &stream))?;
+    let mut stream = connecting.await.map_err(|(error, stream)| HandshakeError::of(error, &stream, &witness))?;
     let late_alert = close(&mut stream).await;
     Ok(Handshake::of(&stream, &witness, late_alert))
 }
@@ -259,10 +261,13 @@ impl Alert {
 }
 
 impl HandshakeError {
-    fn of<S>(error: io::Error, stream: &Observed<S>) -> Self {
+    fn of<S>(error: io::Error, stream: &Observed<S>, witness: &Witness) -> Self {
         let got = stream.got();
         if let Some(error) = tls_error(&error) {
             return match error {
+                rustls::Error::AlertReceived(alert) if witness.was_asked_for_a_certificate() => {
+                    Self::WantsClientCertificate(Alert(*alert))
+                }
                 rustls::Error::AlertReceived(alert) => Self::Alert(Alert(*alert)),
                 _ if !looks_like_tls(stream.first()) => Self::NotTls { first: stream.first().to_vec() },
                 error => Self::Tls(error.clone()),
@@ -284,7 +289,7 @@ impl HandshakeError {
     /// The metric label.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Alert(_) => "alert",
+            Self::Alert(_) | Self::WantsClientCertificate(_) => "alert",
             Self::ClosedWithoutAnswer | Self::ClosedEarly { .. } => "closed",
             Self::NotTls { .. } => "not_tls",
             Self::Tls(_) => "tls",
@@ -322,6 +327,9 @@ impl fmt::Display for HandshakeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Alert(alert) => write!(f, "refused by the alert {alert}"),
+            Self::WantsClientCertificate(alert) => {
+                write!(f, "refused a client without a certificate by the alert {alert}")
+            }
             Self::ClosedWithoutAnswer => f.write_str("closed without an answer"),
             Self::ClosedEarly { got } => write!(f, "closed inside the handshake, after {got} bytes"),
             Self::NotTls { first } => write!(f, "no TLS: the answer begins with \"{}\"", first.escape_ascii()),

@@ -316,7 +316,8 @@ fn the_documents_name_every_command() {
     }
 }
 
-const COMMANDS: [&str; 9] = ["run", "check", "explain", "diff", "demo", "healthcheck", "schema", "completions", "man"];
+const COMMANDS: [&str; 10] =
+    ["run", "check", "explain", "diff", "doctor", "demo", "healthcheck", "schema", "completions", "man"];
 
 const TLS12: &[&SupportedProtocolVersion] = &[&version::TLS12];
 

@@ -6,6 +6,7 @@ mod completions;
 mod demo;
 pub mod demo_backends;
 mod diff;
+mod doctor;
 mod explain;
 pub mod healthcheck;
 mod man;
@@ -50,6 +51,8 @@ enum Command {
     Explain(explain::Options),
     /// Tells which names another file would send elsewhere
     Diff(diff::Options),
+    /// Connects to every backend with every name routed to it, and tells what clients will meet
+    Doctor(doctor::Options),
     /// Starts two small TLS backends and snigate in front of them, to try with curl
     Demo(demo::Options),
     /// Asks the running snigate of this configuration whether it is ready; for containers
@@ -80,6 +83,8 @@ pub enum Exit {
     OtherPool = 5,
     /// `diff`: somebody goes elsewhere.
     Changes = 6,
+    /// `doctor`: there is something to mend.
+    Findings = 7,
 }
 
 /// Runs the command that the arguments name.
@@ -89,6 +94,7 @@ pub fn main() -> ExitCode {
     match command {
         Some(Command::Explain(options)) => explain::run(&options, config),
         Some(Command::Diff(options)) => diff::run(&options),
+        Some(Command::Doctor(options)) => doctor::run(&options, config),
         Some(Command::Demo(options)) => demo::demo(&options),
         Some(Command::Schema) => printed(schema::schema(&mut io::stdout().lock())),
         Some(Command::Completions { shell }) => {
@@ -187,4 +193,5 @@ impl From<Exit> for ExitCode {
 }
 
 const AFTER_HELP: &str = "Exit codes: 0 ended as asked, 1 a problem in the configuration, 2 usage, 3 an address that \
-cannot be bound; explain: 4 refused, 5 another pool than expected; diff: 6 something changes.";
+cannot be bound; explain: 4 refused, 5 another pool than expected; diff: 6 something changes; \
+doctor: 7 something to mend.";

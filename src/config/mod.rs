@@ -29,6 +29,7 @@ use ipnet::IpNet;
 
 pub use self::problem::{Place, Problem, Problems, Severity};
 pub use self::token::Token;
+pub use self::units::{UnitError, duration_in};
 use crate::server_name::{Pattern, ServerName};
 use crate::socket::Address;
 

@@ -1,0 +1,28 @@
+//! Writes an instant as a day.
+//!
+//! In:  seconds since 1970.
+//! Out: `2026-03-01`, in UTC.
+
+use std::fmt;
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::telemetry::Timestamp;
+
+/// Days before 1970 are shown as its first.
+#[derive(Clone, Copy)]
+pub struct Date(pub i64);
+
+impl Date {
+    /// With the time of day, as RFC 3339 writes it.
+    pub fn in_full(self) -> String {
+        let since = Duration::from_secs(u64::try_from(self.0).unwrap_or_default());
+        // Years past 9999 are beyond RFC 5280, and some are beyond the clock.
+        UNIX_EPOCH.checked_add(since).map(|at| Timestamp(at).to_string()).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Date {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.in_full().split('T').next().unwrap_or_default())
+    }
+}

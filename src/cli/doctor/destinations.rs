@@ -1,0 +1,149 @@
+//! Tells to which pools a name can lead, whoever asks.
+//!
+//! In:  a [`Config`].
+//! Out: [`Destinations`]: pools by name, over every condition that a route may have; and the names below a wildcard.
+//! Source: DESIGN §3 (precedence).
+
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+
+use crate::config::{Config, Destination};
+use crate::server_name::Pattern;
+
+/// Where names lead. Pools are indices into [`Config::pools`].
+pub struct Destinations<'a> {
+    exact: Map<&'a str, Level>,
+    one_label: Map<&'a str, Level>,
+    many_labels: Map<&'a str, Level>,
+    any: Level,
+    unmatched: Option<usize>,
+    /// The exact names that are one label longer.
+    below: Map<&'a str, Vec<&'a str>>,
+}
+
+type Map<K, V> = HashMap<K, V, RandomState>;
+
+/// The entries of one pattern.
+#[derive(Default)]
+struct Level {
+    pools: Vec<usize>,
+    /// One of them takes everybody, so that no less specific pattern is ever looked at.
+    takes_all: bool,
+}
+
+impl<'a> Destinations<'a> {
+    pub fn new(config: &'a Config) -> Self {
+        let mut all = Self {
+            exact: Map::default(),
+            one_label: Map::default(),
+            many_labels: Map::default(),
+            any: Level::default(),
+            unmatched: pool(config.unmatched),
+            below: Map::default(),
+        };
+        for route in &config.routes {
+            let conditions = &route.conditions;
+            let takes_all =
+                conditions.alpn.is_empty() && conditions.source.is_empty() && conditions.listeners.is_empty();
+            for (pattern, _) in &route.patterns {
+                let level = match pattern {
+                    Pattern::Exact(name) => {
+                        if let (false, Some((_, parent))) =
+                            (all.exact.contains_key(name.as_str()), name.as_str().split_once('.'))
+                        {
+                            all.below.entry(parent).or_default().push(name.as_str());
+                        }
+                        all.exact.entry(name.as_str()).or_default()
+                    }
+                    Pattern::OneLabel(suffix) => all.one_label.entry(suffix.as_str()).or_default(),
+                    Pattern::ManyLabels(suffix) => all.many_labels.entry(suffix.as_str()).or_default(),
+                    Pattern::Any => &mut all.any,
+                };
+                level.takes_all |= takes_all;
+                level.pools.extend(pool(route.to).filter(|pool| !level.pools.contains(pool)));
+            }
+        }
+        all
+    }
+
+    /// The pools that a client of `name` (in lower case) may reach, each once.
+    pub fn of(&self, name: &str) -> Vec<usize> {
+        let mut pools: Vec<usize> = Vec::new();
+        let mut add = |pool: usize| {
+            if !pools.contains(&pool) {
+                pools.push(pool);
+            }
+        };
+        for level in self.levels(name) {
+            level.pools.iter().copied().for_each(&mut add);
+            if level.takes_all {
+                return pools;
+            }
+        }
+        self.unmatched.into_iter().for_each(&mut add);
+        pools
+    }
+
+    /// The exact names of routes that a certificate for `*.parent` covers.
+    pub fn below(&self, parent: &str) -> &[&'a str] {
+        self.below.get(parent).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a pattern `*.suffix` is routed.
+    pub fn has_one_label(&self, suffix: &str) -> bool {
+        self.one_label.contains_key(suffix)
+    }
+
+    /// The entries that are looked at for `name`, the most specific first.
+    fn levels<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s Level> {
+        let suffixes = name.match_indices('.').map(|(at, _)| &name[at + 1..]).enumerate();
+        let wildcards = suffixes.flat_map(|(nth, suffix)| {
+            let one = if nth == 0 { self.one_label.get(suffix) } else { None };
+            one.into_iter().chain(self.many_labels.get(suffix))
+        });
+        self.exact.get(name).into_iter().chain(wildcards).chain([&self.any])
+    }
+}
+
+fn pool(destination: Destination) -> Option<usize> {
+    match destination {
+        Destination::Pool(pool) => Some(pool),
+        Destination::Refuse(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_name_leads_where_its_most_specific_pattern_says_and_on_where_that_has_conditions() {
+        let text = r#"
+listeners: [{ name: https, bind: "127.0.0.1:0" }]
+routes:
+  - { sni: a.test, alpn: [h2], pool: p0 }
+  - { sni: "*.test", pool: p1 }
+  - { sni: b.test, pool: p2 }
+  - { sni: gone.test, refuse: alert }
+  - { sni: "**.deep.test", pool: p2 }
+  - { sni: "*.deep.test", source: [10.0.0.0/8], pool: p0 }
+pools: { p0: { backends: ["127.0.0.1:1"] }, p1: { backends: ["127.0.0.1:1"] }, p2: { backends: ["127.0.0.1:1"] } }
+unmatched: { pool: p0 }
+"#;
+        let config = Config::parse(text, Path::new("c.yaml")).expect("a config").config;
+        let all = Destinations::new(&config);
+        assert_eq!(all.of("a.test"), [0, 1]);
+        assert_eq!(all.of("b.test"), [2]);
+        assert_eq!(all.of("c.test"), [1]);
+        assert!(all.of("gone.test").is_empty());
+        assert_eq!(all.of("x.deep.test"), [0, 2]);
+        assert_eq!(all.of("y.x.deep.test"), [2]);
+        assert_eq!(all.of("deep.test"), [1]);
+        assert_eq!(all.of("elsewhere"), [0]);
+        assert_eq!(all.below("test"), ["a.test", "b.test", "gone.test"]);
+        assert!(all.has_one_label("deep.test") && !all.has_one_label("a.test"));
+    }
+}

@@ -1,0 +1,240 @@
+//! Asks backends: every name, then what else a client may do.
+//!
+//! In:  [`Subject`]s: a backend's address and the names to ask it for.
+//! Out: an [`Exam`] each: what it answered to every question.
+//!
+//! A few backends at a time, and of each a few questions at a time; every question has a deadline.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::plan::{Asked, UNKNOWN, Why};
+use super::reach::{InPieces, Stream, Way};
+use crate::handshake::{self, Asking, Handshake, HandshakeError, KeyExchange, Roots, Version, Versions};
+
+/// One address of one backend.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// An index into the configuration's pools.
+    pub pool: usize,
+    /// As the configuration writes it, and the address if that is another.
+    pub label: Arc<str>,
+    pub way: Way,
+    pub asked: Arc<[Asked]>,
+}
+
+/// How to ask.
+#[derive(Clone, Debug)]
+pub struct Manner {
+    /// For connecting, and again for a handshake.
+    pub timeout: Duration,
+    pub roots: Option<Roots>,
+}
+
+/// What a backend answered.
+#[derive(Debug)]
+pub struct Exam {
+    pub subject: Subject,
+    /// In the order of the questions; those of a backend that answers nothing are not asked to the end.
+    pub answers: Vec<Answer>,
+    /// What else was asked, by the first name that was answered, a real one if there is one; `None`: none was.
+    pub more: Option<More>,
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub asked: Asked,
+    pub outcome: Outcome,
+    /// It refused the protocols that browsers offer, and was asked again without.
+    pub alpn_refused: bool,
+}
+
+pub type Outcome = Result<Handshake, Failure>;
+
+/// Answers to what is not about a name.
+#[derive(Debug)]
+pub struct More {
+    pub name: Asked,
+    /// TLS 1.2 alone.
+    pub tls12: Outcome,
+    /// The hello of a browser with post-quantum key exchange.
+    pub large: Outcome,
+    /// A hello cut into records of [`RECORD_BYTES`].
+    pub in_records: Outcome,
+    /// A hello cut into TCP segments.
+    pub in_segments: Outcome,
+    /// A name that is nobody's.
+    pub unknown: Outcome,
+    pub nameless: Outcome,
+}
+
+impl Exam {
+    /// The first handshake that came about.
+    pub fn first(&self) -> Option<&Handshake> {
+        self.answers.iter().find_map(|answer| answer.outcome.as_ref().ok())
+    }
+
+    /// The versions that it speaks; none if it spoke none.
+    pub fn versions(&self) -> Vec<Version> {
+        let Some(first) = self.first() else { return Vec::new() };
+        // Before TLS 1.3 the wish for a client's certificate ends the handshake, but it has shown its version.
+        let tls12 = self.more.as_ref().is_some_and(|more| {
+            matches!(more.tls12, Ok(_) | Err(Failure::Handshake(HandshakeError::WantsClientCertificate(_))))
+        });
+        match first.version {
+            Version::Tls12 => vec![Version::Tls12],
+            Version::Tls13 if tls12 => vec![Version::Tls12, Version::Tls13],
+            Version::Tls13 => vec![Version::Tls13],
+        }
+    }
+}
+
+/// Why there was no answer.
+#[derive(Debug)]
+pub enum Failure {
+    Connect(io::Error),
+    ConnectTimedOut {
+        after: Duration,
+    },
+    /// It took the connection, and then said nothing to the end.
+    Silent {
+        after: Duration,
+    },
+    Handshake(HandshakeError),
+}
+
+/// Examines all, and answers in their order.
+pub async fn examine(subjects: Vec<Subject>, manner: &Manner) -> Vec<Exam> {
+    let places = Arc::new(Semaphore::new(BACKENDS_AT_A_TIME));
+    let mut exams = JoinSet::new();
+    for (nth, subject) in subjects.into_iter().enumerate() {
+        let (places, manner) = (Arc::clone(&places), manner.clone());
+        exams.spawn(async move {
+            let _place = places.acquire().await;
+            (nth, exam(subject, &manner).await)
+        });
+    }
+    let mut exams = exams.join_all().await;
+    exams.sort_by_key(|(nth, _)| *nth);
+    exams.into_iter().map(|(_, exam)| exam).collect()
+}
+
+async fn exam(subject: Subject, manner: &Manner) -> Exam {
+    let mut answers = Vec::with_capacity(subject.asked.len());
+    // The first alone: who cannot be connected to is not asked again.
+    let mut rest = &subject.asked[..];
+    let mut at_a_time = 1;
+    while !rest.is_empty() && !hopeless(&answers) {
+        let (now, later) = rest.split_at(at_a_time.min(rest.len()));
+        answers.extend(answers_to(now, &subject.way, manner).await);
+        (rest, at_a_time) = (later, NAMES_AT_A_TIME);
+    }
+    let answered = || answers.iter().filter_map(|answer| Some((&answer.asked, answer.outcome.as_ref().ok()?)));
+    let answered = answered().find(|(asked, _)| asked.why == Why::Routed).or_else(|| answered().next());
+    let more = match answered {
+        Some((asked, handshake)) => {
+            let alpn = if handshake.alpn.is_some() { browser_alpn() } else { Vec::new() };
+            Some(more(asked, alpn, &subject.way, manner).await)
+        }
+        None => None,
+    };
+    Exam { subject, answers, more }
+}
+
+/// Whether to go on asking would only take time.
+fn hopeless(answers: &[Answer]) -> bool {
+    let last = &answers[answers.len().saturating_sub(NAMES_AT_A_TIME)..];
+    !last.is_empty()
+        && last.iter().all(|answer| match &answer.outcome {
+            Err(Failure::Connect(_) | Failure::ConnectTimedOut { .. }) => true,
+            Err(Failure::Silent { .. }) => last.len() == NAMES_AT_A_TIME,
+            _ => false,
+        })
+}
+
+async fn answers_to(asked: &[Asked], way: &Way, manner: &Manner) -> Vec<Answer> {
+    let mut answers = JoinSet::new();
+    for (nth, asked) in asked.iter().cloned().enumerate() {
+        let (way, manner) = (way.clone(), manner.clone());
+        answers.spawn(async move { (nth, answer_to(asked, &way, &manner).await) });
+    }
+    let mut answers = answers.join_all().await;
+    answers.sort_by_key(|(nth, _)| *nth);
+    answers.into_iter().map(|(_, answer)| answer).collect()
+}
+
+async fn answer_to(asked: Asked, way: &Way, manner: &Manner) -> Answer {
+    let mut asking = Asking {
+        server_name: asked.name.clone(),
+        alpn: browser_alpn(),
+        roots: manner.roots.clone(),
+        ..Asking::default()
+    };
+    let mut outcome = ask(way, &asking, Pieces::Whole, manner).await;
+    let alpn_refused = matches!(&outcome, Err(Failure::Handshake(HandshakeError::Alert(alert))) if alert.name() == "no_application_protocol");
+    if alpn_refused {
+        asking.alpn.clear();
+        outcome = ask(way, &asking, Pieces::Whole, manner).await;
+    }
+    Answer { asked, outcome, alpn_refused }
+}
+
+async fn more(asked: &Asked, alpn: Vec<Vec<u8>>, way: &Way, manner: &Manner) -> More {
+    let usual = Asking { server_name: asked.name.clone(), alpn, ..Asking::default() };
+    let with = |asking: Asking, pieces| async move { ask_twice(way, &asking, pieces, manner).await };
+    More {
+        name: asked.clone(),
+        tls12: with(Asking { versions: Versions::Tls12, ..usual.clone() }, Pieces::Whole).await,
+        large: with(Asking { key_exchange: KeyExchange::PostQuantum, ..usual.clone() }, Pieces::Whole).await,
+        in_records: with(Asking { max_record_bytes: Some(RECORD_BYTES), ..usual.clone() }, Pieces::Whole).await,
+        in_segments: with(usual.clone(), Pieces::Segments).await,
+        unknown: with(Asking { server_name: Some(UNKNOWN.into()), ..usual.clone() }, Pieces::Whole).await,
+        nameless: with(Asking { server_name: None, ..usual }, Pieces::Whole).await,
+    }
+}
+
+/// Whether what we say is cut.
+#[derive(Clone, Copy, PartialEq)]
+enum Pieces {
+    Whole,
+    Segments,
+}
+
+/// A single failure may be bad luck, as when a backend is just restarted.
+async fn ask_twice(way: &Way, asking: &Asking, pieces: Pieces, manner: &Manner) -> Outcome {
+    match ask(way, asking, pieces, manner).await {
+        Ok(handshake) => Ok(handshake),
+        Err(_) => ask(way, asking, pieces, manner).await,
+    }
+}
+
+async fn ask(way: &Way, asking: &Asking, pieces: Pieces, manner: &Manner) -> Outcome {
+    let after = manner.timeout;
+    let stream = match timeout(after, way.open()).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Err(Failure::Connect(error)),
+        Err(_) => return Err(Failure::ConnectTimedOut { after }),
+    };
+    let stream: Box<dyn Stream> = match pieces {
+        Pieces::Whole => stream,
+        Pieces::Segments => Box::new(InPieces::new(stream)),
+    };
+    match timeout(after, handshake::with(stream, asking)).await {
+        Ok(answer) => answer.map_err(Failure::Handshake),
+        Err(_) => Err(Failure::Silent { after }),
+    }
+}
+
+fn browser_alpn() -> Vec<Vec<u8>> {
+    vec![b"h2".to_vec(), b"http/1.1".to_vec()]
+}
+
+const BACKENDS_AT_A_TIME: usize = 16;
+const NAMES_AT_A_TIME: usize = 8;
+/// Cuts a hello into some five records.
+pub const RECORD_BYTES: usize = 64;

@@ -1,0 +1,116 @@
+//! Turns what backends answered into findings that a person can act on.
+//!
+//! In:  all [`Exam`]s, the configuration, the time.
+//! Out: [`Finding`]s. Pure: what was seen alone decides.
+
+mod certificates;
+mod failures;
+mod pools;
+mod protocol;
+
+pub use self::failures::describe;
+use super::destinations::Destinations;
+use super::examine::{Exam, Outcome};
+use super::finding::{Finding, Kind, Severity, gather};
+use super::plan::{Asked, Round, Why};
+use crate::config::Config;
+use crate::handshake::{Certificate, Handshake};
+
+/// What else the judgement depends on.
+pub struct Bench<'a> {
+    pub config: &'a Config,
+    pub destinations: &'a Destinations<'a>,
+    /// Seconds since 1970.
+    pub now: i64,
+    /// A certificate that ends within so many days is told.
+    pub days: i64,
+    /// For each pool, whether a chain that is not trusted is a fault, or just worth knowing.
+    pub trust_matters: Vec<bool>,
+}
+
+/// Judges all that was seen. `exams` stand in the order of their pools.
+pub fn judge(bench: &Bench<'_>, rounds: &[Round], exams: &[Exam]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for exam in exams {
+        let place = Place::of(bench, exam);
+        for answer in &exam.answers {
+            match &answer.outcome {
+                Ok(handshake) => {
+                    certificates::judge(bench, &place, &answer.asked, handshake, &mut findings);
+                    protocol::judge_answer(&place, answer, handshake, &mut findings);
+                }
+                Err(failure) => findings.push(failures::finding(&place, &answer.asked, failure)),
+            }
+        }
+        let missed = exam.subject.asked.len() - exam.answers.len();
+        if missed > 0 && exam.answers.len() > 1 {
+            findings.push(not_asked(&place, missed));
+        }
+        if let Some(more) = &exam.more {
+            protocol::judge_more(&place, exam, more, &mut findings);
+        }
+    }
+    for round in rounds {
+        let exams: Vec<_> = exams.iter().filter(|exam| exam.subject.pool == round.pool).collect();
+        pools::judge(bench, round, &exams, &mut findings);
+    }
+    gather(findings)
+}
+
+/// Where something was seen.
+struct Place<'a> {
+    pool: &'a str,
+    backend: &'a str,
+    /// An index into the configuration's pools.
+    number: usize,
+    sends_proxy_header: bool,
+}
+
+impl<'a> Place<'a> {
+    fn of(bench: &Bench<'a>, exam: &'a Exam) -> Self {
+        Self {
+            pool: &bench.config.pools[exam.subject.pool].name,
+            backend: &exam.subject.label,
+            number: exam.subject.pool,
+            sends_proxy_header: exam.subject.way.sends_proxy_header(),
+        }
+    }
+
+    /// A finding about a name.
+    fn finding(&self, severity: Severity, kind: Kind, asked: &Asked, seen: String, mend: String) -> Finding {
+        Finding { names: vec![asked.to_string()], ..self.whole(severity, kind, seen, mend) }
+    }
+
+    /// A finding about the backend, whatever the name.
+    fn whole(&self, severity: Severity, kind: Kind, seen: String, mend: String) -> Finding {
+        let (pool, backends) = (self.pool.to_owned(), vec![self.backend.to_owned()]);
+        Finding { severity, kind, pool, backends, names: Vec::new(), seen, mend }
+    }
+}
+
+fn not_asked(place: &Place<'_>, missed: usize) -> Finding {
+    place.whole(
+        Severity::Info,
+        Kind::NamesLeftOut,
+        format!("{missed} more name{} not asked for", if missed == 1 { " was" } else { "s were" }),
+        "The backend gave no answer to several names in a row; mend that first.".to_owned(),
+    )
+}
+
+impl Asked {
+    /// How grave it is when the backend fails this name.
+    fn gravity(&self) -> Severity {
+        match self.why {
+            Why::Routed => Severity::Error,
+            // Others that the wildcard takes may do well.
+            Why::MadeUpFor(_) | Why::NoName | Why::Unrouted => Severity::Warning,
+            // A backend need not know a name that nobody has.
+            Why::AnyName => Severity::Info,
+        }
+    }
+}
+
+/// The leaf of an answer, if there is one that can be read.
+fn leaf(outcome: &Outcome) -> Option<&Certificate> {
+    outcome.as_ref().ok().and_then(|handshake: &Handshake| handshake.leaf.as_ref().ok())
+}

@@ -1,0 +1,170 @@
+//! Judges the backends of a pool against each other, and pools against each other.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::{Bench, leaf};
+use crate::cli::doctor::examine::Exam;
+use crate::cli::doctor::finding::{Finding, Kind, Severity};
+use crate::cli::doctor::plan::Round;
+use crate::handshake::{Certificate, Handshake};
+
+pub fn judge(bench: &Bench<'_>, round: &Round, exams: &[&Exam], findings: &mut Vec<Finding>) {
+    let pool = &bench.config.pools[round.pool].name;
+    let about = |severity, kind, seen, mend: &str| Finding {
+        severity,
+        kind,
+        pool: pool.to_string(),
+        backends: Vec::new(),
+        names: Vec::new(),
+        seen,
+        mend: mend.to_owned(),
+    };
+    if round.left_out > 0 {
+        let (asked, all) = (round.asked.len(), round.asked.len() + round.left_out);
+        let seen = format!("{asked} of the {all} names that are routed to the pool were asked for");
+        findings.push(about(Severity::Info, Kind::NamesLeftOut, seen, "--all asks for all of them."));
+    }
+    if let Some(seen) = difference(exams, |exam| exam.first().map(alpn)) {
+        findings.push(about(Severity::Warning, Kind::AlpnDiffers, seen, ALPN_DIFFERS));
+    }
+    if let Some(seen) = difference(exams, versions) {
+        findings.push(about(Severity::Warning, Kind::TlsVersionsDiffer, seen, VERSIONS_DIFFER));
+    }
+    findings.extend(different_certificates(exams).map(|(name, seen)| Finding {
+        names: vec![name],
+        ..about(Severity::Info, Kind::CertificatesDiffer, seen, CERTIFICATES_DIFFER)
+    }));
+    coalescing(bench, round, exams, findings);
+}
+
+/// What the backend picks of h2 and http/1.1.
+fn alpn(handshake: &Handshake) -> String {
+    match &handshake.alpn {
+        Some(protocol) => protocol.escape_ascii().to_string(),
+        None => "no protocol".to_owned(),
+    }
+}
+
+fn versions(exam: &Exam) -> Option<String> {
+    match exam.versions()[..] {
+        [] => None,
+        [one] => Some(format!("TLS {one} only")),
+        _ => Some("TLS 1.2 and 1.3".to_owned()),
+    }
+}
+
+/// Who says what, if not all say the same.
+fn difference(exams: &[&Exam], tell: impl Fn(&Exam) -> Option<String>) -> Option<String> {
+    let mut told: Vec<(String, Vec<&str>)> = Vec::new();
+    for exam in exams {
+        let Some(what) = tell(exam) else { continue };
+        match told.iter_mut().find(|(said, _)| *said == what) {
+            Some((_, backends)) => backends.push(&exam.subject.label),
+            None => told.push((what, vec![&exam.subject.label])),
+        }
+    }
+    let say = |(what, backends): (String, Vec<&str>)| format!("{what} from {}", some_of(&backends));
+    (told.len() > 1).then(|| told.into_iter().map(say).collect::<Vec<_>>().join("; "))
+}
+
+/// The names for which backends show certificates that differ.
+fn different_certificates(exams: &[&Exam]) -> impl Iterator<Item = (String, String)> {
+    let mut shown: BTreeMap<String, HashMap<[u8; 32], usize>> = BTreeMap::new();
+    for answer in exams.iter().flat_map(|exam| &exam.answers) {
+        if let Some(leaf) = leaf(&answer.outcome) {
+            *shown.entry(answer.asked.to_string()).or_default().entry(leaf.fingerprint).or_default() += 1;
+        }
+    }
+    let different = shown.into_iter().filter(|(_, certificates)| certificates.len() > 1);
+    different.map(|(name, shown)| (name, format!("the pool's backends show {} different certificates", shown.len())))
+}
+
+/// Certificates by which a browser takes this pool's backends for those of another (RFC 9113 §9.1.1).
+fn coalescing(bench: &Bench<'_>, round: &Round, exams: &[&Exam], findings: &mut Vec<Finding>) {
+    let mut judged: HashMap<[u8; 32], Vec<Strayed>> = HashMap::new();
+    for exam in exams {
+        for answer in exam.answers.iter().filter(|answer| answer.asked.name.is_some()) {
+            let Ok(handshake) = &answer.outcome else { continue };
+            let (Ok(leaf), Some(b"h2")) = (&handshake.leaf, handshake.alpn.as_deref()) else { continue };
+            let strayed = judged.entry(leaf.fingerprint).or_insert_with(|| strayed(bench, round.pool, leaf));
+            for Strayed { pool, names } in strayed {
+                let (here, there) = (&bench.config.pools[round.pool].name, &bench.config.pools[*pool].name);
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                findings.push(Finding {
+                    severity: Severity::Warning,
+                    kind: Kind::Coalescing,
+                    pool: here.to_string(),
+                    backends: vec![exam.subject.label.to_string()],
+                    names: vec![answer.asked.to_string()],
+                    seen: format!("the certificate also covers {}, which leads to pool {there}", some_of(&names)),
+                    mend: format!(
+                        "A browser that has an HTTP/2 connection for a name of pool {here} uses it for {} too, since the \
+                         certificate covers both and both names have one address (RFC 9113 section 9.1.1): its requests \
+                         then reach pool {here}. Give the pools certificates without each other's names, or have the \
+                         backends of {here} answer 421 (Misdirected Request) to names that are not theirs, which makes \
+                         browsers connect anew.",
+                        names.first().copied().unwrap_or_default(),
+                    ),
+                });
+            }
+        }
+    }
+}
+
+/// Names that a certificate covers and that lead elsewhere.
+struct Strayed {
+    pool: usize,
+    names: Vec<String>,
+}
+
+fn strayed(bench: &Bench<'_>, here: usize, leaf: &Certificate) -> Vec<Strayed> {
+    let mut strayed: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+    let mut see = |name: &str, shown: &str| {
+        let pools = bench.destinations.of(name);
+        if pools.contains(&here) {
+            return;
+        }
+        for pool in pools.into_iter().filter(|pool| !same_backends(bench, here, *pool)) {
+            let names = strayed.entry(pool).or_default();
+            if !names.iter().any(|known| known == shown) {
+                names.push(shown.to_owned());
+            }
+        }
+    };
+    for presented in leaf.names.iter().map(|name| name.to_ascii_lowercase()) {
+        let Some(parent) = presented.strip_prefix("*.") else {
+            see(&presented, &presented);
+            continue;
+        };
+        for name in bench.destinations.below(parent).iter().filter(|name| leaf.covers(name)) {
+            see(name, name);
+        }
+        let made_up = format!("snigate-doctor.{parent}");
+        if leaf.covers(&made_up) {
+            see(&made_up, &presented);
+        }
+    }
+    strayed.into_iter().map(|(pool, names)| Strayed { pool, names }).collect()
+}
+
+/// Two pools of the same backends serve the same sites.
+fn same_backends(bench: &Bench<'_>, one: usize, other: usize) -> bool {
+    let addresses = |pool: usize| bench.config.pools[pool].backends.iter().map(|backend| &backend.address);
+    addresses(one).all(|address| addresses(other).any(|there| there == address))
+}
+
+/// A few of many.
+fn some_of(all: &[&str]) -> String {
+    if all.len() <= MOST_TOLD {
+        return all.join(", ");
+    }
+    format!("{} and {} more", all[..MOST_TOLD].join(", "), all.len() - MOST_TOLD)
+}
+
+const ALPN_DIFFERS: &str = "Whether a client speaks HTTP/2 depends on which backend it gets, and one that connects again may be told \
+                            otherwise. Offer the same protocols on all (nginx `http2 on`, Node.js `ALPNProtocols`).";
+const VERSIONS_DIFFER: &str = "Some clients reach only a part of the pool, and a session that one backend gave cannot be taken up at \
+                               another. Enable the same versions on all.";
+const CERTIFICATES_DIFFER: &str =
+    "Fine if each is valid by itself. It may also be a backend that was not reloaded after a renewal.";
+const MOST_TOLD: usize = 4;

@@ -1,0 +1,243 @@
+//! Decides which names each pool's backends are asked for.
+//!
+//! In:  a [`Config`], and what the command line narrows it to.
+//! Out: [`Round`]s, one a pool.
+//!
+//! A wildcard is asked for by a name that is made up for it: what is routed there, nobody can list.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+
+use super::destinations::Destinations;
+use crate::config::{Config, Destination};
+use crate::server_name::{Pattern, ServerName};
+
+/// A pool, and what its backends are asked for.
+#[derive(Clone, Debug)]
+pub struct Round {
+    /// Its index into [`Config::pools`].
+    pub pool: usize,
+    pub asked: Arc<[Asked]>,
+    /// How many names there were too many to ask for.
+    pub left_out: usize,
+}
+
+/// A name to ask for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Asked {
+    /// `None`: the hello has none.
+    pub name: Option<Arc<str>>,
+    pub why: Why,
+}
+
+/// Why a name is asked for, and so what may be expected of the certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Why {
+    /// A route names it.
+    Routed,
+    /// It stands for the names that this wildcard takes.
+    MadeUpFor(Pattern),
+    /// It stands for any name, by `*` or `unmatched`: no certificate can cover all of them.
+    AnyName,
+    /// Clients without a name are sent there.
+    NoName,
+    /// No route leads to the pool.
+    Unrouted,
+}
+
+/// What the command line narrows the questions to.
+#[derive(Clone, Debug)]
+pub struct Narrowed {
+    pub pools: Vec<String>,
+    pub names: Vec<ServerName>,
+    /// For one backend.
+    pub most_names: usize,
+}
+
+/// A pool or name that the command line asks for and the configuration does not have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotThere {
+    Pool { name: String, known: Vec<Arc<str>> },
+    Name(ServerName),
+}
+
+/// Makes the rounds, in the order of the pools.
+///
+/// # Errors
+/// [`NotThere`].
+pub fn rounds(config: &Config, all: &Destinations<'_>, narrowed: &Narrowed) -> Result<Vec<Round>, NotThere> {
+    for name in &narrowed.pools {
+        if !config.pools.iter().any(|pool| *pool.name == **name) {
+            let known = config.pools.iter().map(|pool| Arc::clone(&pool.name)).collect();
+            return Err(NotThere::Pool { name: name.clone(), known });
+        }
+    }
+    let mut asked = if narrowed.names.is_empty() { routed(config, all) } else { named(config, all, &narrowed.names)? };
+    let rounds = asked.iter_mut().enumerate().filter(|(pool, asked)| {
+        let wanted = narrowed.pools.is_empty() || narrowed.pools.iter().any(|name| **name == *config.pools[*pool].name);
+        wanted && !(asked.is_empty() && !narrowed.names.is_empty())
+    });
+    Ok(rounds.map(|(pool, asked)| round(pool, std::mem::take(asked), narrowed.most_names)).collect())
+}
+
+fn round(pool: usize, mut asked: Vec<Asked>, most: usize) -> Round {
+    if asked.is_empty() {
+        asked.push(Asked { name: None, why: Why::Unrouted });
+    }
+    let left_out = asked.len().saturating_sub(most);
+    asked.truncate(most);
+    Round { pool, asked: asked.into(), left_out }
+}
+
+/// For each pool everything that leads to it: wildcards and fallbacks first, since each stands for many.
+fn routed(config: &Config, all: &Destinations<'_>) -> Vec<Vec<Asked>> {
+    let mut asked: Vec<Vec<Asked>> = vec![Vec::new(); config.pools.len()];
+    let mut seen = HashSet::new();
+    for (destination, question) in [
+        (config.no_sni, Asked { name: None, why: Why::NoName }),
+        (config.unmatched, Asked { name: Some(UNKNOWN.into()), why: Why::AnyName }),
+    ] {
+        if let Destination::Pool(pool) = destination {
+            seen.insert((pool, question.clone()));
+            asked[pool].push(question);
+        }
+    }
+    let (mut wildcards, mut exact) = (Vec::new(), Vec::new());
+    for route in &config.routes {
+        let Destination::Pool(pool) = route.to else { continue };
+        for (pattern, _) in &route.patterns {
+            let question = question(pattern, all);
+            if seen.insert((pool, question.clone())) {
+                if question.why == Why::Routed { &mut exact } else { &mut wildcards }.push((pool, question));
+            }
+        }
+    }
+    for (pool, question) in wildcards.into_iter().chain(exact) {
+        asked[pool].push(question);
+    }
+    asked
+}
+
+fn question(pattern: &Pattern, all: &Destinations<'_>) -> Asked {
+    let name = match pattern {
+        Pattern::Exact(name) => return Asked { name: Some(name.as_str().into()), why: Why::Routed },
+        Pattern::Any => return Asked { name: Some(UNKNOWN.into()), why: Why::AnyName },
+        // The names with one label more are another pattern's.
+        Pattern::ManyLabels(suffix) if all.has_one_label(suffix.as_str()) => {
+            format!("{LABEL}.{LABEL}.{suffix}")
+        }
+        Pattern::OneLabel(suffix) | Pattern::ManyLabels(suffix) => format!("{LABEL}.{suffix}"),
+    };
+    Asked { name: Some(name.into()), why: Why::MadeUpFor(pattern.clone()) }
+}
+
+/// For each pool those of `names` that can lead to it.
+fn named(config: &Config, all: &Destinations<'_>, names: &[ServerName]) -> Result<Vec<Vec<Asked>>, NotThere> {
+    let mut asked: Vec<Vec<Asked>> = vec![Vec::new(); config.pools.len()];
+    for name in names {
+        let pools = all.of(name.as_str());
+        if pools.is_empty() {
+            return Err(NotThere::Name(name.clone()));
+        }
+        for pool in pools {
+            asked[pool].push(Asked { name: Some(name.as_str().into()), why: Why::Routed });
+        }
+    }
+    Ok(asked)
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.name, &self.why) {
+            (Some(name), Why::MadeUpFor(pattern)) => write!(f, "{name} (made up for {pattern})"),
+            (Some(name), Why::AnyName) => write!(f, "{name} (made up for any name)"),
+            (Some(name), _) => f.write_str(name),
+            (None, _) => f.write_str("no name"),
+        }
+    }
+}
+
+impl fmt::Display for NotThere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pool { name, known } => {
+                write!(f, "there is no pool `{}`; there is `{}`", name.escape_debug(), known.join("`, `"))
+            }
+            Self::Name(name) => write!(f, "`{name}` leads to no pool; `snigate explain {name}` tells why"),
+        }
+    }
+}
+
+impl std::error::Error for NotThere {}
+
+/// The label that stands for any in a made-up name.
+const LABEL: &str = "snigate-doctor";
+/// A name that no backend is for (RFC 6761 §6.4).
+pub const UNKNOWN: &str = "snigate-doctor.invalid";
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    const CONFIG: &str = r#"
+listeners: [{ name: https, bind: "127.0.0.1:0" }]
+routes:
+  - { sni: [a.test, "*.test", b.test, "**.deep.test"], pool: web }
+  - { sni: a.test, alpn: [h2], pool: web }
+  - { sni: [b.test, "*.deep.test"], source: [10.0.0.0/8], pool: other }
+  - { sni: "*", pool: rest }
+pools:
+  web: { backends: ["127.0.0.1:1"] }
+  other: { backends: ["127.0.0.1:1"] }
+  rest: { backends: ["127.0.0.1:1"] }
+  spare: { backends: ["127.0.0.1:1"] }
+no_sni: { pool: other }
+unmatched: { pool: rest }
+"#;
+
+    fn told(narrowed: &Narrowed) -> Result<Vec<(usize, Vec<String>, usize)>, NotThere> {
+        let config = Config::parse(CONFIG, Path::new("c.yaml")).expect("a config").config;
+        let rounds = rounds(&config, &Destinations::new(&config), narrowed)?;
+        let tell = |round: &Round| (round.pool, round.asked.iter().map(ToString::to_string).collect(), round.left_out);
+        Ok(rounds.iter().map(tell).collect())
+    }
+
+    fn everything() -> Narrowed {
+        Narrowed { pools: Vec::new(), names: Vec::new(), most_names: 100 }
+    }
+
+    fn strings(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn every_name_is_asked_once_and_a_wildcard_by_a_name_made_up_for_it() {
+        let web = strings(&[
+            "snigate-doctor.test (made up for *.test)",
+            "snigate-doctor.snigate-doctor.deep.test (made up for **.deep.test)",
+            "a.test",
+            "b.test",
+        ]);
+        let other = strings(&["no name", "snigate-doctor.deep.test (made up for *.deep.test)", "b.test"]);
+        let rest = strings(&["snigate-doctor.invalid (made up for any name)"]);
+        let expected = vec![(0, web, 0), (1, other, 0), (2, rest, 0), (3, strings(&["no name"]), 0)];
+        assert_eq!(told(&everything()), Ok(expected));
+    }
+
+    #[test]
+    fn pools_and_names_narrow_it_and_too_many_names_are_cut() {
+        let pools = vec!["web".to_owned()];
+        let cut = told(&Narrowed { pools, most_names: 3, ..everything() }).unwrap();
+        assert_eq!((cut.len(), cut[0].1.len(), cut[0].2), (1, 3, 1));
+        let name = |name: &str| vec![name.parse().unwrap()];
+        let b = told(&Narrowed { names: name("b.test"), ..everything() }).unwrap();
+        assert_eq!(b, [(0, strings(&["b.test"]), 0), (1, strings(&["b.test"]), 0)]);
+        let c = told(&Narrowed { names: name("c.test"), ..everything() }).unwrap();
+        assert_eq!(c, [(0, strings(&["c.test"]), 0)]);
+        let no_pool = told(&Narrowed { pools: vec!["wab".to_owned()], ..everything() }).unwrap_err();
+        assert_eq!(no_pool.to_string(), "there is no pool `wab`; there is `web`, `other`, `rest`, `spare`");
+    }
+}

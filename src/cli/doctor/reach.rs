@@ -1,0 +1,137 @@
+//! Opens connections to a backend as snigate would.
+//!
+//! In:  a backend of the configuration.
+//! Out: its addresses; a stream to one, on which a PROXY header was sent if the pool sends one.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Sleep, sleep};
+
+use crate::config::{Backend, Pool, ProxyVersion};
+use crate::proxy_header::{self, Version};
+
+/// Where a backend is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    Inet(SocketAddr),
+}
+
+/// How to connect to one.
+#[derive(Clone, Debug)]
+pub struct Way {
+    address: Address,
+    from: Option<IpAddr>,
+    proxy: Option<ProxyVersion>,
+}
+
+/// A connected stream of either kind.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+/// Looks up where `backend` is now.
+///
+/// # Errors
+/// The name does not resolve.
+pub async fn addresses(backend: &Backend) -> io::Result<Vec<Address>> {
+    Ok(vec![Address::Inet(backend.address)])
+}
+
+impl Way {
+    pub fn new(pool: &Pool, address: Address) -> Self {
+        let from = match address {
+            Address::Inet(to) => pool.source_addresses.iter().find(|from| from.is_ipv4() == to.is_ipv4()).copied(),
+        };
+        Self { address, from, proxy: pool.send_proxy_protocol }
+    }
+
+    pub fn sends_proxy_header(&self) -> bool {
+        self.proxy.is_some()
+    }
+
+    /// Connects, and sends the header.
+    ///
+    /// # Errors
+    /// As the kernel tells it.
+    pub async fn open(&self) -> io::Result<Box<dyn Stream>> {
+        let Address::Inet(address) = self.address;
+        let mut stream = self.connect(address).await?;
+        if let Some(version) = self.proxy {
+            let version = match version {
+                ProxyVersion::V1 => Version::V1,
+                ProxyVersion::V2 => Version::V2,
+            };
+            stream.write_all(proxy_header::local(version)).await?;
+        }
+        Ok(Box::new(stream))
+    }
+
+    async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        if let Some(from) = self.from {
+            socket.bind(SocketAddr::new(from, 0))?;
+        }
+        // Each write its own segment, for the hello that comes in pieces.
+        socket.set_nodelay(true)?;
+        socket.connect(address).await
+    }
+}
+
+/// Writes in pieces, with a pause after each, so that they travel in segments of their own.
+pub struct InPieces {
+    stream: Box<dyn Stream>,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl InPieces {
+    pub fn new(stream: Box<dyn Stream>) -> Self {
+        Self { stream, pause: None }
+    }
+}
+
+impl AsyncWrite for InPieces {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some(pause) = &mut self.pause {
+            std::task::ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+        }
+        let piece = &buf[..buf.len().min(PIECE_BYTES)];
+        let written = Pin::new(&mut self.stream).poll_write(cx, piece);
+        if matches!(written, Poll::Ready(Ok(_))) {
+            self.pause = Some(Box::pin(sleep(PAUSE)));
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl AsyncRead for InPieces {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(address) => address.fmt(f),
+        }
+    }
+}
+
+/// Cuts a hello in the middle of its server name or not far from it.
+pub const PIECE_BYTES: usize = 64;
+const PAUSE: Duration = Duration::from_millis(10);

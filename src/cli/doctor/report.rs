@@ -1,0 +1,225 @@
+//! Tells what the doctor saw and found, to people and as JSON.
+//!
+//! In:  exams and findings.
+//! Out: [`Report`]; its JSON is an interface.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::date::Date;
+use super::examine::Exam;
+use super::finding::{Finding, Severity};
+use super::judge;
+use crate::config::Config;
+use crate::handshake::Certificate;
+
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Neither errors nor warnings.
+    pub ok: bool,
+    pub errors: usize,
+    pub warnings: usize,
+    pub infos: usize,
+    pub backends: Vec<Backend>,
+    pub findings: Vec<Finding>,
+}
+
+/// What was seen of one address.
+#[derive(Debug, Serialize)]
+pub struct Backend {
+    pub pool: String,
+    pub backend: String,
+    /// How many names it was asked for, and for how many a handshake came about.
+    pub names_asked: usize,
+    pub names_answered: usize,
+    /// Versions of TLS that it speaks.
+    pub tls: Vec<String>,
+    /// What it picks of h2 and http/1.1.
+    pub alpn: Option<String>,
+    /// What it picks when X25519MLKEM768 is offered before the usual.
+    pub key_exchange: Option<String>,
+    /// Each once.
+    pub certificates: Vec<Shown>,
+    /// Why there was no handshake at all.
+    pub failure: Option<String>,
+}
+
+/// A certificate, and for which names it was shown.
+#[derive(Debug, Serialize)]
+pub struct Shown {
+    pub subject: String,
+    pub issuer: String,
+    pub names: Vec<String>,
+    pub addresses: Vec<std::net::IpAddr>,
+    pub not_before: String,
+    pub not_after: String,
+    /// SHA-256, in hexadecimal.
+    pub fingerprint: String,
+    pub shown_for: Vec<String>,
+    #[serde(skip)]
+    last_second: i64,
+}
+
+impl Report {
+    pub fn new(config: &Config, exams: &[Exam], findings: Vec<Finding>) -> Self {
+        let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
+        let (errors, warnings, infos) = (count(Severity::Error), count(Severity::Warning), count(Severity::Info));
+        let backends = exams.iter().map(|exam| Backend::new(&config.pools[exam.subject.pool].name, exam)).collect();
+        Self { ok: errors + warnings == 0, errors, warnings, infos, backends, findings }
+    }
+
+    /// Says it for people.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let mut pool = None;
+        let width = self.backends.iter().map(|backend| backend.backend.chars().count()).max().unwrap_or_default();
+        for backend in &self.backends {
+            if pool.replace(&backend.pool).is_none_or(|before| *before != backend.pool) {
+                let _ = writeln!(text, "pool {}", backend.pool);
+            }
+            let _ = writeln!(text, "  {:width$}  {}", backend.backend, backend.in_short());
+        }
+        for finding in &self.findings {
+            let _ = write!(text, "\n{}", told(finding));
+        }
+        let _ = writeln!(text, "\n{}", self.sum());
+        text
+    }
+
+    fn sum(&self) -> String {
+        let asked: usize = self.backends.iter().map(|backend| backend.names_asked).sum();
+        let (backends, questions) = (counted(self.backends.len(), "backend"), counted(asked, "name"));
+        let found = match (self.ok, self.infos) {
+            (true, 0) => "nothing to mend".to_owned(),
+            (true, infos) => format!("nothing to mend, {infos} to know"),
+            (false, infos) => {
+                format!("{}, {}, {infos} to know", counted(self.errors, "error"), counted(self.warnings, "warning"))
+            }
+        };
+        format!("{backends} asked for {questions}: {found}")
+    }
+}
+
+impl Backend {
+    fn new(pool: &str, exam: &Exam) -> Self {
+        let answered: Vec<_> =
+            exam.answers.iter().filter_map(|answer| Some((answer, answer.outcome.as_ref().ok()?))).collect();
+        let first = exam.first();
+        let large = exam.more.as_ref().and_then(|more| more.large.as_ref().ok());
+        let mut certificates: Vec<Shown> = Vec::new();
+        for (answer, handshake) in &answered {
+            let Ok(leaf) = &handshake.leaf else { continue };
+            let (fingerprint, name) = (hexadecimal(&leaf.fingerprint), answer.asked.to_string());
+            match certificates.iter_mut().find(|shown| shown.fingerprint == fingerprint) {
+                Some(shown) => shown.shown_for.push(name),
+                None => certificates.push(Shown::new(leaf, fingerprint, name)),
+            }
+        }
+        Self {
+            pool: pool.to_owned(),
+            backend: exam.subject.label.to_string(),
+            names_asked: exam.answers.len(),
+            names_answered: answered.len(),
+            tls: exam.versions().iter().map(ToString::to_string).collect(),
+            alpn: first.and_then(|handshake| handshake.alpn.as_ref()).map(|alpn| alpn.escape_ascii().to_string()),
+            key_exchange: large.or(first).and_then(|handshake| handshake.group.clone()),
+            certificates,
+            failure: match exam.answers.iter().find_map(|answer| answer.outcome.as_ref().err()) {
+                Some(failure) if answered.is_empty() => Some(judge::describe(failure)),
+                _ => None,
+            },
+        }
+    }
+
+    fn in_short(&self) -> String {
+        if let Some(failure) = &self.failure {
+            return failure.clone();
+        }
+        let alpn = self.alpn.as_deref().unwrap_or("no ALPN");
+        let group = self.key_exchange.as_deref().unwrap_or("no key exchange");
+        let mut text = format!("TLS {}, {alpn}, {group}", self.tls.join(" and "));
+        let soonest = self.certificates.iter().min_by_key(|shown| shown.last_second);
+        if let Some(soonest) = soonest {
+            let until = Date(soonest.last_second);
+            let _ = match self.certificates.len() {
+                1 => write!(text, ", certificate until {until}"),
+                many => write!(text, ", {many} certificates, the first until {until}"),
+            };
+        }
+        text
+    }
+}
+
+impl Shown {
+    fn new(leaf: &Certificate, fingerprint: String, name: String) -> Self {
+        Self {
+            subject: leaf.subject.clone(),
+            issuer: leaf.issuer.clone(),
+            names: leaf.names.clone(),
+            addresses: leaf.addresses.clone(),
+            not_before: Date(leaf.not_before).in_full(),
+            not_after: Date(leaf.not_after).in_full(),
+            fingerprint,
+            shown_for: vec![name],
+            last_second: leaf.not_after,
+        }
+    }
+}
+
+/// `error  pool shop, 10.0.0.11:443, a.test: what was seen`, and below it how to mend it.
+fn told(finding: &Finding) -> String {
+    let mut place = format!("pool {}", finding.pool);
+    for some in [&finding.backends, &finding.names] {
+        if !some.is_empty() {
+            let _ = write!(place, ", {}", few(some));
+        }
+    }
+    let seen = wrapped(&format!("{:7}  {place}: {} [{}]", finding.severity, finding.seen, finding.kind));
+    let mend = wrapped(&format!("{}{}", " ".repeat(INDENT), finding.mend));
+    format!("{seen}\n{mend}\n")
+}
+
+/// Joins words until a line is full; further lines are indented.
+fn wrapped(text: &str) -> String {
+    let indent = text.len() - text.trim_start().len();
+    let mut lines = " ".repeat(indent);
+    let mut column = indent;
+    for (nth, word) in text.trim_start().split(' ').enumerate() {
+        let length = word.chars().count();
+        if nth > 0 && column + 1 + length > WIDTH {
+            lines.push('\n');
+            lines.push_str(&" ".repeat(INDENT));
+            column = INDENT;
+        } else if nth > 0 {
+            lines.push(' ');
+            column += 1;
+        }
+        lines.push_str(word);
+        column += length;
+    }
+    lines
+}
+
+fn few(all: &[String]) -> String {
+    if all.len() <= MOST_TOLD {
+        return all.join(", ");
+    }
+    format!("{} and {} more", all[..MOST_TOLD].join(", "), all.len() - MOST_TOLD)
+}
+
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+const WIDTH: usize = 110;
+/// Below the severity and two spaces.
+const INDENT: usize = 9;
+const MOST_TOLD: usize = 3;

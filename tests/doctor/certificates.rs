@@ -1,0 +1,133 @@
+//! Names, dates and chains.
+
+use rcgen::{BasicConstraints, IsCa, date_time_ymd};
+use serde_json::json;
+
+use crate::server::{Authority, Identity, Manners, self_signed};
+use crate::visit::{Told, Visit};
+
+/// What is told of a backend with this certificate by a doctor that trusts the authority.
+fn told(authority: &Authority, names: &[&str], identity: Identity) -> Told {
+    Visit::one(names, identity.serve(Manners { only: Some(&["a.test", "b.test"]), ..Manners::default() }))
+        .trusting(&authority.file())
+        .told()
+}
+
+#[test]
+fn a_backend_that_is_right_has_nothing_to_mend() {
+    let authority = Authority::new();
+    let told = told(&authority, &["a.test", "b.test"], authority.issue(&["a.test", "b.test"]));
+    assert_eq!((told.code, told.findings()), (0, vec![]), "{:#}", told.json);
+    let backend = &told.json["backends"][0];
+    assert_eq!(backend["tls"], json!(["1.2", "1.3"]));
+    assert_eq!((&backend["alpn"], &backend["key_exchange"]), (&json!("h2"), &json!("X25519")));
+    assert_eq!((&backend["names_asked"], &backend["names_answered"]), (&json!(2), &json!(2)));
+    assert_eq!(backend["certificates"][0]["names"], json!(["a.test", "b.test"]));
+    assert_eq!(backend["certificates"][0]["shown_for"], json!(["a.test", "b.test"]));
+}
+
+#[test]
+fn a_name_that_the_certificate_does_not_cover() {
+    let authority = Authority::new();
+    let wrong = told(&authority, &["a.test", "b.test"], authority.issue(&["a.test", "c.test"]));
+    assert_eq!((wrong.code, wrong.findings()), (7, vec![("error", "name_not_covered")]));
+    assert_eq!(wrong.one("name_not_covered")["names"], json!(["b.test"]));
+    assert_eq!(wrong.seen("name_not_covered"), "the certificate does not cover the name; it covers a.test, c.test");
+    let mended = told(&authority, &["a.test", "b.test"], authority.issue(&["a.test", "b.test"]));
+    assert!(!mended.has("name_not_covered"));
+}
+
+#[test]
+fn a_wildcard_route_whose_certificate_covers_only_some_of_its_names() {
+    let authority = Authority::new();
+    let ask = |identity: Identity| {
+        Visit::one(&["*.a.test"], identity.serve(Manners::default())).trusting(&authority.file()).told()
+    };
+    let wrong = ask(authority.issue(&["x.a.test"]));
+    assert_eq!((wrong.code, wrong.one("name_not_covered")["severity"].as_str()), (7, Some("warning")));
+    assert_eq!(wrong.one("name_not_covered")["names"], json!(["snigate-doctor.a.test (made up for *.a.test)"]));
+    let mended = ask(authority.issue(&["*.a.test"]));
+    assert!(!mended.has("name_not_covered") && mended.code == 0, "{:#}", mended.json);
+}
+
+#[test]
+fn dates() {
+    let authority = Authority::new();
+    let dated = |from: i32, to: i32| {
+        authority.issue_with(&["a.test"], |params| {
+            params.not_before = date_time_ymd(from, 1, 1);
+            params.not_after = date_time_ymd(to, 1, 1);
+        })
+    };
+    let expired = told(&authority, &["a.test"], dated(2001, 2002));
+    assert_eq!((expired.code, expired.findings()), (7, vec![("error", "expired")]));
+    assert_eq!(expired.seen("expired"), "the certificate expired on 2002-01-01");
+    let early = told(&authority, &["a.test"], dated(4000, 4001));
+    assert_eq!((early.code, early.findings()), (7, vec![("error", "not_yet_valid")]));
+    assert_eq!(early.seen("not_yet_valid"), "the certificate is not valid before 4000-01-01");
+    assert_eq!(told(&authority, &["a.test"], dated(2001, 4001)).findings(), []);
+}
+
+#[test]
+fn a_certificate_that_expires_soon_by_the_days_that_count_as_soon() {
+    let authority = Authority::new();
+    let in_ten_days = std::time::SystemTime::now() + std::time::Duration::from_secs(10 * 86_400 + 3600);
+    let identity = authority.issue_with(&["a.test"], |params| params.not_after = in_ten_days.into());
+    let visit = Visit::one(&["a.test"], identity.serve(Manners { only: Some(&["a.test"]), ..Manners::default() }));
+    let soon = visit.clone().told();
+    assert_eq!((soon.code, soon.one("expires_soon")["severity"].as_str()), (7, Some("warning")));
+    assert!(soon.seen("expires_soon").ends_with(", in 10 days"), "{}", soon.seen("expires_soon"));
+    assert!(!visit.argument("--days").argument("10").told().has("expires_soon"));
+}
+
+#[test]
+fn an_issuer_in_the_chain_that_has_expired() {
+    let authority = Authority::new();
+    let ask = |year| {
+        let identity = authority.issue_indirectly(&["a.test"], |params| params.not_after = date_time_ymd(year, 1, 1));
+        told(&authority, &["a.test"], identity)
+    };
+    let expired = ask(2002);
+    assert_eq!(expired.seen("expired"), "the issuer's certificate CN=the intermediate expired on 2002-01-01");
+    assert_eq!(expired.code, 7);
+    assert_eq!(ask(4000).findings(), []);
+}
+
+#[test]
+fn a_chain_that_is_not_trusted_matters_only_to_those_who_verify() {
+    let (authority, stranger, namesake) = (Authority::new(), Authority::named("another root"), Authority::new());
+    let visit = |identity: Identity| {
+        Visit::one(&["a.test"], identity.serve(Manners { only: Some(&["a.test"]), ..Manners::default() }))
+    };
+    let own = visit(self_signed(&["a.test"], |_| {}));
+    let unverified = own.told();
+    assert_eq!((unverified.code, unverified.findings()), (0, vec![("info", "self_signed")]));
+    let verified = own.trusting(&authority.file()).told();
+    assert_eq!((verified.code, verified.findings()), (7, vec![("error", "self_signed")]));
+
+    let mut incomplete = authority.issue_indirectly(&["a.test"], |_| {});
+    incomplete.chain.truncate(1);
+    let incomplete = visit(incomplete).trusting(&authority.file()).told();
+    assert_eq!(incomplete.findings(), [("error", "chain_incomplete")]);
+    assert_eq!(
+        incomplete.seen("chain_incomplete"),
+        "only the certificate itself is sent; its issuer, CN=the intermediate, is no root here"
+    );
+
+    let whole = visit(authority.issue_indirectly(&["a.test"], |_| {}));
+    let elsewhere = whole.clone().trusting(&stranger.file()).told();
+    assert_eq!(elsewhere.findings(), [("error", "untrusted")]);
+    assert_eq!(elsewhere.seen("untrusted"), "the chain leads to CN=the root, which is no root here");
+    let seen = whole.clone().trusting(&namesake.file()).told().seen("untrusted").to_owned();
+    assert_eq!(seen, "the chain leads to CN=the root, but not to the one that is trusted here");
+    assert_eq!(whole.trusting(&authority.file()).told().findings(), []);
+}
+
+#[test]
+fn an_authority_that_poses_as_a_server() {
+    let identity = self_signed(&["a.test"], |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
+    let stranger = Authority::new();
+    let told = told(&stranger, &["a.test"], identity);
+    assert_eq!(told.code, 7);
+    assert!(told.has("self_signed") || told.has("untrusted"), "{:#}", told.json);
+}

@@ -1,0 +1,95 @@
+//! Backends that give no handshake.
+
+use std::net::SocketAddr;
+
+use serde_json::json;
+
+use crate::server::{Authority, Manners, nothing_there, says, says_nothing};
+use crate::visit::{Told, Visit};
+
+fn told(backend: SocketAddr) -> Told {
+    Visit::one(&["a.test", "b.test"], backend).told()
+}
+
+/// The one finding, for both names at once.
+#[track_caller]
+fn only(told: &Told, kind: &str) -> String {
+    assert_eq!((told.code, told.findings()), (7, vec![("error", kind)]), "{:#}", told.json);
+    told.seen(kind).to_owned()
+}
+
+#[test]
+fn nothing_listens() {
+    let told = told(nothing_there());
+    assert_eq!(only(&told, "unreachable"), "cannot connect: connection refused");
+    assert_eq!(told.json["backends"][0]["failure"], "cannot connect: connection refused");
+    assert_eq!(told.json["backends"][0]["names_asked"], 1, "who cannot be reached is not asked again");
+}
+
+#[test]
+fn a_plain_http_server() {
+    let told = told(says(b"HTTP/1.1 400 Bad Request\r\n\r\n"));
+    assert_eq!(only(&told, "not_tls"), "speaks no TLS; its answer begins with \"HTTP/1.1 400 Bad Request\"");
+    assert!(told.one("not_tls")["mend"].as_str().unwrap().contains("plain HTTP"));
+}
+
+#[test]
+fn a_server_that_hangs_up() {
+    let told = told(says(b""));
+    assert_eq!(only(&told, "closed"), "closed without an answer");
+    assert_eq!(told.one("closed")["names"], json!(["a.test", "b.test"]));
+    assert!(told.one("closed")["mend"].as_str().unwrap().contains("send_proxy_protocol: v2"));
+}
+
+#[test]
+fn a_server_that_says_nothing() {
+    let told = Visit::one(&["a.test"], says_nothing()).argument("--timeout").argument("300ms").told();
+    assert_eq!(only(&told, "silent"), "took the connection and gave no answer within 300 ms");
+}
+
+#[test]
+fn a_server_that_breaks_the_protocol() {
+    let told = told(says(b"\x16\x03\x03\0\x04\x7f\0\0\0"));
+    only(&told, "handshake_failed");
+}
+
+#[test]
+fn alerts() {
+    let told = told(says(b"\x15\x03\x03\0\x02\x02\x28"));
+    assert_eq!(only(&told, "handshake_refused"), "refused by the alert handshake_failure (40)");
+    let authority = Authority::new();
+    let serve = |only| authority.issue(&["a.test", "b.test"]).serve(Manners { only: Some(only), ..Manners::default() });
+    let visit = |backend| Visit::one(&["a.test", "b.test"], backend).trusting(&authority.file()).told();
+    let refused = visit(serve(&["a.test"]));
+    assert_eq!((refused.code, refused.findings()), (7, vec![("error", "name_refused")]));
+    assert_eq!(refused.one("name_refused")["names"], json!(["b.test"]));
+    assert_eq!(refused.seen("name_refused"), "refused by the alert unrecognized_name (112)");
+    assert_eq!(visit(serve(&["a.test", "b.test"])).findings(), []);
+}
+
+#[test]
+fn a_backend_and_a_pool_that_disagree_about_the_proxy_header() {
+    let authority = Authority::new();
+    let backend = |wants_proxy_header| {
+        let manners = Manners { wants_proxy_header, only: Some(&["a.test"]), ..Manners::default() };
+        authority.issue(&["a.test"]).serve(manners)
+    };
+    let (with, without) = (", send_proxy_protocol: v2", "");
+    let visit = |wants, sends| {
+        Visit::default()
+            .route("a.test", "web")
+            .pool_with("web", &[backend(wants)], sends)
+            .trusting(&authority.file())
+            .told()
+    };
+    assert_eq!(visit(true, with).findings(), []);
+    assert_eq!(visit(false, without).findings(), []);
+    let missing = visit(true, without);
+    assert_eq!(missing.code, 7);
+    let hint = missing.json["findings"][0]["mend"].as_str().unwrap();
+    assert!(hint.contains("set `send_proxy_protocol: v2`"), "{hint}");
+    let unwanted = visit(false, with);
+    assert_eq!(unwanted.code, 7);
+    let hint = unwanted.json["findings"].to_string();
+    assert!(hint.contains("began with a PROXY header") || unwanted.has("handshake_failed"), "{hint}");
+}

@@ -1,0 +1,107 @@
+//! Backends that differ from each other, and pools whose certificates overlap.
+
+use std::net::SocketAddr;
+
+use serde_json::json;
+
+use crate::server::{Authority, Manners, TLS12, TLS13};
+use crate::visit::{Told, Visit};
+
+fn pair(authority: &Authority, one: Manners, other: Manners) -> Told {
+    let identities = [authority.issue(&["a.test"]), authority.issue(&["a.test"])];
+    let only: Option<&'static [&'static str]> = Some(&["a.test"]);
+    let [first, second] = identities;
+    let backends = [first.serve(Manners { only, ..one }), second.serve(Manners { only, ..other })];
+    Visit::default().route("a.test", "web").pool("web", &backends).trusting(&authority.file()).told()
+}
+
+#[test]
+fn backends_that_pick_different_protocols() {
+    let authority = Authority::new();
+    let differ = pair(&authority, Manners::default(), Manners { alpn: &["http/1.1"], ..Manners::default() });
+    assert_eq!(differ.code, 7);
+    let seen = differ.seen("alpn_differs");
+    assert!(seen.starts_with("h2 from 127.0.0.1:") && seen.contains("; http/1.1 from 127.0.0.1:"), "{seen}");
+    let alike = pair(&authority, Manners::default(), Manners::default());
+    assert!(!alike.has("alpn_differs") && alike.code == 0);
+}
+
+#[test]
+fn backends_that_speak_different_versions() {
+    let authority = Authority::new();
+    let differ = pair(
+        &authority,
+        Manners { versions: &TLS12, ..Manners::default() },
+        Manners { versions: &TLS13, ..Manners::default() },
+    );
+    let seen = differ.seen("tls_versions_differ");
+    assert!(seen.starts_with("TLS 1.2 only from ") && seen.contains("; TLS 1.3 only from "), "{seen}");
+    assert!(!pair(&authority, Manners::default(), Manners::default()).has("tls_versions_differ"));
+}
+
+#[test]
+fn backends_that_show_different_certificates_are_told_and_no_fault() {
+    let authority = Authority::new();
+    let told = pair(&authority, Manners::default(), Manners::default());
+    assert_eq!((told.code, told.findings()), (0, vec![("info", "certificates_differ")]));
+    assert_eq!(told.one("certificates_differ")["names"], json!(["a.test"]));
+}
+
+#[test]
+fn a_fault_of_several_backends_is_told_once() {
+    let authority = Authority::new();
+    let old = || Manners { versions: &TLS12, ..Manners::default() };
+    let told = pair(&authority, old(), old());
+    assert_eq!(told.one("old_tls")["backends"].as_array().unwrap().len(), 2);
+}
+
+/// Two pools, `shop` and `mail`; the certificate of `shop` is for the names given.
+fn shop_and_mail(authority: &Authority, names: &[&str], alpn: &'static [&'static str]) -> (Visit, [SocketAddr; 2]) {
+    let shop = authority.issue(names).serve(Manners { only: Some(&["shop.example.test"]), alpn, ..Manners::default() });
+    let mail = authority
+        .issue(&["mail.example.test"])
+        .serve(Manners { only: Some(&["mail.example.test"]), ..Manners::default() });
+    let visit = Visit::default().route("shop.example.test", "shop").route("mail.example.test", "mail");
+    (visit.pool("shop", &[shop]).pool("mail", &[mail]).trusting(&authority.file()), [shop, mail])
+}
+
+#[test]
+fn a_certificate_that_covers_names_of_another_pool() {
+    let authority = Authority::new();
+    let told = shop_and_mail(&authority, &["shop.example.test", "mail.example.test"], &["h2"]).0.told();
+    assert_eq!((told.code, told.findings()), (7, vec![("warning", "coalescing")]));
+    let finding = told.one("coalescing");
+    assert_eq!(finding["pool"], "shop");
+    assert_eq!(told.seen("coalescing"), "the certificate also covers mail.example.test, which leads to pool mail");
+    let mend = finding["mend"].as_str().unwrap();
+    assert!(mend.contains("uses it for mail.example.test too") && mend.contains("421"), "{mend}");
+
+    let wildcard = shop_and_mail(&authority, &["*.example.test"], &["h2"]).0.told();
+    assert_eq!(wildcard.seen("coalescing"), "the certificate also covers mail.example.test, which leads to pool mail");
+}
+
+#[test]
+fn no_reuse_without_http_2_or_with_certificates_of_their_own_or_the_same_backends() {
+    let authority = Authority::new();
+    let http1 = shop_and_mail(&authority, &["*.example.test"], &["http/1.1"]).0.told();
+    assert!(!http1.has("coalescing"));
+    let own = shop_and_mail(&authority, &["shop.example.test"], &["h2"]).0.told();
+    assert_eq!((own.code, own.findings()), (0, vec![]));
+    let (_, [shop, _]) = shop_and_mail(&authority, &["*.example.test"], &["h2"]);
+    let same = Visit::default().route("shop.example.test", "shop").route("mail.example.test", "mail");
+    assert!(!same.pool("shop", &[shop]).pool("mail", &[shop]).told().has("coalescing"));
+}
+
+#[test]
+fn a_wildcard_route_is_reached_by_a_wildcard_certificate_too() {
+    let authority = Authority::new();
+    let apps = authority.issue(&["*.example.test"]).serve(Manners::default());
+    let other = authority.issue(&["shop.example.test", "*.example.test"]).serve(Manners::default());
+    let visit = Visit::default().route("*.example.test", "apps").route("shop.example.test", "shop");
+    let told = visit.pool("apps", &[apps]).pool("shop", &[other]).trusting(&authority.file()).told();
+    let seen: Vec<_> =
+        told.json["findings"].as_array().unwrap().iter().filter(|one| one["kind"] == "coalescing").collect();
+    assert_eq!(seen.len(), 2, "{:#}", told.json);
+    assert_eq!(seen[0]["seen"], "the certificate also covers shop.example.test, which leads to pool shop");
+    assert_eq!(seen[1]["seen"], "the certificate also covers *.example.test, which leads to pool apps");
+}
