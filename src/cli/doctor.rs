@@ -13,6 +13,7 @@ mod plan;
 mod reach;
 mod report;
 
+use std::fmt;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,14 +22,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Args;
 
 use self::destinations::Destinations;
-use self::examine::{Exam, Manner, Subject, examine};
+use self::examine::{Exam, Subject, examine};
 use self::finding::{Finding, Kind, Severity};
 use self::judge::{Bench, judge};
 use self::plan::{Narrowed, Round, rounds};
 use self::reach::{Way, addresses};
 use self::report::Report;
 use super::{Exit, config_file, load, output_failed};
-use crate::config::{Config, UnitError, duration_in};
+use crate::config::{CheckKind, Config, UnitError, Verify, duration_in};
 use crate::handshake::{Roots, RootsError};
 use crate::server_name::ServerName;
 
@@ -70,22 +71,18 @@ pub fn run(options: &Options, config: Option<PathBuf>) -> ExitCode {
         Err(exit) => return exit,
     };
     let destinations = Destinations::new(&config);
-    let planned = rounds(&config, &destinations, &options.narrowed()).map_err(|error| error.to_string());
-    let prepared = planned.and_then(|rounds| Ok((rounds, options.roots()?)));
-    let (rounds, roots) = match prepared {
-        Ok(prepared) => prepared,
-        Err(message) => {
-            eprintln!("snigate: {message}");
-            return Exit::Usage.into();
-        }
+    let planned = rounds(&config, &destinations, &options.narrowed());
+    let rounds = match planned {
+        Ok(rounds) => rounds,
+        Err(error) => return stop(Exit::Usage, &error),
     };
-    let manner = Manner { timeout: options.timeout, roots };
+    let trust = match trust(options, &config) {
+        Ok(trust) => trust,
+        Err(error) => return stop(error.exit(), &error),
+    };
     let (exams, unresolved) = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(visit(&config, &rounds, &manner)),
-        Err(error) => {
-            eprintln!("snigate: cannot start: {error}");
-            return Exit::Bind.into();
-        }
+        Ok(runtime) => runtime.block_on(visit(&config, &rounds, &trust, options.timeout)),
+        Err(error) => return stop(Exit::Bind, &error),
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let bench = Bench {
@@ -93,7 +90,7 @@ pub fn run(options: &Options, config: Option<PathBuf>) -> ExitCode {
         destinations: &destinations,
         now: i64::try_from(now).unwrap_or(i64::MAX),
         days: options.days.into(),
-        trust_matters: vec![options.verify || options.ca.is_some(); config.pools.len()],
+        trust_matters: trust.iter().map(|trust| trust.matters).collect(),
     };
     let mut findings = unresolved;
     findings.extend(judge(&bench, &rounds, &exams));
@@ -101,14 +98,19 @@ pub fn run(options: &Options, config: Option<PathBuf>) -> ExitCode {
     tell(&Report::new(&config, &exams, findings), options.json)
 }
 
+fn stop(exit: Exit, error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("snigate: {error}");
+    exit.into()
+}
+
 /// Looks up and examines every backend; those that cannot be looked up are findings already.
-async fn visit(config: &Config, rounds: &[Round], manner: &Manner) -> (Vec<Exam>, Vec<Finding>) {
+async fn visit(config: &Config, rounds: &[Round], trust: &[Trust], limit: Duration) -> (Vec<Exam>, Vec<Finding>) {
     let (mut subjects, mut unresolved) = (Vec::new(), Vec::new());
     for round in rounds {
         let pool = &config.pools[round.pool];
         for backend in &pool.backends {
             let told = backend.address.to_string();
-            let addresses = match addresses(backend).await {
+            let addresses = match addresses(pool, backend, limit).await {
                 Ok(addresses) => addresses,
                 Err(error) => {
                     unresolved.push(Finding {
@@ -117,8 +119,8 @@ async fn visit(config: &Config, rounds: &[Round], manner: &Manner) -> (Vec<Exam>
                         pool: pool.name.to_string(),
                         backends: vec![told],
                         names: Vec::new(),
-                        seen: format!("the name does not resolve: {error}"),
-                        mend: "Correct the name, or the resolver of this machine.".to_owned(),
+                        seen: format!("the name has no address: {error}"),
+                        mend: "Correct the name, or the resolver of this machine (/etc/resolv.conf).".to_owned(),
                     });
                     continue;
                 }
@@ -130,12 +132,13 @@ async fn visit(config: &Config, rounds: &[Round], manner: &Manner) -> (Vec<Exam>
                     pool: round.pool,
                     label: label.into(),
                     way: Way::new(pool, address),
+                    roots: trust[round.pool].roots.clone(),
                     asked: round.asked.clone(),
                 });
             }
         }
     }
-    (examine(subjects, manner).await, unresolved)
+    (examine(subjects, limit).await, unresolved)
 }
 
 fn tell(report: &Report, json: bool) -> ExitCode {
@@ -157,21 +160,75 @@ impl Options {
         let most_names = if self.all { usize::MAX } else { MOST_NAMES };
         Narrowed { pools: self.pools.clone(), names: self.names.clone(), most_names }
     }
+}
 
-    /// Whom to trust. Without a wish, nobody where the system trusts nobody.
-    fn roots(&self) -> Result<Option<Roots>, String> {
-        match (&self.ca, Roots::of_the_system()) {
-            (Some(file), _) => {
-                Roots::from_file(file).map(Some).map_err(|error| format!("cannot use {}: {error}", file.display()))
+/// Whom the backends of a pool are judged by, and whether it matters.
+struct Trust {
+    roots: Option<Roots>,
+    matters: bool,
+}
+
+/// For each pool: what the command line says, else its `health_check`, else the system's authorities for information.
+fn trust(options: &Options, config: &Config) -> Result<Vec<Trust>, NoRoots> {
+    let given = match &options.ca {
+        Some(file) => Some(Roots::from_file(file).map_err(|error| NoRoots::Given { file: file.clone(), error })?),
+        None => None,
+    };
+    let system = if given.is_none() { Roots::of_the_system().ok() } else { None };
+    let pools = config.pools.iter().map(|pool| {
+        let check = pool.health_check.as_ref().and_then(|check| match &check.kind {
+            CheckKind::Tls { verify: Verify::Chain { ca_file }, .. } => Some(ca_file),
+            _ => None,
+        });
+        let matters = options.verify || given.is_some() || check.is_some();
+        let roots = match (&given, check) {
+            (Some(given), _) => Some(given.clone()),
+            (None, Some(Some(file))) => {
+                Some(Roots::from_file(file).map_err(|error| NoRoots::Checks { file: file.clone(), error })?)
             }
-            (None, Ok(roots)) => Ok(Some(roots)),
-            (None, Err(RootsError::None | RootsError::Pem(_))) if self.verify => {
-                Err("this system trusts no authority; name those to trust by --ca FILE".to_owned())
-            }
-            (None, Err(_)) => Ok(None),
+            (None, _) => system.clone(),
+        };
+        if matters && roots.is_none() { Err(NoRoots::System) } else { Ok(Trust { roots, matters }) }
+    });
+    pools.collect()
+}
+
+/// Why there is nobody to trust.
+#[derive(Debug)]
+enum NoRoots {
+    Given {
+        file: PathBuf,
+        error: RootsError,
+    },
+    /// A `ca_file` of a health check.
+    Checks {
+        file: PathBuf,
+        error: RootsError,
+    },
+    System,
+}
+
+impl NoRoots {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Checks { .. } => Exit::Config,
+            Self::Given { .. } | Self::System => Exit::Usage,
         }
     }
 }
+
+impl fmt::Display for NoRoots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Given { file, error } | Self::Checks { file, error } => {
+                write!(f, "cannot use {}: {error}", file.display())
+            }
+            Self::System => f.write_str("this system trusts no authority; name those to trust by --ca FILE"),
+        }
+    }
+}
+
+impl std::error::Error for NoRoots {}
 
 fn timeout(text: &str) -> Result<Duration, UnitError> {
     duration_in(Duration::from_millis(1)..=Duration::from_secs(600))(text)

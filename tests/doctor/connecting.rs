@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde_json::json;
 
-use crate::server::{Authority, Manners, nothing_there, says, says_nothing};
+use crate::server::{Authority, Manners, nothing_there, relay_unix, says, says_nothing};
 use crate::visit::{Told, Visit};
 
 fn told(backend: SocketAddr) -> Told {
@@ -24,6 +24,40 @@ fn nothing_listens() {
     assert_eq!(only(&told, "unreachable"), "cannot connect: connection refused");
     assert_eq!(told.json["backends"][0]["failure"], "cannot connect: connection refused");
     assert_eq!(told.json["backends"][0]["names_asked"], 1, "who cannot be reached is not asked again");
+}
+
+#[test]
+fn a_name_is_looked_up_and_told_with_its_address() {
+    let authority = Authority::new();
+    let backend = authority.issue(&["a.test"]).serve(Manners { only: Some(&["a.test"]), ..Manners::default() });
+    let named = format!("localhost:{}", backend.port());
+    let visit =
+        |name: &str| Visit::default().route("a.test", "web").pool_with("web", &[name], ", resolve: { family: v4 }");
+    let told = visit(&named).trusting(&authority.file()).told();
+    assert_eq!((told.code, told.findings()), (0, vec![]), "{:#}", told.json);
+    assert_eq!(told.json["backends"][0]["backend"], format!("{named} ({backend})"));
+    // Answered by the resolver itself, RFC 6761 section 6.4.
+    let nowhere = visit("nobody.invalid:443").told();
+    let seen = only(&nowhere, "unresolved");
+    assert_eq!(
+        (seen.as_str(), &nowhere.json["backends"]),
+        ("the name has no address: there is no such name", &json!([]))
+    );
+}
+
+#[test]
+fn a_unix_socket() {
+    let authority = Authority::new();
+    let backend = authority.issue(&["a.test"]).serve(Manners { only: Some(&["a.test"]), ..Manners::default() });
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("web.sock");
+    let named = format!("unix:{}", path.display());
+    let visit = Visit::default().route("a.test", "web").pool_with("web", &[&named], "").trusting(&authority.file());
+    let seen = only(&visit.told(), "unreachable");
+    assert!(seen.starts_with("cannot connect: No such file"), "{seen}");
+    relay_unix(&path, backend);
+    let told = visit.told();
+    assert_eq!((told.code, told.findings()), (0, vec![]), "{:#}", told.json);
 }
 
 #[test]

@@ -5,8 +5,9 @@
 
 use std::fs;
 use std::io::{Cursor, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
@@ -230,6 +231,25 @@ pub fn says(bytes: &'static [u8]) -> SocketAddr {
         }
     });
     address
+}
+
+/// Listens at `path`, and carries every connection on to `backend`.
+pub fn relay_unix(path: &Path, backend: SocketAddr) {
+    let listener = UnixListener::bind(path).unwrap();
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let backend = TcpStream::connect(backend).unwrap();
+            let (client_too, backend_too) = (client.try_clone().unwrap(), backend.try_clone().unwrap());
+            thread::spawn(move || {
+                let _ = std::io::copy(&mut &client_too, &mut &backend_too);
+                let _ = backend_too.shutdown(Shutdown::Write);
+            });
+            thread::spawn(move || {
+                let _ = std::io::copy(&mut &backend, &mut &client);
+                let _ = client.shutdown(Shutdown::Write);
+            });
+        }
+    });
 }
 
 /// An address where nothing listens: bound to the end of the test, so that nobody else gets it.

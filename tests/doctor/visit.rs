@@ -1,6 +1,7 @@
 //! One run of `snigate doctor`: `Visit::new().route("a.test", "web").pool("web", &[address]).findings()`.
 
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -37,7 +38,7 @@ impl Visit {
         self.pool_with(name, backends, "")
     }
 
-    pub fn pool_with(mut self, name: &str, backends: &[SocketAddr], more: &str) -> Self {
+    pub fn pool_with(mut self, name: &str, backends: &[impl Display], more: &str) -> Self {
         let list: Vec<_> = backends.iter().map(|backend| format!("\"{backend}\"")).collect();
         self.pools += &format!("  {name}: {{ backends: [{}]{more} }}\n", list.join(", "));
         self

@@ -25,15 +25,9 @@ pub struct Subject {
     /// As the configuration writes it, and the address if that is another.
     pub label: Arc<str>,
     pub way: Way,
-    pub asked: Arc<[Asked]>,
-}
-
-/// How to ask.
-#[derive(Clone, Debug)]
-pub struct Manner {
-    /// For connecting, and again for a handshake.
-    pub timeout: Duration,
+    /// Whom to trust; `None`: nobody, and nothing is judged.
     pub roots: Option<Roots>,
+    pub asked: Arc<[Asked]>,
 }
 
 /// What a backend answered.
@@ -108,15 +102,15 @@ pub enum Failure {
     Handshake(HandshakeError),
 }
 
-/// Examines all, and answers in their order.
-pub async fn examine(subjects: Vec<Subject>, manner: &Manner) -> Vec<Exam> {
+/// Examines all, and answers in their order. `limit` holds for connecting, and again for a handshake.
+pub async fn examine(subjects: Vec<Subject>, limit: Duration) -> Vec<Exam> {
     let places = Arc::new(Semaphore::new(BACKENDS_AT_A_TIME));
     let mut exams = JoinSet::new();
     for (nth, subject) in subjects.into_iter().enumerate() {
-        let (places, manner) = (Arc::clone(&places), manner.clone());
+        let places = Arc::clone(&places);
         exams.spawn(async move {
             let _place = places.acquire().await;
-            (nth, exam(subject, &manner).await)
+            (nth, exam(subject, limit).await)
         });
     }
     let mut exams = exams.join_all().await;
@@ -124,14 +118,14 @@ pub async fn examine(subjects: Vec<Subject>, manner: &Manner) -> Vec<Exam> {
     exams.into_iter().map(|(_, exam)| exam).collect()
 }
 
-async fn exam(subject: Subject, manner: &Manner) -> Exam {
+async fn exam(subject: Subject, limit: Duration) -> Exam {
     let mut answers = Vec::with_capacity(subject.asked.len());
     // The first alone: who cannot be connected to is not asked again.
     let mut rest = &subject.asked[..];
     let mut at_a_time = 1;
     while !rest.is_empty() && !hopeless(&answers) {
         let (now, later) = rest.split_at(at_a_time.min(rest.len()));
-        answers.extend(answers_to(now, &subject.way, manner).await);
+        answers.extend(answers_to(now, &subject, limit).await);
         (rest, at_a_time) = (later, NAMES_AT_A_TIME);
     }
     let answered = || answers.iter().filter_map(|answer| Some((&answer.asked, answer.outcome.as_ref().ok()?)));
@@ -139,7 +133,7 @@ async fn exam(subject: Subject, manner: &Manner) -> Exam {
     let more = match answered {
         Some((asked, handshake)) => {
             let alpn = if handshake.alpn.is_some() { browser_alpn() } else { Vec::new() };
-            Some(more(asked, alpn, &subject.way, manner).await)
+            Some(more(asked, alpn, &subject.way, limit).await)
         }
         None => None,
     };
@@ -157,36 +151,31 @@ fn hopeless(answers: &[Answer]) -> bool {
         })
 }
 
-async fn answers_to(asked: &[Asked], way: &Way, manner: &Manner) -> Vec<Answer> {
+async fn answers_to(asked: &[Asked], of: &Subject, limit: Duration) -> Vec<Answer> {
     let mut answers = JoinSet::new();
     for (nth, asked) in asked.iter().cloned().enumerate() {
-        let (way, manner) = (way.clone(), manner.clone());
-        answers.spawn(async move { (nth, answer_to(asked, &way, &manner).await) });
+        let (way, roots) = (of.way.clone(), of.roots.clone());
+        answers.spawn(async move { (nth, answer_to(asked, &way, roots, limit).await) });
     }
     let mut answers = answers.join_all().await;
     answers.sort_by_key(|(nth, _)| *nth);
     answers.into_iter().map(|(_, answer)| answer).collect()
 }
 
-async fn answer_to(asked: Asked, way: &Way, manner: &Manner) -> Answer {
-    let mut asking = Asking {
-        server_name: asked.name.clone(),
-        alpn: browser_alpn(),
-        roots: manner.roots.clone(),
-        ..Asking::default()
-    };
-    let mut outcome = ask(way, &asking, Pieces::Whole, manner).await;
+async fn answer_to(asked: Asked, way: &Way, roots: Option<Roots>, limit: Duration) -> Answer {
+    let mut asking = Asking { server_name: asked.name.clone(), alpn: browser_alpn(), roots, ..Asking::default() };
+    let mut outcome = ask(way, &asking, Pieces::Whole, limit).await;
     let alpn_refused = matches!(&outcome, Err(Failure::Handshake(HandshakeError::Alert(alert))) if alert.name() == "no_application_protocol");
     if alpn_refused {
         asking.alpn.clear();
-        outcome = ask(way, &asking, Pieces::Whole, manner).await;
+        outcome = ask(way, &asking, Pieces::Whole, limit).await;
     }
     Answer { asked, outcome, alpn_refused }
 }
 
-async fn more(asked: &Asked, alpn: Vec<Vec<u8>>, way: &Way, manner: &Manner) -> More {
+async fn more(asked: &Asked, alpn: Vec<Vec<u8>>, way: &Way, limit: Duration) -> More {
     let usual = Asking { server_name: asked.name.clone(), alpn, ..Asking::default() };
-    let with = |asking: Asking, pieces| async move { ask_twice(way, &asking, pieces, manner).await };
+    let with = |asking: Asking, pieces| async move { ask_twice(way, &asking, pieces, limit).await };
     More {
         name: asked.clone(),
         tls12: with(Asking { versions: Versions::Tls12, ..usual.clone() }, Pieces::Whole).await,
@@ -206,27 +195,26 @@ enum Pieces {
 }
 
 /// A single failure may be bad luck, as when a backend is just restarted.
-async fn ask_twice(way: &Way, asking: &Asking, pieces: Pieces, manner: &Manner) -> Outcome {
-    match ask(way, asking, pieces, manner).await {
+async fn ask_twice(way: &Way, asking: &Asking, pieces: Pieces, limit: Duration) -> Outcome {
+    match ask(way, asking, pieces, limit).await {
         Ok(handshake) => Ok(handshake),
-        Err(_) => ask(way, asking, pieces, manner).await,
+        Err(_) => ask(way, asking, pieces, limit).await,
     }
 }
 
-async fn ask(way: &Way, asking: &Asking, pieces: Pieces, manner: &Manner) -> Outcome {
-    let after = manner.timeout;
-    let stream = match timeout(after, way.open()).await {
+async fn ask(way: &Way, asking: &Asking, pieces: Pieces, limit: Duration) -> Outcome {
+    let stream = match timeout(limit, way.open()).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(Failure::Connect(error)),
-        Err(_) => return Err(Failure::ConnectTimedOut { after }),
+        Err(_) => return Err(Failure::ConnectTimedOut { after: limit }),
     };
     let stream: Box<dyn Stream> = match pieces {
         Pieces::Whole => stream,
         Pieces::Segments => Box::new(InPieces::new(stream)),
     };
-    match timeout(after, handshake::with(stream, asking)).await {
+    match timeout(limit, handshake::with(stream, asking)).await {
         Ok(answer) => answer.map_err(Failure::Handshake),
-        Err(_) => Err(Failure::Silent { after }),
+        Err(_) => Err(Failure::Silent { after: limit }),
     }
 }
 

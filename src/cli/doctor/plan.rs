@@ -76,7 +76,7 @@ pub fn rounds(config: &Config, all: &Destinations<'_>, narrowed: &Narrowed) -> R
     let mut asked = if narrowed.names.is_empty() { routed(config, all) } else { named(config, all, &narrowed.names)? };
     let rounds = asked.iter_mut().enumerate().filter(|(pool, asked)| {
         let wanted = narrowed.pools.is_empty() || narrowed.pools.iter().any(|name| **name == *config.pools[*pool].name);
-        wanted && !(asked.is_empty() && !narrowed.names.is_empty())
+        wanted && (narrowed.names.is_empty() || !asked.is_empty())
     });
     Ok(rounds.map(|(pool, asked)| round(pool, std::mem::take(asked), narrowed.most_names)).collect())
 }

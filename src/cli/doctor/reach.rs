@@ -7,23 +7,21 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::{Sleep, sleep};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Sleep, sleep, timeout};
 
-use crate::config::{Backend, Pool, ProxyVersion};
+use crate::config::{self, Backend, BackendAddress, Pool, ProxyVersion};
+use crate::pool::Address;
 use crate::proxy_header::{self, Version};
+use crate::resolve::{self, Query, Settings};
 
-/// Where a backend is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    Inet(SocketAddr),
-}
-
-/// How to connect to one.
+/// How to connect to an address.
 #[derive(Clone, Debug)]
 pub struct Way {
     address: Address,
@@ -35,18 +33,53 @@ pub struct Way {
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-/// Looks up where `backend` is now.
+/// Why a name has no address.
+#[derive(Debug)]
+pub enum Unresolved {
+    Failure(resolve::Failure),
+    TimedOut { after: Duration },
+}
+
+/// Looks up where `backend` is now, within `limit`.
 ///
 /// # Errors
-/// The name does not resolve.
-pub async fn addresses(backend: &Backend) -> io::Result<Vec<Address>> {
-    Ok(vec![Address::Inet(backend.address)])
+/// [`Unresolved`].
+pub async fn addresses(pool: &Pool, backend: &Backend, limit: Duration) -> Result<Vec<Address>, Unresolved> {
+    let query = match &backend.address {
+        BackendAddress::Inet(address) => return Ok(vec![Address::Inet(*address)]),
+        BackendAddress::Unix(path) => return Ok(vec![Address::Unix(Arc::clone(path))]),
+        BackendAddress::Name { host, port } => Query::Host { host: host.as_str().into(), port: *port },
+        BackendAddress::Srv { name } => Query::Service { name: name.as_str().into() },
+    };
+    let (told, mut first) = mpsc::unbounded_channel();
+    let report = move |report| drop(told.send(report));
+    let follow = resolve::follow(query, settings(pool), Arc::new(Notify::new()), |_| false, report);
+    let report = tokio::select! {
+        () = follow => None,
+        report = timeout(limit, first.recv()) => report.ok().flatten(),
+    };
+    match report.map(|report| (report.looked, report.found)) {
+        Some((Some(Err(failure)), _)) => Err(Unresolved::Failure(failure)),
+        Some((_, found)) => Ok(found.iter().map(|found| Address::Inet(found.address)).collect()),
+        None => Err(Unresolved::TimedOut { after: limit }),
+    }
+}
+
+fn settings(pool: &Pool) -> Settings {
+    let config::Resolve { family, min_ttl, max_ttl, stale } = pool.resolve;
+    let family = match family {
+        config::Family::Any => resolve::Family::Any,
+        config::Family::V4 => resolve::Family::V4,
+        config::Family::V6 => resolve::Family::V6,
+    };
+    Settings { family, min_ttl, max_ttl, stale, nameservers: Vec::new() }
 }
 
 impl Way {
     pub fn new(pool: &Pool, address: Address) -> Self {
-        let from = match address {
+        let from = match &address {
             Address::Inet(to) => pool.source_addresses.iter().find(|from| from.is_ipv4() == to.is_ipv4()).copied(),
+            Address::Unix(_) => None,
         };
         Self { address, from, proxy: pool.send_proxy_protocol }
     }
@@ -60,8 +93,10 @@ impl Way {
     /// # Errors
     /// As the kernel tells it.
     pub async fn open(&self) -> io::Result<Box<dyn Stream>> {
-        let Address::Inet(address) = self.address;
-        let mut stream = self.connect(address).await?;
+        let mut stream: Box<dyn Stream> = match &self.address {
+            Address::Inet(address) => Box::new(self.connect(*address).await?),
+            Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
+        };
         if let Some(version) = self.proxy {
             let version = match version {
                 ProxyVersion::V1 => Version::V1,
@@ -69,7 +104,7 @@ impl Way {
             };
             stream.write_all(proxy_header::local(version)).await?;
         }
-        Ok(Box::new(stream))
+        Ok(stream)
     }
 
     async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
@@ -124,10 +159,20 @@ impl AsyncRead for InPieces {
     }
 }
 
-impl fmt::Display for Address {
+impl fmt::Display for Unresolved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Inet(address) => address.fmt(f),
+            Self::Failure(failure) => failure.fmt(f),
+            Self::TimedOut { after } => write!(f, "no answer within {} ms", after.as_millis()),
+        }
+    }
+}
+
+impl std::error::Error for Unresolved {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Failure(failure) => Some(failure),
+            Self::TimedOut { .. } => None,
         }
     }
 }

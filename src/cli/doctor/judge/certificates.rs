@@ -52,13 +52,11 @@ fn coverage(place: &Place<'_>, asked: &Asked, leaf: &Certificate) -> Option<Find
 pub fn covered(leaf: &Certificate) -> String {
     let names = leaf.names.iter().map(|name| name.escape_debug().to_string());
     let all: Vec<_> = names.chain(leaf.addresses.iter().map(ToString::to_string)).collect();
-    match (&all[..], &leaf.common_name) {
-        ([], Some(name)) => {
-            format!("no name (its common name, {}, is not looked at any more)", name.escape_debug())
-        }
-        ([], None) => "no name".to_owned(),
-        ([few @ ..], _) if few.len() <= MOST_NAMES => few.join(", "),
-        ([many @ ..], _) => format!("{} and {} more", many[..MOST_NAMES].join(", "), many.len() - MOST_NAMES),
+    match (all.len(), &leaf.common_name) {
+        (0, Some(name)) => format!("no name (its common name, {}, is not looked at any more)", name.escape_debug()),
+        (0, None) => "no name".to_owned(),
+        (1..=MOST_NAMES, _) => all.join(", "),
+        (many, _) => format!("{} and {} more", all[..MOST_NAMES].join(", "), many - MOST_NAMES),
     }
 }
 

@@ -110,6 +110,12 @@ fn mend_connect(error: &io::Error) -> &'static str {
         io::ErrorKind::ConnectionRefused => {
             "Nothing listens at this address and port, or a firewall refuses. Start the backend, or correct the address."
         }
+        io::ErrorKind::NotFound => {
+            "There is no socket at this path: the backend does not run, or has it elsewhere, or the directory is not mounted here."
+        }
+        io::ErrorKind::PermissionDenied => {
+            "This user may not use the socket, or a firewall of this machine forbids it. Run the doctor as the user that snigate runs as."
+        }
         io::ErrorKind::AddrNotAvailable => {
             "This machine cannot connect from there: no port is left, or an address of `source_addresses` is not its own."
         }
