@@ -35,6 +35,37 @@ fn meaning(loaded: Loaded) -> Config {
     config
 }
 
+#[test]
+fn a_backend_that_is_one_of_the_listeners_is_refused_with_both_places() {
+    let told = |bind: &str, backend: &str| {
+        let listeners = format!("listeners:\n  - {{ name: l, bind: [\"127.0.0.1:0\", \"{bind}\"] }}\n");
+        let pools = format!("pools:\n  p:\n    backends:\n      - 10.0.0.1:1\n      - {{ address: \"{backend}\" }}\n");
+        match parse(&format!("{listeners}{pools}unmatched: {{ pool: p }}\n")) {
+            Ok(loaded) => loaded.warnings.to_string(),
+            Err(problems) => problems.to_string(),
+        }
+    };
+    let same = told("192.0.2.1:443", "192.0.2.1:443");
+    assert!(
+        same.starts_with("config.yaml:7:9: pools.p.backends[1]: `192.0.2.1:443` is the listener at config.yaml:2:")
+    );
+    assert!(!same.contains("which listens on"), "{same}");
+    for (bind, backend) in [
+        ("0.0.0.0:443", "127.0.0.1:443"),
+        ("[::]:443", "127.0.0.1:443"),
+        ("[::]:443", "[::1]:443"),
+        ("127.0.0.1:443", "0.0.0.0:443"),
+    ] {
+        let told = told(bind, backend);
+        assert!(told.contains(&format!("`{backend}` is the listener at")), "{bind} {backend}: {told}");
+        assert!(told.contains(&format!("which listens on `{bind}`")), "{bind} {backend}: {told}");
+    }
+    // Only the machine knows whether that is its own.
+    assert_eq!(told("0.0.0.0:443", "192.0.2.1:443"), "");
+    assert_eq!(told("192.0.2.1:443", "192.0.2.1:8443"), "");
+    assert_eq!(told("0.0.0.0:443", "unix:/run/a.sock"), "");
+}
+
 const DOCS: &str = include_str!("../../docs/configuration.md");
 
 #[test]

@@ -1,6 +1,6 @@
 //! Parses the backends of a pool: where each is, and how much it takes.
 //!
-//! In:  the raw list of a pool.
+//! In:  the raw list of a pool, what the listeners bind.
 //! Out: [`Backend`]s, each address once.
 
 use std::collections::HashMap;
@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use super::listeners::count_or;
-use super::{Located, each_of, read, require};
+use super::{Located, each_of, read, require, self_loops};
 use crate::config::address::{self, AddressError};
 use crate::config::at::At;
 use crate::config::problem::{Place, Problems};
@@ -17,7 +17,12 @@ use crate::config::raw::{self, Field};
 use crate::config::{Backend, BackendAddress};
 use crate::server_name::{Pattern, ServerName};
 
-pub fn parse(field: Field<Vec<Located<raw::Backend>>>, at: &At<'_>, problems: &mut Problems) -> Vec<Backend> {
+pub fn parse(
+    field: Field<Vec<Located<raw::Backend>>>,
+    at: &At<'_>,
+    bound: &[(SocketAddr, Place)],
+    problems: &mut Problems,
+) -> Vec<Backend> {
     require(field.as_ref(), at, "backends", problems);
     let Some(Located { spot, value: Some(list) }) = field else { return Vec::new() };
     let at = at.key("backends", spot);
@@ -31,6 +36,9 @@ pub fn parse(field: Field<Vec<Located<raw::Backend>>>, at: &At<'_>, problems: &m
         if let Some(first) = first.insert(backend.address.clone(), at.place()) {
             let address = &backend.address;
             problems.error(at, format_args!("`{address}` is in this pool already, at {first}; give that a `weight`"));
+        }
+        if let Some(address) = backend.address.inet() {
+            self_loops::refuse(address, bound, at, problems);
         }
         Some(backend)
     })

@@ -9,6 +9,7 @@ mod conflicts;
 mod listeners;
 mod pools;
 mod routes;
+mod self_loops;
 mod settings;
 
 use std::cell::Cell;
@@ -41,10 +42,10 @@ pub fn config(text: &str, file: &Path, problems: &mut Problems) -> (Option<Confi
     }
 
     let congestion = settings::default_congestion(raw.tcp.as_mut(), &top, problems);
-    let pools = pools::parse(pools, congestion.as_ref(), problems);
     let listeners = listeners::parse(raw.listeners, &top, congestion.as_ref(), problems);
+    let around = pools::Around { bound: &listeners.bound, congestion: congestion.as_ref() };
+    let mut pools = pools::parse(pools, around, problems);
     let routes = routes::parse(routes, &listeners.names, &pools.names, problems);
-    let mut pools = pools;
     checks::default_names(&mut pools.parsed, &routes.parsed);
     let mut fallback = |raw, key, default| routes::fallback(raw, &top, key, default, &pools.names, problems);
     let mut config = Config {

@@ -4,6 +4,7 @@
 //! Out: [`Pool`]s in the order of the files, their names for the routes, their places for warnings.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,15 @@ pub struct Pools {
     pub places: Vec<Place>,
 }
 
-pub fn parse(files: FromFiles<Named<raw::Pool>>, congestion: Option<&Arc<str>>, problems: &mut Problems) -> Pools {
+/// What the rest of the file says that matters to pools.
+#[derive(Clone, Copy)]
+pub struct Around<'a> {
+    /// What the listeners bind, which no backend may be.
+    pub bound: &'a [(SocketAddr, Place)],
+    pub congestion: Option<&'a Arc<str>>,
+}
+
+pub fn parse(files: FromFiles<Named<raw::Pool>>, around: Around<'_>, problems: &mut Problems) -> Pools {
     let mut pools = Pools { parsed: Vec::new(), names: Names::default(), places: Vec::new() };
     let mut first: HashMap<Arc<str>, Place> = HashMap::new();
     for (file, field) in files {
@@ -40,14 +49,14 @@ pub fn parse(files: FromFiles<Named<raw::Pool>>, congestion: Option<&Arc<str>>, 
             pools.names.define(&name, pools.places.len());
             pools.places.push(at.place());
             if let Some(raw) = pool.value {
-                pools.parsed.push(self::pool(name, raw, &at.moved(pool.spot), congestion, problems));
+                pools.parsed.push(self::pool(name, raw, &at.moved(pool.spot), around, problems));
             }
         }
     }
     pools
 }
 
-fn pool(name: Arc<str>, raw: raw::Pool, at: &At<'_>, congestion: Option<&Arc<str>>, problems: &mut Problems) -> Pool {
+fn pool(name: Arc<str>, raw: raw::Pool, at: &At<'_>, around: Around<'_>, problems: &mut Problems) -> Pool {
     only(raw.transparent, at, "transparent", (false, "false"), problems);
     let source_addresses = raw.source_addresses.and_then(|located| {
         let at = at.key("source_addresses", located.spot);
@@ -58,7 +67,7 @@ fn pool(name: Arc<str>, raw: raw::Pool, at: &At<'_>, congestion: Option<&Arc<str
     Pool {
         name,
         balance: balance(raw.balance),
-        backends: backends::parse(raw.backends, at, problems),
+        backends: backends::parse(raw.backends, at, around.bound, problems),
         resolve: resolve(raw.resolve, at, problems),
         connect: connect(raw.connect, at, problems),
         health_check: checks::health_check(raw.health_check, at, problems),
@@ -75,7 +84,7 @@ fn pool(name: Arc<str>, raw: raw::Pool, at: &At<'_>, congestion: Option<&Arc<str
             raw::SendProxyProtocol::V2 => Some(ProxyVersion::V2),
         }),
         source_addresses: source_addresses.unwrap_or_default(),
-        congestion: settings::congestion(raw.congestion, at, congestion, problems),
+        congestion: settings::congestion(raw.congestion, at, around.congestion, problems),
     }
 }
 

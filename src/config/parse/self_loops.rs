@@ -1,0 +1,23 @@
+//! Refuses a backend that is one of the file's own listeners: its connections would come in again, for ever.
+//!
+//! In:  the address of a backend, the addresses that the listeners bind.
+//! Out: a problem, or nothing. What only the machine or a look-up can tell (its own addresses, a DNS name) is seen when
+//!      the configuration comes into force.
+
+use std::net::SocketAddr;
+
+use crate::config::at::At;
+use crate::config::problem::{Place, Problems};
+use crate::self_loop::is_own_listener;
+
+pub fn refuse(address: SocketAddr, bound: &[(SocketAddr, Place)], at: &At<'_>, problems: &mut Problems) {
+    let Some((listener, place)) = bound.iter().find(|(listener, _)| is_own_listener(address, &[*listener], &[])) else {
+        return;
+    };
+    let listens = if *listener == address { String::new() } else { format!(", which listens on `{listener}`") };
+    let message = format_args!(
+        "`{address}` is the listener at {place}{listens}: each connection would come back to snigate for ever; \
+         write where the backend itself listens"
+    );
+    problems.error(at, message);
+}
