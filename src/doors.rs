@@ -97,28 +97,41 @@ impl Doors {
     ///
     /// # Errors
     /// One of them cannot be bound; then none of them is.
-    pub fn prepare(&self, config: &Config) -> Result<Plan, CannotBind> {
+    pub fn bind(&self, config: &Config) -> Result<Plan, CannotBind> {
         let wanted = wanted(config);
         let kept = self.kept(&wanted);
-        let cannot = |wanted: &Wanted, error| {
-            let Wanted { listener, address, .. } = wanted.clone();
-            CannotBind { listener, address, error }
-        };
         let mut plan = Vec::with_capacity(wanted.len());
         for (wanted, kept) in wanted.into_iter().zip(kept) {
             let door = match kept {
                 Some(open) => Door::Kept(open),
-                None => Door::New(Sockets::bind(&wanted, self.workers.len()).map_err(|error| cannot(&wanted, error))?),
+                None => Door::New(Sockets::bind(&wanted, self.workers.len()).map_err(|error| wanted.cannot(error))?),
             };
             plan.push(Planned { wanted, door });
         }
-        // Clients may come from here on, so this is last: nobody is turned away for an address that cannot be bound.
-        for planned in &plan {
-            if let Door::New(sockets) = &planned.door {
-                sockets.listen(&planned.wanted.options).map_err(|error| cannot(&planned.wanted, error))?;
+        Ok(Plan(plan))
+    }
+
+    /// Where `plan` listens; port 0 is told as what the kernel gave.
+    pub fn addresses(&self, Plan(plan): &Plan) -> Vec<SocketAddr> {
+        let address = |planned: &Planned| match &planned.door {
+            Door::Kept(number) => self.open[*number].address,
+            Door::New(sockets) => sockets.address,
+        };
+        plan.iter().map(address).collect()
+    }
+
+    /// Has the kernel take clients at the new addresses. To be called last: nobody is turned away for something else of
+    /// the configuration that cannot be had.
+    ///
+    /// # Errors
+    /// The kernel refuses one of them.
+    pub fn listen(&self, Plan(plan): &Plan) -> Result<(), CannotBind> {
+        for Planned { wanted, door } in plan {
+            if let Door::New(sockets) = door {
+                sockets.listen(&wanted.options).map_err(|error| wanted.cannot(error))?;
             }
         }
-        Ok(Plan(plan))
+        Ok(())
     }
 
     /// Puts `plan` in force. `now`, in force already, is the snapshot of the same configuration.
@@ -227,6 +240,12 @@ impl Sockets {
 
     fn listen(&self, options: &Options) -> io::Result<()> {
         self.ours.iter().try_for_each(|socket| socket::listen(socket, options.tcp.backlog))
+    }
+}
+
+impl Wanted {
+    fn cannot(&self, error: io::Error) -> CannotBind {
+        CannotBind { listener: Arc::clone(&self.listener), address: self.address, error }
     }
 }
 

@@ -7,12 +7,15 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::admin::{App, sockets};
 use crate::config::{self, Config};
 use crate::doors::{CannotBind, Doors, Plan};
+use crate::self_loop::is_own_listener;
 use crate::snapshot::{Snapshot, log_format, missing_congestion};
+use crate::sys;
 use crate::telemetry::{Level, LogControl, LogSettings};
 
 /// What of the process is not in the snapshot.
@@ -44,6 +47,11 @@ pub enum ApplyError {
         name: String,
         error: io::Error,
     },
+    /// A backend is one of the addresses that we listen on.
+    SelfLoop {
+        pool: Arc<str>,
+        backend: SocketAddr,
+    },
     /// It changes what is fixed while the process runs.
     NeedsRestart {
         what: &'static str,
@@ -69,7 +77,9 @@ impl Process {
             return Err(ApplyError::Congestion { name: name.to_owned(), error });
         }
         let admin = self.admin.prepare(&config.admin.bind).map_err(ApplyError::BindAdmin)?;
-        let doors = self.doors.prepare(config).map_err(ApplyError::Bind)?;
+        let doors = self.doors.bind(config).map_err(ApplyError::Bind)?;
+        refuse_self_loop(config, &self.doors.addresses(&doors))?;
+        self.doors.listen(&doors).map_err(ApplyError::Bind)?;
         Ok(Prepared { doors, admin, log: log_settings(config.log), process: self })
     }
 
@@ -113,6 +123,24 @@ impl Prepared<'_> {
     }
 }
 
+/// Refuses a backend that is one of our own listeners, by whichever of this machine's addresses. Backends that are looked
+/// up are judged when they are found.
+fn refuse_self_loop(config: &Config, listening: &[SocketAddr]) -> Result<(), ApplyError> {
+    let backends = config.pools.iter().flat_map(|pool| pool.backends.iter().map(move |backend| (pool, backend)));
+    let known = backends.filter_map(|(pool, backend)| Some((pool, backend.address.inet()?)));
+    let mut suspects =
+        known.filter(|(_, address)| listening.iter().any(|ours| ours.port() == address.port())).peekable();
+    if suspects.peek().is_none() {
+        return Ok(());
+    }
+    // Without them, what the addresses say by themselves must do.
+    let local = sys::local_addresses().unwrap_or_default();
+    match suspects.find(|(_, address)| is_own_listener(*address, listening, &local)) {
+        Some((pool, backend)) => Err(ApplyError::SelfLoop { pool: Arc::clone(&pool.name), backend }),
+        None => Ok(()),
+    }
+}
+
 /// How the log is, as `config` says it.
 pub fn log_settings(log: config::Log) -> LogSettings {
     let level = match log.level {
@@ -137,6 +165,11 @@ impl fmt::Display for ApplyError {
             Self::Congestion { name, .. } => write!(
                 f,
                 "no congestion control `{name}` here (`sysctl net.ipv4.tcp_available_congestion_control` lists them)"
+            ),
+            Self::SelfLoop { pool, backend } => write!(
+                f,
+                "pool {pool}: its backend `{backend}` is where snigate itself listens: each connection would come back for \
+                 ever; write where the backend listens"
             ),
             Self::NeedsRestart { what } => write!(f, "{what} cannot change while snigate runs: restart it"),
             Self::Io(_) => f.write_str("cannot start"),
@@ -163,7 +196,32 @@ impl Error for ApplyError {
             | Self::BindAdmin(sockets::CannotBind { error, .. })
             | Self::Congestion { error, .. }
             | Self::Io(error) => Some(error),
-            Self::NeedsRestart { .. } => None,
+            Self::SelfLoop { .. } | Self::NeedsRestart { .. } => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_backend_where_we_listen_is_refused_under_the_name_of_its_pool() {
+        let config = Config::parse(
+            "listeners: [{ name: l, bind: \"127.0.0.1:0\" }]\nunmatched: { pool: p }\nno_sni: { pool: q }\n\
+             pools:\n  p: { backends: [\"unix:/run/a.sock\", \"127.0.0.1:7001\", \"localhost:7002\"] }\n  \
+             q: { backends: [192.0.2.1:7002, 127.0.0.1:7003] }\n",
+            Path::new("f.yaml"),
+        );
+        let config = config.unwrap_or_else(|problems| panic!("{problems}")).config;
+        let refused = |listening: &[&str]| {
+            let listening: Vec<_> = listening.iter().map(|address| address.parse().expect("an address")).collect();
+            refuse_self_loop(&config, &listening).err().map(|error| error.to_string())
+        };
+        assert_eq!(refused(&["127.0.0.1:7000", "0.0.0.0:7002", "127.0.0.2:7003"]), None);
+        let told = refused(&["127.0.0.1:7000", "0.0.0.0:7003"]).expect("refused");
+        assert!(told.starts_with("pool q: its backend `127.0.0.1:7003` is where snigate itself listens"), "{told}");
     }
 }

@@ -84,5 +84,8 @@ fn start_failed(error: &ApplyError, log: LogGuard) -> ExitCode {
     drop(log);
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
     eprintln!("snigate: {error}{cause}");
-    Exit::Bind.into()
+    match error {
+        ApplyError::SelfLoop { .. } => Exit::Config.into(),
+        _ => Exit::Bind.into(),
+    }
 }

@@ -21,6 +21,7 @@ mod names;
 mod proxy_headers;
 mod refusals;
 mod reloads;
+mod self_loops;
 mod stalled;
 mod stalls;
 mod strangers;

@@ -1,0 +1,42 @@
+//! A backend that is one of our own listeners, by whichever address, never comes into force.
+
+use std::net::{IpAddr, SocketAddr};
+
+use snigate::sys::local_addresses;
+
+use crate::backend::Backend;
+use crate::bytes::hello;
+use crate::harness::{Lb, Reload};
+use crate::trial::Trial;
+use crate::wire::{Close, read_to_close, send};
+
+#[test]
+fn a_reload_to_our_own_listener_is_refused_and_what_was_in_force_serves_on() {
+    let backend = Backend::answering(b"served");
+    let everywhere = |config: String| config.replace("127.0.0.1:0\" }\nroutes", "[::]:0\" }\nroutes");
+    let lb = Trial::with(&everywhere(Lb::new().route("a.test", &backend).config()));
+    let port = lb.port();
+    let local = local_addresses().unwrap().into_iter().filter(|ip| !is_link_local(*ip));
+    let ours = local.chain(["0.0.0.0", "::", "127.1.2.3"].map(|ip| ip.parse().unwrap()));
+    for ours in ours.map(|ip| SocketAddr::new(ip, port)) {
+        let seen = lb.log().len();
+        let config = Lb::new().route("a.test", [backend.address, ours]).config();
+        assert_eq!(lb.edit(&everywhere(config)), Reload::Rejected, "{ours}");
+        let line = lb.wait_for_line_after(seen, |line| line["why"].is_string());
+        let why = line["why"].as_str().unwrap();
+        assert!(
+            why.starts_with(&format!("pool pool-0: its backend `{ours}` is where snigate itself listens")),
+            "{why}"
+        );
+
+        let mut client = send(SocketAddr::new([127, 0, 0, 1].into(), port), &hello("a.test"));
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(read_to_close(&mut client), (b"served".to_vec(), Close::Fin));
+    }
+    lb.end();
+}
+
+/// Such an address is one only together with its interface.
+fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
