@@ -125,6 +125,14 @@ pub async fn to_any(pool: &Pool, ask: Ask<'_>, attempts: &mut Attempts) -> Resul
     if attempts.count == 0 && picks.met_full() { Err(ConnectError::Full) } else { Err(failed) }
 }
 
+/// Connects to one address as connections of `pool` do, for its checks; the caller keeps the deadline.
+///
+/// # Errors
+/// What the kernel says.
+pub async fn to_one(pool: &Pool, address: &Address) -> io::Result<BackendStream> {
+    to_the_end(pool, address, true).await
+}
+
 /// One attempt came to nothing.
 struct Failed {
     backend: Arc<Backend>,
@@ -208,7 +216,7 @@ async fn open(
 ) -> Result<(Lease, BackendStream), Failed> {
     let failed = |lease: &Lease, error| Failed { backend: Arc::clone(lease.backend()), error: ConnectError::Io(error) };
     if !lease.backend().looked_up {
-        return match begin(pool, lease.backend(), nodelay).await {
+        return match begin(pool, &lease.backend().address, nodelay).await {
             Ok(stream) => Ok((lease, stream)),
             Err(error) => Err(failed(&lease, error)),
         };
@@ -240,20 +248,25 @@ async fn open(
     }
 }
 
-/// Connects to the end: the stream that it gives is known to be connected.
 async fn finish(pool: &Pool, lease: Lease, nodelay: bool) -> Result<(Lease, BackendStream), (Lease, io::Error)> {
-    match begin(pool, lease.backend(), nodelay).await {
-        Ok(stream) => match stream.error() {
-            None => Ok((lease, stream)),
-            Some(error) => Err((lease, error)),
-        },
+    match to_the_end(pool, &lease.backend().address, nodelay).await {
+        Ok(stream) => Ok((lease, stream)),
         Err(error) => Err((lease, error)),
     }
 }
 
+/// Connects until the stream is known to be connected.
+async fn to_the_end(pool: &Pool, address: &Address, nodelay: bool) -> io::Result<BackendStream> {
+    let stream = begin(pool, address, nodelay).await?;
+    match stream.error() {
+        None => Ok(stream),
+        Some(error) => Err(error),
+    }
+}
+
 /// Begins to connect, and waits until the socket can be written to: the write carries the error, if there is one.
-async fn begin(pool: &Pool, backend: &Backend, nodelay: bool) -> io::Result<BackendStream> {
-    let stream = match &backend.address {
+async fn begin(pool: &Pool, address: &Address, nodelay: bool) -> io::Result<BackendStream> {
+    let stream = match address {
         Address::Inet(address) => BackendStream::Tcp(begin_tcp(pool, *address, nodelay)?),
         Address::Unix(path) => BackendStream::unix(path).await?,
     };

@@ -32,6 +32,7 @@ pub mod relay;
 // Beside the path.
 pub mod config;
 pub mod snapshot;
+pub mod health;
 pub mod resolve;
 pub mod explain;
 pub mod reload;

@@ -4,6 +4,7 @@
 //! Out: a [`Server`]: the addresses it listens on; [`Server::run`] returns when the last connection has ended.
 
 mod controls;
+mod pools;
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,6 +25,7 @@ use crate::admin::{App, Readiness, Stage};
 use crate::config::Loaded;
 use crate::doors::Doors;
 use crate::drain::{self, Drain, Phase};
+use crate::health;
 use crate::limits::auto_max_connections;
 use crate::listener::Shared;
 use crate::process::{ApplyError, Process};
@@ -113,6 +115,7 @@ impl Server {
         }
         let upkeep = tokio::spawn(upkeep(Arc::clone(&self.shared.metrics), log));
         let reloading = tokio::spawn(self.reloader.run(asked));
+        let checking = tokio::spawn(health::run(Arc::clone(&self.shared.snapshot)));
         self.readiness.enter(Stage::Ready);
         tracing::info!("ready");
         while self.signals.next().await == Asked::Reload {
@@ -134,6 +137,7 @@ impl Server {
         let left = self.shared.permits.open();
         self.drain.enter(Phase::Over);
         join(self.workers).await;
+        checking.abort();
         self.process.lock().await.close_admin();
         let ended = if left == 0 { Ended::Drained } else { Ended::Cut { connections: left } };
         tracing::info!(cut = left, "ended");

@@ -13,6 +13,7 @@ const ORDER: &[&str] = &[
     "worker",
     "listener",
     "connection",
+    "health",
     "explain",
     "snapshot",
     "admin",

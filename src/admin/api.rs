@@ -7,13 +7,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{App, Reloaded, Stage, error, with_json};
+use super::{App, Reloaded, Stage, WantedState, error, with_json};
 use crate::telemetry::{REVISION, Timestamp, VERSION};
 
 pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
@@ -31,6 +31,7 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
             "trigger": reload.trigger.as_str(),
             "at": Timestamp(reload.at).to_string(),
         })),
+        "pools": app.control.pools(),
     });
     with_json(StatusCode::OK, value)
 }
@@ -54,6 +55,30 @@ pub(super) async fn explain(
     match answer {
         Ok(value) => with_json(StatusCode::OK, value),
         Err(problem) => error(StatusCode::BAD_REQUEST, &problem),
+    }
+}
+
+/// The body is the state alone, as in `curl -X PUT -d drain …`, or `{"state": "drain"}`.
+pub(super) async fn set_backend_state(
+    State(app): State<Arc<App>>,
+    Path((pool, backend)): Path<(String, String)>,
+    body: String,
+) -> Response {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Body {
+        state: WantedState,
+    }
+    let wanted = match body.trim() {
+        map if map.starts_with('{') => serde_json::from_str(map).map(|Body { state }| state),
+        word => serde_json::from_value(word.into()),
+    };
+    let Ok(wanted) = wanted else {
+        return error(StatusCode::BAD_REQUEST, "the body must be `ready`, `drain` or `down`");
+    };
+    match app.control.set_backend_state(&pool, &backend, wanted) {
+        Ok(value) => with_json(StatusCode::OK, value),
+        Err(problem) => error(StatusCode::NOT_FOUND, &problem),
     }
 }
 

@@ -7,6 +7,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::access::Access;
@@ -23,6 +24,15 @@ pub trait Control: Send + Sync {
     /// What is wrong with the question.
     fn explain(&self, query: ExplainQuery) -> Result<Value, String>;
 
+    /// The pools with their backends and what is thought of them.
+    fn pools(&self) -> Value;
+
+    /// Changes what an operator wants of a backend, by its name or address.
+    ///
+    /// # Errors
+    /// There is no such backend.
+    fn set_backend_state(&self, pool: &str, backend: &str, wanted: WantedState) -> Result<Value, String>;
+
     /// Reads the configuration again and waits for what comes of it.
     fn reload(&self) -> Soon<'_, Reloaded>;
 }
@@ -36,6 +46,27 @@ pub enum Reloaded {
     Rejected(Value),
     /// Nothing reloads any more: the process ends.
     Ending,
+}
+
+/// What an operator may want of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WantedState {
+    Ready,
+    /// No new connections; those that are open run on.
+    Drain,
+    /// No new connections and no checks.
+    Down,
+}
+
+impl WantedState {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Down => "down",
+        }
+    }
 }
 
 /// An answer that takes a while.

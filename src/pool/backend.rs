@@ -3,13 +3,14 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use tokio::time::Instant;
 
 use super::standing::Standing;
-use crate::telemetry::BackendMetrics;
+use crate::telemetry::{BackendMetrics, CheckResult};
 
 /// One address in a pool. It keeps its identity (pool, entry and address) across reloads, and with it its counts and
 /// what is thought of it.
@@ -23,6 +24,24 @@ pub struct Backend {
     pub metrics: Arc<BackendMetrics>,
     pub standing: Standing,
     active: AtomicUsize,
+    last_check: Mutex<Option<LastCheck>>,
+}
+
+/// The newest active check, for the status.
+#[derive(Clone, Debug)]
+pub struct LastCheck {
+    pub at: SystemTime,
+    pub result: CheckResult,
+    pub error: Option<String>,
+    pub certificate: Option<Shown>,
+}
+
+/// What is told of a certificate that a backend showed.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    pub names: Vec<String>,
+    /// Seconds since 1970.
+    pub not_after: i64,
 }
 
 /// Where connections to a backend go.
@@ -38,7 +57,23 @@ pub struct Lease(Arc<Backend>);
 
 impl Backend {
     pub fn new(name: Arc<str>, address: Address, looked_up: bool, metrics: Arc<BackendMetrics>, now: Instant) -> Self {
-        Self { name, address, looked_up, metrics, standing: Standing::new(now), active: AtomicUsize::new(0) }
+        Self {
+            name,
+            address,
+            looked_up,
+            metrics,
+            standing: Standing::new(now),
+            active: AtomicUsize::new(0),
+            last_check: Mutex::default(),
+        }
+    }
+
+    pub fn note_check(&self, check: LastCheck) {
+        *self.last_check.lock().unwrap_or_else(PoisonError::into_inner) = Some(check);
+    }
+
+    pub fn last_check(&self) -> Option<LastCheck> {
+        self.last_check.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How many connections use this backend now, those being opened included.

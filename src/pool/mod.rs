@@ -13,7 +13,7 @@ mod policy;
 mod standing;
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-pub use self::backend::{Address, Backend, Lease};
+pub use self::backend::{Address, Backend, LastCheck, Lease, Shown};
 pub use self::members::Member;
 use self::members::Members;
 pub use self::picks::{Picks, Request};
@@ -42,6 +42,8 @@ pub struct Pool {
     /// Rings when a backend that was looked up could not be reached: its name may have moved.
     pub look_again: Notify,
     all_metrics: Arc<Metrics>,
+    /// Counts the changes of the members.
+    version: AtomicU64,
     turn: AtomicUsize,
     source_turn: AtomicUsize,
 }
@@ -130,6 +132,7 @@ impl Pool {
             entries: Mutex::default(),
             look_again: Notify::new(),
             all_metrics: Arc::clone(metrics),
+            version: AtomicU64::new(0),
             turn: AtomicUsize::new(0),
             source_turn: AtomicUsize::new(0),
         };
@@ -191,6 +194,11 @@ impl Pool {
     /// The backends there are now, primaries first.
     pub fn list(&self) -> Vec<Member> {
         self.members.load().list().to_vec()
+    }
+
+    /// Another one each time that the backends change.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Relaxed)
     }
 
     pub fn settings(&self) -> &Settings {
@@ -282,6 +290,7 @@ impl Pool {
             known.backends.iter().map(move |backend| member(number, &known.entry, backend))
         });
         self.members.store(Arc::new(Members::new(list.collect(), self.settings.policy)));
+        self.version.fetch_add(1, Ordering::Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Known>> {

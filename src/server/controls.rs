@@ -8,7 +8,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 
-use crate::admin::{Access, Allow, Control, ExplainQuery, Reloaded, Soon};
+use super::pools;
+use crate::admin::{Access, Allow, Control, ExplainQuery, Reloaded, Soon, WantedState};
 use crate::config::{AllowControl, Problem, Severity};
 use crate::explain::{Question, explain};
 use crate::reload::{Asker, Outcome};
@@ -38,6 +39,14 @@ impl Control for Controls {
         let question = Question { name, alpn, source, listener };
         let explanation = explain(&self.snapshot.load(), &question).map_err(|error| error.to_string())?;
         serde_json::to_value(explanation).map_err(|error| error.to_string())
+    }
+
+    fn pools(&self) -> Value {
+        pools::told(&self.snapshot.load())
+    }
+
+    fn set_backend_state(&self, pool: &str, backend: &str, wanted: WantedState) -> Result<Value, String> {
+        pools::set_state(&self.snapshot.load(), pool, backend, wanted)
     }
 
     fn reload(&self) -> Soon<'_, Reloaded> {
