@@ -83,7 +83,7 @@ impl Checks {
                 continue;
             }
             let probe = Arc::clone(probe.get_or_insert_with(|| Arc::new(Probe::new(Arc::clone(pool), check))));
-            let first = check.interval.mul_f64(f64::from(number) / f64::from(count));
+            let first = spread(number, count, check.interval);
             let watching = watch(Arc::clone(&member.backend), Arc::clone(pool), probe, check.clone(), first);
             let task = tokio::spawn(watching).abort_handle();
             let (pool, check) = (Arc::clone(pool), check.clone());
@@ -103,6 +103,11 @@ impl Drop for Task {
             self.backend.standing.checked(Health::Unchecked, Instant::now());
         }
     }
+}
+
+/// When backend `number` of `count` is first checked: evenly over one interval.
+fn spread(number: u32, count: u32, interval: Duration) -> Duration {
+    interval.mul_f64(f64::from(number) / f64::from(count))
 }
 
 /// Checks one backend for ever.
@@ -159,3 +164,18 @@ fn log(pool: &Pool, backend: &Backend, health: Health) {
 
 /// How soon a change of the snapshot or of a name's addresses is followed.
 const LOOK: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thousand_backends_are_spread_over_the_interval() {
+        let interval = Duration::from_secs(5);
+        let first: Vec<Duration> = (0..1000).map(|number| spread(number, 1000, interval)).collect();
+        for tenth in 0..10 {
+            let (from, to) = (interval * tenth / 10, interval * (tenth + 1) / 10);
+            assert_eq!(first.iter().filter(|at| (from..to).contains(at)).count(), 100, "{tenth}");
+        }
+    }
+}

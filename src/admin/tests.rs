@@ -29,6 +29,17 @@ impl Control for Process {
         }
     }
 
+    fn pools(&self) -> Value {
+        json!([{ "name": "p" }])
+    }
+
+    fn set_backend_state(&self, pool: &str, backend: &str, wanted: WantedState) -> Result<Value, String> {
+        match backend {
+            "[::1]:443" => Ok(json!({ "pool": pool, "wanted": wanted.as_str() })),
+            _ => Err(format!("no backend {backend}")),
+        }
+    }
+
     fn reload(&self) -> Soon<'_, Reloaded> {
         Box::pin(async { Reloaded::Rejected(json!({ "result": "rejected" })) })
     }
@@ -197,6 +208,27 @@ async fn what_changes_state_is_for_those_who_may() {
     assert_eq!(admin.ask(&post("127.0.0.1", "authorization: Bearer abd\r\n")).await.status, 401);
     // With the token, the name that leads here does not count.
     assert_eq!(admin.ask(&post("lb.example", "authorization: Bearer abc\r\n")).await.status, 422);
+}
+
+#[tokio::test]
+async fn a_backend_is_set_to_what_the_body_says() {
+    let admin = Admin::start().await;
+    let put = async |backend: &str, body: &str| {
+        let path = format!("/api/v1/pools/a%20pool/backends/{backend}/state");
+        let length = body.len();
+        let head = format!("PUT {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}");
+        admin.ask(&format!("{head}\r\n\r\n{body}")).await
+    };
+    for body in ["drain", "drain\n", "{\"state\": \"drain\"}"] {
+        let answer = put("%5B::1%5D:443", body).await;
+        assert_eq!((answer.status, answer.json()), (200, json!({ "pool": "a pool", "wanted": "drain" })), "{body}");
+    }
+    for body in ["", "up", "{}", "{\"state\": \"drain\", \"x\": 1}", "{\"state\": 1}"] {
+        assert_eq!(put("[::1]:443", body).await.status, 400, "{body}");
+    }
+    let answer = put("other:443", "ready").await;
+    assert_eq!((answer.status, answer.json()), (404, json!({ "error": "no backend other:443" })));
+    assert_eq!(admin.get("/api/v1/status").await.json()["pools"], json!([{ "name": "p" }]));
 }
 
 #[tokio::test]

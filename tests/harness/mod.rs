@@ -184,9 +184,17 @@ impl Running {
 
     /// A plain GET at the admin address: the status and the body.
     pub fn admin_get(&self, path: &str) -> (u16, String) {
+        self.admin_send("GET", path, "")
+    }
+
+    /// A request at the admin address: the status and the body.
+    pub fn admin_send(&self, method: &str, path: &str, body: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.admin).expect("the admin address answers");
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.admin).unwrap();
+        let (admin, length) = (self.admin, body.len());
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\nContent-Length: {length}");
+        write!(stream, "{head}\r\n\r\n{body}").unwrap();
         let mut response = String::new();
         stream.read_to_string(&mut response).expect("the admin answer ends");
         let (head, body) = response.split_once("\r\n\r\n").expect("a whole head");

@@ -48,7 +48,7 @@ pub fn send(to: SocketAddr, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
 /// A loopback port that refuses every connection as long as this lives: bound, so that nobody else gets it, and
 /// never listening.
 pub struct ClosedPort {
-    _socket: Socket,
+    socket: Socket,
     pub address: SocketAddr,
 }
 
@@ -57,6 +57,12 @@ impl ClosedPort {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
         let address = socket.local_addr().unwrap().as_socket().unwrap();
-        Self { _socket: socket, address }
+        Self { socket: socket, address }
+    }
+
+    /// Takes connections from now on, as long as what it gives lives; nobody answers on them.
+    pub fn open(self) -> Socket {
+        self.socket.listen(4096).unwrap();
+        self.socket
     }
 }

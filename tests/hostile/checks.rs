@@ -1,0 +1,229 @@
+//! Active checks, and backends that an operator takes out.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use crate::backend::Backend;
+use crate::bytes::{SERVER_HELLO, hello};
+use crate::harness::recorder::ClosedPort;
+use crate::harness::{Lb, poll};
+use crate::trial::Trial;
+use crate::wire::{Close, ask, read_to_close, send};
+
+const TCP: &str = "health_check: { kind: tcp, interval: 60ms, rise: 2, fall: 2 }";
+
+/// Waits until the backend at `address` is in `state`.
+#[track_caller]
+fn wait_for_state(lb: &Trial, address: SocketAddr, state: &str) {
+    lb.wait_for_metric("backend_state", &[("backend", &address.to_string()), ("state", state)], 1.0);
+}
+
+/// One connection that is answered.
+#[track_caller]
+fn is_served(lb: &Trial) {
+    let mut client = send(lb.address(), &hello("a.test"));
+    client.read_exact(&mut [0; SERVER_HELLO.len()]).expect("an answer");
+    client.shutdown(Shutdown::Write).unwrap();
+    read_to_close(&mut client);
+}
+
+#[test]
+fn a_backend_that_fails_its_checks_is_not_asked_until_it_passes_again() {
+    let good = Backend::answering(SERVER_HELLO);
+    let gone = ClosedPort::new();
+    let lb = Trial::of(Lb::new().route_with("a.test", [gone.address, good.address], &format!("{TCP}\nejection: off")));
+    wait_for_state(&lb, gone.address, "failing");
+    wait_for_state(&lb, good.address, "up");
+    (0..6).for_each(|_| is_served(&lb));
+    assert_eq!(lb.metric("backend_connects_total", &[("result", "refused")]), 0.0);
+    assert!(lb.metric("health_checks_total", &[("result", "connect")]) >= 1.0);
+    assert_eq!(lb.metric("backend_up", &[("backend", &gone.address.to_string())]), 0.0);
+    let line = lb.wait_for_line(|line| line["msg"] == "backend is failing its checks");
+    assert!(line["error"].as_str().is_some_and(|error| error.contains("refused")), "{line}");
+
+    let address = gone.address;
+    let _back = gone.open();
+    wait_for_state(&lb, address, "up");
+    lb.end();
+}
+
+#[test]
+fn when_all_are_down_they_are_tried_or_the_client_is_refused() {
+    // Its checks go to a port where nobody is; its connections would be served.
+    let (backend, nobody) = (Backend::answering(SERVER_HELLO), ClosedPort::new());
+    let port = nobody.address.port();
+    for (when_all_down, served) in [("try", true), ("refuse", false)] {
+        let check = format!("health_check: {{ kind: tcp, interval: 60ms, port: {port} }}");
+        let keys = format!("{check}\nwhen_all_down: {when_all_down}");
+        let lb = Trial::of(Lb::new().route_with("a.test", &backend, &keys));
+        wait_for_state(&lb, backend.address, "failing");
+        if served {
+            is_served(&lb);
+        } else {
+            assert_eq!(ask(lb.address(), &hello("a.test")), (vec![], Close::Reset));
+            lb.wait_for_closed("no_backend", 1.0);
+        }
+        lb.end();
+    }
+}
+
+#[test]
+fn a_reload_that_ends_the_checks_ends_their_verdict() {
+    let (good, gone) = (Backend::answering(SERVER_HELLO), ClosedPort::new());
+    let of = |keys: &str| Lb::new().route_with("a.test", [gone.address, good.address], keys);
+    let lb = Trial::of(of(TCP));
+    wait_for_state(&lb, gone.address, "failing");
+    // Another interval is another task, and the same verdict.
+    lb.edit(&of(&TCP.replace("60ms", "1h")).config());
+    assert_eq!(lb.metric("backend_state", &[("backend", &gone.address.to_string()), ("state", "failing")]), 1.0);
+    lb.edit(&of("").config());
+    wait_for_state(&lb, gone.address, "up");
+    lb.end();
+}
+
+#[test]
+fn an_operator_takes_a_backend_out_and_puts_it_back() {
+    let (one, two) = (Backend::answering(SERVER_HELLO), Backend::answering(SERVER_HELLO));
+    let routes = Lb::new().route_with("a.test", [one.address, two.address], "balance: first");
+    let lb = Trial::of(routes.clone());
+    let mut held = send(lb.address(), &hello("a.test"));
+    held.read_exact(&mut [0; SERVER_HELLO.len()]).expect("an answer");
+    let path = format!("/api/v1/pools/pool-0/backends/{}/state", one.address);
+    let (status, told) = lb.admin_send("PUT", &path, "drain");
+    assert!(status == 200 && told.contains("\"state\":\"drain\""), "{status} {told}");
+    (0..3).for_each(|_| is_served(&lb));
+    // A reload keeps what the operator wants.
+    lb.edit(&routes.with("timeouts: { idle: 2h }").config());
+    (0..3).for_each(|_| is_served(&lb));
+    assert_eq!((one.contacts(), two.contacts()), (1, 6));
+    assert_eq!(lb.metric("backend_connections_active", &[("backend", &one.address.to_string())]), 1.0);
+    let (_, status) = lb.admin_get("/api/v1/status");
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let shown = &status["pools"][0]["backends"][0];
+    assert_eq!((shown["state"].as_str(), shown["active"].as_u64()), (Some("drain"), Some(1)), "{status}");
+    held.shutdown(Shutdown::Write).unwrap();
+    read_to_close(&mut held);
+
+    for address in [one.address, two.address] {
+        let path = format!("/api/v1/pools/pool-0/backends/{address}/state");
+        assert_eq!(lb.admin_send("PUT", &path, "down").0, 200);
+    }
+    assert_eq!(ask(lb.address(), &hello("a.test")), (vec![], Close::Reset));
+    lb.wait_for_closed("no_backend", 1.0);
+    assert_eq!(lb.admin_send("PUT", &path, "ready").0, 200);
+    is_served(&lb);
+    assert_eq!(one.contacts(), 2);
+    assert_eq!(lb.admin_send("PUT", &path.replace("pool-0", "pool-9"), "ready").0, 404);
+    assert_eq!(lb.admin_send("PUT", &path, "sideways").0, 400);
+    lb.end();
+}
+
+#[test]
+fn a_tls_check_sees_the_certificate_and_judges_it_if_asked_to() {
+    let authority = Authority::new();
+    let directory = tempfile::tempdir().unwrap();
+    let ca = directory.path().join("ca.pem");
+    std::fs::write(&ca, authority.pem()).unwrap();
+    let (good, other) = (authority.backend("a.test"), authority.backend("other.test"));
+    let check = |more: &str| format!("health_check: {{ interval: 60ms, fall: 1{more} }}");
+    let verify = check(&format!(", verify: true, ca_file: \"{}\"", ca.display()));
+    let lb = Lb::new().route_with("a.test", [good.address, other.address], &verify);
+    let lb = Trial::of(lb.route_with("b.test", &Backend::answering(b"SSH-2.0-x\r\n"), &check("")));
+    wait_for_state(&lb, other.address, "failing");
+    wait_for_state(&lb, good.address, "up");
+    lb.wait_for_metric("backend_up", &[("pool", "pool-1")], 0.0);
+    let checks = |pool: &str, result: &str| lb.metric("health_checks_total", &[("pool", pool), ("result", result)]);
+    let seen = poll(|| match (checks("pool-0", "ok"), checks("pool-0", "certificate"), checks("pool-1", "tls")) {
+        (ok, certificate, tls) if ok >= 1.0 && certificate >= 1.0 && tls >= 1.0 => Ok(()),
+        counts => Err(counts),
+    });
+    seen.expect("each result is counted");
+    let expiry = lb.metric("backend_certificate_expiry_timestamp_seconds", &[("backend", &good.address.to_string())]);
+    assert_eq!(expiry, authority.not_after as f64);
+    let (_, status) = lb.admin_get("/api/v1/status");
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let [first, second] = [0, 1].map(|number| &status["pools"][0]["backends"][number]);
+    assert_eq!((&first["check"]["result"], &first["certificate"]["names"][0]), (&"ok".into(), &"a.test".into()));
+    assert!(second["check"]["error"].as_str().is_some_and(|error| error.contains("a.test")), "{status}");
+    lb.end();
+}
+
+#[test]
+fn a_check_speaks_for_itself_where_a_proxy_header_is_expected() {
+    let (backend, arrivals) = Backend::recording();
+    let keys = "send_proxy_protocol: v2\nhealth_check: { interval: 60ms, timeout: 60ms }";
+    let lb = Trial::of(Lb::new().route_with("checked.test", &backend, keys));
+    let first = arrivals.recv_timeout(crate::harness::DEADLINE).expect("a check comes");
+    // Version 2, LOCAL, nothing behind it (section 2.2); then a hello that asks for the pool's own name.
+    assert_eq!(&first[..16], b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0");
+    assert_eq!(first[16], 0x16);
+    assert!(first.windows(12).any(|window| window == b"checked.test"));
+    lb.end();
+}
+
+/// Signs certificates for backends that speak TLS.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+    /// Of every certificate, in seconds since 1970.
+    not_after: i64,
+}
+
+/// A backend that makes handshakes and says nothing.
+struct TlsBackend {
+    address: SocketAddr,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem, not_after: 4_102_444_800 }
+    }
+
+    fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    fn backend(&self, name: &str) -> TlsBackend {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(2100, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let chain = vec![CertificateDer::from(certificate)];
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let config = ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+        TlsBackend { address: serve(Arc::new(config)) }
+    }
+}
+
+fn serve(config: Arc<ServerConfig>) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let config = Arc::clone(&config);
+            thread::spawn(move || shake(stream, config));
+        }
+    });
+    address
+}
+
+fn shake(stream: TcpStream, config: Arc<ServerConfig>) {
+    let mut tls = StreamOwned::new(ServerConnection::new(config).unwrap(), stream);
+    let _ = tls.flush();
+    let _ = tls.read(&mut [0; 1]);
+}
