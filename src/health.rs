@@ -175,7 +175,7 @@ mod tests {
         let first: Vec<Duration> = (0..1000).map(|number| spread(number, 1000, interval)).collect();
         for tenth in 0..10 {
             let (from, to) = (interval * tenth / 10, interval * (tenth + 1) / 10);
-            assert_eq!(first.iter().filter(|at| (from..to).contains(at)).count(), 100, "{tenth}");
+            assert_eq!(first.iter().filter(|at| (from..to).contains(*at)).count(), 100, "{tenth}");
         }
     }
 }

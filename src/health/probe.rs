@@ -97,7 +97,7 @@ impl Probe {
     /// Says that nobody but we speak, where a PROXY header is expected.
     async fn introduce(&self, stream: &mut (impl AsyncWriteExt + Unpin)) -> Result<(), Failed> {
         match self.pool.connect.send_proxy_protocol {
-            Some(version) => stream.write_all(&proxy_header::local(version)).await.map_err(Failed::Connect),
+            Some(version) => stream.write_all(proxy_header::local(version)).await.map_err(Failed::Connect),
             None => Ok(()),
         }
     }

@@ -57,7 +57,7 @@ impl ClosedPort {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
         let address = socket.local_addr().unwrap().as_socket().unwrap();
-        Self { socket: socket, address }
+        Self { socket, address }
     }
 
     /// Takes connections from now on, as long as what it gives lives; nobody answers on them.
