@@ -20,6 +20,7 @@ use crate::pool::{Lease, Pool, Request};
 use crate::proxy_header::{self, Addresses, Values, Version};
 use crate::refuse::{self, Alert, Refusal, refuse};
 use crate::relay::{End, Heard, Meter, Opening, Relay, Way};
+use crate::roster::{Entry, Ticket};
 use crate::server_name::Sni;
 use crate::snapshot::{Asked, Chosen, Destination, Route, Snapshot, is_trusted};
 use crate::socket::ResetUnlessReleased;
@@ -36,14 +37,14 @@ pub struct Accepted {
     pub listener: usize,
     pub listener_metrics: Arc<ListenerMetrics>,
     pub metrics: Arc<Metrics>,
-    pub snapshot: Arc<Snapshot>,
     pub permits: (Permit, Permit),
+    pub live: Ticket,
 }
 
 /// Serves `client` to its end. Dropped before, the connection is counted as drained, or as panicked.
-pub async fn serve(client: TcpStream, accepted: Accepted) {
+pub async fn serve(client: TcpStream, accepted: Accepted, snapshot: Arc<Snapshot>) {
     // Both are boxed, so that a relay, which may live for days, holds room for itself alone.
-    let established = Box::pin(establish(client, Account::open(accepted))).await;
+    let established = Box::pin(establish(client, Account::open(accepted), snapshot)).await;
     match established {
         Some(Established::Tcp(relay)) => _ = relay.await,
         Some(Established::Unix(relay)) => _ = relay.await,
@@ -58,8 +59,7 @@ enum Established {
 }
 
 /// The path up to the relay: each stage takes what the one before it gave. `None` is a connection that was refused.
-async fn establish(client: TcpStream, mut account: Account) -> Option<Established> {
-    let snapshot = Arc::clone(&account.accepted.snapshot);
+async fn establish(client: TcpStream, mut account: Account, snapshot: Arc<Snapshot>) -> Option<Established> {
     let mut client = ResetUnlessReleased::new(client);
     let (prefix, told) = match hello(&mut client, &mut account, &snapshot).await {
         Ok(read) => read,
@@ -149,6 +149,7 @@ async fn hello(
                     (Some(_), Version::V2) => ProxyHeaderResult::V2,
                 });
                 account.client = header.addresses.map_or(account.client, |addresses| addresses.client);
+                account.accepted.live.update(|live| live.client = account.client);
             }
             match peeked.first {
                 First::Hello(hello) => {
@@ -209,6 +210,9 @@ fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account) -> Chosen<'a> {
         }),
     };
     account.matched = Some(chosen.matched);
+    if let Some(Sni::Name(name)) = account.hello.as_ref().and_then(|hello| hello.server_name.as_ref()) {
+        account.accepted.live.update(|live| live.sni = Some(name.as_str().into()));
+    }
     account.accepted.listener_metrics.selected(chosen.matched);
     chosen
 }
@@ -277,7 +281,6 @@ fn connect_reason(error: &ConnectError) -> Reason {
 struct Account {
     accepted: Accepted,
     active: Active,
-    state: State,
     /// Told by a PROXY header, else the peer.
     client: SocketAddr,
     hello: Option<ClientHello>,
@@ -294,8 +297,6 @@ struct Account {
     first_byte: Option<Duration>,
     /// The backend said FIN while the client had not.
     backend_closed_first: bool,
-    /// To the backend, to the client.
-    bytes: [u64; 2],
     reason: Option<Reason>,
 }
 
@@ -303,7 +304,6 @@ impl Account {
     fn open(accepted: Accepted) -> Self {
         Self {
             active: accepted.listener_metrics.accepted(),
-            state: State::Hello,
             client: accepted.peer,
             accepted,
             hello: None,
@@ -319,13 +319,12 @@ impl Account {
             connected_at: None,
             first_byte: None,
             backend_closed_first: false,
-            bytes: [0; 2],
             reason: None,
         }
     }
 
     fn enter(&mut self, state: State) {
-        self.state = state;
+        self.accepted.live.update(|live| live.state = state);
         self.active.enter(state);
     }
 
@@ -337,6 +336,10 @@ impl Account {
         if let Destination::Pool(pool) = &route.to {
             self.pool = Some(Arc::clone(pool));
         }
+        self.accepted.live.update(|live| {
+            live.route = Some(Arc::clone(&route.name));
+            live.pool = self.pool.as_ref().map(|pool| Arc::clone(&pool.name));
+        });
         self.route = Some((Arc::clone(&route.name), metrics));
     }
 
@@ -352,6 +355,7 @@ impl Account {
     fn connected(&mut self, connected: Connected) -> (BackendStream, Opening) {
         let Connected { stream, lease, rest, taken_bytes, after, answer } = connected;
         self.enter(State::Relaying);
+        self.accepted.live.relays_to(Arc::clone(&lease.backend().name));
         self.connect_after = Some(after);
         // Until now the answer was waited for, if there is one.
         let connected_at = answer.as_ref().map_or_else(Instant::now, |answer| answer.took);
@@ -398,7 +402,7 @@ impl Account {
 
 impl Meter for Account {
     fn carried(&mut self, way: Way, bytes: u64) {
-        self.bytes[way as usize] += bytes;
+        self.accepted.live.carried(way, bytes);
         if let Some((_, metrics)) = &self.route {
             metrics.bytes(direction(way), bytes);
         }
@@ -451,7 +455,12 @@ fn features(hello: &ClientHello) -> impl Iterator<Item = Feature> {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        let unfinished = if std::thread::panicking() { Reason::Panic } else { Reason::Drained };
+        let Some(live) = self.accepted.live.leave() else { return };
+        let unfinished = match live.ended_by {
+            _ if std::thread::panicking() => Reason::Panic,
+            Some(ended_by) => ended_by,
+            None => Reason::Drained,
+        };
         let reason = self.reason.unwrap_or(unfinished);
         let lived = self.accepted.at.elapsed();
         match &self.route {
@@ -461,15 +470,15 @@ impl Drop for Account {
         if let (Some(pool), Some(after)) = (&self.pool, self.first_byte) {
             pool.metrics.first_byte(after);
         }
-        if self.accepted.snapshot.connection_log.wants(reason) {
-            self.log(reason, lived);
+        if live.terms.connection_log.wants(reason) {
+            self.log(&live, reason, lived);
         }
     }
 }
 
 impl Account {
-    fn log(&self, reason: Reason, lived: Duration) {
-        let Accepted { id, peer, listener, snapshot, .. } = &self.accepted;
+    fn log(&self, live: &Entry, reason: Reason, lived: Duration) {
+        let Accepted { id, peer, listener, .. } = &self.accepted;
         let hello = self.hello.as_ref();
         let backend = self.attempts.last.as_ref();
         let error: Option<&dyn std::fmt::Display> = match (&self.error, &self.peek_error) {
@@ -477,9 +486,9 @@ impl Account {
             (None, Some(error)) => Some(error),
             (None, None) => None,
         };
-        snapshot.connection_log.line(&ConnectionLine {
+        live.terms.connection_log.line(&ConnectionLine {
             id: *id,
-            listener: &snapshot.config.listeners[*listener].name,
+            listener: &live.terms.listeners[*listener],
             client: self.client,
             peer: *peer,
             sni: server_name(hello),
@@ -498,11 +507,11 @@ impl Account {
             connect_ms: self.connect_after,
             first_byte_ms: self.first_byte,
             duration_ms: lived,
-            bytes_to_backend: self.bytes[Way::ToBackend as usize],
-            bytes_to_client: self.bytes[Way::ToClient as usize],
-            phase: self.state,
+            bytes_to_backend: live.bytes[Way::ToBackend as usize],
+            bytes_to_client: live.bytes[Way::ToClient as usize],
+            phase: live.state,
             reason,
-            config: snapshot.hash(),
+            config: &live.terms.hash,
             error,
         });
     }
@@ -541,8 +550,9 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::limits::Permits;
+    use crate::roster;
 
-    fn size_of_future<F>(_: impl Fn(TcpStream, Accepted) -> F) -> usize {
+    fn size_of_future<F>(_: impl Fn(TcpStream, Accepted, Arc<Snapshot>) -> F) -> usize {
         size_of::<F>()
     }
 
@@ -557,15 +567,16 @@ mod tests {
         let text = "listeners: [{ name: l, bind: \"127.0.0.1:0\" }]\nunmatched: { pool: p }\n\
                     pools: { p: { backends: [127.0.0.1:1] } }\nlog: { connections: off }\n";
         let config = Config::parse(text, Path::new("f.yaml")).unwrap_or_else(|problems| panic!("{problems}")).config;
+        let (peer, at) = (([127, 0, 0, 1], 1).into(), Instant::now());
         Accepted {
             id: 1,
-            peer: ([127, 0, 0, 1], 1).into(),
-            at: Instant::now(),
+            peer,
+            at,
             listener: 0,
             listener_metrics: metrics.listener("l"),
             metrics: Arc::clone(metrics),
-            snapshot: Arc::new(Snapshot::build(config, None, metrics)),
             permits: (permits.acquire(), permits.acquire()),
+            live: roster::enter(1, peer, at, Arc::clone(&Snapshot::build(config, None, metrics).terms), 0),
         }
     }
 

@@ -39,6 +39,7 @@ pub mod reload;
 pub mod self_loop;
 pub mod process;
 pub mod doors;
+pub mod roster;
 pub mod limits;
 pub mod drain;
 pub mod admin;

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::connection::{self, Accepted};
 use crate::drain::Watch;
 use crate::limits::{Permit, Permits};
+use crate::roster::{self, Rosters};
 use crate::snapshot::Snapshot;
 use crate::socket;
 use crate::telemetry::{AcceptError, Enforced, LimitScope, ListenerMetrics, Metrics, Paused, Reason};
@@ -73,6 +74,7 @@ pub struct Shared {
     /// Of each worker.
     pub most_pipes: usize,
     pub drain: Watch,
+    pub rosters: Rosters,
 }
 
 /// Accepts until it is ordered otherwise, and gives `_place` back when `socket` is closed. It is ordered to drain when
@@ -201,17 +203,22 @@ impl Door {
         let Some(listener_permit) = listener.permits.try_acquire(on_listener) else {
             return self.turn_away(&client);
         };
+        let (id, at) = (self.shared.ids.fetch_add(1, Ordering::Relaxed), Instant::now());
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let live = roster::enter(id, peer, at, Arc::clone(&snapshot.terms), *number);
+        let place = live.number();
         let accepted = Accepted {
-            id: self.shared.ids.fetch_add(1, Ordering::Relaxed),
-            peer: SocketAddr::new(peer.ip().to_canonical(), peer.port()),
-            at: Instant::now(),
+            id,
+            peer,
+            at,
             listener: *number,
             listener_metrics: Arc::clone(&listener.metrics),
             metrics: Arc::clone(&self.shared.metrics),
-            snapshot: Arc::clone(snapshot),
             permits: (permit, listener_permit),
+            live,
         };
-        tokio::spawn(connection::serve(client, accepted));
+        let task = tokio::spawn(connection::serve(client, accepted, Arc::clone(snapshot)));
+        roster::runs_as(place, task.abort_handle());
     }
 
     /// Over the listener's own limit: RST, before a byte is read.

@@ -20,6 +20,7 @@ use tokio::time::sleep;
 
 use crate::config::{Config, Loaded, Problem, Problems};
 use crate::process::{ApplyError, Process};
+use crate::roster::{Fates, Rosters};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Metrics, ReloadResult, Trigger};
 
@@ -30,6 +31,7 @@ pub struct Reloader {
     metrics: Arc<Metrics>,
     /// What a reload changes besides the snapshot.
     process: Arc<Mutex<Process>>,
+    rosters: Rosters,
     /// The files and directories in force, and the files that kept the last attempt from coming into force.
     watched: Vec<PathBuf>,
     /// What the files looked like when they were last read.
@@ -95,10 +97,11 @@ impl Reloader {
         snapshot: Arc<ArcSwap<Snapshot>>,
         metrics: Arc<Metrics>,
         process: Arc<Mutex<Process>>,
+        rosters: Rosters,
     ) -> Self {
         let watched = watched(&snapshot.load().config);
         let seen = fingerprint(&watched);
-        Self { file, snapshot, metrics, process, watched, seen }
+        Self { file, snapshot, metrics, process, rosters, watched, seen }
     }
 
     /// Reloads whenever the file changes or `asked` says so; ends when nobody can ask any more.
@@ -138,14 +141,19 @@ impl Reloader {
         // Parsing a large file must not hold up probes and scrapes.
         let built = tokio::task::spawn_blocking(move || build(&file, &before, &metrics)).await;
         let swapped = match built.unwrap_or_else(|_panic| Err(Rejected::Panicked)) {
-            Ok(Some((snapshot, warnings))) => self.swap(snapshot).await.map(|()| Some(warnings)),
+            Ok(Some(Built { snapshot, warnings, fates })) => {
+                self.swap(snapshot).await.map(|()| Some((warnings, fates)))
+            }
             Ok(None) => Ok(None),
             Err(rejected) => Err(rejected),
         };
         let (result, why, problems) = match swapped {
             Ok(None) => (ReloadResult::Unchanged, None, Problems::default()),
-            Ok(Some(warnings)) => {
+            Ok(Some((warnings, fates))) => {
                 self.watch_also(&[]);
+                if let Some(fates) = fates {
+                    self.meet(fates).await;
+                }
                 (ReloadResult::Applied, None, warnings)
             }
             Err(rejected) => {
@@ -161,6 +169,22 @@ impl Reloader {
         self.metrics.reload(outcome.result, trigger, &outcome.hash);
         self.log(trigger, &outcome);
         outcome
+    }
+
+    /// Ends the connections whose route or backend is gone, at once or at the end of the drain.
+    async fn meet(&self, Fates { now, mut later }: Fates) {
+        if !now.is_empty() {
+            self.rosters.condemn(&now).await;
+        }
+        if !later.is_empty() {
+            let (snapshot, rosters) = (Arc::clone(&self.snapshot), self.rosters.clone());
+            let drain = snapshot.load().config.timeouts.drain;
+            tokio::spawn(async move {
+                sleep(drain).await;
+                later.spare(&snapshot.load());
+                rosters.condemn(&Arc::new(later)).await;
+            });
+        }
     }
 
     fn log(&self, trigger: Trigger, outcome: &Outcome) {
@@ -248,14 +272,23 @@ impl Reloader {
     }
 }
 
+/// What is to be put in force.
+struct Built {
+    snapshot: Snapshot,
+    warnings: Problems,
+    fates: Option<Fates>,
+}
+
 /// Loads and builds; `None` when the text is what is in force already.
-fn build(file: &Path, before: &Snapshot, metrics: &Arc<Metrics>) -> Result<Option<(Snapshot, Problems)>, Rejected> {
+fn build(file: &Path, before: &Snapshot, metrics: &Arc<Metrics>) -> Result<Option<Built>, Rejected> {
     let Loaded { config, warnings } = Config::load(file).map_err(Rejected::Problems)?;
     // The token has no part in the hash.
     if config.hash == before.config.hash && config.admin.token == before.config.admin.token {
         return Ok(None);
     }
-    Ok(Some((Snapshot::build(config, Some(before), metrics), warnings)))
+    let snapshot = Snapshot::build(config, Some(before), metrics);
+    let fates = Fates::of(before, &snapshot);
+    Ok(Some(Built { snapshot, warnings, fates }))
 }
 
 /// Waits until nothing has changed for a while: a file is often written in several steps.

@@ -30,6 +30,7 @@ use crate::limits::auto_max_connections;
 use crate::listener::Shared;
 use crate::process::{ApplyError, Process};
 use crate::reload::{self, Asker, Reloader};
+use crate::roster::Rosters;
 use crate::snapshot::Snapshot;
 use crate::socket::Address;
 use crate::telemetry::{LogGuard, Metrics, ReloadResult, Trigger};
@@ -81,6 +82,7 @@ impl Server {
             auto_max_connections: auto_max_connections(descriptors, reserved_descriptors(workers, most_pipes)),
             most_pipes,
             drain: watch,
+            rosters: Rosters::default(),
             metrics,
         };
         let in_force = Arc::clone(&shared.snapshot);
@@ -95,7 +97,7 @@ impl Server {
         let admin = process.admin().addresses().cloned().collect();
         let process = Arc::new(Mutex::new(process));
         let (snapshot, metrics) = (Arc::clone(&shared.snapshot), Arc::clone(&shared.metrics));
-        let reloader = Reloader::new(file, snapshot, metrics, Arc::clone(&process));
+        let reloader = Reloader::new(file, snapshot, metrics, Arc::clone(&process), shared.rosters.clone());
         let readiness = Readiness::default();
         Ok(Self { listening, admin, shared, drain, workers, process, readiness, reloader, signals })
     }
@@ -151,7 +153,11 @@ impl Server {
         App {
             metrics: Arc::clone(&self.shared.metrics),
             ready: self.readiness.clone(),
-            control: Box::new(Controls { snapshot: Arc::clone(&self.shared.snapshot), reloads }),
+            control: Box::new(Controls {
+                snapshot: Arc::clone(&self.shared.snapshot),
+                reloads,
+                rosters: self.shared.rosters.clone(),
+            }),
         }
     }
 }

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use tokio::time::Instant;
 
 use crate::client_hello::Alpn;
-use crate::config::{self, BackendAddress, Config, Place, Refuse};
+use crate::config::{self, BackendAddress, Config, OnRemoved, Place, Refuse};
 use crate::pool::{self, Pool};
 use crate::proxy_header;
 use crate::relay::{self, Engine};
@@ -34,9 +34,22 @@ pub struct Snapshot {
     pub not_tls: Route,
     pub pools: Vec<Arc<Pool>>,
     pub relay: Arc<relay::Settings>,
-    pub connection_log: ConnectionLog,
+    /// Counts the snapshots of a process.
+    pub generation: u64,
+    pub terms: Arc<Terms>,
     places: Places,
     metrics: Arc<Metrics>,
+}
+
+/// What a connection needs of its snapshot to its end. It keeps this alone, so that connections that live for days do not
+/// keep the tables of all reloads since.
+pub struct Terms {
+    /// [`Snapshot::generation`]
+    pub generation: u64,
+    pub hash: Arc<str>,
+    /// The names of the listeners, in their order.
+    pub listeners: Vec<Arc<str>>,
+    pub connection_log: ConnectionLog,
 }
 
 /// Where connections go that a pattern or a fallback takes.
@@ -44,6 +57,7 @@ pub struct Route {
     pub name: Arc<str>,
     pub to: Destination,
     pub idle_timeout: Option<Duration>,
+    pub on_removed: OnRemoved,
     /// Made when it is first used, so that a million routes cost nothing.
     metrics: OnceLock<Arc<RouteMetrics>>,
 }
@@ -76,13 +90,15 @@ impl Snapshot {
     pub fn build(mut config: Config, before: Option<&Self>, metrics: &Arc<Metrics>) -> Self {
         let from = mem::take(&mut config.routes);
         let pools = build_pools(&config, before, metrics);
-        let route = |name: &Arc<str>, to: config::Destination, idle_timeout| Route {
+        let generation = before.map_or(0, |before| before.generation + 1);
+        let route = |name: &Arc<str>, to: config::Destination, idle_timeout, on_removed| Route {
             name: Arc::clone(name),
             to: match to {
                 config::Destination::Pool(pool) => Destination::Pool(Arc::clone(&pools[pool])),
                 config::Destination::Refuse(refuse) => Destination::Refuse(refuse),
             },
             idle_timeout,
+            on_removed,
             metrics: OnceLock::new(),
         };
         let mut table = Builder::default();
@@ -93,10 +109,10 @@ impl Snapshot {
                 table.add(pattern, conditions(&from.conditions), number);
                 places.push(&place);
             }
-            routes.push(route(&from.name, from.to, from.idle_timeout));
+            routes.push(route(&from.name, from.to, from.idle_timeout, from.on_removed));
         }
         places.spots.shrink_to_fit();
-        let fallback = |name: &str, to| route(&name.into(), to, None);
+        let fallback = |name: &str, to| route(&name.into(), to, None, OnRemoved::Keep);
         let snapshot = Self {
             table: table.build(),
             routes,
@@ -104,7 +120,8 @@ impl Snapshot {
             unmatched: fallback("unmatched", config.unmatched),
             not_tls: fallback("not_tls", config.not_tls),
             relay: Arc::new(relay_settings(&config)),
-            connection_log: connection_log(config.log),
+            generation,
+            terms: Arc::new(terms(&config, generation)),
             places,
             metrics: Arc::clone(metrics),
             pools,
@@ -311,6 +328,15 @@ fn relay_settings(config: &Config) -> relay::Settings {
         half_closed: config.timeouts.half_closed,
         engine,
         tcp: tcp_settings(config.tcp),
+    }
+}
+
+fn terms(config: &Config, generation: u64) -> Terms {
+    Terms {
+        generation,
+        hash: config.hash.as_str().into(),
+        listeners: config.listeners.iter().map(|listener| Arc::clone(&listener.name)).collect(),
+        connection_log: connection_log(config.log),
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use crate::drain::Phase;
 use crate::limits::Permit;
 use crate::listener::{self, Order, Shared, Standing};
-use crate::relay;
+use crate::{relay, roster};
 
 /// A listening socket of this worker's own, and what its accept loop is to know.
 pub struct Opening {
@@ -40,6 +40,7 @@ pub fn spawn(number: usize, openings: mpsc::UnboundedReceiver<Opening>, shared: 
 
 async fn serve(openings: mpsc::UnboundedReceiver<Opening>, shared: Shared) {
     let mut drain = shared.drain.clone();
+    tokio::spawn(roster::serve(shared.rosters.join()));
     tokio::select! {
         () = drain.reached(Phase::Over) => {}
         () = open(openings, &shared) => {}

@@ -15,6 +15,7 @@ const ORDER: &[&str] = &[
     "connection",
     "health",
     "explain",
+    "roster",
     "snapshot",
     "admin",
     "config",

@@ -11,7 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use rustix::time::{ClockId, clock_gettime};
 use snigate::client_hello::Alpn;
-use snigate::config::{Conditions, Config, Destination, Place, Route};
+use snigate::config::{Conditions, Config, Destination, OnRemoved, Place, Route};
 use snigate::route::{self, Builder, Request, RouteTable};
 use snigate::server_name::{Pattern, ServerName, Sni};
 use snigate::snapshot::{Asked, Snapshot};
@@ -69,6 +69,7 @@ fn config(routes: usize) -> Config {
             conditions: Conditions::default(),
             to: Destination::Pool(0),
             idle_timeout: None,
+            on_removed: OnRemoved::Keep,
         });
     }
     config

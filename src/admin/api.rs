@@ -1,7 +1,7 @@
 //! Answers programs in JSON, under `/api/v1`.
 //!
 //! In:  the app.
-//! Out: its status; which route takes a name; what a reload came to.
+//! Out: its status; which route takes a name; what a reload came to; who is connected.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,7 +10,8 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use serde::Deserialize;
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer};
 use serde_json::json;
 
 use super::{App, Reloaded, Stage, WantedState, error, with_json};
@@ -89,3 +90,82 @@ pub(super) async fn reload(State(app): State<Arc<App>>) -> Response {
         Reloaded::Ending => error(StatusCode::SERVICE_UNAVAILABLE, "snigate is ending, and reloads no more"),
     }
 }
+
+/// Which connections `/api/v1/connections` is about: those of which all that is given holds.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConnectionsQuery {
+    pub listener: Option<String>,
+    pub route: Option<String>,
+    pub pool: Option<String>,
+    pub backend: Option<String>,
+    /// A network, or one address.
+    #[serde(deserialize_with = "network")]
+    pub client: Option<IpNet>,
+    /// Of a list: at most so many,
+    pub limit: Option<usize>,
+    /// with ids above this one.
+    #[serde(deserialize_with = "id")]
+    pub after: Option<u64>,
+    /// Of an end: that really all are meant.
+    pub all: bool,
+}
+
+pub(super) async fn connections(
+    State(app): State<Arc<App>>,
+    query: Result<Query<ConnectionsQuery>, QueryRejection>,
+) -> Response {
+    let query = match query {
+        Err(rejection) => return error(StatusCode::BAD_REQUEST, &rejection.body_text()),
+        Ok(Query(query)) if query.all => return error(StatusCode::BAD_REQUEST, "`all` is for DELETE"),
+        Ok(Query(query)) => query,
+    };
+    let limit = query.limit.unwrap_or(USUAL_PAGE);
+    if !(1..=LARGEST_PAGE).contains(&limit) {
+        return error(StatusCode::BAD_REQUEST, &format!("`limit` is 1 to {LARGEST_PAGE}"));
+    }
+    with_json(StatusCode::OK, app.control.connections(query, limit).await)
+}
+
+pub(super) async fn end_connections(
+    State(app): State<Arc<App>>,
+    query: Result<Query<ConnectionsQuery>, QueryRejection>,
+) -> Response {
+    let query = match query {
+        Ok(Query(query)) => query,
+        Err(rejection) => return error(StatusCode::BAD_REQUEST, &rejection.body_text()),
+    };
+    let ConnectionsQuery { limit: None, after: None, all, .. } = query else {
+        return error(StatusCode::BAD_REQUEST, "`limit` and `after` are for GET");
+    };
+    let given = ConnectionsQuery { all: false, ..query };
+    if all != (given == ConnectionsQuery::default()) {
+        return error(StatusCode::BAD_REQUEST, "give a filter, or `all=true` alone to end every connection");
+    }
+    let ended = app.control.end_connections(given).await;
+    with_json(StatusCode::OK, json!({ "ended": ended }))
+}
+
+pub(super) async fn end_connection(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response {
+    let Ok(number) = u64::from_str_radix(&id, 16) else {
+        return error(StatusCode::BAD_REQUEST, NO_ID);
+    };
+    match app.control.end_connection(number).await {
+        0 => error(StatusCode::NOT_FOUND, "no connection has this id, or none any more"),
+        ended => with_json(StatusCode::OK, json!({ "ended": ended })),
+    }
+}
+
+fn network<'de, D: Deserializer<'de>>(from: D) -> Result<Option<IpNet>, D::Error> {
+    let text = String::deserialize(from)?;
+    let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    network.map(Some).map_err(|_| serde::de::Error::custom("`client` is an address, or a network as `10.0.0.0/8`"))
+}
+
+fn id<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    u64::from_str_radix(&String::deserialize(from)?, 16).map(Some).map_err(|_| serde::de::Error::custom(NO_ID))
+}
+
+const NO_ID: &str = "an id is hexadecimal, as in the log: `000000000000002a`";
+const USUAL_PAGE: usize = 100;
+const LARGEST_PAGE: usize = 1000;

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::access::Access;
-use super::api::ExplainQuery;
+use super::api::{ConnectionsQuery, ExplainQuery};
 
 /// The process behind the admin address.
 pub trait Control: Send + Sync {
@@ -35,6 +35,15 @@ pub trait Control: Send + Sync {
 
     /// Reads the configuration again and waits for what comes of it.
     fn reload(&self) -> Soon<'_, Reloaded>;
+
+    /// The first `limit` connections that are meant.
+    fn connections(&self, query: ConnectionsQuery, limit: usize) -> Soon<'_, Value>;
+
+    /// Ends the connections that are meant; how many that were.
+    fn end_connections(&self, query: ConnectionsQuery) -> Soon<'_, usize>;
+
+    /// Ends the connection with this id, if there is one; how many that were.
+    fn end_connection(&self, id: u64) -> Soon<'_, usize>;
 }
 
 /// What [`Control::reload`] came to.

@@ -18,11 +18,11 @@ use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use serde_json::{Value, json};
 
 pub use self::access::{Access, Allow, Peer};
-pub use self::api::ExplainQuery;
+pub use self::api::{ConnectionsQuery, ExplainQuery};
 pub use self::control::{Control, Reloaded, Soon, WantedState};
 use crate::telemetry::Metrics;
 
@@ -43,6 +43,8 @@ fn router(app: Arc<App>) -> Router {
         .route("/api/v1/explain", get(api::explain))
         .route("/api/v1/reload", post(api::reload))
         .route("/api/v1/pools/{pool}/backends/{backend}/state", put(api::set_backend_state))
+        .route("/api/v1/connections", get(api::connections).delete(api::end_connections))
+        .route("/api/v1/connections/{id}", delete(api::end_connection))
         .fallback(async |uri: Uri| error(StatusCode::NOT_FOUND, &format!("no such page: {}", uri.path())))
         .method_not_allowed_fallback(async |method: Method| {
             error(StatusCode::METHOD_NOT_ALLOWED, &format!("{method} is not answered here"))

@@ -43,6 +43,19 @@ impl Control for Process {
     fn reload(&self) -> Soon<'_, Reloaded> {
         Box::pin(async { Reloaded::Rejected(json!({ "result": "rejected" })) })
     }
+
+    fn connections(&self, query: ConnectionsQuery, limit: usize) -> Soon<'_, Value> {
+        let client = query.client.map(|client| client.to_string());
+        Box::pin(async move { json!({ "route": query.route, "client": client, "after": query.after, "limit": limit }) })
+    }
+
+    fn end_connections(&self, query: ConnectionsQuery) -> Soon<'_, usize> {
+        Box::pin(async move { if query == ConnectionsQuery::default() { 7 } else { 3 } })
+    }
+
+    fn end_connection(&self, id: u64) -> Soon<'_, usize> {
+        Box::pin(async move { usize::from(id == 0x2a) })
+    }
 }
 
 /// An admin server on loopback.
@@ -229,6 +242,47 @@ async fn a_backend_is_set_to_what_the_body_says() {
     let answer = put("other:443", "ready").await;
     assert_eq!((answer.status, answer.json()), (404, json!({ "error": "no backend other:443" })));
     assert_eq!(admin.get("/api/v1/status").await.json()["pools"], json!([{ "name": "p" }]));
+}
+
+#[tokio::test]
+async fn connections_are_listed_by_what_is_asked_for() {
+    let admin = Admin::start().await;
+    let answer = admin.get("/api/v1/connections?route=a&client=10.0.0.1&after=2a&limit=5").await;
+    assert_eq!(answer.json(), json!({ "route": "a", "client": "10.0.0.1/32", "after": 42, "limit": 5 }));
+    let usual = json!({ "route": null, "client": null, "after": null, "limit": 100 });
+    assert_eq!(admin.get("/api/v1/connections").await.json(), usual);
+    for (query, problem) in [
+        ("limit=0", "1 to 1000"),
+        ("limit=1001", "1 to 1000"),
+        ("client=x", "network"),
+        ("after=x", "hexadecimal"),
+        ("all=true", "DELETE"),
+        ("rout=a", "rout"),
+    ] {
+        let answer = admin.get(&format!("/api/v1/connections?{query}")).await;
+        assert_eq!(answer.status, 400, "{query}");
+        assert!(answer.json()["error"].as_str().unwrap().contains(problem), "{query}: {}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn connections_are_ended_by_id_or_filter_and_never_all_by_mistake() {
+    let admin = Admin::start().await;
+    for (path, status, ended) in [
+        ("/2a", 200, json!(1)),
+        ("/000000000000002a", 200, json!(1)),
+        ("/2b", 404, Value::Null),
+        ("/x", 400, Value::Null),
+        ("", 400, Value::Null),
+        ("?limit=1", 400, Value::Null),
+        ("?all=true&route=a", 400, Value::Null),
+        ("?route=a", 200, json!(3)),
+        ("?all=true", 200, json!(7)),
+    ] {
+        let request = format!("DELETE /api/v1/connections{path} HTTP/1.1\r\nhost: [::1]\r\nconnection: close\r\n\r\n");
+        let answer = admin.ask(&request).await;
+        assert_eq!((answer.status, &answer.json()["ended"]), (status, &ended), "{path}: {}", answer.body);
+    }
 }
 
 #[tokio::test]

@@ -121,6 +121,18 @@ pub struct Route {
     pub conditions: Conditions,
     pub to: Destination,
     pub idle_timeout: Option<Duration>,
+    pub on_removed: OnRemoved,
+}
+
+/// What becomes of live connections when their route or their backend goes away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnRemoved {
+    #[default]
+    Keep,
+    /// They end by themselves within `timeouts.drain`, or are reset.
+    Drain,
+    /// They are reset at once.
+    Close,
 }
 
 /// What must hold besides the name. An empty list is no condition.

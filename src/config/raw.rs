@@ -114,7 +114,7 @@ pub struct Route {
     pub refuse: Field<Refuse>,
     /// In place of `timeouts.idle`.
     pub idle_timeout: Field<Duration>,
-    /// What becomes of live connections when the route goes away. Only `keep` is supported yet.
+    /// What becomes of live connections when the route, or their backend, goes away.
     #[schemars(extend("default" = "keep"))]
     pub on_removed: Field<OnRemoved>,
 }
@@ -138,7 +138,7 @@ pub enum Refuse {
     Reset,
 }
 
-/// What becomes of live connections when their route goes away.
+/// `keep`: they run on. `drain`: what is left of them after `timeouts.drain` is reset. `close`: they are reset at once.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub enum OnRemoved {

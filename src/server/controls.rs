@@ -9,17 +9,19 @@ use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 
 use super::pools;
-use crate::admin::{Access, Allow, Control, ExplainQuery, Reloaded, Soon, WantedState};
+use crate::admin::{Access, Allow, ConnectionsQuery, Control, ExplainQuery, Reloaded, Soon, WantedState};
 use crate::config::{AllowControl, Problem, Severity};
 use crate::explain::{Question, explain};
 use crate::reload::{Asker, Outcome};
+use crate::roster::{Filter, Listed, Rosters, Row};
 use crate::snapshot::Snapshot;
-use crate::telemetry::{ReloadResult, Trigger};
+use crate::telemetry::{Reason, ReloadResult, Trigger};
 
 /// What the admin address reaches.
 pub(super) struct Controls {
     pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
     pub(super) reloads: Asker,
+    pub(super) rosters: Rosters,
 }
 
 impl Control for Controls {
@@ -58,6 +60,59 @@ impl Control for Controls {
             }
         })
     }
+
+    fn connections(&self, query: ConnectionsQuery, limit: usize) -> Soon<'_, Value> {
+        Box::pin(async move {
+            let after = query.after.unwrap_or_default();
+            let Listed { rows, matching } = self.rosters.list(&filter(query), after, limit).await;
+            // A page that is full has another one behind it, or an empty one.
+            let next = rows.last().filter(|_| rows.len() == limit).map(|row| hex(row.id));
+            json!({ "connections": rows.iter().map(row).collect::<Vec<_>>(), "matching": matching, "next": next })
+        })
+    }
+
+    fn end_connections(&self, query: ConnectionsQuery) -> Soon<'_, usize> {
+        Box::pin(self.end(filter(query)))
+    }
+
+    fn end_connection(&self, id: u64) -> Soon<'_, usize> {
+        Box::pin(self.end(Filter { id: Some(id), ..Filter::default() }))
+    }
+}
+
+impl Controls {
+    async fn end(&self, filter: Filter) -> usize {
+        let ended = self.rosters.end(&filter, Reason::Killed).await;
+        tracing::info!(ended, ?filter, "connections ended by an operator");
+        ended
+    }
+}
+
+fn filter(query: ConnectionsQuery) -> Filter {
+    let ConnectionsQuery { listener, route, pool, backend, client, limit: _, after: _, all: _ } = query;
+    Filter { id: None, listener, route, pool, backend, client }
+}
+
+fn row(row: &Row) -> Value {
+    json!({
+        "id": hex(row.id),
+        "client": row.client.to_string(),
+        "peer": row.peer.to_string(),
+        "listener": &*row.listener,
+        "sni": row.sni,
+        "route": row.route.as_deref(),
+        "pool": row.pool.as_deref(),
+        "backend": row.backend.as_deref(),
+        "state": row.state.as_str(),
+        "age_ms": u64::try_from(row.age.as_millis()).unwrap_or(u64::MAX),
+        "bytes_to_backend": row.bytes_to_backend,
+        "bytes_to_client": row.bytes_to_client,
+    })
+}
+
+/// As in the connection log.
+fn hex(id: u64) -> String {
+    format!("{id:016x}")
 }
 
 fn told(outcome: &Outcome) -> Value {

@@ -21,7 +21,6 @@ mod pools;
 mod names;
 mod proxy_headers;
 mod refusals;
-mod reloads;
 mod self_loops;
 mod stalled;
 mod stalls;

@@ -7,11 +7,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{FromFiles, Located, Names, each, each_of, name, only, place, read, require};
+use super::{FromFiles, Located, Names, each, each_of, name, place, read, require};
 use crate::config::at::At;
 use crate::config::problem::{Place, Problems};
 use crate::config::raw::{self, Field};
-use crate::config::{Conditions, Destination, Refuse, Route, address, units};
+use crate::config::{Conditions, Destination, OnRemoved, Refuse, Route, address, units};
 use crate::server_name::Pattern;
 
 /// The routes of all files.
@@ -62,7 +62,11 @@ fn route(
             listeners.find(&text, "listener").map_err(|dangling| dangling.to_string())
         }),
     };
-    only(raw.on_removed, at, "on_removed", (raw::OnRemoved::Keep, "keep"), problems);
+    let on_removed = match raw.on_removed.and_then(|on_removed| on_removed.value) {
+        None | Some(raw::OnRemoved::Keep) => OnRemoved::Keep,
+        Some(raw::OnRemoved::Drain) => OnRemoved::Drain,
+        Some(raw::OnRemoved::Close) => OnRemoved::Close,
+    };
     let moment = units::duration_in(Duration::from_millis(1)..=MAX_IDLE);
     let idle_timeout = read(raw.idle_timeout, at, "idle_timeout", problems, |text| moment(&text.0));
     let to = destination(raw.pool, raw.refuse, at, pools, problems);
@@ -70,7 +74,7 @@ fn route(
     // Where it leads nowhere, the file is refused; until then its patterns are still looked at.
     let to = to.unwrap_or(Destination::Refuse(Refuse::Alert));
     // No name is the empty one, which is filled in when all names are known.
-    Some(Route { name: name.unwrap_or_default(), patterns, conditions, to, idle_timeout })
+    Some(Route { name: name.unwrap_or_default(), patterns, conditions, to, idle_timeout, on_removed })
 }
 
 fn patterns(field: Field<raw::OneOrMany<raw::Pattern>>, at: &At<'_>, problems: &mut Problems) -> Vec<(Pattern, Place)> {

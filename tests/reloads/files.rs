@@ -2,10 +2,8 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -13,10 +11,10 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::backend::Backend;
-use crate::bytes::{hello, noise};
+use crate::bytes::hello;
 use crate::harness::{DEADLINE, Lb, Lines, Reload, poll};
 use crate::trial::Trial;
-use crate::wire::{connect, send};
+use crate::wire::send;
 
 #[test]
 fn a_file_may_be_changed_in_every_way_and_is_applied_once() {
@@ -48,7 +46,7 @@ fn a_file_may_be_changed_in_every_way_and_is_applied_once() {
         let seen = lb.log().len();
         change(&file, &texts[turn % 2]);
         assert_eq!(lb.wait_for_reload_after(seen), Reload::Applied, "{what}");
-        assert_eq!(answer(&lb, "a.test"), if turn % 2 == 0 { b"two" } else { b"one" }, "{what}");
+        assert_eq!(lb.answer("a.test"), if turn % 2 == 0 { b"two" } else { b"one" }, "{what}");
         // An editor's own files beside it are nobody's business.
         fs::write(file.with_file_name(".config.yaml.swp"), "{").unwrap();
     }
@@ -130,7 +128,7 @@ fn a_file_that_cannot_be_used_changes_nothing_and_says_where() {
             assert!(has_place(told), "{what}: {told}");
         }
         assert_eq!(lb.metric("config_last_reload_successful", &[]), 0.0, "{what}");
-        assert_eq!(answer(&lb, "a.test"), b"served", "{what}");
+        assert_eq!(lb.answer("a.test"), b"served", "{what}");
     }
     // What is no file at all.
     let seen = lb.log().len();
@@ -143,7 +141,7 @@ fn a_file_that_cannot_be_used_changes_nothing_and_says_where() {
     let seen = lb.log().len();
     lb.signal(Signal::HUP);
     assert_eq!(lb.wait_for_reload_after(seen), Reload::Rejected, "100 MiB");
-    assert_eq!(answer(&lb, "a.test"), b"served");
+    assert_eq!(lb.answer("a.test"), b"served");
     let grown = lb.resident_bytes().saturating_sub(resident);
     assert!(grown < 64 << 20, "{grown} bytes for files that were refused");
     assert!(lb.metric("config_reloads_total", &[("result", "rejected")]) >= rejected as f64 + 2.0);
@@ -166,7 +164,7 @@ fn an_included_file_that_is_mended_is_seen() {
     let seen = lb.log().len();
     fs::write(included.join("b.yaml"), "routes: [{ sni: b.test, pool: pool-0 }]\n").unwrap();
     assert_eq!(lb.wait_for_reload_after(seen), Reload::Applied);
-    assert_eq!(answer(&lb, "b.test"), b"served");
+    assert_eq!(lb.answer("b.test"), b"served");
     lb.end();
 }
 
@@ -180,7 +178,7 @@ fn the_first_file_of_an_included_directory_is_seen() {
     let seen = lb.log().len();
     fs::write(included.join("b.yaml"), "routes: [{ sni: b.test, pool: pool-0 }]\n").unwrap();
     assert_eq!(lb.wait_for_reload_after(seen), Reload::Applied);
-    assert_eq!(answer(&lb, "b.test"), b"served");
+    assert_eq!(lb.answer("b.test"), b"served");
     lb.end();
 }
 
@@ -198,7 +196,7 @@ fn a_change_while_the_one_before_it_is_read_is_not_lost() {
     fs::write(lb.config_file(), &small).unwrap();
     let small_in_force = |line: &Value| line["msg"] == "reload applied" && line["routes"] == 1;
     lb.wait_for_line_after(seen, small_in_force);
-    assert_eq!(answer(&lb, "b.test"), b"served");
+    assert_eq!(lb.answer("b.test"), b"served");
     lb.end();
 }
 
@@ -207,7 +205,7 @@ fn a_change_while_the_one_before_it_is_read_is_not_lost() {
 fn the_accounts_hold_when_a_route_goes_under_its_connections() {
     let backend = Backend::answering(b"served");
     let lb = Trial::of(Lb::new().route("a.test", &backend).route("b.test", &backend));
-    assert_eq!(answer(&lb, "a.test"), b"served");
+    assert_eq!(lb.answer("a.test"), b"served");
     let mut open = send(lb.address(), &hello("a.test"));
     open.read_exact(&mut [0; 6]).unwrap();
     assert_eq!(lb.edit(&Lb::new().route("b.test", &backend).config()), Reload::Applied);
@@ -216,71 +214,9 @@ fn the_accounts_hold_when_a_route_goes_under_its_connections() {
     drop(open);
     lb.settle();
     assert_eq!(lb.edit(&Lb::new().route("a.test", &backend).config()), Reload::Applied);
-    assert_eq!(answer(&lb, "a.test"), b"served");
+    assert_eq!(lb.answer("a.test"), b"served");
     lb.wait_for_metric("connections_closed_total", &[], 3.0);
     lb.end();
-}
-
-#[test]
-fn reloads_under_churn_cost_no_connection() {
-    let backend = Backend::echoing();
-    let with = |turn: usize| {
-        let lb = Lb::new().route("a.test", &backend).route("b.test", &backend);
-        lb.route(&format!("turn-{turn}.test"), &backend).with("log: { connections: failed }").config()
-    };
-    let lb = Trial::with(&with(0));
-    let (over, failed, churned) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
-    thread::scope(|scope| {
-        let flows: Vec<_> = (0..10)
-            .map(|flow| {
-                scope.spawn({
-                    let (lb, over) = (&lb, &over);
-                    move || long_flow(lb, flow, over)
-                })
-            })
-            .collect();
-        for _ in 0..2 {
-            scope.spawn(|| {
-                while !over.load(Ordering::Relaxed) {
-                    let hello = hello("b.test");
-                    let mut client = send(lb.address(), &hello);
-                    client.shutdown(Shutdown::Write).unwrap();
-                    let mut back = Vec::new();
-                    let came = client.read_to_end(&mut back).is_ok() && back == hello;
-                    (if came { &churned } else { &failed }).fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
-        for turn in 1..=20 {
-            let outcome = if turn % 2 == 0 { lb.edit("routes: [") } else { lb.edit(&with(turn)) };
-            assert_eq!(outcome, if turn % 2 == 0 { Reload::Rejected } else { Reload::Applied });
-        }
-        over.store(true, Ordering::Relaxed);
-        for flow in flows {
-            assert!(flow.join().unwrap() > 0);
-        }
-    });
-    assert_eq!(failed.into_inner(), 0);
-    assert!(churned.into_inner() > 20);
-    lb.end();
-}
-
-/// Echoes blocks until it is over; how many came back as they went.
-fn long_flow(lb: &Trial, flow: usize, over: &AtomicBool) -> usize {
-    let hello = hello("a.test");
-    let mut client = connect(lb.address());
-    client.write_all(&hello).unwrap();
-    client.read_exact(&mut vec![0; hello.len()]).unwrap();
-    let (block, mut rounds) = (noise(20_000 + 1000 * flow), 0);
-    let mut back = vec![0; block.len()];
-    while !over.load(Ordering::Relaxed) {
-        client.write_all(&block).unwrap();
-        client.read_exact(&mut back).unwrap();
-        assert!(back == block, "flow {flow}, round {rounds}");
-        rounds += 1;
-        thread::sleep(Duration::from_millis(5));
-    }
-    rounds
 }
 
 impl Trial {
@@ -294,12 +230,4 @@ fn has_place(message: &str) -> bool {
     let mut parts = message.split(':').map(|part| part.trim().parse::<u32>().is_ok());
     let mut before = false;
     parts.any(|number| std::mem::replace(&mut before, number) && number)
-}
-
-fn answer(lb: &Trial, name: &str) -> Vec<u8> {
-    let mut client: TcpStream = send(lb.address(), &hello(name));
-    client.shutdown(Shutdown::Write).unwrap();
-    let mut answer = Vec::new();
-    client.read_to_end(&mut answer).unwrap();
-    answer
 }

@@ -1,0 +1,73 @@
+//! Keeps entries in numbered slots that are used again, the lowest first, so that the room of a crowd that has gone can
+//! be given back.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::Entry;
+
+pub(super) struct Slots {
+    entries: Vec<Option<Entry>>,
+    /// Slots below the length that are empty.
+    free: BinaryHeap<Reverse<u32>>,
+    /// Since the room was last looked at.
+    removals: usize,
+}
+
+impl Slots {
+    pub(super) const fn new() -> Self {
+        Self { entries: Vec::new(), free: BinaryHeap::new(), removals: 0 }
+    }
+
+    pub(super) fn insert(&mut self, entry: Entry) -> u32 {
+        if let Some(Reverse(number)) = self.free.pop() {
+            self.entries[number as usize] = Some(entry);
+            return number;
+        }
+        let number = u32::try_from(self.entries.len()).expect("far fewer connections than ports");
+        self.entries.push(Some(entry));
+        number
+    }
+
+    pub(super) fn get_mut(&mut self, number: u32) -> Option<&mut Entry> {
+        self.entries.get_mut(number as usize)?.as_mut()
+    }
+
+    pub(super) fn remove(&mut self, number: u32) -> Option<Entry> {
+        let entry = self.entries.get_mut(number as usize)?.take()?;
+        self.free.push(Reverse(number));
+        self.removals += 1;
+        let (len, live) = (self.entries.len(), self.entries.len() - self.free.len());
+        // Looked at when the last slot becomes free, and every now and then.
+        let is_time = number as usize + 1 == len || self.removals > live + KEPT;
+        if len > KEPT && live < len / 4 && is_time {
+            self.give_room_back();
+        }
+        Some(entry)
+    }
+
+    /// How many slots there are, empty ones included.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The entries of some slots.
+    pub(super) fn some(&mut self, range: std::ops::Range<usize>) -> impl Iterator<Item = &mut Entry> {
+        let end = range.end.min(self.entries.len());
+        self.entries[range.start.min(end)..end].iter_mut().flatten()
+    }
+
+    fn give_room_back(&mut self) {
+        self.removals = 0;
+        let used = self.entries.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        if used > self.entries.len() / 2 {
+            return;
+        }
+        self.entries.truncate(used.max(KEPT));
+        self.entries.shrink_to_fit();
+        self.free = (0..).zip(&self.entries).filter(|(_, entry)| entry.is_none()).map(|(n, _)| Reverse(n)).collect();
+    }
+}
+
+/// Room that is never given back.
+const KEPT: usize = 256;

@@ -1,0 +1,167 @@
+use std::path::Path;
+
+use tokio::time::timeout;
+
+use super::*;
+use crate::config::Config;
+use crate::snapshot::Snapshot;
+use crate::telemetry::Metrics;
+
+/// A snapshot with these routes, each as `name: fate`, all to pool `p` with these ports.
+fn snapshot(before: Option<&Snapshot>, routes: &[(&str, &str)], ports: &[u16]) -> Snapshot {
+    let routes: String = routes
+        .iter()
+        .map(|(name, fate)| format!("  - {{ name: {name}, sni: {name}.test, pool: p, on_removed: {fate} }}\n"))
+        .collect();
+    let backends: Vec<_> = ports.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect();
+    let text = format!(
+        "listeners: [{{ name: l, bind: \"127.0.0.1:0\" }}]\nroutes:\n{routes}pools: {{ p: {{ backends: [{}] }} }}\n\
+         log: {{ connections: off }}\n",
+        backends.join(", ")
+    );
+    let config = Config::parse(&text, Path::new("f.yaml")).unwrap_or_else(|problems| panic!("{problems}")).config;
+    Snapshot::build(config, before, &Metrics::new())
+}
+
+/// A connection that is served by `snapshot`, and has come as far as its backend.
+fn relaying(id: u64, snapshot: &Snapshot, route: &str, port: u16) -> Ticket {
+    let ticket = enter(id, ([10, 0, 0, 1], 7).into(), Instant::now(), Arc::clone(&snapshot.terms), 0);
+    ticket.update(|entry| {
+        entry.state = State::Relaying;
+        entry.route = Some(route.into());
+        entry.pool = Some("p".into());
+    });
+    ticket.relays_to(format!("127.0.0.1:{port}").into());
+    ticket
+}
+
+fn ended_by(ticket: &Ticket) -> Option<Reason> {
+    ticket.update(|entry| entry.ended_by).unwrap()
+}
+
+/// Serves this thread's desk as long as the test runs.
+fn rosters() -> Rosters {
+    let rosters = Rosters::default();
+    tokio::spawn(serve(rosters.join()));
+    rosters
+}
+
+#[tokio::test]
+async fn a_list_is_a_page_in_the_order_of_ids() {
+    let (rosters, snapshot) = (rosters(), snapshot(None, &[("a", "keep")], &[1]));
+    // More than are walked in a turn, and in no order.
+    let mut tickets: Vec<Ticket> = (1..=1000).rev().map(|id| relaying(id, &snapshot, "a", 1)).collect();
+    tickets[0].carried(Way::ToClient, 5);
+    let client = Filter { client: Some("10.0.0.0/8".parse().unwrap()), ..Filter::default() };
+    let page = rosters.list(&client, 10, 3).await;
+    assert_eq!(page.rows.iter().map(|row| row.id).collect::<Vec<_>>(), [11, 12, 13]);
+    assert_eq!(page.matching, 1000);
+    let last = rosters.list(&client, 999, 3).await;
+    assert_eq!((last.rows.len(), last.rows[0].id, last.rows[0].bytes_to_client), (1, 1000, 5));
+    assert_eq!((&*last.rows[0].listener, last.rows[0].backend.as_deref()), ("l", Some("127.0.0.1:1")));
+    for nobody in [
+        Filter { route: Some("b".into()), ..Filter::default() },
+        Filter { id: Some(1001), ..Filter::default() },
+        Filter { client: Some("10.0.0.2/32".parse().unwrap()), ..Filter::default() },
+    ] {
+        assert_eq!(rosters.list(&nobody, 0, 3).await.matching, 0, "{nobody:?}");
+    }
+    tickets.clear();
+    assert_eq!(rosters.list(&Filter::default(), 0, 3).await.matching, 0);
+}
+
+#[test]
+fn the_room_of_a_crowd_is_given_back() {
+    let snapshot = snapshot(None, &[("a", "keep")], &[1]);
+    let mut crowd: Vec<Ticket> = (0..10_000).map(|id| relaying(id, &snapshot, "a", 1)).collect();
+    crowd.truncate(10);
+    let slots = SLOTS.with_borrow(|slots| slots.len());
+    assert!(slots < 3_000, "{slots} slots for ten");
+    let late = relaying(10_000, &snapshot, "a", 1);
+    assert_eq!(late.number(), 10, "the lowest that is free");
+    assert!(crowd.iter().all(|ticket| ticket.update(|entry| entry.id) == Some(u64::from(ticket.number()))));
+}
+
+#[tokio::test]
+async fn who_is_ended_is_cut_off_where_it_stands() {
+    let (rosters, snapshot) = (rosters(), snapshot(None, &[("a", "keep")], &[1]));
+    let (ticket, other) = (relaying(1, &snapshot, "a", 1), relaying(2, &snapshot, "a", 1));
+    let task = tokio::spawn(std::future::pending::<()>());
+    runs_as(ticket.number(), task.abort_handle());
+    let one = Filter { id: Some(1), ..Filter::default() };
+    assert_eq!(rosters.end(&one, Reason::Killed).await, 1);
+    assert!(timeout(Duration::from_secs(20), task).await.unwrap().unwrap_err().is_cancelled());
+    assert_eq!(rosters.end(&one, Reason::Killed).await, 0, "it has its end");
+    assert_eq!((ended_by(&ticket), ended_by(&other)), (Some(Reason::Killed), None));
+}
+
+#[tokio::test]
+async fn the_route_says_what_becomes_of_its_connections() {
+    let rosters = rosters();
+    let before =
+        snapshot(None, &[("kept", "keep"), ("drained", "drain"), ("closed", "close"), ("stays", "close")], &[1]);
+    let after = snapshot(Some(&before), &[("stays", "close")], &[1]);
+    let [kept, drained, closed, stays] =
+        ["kept", "drained", "closed", "stays"].map(|route| relaying(1, &before, route, 1));
+    // Served by the snapshot that has the name again.
+    let newer = relaying(2, &after, "closed", 1);
+    let Fates { now, later } = Fates::of(&before, &after).unwrap();
+    rosters.condemn(&now).await;
+    rosters.list(&Filter::default(), 0, 1).await;
+    assert_eq!(
+        [&kept, &drained, &closed, &stays, &newer].map(ended_by),
+        [None, None, Some(Reason::RouteRemoved), None, None]
+    );
+    rosters.condemn(&Arc::new(later)).await;
+    rosters.list(&Filter::default(), 0, 1).await;
+    assert_eq!([&kept, &drained, &stays].map(ended_by), [None, Some(Reason::RouteRemoved), None]);
+}
+
+#[tokio::test]
+async fn a_backend_that_goes_takes_the_connections_of_strict_routes_along() {
+    let rosters = rosters();
+    let before = snapshot(None, &[("kept", "close"), ("closed", "keep")], &[1, 2]);
+    // The new file decides, where it has the route.
+    let after = snapshot(Some(&before), &[("kept", "keep"), ("closed", "close")], &[2]);
+    let tickets = [("kept", 1), ("closed", 1), ("closed", 2)].map(|(route, port)| relaying(1, &before, route, port));
+    let fates = Fates::of(&before, &after).unwrap();
+    assert!(fates.later.is_empty() && !fates.now.is_empty());
+    rosters.condemn(&fates.now).await;
+    rosters.list(&Filter::default(), 0, 1).await;
+    assert_eq!(tickets.each_ref().map(ended_by), [None, Some(Reason::RouteRemoved), None]);
+}
+
+/// A client that is slow to say what it wants is judged when it is known.
+#[tokio::test]
+async fn who_is_not_yet_routed_when_the_route_goes_is_not_forgotten() {
+    let rosters = rosters();
+    let before = snapshot(None, &[("closed", "close"), ("stays", "close")], &[1]);
+    let after = snapshot(Some(&before), &[("stays", "close")], &[1]);
+    let enter = |id| enter(id, ([10, 0, 0, 1], 7).into(), Instant::now(), Arc::clone(&before.terms), 0);
+    let tickets = [enter(1), enter(2)];
+    rosters.condemn(&Fates::of(&before, &after).unwrap().now).await;
+    rosters.list(&Filter::default(), 0, 1).await;
+    for (ticket, route) in tickets.iter().zip(["closed", "stays"]) {
+        ticket.update(|entry| (entry.route, entry.pool) = (Some(route.into()), Some("p".into())));
+        ticket.relays_to("127.0.0.1:1".into());
+    }
+    assert_eq!(tickets.each_ref().map(ended_by), [Some(Reason::RouteRemoved), None]);
+}
+
+#[test]
+fn what_is_given_back_in_time_is_spared() {
+    let before = snapshot(None, &[("a", "drain"), ("b", "drain")], &[1, 2]);
+    let after = snapshot(Some(&before), &[("b", "drain")], &[2]);
+    let again = snapshot(Some(&after), &[("a", "keep"), ("b", "drain")], &[1, 2]);
+    let mut later = Fates::of(&before, &after).unwrap().later;
+    assert!(!later.is_empty());
+    later.spare(&again);
+    assert!(later.is_empty());
+    assert!(Fates::of(&after, &again).is_none(), "nothing is gone");
+}
+
+#[test]
+fn who_keeps_all_pays_nothing() {
+    let before = snapshot(None, &[("a", "keep")], &[1]);
+    assert!(Fates::of(&before, &snapshot(Some(&before), &[("b", "keep")], &[2])).is_none());
+}

@@ -1,0 +1,134 @@
+//! The admin address changes state, for those who may.
+
+use std::fs;
+use std::thread;
+
+use serde_json::json;
+
+use crate::backend::Backend;
+use crate::harness::{Lb, Reload};
+use crate::trial::Trial;
+use crate::wire::{Close, read_to_close};
+
+#[test]
+fn a_reload_by_call_answers_with_what_came_of_it() {
+    let backend = Backend::answering(b"served");
+    // Nobody else may come first.
+    let lb = Trial::of(Lb::new().route("a.test", &backend).with("reload: { watch: false, poll: 1h }"));
+    let text = fs::read_to_string(lb.config_file()).unwrap();
+    let (status, answer) = lb.call("POST /api/v1/reload", "");
+    assert_eq!((status, &answer["result"]), (200, &json!("unchanged")), "{answer}");
+    let first = answer["hash"].clone();
+
+    let broken = text.replace("pool: pool-0", "pool: pool-9") + "colour: red\n";
+    fs::write(lb.config_file(), broken).unwrap();
+    let (status, answer) = lb.call("POST /api/v1/reload", "");
+    assert_eq!((status, &answer["result"], &answer["hash"]), (422, &json!("rejected"), &first), "{answer}");
+    let problems = answer["problems"].as_array().unwrap();
+    assert_eq!(problems.len(), 2, "all of them: {answer}");
+    assert_eq!((&problems[0]["line"], &problems[0]["path"]), (&json!(4), &json!("routes[0].pool")), "{answer}");
+    assert!(problems[0]["message"].as_str().unwrap().contains("there is no pool `pool-9`"), "{answer}");
+    assert!(problems[0]["file"].as_str().unwrap().ends_with("config.yaml"), "{answer}");
+    assert!(problems[0]["column"].as_u64() > Some(1) && problems[1]["severity"] == "error", "{answer}");
+    let (_, status) = lb.admin_get("/api/v1/status");
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["last_reload"]["result"], "rejected", "{status}");
+    assert_eq!((&status["last_reload"]["trigger"], &status["config"]["hash"]), (&json!("api"), &first), "{status}");
+    assert_eq!(lb.answer("a.test"), b"served");
+
+    fs::write(lb.config_file(), text.replace("a.test", "b.test")).unwrap();
+    let (status, answer) = lb.call("POST /api/v1/reload", "");
+    assert_eq!((status, &answer["result"]), (200, &json!("applied")), "{answer}");
+    assert_ne!(answer["hash"], first);
+    assert_eq!(lb.answer("b.test"), b"served", "in force when it is answered");
+    for result in ["applied", "rejected", "unchanged"] {
+        assert_eq!(lb.metric("config_reloads_total", &[("result", result), ("trigger", "api")]), 1.0, "{result}");
+    }
+    lb.end();
+}
+
+#[test]
+fn calls_at_the_same_time_are_answered_each() {
+    let backend = Backend::answering(b"served");
+    let lb = Trial::of(Lb::new().route("a.test", &backend));
+    thread::scope(|scope| {
+        let calls: Vec<_> = (0..30).map(|_| scope.spawn(|| lb.call("POST /api/v1/reload", "").0)).collect();
+        assert!(calls.into_iter().all(|call| call.join().unwrap() == 200));
+    });
+    lb.end();
+}
+
+#[test]
+fn the_token_lets_in_and_a_web_page_stays_out() {
+    let backend = Backend::answering(b"served");
+    let lb = Trial::of(Lb::new().route("a.test", &backend));
+    let reload = |headers: &str| lb.call("POST /api/v1/reload", headers).0;
+    assert_eq!(reload(""), 200);
+    assert_eq!(reload("Origin: http://evil.example\r\n"), 403);
+    assert_eq!(reload("Host: rebound.example\r\nOrigin: http://rebound.example\r\n"), 403);
+    assert_eq!(reload("X-Forwarded-For: 198.51.100.1\r\n"), 403);
+    assert_eq!(lb.call("DELETE /api/v1/connections?all=true", "Sec-Fetch-Site: cross-site\r\n").0, 403);
+    assert_eq!(reload("Authorization: Bearer guess\r\n"), 401, "there is no token");
+
+    // The token's own file counts as a part of the configuration, and is seen when it changes.
+    let with_token = Lb::new()
+        .route("a.test", &backend)
+        .with("admin: { bind: \"127.0.0.1:0\", allow_control: token, token_file: token }")
+        .config();
+    fs::write(lb.directory().join("token"), "first\n").unwrap();
+    assert_eq!(lb.edit(&with_token), Reload::Applied);
+    assert_eq!(reload(""), 401);
+    assert_eq!(reload("Authorization: Bearer second\r\n"), 401);
+    assert_eq!(reload("Authorization: Bearer first\r\n"), 200);
+    let seen = lb.log().len();
+    fs::write(lb.directory().join("token"), "second\n").unwrap();
+    assert_eq!(lb.wait_for_reload_after(seen), Reload::Applied);
+    assert_eq!(reload("Authorization: Bearer first\r\n"), 401);
+    assert_eq!(reload("Authorization: Bearer second\r\n"), 200);
+    lb.end();
+}
+
+#[test]
+fn live_connections_are_listed_and_ended() {
+    let backend = Backend::answering(b"served");
+    let lb = Trial::of(Lb::new().route("a.test", &backend).route("b.test", &backend));
+    let mut clients = ["a.test", "a.test", "b.test"].map(|name| lb.open(name, b"served"));
+    let quiet = crate::wire::connect(lb.address());
+    lb.wait_for_metric("connections_active", &[], 4.0);
+
+    let (status, answer) = lb.call("GET /api/v1/connections?route=a.test&limit=1", "");
+    assert_eq!((status, &answer["matching"]), (200, &json!(2)), "{answer}");
+    let first = &answer["connections"][0];
+    let client = clients[0].local_addr().unwrap().to_string();
+    assert_eq!(
+        (&first["client"], &first["sni"], &first["state"]),
+        (&json!(client), &json!("a.test"), &json!("relaying"))
+    );
+    assert_eq!(
+        (&first["route"], &first["pool"], &first["listener"]),
+        (&json!("a.test"), &json!("pool-0"), &json!("https"))
+    );
+    assert_eq!(first["backend"], json!(backend.address.to_string()));
+    assert_eq!((&first["bytes_to_client"], &answer["next"]), (&json!(6), &first["id"]), "{answer}");
+    let next = format!("GET /api/v1/connections?route=a.test&after={}", answer["next"].as_str().unwrap());
+    let (_, second) = lb.call(&next, "");
+    assert_eq!((second["connections"].as_array().map(Vec::len), &second["next"]), (Some(1), &json!(null)), "{second}");
+    let (_, all) = lb.call("GET /api/v1/connections?client=127.0.0.0/8", "");
+    assert_eq!((&all["matching"], &all["connections"][3]["state"]), (&json!(4), &json!("hello")), "{all}");
+
+    let id = first["id"].as_str().unwrap();
+    assert_eq!(lb.call(&format!("DELETE /api/v1/connections/{id}"), ""), (200, json!({ "ended": 1 })));
+    assert_eq!(read_to_close(&mut clients[0]), (vec![], Close::Reset));
+    lb.wait_for_closed("killed", 1.0);
+    assert_eq!(lb.call(&format!("DELETE /api/v1/connections/{id}"), "").0, 404);
+    assert_eq!(lb.call("DELETE /api/v1/connections", "").0, 400);
+    assert_eq!(lb.call("DELETE /api/v1/connections?route=a.test", "").1, json!({ "ended": 1 }));
+    assert_eq!(read_to_close(&mut clients[1]), (vec![], Close::Reset));
+    assert_eq!(lb.wait_for_connection("a.test")["reason"], "killed");
+    lb.wait_for_metric("connections_active", &[], 2.0);
+    assert_eq!(lb.call("DELETE /api/v1/connections?all=true", "").1, json!({ "ended": 2 }));
+    assert_eq!(read_to_close(&mut clients[2]).1, Close::Reset);
+    lb.wait_for_closed("killed", 4.0);
+    drop(quiet);
+    lb.end();
+}

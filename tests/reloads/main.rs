@@ -1,0 +1,26 @@
+//! Changes of the configuration while the real binary serves: what is noticed, what comes into force, what becomes of
+//! the connections that are open.
+//!
+//! Each test ends with the accounting law and with the process's open files where they were before, as in `hostile`.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod churn;
+mod control;
+mod files;
+mod removed;
+
+#[expect(dead_code, reason = "other suites use the rest")]
+#[path = "../hostile/backend.rs"]
+mod backend;
+#[expect(dead_code, reason = "other suites use the rest")]
+#[path = "../hostile/bytes.rs"]
+mod bytes;
+mod calls;
+#[expect(dead_code, reason = "other suites use the rest")]
+#[path = "../hostile/trial.rs"]
+mod trial;
+#[expect(dead_code, reason = "other suites use the rest")]
+#[path = "../hostile/wire.rs"]
+mod wire;
