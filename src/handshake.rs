@@ -74,7 +74,7 @@ pub struct Handshake {
     pub retried: bool,
     pub alpn: Option<Vec<u8>>,
     /// As sent: the leaf first, at least one.
-    pub chain: Vec<CertificateDer<'static>>,
+    pub chain: Arc<[CertificateDer<'static>]>,
     /// The first of the chain, read.
     pub leaf: Result<Certificate, Unreadable>,
     pub verdict: Verdict,
@@ -200,7 +200,7 @@ where
 impl Handshake {
     fn of<S>(stream: &TlsStream<Observed<S>>, witness: &Witness, late_alert: Option<Alert>) -> Self {
         let tls = stream.get_ref().1;
-        let chain: Vec<_> = tls.peer_certificates().unwrap_or_default().to_vec();
+        let chain: Arc<[_]> = tls.peer_certificates().unwrap_or_default().into();
         Self {
             version: match tls.protocol_version() {
                 Some(ProtocolVersion::TLSv1_3) => Version::Tls13,

@@ -128,7 +128,7 @@ async fn a_handshake_tells_what_was_agreed_and_what_was_shown() {
         assert_eq!((handshake.version, handshake.cipher), (version, cipher));
         assert_eq!(handshake.group.as_deref(), Some("X25519"));
         assert_eq!(handshake.alpn.as_deref(), Some(&b"h2"[..]));
-        assert_eq!(handshake.chain, signed.chain);
+        assert_eq!(*handshake.chain, *signed.chain);
         assert_eq!(handshake.verdict, Verdict::Verified);
         assert!(!handshake.asked_for_client_certificate && !handshake.retried && handshake.late_alert.is_none());
         let leaf = handshake.leaf.unwrap();
@@ -152,7 +152,7 @@ async fn a_certificate_that_nobody_should_trust_is_shown_all_the_same() {
     for versions in [Versions::Tls12, Versions::Tls13] {
         let told = async |signed: Signed, root: &CertificateDer<'static>, name: &str| {
             let handshake = ask(server(&signed), &Asking { versions, ..trusting(root, name) }).await.unwrap();
-            assert_eq!(handshake.chain, signed.chain);
+            assert_eq!(*handshake.chain, *signed.chain);
             assert!(handshake.leaf.is_ok());
             refused(&handshake)
         };

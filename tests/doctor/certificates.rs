@@ -1,6 +1,6 @@
 //! Names, dates and chains.
 
-use rcgen::{BasicConstraints, IsCa, date_time_ymd};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, date_time_ymd};
 use serde_json::json;
 
 use crate::server::{Authority, Identity, Manners, self_signed};
@@ -125,9 +125,13 @@ fn a_chain_that_is_not_trusted_matters_only_to_those_who_verify() {
 
 #[test]
 fn an_authority_that_poses_as_a_server() {
-    let identity = self_signed(&["a.test"], |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
-    let stranger = Authority::new();
-    let told = told(&stranger, &["a.test"], identity);
-    assert_eq!(told.code, 7);
-    assert!(told.has("self_signed") || told.has("untrusted"), "{:#}", told.json);
+    let authority = Authority::new();
+    let may_sign = |params: &mut CertificateParams| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let own = told(&authority, &["a.test"], self_signed(&["a.test"], may_sign));
+    assert_eq!((own.code, own.findings()), (7, vec![("error", "self_signed")]));
+    assert_eq!(own.seen("self_signed"), "the certificate is signed by itself, and is that of an authority");
+    let issued = told(&authority, &["a.test"], authority.issue_with(&["a.test"], may_sign));
+    assert_eq!((issued.code, issued.findings()), (7, vec![("error", "untrusted")]));
+    assert_eq!(issued.seen("untrusted"), "the certificate is that of an authority, not of a server");
+    assert_eq!(told(&authority, &["a.test"], authority.issue(&["a.test"])).findings(), []);
 }

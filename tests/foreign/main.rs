@@ -8,6 +8,7 @@
 mod harness;
 
 mod demo;
+mod doctor;
 mod failures;
 mod names;
 mod proxy_headers;

@@ -75,7 +75,12 @@ pub fn gather(findings: Vec<Finding>) -> Vec<Finding> {
         findings,
         |one, other| one.backends == other.backends,
         |all, one| {
-            all.names.extend(one.names.into_iter().filter(|name| !all.names.contains(name)).collect::<Vec<_>>());
+            // One name may be told twice in a row, for two certificates of its chain.
+            for name in one.names {
+                if all.names.last() != Some(&name) {
+                    all.names.push(name);
+                }
+            }
         },
     );
     let mut gathered = merge(

@@ -28,33 +28,37 @@ pub struct Bench<'a> {
     pub trust_matters: Vec<bool>,
 }
 
-/// Judges all that was seen. `exams` stand in the order of their pools.
+/// Judges all that was seen, pool by pool.
 pub fn judge(bench: &Bench<'_>, rounds: &[Round], exams: &[Exam]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for exam in exams {
-        let place = Place::of(bench, exam);
-        for answer in &exam.answers {
-            match &answer.outcome {
-                Ok(handshake) => {
-                    certificates::judge(bench, &place, &answer.asked, handshake, &mut findings);
-                    protocol::judge_answer(&place, answer, handshake, &mut findings);
-                }
-                Err(failure) => findings.push(failures::finding(&place, &answer.asked, failure)),
-            }
-        }
-        let missed = exam.subject.asked.len() - exam.answers.len();
-        if missed > 0 && exam.answers.len() > 1 {
-            findings.push(not_asked(&place, missed));
-        }
-        if let Some(more) = &exam.more {
-            protocol::judge_more(&place, exam, more, &mut findings);
-        }
-    }
     for round in rounds {
         let exams: Vec<_> = exams.iter().filter(|exam| exam.subject.pool == round.pool).collect();
+        for exam in &exams {
+            judge_backend(bench, exam, &mut findings);
+        }
         pools::judge(bench, round, &exams, &mut findings);
     }
     gather(findings)
+}
+
+fn judge_backend(bench: &Bench<'_>, exam: &Exam, findings: &mut Vec<Finding>) {
+    let place = Place::of(bench, exam);
+    for answer in &exam.answers {
+        match &answer.outcome {
+            Ok(handshake) => {
+                certificates::judge(bench, &place, &answer.asked, handshake, findings);
+                protocol::judge_answer(&place, answer, handshake, findings);
+            }
+            Err(failure) => findings.push(failures::finding(&place, &answer.asked, failure)),
+        }
+    }
+    let missed = exam.subject.asked.len() - exam.answers.len();
+    if missed > 0 && exam.answers.len() > 1 {
+        findings.push(not_asked(&place, missed));
+    }
+    if let Some(more) = &exam.more {
+        protocol::judge_more(&place, exam, more, findings);
+    }
 }
 
 /// Where something was seen.

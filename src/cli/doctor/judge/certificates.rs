@@ -141,9 +141,13 @@ fn chain(
             format!("the chain leads to {}, which is no root here", last_issuer(handshake)),
             PRIVATE,
         ),
-        CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
-            found(Kind::Untrusted, "the certificate is that of an authority, used as a server's".to_owned(), AUTHORITY)
-        }
+        // rustls has no word of its own for this error of webpki.
+        CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => match leaf.self_signed {
+            true => found(Kind::SelfSigned, SELF_SIGNED_AUTHORITY_SEEN.to_owned(), SELF_SIGNED_AUTHORITY),
+            false => {
+                found(Kind::Untrusted, "the certificate is that of an authority, not of a server".to_owned(), AUTHORITY)
+            }
+        },
         CertificateError::BadSignature => {
             let issuer = last_issuer(handshake);
             found(
@@ -165,13 +169,17 @@ fn last_issuer(handshake: &Handshake) -> String {
 const SELF_SIGNED_SEEN: &str = "the certificate is signed by itself";
 const SELF_SIGNED: &str =
     "Only clients that were given this very certificate trust it. For others take one from an authority.";
+const SELF_SIGNED_AUTHORITY_SEEN: &str = "the certificate is signed by itself, and is that of an authority";
+const SELF_SIGNED_AUTHORITY: &str = "Clients that were given this very certificate may trust it; some refuse it even then, since it may sign \
+                                     others (`openssl req -x509` makes such ones, unless told `-addext \
+                                     basicConstraints=critical,CA:FALSE`). For others take one from an authority.";
 const INCOMPLETE: &str = "Browsers may know the missing link from elsewhere, other clients fail. Have the backend send the \
                           intermediate too (often the file is called fullchain.pem). If the authority is your own, give its \
                           root with --ca FILE.";
 const PRIVATE: &str = "Clients that do not have this root refuse the certificate. If the authority is your own, give its root with \
                        --ca FILE.";
-const AUTHORITY: &str = "Some clients refuse a server's certificate that may sign others (basicConstraints CA:TRUE, which `openssl \
-                         req -x509` sets by itself). Make one without: `-addext basicConstraints=critical,CA:FALSE`.";
+const AUTHORITY: &str = "Clients may refuse a server's certificate that may sign others (basicConstraints CA:TRUE). Have the authority \
+                         sign one for the server.";
 const NAMESAKE: &str = "Another authority of the same name signed it, as when one was made anew with another key, or it is damaged. Have \
                         clients trust the new root, or sign it with the old.";
 const OTHER: &str = "Clients that verify refuse it. Give the backend a certificate and chain that are right.";
