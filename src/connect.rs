@@ -122,6 +122,10 @@ pub async fn to_any(pool: &Pool, ask: Ask<'_>, attempts: &mut Attempts) -> Resul
             }
         }
     }
+    if attempts.count == 0 {
+        // A name may have addresses by now.
+        pool.look_again.notify_one();
+    }
     if attempts.count == 0 && picks.met_full() { Err(ConnectError::Full) } else { Err(failed) }
 }
 

@@ -34,6 +34,7 @@ pub mod config;
 pub mod snapshot;
 pub mod health;
 pub mod resolve;
+pub mod discovery;
 pub mod explain;
 pub mod reload;
 pub mod self_loop;

@@ -219,7 +219,7 @@ impl Reloader {
             }
         };
         let snapshot = Arc::new(snapshot);
-        self.snapshot.store(Arc::clone(&snapshot));
+        self.snapshot.swap(Arc::clone(&snapshot)).set_replaced();
         prepared.commit(&snapshot);
         snapshot.retire_series();
         Ok(())

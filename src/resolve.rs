@@ -86,24 +86,36 @@ pub struct Report {
 
 /// Follows `query` for ever; drop the future to end that.
 ///
-/// `kick` asks for a look-up before its time, say because connects fail. Answers that `is_ours` takes for one of our
+/// `known` is what it had when it was last followed, and is kept like an answer of now. `kick` asks for a look-up before its time, say because connects fail. Answers that `is_ours` takes for one of our
 /// own listening addresses are refused: connections would go round in a circle.
 pub async fn follow(
     query: Query,
     settings: Settings,
+    known: Arc<[Found]>,
     kick: Arc<Notify>,
     is_ours: impl Fn(SocketAddr) -> bool,
     report: impl FnMut(Report),
 ) {
     let mut lookup = Lookup::new(&query, &settings);
     let name = query.to_string();
-    let mut follower = Follower::new(&name, &settings, is_ours, report);
+    let mut follower = Follower::new(&name, &settings, known, is_ours, report);
     loop {
         let begun = Instant::now();
         let looked = lookup.look().await;
         follower.learn(looked, begun, spread());
         follower.wait(&kick).await;
     }
+}
+
+/// Looks `query` up once: what may be connected to now.
+///
+/// # Errors
+/// [`Failure`], when there is no answer.
+pub async fn once(query: &Query, settings: &Settings) -> Result<Vec<Found>, Failure> {
+    let looked = Lookup::new(query, settings).look().await;
+    let mut memory = Memory::default();
+    memory.learn(&looked, Instant::now());
+    looked.map(|_| memory.found(settings.family, |_| false).0)
 }
 
 /// What is known of a name between two look-ups.
@@ -120,15 +132,16 @@ struct Follower<'a, O, R> {
 }
 
 impl<'a, O: Fn(SocketAddr) -> bool, R: FnMut(Report)> Follower<'a, O, R> {
-    fn new(name: &'a str, settings: &'a Settings, is_ours: O, report: R) -> Self {
+    fn new(name: &'a str, settings: &'a Settings, known: Arc<[Found]>, is_ours: O, report: R) -> Self {
+        let now = Instant::now();
         Self {
             name,
             settings,
             is_ours,
             report,
-            schedule: Schedule::new(settings.min_ttl, settings.max_ttl, Instant::now()),
-            memory: Memory::default(),
-            found: Arc::default(),
+            schedule: Schedule::new(settings.min_ttl, settings.max_ttl, now),
+            memory: Memory::of(&known, now),
+            found: known,
             refused: Vec::new(),
             failure: None,
         }

@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use self::controls::Controls;
 use crate::admin::{App, Readiness, Stage};
 use crate::config::Loaded;
+use crate::discovery::Discovery;
 use crate::doors::Doors;
 use crate::drain::{self, Drain, Phase};
 use crate::health;
@@ -47,6 +48,7 @@ pub struct Server {
     process: Arc<Mutex<Process>>,
     readiness: Readiness,
     reloader: Reloader,
+    discovery: Discovery,
     signals: Signals,
 }
 
@@ -97,9 +99,10 @@ impl Server {
         let admin = process.admin().addresses().cloned().collect();
         let process = Arc::new(Mutex::new(process));
         let (snapshot, metrics) = (Arc::clone(&shared.snapshot), Arc::clone(&shared.metrics));
+        let discovery = Discovery::new(Arc::clone(&snapshot), Arc::clone(&metrics), Arc::clone(&process));
         let reloader = Reloader::new(file, snapshot, metrics, Arc::clone(&process), shared.rosters.clone());
         let readiness = Readiness::default();
-        Ok(Self { listening, admin, shared, drain, workers, process, readiness, reloader, signals })
+        Ok(Self { listening, admin, shared, drain, workers, process, readiness, reloader, discovery, signals })
     }
 
     /// Runs until a signal asks for the end: drains, and returns when all is over.
@@ -118,14 +121,17 @@ impl Server {
         let upkeep = tokio::spawn(upkeep(Arc::clone(&self.shared.metrics), log));
         let reloading = tokio::spawn(self.reloader.run(asked));
         let checking = tokio::spawn(health::run(Arc::clone(&self.shared.snapshot)));
-        self.readiness.enter(Stage::Ready);
-        tracing::info!("ready");
+        let discovering = tokio::spawn(self.discovery.clone().run());
+        let starting = tokio::spawn(ready(self.discovery.clone(), self.readiness.clone()));
         while self.signals.next().await == Asked::Reload {
             reloads.ask(Trigger::Signal);
         }
         // A reload is over or has not begun: what it changes, it changes between two turns of this runtime.
         reloading.abort();
         let _ = reloading.await;
+        // Whether it came to an end or not, it says nothing after this.
+        starting.abort();
+        let _ = starting.await;
         self.readiness.enter(Stage::Draining);
         self.drain.enter(Phase::Draining);
         self.process.lock().await.drain();
@@ -141,6 +147,7 @@ impl Server {
         join(self.workers).await;
         checking.abort();
         self.process.lock().await.close_admin();
+        discovering.abort();
         let ended = if left == 0 { Ended::Drained } else { Ended::Cut { connections: left } };
         tracing::info!(cut = left, "ended");
         upkeep.abort();
@@ -155,11 +162,23 @@ impl Server {
             ready: self.readiness.clone(),
             control: Box::new(Controls {
                 snapshot: Arc::clone(&self.shared.snapshot),
+                discovery: self.discovery.clone(),
                 reloads,
                 rosters: self.shared.rosters.clone(),
             }),
         }
     }
+}
+
+/// Tells that new connections may be sent here, once the names of the backends were looked up; it does not wait long for
+/// that, since other pools may need no name.
+async fn ready(discovery: Discovery, readiness: Readiness) {
+    if timeout(FIRST_LOOKUPS, discovery.tried()).await.is_err() {
+        let waited_s = FIRST_LOOKUPS.as_secs();
+        tracing::warn!(waited_s, "not every name of a backend was looked up yet");
+    }
+    readiness.enter(Stage::Ready);
+    tracing::info!("ready");
 }
 
 /// Waits until nobody is queued on a listening socket any more, and everybody who was has been served.
@@ -258,4 +277,5 @@ fn available_cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+const FIRST_LOOKUPS: Duration = Duration::from_secs(5);
 const UPKEEP: Duration = Duration::from_secs(5);

@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use tokio::sync::SetOnce;
 use tokio::time::Instant;
 
 use crate::client_hello::Alpn;
@@ -39,6 +40,7 @@ pub struct Snapshot {
     pub terms: Arc<Terms>,
     places: Places,
     metrics: Arc<Metrics>,
+    replaced: SetOnce<()>,
 }
 
 /// What a connection needs of its snapshot to its end. It keeps this alone, so that connections that live for days do not
@@ -124,6 +126,7 @@ impl Snapshot {
             terms: Arc::new(terms(&config, generation)),
             places,
             metrics: Arc::clone(metrics),
+            replaced: SetOnce::new(),
             pools,
             config,
         };
@@ -188,6 +191,17 @@ impl Snapshot {
     pub fn publish(&self) {
         let now = Instant::now();
         self.pools.iter().for_each(|pool| pool.publish(now));
+    }
+
+    /// To be called once another is in force.
+    pub fn set_replaced(&self) {
+        // Once is enough.
+        let _ = self.replaced.set(());
+    }
+
+    /// Waits until another is in force; at once if one is already.
+    pub async fn until_replaced(&self) {
+        self.replaced.wait().await;
     }
 
     /// Has the series of routes, pools and backends that are gone disappear.

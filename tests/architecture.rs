@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 const ORDER: &[&str] = &[
     "cli",
     "server",
+    "discovery",
     "reload",
     "process",
     "doors",

@@ -33,6 +33,7 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
             "at": Timestamp(reload.at).to_string(),
         })),
         "pools": app.control.pools(),
+        "names": app.control.names(),
     });
     with_json(StatusCode::OK, value)
 }

@@ -33,6 +33,9 @@ pub trait Control: Send + Sync {
     /// There is no such backend.
     fn set_backend_state(&self, pool: &str, backend: &str, wanted: WantedState) -> Result<Value, String>;
 
+    /// The DNS names among the backends, and what they have.
+    fn names(&self) -> Value;
+
     /// Reads the configuration again and waits for what comes of it.
     fn reload(&self) -> Soon<'_, Reloaded>;
 

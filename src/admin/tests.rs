@@ -40,6 +40,10 @@ impl Control for Process {
         }
     }
 
+    fn names(&self) -> Value {
+        json!([{ "name": "shop.internal:443" }])
+    }
+
     fn reload(&self) -> Soon<'_, Reloaded> {
         Box::pin(async { Reloaded::Rejected(json!({ "result": "rejected" })) })
     }

@@ -232,6 +232,8 @@ pub struct Resolve {
     pub max_ttl: Duration,
     /// How long the last answer serves while there is no new one.
     pub stale: Duration,
+    /// In the order in which they are asked; empty: those of the system.
+    pub nameservers: Vec<SocketAddr>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -245,6 +245,10 @@ pub struct Resolve {
     /// An answer is kept at most so long, whatever its TTL.
     #[schemars(extend("default" = "5m"))]
     pub max_ttl: Field<Duration>,
+    /// Who is asked, the next when one does not answer. Default: as `/etc/hosts` and `/etc/resolv.conf` say, with its search
+    /// domains.
+    #[schemars(extend("default" = []))]
+    pub nameservers: Field<Vec<Located<Nameserver>>>,
     /// How long the last answer serves while there is no new one.
     #[schemars(extend("default" = "1h"))]
     pub stale: Field<Duration>,
@@ -623,6 +627,10 @@ scalars! {
     IpAddress {
         "type": "string",
         "description": "An IP address, without a port.",
+    }
+    Nameserver {
+        "type": "string",
+        "description": "`10.0.0.53`, or with another port than 53, `10.0.0.53:5353`, `[2001:db8::53]:5353`.",
     }
     Network {
         "type": "string",

@@ -156,6 +156,35 @@ fn congestion_control_is_the_general_one_unless_another_is_named() {
 }
 
 #[test]
+fn names_are_looked_up_as_the_pool_says() {
+    let resolve = |keys: &str| {
+        let around = AROUND.replace("q: { backends", &format!("q: {{ resolve: {{ {keys} }}, backends"));
+        parse(&around.replace("routes:\n", "routes: []\n")).map(|loaded| loaded.config.pools[1].resolve.clone())
+    };
+    let given =
+        resolve("min_ttl: 1s, family: v6, nameservers: [10.0.0.53, '10.0.0.54:5353', '2001:db8::53', '[::1]:54']");
+    let given = given.expect("good");
+    assert_eq!(
+        (given.min_ttl, given.max_ttl, given.family),
+        (Duration::from_secs(1), Duration::from_secs(300), Family::V6)
+    );
+    let asked: Vec<String> = given.nameservers.iter().map(ToString::to_string).collect();
+    assert_eq!(asked, ["10.0.0.53:53", "10.0.0.54:5353", "[2001:db8::53]:53", "[::1]:54"]);
+    assert!(resolve("").expect("good").nameservers.is_empty());
+    for (wrong, says) in [
+        ("nameservers: [dns.test]", "by its address"),
+        ("nameservers: ['10.0.0.1:0']", "nobody answers there"),
+        ("nameservers: [10.0.0]", "is no address"),
+        ("nameservers: 10.0.0.1", "expected a list"),
+        ("min_ttl: 10s, max_ttl: 5s", "is shorter than the shortest"),
+        ("min_ttl: 1ms", "must be from 100ms"),
+    ] {
+        let problems = resolve(wrong).expect_err(wrong);
+        assert!(problems.iter().any(|problem| problem.message.contains(says)), "{wrong}:\n{problems}");
+    }
+}
+
+#[test]
 fn two_routes_that_could_both_hold_are_a_conflict() {
     let none: [&str; 0] = [];
     assert_eq!(told(&["sni: a.test", "sni: A.test."]), ["E1"]);

@@ -4,6 +4,7 @@
 //! Out: [`Found`], each address once, sorted, bounded; and the addresses that nobody should connect to.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -44,6 +45,17 @@ pub(super) enum Why {
 }
 
 impl Memory {
+    /// As if the answer had come `now`.
+    pub(super) fn of(found: &[Found], now: Instant) -> Self {
+        let kept = |found: &Found| {
+            let Found { address, weight, backup } = *found;
+            let host = Host { name: Arc::default(), port: address.port(), weight, backup };
+            let kind = if address.is_ipv4() { Kind::A } else { Kind::Aaaa };
+            Kept { host, kind, addresses: vec![address.ip()], good_at: now, failing: false }
+        };
+        Self { kept: found.iter().map(kept).collect() }
+    }
+
     /// Takes in a look-up that ended `now`.
     pub(super) fn learn(&mut self, looked: &Result<Looked, Failure>, now: Instant) {
         match looked {

@@ -34,15 +34,21 @@ impl Drop for Followed {
 
 impl Followed {
     fn new(query: Query, settings: Settings) -> Self {
-        Self::with_ours(query, settings, |_| false)
+        Self::from(query, settings, &[], |_| false)
     }
 
-    fn with_ours(query: Query, settings: Settings, is_ours: impl Fn(SocketAddr) -> bool + Send + 'static) -> Self {
+    fn from(
+        query: Query,
+        settings: Settings,
+        known: &[Found],
+        is_ours: impl Fn(SocketAddr) -> bool + Send + 'static,
+    ) -> Self {
+        let known = known.into();
         let (tell, reports) = mpsc::unbounded_channel();
         let kick = Arc::new(Notify::new());
         let kicked = Arc::clone(&kick);
         let report = move |report| _ = tell.send(report);
-        let task = tokio::spawn(follow(query, settings, kicked, is_ours, report));
+        let task = tokio::spawn(follow(query, settings, known, kicked, is_ours, report));
         Self { reports, kick, task }
     }
 
@@ -154,6 +160,24 @@ async fn what_is_gone_is_forgotten_when_it_is_stale() {
     assert!(gone.changed && begun.elapsed() <= stale + DEADLINE / 2);
     dns.addresses("shop.test", 0, &["127.0.0.1"]);
     shop.until(&["127.0.0.1:443"]).await;
+}
+
+#[tokio::test]
+async fn what_was_known_before_is_kept_like_an_answer() {
+    let dns = Nameserver::start();
+    let known = ["127.0.0.1:443", "[::1]:443"].map(|address| Found {
+        address: address.parse().unwrap(),
+        weight: None,
+        backup: false,
+    });
+    let settings = Settings { stale: Duration::from_millis(300), ..settings(&dns) };
+    let mut gone = Followed::from(host("shop.test"), settings.clone(), &known, |_| false);
+    let report = gone.report().await;
+    assert_eq!((told(&report).len(), report.changed), (2, false));
+    assert!(gone.until(&[]).await.changed);
+    dns.addresses("shop.test", 0, &["127.0.0.1"]);
+    let mut moved = Followed::from(host("shop.test"), settings, &known, |_| false);
+    assert!(moved.until(&["127.0.0.1:443"]).await.changed);
 }
 
 #[tokio::test]
@@ -290,7 +314,7 @@ async fn an_answer_that_is_one_of_our_listeners_is_refused() {
     let dns = Nameserver::start();
     dns.addresses("shop.test", 0, &["127.0.0.1", "127.0.0.2", "0.0.0.0"]);
     let ours: SocketAddr = "127.0.0.1:443".parse().unwrap();
-    let mut shop = Followed::with_ours(host("shop.test"), settings(&dns), move |address| address == ours);
+    let mut shop = Followed::from(host("shop.test"), settings(&dns), &[], move |address| address == ours);
     assert_eq!(told(&shop.report().await), ["127.0.0.2:443"]);
 }
 
@@ -334,7 +358,7 @@ async fn between_two_look_ups_what_failed_is_forgotten_in_time() {
             report.looked.is_some(),
         ));
     };
-    let mut follower = Follower::new("shop.test", &settings, |_| false, report);
+    let mut follower = Follower::new("shop.test", &settings, Arc::default(), |_| false, report);
     let mut answers = VecDeque::from([one("10.0.0.1")]);
     let kick = Notify::new();
     while begun.elapsed() < Duration::from_secs(180) {
@@ -369,7 +393,8 @@ async fn kicks_in_numbers_cost_one_look_up_per_least_ttl() {
         nameservers: Vec::new(),
     };
     let looks = Mutex::new(0);
-    let mut follower = Follower::new("shop.test", &settings, |_| false, |_| *looks.lock().unwrap() += 1);
+    let mut follower =
+        Follower::new("shop.test", &settings, Arc::default(), |_| false, |_| *looks.lock().unwrap() += 1);
     let kick = Notify::new();
     let begun = Instant::now();
     let following = async {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::pools;
 use crate::admin::{Access, Allow, ConnectionsQuery, Control, ExplainQuery, Reloaded, Soon, WantedState};
 use crate::config::{AllowControl, Problem, Severity};
+use crate::discovery::Discovery;
 use crate::explain::{Question, explain};
 use crate::reload::{Asker, Outcome};
 use crate::roster::{Filter, Listed, Rosters, Row};
@@ -20,6 +21,7 @@ use crate::telemetry::{Reason, ReloadResult, Trigger};
 /// What the admin address reaches.
 pub(super) struct Controls {
     pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
+    pub(super) discovery: Discovery,
     pub(super) reloads: Asker,
     pub(super) rosters: Rosters,
 }
@@ -49,6 +51,10 @@ impl Control for Controls {
 
     fn set_backend_state(&self, pool: &str, backend: &str, wanted: WantedState) -> Result<Value, String> {
         pools::set_state(&self.snapshot.load(), pool, backend, wanted)
+    }
+
+    fn names(&self) -> Value {
+        self.discovery.status()
     }
 
     fn reload(&self) -> Soon<'_, Reloaded> {

@@ -17,7 +17,11 @@ pub struct Backend {
 
 impl Backend {
     pub fn that(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        Self::on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap(), serve)
+    }
+
+    /// As [`Self::that`], where `listener` is bound.
+    pub fn on(listener: TcpListener, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         let address = listener.local_addr().unwrap();
         let contacts = Arc::new(AtomicUsize::new(0));
         let (counted, serve) = (Arc::clone(&contacts), Arc::new(serve));

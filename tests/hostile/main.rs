@@ -12,6 +12,7 @@ mod churn;
 mod closing;
 mod connecting;
 mod descriptors;
+mod discovery;
 mod ending;
 mod failover;
 mod hellos;

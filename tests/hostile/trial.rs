@@ -36,10 +36,22 @@ impl Trial {
         Self { lb, files }
     }
 
+    pub fn status(&self) -> serde_json::Value {
+        let (code, body) = self.lb.admin_get("/api/v1/status");
+        assert_eq!(code, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
     /// Everything that was accepted has ended and is counted once; no file is left open; SIGTERM ends it with 0.
     #[track_caller]
     pub fn end(self) {
         self.settle();
+        self.lb.stop();
+    }
+
+    /// As [`Self::end`], when there are other files open than before.
+    #[track_caller]
+    pub fn stop(self) {
         self.lb.stop();
     }
 

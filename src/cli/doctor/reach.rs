@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
-use tokio::sync::{Notify, mpsc};
 use tokio::time::{Sleep, sleep, timeout};
 
-use crate::config::{self, Backend, BackendAddress, Pool, ProxyVersion};
+use crate::config::{Backend, BackendAddress, Pool, ProxyVersion};
+use crate::discovery;
 use crate::pool::Address;
 use crate::proxy_header::{self, Version};
-use crate::resolve::{self, Query, Settings};
+use crate::resolve;
 
 /// How to connect to an address.
 #[derive(Clone, Debug)]
@@ -48,31 +48,15 @@ pub async fn addresses(pool: &Pool, backend: &Backend, limit: Duration) -> Resul
     let query = match &backend.address {
         BackendAddress::Inet(address) => return Ok(vec![Address::Inet(*address)]),
         BackendAddress::Unix(path) => return Ok(vec![Address::Unix(Arc::clone(path))]),
-        BackendAddress::Name { host, port } => Query::Host { host: host.as_str().into(), port: *port },
-        BackendAddress::Srv { name } => Query::Service { name: name.as_str().into() },
+        BackendAddress::Name { host, port } => discovery::host(host, *port),
+        BackendAddress::Srv { name } => discovery::service(name),
     };
-    let (told, mut first) = mpsc::unbounded_channel();
-    let report = move |report| drop(told.send(report));
-    let follow = resolve::follow(query, settings(pool), Arc::new(Notify::new()), |_| false, report);
-    let report = tokio::select! {
-        () = follow => None,
-        report = timeout(limit, first.recv()) => report.ok().flatten(),
-    };
-    match report.map(|report| (report.looked, report.found)) {
-        Some((Some(Err(failure)), _)) => Err(Unresolved::Failure(failure)),
-        Some((_, found)) => Ok(found.iter().map(|found| Address::Inet(found.address)).collect()),
-        None => Err(Unresolved::TimedOut { after: limit }),
+    let found = timeout(limit, resolve::once(&query, &discovery::settings(&pool.resolve))).await;
+    match found {
+        Ok(Ok(found)) => Ok(found.iter().map(|found| Address::Inet(found.address)).collect()),
+        Ok(Err(failure)) => Err(Unresolved::Failure(failure)),
+        Err(_) => Err(Unresolved::TimedOut { after: limit }),
     }
-}
-
-fn settings(pool: &Pool) -> Settings {
-    let config::Resolve { family, min_ttl, max_ttl, stale } = pool.resolve;
-    let family = match family {
-        config::Family::Any => resolve::Family::Any,
-        config::Family::V4 => resolve::Family::V4,
-        config::Family::V6 => resolve::Family::V6,
-    };
-    Settings { family, min_ttl, max_ttl, stale, nameservers: Vec::new() }
 }
 
 impl Way {

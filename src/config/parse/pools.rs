@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{FromFiles, Located, Names, backends, checks, each_of, name, only, read, section, settings};
-use crate::config::address;
+use crate::config::address::{self, AddressError};
 use crate::config::at::At;
 use crate::config::located::Named;
 use crate::config::problem::{Place, Problem, Problems, Severity};
@@ -121,7 +121,26 @@ fn resolve(field: Field<raw::Resolve>, at: &At<'_>, problems: &mut Problems) -> 
         Some(raw::Family::V6) => Family::V6,
         Some(raw::Family::Any) | None => Family::Any,
     };
-    Resolve { family, min_ttl, max_ttl, stale }
+    let nameservers = raw.nameservers.and_then(|located| {
+        let at = at.key("nameservers", located.spot);
+        Some(each_of(located.value?, &at, problems, |raw::Nameserver(text), at, problems| {
+            nameserver(&text).map_err(|error| problems.error(at, error)).ok()
+        }))
+    });
+    Resolve { family, min_ttl, max_ttl, stale, nameservers: nameservers.unwrap_or_default() }
+}
+
+/// Reads `10.0.0.53` or `10.0.0.53:5353`.
+fn nameserver(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = address::ip(text) {
+        return Ok(SocketAddr::new(address, DNS_PORT));
+    }
+    match address::socket(text) {
+        Ok(address) if address.port() == 0 || address.ip().is_unspecified() => Err("nobody answers there".to_owned()),
+        Ok(address) => Ok(address),
+        Err(AddressError::Name(_)) => Err("a nameserver is given by its address: `IP`, or `IP:PORT`".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn connect(field: Field<raw::Connect>, at: &At<'_>, problems: &mut Problems) -> Connect {
@@ -173,4 +192,5 @@ const DEFAULT_CONNECT: Connect = Connect {
 const DEFAULT_MIN_TTL: Duration = Duration::from_secs(5);
 const DEFAULT_MAX_TTL: Duration = Duration::from_secs(300);
 const DEFAULT_STALE: Duration = Duration::from_secs(3600);
+const DNS_PORT: u16 = 53;
 const MAX_ATTEMPTS: usize = 16;
