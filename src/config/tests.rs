@@ -155,6 +155,54 @@ fn congestion_control_is_the_general_one_unless_another_is_named() {
     assert!(wrong.contains("tcp.congestion: `cu bic` is no name"), "{wrong}");
 }
 
+/// A pool with these keys beside its backend, under these routes.
+fn pool(keys: &str, routes: &str) -> Result<Loaded, Problems> {
+    let keys: String = keys.lines().map(|line| format!("    {line}\n")).collect();
+    parse(&format!(
+        "listeners: [{{ name: l, bind: 127.0.0.1:0 }}]\nroutes: {routes}\npools:\n  p:\n    backends: [127.0.0.1:1]\n{keys}"
+    ))
+}
+
+#[test]
+fn a_tls_check_asks_for_the_first_exact_name_of_its_pool() {
+    let asked = |check: &str, routes: &str| {
+        let loaded = pool(&format!("health_check: {check}"), routes).unwrap_or_else(|problems| panic!("{problems}"));
+        let kind = loaded.config.pools[0].health_check.as_ref().map(|check| check.kind.clone());
+        let Some(CheckKind::Tls { server_name, .. }) = kind else { panic!("{kind:?}") };
+        (server_name.map(|name| name.to_string()), loaded.warnings.to_string())
+    };
+    let routes = "[{ sni: [\"*.a.test\", b.test], pool: p }, { sni: c.test, pool: p }]";
+    assert_eq!(asked("{}", routes), (Some("b.test".to_owned()), String::new()));
+    assert_eq!(asked("{ sni: x.test }", routes), (Some("x.test".to_owned()), String::new()));
+    let (none, warning) = asked("{}", "[{ sni: \"*.a.test\", pool: p }]");
+    assert!(none.is_none() && warning.contains("pools.p.health_check") && warning.contains("give `sni`"), "{warning}");
+}
+
+#[test]
+fn checks_and_ejection_that_make_no_sense_are_told_the_right_way() {
+    for (keys, told) in [
+        ("health_check: { kind: tcp, verify: true }", "only `kind: tls`"),
+        ("health_check: { ca_file: Cargo.toml, verify: true }", "no certificate"),
+        ("health_check: { ca_file: /nonexistent.pem, verify: true }", "/nonexistent.pem"),
+        ("health_check: { rise: 0 }", "between 1 and 100"),
+        ("health_check: { port: 70000 }", "1 to 65535"),
+        ("health_check: { interval: 1s, timeout: 2s, sni: a.test }", "cannot always be kept up"),
+        ("health_check: { sni: \"*.test\" }", "one name"),
+        ("ejection: { failures: 0 }", "`ejection: off`"),
+        ("ejection: { base: 1m, max: 30s }", "shorter than the first"),
+        ("resolve: { min_ttl: 1m, max_ttl: 30s }", "shorter than the shortest"),
+        ("balance: least_conn", "least_connections"),
+    ] {
+        let problems = match pool(keys, "[{ sni: a.test, pool: p }]") {
+            Ok(loaded) => loaded.warnings.to_string(),
+            Err(problems) => problems.to_string(),
+        };
+        assert!(problems.contains(told) && problems.contains("pools.p."), "{keys}: {problems}");
+    }
+    let off = pool("ejection: off", "[{ sni: a.test, pool: p }]").unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(off.config.pools[0].ejection, None);
+}
+
 #[test]
 fn names_are_looked_up_as_the_pool_says() {
     let resolve = |keys: &str| {

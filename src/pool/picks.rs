@@ -73,14 +73,12 @@ impl<'a> Picks<'a> {
             return false;
         }
         let members = self.pool.members.load();
-        let worst = if self.pool.settings.when_all_down == WhenAllDown::Try { Grade::Failing } else { Grade::Ejected };
-        members.list().iter().any(|member| {
-            let grade = member.backend.standing.grade(now);
-            let tried = &self.tried[..self.count];
-            grade <= worst
-                && may(member, grade, tried, now)
-                && (grade < Grade::Failing || members.best_grade(now) == grade)
-        })
+        let tried = &self.tried[..self.count];
+        let left = |grade: Grade| members.list().iter().any(|member| may(member, grade, tried, now));
+        let all_fail = || members.best_grade(now) == Grade::Failing;
+        left(Grade::Usable)
+            || left(Grade::Ejected)
+            || (self.pool.settings.when_all_down == WhenAllDown::Try && all_fail() && left(Grade::Failing))
     }
 
     /// Whether a backend would have been given but for its limit of connections.

@@ -11,12 +11,13 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::listeners::count_or;
+use super::pools::Pools;
 use super::routes::protocol;
 use super::{Located, each_of, read, section};
 use crate::config::at::At;
-use crate::config::problem::Problems;
+use crate::config::problem::{Problem, Problems, Severity};
 use crate::config::raw::{self, Field};
-use crate::config::{CheckKind, Destination, Ejection, HealthCheck, Pool, Route, Verify, units};
+use crate::config::{CheckKind, Destination, Ejection, HealthCheck, Route, Verify, units};
 use crate::server_name::{Pattern, ServerName};
 
 pub fn health_check(field: Field<raw::HealthCheck>, at: &At<'_>, problems: &mut Problems) -> Option<HealthCheck> {
@@ -107,8 +108,9 @@ fn authorities(path: &str) -> Result<PathBuf, String> {
     if count == 0 { Err(unreadable("it holds no certificate in PEM".to_owned())) } else { Ok(path.into()) }
 }
 
-/// Has each TLS check ask for the first exact name that leads to its pool, if it was not told a name.
-pub fn default_names(pools: &mut [Pool], routes: &[Route]) {
+/// Has each TLS check ask for the first exact name that leads to its pool, if it was not told a name. A check without any
+/// name is likely to be refused, so that is warned of.
+pub fn default_names(pools: &mut Pools, routes: &[Route], problems: &mut Problems) {
     let mut first: HashMap<usize, &ServerName> = HashMap::new();
     for route in routes {
         let Destination::Pool(pool) = route.to else { continue };
@@ -118,10 +120,18 @@ pub fn default_names(pools: &mut [Pool], routes: &[Route]) {
             }
         }
     }
-    for (number, pool) in pools.iter_mut().enumerate() {
+    for (number, (pool, place)) in pools.parsed.iter_mut().zip(&pools.places).enumerate() {
         let check = pool.health_check.as_mut().map(|check| &mut check.kind);
-        if let Some(CheckKind::Tls { server_name: server_name @ None, .. }) = check {
-            *server_name = first.get(&number).map(|name| (*name).clone());
+        let Some(CheckKind::Tls { server_name: server_name @ None, .. }) = check else { continue };
+        *server_name = first.get(&number).map(|name| (*name).clone());
+        if server_name.is_none() {
+            problems.push(Problem {
+                severity: Severity::Warning,
+                place: place.clone(),
+                path: format!("pools.{}.health_check", pool.name),
+                message: "no exact name leads here, so that checks ask for none, which many servers refuse; give `sni`"
+                    .to_owned(),
+            });
         }
     }
 }

@@ -46,7 +46,7 @@ pub fn config(text: &str, file: &Path, problems: &mut Problems) -> (Option<Confi
     let around = pools::Around { bound: &listeners.bound, congestion: congestion.as_ref() };
     let mut pools = pools::parse(pools, around, problems);
     let routes = routes::parse(routes, &listeners.names, &pools.names, problems);
-    checks::default_names(&mut pools.parsed, &routes.parsed);
+    checks::default_names(&mut pools, &routes.parsed, problems);
     let mut fallback = |raw, key, default| routes::fallback(raw, &top, key, default, &pools.names, problems);
     let mut config = Config {
         no_sni: fallback(raw.no_sni, "no_sni", super::Refuse::Alert),
