@@ -93,14 +93,14 @@ fn served(lb: &Trial) {
 }
 
 /// A port whose queue is full, so that further SYNs get no answer.
-struct SilentPort {
-    address: SocketAddr,
+pub struct SilentPort {
+    pub address: SocketAddr,
     _listener: Socket,
     _queued: Vec<TcpStream>,
 }
 
 impl SilentPort {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
         listener.listen(0).unwrap();

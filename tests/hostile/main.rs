@@ -20,6 +20,7 @@ mod leavers;
 mod limits;
 mod pools;
 mod names;
+mod odd_backends;
 mod proxy_headers;
 mod refusals;
 mod self_loops;

@@ -101,13 +101,13 @@ fn a_backend_that_freezes_and_thaws_loses_nothing() {
 }
 
 /// An echo in a process of its own, so that it can be stopped.
-struct Echo {
+pub struct Echo {
     child: Child,
-    address: std::net::SocketAddr,
+    pub address: std::net::SocketAddr,
 }
 
 impl Echo {
-    fn start() -> Option<Self> {
+    pub fn start() -> Option<Self> {
         let child = Command::new("python3").args(["-c", ECHO]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let mut child = child.ok()?;
         let mut line = String::new();
@@ -116,7 +116,7 @@ impl Echo {
         Some(Self { child, address })
     }
 
-    fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 }
