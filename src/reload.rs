@@ -1,24 +1,33 @@
-//! Puts a changed routing file in force: watch, poll or signal -> load -> build -> swap.
+//! Puts a changed configuration in force: watch, poll, signal or call -> load -> build -> swap.
 //!
-//! In:  the file, and whoever asks.
+//! In:  the routing file and what it names, and whoever asks.
 //! Out: a new snapshot for the connections to come; or none, the old one serving on, and the problems in the log.
 //!
-//! Directories are watched, not files: an editor or a ConfigMap replaces the file, and a watch on it would go with it.
-//! The poll is the guarantee, the watch is the speed.
+//! What a change is: other content of a file that is read, or another set of files, as the last attempt saw it. The
+//! watch is the speed, and tells whether a writer is still at it; the poll is the guarantee. Nothing is read half: files
+//! are looked at before and after they are loaded, and must hold the same.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod apart;
+mod ear;
+mod look;
+mod places;
+
+use std::collections::BTreeSet;
 use std::error::Error;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::mem;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{Mutex, mpsc, oneshot};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::config::{Config, Loaded, Problem, Problems};
+use self::apart::apart;
+use self::ear::{Ear, Listening};
+use self::look::Look;
+use self::places::Places;
+use crate::config::{Config, Loaded, Problem, Problems, Sources};
 use crate::process::{ApplyError, Process};
 use crate::roster::{Fates, Rosters};
 use crate::snapshot::Snapshot;
@@ -32,10 +41,13 @@ pub struct Reloader {
     /// What a reload changes besides the snapshot.
     process: Arc<Mutex<Process>>,
     rosters: Rosters,
-    /// The files and directories in force, and the files that kept the last attempt from coming into force.
-    watched: Vec<PathBuf>,
-    /// What the files looked like when they were last read.
-    seen: Fingerprint,
+    ear: Ear,
+    /// What the last attempt read, and would have read; what is in force counts besides.
+    tried: Sources,
+    /// What that held. `None`: it may have changed between being read and being looked at.
+    seen: Option<Look>,
+    /// Snapshots that connections, or the accept loops, may still hold.
+    retired: Vec<Arc<Snapshot>>,
 }
 
 /// Asks for reloads from elsewhere.
@@ -99,73 +111,162 @@ impl Reloader {
         process: Arc<Mutex<Process>>,
         rosters: Rosters,
     ) -> Self {
-        let watched = watched(&snapshot.load().config);
-        let seen = fingerprint(&watched);
-        Self { file, snapshot, metrics, process, rosters, watched, seen }
+        let (ear, tried) = (Ear::new(), Sources::default());
+        Self { file, snapshot, metrics, process, rosters, ear, tried, seen: None, retired: Vec::new() }
     }
 
-    /// Reloads whenever the file changes or `asked` says so; ends when nobody can ask any more.
+    /// Reloads whenever the files change or `asked` says so; ends when nobody can ask any more.
     pub async fn run(mut self, mut asked: mpsc::Receiver<Request>) {
-        let (changes, mut changed) = mpsc::channel(1);
-        let mut watch = self.watch(&changes);
+        self.listen();
+        let look = self.look().await;
+        // What is older than the process was read as it is.
+        if look.quiet_for() > self.metrics.uptime() + CLOCK_SLACK {
+            self.seen = Some(look);
+        }
+        let mut next_poll = Instant::now() + self.poll();
         loop {
-            let reload = self.snapshot.load().config.reload;
             let (trigger, answer) = tokio::select! {
                 request = asked.recv() => match request {
                     Some(Request { trigger, answer }) => (trigger, answer),
                     None => return,
                 },
-                Some(()) = changed.recv() => (Trigger::File, None),
-                () = sleep(reload.poll) => (Trigger::Poll, None),
-            };
-            if trigger != Trigger::Signal && trigger != Trigger::Api {
-                settle(&mut changed).await;
-                if fingerprint(&self.watched) == self.seen {
+                () = self.ear.news() => (Trigger::File, None),
+                () = sleep_until(next_poll.min(Instant::now() + self.poll())) => (Trigger::Poll, None),
+                () = sleep(SWEEP), if !self.retired.is_empty() => {
+                    self.sweep();
                     continue;
                 }
+            };
+            if trigger == Trigger::Poll {
+                next_poll = Instant::now() + self.poll();
             }
             let outcome = self.reload(trigger).await;
-            watch = self.watch(&changes).or(watch);
-            if let Some(answer) = answer {
+            self.sweep();
+            if let (Some(answer), Some(outcome)) = (answer, outcome) {
                 // Whoever asked may have gone.
                 let _ = answer.send(outcome);
             }
         }
     }
 
-    /// Reads the file once and puts it in force, or says why not. All triggers end here.
-    async fn reload(&mut self, trigger: Trigger) -> Outcome {
-        let started = Instant::now();
-        self.seen = fingerprint(&self.watched);
-        let (file, before, metrics) = (self.file.clone(), self.snapshot.load_full(), Arc::clone(&self.metrics));
-        // Parsing a large file must not hold up probes and scrapes.
-        let built = tokio::task::spawn_blocking(move || build(&file, &before, &metrics)).await;
-        let swapped = match built.unwrap_or_else(|_panic| Err(Rejected::Panicked)) {
-            Ok(Some(Built { snapshot, warnings, fates })) => {
-                self.swap(snapshot).await.map(|()| Some((warnings, fates)))
-            }
-            Ok(None) => Ok(None),
-            Err(rejected) => Err(rejected),
-        };
-        let (result, why, problems) = match swapped {
-            Ok(None) => (ReloadResult::Unchanged, None, Problems::default()),
-            Ok(Some((warnings, fates))) => {
-                self.watch_also(&[]);
-                if let Some(fates) = fates {
-                    self.meet(fates).await;
+    /// Reads the files once they are at rest and puts them in force, or says why not. All triggers end here.
+    ///
+    /// `None`: nothing has changed. Who asks expressly gets an outcome.
+    async fn reload(&mut self, trigger: Trigger) -> Option<Outcome> {
+        let (started, is_asked) = (Instant::now(), matches!(trigger, Trigger::Signal | Trigger::Api));
+        let patience = started + if is_asked { PATIENCE_OF_WHO_ASKS } else { PATIENCE };
+        loop {
+            let mut look = self.look().await;
+            if !is_asked {
+                if trigger == Trigger::Poll && self.is_seen(&look) {
+                    return None;
                 }
-                (ReloadResult::Applied, None, warnings)
+                look = self.settle(trigger, look, patience).await;
+                self.listen();
+                if self.is_seen(&look) {
+                    return None;
+                }
             }
+            let file = self.file.clone();
+            let read = apart(move || {
+                let (loaded, sources) = Config::load_from(&file);
+                (loaded.map_err(Rejected::Problems), sources)
+            });
+            let (loaded, sources) = read.await.unwrap_or_else(|| (Err(Rejected::Panicked), self.tried.clone()));
+            self.tried = sources;
+            self.listen();
+            let after = self.look().await;
+            let is_late = Instant::now() >= patience;
+            if !after.is_same(&look) && !is_late {
+                // It changed while it was read, or names files that were not looked at before.
+                sleep(BETWEEN_LOOKS).await;
+                continue;
+            }
+            if loaded.is_err() && self.ear.hears_a_writer() && !is_late {
+                // Half a file, most likely. What is still to come, or the end of it, is news.
+                let _ = timeout(patience - Instant::now(), self.ear.news()).await;
+                continue;
+            }
+            let was_sure = self.seen.is_some();
+            let began = Instant::now();
+            let applied = match loaded {
+                Ok(loaded) => self.apply(loaded).await,
+                Err(rejected) => Err(rejected),
+            };
+            // What is not read any more does not count any more.
+            self.seen = Some(look.only(&self.paths().await));
+            if !is_asked && !was_sure && matches!(applied, Ok(Applied::Already)) {
+                // Nobody knew whether there was a change, and there was none.
+                return None;
+            }
+            return Some(self.conclude(trigger, began.elapsed(), applied));
+        }
+    }
+
+    /// Waits until the files are at rest: no writer has one open, none is missing or empty, nothing changes any more.
+    /// Each of these is waited for only so long, since it may be meant.
+    async fn settle(&self, trigger: Trigger, mut look: Look, patience: Instant) -> Look {
+        let mut since = Instant::now();
+        loop {
+            let quiet = match self.ear.quiet_for() {
+                Some(quiet) if trigger == Trigger::File => quiet,
+                // What is missing has no time of change.
+                _ if look.has_gap() => since.elapsed(),
+                _ => since.elapsed().max(look.quiet_for()),
+            };
+            let needed = match trigger {
+                _ if look.has_gap() || self.ear.hears_a_writer() => QUIET_OF_A_WRITER,
+                Trigger::File => QUIET,
+                // Nobody tells of writers.
+                _ => QUIET_UNHEARD,
+            };
+            let now = Instant::now();
+            if quiet >= needed || now >= patience {
+                return look;
+            }
+            let _ = timeout((needed - quiet).min(LOOK_AGAIN), self.ear.news()).await;
+            let again = self.look().await;
+            if !again.is_untouched(&look) {
+                since = Instant::now();
+            }
+            look = again;
+        }
+    }
+
+    /// Builds and swaps.
+    async fn apply(&mut self, Loaded { config, warnings }: Loaded) -> Result<Applied, Rejected> {
+        let (before, metrics) = (self.snapshot.load_full(), Arc::clone(&self.metrics));
+        // The token has no part in the hash.
+        if config.hash == before.config.hash && config.admin.token == before.config.admin.token {
+            return Ok(Applied::Already);
+        }
+        let build = apart(move || {
+            let snapshot = Snapshot::build(config, Some(&before), &metrics);
+            let fates = Fates::of(&before, &snapshot);
+            (snapshot, fates)
+        });
+        let (snapshot, fates) = build.await.ok_or(Rejected::Panicked)?;
+        self.swap(snapshot).await?;
+        self.listen();
+        if let Some(fates) = fates {
+            self.meet(fates).await;
+        }
+        Ok(Applied::Now { warnings })
+    }
+
+    /// Counts and logs what came of a reload.
+    fn conclude(&self, trigger: Trigger, took: Duration, applied: Result<Applied, Rejected>) -> Outcome {
+        let (result, why, problems) = match applied {
+            Ok(Applied::Already) => (ReloadResult::Unchanged, None, Problems::default()),
+            Ok(Applied::Now { warnings }) => (ReloadResult::Applied, None, warnings),
             Err(rejected) => {
                 let why = rejected.to_string();
                 let problems = if let Rejected::Problems(problems) = rejected { problems } else { Problems::default() };
-                let broken: Vec<_> = problems.iter().map(|problem| problem.place.file.to_path_buf()).collect();
-                self.watch_also(&broken);
                 (ReloadResult::Rejected, Some(why), problems)
             }
         };
         let hash = self.snapshot.load().hash().to_owned();
-        let outcome = Outcome { result, hash, took: started.elapsed(), why, problems };
+        let outcome = Outcome { result, hash, took, why, problems };
         self.metrics.reload(outcome.result, trigger, &outcome.hash);
         self.log(trigger, &outcome);
         outcome
@@ -207,7 +308,7 @@ impl Reloader {
     }
 
     /// Puts `snapshot` in force, and what else its configuration changes; all of it or, with an error, nothing.
-    async fn swap(&self, snapshot: Snapshot) -> Result<(), Rejected> {
+    async fn swap(&mut self, snapshot: Snapshot) -> Result<(), Rejected> {
         let mut process = self.process.lock().await;
         // From here on there is no await: nobody sees a half of it, and nobody ends the process in between.
         let prepared = match process.prepare(&snapshot.config) {
@@ -219,86 +320,64 @@ impl Reloader {
             }
         };
         let snapshot = Arc::new(snapshot);
-        self.snapshot.swap(Arc::clone(&snapshot)).set_replaced();
+        let before = self.snapshot.swap(Arc::clone(&snapshot));
+        before.set_replaced();
+        self.retired.push(before);
         prepared.commit(&snapshot);
         snapshot.retire_series();
         Ok(())
     }
 
-    /// Keeps an eye on what is in force and on `broken`: a file that was included anew and refused is mended there.
-    fn watch_also(&mut self, broken: &[PathBuf]) {
-        self.watched = [watched(&self.snapshot.load().config), broken.to_vec()].concat();
-        let mut seen = fingerprint(&self.watched);
-        // What was watched already may have changed since it was read, and that is still to be seen.
-        for (path, look) in &mut seen {
-            if let Some(before) = self.seen.get(path) {
-                *look = *before;
-            }
+    /// Takes apart the snapshots that nobody holds any more. A worker that let the last one go would have to.
+    fn sweep(&mut self) {
+        let (free, held) = mem::take(&mut self.retired).into_iter().partition(|old| Arc::strong_count(old) == 1);
+        self.retired = held;
+        let free: Vec<Arc<Snapshot>> = free;
+        if !free.is_empty() {
+            tokio::spawn(apart(move || drop(free)));
         }
-        self.seen = seen;
     }
 
-    /// Watches the directories of all files; `None` when the kernel gives no watch, and then the poll must do.
-    fn watch(&self, changes: &mpsc::Sender<()>) -> Option<RecommendedWatcher> {
-        let config = &self.snapshot.load().config;
-        if !config.reload.watch {
-            return None;
-        }
-        let changes = changes.clone();
-        let heard = move |event: notify::Result<notify::Event>| {
-            // Reading is no change; a full channel has one waiting already.
-            if !event.is_ok_and(|event| event.kind.is_access()) {
-                let _ = changes.try_send(());
-            }
-        };
-        let mut watcher = match notify::recommended_watcher(heard) {
-            Ok(watcher) => watcher,
-            Err(error) => {
-                tracing::warn!(%error, "no file watch: the file is polled only");
-                return None;
-            }
-        };
-        let directory = |path: &PathBuf| match path.parent() {
-            _ if path.is_dir() => path.clone(),
-            Some(parent) if parent != Path::new("") => parent.to_owned(),
-            _ => PathBuf::from("."),
-        };
-        for directory in self.watched.iter().map(directory).collect::<BTreeSet<_>>() {
-            if let Err(error) = watcher.watch(&directory, RecursiveMode::NonRecursive) {
-                tracing::warn!(%error, directory = %directory.display(), "no file watch: the file is polled only");
-            }
-        }
-        Some(watcher)
+    /// Listens where changes would show.
+    fn listen(&mut self) {
+        let snapshot = self.snapshot.load();
+        let config = &snapshot.config;
+        let sources = [&config.sources, &self.tried];
+        let files: BTreeSet<PathBuf> = sources.iter().flat_map(|sources| sources.present()).collect();
+        let directories: Vec<PathBuf> = sources.iter().flat_map(|sources| sources.directories()).collect();
+        let places = Places::of(files.iter().map(PathBuf::as_path), directories.iter().map(PathBuf::as_path));
+        let listening = if config.reload.watch { Listening::On } else { Listening::Off };
+        self.ear.turn_to(places, listening);
+    }
+
+    async fn look(&self) -> Look {
+        let (in_force, tried) = (self.snapshot.load().config.sources.clone(), self.tried.clone());
+        let before = self.seen.clone().unwrap_or_default();
+        let look = move || Look::at(&in_force.present() | &tried.present(), &before);
+        tokio::task::spawn_blocking(look).await.unwrap_or_default()
+    }
+
+    async fn paths(&self) -> BTreeSet<PathBuf> {
+        let (in_force, tried) = (self.snapshot.load().config.sources.clone(), self.tried.clone());
+        tokio::task::spawn_blocking(move || &in_force.present() | &tried.present()).await.unwrap_or_default()
+    }
+
+    fn is_seen(&self, look: &Look) -> bool {
+        self.seen.as_ref().is_some_and(|seen| seen.is_same(look))
+    }
+
+    fn poll(&self) -> Duration {
+        self.snapshot.load().config.reload.poll
     }
 }
 
-/// What is to be put in force.
-struct Built {
-    snapshot: Snapshot,
-    warnings: Problems,
-    fates: Option<Fates>,
-}
-
-/// Loads and builds; `None` when the text is what is in force already.
-fn build(file: &Path, before: &Snapshot, metrics: &Arc<Metrics>) -> Result<Option<Built>, Rejected> {
-    let Loaded { config, warnings } = Config::load(file).map_err(Rejected::Problems)?;
-    // The token has no part in the hash.
-    if config.hash == before.config.hash && config.admin.token == before.config.admin.token {
-        return Ok(None);
-    }
-    let snapshot = Snapshot::build(config, Some(before), metrics);
-    let fates = Fates::of(before, &snapshot);
-    Ok(Some(Built { snapshot, warnings, fates }))
-}
-
-/// Waits until nothing has changed for a while: a file is often written in several steps.
-async fn settle(changed: &mut mpsc::Receiver<()>) {
-    let latest = tokio::time::Instant::now() + SETTLE_AT_MOST;
-    while let Ok(Some(())) = tokio::time::timeout(QUIET, changed.recv()).await {
-        if tokio::time::Instant::now() >= latest {
-            break;
-        }
-    }
+/// What became of a configuration that can be used.
+enum Applied {
+    Now {
+        warnings: Problems,
+    },
+    /// It is what is in force.
+    Already,
 }
 
 fn log_problem(problem: &Problem) {
@@ -306,23 +385,6 @@ fn log_problem(problem: &Problem) {
         crate::config::Severity::Error => tracing::error!("{problem}"),
         crate::config::Severity::Warning => tracing::warn!("{problem}"),
     }
-}
-
-/// What a configuration depends on: its files, and the directories in which others may come.
-fn watched(config: &Config) -> Vec<PathBuf> {
-    config.files.iter().chain(&config.include_directories).cloned().collect()
-}
-
-/// What shows that files changed without reading them; a directory's shows that one came or went.
-type Fingerprint = BTreeMap<PathBuf, Option<(u64, u64, Option<SystemTime>)>>;
-
-fn fingerprint(paths: &[PathBuf]) -> Fingerprint {
-    use std::os::unix::fs::MetadataExt;
-    let look = |path: &Path| {
-        let metadata = fs::metadata(path).ok()?;
-        Some((metadata.ino(), metadata.len(), metadata.modified().ok()))
-    };
-    paths.iter().map(|path| (path.clone(), look(path))).collect()
 }
 
 impl std::fmt::Display for Rejected {
@@ -343,5 +405,18 @@ impl Error for Rejected {}
 
 /// Who asks while so many wait need not: theirs is still to come.
 const MOST_WAITING: usize = 16;
+/// After the last change; a file is often written in several steps.
 const QUIET: Duration = Duration::from_millis(150);
-const SETTLE_AT_MOST: Duration = Duration::from_millis(1500);
+/// Where a writer has a file open, or a file is missing or empty. With what it takes to load, less than two seconds.
+const QUIET_OF_A_WRITER: Duration = Duration::from_millis(1500);
+/// Where the kernel tells neither of changes nor of writers.
+const QUIET_UNHEARD: Duration = Duration::from_secs(1);
+/// Files that never come to rest are read as they are.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE_OF_WHO_ASKS: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+/// How often it is seen to that old snapshots go.
+const SWEEP: Duration = Duration::from_secs(2);
+/// Between a file system's clock and ours.
+const CLOCK_SLACK: Duration = Duration::from_secs(2);

@@ -14,6 +14,7 @@ mod located;
 mod parse;
 mod problem;
 mod raw;
+mod sources;
 mod suggest;
 mod token;
 mod units;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use self::problem::{Place, Problem, Problems, Severity};
+pub use self::sources::Sources;
 pub use self::token::Token;
 pub use self::units::{UnitError, duration_in};
 use crate::server_name::{Pattern, ServerName};
@@ -46,10 +48,15 @@ impl Config {
     /// # Errors
     /// All [`Problems`], warnings included, in the order of their places.
     pub fn load(path: &Path) -> Result<Loaded, Problems> {
+        Self::load_from(path).0
+    }
+
+    /// As [`Config::load`], and tells what was read for it, also of a file that cannot be used.
+    pub fn load_from(path: &Path) -> (Result<Loaded, Problems>, Sources) {
         let mut problems = Problems::default();
         match files::read(path, &mut problems) {
-            Some(text) => Self::parse(&text, path),
-            None => Err(problems),
+            Some(text) => Self::parse_from(&text, path),
+            None => (Err(problems), Sources::new(path)),
         }
     }
 
@@ -58,13 +65,18 @@ impl Config {
     /// # Errors
     /// All [`Problems`], warnings included, in the order of their places.
     pub fn parse(text: &str, file_name: &Path) -> Result<Loaded, Problems> {
+        Self::parse_from(text, file_name).0
+    }
+
+    fn parse_from(text: &str, file_name: &Path) -> (Result<Loaded, Problems>, Sources) {
         let mut problems = Problems::default();
-        let (config, files) = parse::config(text, file_name, &mut problems);
-        problems.sort(&files);
-        match config {
+        let (config, sources) = parse::config(text, file_name, &mut problems);
+        problems.sort(&sources.files);
+        let loaded = match config {
             Some(config) => Ok(Loaded { config, warnings: problems }),
             None => Err(problems),
-        }
+        };
+        (loaded, sources)
     }
 
     /// The JSON Schema (draft 2020-12) of the routing file, as a document to be saved.
@@ -93,10 +105,9 @@ pub struct Config {
     pub admin: Admin,
     pub log: Log,
     pub reload: Reload,
-    /// Every file that was read (the routing file first, then what it includes, then the token), for the watch.
+    /// Every routing file that was read: the main one first, then what it includes.
     pub files: Vec<PathBuf>,
-    /// Where `include` looks, whether or not it found a file there.
-    pub include_directories: Vec<PathBuf>,
+    pub sources: Sources,
     /// Sixteen hexadecimal digits over the bytes of all files but the token, of which it would give hints: equal text,
     /// equal hash.
     pub hash: String,

@@ -549,7 +549,7 @@ pub enum LogConnections {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Reload {
-    /// Watch the directories of the files.
+    /// Watch the files and their directories.
     #[schemars(extend("default" = true))]
     pub watch: Field<bool>,
     /// Besides, look at the files' content so often: some file systems do not tell.

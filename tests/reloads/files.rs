@@ -4,8 +4,9 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -16,74 +17,292 @@ use crate::harness::{DEADLINE, Lb, Lines, Reload, poll};
 use crate::trial::Trial;
 use crate::wire::send;
 
-#[test]
-fn a_file_may_be_changed_in_every_way_and_is_applied_once() {
-    let (one, two) = (Backend::answering(b"one"), Backend::answering(b"two"));
-    let lb = Trial::of(Lb::new().route("a.test", &one));
-    let texts = [Lb::new().route("a.test", &two).config(), Lb::new().route("a.test", &one).config()];
-    let file = lb.config_file();
-    type Way = (&'static str, fn(&Path, &str));
-    let ways: [Way; 4] = [
-        ("rename", |file, text| {
-            let beside = file.with_file_name("next");
-            fs::write(&beside, text).unwrap();
-            fs::rename(beside, file).unwrap();
-        }),
-        ("in place", |file, text| fs::write(file, text).unwrap()),
-        ("delete and create", |file, text| {
-            fs::remove_file(file).unwrap();
-            fs::write(file, text).unwrap();
-        }),
-        ("in place, slowly", |file, text| {
-            let mut file = fs::File::create(file).unwrap();
-            for part in text.as_bytes().chunks(text.len() / 8) {
-                file.write_all(part).unwrap();
-                thread::sleep(Duration::from_millis(30));
-            }
-        }),
-    ];
-    for (turn, (what, change)) in ways.into_iter().enumerate() {
-        let seen = lb.log().len();
-        change(&file, &texts[turn % 2]);
-        assert_eq!(lb.wait_for_reload_after(seen), Reload::Applied, "{what}");
-        assert_eq!(lb.answer("a.test"), if turn % 2 == 0 { b"two" } else { b"one" }, "{what}");
-        // An editor's own files beside it are nobody's business.
+type Way = (&'static str, fn(&Path, &str));
+
+/// As programs write files: each leaves the file with `text` in it.
+const WAYS: &[Way] = &[
+    ("rename", |file, text| {
+        fs::write(file.with_file_name("next"), text).unwrap();
+        fs::rename(file.with_file_name("next"), file).unwrap();
+    }),
+    ("in place", |file, text| fs::write(file, text).unwrap()),
+    ("delete and create", |file, text| {
+        fs::remove_file(file).unwrap();
+        fs::write(file, text).unwrap();
+    }),
+    ("delete, wait, create", |file, text| {
+        fs::remove_file(file).unwrap();
+        thread::sleep(Duration::from_millis(500));
+        fs::write(file, text).unwrap();
+    }),
+    ("truncate, wait, write", |file, text| {
+        fs::write(file, "").unwrap();
+        thread::sleep(Duration::from_millis(500));
+        fs::write(file, text).unwrap();
+    }),
+    ("in place, slowly", |file, text| in_parts(file, text, 8, Duration::from_millis(30))),
+    // Half of it is good by itself, and the pause is longer than it takes to see a change.
+    ("in place, with long pauses", |file, text| in_parts(file, text, 3, Duration::from_millis(700))),
+    ("vim", |file, text| {
+        fs::write(file.with_file_name("4913"), "").unwrap();
+        fs::remove_file(file.with_file_name("4913")).unwrap();
         fs::write(file.with_file_name(".config.yaml.swp"), "{").unwrap();
+        fs::rename(file, file.with_file_name("config.yaml~")).unwrap();
+        fs::write(file, text).unwrap();
+        fs::remove_file(file.with_file_name("config.yaml~")).unwrap();
+        fs::remove_file(file.with_file_name(".config.yaml.swp")).unwrap();
+    }),
+    ("emacs", |file, text| {
+        symlink("somebody@somewhere.1234", file.with_file_name(".#config.yaml")).unwrap();
+        fs::write(file.with_file_name("#config.yaml#"), "{").unwrap();
+        fs::copy(file, file.with_file_name("config.yaml~")).unwrap();
+        fs::write(file, text).unwrap();
+        fs::remove_file(file.with_file_name("#config.yaml#")).unwrap();
+        fs::remove_file(file.with_file_name(".#config.yaml")).unwrap();
+    }),
+    ("sed -i, kate, and a link over it", |file, text| {
+        fs::write(file.with_file_name("sedQ7xk2f"), text).unwrap();
+        fs::hard_link(file.with_file_name("sedQ7xk2f"), file.with_file_name("config.yaml.kYzq12")).unwrap();
+        fs::rename(file.with_file_name("sedQ7xk2f"), file).unwrap();
+        fs::remove_file(file.with_file_name("config.yaml.kYzq12")).unwrap();
+    }),
+];
+
+fn in_parts(file: &Path, text: &str, parts: usize, pause: Duration) {
+    let mut file = fs::File::create(file).unwrap();
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    for (number, part) in lines.chunks(lines.len().div_ceil(parts)).enumerate() {
+        if number > 0 {
+            thread::sleep(pause);
+        }
+        file.write_all(part.concat().as_bytes()).unwrap();
     }
-    assert_eq!(lb.metric("config_reloads_total", &[("result", "applied")]), 1.0 + 4.0);
+}
+
+/// Every way, one after the other; each is to be applied once, and in time.
+#[track_caller]
+fn go_every_way(with: &str, in_time: Duration, ways: &[Way]) {
+    let (one, two) = (Backend::answering(b"one"), Backend::answering(b"two"));
+    // Comments make the parts of the file good YAML, and a good configuration from the second third on.
+    let text = |backend: &Backend| {
+        let padding = "# a line of a file that is written slowly\n".repeat(40);
+        Lb::new().route("a.test", backend).with(with).config() + &padding + "unmatched: { pool: pool-0 }\n"
+    };
+    let (text_one, text_two) = (text(&one), text(&two));
+    let lb = Trial::with(&text_one);
+    let file = lb.config_file();
+    for (turn, (what, change)) in ways.iter().enumerate() {
+        let (next, answer): (_, &[u8]) = if turn % 2 == 0 { (&text_two, b"two") } else { (&text_one, b"one") };
+        let seen = lb.log().len();
+        change(&file, next);
+        let changed = Instant::now();
+        assert_eq!(lb.wait_for_reload_after(seen), Reload::Applied, "{what}");
+        let took = changed.elapsed();
+        assert!(took < in_time, "{what}: {took:?}");
+        // The last line of the file counts.
+        assert_eq!(lb.answer("unmatched.test"), answer, "{what}");
+    }
+    // Somewhat longer than a change takes to be seen: nothing more comes of them.
+    thread::sleep(Duration::from_millis(2500));
+    assert_eq!(lb.metric("config_reloads_total", &[("result", "applied")]), 1.0 + ways.len() as f64);
     assert_eq!(lb.metric("config_reloads_total", &[("result", "rejected")]), 0.0, "half a file was read");
+    assert_eq!(lb.metric("config_reloads_total", &[("result", "unchanged")]), 0.0);
     lb.end();
 }
 
-/// As kubelet does it: the file is a link through `..data`, which is swapped by rename.
+#[test]
+fn a_file_may_be_changed_in_every_way_and_is_applied_once() {
+    // Two seconds, and as much again for a machine that is busy.
+    go_every_way("", Duration::from_secs(4), WAYS);
+}
+
+/// The poll alone has to do; it does not see who is still writing, so that pauses are to be short.
+#[test]
+fn without_a_watch_the_poll_sees_every_change() {
+    let ways: Vec<Way> = WAYS.iter().filter(|(what, _)| *what != "in place, with long pauses").copied().collect();
+    go_every_way("reload: { watch: false, poll: 200ms }", Duration::from_secs(4), &ways);
+}
+
+/// The half of a file that cannot be used is not told of while its writer is still at it.
+#[test]
+fn a_writer_that_takes_long_is_waited_for() {
+    let (one, two) = (Backend::answering(b"one"), Backend::answering(b"two"));
+    let lb = Trial::of(Lb::new().route("a.test", &one));
+    let text = Lb::new().route("a.test", &two).config();
+    let seen = lb.log().len();
+    // The first half ends in the middle of a line.
+    let (first, second) = text.split_at(text.find("backends: [").unwrap() + 12);
+    let mut file = fs::File::create(lb.config_file()).unwrap();
+    file.write_all(first.as_bytes()).unwrap();
+    thread::sleep(Duration::from_secs(3));
+    file.write_all(second.as_bytes()).unwrap();
+    drop(file);
+    assert_eq!(lb.wait_for_reload_after(seen), Reload::Applied);
+    assert_eq!(lb.answer("a.test"), b"two");
+    assert_eq!(lb.metric("config_reloads_total", &[("result", "rejected")]), 0.0);
+    lb.end();
+}
+
+/// A file that breaks by and by is told of once each time it is other than before.
+#[test]
+fn a_rejected_file_is_looked_at_again_when_it_changes_further() {
+    let backend = Backend::answering(b"served");
+    let lb = Trial::of(Lb::new().route("a.test", &backend));
+    let good = lb.config_text();
+    let append = |text: &str| {
+        let seen = lb.log().len();
+        fs::OpenOptions::new().append(true).open(lb.config_file()).unwrap().write_all(text.as_bytes()).unwrap();
+        lb.wait_for_reload_after(seen)
+    };
+    assert_eq!(append("unmatched: { pool: nowhere"), Reload::Rejected);
+    assert_eq!(append(", refuse: close }\n"), Reload::Rejected);
+    assert_eq!(lb.edit(&good), Reload::Unchanged, "back to what is in force");
+    assert_eq!(append("unmatched: { refuse: close }\n"), Reload::Applied);
+    assert_eq!(lb.metric("config_reloads_total", &[("result", "rejected")]), 2.0);
+    lb.end();
+}
+
+/// A snigate whose routing file stands where a test wants it, started by whatever command.
+struct Placed {
+    child: Child,
+    log: Lines,
+}
+
+impl Placed {
+    #[track_caller]
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let log = Lines::follow(child.stdout.take().unwrap());
+        let placed = Self { child, log };
+        assert!(placed.log.wait_for(0, DEADLINE, |line| line["msg"] == "ready").is_some(), "{}", placed.log);
+        placed
+    }
+
+    fn run(file: &Path) -> Self {
+        Self::start(Command::new(env!("CARGO_BIN_EXE_snigate")).args(["run", "--config"]).arg(file))
+    }
+
+    /// The one line that comes of `change`.
+    #[track_caller]
+    fn applies(&self, what: &str, change: impl FnOnce()) {
+        let seen = self.log.len();
+        change();
+        let told = |line: &Value| line["msg"].as_str().is_some_and(|msg| msg.starts_with("reload "));
+        let line = self.log.wait_for(seen, DEADLINE, told);
+        assert_eq!(line.map(|line| line["msg"].clone()), Some("reload applied".into()), "{what}\n{}", self.log);
+    }
+
+    fn applied(&self) -> usize {
+        self.log.all().iter().filter(|line| line["msg"] == "reload applied").count()
+    }
+}
+
+impl Drop for Placed {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// As kubelet does it: the file is a link through `..data`, which is swapped by rename, again and again.
 #[test]
 fn a_config_map_is_swapped_whole() {
-    let (one, two) = (Backend::answering(b"one"), Backend::answering(b"two"));
+    let backend = Backend::answering(b"served");
     let directory = tempfile::tempdir().unwrap();
-    let place = |name: &str, text: &str| {
-        fs::create_dir(directory.path().join(name)).unwrap();
-        fs::write(directory.path().join(name).join("config.yaml"), text).unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let place = |turn: usize| {
+        fs::create_dir(at(&format!("..{turn}"))).unwrap();
+        let text = Lb::new().route(&format!("turn-{turn}.test"), &backend).config();
+        fs::write(at(&format!("..{turn}/config.yaml")), text).unwrap();
     };
-    place("..1", &Lb::new().route("a.test", &one).config());
-    symlink("..1", directory.path().join("..data")).unwrap();
-    symlink("..data/config.yaml", directory.path().join("config.yaml")).unwrap();
-    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_snigate"))
-        .args(["run", "--config"])
-        .arg(directory.path().join("config.yaml"))
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let log = Lines::follow(child.stdout.take().unwrap());
-    let ready = log.wait_for(0, DEADLINE, |line| line["msg"] == "ready");
-    place("..2", &Lb::new().route("a.test", &two).config());
-    symlink("..2", directory.path().join("..next")).unwrap();
-    fs::rename(directory.path().join("..next"), directory.path().join("..data")).unwrap();
-    fs::remove_dir_all(directory.path().join("..1")).unwrap();
-    let applied = log.wait_for(0, DEADLINE, |line| line["msg"] == "reload applied");
-    let rejected = log.all().iter().any(|line| line["msg"].as_str().is_some_and(|msg| msg.contains("rejected")));
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(ready.is_some() && applied.is_some() && !rejected, "{log}");
+    place(0);
+    symlink("..0", at("..data")).unwrap();
+    symlink("..data/config.yaml", at("config.yaml")).unwrap();
+    let lb = Placed::run(&at("config.yaml"));
+    for turn in 1..=10 {
+        lb.applies(&format!("swap {turn}"), || {
+            place(turn);
+            symlink(format!("..{turn}"), at("..data_tmp")).unwrap();
+            fs::rename(at("..data_tmp"), at("..data")).unwrap();
+            fs::remove_dir_all(at(&format!("..{}", turn - 1))).unwrap();
+        });
+    }
+    assert_eq!(lb.applied(), 10);
+}
+
+#[test]
+fn a_linked_directory_is_followed() {
+    let backend = Backend::answering(b"served");
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let text = |name: &str| Lb::new().route(name, &backend).config();
+    for (version, name) in [("v1", "one.test"), ("v2", "two.test")] {
+        fs::create_dir(at(version)).unwrap();
+        fs::write(at(&format!("{version}/config.yaml")), text(name)).unwrap();
+    }
+    symlink("v1", at("current")).unwrap();
+    let lb = Placed::run(&at("current/config.yaml"));
+    lb.applies("the link leads elsewhere", || {
+        symlink("v2", at("next")).unwrap();
+        fs::rename(at("next"), at("current")).unwrap();
+    });
+    lb.applies("a file there changes", || fs::write(at("v2/config.yaml"), text("three.test")).unwrap());
+    // What it led to before is nobody's business any more.
+    fs::write(at("v1/config.yaml"), "{").unwrap();
+    lb.applies("and again", || fs::write(at("v2/config.yaml"), text("four.test")).unwrap());
+}
+
+/// As `docker run -v FILE:FILE` does it: the inode stays, and its directory tells nothing.
+#[test]
+fn a_file_that_is_mounted_alone_is_seen() {
+    let backend = Backend::answering(b"served");
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let text = |name: &str| Lb::new().route(name, &backend).with("reload: { poll: 1h }").config();
+    fs::create_dir(at("inside")).unwrap();
+    fs::write(at("inside/config.yaml"), "").unwrap();
+    fs::write(at("outside.yaml"), text("one.test")).unwrap();
+    let script = r#"mount --bind "$1" "$2" && exec "$3" run --config "$2""#;
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--map-root-user", "--propagation", "private", "sh", "-c", script, "sh"]);
+    command.args([at("outside.yaml"), at("inside/config.yaml"), env!("CARGO_BIN_EXE_snigate").into()]);
+    if !can_unshare("--mount") {
+        return;
+    }
+    let lb = Placed::start(&mut command);
+    lb.applies("written in place", || fs::write(at("outside.yaml"), text("two.test")).unwrap());
+    lb.applies("and again", || fs::write(at("outside.yaml"), text("three.test")).unwrap());
+    assert_eq!(lb.applied(), 2);
+}
+
+/// The kernel gives no watch; it says so once, and polls.
+#[test]
+fn without_inotify_the_poll_has_to_do() {
+    let backend = Backend::answering(b"served");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("config.yaml");
+    let text = |name: &str| Lb::new().route(name, &backend).with("reload: { poll: 300ms }").config();
+    fs::write(&file, text("one.test")).unwrap();
+    let script = r#"echo 0 > /proc/sys/user/max_inotify_instances && exec "$1" run --config "$2""#;
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_snigate")]).arg(&file);
+    if !can_unshare("--user") {
+        return;
+    }
+    let lb = Placed::start(&mut command);
+    for name in ["two.test", "three.test"] {
+        lb.applies(name, || fs::write(&file, text(name)).unwrap());
+    }
+    let warned = lb.log.all().iter().filter(|line| line["level"] == "WARN").count();
+    assert_eq!(warned, 1, "{}", lb.log);
+}
+
+/// Whether this machine lets us make namespaces; where nothing may be missing, it must.
+fn can_unshare(kind: &str) -> bool {
+    let made = Command::new("unshare").args([kind, "--map-root-user", "true"]).stderr(Stdio::null()).status();
+    let can = made.is_ok_and(|status| status.success());
+    assert!(can || std::env::var_os("SNIGATE_REQUIRE_FOREIGN").is_none(), "no namespaces here");
+    can
 }
 
 #[test]

@@ -412,7 +412,7 @@ fn other_settings(old: &Config, new: &Config) -> Vec<&'static str> {
         not_tls: _,
         pools: _,
         files: _,
-        include_directories: _,
+        sources: _,
         hash: _,
     } = old;
     let alike = [

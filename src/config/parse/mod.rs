@@ -25,21 +25,24 @@ use super::located::{self, Located};
 use super::problem::{Place, Problems};
 use super::raw::{self, Field};
 use super::suggest::DidYouMean;
-use super::{Config, files, yaml};
+use super::{Config, Sources, files, yaml};
 
-/// Reads `text`, and the files that it includes. Returns the files that were read, whatever came of them.
-pub fn config(text: &str, file: &Path, problems: &mut Problems) -> (Option<Config>, Vec<PathBuf>) {
-    let mut sources = Sources { files: Vec::new(), include_directories: Vec::new(), hash: files::Hash::new() };
+/// Reads `text`, and the files that it includes. Returns what was read, whatever came of it.
+pub fn config(text: &str, file: &Path, problems: &mut Problems) -> (Option<Config>, Sources) {
+    let mut reading = Reading { files: Vec::new(), patterns: Vec::new(), hash: files::Hash::new() };
     let main: Arc<Path> = file.into();
     let top = At::top(&main);
-    let Some(mut raw) = sources.raw::<raw::File>(text, &main, problems) else { return (None, sources.files) };
+    let Some(mut raw) = reading.raw::<raw::File>(text, &main, problems) else { return (None, Sources::new(file)) };
 
     let mut routes = vec![(Arc::clone(&main), raw.routes.take())];
     let mut pools = vec![(Arc::clone(&main), raw.pools.take())];
-    for (file, included) in include(raw.include.take(), &top, &mut sources, problems) {
+    for (file, included) in include(raw.include.take(), &top, &mut reading, problems) {
         routes.push((Arc::clone(&file), included.routes));
         pools.push((file, included.pools));
     }
+
+    let token = settings::token_file(raw.admin.as_ref(), file);
+    let sources = Sources { files: reading.files.clone(), patterns: reading.patterns, token };
 
     let congestion = settings::default_congestion(raw.tcp.as_mut(), &top, problems);
     let listeners = listeners::parse(raw.listeners, &top, congestion.as_ref(), problems);
@@ -48,7 +51,7 @@ pub fn config(text: &str, file: &Path, problems: &mut Problems) -> (Option<Confi
     let routes = routes::parse(routes, &listeners.names, &pools.names, problems);
     checks::default_names(&mut pools, &routes.parsed, problems);
     let mut fallback = |raw, key, default| routes::fallback(raw, &top, key, default, &pools.names, problems);
-    let mut config = Config {
+    let config = Config {
         no_sni: fallback(raw.no_sni, "no_sni", super::Refuse::Alert),
         unmatched: fallback(raw.unmatched, "unmatched", super::Refuse::Alert),
         not_tls: fallback(raw.not_tls, "not_tls", super::Refuse::Close),
@@ -60,34 +63,33 @@ pub fn config(text: &str, file: &Path, problems: &mut Problems) -> (Option<Confi
         admin: settings::admin(raw.admin, &top, &listeners.bound, problems),
         log: settings::log(raw.log, &top),
         reload: settings::reload(raw.reload, &top, problems),
-        hash: sources.hash.finish(),
-        files: sources.files.clone(),
-        include_directories: sources.include_directories,
+        hash: reading.hash.finish(),
+        files: reading.files,
+        sources: sources.clone(),
         listeners: listeners.parsed,
         routes: routes.parsed,
         pools: pools.parsed,
     };
     conflicts::find(&config.routes, &routes.indices, config.listeners.len(), problems);
     if problems.errors() > 0 {
-        return (None, sources.files);
+        return (None, sources);
     }
-    config.files.extend(config.admin.token.iter().map(|token| token.file().to_path_buf()));
     pools::warn_of_unused(&config, &pools.places, problems);
     listeners::warn_of_unused(&config, &listeners.places, problems);
-    (Some(config), sources.files)
+    (Some(config), sources)
 }
 
 /// What each file says under one key.
 type FromFiles<T> = Vec<(Arc<Path>, Field<T>)>;
 
 /// What has been read so far.
-struct Sources {
+struct Reading {
     files: Vec<PathBuf>,
-    include_directories: Vec<PathBuf>,
+    patterns: Vec<String>,
     hash: files::Hash,
 }
 
-impl Sources {
+impl Reading {
     fn raw<T: for<'t> Deserialize<'t>>(&mut self, text: &str, file: &Arc<Path>, problems: &mut Problems) -> Option<T> {
         self.files.push(file.to_path_buf());
         self.hash.add(text);
@@ -102,14 +104,14 @@ impl Sources {
 fn include(
     field: Field<raw::OneOrMany<String>>,
     top: &At<'_>,
-    sources: &mut Sources,
+    reading: &mut Reading,
     problems: &mut Problems,
 ) -> Vec<(Arc<Path>, raw::Included)> {
     let main = top.place().file;
     let mut seen = HashSet::from([main.to_path_buf()]);
     let mut included = Vec::new();
     each(field, top, "include", problems, |pattern, at, problems| {
-        sources.include_directories.push(files::directory(&pattern, &main));
+        reading.patterns.push(pattern.clone());
         let found = match files::find(&pattern, &main) {
             Ok(found) if found.is_empty() => {
                 problems.warning(at, "no file has such a name");
@@ -132,7 +134,7 @@ fn include(
             if seen.insert(path.clone()) {
                 let file: Arc<Path> = path.into();
                 let text = files::read(&file, problems);
-                if let Some(raw) = text.and_then(|text| sources.raw(&text, &file, problems)) {
+                if let Some(raw) = text.and_then(|text| reading.raw(&text, &file, problems)) {
                     included.push((file, raw));
                 }
             }

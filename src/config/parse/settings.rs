@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -139,6 +139,16 @@ pub fn admin(field: Field<raw::Admin>, top: &At<'_>, bound: &[(SocketAddr, Place
     Admin { bind, allow_control, token }
 }
 
+/// The file with the token, wherever `main` says it is, be there one or not.
+pub fn token_file(admin: Option<&Located<raw::Admin>>, main: &Path) -> Option<PathBuf> {
+    let named = admin?.value.as_ref()?.token_file.as_ref()?.value.as_deref().filter(|file| *file != "none")?;
+    Some(beside(main, named))
+}
+
+fn beside(main: &Path, file: &str) -> PathBuf {
+    main.parent().unwrap_or(Path::new("")).join(file)
+}
+
 /// Who may change state, and the token that says so.
 fn control(
     allow: Field<raw::AllowControl>,
@@ -150,7 +160,7 @@ fn control(
     let is_named = token_file.as_ref().is_some_and(|file| file.value.as_deref() != Some("none"));
     let token = read(token_file, at, "token_file", problems, |file| match &*file {
         "none" => Ok(None),
-        file => Token::read(&at.place().file.parent().unwrap_or(Path::new("")).join(file)).map(Some),
+        file => Token::read(&beside(&at.place().file, file)).map(Some),
     });
     let Some(Located { spot, value: Some(allow) }) = allow else { return (AllowControl::Auto, token.flatten()) };
     match allow {

@@ -1,0 +1,153 @@
+//! Hears from the kernel that files change, and whether somebody is still writing.
+//!
+//! In:  [`Places`].
+//! Out: a wake-up, when the last change was, whether a writer still has a file open.
+//! Source: inotify(7), by way of notify.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use notify::event::{AccessKind, AccessMode, ModifyKind};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::places::Places;
+
+/// What is heard of the places that are watched now.
+pub(super) struct Ear {
+    heard: Arc<Heard>,
+    places: Places,
+    /// `None`: the kernel tells nothing, and the poll must do.
+    watcher: Option<RecommendedWatcher>,
+    has_warned: bool,
+}
+
+#[derive(Default)]
+struct Heard {
+    so_far: Mutex<SoFar>,
+    more: Notify,
+}
+
+#[derive(Default)]
+struct SoFar {
+    /// Not yet looked into.
+    is_news: bool,
+    last: Option<Instant>,
+    /// Written to, and not closed since.
+    open: HashSet<PathBuf>,
+}
+
+/// Whether the kernel is asked to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Listening {
+    On,
+    Off,
+}
+
+impl Ear {
+    pub(super) fn new() -> Self {
+        Self { heard: Arc::default(), places: Places::default(), watcher: None, has_warned: false }
+    }
+
+    /// Turns to `places`, if they are others than before.
+    pub(super) fn turn_to(&mut self, places: Places, listening: Listening) {
+        if listening == Listening::Off {
+            self.watcher = None;
+            self.places = Places::default();
+        } else if self.watcher.is_none() || self.places != places {
+            match watch(&places, &self.heard) {
+                Ok(watcher) => {
+                    self.watcher = Some(watcher);
+                    self.has_warned = false;
+                }
+                Err(error) => {
+                    self.watcher = None;
+                    if !std::mem::replace(&mut self.has_warned, true) {
+                        tracing::warn!(%error, "no file watch: the files are polled only");
+                    }
+                }
+            }
+            self.places = places;
+            // Who writes is heard anew; a writer who was missed is waited for as any other change.
+            self.so_far().open.clear();
+        }
+    }
+
+    /// Waits for a change that was not looked into yet.
+    pub(super) async fn news(&self) {
+        loop {
+            let more = self.heard.more.notified();
+            if std::mem::take(&mut self.so_far().is_news) {
+                return;
+            }
+            more.await;
+        }
+    }
+
+    /// How long ago the last change was; `None`: none was heard of yet.
+    pub(super) fn quiet_for(&self) -> Option<Duration> {
+        self.so_far().last.map(|last| last.elapsed())
+    }
+
+    pub(super) fn hears_a_writer(&self) -> bool {
+        !self.so_far().open.is_empty()
+    }
+
+    fn so_far(&self) -> MutexGuard<'_, SoFar> {
+        self.heard.so_far.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn watch(places: &Places, heard: &Arc<Heard>) -> notify::Result<RecommendedWatcher> {
+    let (heard, which) = (Arc::clone(heard), places.clone());
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| heard.note(event, &which))?;
+    for path in places.to_watch() {
+        match watcher.watch(path, RecursiveMode::NonRecursive) {
+            // What is not there is looked for by the poll.
+            Err(error) if path.exists() => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(watcher)
+}
+
+impl Heard {
+    fn note(&self, event: notify::Result<Event>, places: &Places) {
+        let mut so_far = self.so_far.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = match event {
+            // Whatever was missed may be a change.
+            Err(_) => true,
+            Ok(event) if event.need_rescan() => true,
+            Ok(event) => {
+                let mut counting = event.paths.into_iter().filter(|path| places.counts(path)).peekable();
+                match event.kind {
+                    _ if counting.peek().is_none() => false,
+                    EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
+                        counting.for_each(|path| _ = so_far.open.remove(&path));
+                        true
+                    }
+                    // Reading is no change.
+                    EventKind::Access(_) => false,
+                    EventKind::Modify(ModifyKind::Data(_)) => {
+                        so_far.open.extend(counting);
+                        true
+                    }
+                    EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => {
+                        counting.for_each(|path| _ = so_far.open.remove(&path));
+                        true
+                    }
+                    _ => true,
+                }
+            }
+        };
+        if is_news {
+            so_far.is_news = true;
+            so_far.last = Some(Instant::now());
+            drop(so_far);
+            self.more.notify_waiters();
+        }
+    }
+}

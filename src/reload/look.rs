@@ -1,0 +1,175 @@
+//! Looks at files: what they hold, and when that last changed.
+//!
+//! In:  paths.
+//! Out: a [`Look`]; two of them tell whether anything is different.
+//!
+//! What counts is the content: a time of change can stay the same over a change, or change over none.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::hash::Hasher;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// What some files held when they were looked at. Blocking: to be taken on a thread that may wait for a disk.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Look(BTreeMap<PathBuf, Option<Seen>>);
+
+/// A file that can be read.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    stamp: Stamp,
+    content: u64,
+}
+
+/// What a file system tells without reading the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Look {
+    /// Looks at `paths`. What is large and bears the stamp that it has in `before` is not read again.
+    pub(super) fn at(paths: BTreeSet<PathBuf>, before: &Self) -> Self {
+        let now = SystemTime::now();
+        let look = |path: PathBuf| {
+            let seen = Seen::of(&path, before.0.get(&path).copied().flatten(), now);
+            (path, seen)
+        };
+        Self(paths.into_iter().map(look).collect())
+    }
+
+    /// The part that is about `paths`.
+    pub(super) fn only(mut self, paths: &BTreeSet<PathBuf>) -> Self {
+        self.0.retain(|path, _| paths.contains(path));
+        self
+    }
+
+    /// Whether the same files hold the same.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let content = |seen: &Option<Seen>| seen.map(|seen| seen.content);
+        self.0.len() == other.0.len()
+            && self.0.iter().zip(&other.0).all(|((a, x), (b, y))| a == b && content(x) == content(y))
+    }
+
+    /// Whether a file system would say that nothing happened in between.
+    pub(super) fn is_untouched(&self, other: &Self) -> bool {
+        let stamp = |seen: &Option<Seen>| seen.map(|seen| seen.stamp);
+        self.0.len() == other.0.len()
+            && self.0.iter().zip(&other.0).all(|((a, x), (b, y))| a == b && stamp(x) == stamp(y))
+    }
+
+    /// Whether a file is missing or empty, as they are between two steps of being replaced.
+    pub(super) fn has_gap(&self) -> bool {
+        self.0.values().any(|seen| seen.is_none_or(|seen| seen.stamp.size == 0))
+    }
+
+    /// For how long nothing has changed, as far as the file system knows and its clock is ours.
+    pub(super) fn quiet_for(&self) -> Duration {
+        let latest = self.0.values().flatten().map(|seen| seen.stamp.changed).max().unwrap_or_default();
+        SystemTime::now().duration_since(time(latest)).unwrap_or_default()
+    }
+}
+
+impl Seen {
+    fn of(path: &Path, before: Option<Self>, now: SystemTime) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        let stamp = Stamp {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        };
+        // A stamp that is younger than its own resolution could stand for two contents.
+        let is_settled = now.duration_since(time(stamp.changed)).is_ok_and(|age| age > COARSEST_CLOCK);
+        if let Some(before) = before
+            && before.stamp == stamp
+            && is_settled
+            && stamp.size > LARGE_BYTES
+        {
+            return Some(before);
+        }
+        if !metadata.is_file() || stamp.size > LARGEST_BYTES {
+            // It will not be used, whatever it holds.
+            return Some(Self { stamp, content: stamp.size });
+        }
+        Some(Self { stamp, content: content(path)? })
+    }
+}
+
+fn content(path: &Path) -> Option<u64> {
+    let mut file = File::open(path).ok()?.take(LARGEST_BYTES + 1);
+    let mut hasher = std::hash::DefaultHasher::new();
+    let mut chunk = vec![0; 64 << 10];
+    loop {
+        match file.read(&mut chunk).ok()? {
+            0 => return Some(hasher.finish()),
+            bytes => hasher.write(&chunk[..bytes]),
+        }
+    }
+}
+
+fn time((seconds, nanoseconds): (i64, i64)) -> SystemTime {
+    let since = |seconds, nanoseconds| Duration::new(seconds, u32::try_from(nanoseconds).unwrap_or_default());
+    u64::try_from(seconds).map_or(UNIX_EPOCH, |seconds| UNIX_EPOCH + since(seconds, nanoseconds))
+}
+
+/// Below it, a file is read at each look.
+const LARGE_BYTES: u64 = 1 << 20;
+/// What is larger is no configuration.
+const LARGEST_BYTES: u64 = 64 << 20;
+/// Some file systems count in two seconds.
+const COARSEST_CLOCK: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_content_counts_and_not_the_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("a");
+        let look = |before: &Look| Look::at(BTreeSet::from([file.clone()]), before);
+        let missing = look(&Look::default());
+        assert!(missing.has_gap() && missing.is_same(&missing));
+        fs::write(&file, "one").unwrap();
+        let one = look(&missing);
+        assert!(!one.has_gap() && !one.is_same(&missing));
+        let time = fs::metadata(&file).unwrap().modified().unwrap();
+
+        // The same size, inode and time of modification.
+        fs::write(&file, "two").unwrap();
+        File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
+        let two = look(&one);
+        assert!(!two.is_same(&one) && !two.is_untouched(&one));
+
+        // Another inode and time, the same content.
+        fs::write(directory.path().join("b"), "two").unwrap();
+        fs::rename(directory.path().join("b"), &file).unwrap();
+        let again = look(&two);
+        assert!(again.is_same(&two) && !again.is_untouched(&two));
+
+        fs::write(&file, "").unwrap();
+        assert!(look(&again).has_gap());
+        assert!(look(&again).quiet_for() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, before) = (directory.path().join("a"), Look::default());
+        fs::create_dir(&file).unwrap();
+        let look = Look::at(BTreeSet::from([file.clone()]), &before);
+        assert!(look.is_same(&Look::at(BTreeSet::from([file.clone()]), &before)));
+        fs::remove_dir(&file).unwrap();
+        File::create(&file).unwrap().set_len(LARGEST_BYTES + 1).unwrap();
+        assert!(!look.is_same(&Look::at(BTreeSet::from([file]), &before)));
+    }
+}

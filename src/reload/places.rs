@@ -1,0 +1,143 @@
+//! Finds where changes of a file show: in its own directory, and in that of every link on the way to it.
+//!
+//! In:  paths; directories in which further files may come.
+//! Out: [`Places`]: what to watch, and which names there count.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+/// What to watch, and what of it counts. Paths are absolute, and free of links but for their last part.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Places {
+    /// Files, and links that lead to them.
+    names: BTreeSet<PathBuf>,
+    /// Directories in which every name counts that is not hidden.
+    open: BTreeSet<PathBuf>,
+    /// The files themselves with their inodes: one that is mounted alone tells its changes nowhere else.
+    files: BTreeSet<(PathBuf, u64)>,
+}
+
+impl Places {
+    pub(super) fn of<'p>(files: impl Iterator<Item = &'p Path>, directories: impl Iterator<Item = &'p Path>) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        let mut places = Self::default();
+        for file in files {
+            let end = places.follow(file);
+            if let Ok(metadata) = fs::metadata(&end) {
+                places.files.insert((end.clone(), metadata.ino()));
+            }
+            places.names.insert(end);
+        }
+        for directory in directories {
+            let end = places.follow(directory);
+            if end.is_dir() {
+                places.open.insert(end)
+            } else {
+                places.names.insert(end)
+            };
+        }
+        places
+    }
+
+    /// Whether a change of `path` may be one of the configuration.
+    pub(super) fn counts(&self, path: &Path) -> bool {
+        let in_open = || {
+            let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+            !is_hidden && path.parent().is_some_and(|parent| self.open.contains(parent))
+        };
+        self.names.contains(path) || in_open()
+    }
+
+    /// Directories and files to be watched.
+    pub(super) fn to_watch(&self) -> BTreeSet<&Path> {
+        let parents = self.names.iter().filter_map(|name| name.parent());
+        // Watches are not to be had without end.
+        let files = self.files.iter().map(|(file, _)| &**file).take(MOST_FILES);
+        parents.chain(self.open.iter().map(|open| &**open)).chain(files).collect()
+    }
+
+    /// Walks down to `path` as the kernel does, noting every link; where it ends, be there something or not.
+    fn follow(&mut self, path: &Path) -> PathBuf {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+        let mut rest: Vec<OsString> = parts(&absolute);
+        let (mut at, mut links) = (PathBuf::from("/"), 0);
+        while let Some(part) = rest.pop() {
+            if part == ".." {
+                at.pop();
+                continue;
+            }
+            let next = at.join(part);
+            match fs::read_link(&next) {
+                Ok(target) if links < MOST_LINKS => {
+                    links += 1;
+                    rest.extend(parts(&target));
+                    if target.is_absolute() {
+                        at = PathBuf::from("/");
+                    }
+                    self.names.insert(next);
+                }
+                _ => at = next,
+            }
+        }
+        at
+    }
+}
+
+/// The names in `path`, the last one first.
+fn parts(path: &Path) -> Vec<OsString> {
+    let part = |component: Component<'_>| match component {
+        Component::Normal(_) | Component::ParentDir => Some(component.as_os_str().to_owned()),
+        Component::CurDir | Component::RootDir | Component::Prefix(_) => None,
+    };
+    path.components().rev().filter_map(part).collect()
+}
+
+const MOST_FILES: usize = 100;
+/// As the kernel's own bound.
+const MOST_LINKS: usize = 40;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn every_link_on_the_way_is_watched_in_its_own_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(directory.path()).unwrap();
+        fs::create_dir_all(root.join("real/..1")).unwrap();
+        fs::write(root.join("real/..1/c.yaml"), "").unwrap();
+        symlink("..1", root.join("real/..data")).unwrap();
+        symlink("..data/c.yaml", root.join("real/c.yaml")).unwrap();
+        symlink(root.join("real"), root.join("linked")).unwrap();
+        let file = root.join("linked/c.yaml");
+        let places = Places::of([&*file].into_iter(), std::iter::empty());
+        for counts in ["linked", "real/c.yaml", "real/..data", "real/..1/c.yaml"] {
+            assert!(places.counts(&root.join(counts)), "{counts}: {places:?}");
+        }
+        assert!(!places.counts(&root.join("real/.c.yaml.swp")) && !places.counts(&root.join("real/other.log")));
+        let watched: Vec<_> = ["", "real", "real/..1", "real/..1/c.yaml"].iter().map(|path| root.join(path)).collect();
+        for path in watched {
+            let path: PathBuf = path.components().collect();
+            assert!(places.to_watch().contains(&*path), "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_waited_for_where_it_would_be() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(directory.path()).unwrap();
+        let (file, routes) = (root.join("c.yaml"), root.join("routes.d"));
+        let places = Places::of([&*file].into_iter(), [&*routes].into_iter());
+        assert!(places.counts(&file) && places.counts(&routes) && !places.counts(&routes.join("a.yaml")));
+        fs::create_dir(&routes).unwrap();
+        let places = Places::of([&*file].into_iter(), [&*routes].into_iter());
+        assert!(places.counts(&routes.join("a.yaml")) && !places.counts(&routes.join(".a.yaml.swp")));
+        // A link that leads to itself.
+        symlink("loop", root.join("loop")).unwrap();
+        assert!(Places::of([&*root.join("loop")].into_iter(), std::iter::empty()).counts(&root.join("loop")));
+    }
+}
