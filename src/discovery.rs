@@ -16,12 +16,11 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex as AsyncMutex, Notify, SetOnce};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::config::{self, BackendAddress};
+use crate::config::{self, BackendAddress, Search};
 use crate::pool::{self, Address, Pool};
 use crate::process::Process;
 use crate::resolve::{self, Failure, Family, Found, Query, Report, Settings};
 use crate::self_loop::is_own_listener;
-use crate::server_name::ServerName;
 use crate::snapshot::Snapshot;
 use crate::sys;
 use crate::telemetry::{DnsMetrics, DnsResult, Metrics, Timestamp};
@@ -262,7 +261,7 @@ fn users(snapshot: &Snapshot, metrics: &Metrics) -> BTreeMap<Key, Vec<User>> {
     let mut users: BTreeMap<Key, Vec<User>> = BTreeMap::new();
     for (config, pool) in snapshot.config.pools.iter().zip(&snapshot.pools) {
         for backend in &config.backends {
-            let Some(query) = query(&backend.address) else { continue };
+            let Place::LookedUp(query) = place(&backend.address) else { continue };
             users.entry((query, settings(&config.resolve))).or_default().push(User {
                 pool: Arc::clone(pool),
                 entry: backend.address.to_string().into(),
@@ -273,21 +272,26 @@ fn users(snapshot: &Snapshot, metrics: &Metrics) -> BTreeMap<Key, Vec<User>> {
     users
 }
 
-/// What is to be looked up for `address`.
-fn query(address: &BackendAddress) -> Option<Query> {
+/// Where a backend is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    Known(Address),
+    LookedUp(Query),
+}
+
+pub fn place(address: &BackendAddress) -> Place {
     match address {
-        BackendAddress::Name { host, port } => Some(self::host(host, *port)),
-        BackendAddress::Srv { name } => Some(service(name)),
-        BackendAddress::Inet(_) | BackendAddress::Unix(_) => None,
+        BackendAddress::Inet(address) => Place::Known(Address::Inet(*address)),
+        BackendAddress::Unix(path) => Place::Known(Address::Unix(Arc::clone(path))),
+        BackendAddress::Name { host, port, search } => Place::LookedUp(Query::Host {
+            host: match search {
+                Search::Allowed => host.as_str().into(),
+                Search::No => format!("{host}.").into(),
+            },
+            port: *port,
+        }),
+        BackendAddress::Srv { name } => Place::LookedUp(Query::Service { name: name.as_str().into() }),
     }
-}
-
-pub fn host(host: &ServerName, port: u16) -> Query {
-    Query::Host { host: host.as_str().into(), port }
-}
-
-pub fn service(name: &ServerName) -> Query {
-    Query::Service { name: name.as_str().into() }
 }
 
 /// How the configuration says that names are looked up.

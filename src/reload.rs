@@ -319,6 +319,7 @@ impl Reloader {
                 return Err(Rejected::Apply(error));
             }
         };
+        snapshot.catch_up(&self.snapshot.load());
         let snapshot = Arc::new(snapshot);
         let before = self.snapshot.swap(Arc::clone(&snapshot));
         before.set_replaced();

@@ -182,7 +182,11 @@ impl<'a, O: Fn(SocketAddr) -> bool, R: FnMut(Report)> Follower<'a, O, R> {
             let gone =
                 self.found.iter().filter(|before| !found.iter().any(|now| now.address == before.address)).count();
             let came = found.len() + gone - self.found.len();
-            tracing::info!(name = self.name, addresses = found.len(), came, gone, "name resolved anew");
+            if found.is_empty() {
+                tracing::warn!(name = self.name, gone, "name has no address left");
+            } else {
+                tracing::info!(name = self.name, addresses = found.len(), came, gone, "name resolved anew");
+            }
             self.found = found.into();
         }
         if refused != self.refused {

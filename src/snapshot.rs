@@ -193,6 +193,16 @@ impl Snapshot {
         self.pools.iter().for_each(|pool| pool.publish(now));
     }
 
+    /// Takes over what the pools of `before`, of which this was built, were told in the meantime.
+    pub fn catch_up(&self, before: &Self) {
+        let known: HashMap<&str, &Pool> = before.pools.iter().map(|pool| (&*pool.name, &**pool)).collect();
+        for pool in &self.pools {
+            if let Some(before) = known.get(&*pool.name) {
+                pool.catch_up(before);
+            }
+        }
+    }
+
     /// To be called once another is in force.
     pub fn set_replaced(&self) {
         // Once is enough.

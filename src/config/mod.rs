@@ -228,11 +228,20 @@ pub enum BackendAddress {
     Name {
         host: ServerName,
         port: u16,
+        search: Search,
     },
     /// Every target of the SRV answer (RFC 2782) is one, at the port given there.
     Srv {
         name: ServerName,
     },
+}
+
+/// Whether the system's search domains may stand behind a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Search {
+    Allowed,
+    /// It ends with a dot: it is whole as it stands.
+    No,
 }
 
 /// How names are looked up.

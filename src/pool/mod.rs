@@ -154,6 +154,25 @@ impl Pool {
         pool
     }
 
+    /// Takes over the answers that came to `before`, of which this was made, in the meantime.
+    pub fn catch_up(&self, before: &Self) {
+        let answers = before.lock();
+        let mut entries = self.lock();
+        let mut newer = false;
+        for known in entries.iter_mut().filter(|known| known.entry.address.is_none()) {
+            let Some(was) = answers.iter().find(|was| was.entry.name == known.entry.name) else { continue };
+            let same = |((a, one), (b, other)): (&_, &_)| a == b && Arc::ptr_eq(one, other);
+            if was.backends.len() != known.backends.len() || !was.backends.iter().zip(&known.backends).all(same) {
+                known.backends.clone_from(&was.backends);
+                newer = true;
+            }
+        }
+        drop((answers, entries));
+        if newer {
+            self.lay_out();
+        }
+    }
+
     /// Puts in force the addresses that the entry called `entry` has now. Live connections to others run on.
     ///
     /// Returns whether anything changed.

@@ -217,6 +217,26 @@ fn a_reload_keeps_backends_answers_and_what_is_thought_of_them() {
 }
 
 #[test]
+fn an_answer_that_comes_while_a_reload_is_built_is_not_lost() {
+    let metrics = Metrics::new();
+    let make = |before| Pool::new("p".into(), SETTINGS, connect(), vec![entry(9), name("a:443")], &metrics, before);
+    let before = make(None);
+    before.answer("a:443", vec![found(1), found(2)]);
+    let after = make(Some(&before));
+    before.answer("a:443", vec![found(2), found(3)]);
+    let version = after.version();
+    after.catch_up(&before);
+    assert_ne!(after.version(), version);
+    for port in [2, 3, 9] {
+        assert!(Arc::ptr_eq(&backend(&before, port), &backend(&after, port)), "{port}");
+    }
+    assert_eq!(after.list().len(), 3);
+    let version = after.version();
+    after.catch_up(&before);
+    assert_eq!(after.version(), version, "nothing is newer");
+}
+
+#[test]
 fn the_other_family_of_a_name_is_found_once() {
     let pool = pool(SETTINGS, vec![name("a.test:1"), entry(9)]);
     let six = Address::Inet("[::1]:1".parse().expect("an address"));

@@ -218,7 +218,7 @@ fn a_backend_that_moved_is_looked_up_when_it_cannot_be_reached() {
     let replicas = Replicas::new(2);
     // Nobody listens there, and the answer holds for an hour.
     dns.addresses("shop.test", 3600, &["127.0.0.77"]);
-    let lb = Trial::with(&config(&dns, &replicas.name(), "max_ttl: 1h"));
+    let lb = Trial::with(&config(&dns, &format!("shop.test.:{}", replicas.port), "max_ttl: 1h"));
     dns.addresses("shop.test", 3600, &["127.0.0.2"]);
     assert_eq!(ask(lb.address(), &hello("a.test")), (vec![], Close::Reset));
     lb.wait_for_closed("connect_refused", 1.0);

@@ -7,7 +7,6 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,8 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::time::{Sleep, sleep, timeout};
 
-use crate::config::{Backend, BackendAddress, Pool, ProxyVersion};
-use crate::discovery;
+use crate::config::{Backend, Pool, ProxyVersion};
+use crate::discovery::{self, Place};
 use crate::pool::Address;
 use crate::proxy_header::{self, Version};
 use crate::resolve;
@@ -45,11 +44,9 @@ pub enum Unresolved {
 /// # Errors
 /// [`Unresolved`].
 pub async fn addresses(pool: &Pool, backend: &Backend, limit: Duration) -> Result<Vec<Address>, Unresolved> {
-    let query = match &backend.address {
-        BackendAddress::Inet(address) => return Ok(vec![Address::Inet(*address)]),
-        BackendAddress::Unix(path) => return Ok(vec![Address::Unix(Arc::clone(path))]),
-        BackendAddress::Name { host, port } => discovery::host(host, *port),
-        BackendAddress::Srv { name } => discovery::service(name),
+    let query = match discovery::place(&backend.address) {
+        Place::Known(address) => return Ok(vec![address]),
+        Place::LookedUp(query) => query,
     };
     let found = timeout(limit, resolve::once(&query, &discovery::settings(&pool.resolve))).await;
     match found {

@@ -14,7 +14,7 @@ use crate::config::address::{self, AddressError};
 use crate::config::at::At;
 use crate::config::problem::{Place, Problems};
 use crate::config::raw::{self, Field};
-use crate::config::{Backend, BackendAddress};
+use crate::config::{Backend, BackendAddress, Search};
 use crate::server_name::{Pattern, ServerName};
 
 pub fn parse(
@@ -82,9 +82,10 @@ fn address(raw::BackendAddress(text): &raw::BackendAddress) -> Result<BackendAdd
         Ok(address) => Ok(BackendAddress::Inet(address)),
         Err(AddressError::Name(_)) => {
             let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+            let search = if host.ends_with('.') { Search::No } else { Search::Allowed };
             let host = dns_name(host)?;
             match port.parse() {
-                Ok(port @ 1..) => Ok(BackendAddress::Name { host, port }),
+                Ok(port @ 1..) => Ok(BackendAddress::Name { host, port, search }),
                 _ if port.is_empty() => Err(format!("a port is missing; write `{host}:PORT`")),
                 _ => Err(format!("`{}` is no port; ports are 1 to 65535", port.escape_debug())),
             }
@@ -117,7 +118,8 @@ impl fmt::Display for BackendAddress {
         match self {
             Self::Inet(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
-            Self::Name { host, port } => write!(f, "{host}:{port}"),
+            Self::Name { host, port, search: Search::Allowed } => write!(f, "{host}:{port}"),
+            Self::Name { host, port, search: Search::No } => write!(f, "{host}.:{port}"),
             Self::Srv { name } => write!(f, "srv:{name}"),
         }
     }
@@ -146,8 +148,14 @@ mod tests {
 
     #[test]
     fn every_form_reads_and_prints_alike() {
-        for text in ["10.0.0.1:443", "[2001:db8::1]:443", "shop.internal:443", "localhost:1", "srv:_https._tcp.a.test"]
-        {
+        for text in [
+            "10.0.0.1:443",
+            "[2001:db8::1]:443",
+            "shop.internal:443",
+            "shop.internal.:443",
+            "localhost:1",
+            "srv:_https._tcp.a.test",
+        ] {
             assert_eq!(read(text).as_deref(), Ok(text));
         }
         assert_eq!(read("unix:/run/shop.sock").as_deref(), Ok("unix:/run/shop.sock"));
