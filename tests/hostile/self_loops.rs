@@ -8,7 +8,7 @@ use crate::backend::Backend;
 use crate::bytes::hello;
 use crate::harness::{Lb, Reload};
 use crate::trial::Trial;
-use crate::wire::{Close, read_to_close, send};
+use crate::wire::{Close, ask, read_to_close, send};
 
 #[test]
 fn a_reload_to_our_own_listener_is_refused_and_what_was_in_force_serves_on() {
@@ -33,6 +33,26 @@ fn a_reload_to_our_own_listener_is_refused_and_what_was_in_force_serves_on() {
         client.shutdown(std::net::Shutdown::Write).unwrap();
         assert_eq!(read_to_close(&mut client), (b"served".to_vec(), Close::Fin));
     }
+    lb.end();
+}
+
+#[test]
+fn a_name_that_leads_to_our_own_listener_gives_no_backend() {
+    let backend = Backend::answering(b"served");
+    let lb = Trial::of(Lb::new().route("a.test", &backend));
+    // The reload is right: only the look-up tells where the name leads.
+    let named = Lb::new().route_with("a.test", backend.address, "resolve: { family: v4 }").config();
+    let named = named.replace(&format!("\"{}\"", backend.address), &format!("\"localhost:{}\"", lb.port()));
+    let seen = lb.log().len();
+    assert_eq!(lb.edit(&named), Reload::Applied);
+    let line = lb.wait_for_line_after(seen, |line| line["msg"] == "address refused");
+    assert_eq!(
+        (&line["address"], &line["why"]),
+        (&lb.address().to_string().into(), &"one of our own listeners".into())
+    );
+    assert_eq!(ask(lb.address(), &hello("a.test")), (vec![], Close::Reset));
+    lb.wait_for_closed("no_backend", 1.0);
+    assert_eq!(lb.metric("connections_accepted_total", &[]), 1.0, "it came in once, and never again");
     lb.end();
 }
 
