@@ -124,6 +124,16 @@ fn a_chain_that_is_not_trusted_matters_only_to_those_who_verify() {
 }
 
 #[test]
+fn a_certificate_that_is_none() {
+    let authority = Authority::new();
+    let mut damaged = authority.issue(&["a.test"]);
+    damaged.chain = vec![b"no certificate".to_vec().into()];
+    let unreadable = told(&authority, &["a.test"], damaged);
+    assert_eq!((unreadable.code, unreadable.findings()), (7, vec![("error", "certificate_unreadable")]));
+    assert!(!told(&authority, &["a.test"], authority.issue(&["a.test"])).has("certificate_unreadable"));
+}
+
+#[test]
 fn an_authority_that_poses_as_a_server() {
     let authority = Authority::new();
     let may_sign = |params: &mut CertificateParams| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -105,3 +105,15 @@ fn a_wildcard_route_is_reached_by_a_wildcard_certificate_too() {
     assert_eq!(seen[0]["seen"], "the certificate also covers shop.example.test, which leads to pool shop");
     assert_eq!(seen[1]["seen"], "the certificate also covers *.example.test, which leads to pool apps");
 }
+
+#[test]
+fn what_a_certificate_says_cannot_write_on_the_terminal() {
+    let authority = Authority::new();
+    let names = ["\u{1b}[2Jx.example.test", "shop.example.test"];
+    let shop = authority.issue(&names).serve(Manners { only: Some(&["shop.example.test"]), ..Manners::default() });
+    let apps = authority.issue(&["*.example.test"]).serve(Manners { alpn: &["http/1.1"], ..Manners::default() });
+    let visit = Visit::default().route("*.example.test", "apps").route("shop.example.test", "shop");
+    let visit = visit.pool("apps", &[apps]).pool("shop", &[shop]).trusting(&authority.file());
+    let (code, text, _) = visit.run(&[]);
+    assert!(code == 7 && text.contains("\\u{1b}[2jx.example.test") && !text.contains('\u{1b}'), "{text:?}");
+}

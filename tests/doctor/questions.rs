@@ -59,6 +59,15 @@ fn fallbacks_are_asked_as_their_clients_ask() {
 }
 
 #[test]
+fn a_name_that_no_client_sends() {
+    let authority = Authority::new();
+    let backend = authority.issue(&["a.test"]).serve(Manners { only: Some(&["a.test"]), ..Manners::default() });
+    let told = Visit::one(&["a.test", "a$b.test"], backend).trusting(&authority.file()).told();
+    assert_eq!((told.code, told.findings()), (7, vec![("warning", "name_not_sendable")]), "{:#}", told.json);
+    assert_eq!(told.one("name_not_sendable")["names"], json!(["a$b.test"]));
+}
+
+#[test]
 fn a_kind_can_be_left_out() {
     let authority = Authority::new();
     let backend = authority.issue(&["b.test"]).serve(Manners { only: Some(&["a.test"]), ..Manners::default() });

@@ -13,8 +13,10 @@ use std::thread;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::crypto::ring::default_provider;
+use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::Acceptor;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 use tempfile::TempDir;
 
@@ -156,7 +158,10 @@ impl Identity {
             }
             None => builder.with_no_client_auth(),
         };
-        let mut config = builder.with_single_cert(self.chain, key).unwrap();
+        // Not `with_single_cert`, which looks whether the certificate is right.
+        let key = any_supported_type(&key).unwrap();
+        let shown = SingleCertAndKey::from(CertifiedKey::new(self.chain, key));
+        let mut config = builder.with_cert_resolver(Arc::new(shown));
         config.alpn_protocols = manners.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         config
     }

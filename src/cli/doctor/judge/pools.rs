@@ -126,8 +126,10 @@ fn strayed(bench: &Bench<'_>, here: usize, leaf: &Certificate) -> Vec<Strayed> {
         }
         for pool in pools.into_iter().filter(|pool| !same_backends(bench, here, *pool)) {
             let names = strayed.entry(pool).or_default();
-            if !names.iter().any(|known| known == shown) {
-                names.push(shown.to_owned());
+            // A name in a certificate is whatever its maker wrote.
+            let shown = shown.escape_debug().to_string();
+            if !names.contains(&shown) {
+                names.push(shown);
             }
         }
     };
