@@ -102,6 +102,10 @@ pub enum Failure {
         after: Duration,
     },
     Handshake(HandshakeError),
+    /// It speaks TLS with a PROXY header if the pool sends none, and without if it does (`sent`).
+    ProxyHeader {
+        sent: bool,
+    },
 }
 
 /// Examines all, and answers in their order. `limit` holds for connecting, and again for a handshake.
@@ -127,7 +131,11 @@ async fn exam(subject: Subject, limit: Duration) -> Exam {
     let mut at_a_time = 1;
     while !rest.is_empty() && !hopeless(&answers) {
         let (now, later) = rest.split_at(at_a_time.min(rest.len()));
+        let first = answers.is_empty();
         answers.extend(answers_to(now, &subject, limit).await);
+        if let (true, Some(answer)) = (first, answers.first_mut()) {
+            look_for_proxy_header(answer, &subject.way, limit).await;
+        }
         (rest, at_a_time) = (later, NAMES_AT_A_TIME);
     }
     let answered = || answers.iter().filter_map(|answer| Some((&answer.asked, answer.outcome.as_ref().ok()?)));
@@ -154,12 +162,40 @@ fn share_chains(answers: &mut [Answer]) {
     }
 }
 
+/// A backend that fails may do so for a PROXY header that it misses, or does not want: asks it the other way.
+async fn look_for_proxy_header(answer: &mut Answer, way: &Way, limit: Duration) {
+    use HandshakeError::{Alert, ClosedEarly, ClosedWithoutAnswer, NotTls, Tls};
+    let Err(failure) = &answer.outcome else { return };
+    // One who takes the header for a hello may refuse it by an alert; one who waits for it has none to send.
+    let alert = matches!(failure, Failure::Handshake(Alert(_)));
+    let may_be = match failure {
+        Failure::Silent { .. } => true,
+        Failure::Handshake(error) => {
+            matches!(error, ClosedEarly { .. } | ClosedWithoutAnswer | NotTls { .. } | Tls(_))
+                || (alert && way.sends_proxy_header())
+        }
+        _ => false,
+    };
+    if !may_be {
+        return;
+    }
+    let asking = Asking { server_name: answer.asked.name.clone(), ..Asking::default() };
+    let speaks_tls = match ask(&way.otherwise(), &asking, Pieces::Whole, limit).await {
+        Ok(_) => true,
+        Err(Failure::Handshake(Alert(_))) => !alert,
+        Err(_) => false,
+    };
+    if speaks_tls {
+        answer.outcome = Err(Failure::ProxyHeader { sent: way.sends_proxy_header() });
+    }
+}
+
 /// Whether to go on asking would only take time.
 fn hopeless(answers: &[Answer]) -> bool {
     let last = &answers[answers.len().saturating_sub(NAMES_AT_A_TIME)..];
     !last.is_empty()
         && last.iter().all(|answer| match &answer.outcome {
-            Err(Failure::Connect(_) | Failure::ConnectTimedOut { .. }) => true,
+            Err(Failure::Connect(_) | Failure::ConnectTimedOut { .. } | Failure::ProxyHeader { .. }) => true,
             Err(Failure::Silent { .. }) => last.len() == NAMES_AT_A_TIME,
             _ => false,
         })

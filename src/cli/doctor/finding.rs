@@ -40,6 +40,7 @@ pub enum Kind {
     Unresolved,
     Unreachable,
     Silent,
+    ProxyHeader,
     Closed,
     NotTls,
     NameRefused,

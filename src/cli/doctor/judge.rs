@@ -67,7 +67,6 @@ struct Place<'a> {
     backend: &'a str,
     /// An index into the configuration's pools.
     number: usize,
-    sends_proxy_header: bool,
 }
 
 impl<'a> Place<'a> {
@@ -76,7 +75,6 @@ impl<'a> Place<'a> {
             pool: &bench.config.pools[exam.subject.pool].name,
             backend: &exam.subject.label,
             number: exam.subject.pool,
-            sends_proxy_header: exam.subject.way.sends_proxy_header(),
         }
     }
 

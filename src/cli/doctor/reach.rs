@@ -69,6 +69,12 @@ impl Way {
         self.proxy.is_some()
     }
 
+    /// The same address, with a PROXY header if there was none, and without if there was.
+    pub fn otherwise(&self) -> Self {
+        let proxy = if self.proxy.is_some() { None } else { Some(ProxyVersion::V2) };
+        Self { proxy, ..self.clone() }
+    }
+
     /// Connects, and sends the header.
     ///
     /// # Errors

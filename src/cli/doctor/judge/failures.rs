@@ -24,8 +24,11 @@ pub fn finding(place: &Place<'_>, asked: &Asked, failure: &Failure) -> Finding {
                 .to_owned(),
         ),
         Failure::Silent { .. } => {
-            let mend = format!("Something listens there but does not answer a ClientHello. {}", proxy_hint(place));
-            place.finding(Severity::Error, Kind::Silent, asked, describe(failure), mend)
+            place.finding(Severity::Error, Kind::Silent, asked, describe(failure), SILENT.to_owned())
+        }
+        Failure::ProxyHeader { sent } => {
+            let mend = if *sent { HEADER_UNWANTED } else { HEADER_MISSING };
+            place.whole(Severity::Error, Kind::ProxyHeader, describe(failure), mend.to_owned())
         }
         Failure::Handshake(error) => handshake(place, asked, error, describe(failure)),
     }
@@ -38,11 +41,11 @@ fn handshake(place: &Place<'_>, asked: &Asked, error: &HandshakeError, seen: Str
         }
         HandshakeError::Alert(alert) => self::alert(place, asked, *alert, seen),
         HandshakeError::ClosedWithoutAnswer | HandshakeError::ClosedEarly { .. } => {
-            let mend = format!("The backend's own log tells why it hangs up. {}", proxy_hint(place));
-            place.finding(asked.gravity(), Kind::Closed, asked, seen, mend)
+            let mend = "The backend's own log tells why it hangs up.";
+            place.finding(asked.gravity(), Kind::Closed, asked, seen, mend.to_owned())
         }
         HandshakeError::NotTls { first } => {
-            place.whole(Severity::Error, Kind::NotTls, seen, not_tls(first, place))
+            place.whole(Severity::Error, Kind::NotTls, seen, not_tls(first).to_owned())
         }
         HandshakeError::NotAName => place.finding(
             Severity::Warning,
@@ -95,6 +98,8 @@ pub fn describe(failure: &Failure) -> String {
         },
         Failure::ConnectTimedOut { after } => format!("cannot connect: no answer within {} ms", after.as_millis()),
         Failure::Silent { after } => format!("took the connection and gave no answer within {} ms", after.as_millis()),
+        Failure::ProxyHeader { sent: true } => "does not expect the PROXY header that the pool sends".to_owned(),
+        Failure::ProxyHeader { sent: false } => "expects a PROXY header, and the pool sends none".to_owned(),
         Failure::Handshake(error) => match error {
             HandshakeError::NotTls { first } => {
                 let line = first.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
@@ -125,8 +130,8 @@ fn mend_connect(error: &io::Error) -> &'static str {
     }
 }
 
-fn not_tls(first: &[u8], place: &Place<'_>) -> String {
-    let spoken = if first.starts_with(b"HTTP/") {
+fn not_tls(first: &[u8]) -> &'static str {
+    if first.starts_with(b"HTTP/") {
         "This port speaks plain HTTP. snigate passes TLS on as it is and never adds or takes it off: give the backend a \
          certificate and let it speak TLS, or name its HTTPS port."
     } else if first.starts_with(b"SSH-") {
@@ -134,17 +139,12 @@ fn not_tls(first: &[u8], place: &Place<'_>) -> String {
     } else {
         "snigate passes TLS on as it is and never adds or takes it off: the backend must speak TLS itself. Correct the port, \
          or let the backend speak TLS."
-    };
-    if place.sends_proxy_header { format!("{spoken} {}", proxy_hint(place)) } else { spoken.to_owned() }
-}
-
-/// The PROXY header is the usual reason why a backend that is well says nothing.
-fn proxy_hint(place: &Place<'_>) -> &'static str {
-    if place.sends_proxy_header {
-        "The pool has `send_proxy_protocol`, so the connection began with a PROXY header: a backend that does not expect one \
-         (nginx `listen … proxy_protocol`, HAProxy `accept-proxy`) fails so."
-    } else {
-        "A backend that expects a PROXY header (nginx `listen … proxy_protocol`, HAProxy `accept-proxy`) fails so without \
-         one: then set `send_proxy_protocol: v2` on the pool."
     }
 }
+
+const SILENT: &str = "Something listens there but does not answer a ClientHello, with or without a PROXY header. Look whether it hangs, or \
+                      whether this is its TLS port.";
+const HEADER_MISSING: &str = "Set `send_proxy_protocol: v2` on the pool, or have the backend expect no header (nginx `listen` without \
+                              `proxy_protocol`, HAProxy `bind` without `accept-proxy`).";
+const HEADER_UNWANTED: &str = "Take `send_proxy_protocol` from the pool, or have the backend expect the header (nginx `listen … \
+                               proxy_protocol`, HAProxy `accept-proxy`).";

@@ -49,8 +49,8 @@ pub fn judge_more(place: &Place<'_>, exam: &Exam, more: &More, findings: &mut Ve
             Severity::Warning,
             Kind::OldTls,
             "speaks no TLS 1.3".to_owned(),
-            "Handshakes take one round trip more, and names and certificates travel in the clear. Enable TLS 1.3; a TLS \
-             library that lacks it is out of support."
+            "Handshakes take one round trip more, and names and certificates travel in the clear. Enable TLS 1.3 (nginx \
+             before 1.23.4: `ssl_protocols TLSv1.2 TLSv1.3`)."
                 .to_owned(),
         )),
         // A version that is missing is told, not hung up on.
