@@ -1,14 +1,16 @@
 //! Backends that refuse, or do not answer.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
 use crate::backend::Backend;
 use crate::bytes::{SERVER_HELLO, hello};
-use crate::harness::Lb;
+use crate::harness::nameserver::Nameserver;
 use crate::harness::recorder::ClosedPort;
+use crate::harness::{Lb, poll};
 use crate::trial::Trial;
 use crate::wire::{Close, ask, read_to_close, send};
 
@@ -86,6 +88,43 @@ fn a_backend_that_resets_at_once_resets_the_client() {
     lb.end();
 }
 
+/// RFC 8305 §5: an address that does not answer is overtaken by one of the other family, long before it is given up.
+#[test]
+fn a_name_with_both_families_is_reached_by_the_one_that_answers() {
+    if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
+        eprintln!("skipped: there is no ::1 here");
+        return;
+    }
+    let (silent, backend) = (0..100).find_map(|_| silent_over_ipv6()).expect("a port that is free in both families");
+    let dns = Nameserver::start();
+    dns.addresses("shop.test", 60, &["127.0.0.1", "::1"]);
+    let resolve = format!("resolve: {{ nameservers: [\"{}\"] }}", dns.address);
+    let keys = format!("{resolve}\nejection: off\nconnect: {{ timeout: 15s, total: 15s }}");
+    let config = Lb::new().route_with("a.test", backend.address, &keys).config();
+    let port = silent.address.port();
+    let lb = Trial::with(&config.replace(&format!("\"127.0.0.1:{port}\""), &format!("\"shop.test:{port}\"")));
+    (0..4).for_each(|_| served(&lb));
+    let overtaken = || lb.log().iter().filter(|line| line["sni"] == "a.test" && line["attempts"] == 2).count();
+    let half = poll(|| if overtaken() == 2 { Ok(()) } else { Err(overtaken()) });
+    half.expect("half of the turns begin with the silent address");
+    assert_eq!(lb.metric("backend_connects_total", &[("result", "timeout")]), 0.0);
+    assert_eq!(lb.metric("backend_connects_total", &[("result", "ok")]), 4.0);
+    lb.end();
+}
+
+/// Somebody who does not answer at `::1`, and a backend at the same port of 127.0.0.1.
+fn silent_over_ipv6() -> Option<(SilentPort, Backend)> {
+    let silent = SilentPort::at(Ipv6Addr::LOCALHOST.into());
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, silent.address.port())).ok()?;
+    let backend = Backend::on(listener, |mut stream| {
+        if stream.read(&mut [0; 4096]).is_ok_and(|bytes| bytes > 0) {
+            let _ = stream.write_all(SERVER_HELLO);
+            let _ = std::io::copy(&mut stream, &mut std::io::sink());
+        }
+    });
+    Some((silent, backend))
+}
+
 fn served(lb: &Trial) {
     let mut client = send(lb.address(), &hello("a.test"));
     client.shutdown(std::net::Shutdown::Write).unwrap();
@@ -101,8 +140,13 @@ pub struct SilentPort {
 
 impl SilentPort {
     pub fn new() -> Self {
-        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        Self::at(Ipv4Addr::LOCALHOST.into())
+    }
+
+    fn at(ip: IpAddr) -> Self {
+        let address = SocketAddr::from((ip, 0));
+        let listener = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        listener.bind(&address.into()).unwrap();
         listener.listen(0).unwrap();
         let address = listener.local_addr().unwrap().as_socket().unwrap();
         let mut queued = Vec::new();
