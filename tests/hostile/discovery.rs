@@ -313,3 +313,22 @@ fn a_listener_that_a_reload_opens_is_ours_too() {
     wait_for(&lb, &[]);
     lb.stop();
 }
+
+#[test]
+fn what_clients_ask_for_is_never_looked_up() {
+    let dns = Nameserver::start();
+    let replicas = Replicas::new(1);
+    dns.addresses("shop.test", 0, &["127.0.0.1"]).addresses("evil.test", 0, &["127.0.0.1"]);
+    let text = config(&dns, &replicas.name(), BRIEF);
+    let lb = Trial::with(&format!("{text}unmatched: {{ pool: pool-0 }}\n"));
+    for name in ["evil.test", "localhost", "shop.test"] {
+        let mut client = send(lb.address(), &hello(name));
+        client.read_exact(&mut [0; SERVER_HELLO.len() + 1]).expect("an answer");
+        close(client);
+    }
+    // Whatever was asked on their account has been asked by now.
+    let asked = dns.asked("shop.test");
+    poll(|| if dns.asked("shop.test") > asked + 2 { Ok(()) } else { Err(()) }).expect("it goes on");
+    assert_eq!(dns.asked("evil.test") + dns.asked("localhost"), 0);
+    lb.end();
+}
