@@ -212,7 +212,7 @@ mod tests {
         let config = Config::parse(
             "listeners: [{ name: l, bind: \"127.0.0.1:0\" }]\nunmatched: { pool: p }\nno_sni: { pool: q }\n\
              pools:\n  p: { backends: [\"unix:/run/a.sock\", \"127.0.0.1:7001\", \"localhost:7002\"] }\n  \
-             q: { backends: [192.0.2.1:7002, 127.0.0.1:7003] }\n",
+             q: { backends: [224.0.0.1:7002, 127.0.0.1:7003] }\n",
             Path::new("f.yaml"),
         );
         let config = config.unwrap_or_else(|problems| panic!("{problems}")).config;
@@ -220,6 +220,7 @@ mod tests {
             let listening: Vec<_> = listening.iter().map(|address| address.parse().expect("an address")).collect();
             refuse_self_loop(&config, &listening).err().map(|error| error.to_string())
         };
+        // No machine has a multicast address as its own.
         assert_eq!(refused(&["127.0.0.1:7000", "0.0.0.0:7002", "127.0.0.2:7003"]), None);
         let told = refused(&["127.0.0.1:7000", "0.0.0.0:7003"]).expect("refused");
         assert!(told.starts_with("pool q: its backend `127.0.0.1:7003` is where snigate itself listens"), "{told}");
