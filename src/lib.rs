@@ -43,6 +43,8 @@ pub mod doors;
 pub mod roster;
 pub mod limits;
 pub mod drain;
+pub mod upgrade;
+pub mod systemd;
 pub mod admin;
 pub mod telemetry;
 pub mod handshake;

@@ -35,6 +35,8 @@ pub struct Listener {
 /// What an accept loop is told while it runs.
 #[derive(Clone)]
 pub enum Order {
+    /// Take nobody yet.
+    Wait,
     /// Accept for this listener. Its name may be new: a listening socket outlives a listener that is renamed.
     Serve(Listener),
     /// Take nobody new; serve those whom the kernel has accepted, or is accepting, already; close.
@@ -91,8 +93,9 @@ pub async fn accept(
     loop {
         let order = orders.borrow_and_update().clone();
         match order {
+            Order::Wait if orders.changed().await.is_ok() => continue,
             Order::Serve(listener) => door.serve(listener),
-            Order::Drain => break,
+            Order::Wait | Order::Drain => break,
             Order::Leave => return,
         }
         tokio::select! {

@@ -7,16 +7,20 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crate::admin::{App, sockets};
 use crate::config::{self, Config};
-use crate::doors::{CannotBind, Doors, Plan};
+use crate::doors::{self, CannotBind, Doors, Plan};
 use crate::self_loop::is_own_listener;
 use crate::snapshot::{Snapshot, log_format, missing_congestion};
+use crate::socket::{Address, AdminSocket, Listening};
 use crate::sys;
 use crate::telemetry::{Level, LogControl, LogSettings};
+use crate::upgrade::{self, Kind, Label};
 
 /// What of the process is not in the snapshot.
 pub struct Process {
@@ -26,6 +30,15 @@ pub struct Process {
     log: Option<LogControl>,
     /// What it runs with; a restart alone changes that.
     runtime: config::Runtime,
+    /// Sockets that were there before, until the first configuration has taken what it has use for.
+    before: Before,
+}
+
+#[derive(Default)]
+struct Before {
+    doors: Vec<doors::Inherited>,
+    admin: Vec<sockets::Inherited>,
+    unwanted: Vec<usize>,
 }
 
 /// A configuration that can be put in force; dropped, nothing has changed.
@@ -61,8 +74,8 @@ pub enum ApplyError {
 }
 
 impl Process {
-    pub fn new(doors: Doors, runtime: config::Runtime) -> Self {
-        Self { doors, admin: sockets::Sockets::default(), log: None, runtime }
+    pub fn new(doors: Doors, runtime: config::Runtime, inherited: Vec<upgrade::Inherited>) -> Self {
+        Self { doors, admin: sockets::Sockets::default(), log: None, runtime, before: Before::sort(inherited) }
     }
 
     /// Does what can fail: binds every new address.
@@ -76,9 +89,12 @@ impl Process {
         if let Some((name, error)) = missing_congestion(config) {
             return Err(ApplyError::Congestion { name: name.to_owned(), error });
         }
-        let admin = self.admin.prepare(&config.admin.bind).map_err(ApplyError::BindAdmin)?;
-        let doors = self.doors.bind(config).map_err(ApplyError::Bind)?;
+        // Listeners first: what the service manager gives may be either, if its address says so.
+        let doors = self.doors.bind(config, &mut self.before.doors).map_err(ApplyError::Bind)?;
         refuse_self_loop(config, &self.doors.addresses(&doors))?;
+        self.before.rest_may_be_admin();
+        let admin = self.admin.prepare(&config.admin.bind, &mut self.before.admin).map_err(ApplyError::BindAdmin)?;
+        // Last, since clients may come from here on.
         self.doors.listen(&doors).map_err(ApplyError::Bind)?;
         Ok(Prepared { doors, admin, log: log_settings(config.log), process: self })
     }
@@ -106,8 +122,84 @@ impl Process {
         self.doors.drain();
     }
 
+    /// Accepts from now on, if it did not already, and closes what was there before and nobody has use for: the numbers
+    /// of those that the process before handed over.
+    pub fn begin(&mut self) -> Vec<usize> {
+        self.doors.begin();
+        mem::take(&mut self.before).close()
+    }
+
+    /// Every socket, to be handed over to another process.
+    pub fn hand_over(&self) -> Vec<(Label, BorrowedFd<'_>)> {
+        [self.doors.hand_over(), self.admin.hand_over()].concat()
+    }
+
+    /// Leaves every socket to the process that [`Self::hand_over`] gave them to. Those that it has no use for are
+    /// closed here: `unwanted`, by their place.
+    pub fn leave(&mut self, unwanted: &[usize]) {
+        let first_admin = self.doors.hand_over().len();
+        self.doors.leave(unwanted);
+        self.admin.leave(|number| unwanted.contains(&(first_admin + number)));
+    }
+
     pub fn close_admin(&mut self) {
         self.admin.close();
+    }
+}
+
+impl Before {
+    fn sort(inherited: Vec<upgrade::Inherited>) -> Self {
+        let mut before = Self::default();
+        for upgrade::Inherited { label, socket, number } in inherited {
+            match Listening::of(socket) {
+                Some(Listening::Tcp(socket, address)) if label.kind == Kind::Admin => {
+                    before.admin.push(sockets::Inherited {
+                        label,
+                        address: Address::Tcp(address),
+                        socket: AdminSocket::Tcp(socket),
+                        number,
+                    })
+                }
+                Some(Listening::Tcp(socket, address)) => {
+                    before.doors.push(doors::Inherited { label, address, socket, number });
+                }
+                Some(Listening::Unix(socket)) => {
+                    let socket = AdminSocket::Unix(socket);
+                    match socket.address() {
+                        Ok(address) => before.admin.push(sockets::Inherited { label, address, socket, number }),
+                        Err(_) => before.unwanted.extend(number),
+                    }
+                }
+                None => {
+                    tracing::warn!(name = label.name, "an inherited descriptor is no listening socket: closed");
+                    before.unwanted.extend(number);
+                }
+            }
+        }
+        before
+    }
+
+    /// What no listener has taken of the service manager's may still be the admin server's.
+    fn rest_may_be_admin(&mut self) {
+        let rest = self.doors.extract_if(.., |inherited| inherited.label.kind == Kind::Unknown);
+        self.admin.extend(rest.map(|doors::Inherited { label, address, socket, number }| sockets::Inherited {
+            label,
+            address: Address::Tcp(address),
+            socket: AdminSocket::Tcp(socket),
+            number,
+        }));
+    }
+
+    fn close(mut self) -> Vec<usize> {
+        for doors::Inherited { label, address, number, .. } in self.doors {
+            tracing::info!(name = label.name, %address, "no listener has use for an inherited socket: closed");
+            self.unwanted.extend(number);
+        }
+        for sockets::Inherited { label, address, number, .. } in self.admin {
+            tracing::info!(name = label.name, %address, "nothing has use for an inherited socket: closed");
+            self.unwanted.extend(number);
+        }
+        self.unwanted
     }
 }
 

@@ -31,6 +31,7 @@ use crate::config::{Config, Loaded, Problem, Problems, Sources};
 use crate::process::{ApplyError, Process};
 use crate::roster::{Fates, Rosters};
 use crate::snapshot::Snapshot;
+use crate::systemd;
 use crate::telemetry::{Metrics, ReloadResult, Trigger};
 
 /// Keeps the snapshot in step with its file.
@@ -189,10 +190,12 @@ impl Reloader {
             }
             let was_sure = self.seen.is_some();
             let began = Instant::now();
+            systemd::reloading();
             let applied = match loaded {
                 Ok(loaded) => self.apply(loaded).await,
                 Err(rejected) => Err(rejected),
             };
+            systemd::ready();
             // What is not read any more does not count any more.
             self.seen = Some(look.only(&self.paths().await));
             if !is_asked && !was_sure && matches!(applied, Ok(Applied::Already)) {

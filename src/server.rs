@@ -6,6 +6,7 @@
 mod controls;
 mod pools;
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,13 +19,13 @@ use arc_swap::ArcSwap;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Interval, interval, sleep, timeout};
 
 use self::controls::Controls;
 use crate::admin::{App, Readiness, Stage};
 use crate::config::Loaded;
 use crate::discovery::Discovery;
-use crate::doors::Doors;
+use crate::doors::{Begin, Doors};
 use crate::drain::{self, Drain, Phase};
 use crate::health;
 use crate::limits::auto_max_connections;
@@ -35,7 +36,8 @@ use crate::roster::Rosters;
 use crate::snapshot::Snapshot;
 use crate::socket::Address;
 use crate::telemetry::{LogGuard, Metrics, ReloadResult, Trigger};
-use crate::{relay, worker};
+use crate::upgrade::{Inheritance, Predecessor, Successor, UpgradeError};
+use crate::{relay, systemd, worker};
 
 /// A proxy with its sockets bound and its workers running.
 pub struct Server {
@@ -47,9 +49,10 @@ pub struct Server {
     workers: Vec<JoinHandle<()>>,
     process: Arc<Mutex<Process>>,
     readiness: Readiness,
-    reloader: Reloader,
+    reloader: Option<Reloader>,
     discovery: Discovery,
     signals: Signals,
+    predecessor: Option<Predecessor>,
 }
 
 /// How a run ended.
@@ -62,11 +65,11 @@ pub enum Ended {
 }
 
 impl Server {
-    /// Starts on the current runtime, which becomes the control runtime.
+    /// Starts on the current runtime, which becomes the control runtime. What it has use for of `inheritance`, it takes.
     ///
     /// # Errors
     /// An address cannot be bound, or no thread or descriptor is to be had. Nothing keeps running then.
-    pub async fn start(loaded: Loaded, file: PathBuf) -> Result<Self, ApplyError> {
+    pub async fn start(loaded: Loaded, file: PathBuf, inheritance: Inheritance) -> Result<Self, ApplyError> {
         // Before anything is bound: as the first process of a container there are no default actions.
         let signals = Signals::listen().map_err(ApplyError::Io)?;
         let config = loaded.config;
@@ -90,7 +93,10 @@ impl Server {
         let in_force = Arc::clone(&shared.snapshot);
         shared.metrics.collect_with(move || in_force.load().publish());
         let (to_workers, openings): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
-        let mut process = Process::new(Doors::new(to_workers, shared.clone()), config.runtime);
+        let Inheritance { sockets, predecessor } = inheritance;
+        // The process before serves until this one can.
+        let begin = if predecessor.is_some() { Begin::Later } else { Begin::AtOnce };
+        let mut process = Process::new(Doors::new(to_workers, begin, shared.clone()), config.runtime, sockets);
         let prepared = process.prepare(&config)?;
         let workers = start_workers(openings, &shared)?;
         prepared.commit(&shared.snapshot.load_full());
@@ -101,48 +107,45 @@ impl Server {
         let (snapshot, metrics) = (Arc::clone(&shared.snapshot), Arc::clone(&shared.metrics));
         let discovery = Discovery::new(Arc::clone(&snapshot), Arc::clone(&metrics), Arc::clone(&process));
         let reloader = Reloader::new(file, snapshot, metrics, Arc::clone(&process), shared.rosters.clone());
+        let reloader = Some(reloader);
         let readiness = Readiness::default();
-        Ok(Self { listening, admin, shared, drain, workers, process, readiness, reloader, discovery, signals })
+        Ok(Self {
+            listening,
+            admin,
+            shared,
+            drain,
+            workers,
+            process,
+            readiness,
+            reloader,
+            discovery,
+            signals,
+            predecessor,
+        })
     }
 
-    /// Runs until a signal asks for the end: drains, and returns when all is over.
+    /// Runs until a signal asks for the end, or another process has come to serve in its place: drains, and returns
+    /// when all is over.
     ///
     /// `log` is looked at for lines it dropped.
     pub async fn run(mut self, log: Option<LogGuard>) -> Ended {
         let (reloads, asked) = reload::channel();
-        let app = Arc::new(self.app(reloads.clone()));
-        {
-            let mut process = self.process.lock().await;
-            process.serve_admin(app);
-            if let Some(log) = &log {
-                process.control_log(log.control());
-            }
-        }
+        let app = self.open_admin(&reloads, log.as_ref()).await;
         let upkeep = tokio::spawn(upkeep(Arc::clone(&self.shared.metrics), log));
-        let reloading = tokio::spawn(self.reloader.run(asked));
+        let reloading = self.reloader.take().map(|reloader| tokio::spawn(reloader.run(asked)));
         let checking = tokio::spawn(health::run(Arc::clone(&self.shared.snapshot)));
         let discovering = tokio::spawn(self.discovery.clone().run());
-        let starting = tokio::spawn(ready(self.discovery.clone(), self.readiness.clone()));
-        while self.signals.next().await == Asked::Reload {
-            reloads.ask(Trigger::Signal);
-        }
+        let starting = tokio::spawn(self.starting(app));
+        let parting = self.serve(&reloads).await;
         // A reload is over or has not begun: what it changes, it changes between two turns of this runtime.
-        reloading.abort();
-        let _ = reloading.await;
+        if let Some(reloading) = reloading {
+            reloading.abort();
+            let _ = reloading.await;
+        }
         // Whether it came to an end or not, it says nothing after this.
         starting.abort();
         let _ = starting.await;
-        self.readiness.enter(Stage::Draining);
-        self.drain.enter(Phase::Draining);
-        self.process.lock().await.drain();
-        let wait = self.shared.snapshot.load().config.timeouts.drain;
-        let open = self.shared.permits.open();
-        tracing::info!(open, deadline_s = wait.as_secs_f64(), "draining");
-        tokio::select! {
-            _ = timeout(wait, served(&self.shared)) => {}
-            () = self.signals.end() => tracing::warn!("second signal: ending at once"),
-        }
-        let left = self.shared.permits.open();
+        let left = self.part(parting).await;
         self.drain.enter(Phase::Over);
         join(self.workers).await;
         checking.abort();
@@ -154,6 +157,135 @@ impl Server {
         // Its log guard is dropped with it, which writes what is queued.
         let _ = upkeep.await;
         ended
+    }
+
+    /// Answers at the admin addresses, unless the process before does: then with what is given, from the time when this
+    /// one serves.
+    async fn open_admin(&self, reloads: &Asker, log: Option<&LogGuard>) -> Option<App> {
+        let app = self.app(reloads.clone());
+        let mut process = self.process.lock().await;
+        if let Some(log) = log {
+            process.control_log(log.control());
+        }
+        if self.predecessor.is_some() {
+            return Some(app);
+        }
+        process.serve_admin(Arc::new(app));
+        None
+    }
+
+    /// Begins to serve, once the names of the backends were looked up, and tells whoever is to know.
+    fn starting(&mut self, app: Option<App>) -> impl Future<Output = ()> + use<> {
+        let (discovery, readiness) = (self.discovery.clone(), self.readiness.clone());
+        let (process, predecessor) = (Arc::clone(&self.process), self.predecessor.take());
+        async move {
+            // Not for long, since other pools may need no name.
+            if timeout(FIRST_LOOKUPS, discovery.tried()).await.is_err() {
+                let waited_s = FIRST_LOOKUPS.as_secs();
+                tracing::warn!(waited_s, "not every name of a backend was looked up yet");
+            }
+            readiness.enter(Stage::Ready);
+            let unwanted = {
+                let mut process = process.lock().await;
+                if let Some(app) = app {
+                    process.serve_admin(Arc::new(app));
+                }
+                process.begin()
+            };
+            if let Some(predecessor) = predecessor
+                && let Err(error) = predecessor.serving(unwanted).await
+            {
+                tracing::warn!(%error, "the process before is gone already");
+            }
+            tracing::info!(pid = std::process::id(), "ready");
+            systemd::ready();
+        }
+    }
+
+    /// Does what signals ask for, until that is the end.
+    async fn serve(&mut self, reloads: &Asker) -> Parting {
+        loop {
+            match self.signals.next().await {
+                Asked::Reload => reloads.ask(Trigger::Signal),
+                Asked::End => return Parting::Asked,
+                Asked::Upgrade => match self.upgrade(reloads).await {
+                    Upgrade::Over => return Parting::HandedOver,
+                    Upgrade::Failed => {}
+                    Upgrade::EndAsked => return Parting::Asked,
+                },
+            }
+        }
+    }
+
+    /// Starts the process that is to follow this one, and leaves it the sockets once it serves.
+    async fn upgrade(&mut self, reloads: &Asker) -> Upgrade {
+        if self.readiness.stage() != Stage::Ready {
+            return not_upgraded(&UpgradeError::NotReady);
+        }
+        let limit = self.shared.snapshot.load().config.timeouts.upgrade;
+        // Reloads wait meanwhile: they would change sockets that are being handed over.
+        let process = Arc::clone(&self.process);
+        let mut process = process.lock().await;
+        let mut successor = match Successor::start() {
+            Ok(successor) => successor,
+            Err(error) => return not_upgraded(&error),
+        };
+        let new_pid = successor.id();
+        tracing::info!(new_pid, "upgrade: a new process is starting");
+        let served = {
+            let sockets = process.hand_over();
+            tokio::select! {
+                served = successor.serve(&sockets, limit) => Some(served),
+                () = self.signals.end(reloads) => None,
+            }
+        };
+        match served {
+            None => {
+                tracing::warn!(new_pid, "upgrade given up: the end was asked for");
+                Upgrade::EndAsked
+            }
+            Some(Err(error)) => not_upgraded(&error),
+            Some(Ok(unwanted)) => {
+                systemd::main_process_is(new_pid);
+                successor.release();
+                process.leave(&unwanted);
+                tracing::info!(new_pid, "upgrade: the new process serves");
+                Upgrade::Over
+            }
+        }
+    }
+
+    /// Drains; how many connections are left to be cut.
+    async fn part(&mut self, parting: Parting) -> usize {
+        self.readiness.enter(Stage::Draining);
+        let (pre_stop, wait) = {
+            let timeouts = self.shared.snapshot.load().config.timeouts;
+            (timeouts.pre_stop, timeouts.drain)
+        };
+        let (nobody, _) = reload::channel();
+        if parting == Parting::Asked {
+            systemd::stopping();
+            let mut cut = false;
+            if !pre_stop.is_zero() {
+                tracing::info!(for_s = pre_stop.as_secs_f64(), "ending: still accepting for a while");
+                tokio::select! {
+                    () = sleep(pre_stop) => {}
+                    () = self.signals.end(&nobody) => cut = true,
+                }
+            }
+            if cut {
+                tracing::warn!("second signal: ending at once");
+                return self.shared.permits.open();
+            }
+            self.process.lock().await.drain();
+        }
+        self.drain.enter(Phase::Draining);
+        tracing::info!(open = self.shared.permits.open(), deadline_s = wait.as_secs_f64(), "draining");
+        tokio::select! {
+            _ = timeout(wait, served(&self.shared)) => {}
+            () = self.signals.end(&nobody) => tracing::warn!("second signal: ending at once"),
+        }
+        self.shared.permits.open()
     }
 
     fn app(&self, reloads: Asker) -> App {
@@ -168,17 +300,6 @@ impl Server {
             }),
         }
     }
-}
-
-/// Tells that new connections may be sent here, once the names of the backends were looked up; it does not wait long for
-/// that, since other pools may need no name.
-async fn ready(discovery: Discovery, readiness: Readiness) {
-    if timeout(FIRST_LOOKUPS, discovery.tried()).await.is_err() {
-        let waited_s = FIRST_LOOKUPS.as_secs();
-        tracing::warn!(waited_s, "not every name of a backend was looked up yet");
-    }
-    readiness.enter(Stage::Ready);
-    tracing::info!("ready");
 }
 
 /// Waits until nobody is queued on a listening socket any more, and everybody who was has been served.
@@ -219,10 +340,32 @@ async fn upkeep(metrics: Arc<Metrics>, log: Option<LogGuard>) {
     }
 }
 
+/// Why this process does not serve any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parting {
+    Asked,
+    HandedOver,
+}
+
+/// What came of an upgrade.
+enum Upgrade {
+    Over,
+    Failed,
+    EndAsked,
+}
+
+fn not_upgraded(error: &UpgradeError) -> Upgrade {
+    tracing::error!(why = %error, "upgrade failed: this process serves on");
+    Upgrade::Failed
+}
+
 struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
+    upgrade: Signal,
+    /// When the service manager is to be given a sign of life: only by who looks at signals, and so acts on them.
+    beat: Option<Interval>,
 }
 
 impl Signals {
@@ -231,6 +374,8 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            upgrade: signal(SignalKind::user_defined2())?,
+            beat: systemd::watchdog().map(|limit| interval(limit / 2)),
         })
     }
 
@@ -239,12 +384,31 @@ impl Signals {
             _ = self.hangup.recv() => Asked::Reload,
             _ = self.terminate.recv() => Asked::End,
             _ = self.interrupt.recv() => Asked::End,
+            _ = self.upgrade.recv() => Asked::Upgrade,
+            never = beat(&mut self.beat) => match never {},
         }
     }
 
-    /// A reload during the drain changes nothing.
-    async fn end(&mut self) {
-        while self.next().await != Asked::End {}
+    /// Waits for the signal that ends the process. A reload is passed on; another upgrade is not.
+    async fn end(&mut self, reloads: &Asker) {
+        loop {
+            match self.next().await {
+                Asked::End => return,
+                Asked::Reload => reloads.ask(Trigger::Signal),
+                Asked::Upgrade => {}
+            }
+        }
+    }
+}
+
+/// Gives signs of life, and never ends.
+async fn beat(every: &mut Option<Interval>) -> Infallible {
+    match every {
+        None => std::future::pending().await,
+        Some(every) => loop {
+            every.tick().await;
+            systemd::alive();
+        },
     }
 }
 
@@ -252,6 +416,7 @@ impl Signals {
 enum Asked {
     Reload,
     End,
+    Upgrade,
 }
 
 /// Raises the soft limit to the hard one, as every proxy does; the limit now in force.

@@ -4,7 +4,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -96,6 +96,34 @@ pub fn begin_no_handshakes(socket: &impl AsFd) {
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub fn begin_no_handshakes(_: &impl AsFd) {}
 
+/// Whether others may be bound to the same address, each with a queue of its own.
+pub fn shares_address(socket: &std::net::TcpListener) -> bool {
+    SockRef::from(socket).reuse_port().unwrap_or(false)
+}
+
+/// A listening socket that another process opened.
+#[derive(Debug)]
+pub enum Listening {
+    Tcp(std::net::TcpListener, SocketAddr),
+    Unix(UnixListener),
+}
+
+impl Listening {
+    /// `None`: that is no listening stream socket.
+    pub fn of(socket: OwnedFd) -> Option<Self> {
+        let looked_at = SockRef::from(&socket);
+        if looked_at.r#type().ok()? != Type::STREAM || !looked_at.is_listener().ok()? {
+            return None;
+        }
+        let address = looked_at.local_addr().ok()?;
+        match address.as_socket() {
+            Some(address) => Some(Self::Tcp(socket.into(), address)),
+            None if address.is_unix() => Some(Self::Unix(socket.into())),
+            None => None,
+        }
+    }
+}
+
 /// Where a server listens that is no listener: the admin server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
@@ -149,6 +177,12 @@ impl AdminSocket {
     /// The kernel's.
     pub fn listen(&self) -> io::Result<()> {
         SockRef::from(self).listen(ADMIN_BACKLOG)
+    }
+
+    /// # Errors
+    /// The kernel's.
+    pub fn set_nonblocking(&self) -> io::Result<()> {
+        SockRef::from(self).set_nonblocking(true)
     }
 
     /// # Errors

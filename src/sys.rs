@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 /// Puts off the choice of a local port until `connect` (ip(7), IP_BIND_ADDRESS_NO_PORT), so that one source address
@@ -31,6 +31,22 @@ pub fn bind_address_no_port(socket: impl AsFd) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 pub fn bind_address_no_port(_: impl AsFd) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Takes a descriptor that this process was started with, and keeps it from those that it starts.
+///
+/// To be called once for each number, before anything is opened: nobody else may have it.
+///
+/// # Errors
+/// No such descriptor is open.
+pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: F_SETFD takes any number; of one that is not open it says EBADF.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call above has shown that it is open, and whoever started this process gave it to it: no value of
+    // this process owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// How many bytes the kernel still holds that the peer has not acknowledged (tcp(7), SIOCOUTQ).

@@ -33,6 +33,8 @@ const ORDER: &[&str] = &[
     "self_loop",
     "limits",
     "drain",
+    "upgrade",
+    "systemd",
     "handshake",
     "socket",
     "sys",

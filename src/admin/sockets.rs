@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use tokio::sync::oneshot;
 use super::App;
 use super::serve::serve;
 use crate::socket::{self, Address, AdminSocket};
+use crate::upgrade::{Kind, Label};
 
 /// The admin addresses of the process.
 #[derive(Default)]
@@ -39,6 +41,26 @@ enum Planned {
     New(Bound),
 }
 
+/// A listening socket that was there before this process.
+#[derive(Debug)]
+pub struct Inherited {
+    pub label: Label,
+    pub address: Address,
+    pub socket: AdminSocket,
+    /// As [`crate::upgrade::Inherited::number`] says.
+    pub number: Option<usize>,
+}
+
+impl Inherited {
+    /// By its address; for port 0 by what was wanted; else by the service manager's name.
+    fn is_for(&self, address: &Address, wanted: &[Address]) -> bool {
+        let Label { kind, name, wanted: was_wanted, .. } = &self.label;
+        let is_named = *kind == Kind::Unknown && name == ADMIN_NAME && !wanted.contains(&self.address);
+        let was_wanted = || *kind == Kind::Admin && was_wanted.as_deref() == Some(&*address.to_string());
+        self.address == *address || is_named || was_wanted()
+    }
+}
+
 struct Open {
     wanted: Address,
     /// Where it really is: not port 0.
@@ -48,7 +70,8 @@ struct Open {
     waiting: Option<AdminSocket>,
     /// Dropped, the server ends.
     stop: Option<oneshot::Sender<()>>,
-    _file: Option<SocketFile>,
+    file: Option<SocketFile>,
+    lent: bool,
 }
 
 struct Bound {
@@ -57,6 +80,7 @@ struct Bound {
     /// A second handle, for the server.
     served: AdminSocket,
     file: Option<SocketFile>,
+    lent: bool,
 }
 
 impl Sockets {
@@ -67,9 +91,11 @@ impl Sockets {
 
     /// Binds every address that is not bound yet.
     ///
+    /// What it has use for among `inherited`, it takes.
+    ///
     /// # Errors
     /// One of them cannot be bound; then none of them is.
-    pub fn prepare(&self, wanted: &[Address]) -> Result<Plan, CannotBind> {
+    pub fn prepare(&self, wanted: &[Address], inherited: &mut Vec<Inherited>) -> Result<Plan, CannotBind> {
         let mut free = vec![true; self.open.len()];
         let mut keep = |wanted: &Address| {
             let is_it = |open: &Open| open.wanted == *wanted || open.address == *wanted;
@@ -80,14 +106,14 @@ impl Sockets {
         let kept: Vec<_> = wanted.iter().map(&mut keep).collect();
         let leaving: Vec<_> =
             self.open.iter().zip(&free).filter(|(_, free)| **free).map(|(open, _)| &open.socket).collect();
-        let plan = wanted.iter().zip(kept).map(|(wanted, kept)| {
-            let planned = match kept {
-                Some(number) => Planned::Kept(number),
-                None => Planned::New(
-                    Bound::to(wanted, &leaving).map_err(|error| CannotBind { address: wanted.clone(), error })?,
-                ),
+        let plan = wanted.iter().zip(kept).map(|(address, kept)| {
+            let cannot = |error| CannotBind { address: address.clone(), error };
+            let planned = match (kept, inherited.iter().position(|inherited| inherited.is_for(address, wanted))) {
+                (Some(number), _) => Planned::Kept(number),
+                (None, Some(found)) => Planned::New(Bound::adopt(inherited.remove(found)).map_err(cannot)?),
+                (None, None) => Planned::New(Bound::to(address, &leaving).map_err(cannot)?),
             };
-            Ok((wanted.clone(), planned))
+            Ok((address.clone(), planned))
         });
         plan.collect::<Result<_, _>>().map(Plan)
     }
@@ -99,9 +125,10 @@ impl Sockets {
                 Planned::Kept(number) => {
                     self.open.extend(before[number].take().map(|open| Open { wanted, ..open }));
                 }
-                Planned::New(Bound { address, socket, served, file }) => {
+                Planned::New(Bound { address, socket, served, file, lent }) => {
                     tracing::info!(%address, "admin listening");
-                    self.open.push(Open { wanted, address, socket, waiting: Some(served), stop: None, _file: file });
+                    let waiting = Some(served);
+                    self.open.push(Open { wanted, address, socket, waiting, stop: None, file, lent });
                 }
             }
         }
@@ -119,6 +146,26 @@ impl Sockets {
 
     pub fn close(&mut self) {
         self.open.clear();
+    }
+
+    /// Every socket, to be handed over.
+    pub fn hand_over(&self) -> Vec<(Label, BorrowedFd<'_>)> {
+        let label = |open: &Open| Label {
+            kind: Kind::Admin,
+            name: ADMIN_NAME.to_owned(),
+            wanted: Some(open.wanted.to_string()),
+            lent: open.lent,
+        };
+        self.open.iter().map(|open| (label(open), open.socket.as_fd())).collect()
+    }
+
+    /// Closes all after [`Self::hand_over`]. Those that are not `unwanted` have another process behind them now.
+    pub fn leave(&mut self, unwanted: impl Fn(usize) -> bool) {
+        for (number, open) in self.open.drain(..).enumerate() {
+            if let Some(file) = open.file.filter(|_| !unwanted(number)) {
+                file.leave();
+            }
+        }
     }
 
     fn start(&mut self) {
@@ -147,7 +194,17 @@ impl Bound {
             fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         }
         socket.listen()?;
-        Ok(Self { address: socket.address()?, served: socket.try_clone()?, socket, file })
+        Ok(Self { address: socket.address()?, served: socket.try_clone()?, socket, file, lent: false })
+    }
+
+    fn adopt(Inherited { label, address, socket, .. }: Inherited) -> io::Result<Self> {
+        socket.set_nonblocking()?;
+        let file = match &address {
+            // Gone already, or never to be reached again: then there is nothing to remove.
+            Address::Unix(path) if !label.lent => SocketFile::of(path).ok(),
+            _ => None,
+        };
+        Ok(Self { address, served: socket.try_clone()?, socket, file, lent: label.lent })
     }
 }
 
@@ -179,6 +236,11 @@ impl SocketFile {
     fn of(path: &Path) -> io::Result<Self> {
         Ok(Self { path: path.to_owned(), identity: identity(path)? })
     }
+
+    /// Leaves the file to somebody else.
+    fn leave(mut self) {
+        self.identity = NOBODYS;
+    }
 }
 
 impl Drop for SocketFile {
@@ -193,3 +255,8 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     let metadata = fs::symlink_metadata(path)?;
     Ok((metadata.dev(), metadata.ino()))
 }
+
+/// What the service manager's name for an admin socket must be, where its address does not tell.
+const ADMIN_NAME: &str = "admin";
+/// No file has it: there is no inode 0.
+const NOBODYS: (u64, u64) = (0, 0);

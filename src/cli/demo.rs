@@ -15,6 +15,7 @@ use super::run::{serve, start_log};
 use super::{Exit, run};
 use crate::config::Config;
 use crate::server::Server;
+use crate::upgrade::Inheritance;
 
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Options {
@@ -34,7 +35,9 @@ pub fn demo(options: &Options) -> ExitCode {
             let exit = match Config::load(&file) {
                 Ok(loaded) => {
                     let log = start_log(&loaded.config, &loaded.warnings);
-                    serve(loaded, file, log, |server| print!("{}", invitation(server, &backends, &directory.0)))
+                    serve(loaded, file, Inheritance::default(), log, |server| {
+                        print!("{}", invitation(server, &backends, &directory.0))
+                    })
                 }
                 Err(problems) => {
                     run::tell(&problems);

@@ -8,13 +8,22 @@ use crate::config::{Config, Loaded, Problems, Severity};
 use crate::process::{ApplyError, log_settings};
 use crate::server::Server;
 use crate::telemetry::{LogGuard, log};
+use crate::upgrade::Inheritance;
 
 /// Runs with `file`, until drained.
 pub fn run(file: PathBuf) -> ExitCode {
+    // First: no other descriptor may come to have the number of one of these.
+    let inheritance = match Inheritance::take() {
+        Ok(inheritance) => inheritance,
+        Err(error) => {
+            eprintln!("snigate: the sockets that this process was to be given: {error}");
+            return Exit::Bind.into();
+        }
+    };
     match Config::load(&file) {
         Ok(loaded) => {
             let log = start_log(&loaded.config, &loaded.warnings);
-            serve(loaded, file, log, |_| {})
+            serve(loaded, file, inheritance, log, |_| {})
         }
         Err(problems) => {
             tell(&problems);
@@ -24,14 +33,20 @@ pub fn run(file: PathBuf) -> ExitCode {
 }
 
 /// Serves `loaded`; `started` is shown the server before its first connection.
-pub fn serve(loaded: Loaded, file: PathBuf, log: LogGuard, started: impl FnOnce(&Server)) -> ExitCode {
+pub fn serve(
+    loaded: Loaded,
+    file: PathBuf,
+    inheritance: Inheritance,
+    log: LogGuard,
+    started: impl FnOnce(&Server),
+) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return start_failed(&ApplyError::Io(error), log),
     };
     runtime.block_on(async {
-        match Server::start(loaded, file).await {
+        match Server::start(loaded, file, inheritance).await {
             Ok(server) => {
                 started(&server);
                 server.run(Some(log)).await;

@@ -332,6 +332,10 @@ pub struct Timeouts {
     pub idle: Duration,
     pub half_closed: Duration,
     pub drain: Duration,
+    /// Between the signal and the drain.
+    pub pre_stop: Duration,
+    /// For a process that is to follow this one.
+    pub upgrade: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]

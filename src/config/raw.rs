@@ -387,6 +387,12 @@ pub struct Timeouts {
     /// After SIGTERM, before what is left is reset.
     #[schemars(extend("default" = "25s"))]
     pub drain: Field<Duration>,
+    /// After SIGTERM, before the drain: not ready any more, but still accepting.
+    #[schemars(extend("default" = "0s"))]
+    pub pre_stop: Field<Duration>,
+    /// How long the process that is to follow this one may take until it serves.
+    #[schemars(extend("default" = "30s"))]
+    pub upgrade: Field<Duration>,
 }
 
 /// How much there may be.

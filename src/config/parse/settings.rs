@@ -29,6 +29,8 @@ pub fn timeouts(field: Field<raw::Timeouts>, top: &At<'_>, problems: &mut Proble
         idle: duration(raw.idle, "idle", MILLISECOND..=WEEK, HOUR),
         half_closed: duration(raw.half_closed, "half_closed", MILLISECOND..=WEEK, Duration::from_secs(60)),
         drain: duration(raw.drain, "drain", Duration::ZERO..=DAY, Duration::from_secs(25)),
+        pre_stop: duration(raw.pre_stop, "pre_stop", Duration::ZERO..=HOUR, Duration::ZERO),
+        upgrade: duration(raw.upgrade, "upgrade", MILLISECOND..=HOUR, Duration::from_secs(30)),
     }
 }
 
