@@ -82,8 +82,13 @@ pub const OWN_VARIABLES: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAME
 /// A manager that does not hear has no bearing on the service.
 fn tell(state: &str) {
     let Some(path) = env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else { return };
-    let told = address(&path).and_then(|address| UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address));
-    if let Err(error) = told {
+    let tell = || {
+        let (socket, address) = (UnixDatagram::unbound()?, address(&path)?);
+        // It may be stopped, and its queue full.
+        socket.set_write_timeout(Some(PATIENCE))?;
+        socket.send_to_addr(state.as_bytes(), &address)
+    };
+    if let Err(error) = tell() {
         tracing::debug!(%error, "the service manager cannot be told");
     }
 }
@@ -97,6 +102,7 @@ fn address(path: &OsString) -> io::Result<SocketAddr> {
     }
 }
 
+const PATIENCE: Duration = Duration::from_millis(100);
 /// SD_LISTEN_FDS_START.
 const FIRST_DESCRIPTOR: RawFd = 3;
 const MOST_DESCRIPTORS: RawFd = 4096;

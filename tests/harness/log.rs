@@ -68,6 +68,13 @@ impl Lines {
     }
 }
 
+impl Lines {
+    /// Whether whoever wrote has closed the stream.
+    pub fn have_ended(&self) -> bool {
+        self.0.so_far.lock().unwrap().ended
+    }
+}
+
 impl fmt::Display for Lines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.all().iter().try_for_each(|line| match line {

@@ -50,18 +50,25 @@ pub enum Reload {
 
 impl Running {
     /// Starts the binary on `config` and waits until it says that it is ready.
+    #[track_caller]
     pub fn start(config: &str) -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_snigate"));
+        command.stdin(Stdio::null());
+        Self::start_by(command, config)
+    }
+
+    /// As [`Self::start`], by a command that passes its arguments on to the binary.
+    #[track_caller]
+    pub fn start_by(command: Command, config: &str) -> Self {
+        Self::start_in(tempfile::tempdir().expect("a temporary directory"), command, config)
+    }
+
+    #[track_caller]
+    pub fn start_in(directory: TempDir, mut command: Command, config: &str) -> Self {
         let file = directory.path().join("config.yaml");
         fs::write(&file, config).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_snigate"))
-            .args(["run", "--config"])
-            .arg(&file)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary starts");
+        command.args(["run", "--config"]).arg(&file).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary starts");
         let stdout = Lines::follow(child.stdout.take().unwrap());
         let stderr = Lines::follow(child.stderr.take().unwrap());
 
@@ -100,6 +107,11 @@ impl Running {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What it, and every process that comes after it, wrote so far.
+    pub fn lines(&self) -> &Lines {
+        &self.stdout
     }
 
     pub fn config_file(&self) -> PathBuf {
