@@ -377,6 +377,8 @@ impl Options {
     }
 }
 
+type Rule = fn(&Wanted, &Inherited) -> bool;
+
 /// What of `inherited` each address of `wanted` gets: the sockets that are bound there or, for port 0, were; else one
 /// that the service manager has under the name of its listener.
 fn adopted(wanted: &[Wanted], inherited: &mut Vec<Inherited>) -> Vec<Vec<Inherited>> {
@@ -388,8 +390,7 @@ fn adopted(wanted: &[Wanted], inherited: &mut Vec<Inherited>) -> Vec<Vec<Inherit
         inherited.label.kind == Kind::Unknown && inherited.label.name == *wanted.listener
     };
     let mut adopted: Vec<Vec<Inherited>> = wanted.iter().map(|_| Vec::new()).collect();
-    let rules: [&dyn Fn(&Wanted, &Inherited) -> bool; 2] = [&is_there, &is_named];
-    for rule in rules {
+    for rule in [is_there as Rule, is_named] {
         for (wanted, adopted) in wanted.iter().zip(&mut adopted).filter(|(_, adopted)| adopted.is_empty()) {
             let Some(found) = inherited.iter().position(|inherited| rule(wanted, inherited)) else { continue };
             let address = inherited[found].address;

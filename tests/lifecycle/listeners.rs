@@ -199,7 +199,7 @@ fn a_listener_that_comes_back_counts_on() {
     let limited = format!("{}, max_connections: 1", listener("https", format!("127.0.0.1:{port}")));
     assert_eq!(running.edit(&with(&lb, &[limited.clone(), stays.clone()])), Reload::Applied);
     let held = hold(running.address());
-    assert_eq!(running.edit(&with(&lb, &[stays.clone()])), Reload::Applied);
+    assert_eq!(running.edit(&with(&lb, std::slice::from_ref(&stays))), Reload::Applied);
     assert_eq!(running.edit(&format!("{}# again\n", with(&lb, &[limited, stays]))), Reload::Applied);
     // The one that is held has the only place, though its listener was away.
     assert!(!is_served(running.address()));
