@@ -79,21 +79,27 @@ pub struct Shared {
     pub rosters: Rosters,
 }
 
-/// Accepts until it is ordered otherwise, and gives `_place` back when `socket` is closed. It is ordered to drain when
-/// whoever gives the orders is gone.
+/// Accepts until it is ordered otherwise, and gives `_place` back when `socket`, which is non-blocking, is closed. It is
+/// ordered to drain when whoever gives the orders is gone.
 pub async fn accept(
-    socket: TcpListener,
+    socket: std::net::TcpListener,
     mut orders: watch::Receiver<Order>,
     standing: Standing,
     shared: Shared,
     _place: Permit,
 ) {
+    // A socket that does not listen yet is hung up to epoll, and stays so to tokio: it is shown to it once it does.
+    let began = orders.wait_for(|order| !matches!(order, Order::Wait)).await.is_ok();
+    let socket = match TcpListener::from_std(socket) {
+        Ok(socket) if began => socket,
+        Ok(_) => return,
+        Err(error) => return tracing::error!(%error, "a listening socket could not be used"),
+    };
     let snapshot = Cache::new(Arc::clone(&shared.snapshot));
     let mut door = Door { snapshot, ordered: standing.listener.clone(), standing, shared };
     loop {
         let order = orders.borrow_and_update().clone();
         match order {
-            Order::Wait if orders.changed().await.is_ok() => continue,
             Order::Serve(listener) => door.serve(listener),
             Order::Wait | Order::Drain => break,
             Order::Leave => return,

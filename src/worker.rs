@@ -6,7 +6,6 @@ use std::io;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::sync::{mpsc, watch};
 
@@ -51,10 +50,7 @@ async fn serve(openings: mpsc::UnboundedReceiver<Opening>, shared: Shared) {
 /// Never ends: without more to open there is still what was opened.
 async fn open(mut openings: mpsc::UnboundedReceiver<Opening>, shared: &Shared) {
     while let Some(Opening { socket, orders, standing, place }) = openings.recv().await {
-        match TcpListener::from_std(socket) {
-            Ok(socket) => drop(tokio::spawn(listener::accept(socket, orders, standing, shared.clone(), place))),
-            Err(error) => tracing::error!(%error, "a listening socket could not be used"),
-        }
+        tokio::spawn(listener::accept(socket, orders, standing, shared.clone(), place));
     }
     std::future::pending().await
 }
