@@ -263,7 +263,10 @@ impl fmt::Display for ApplyError {
                 "pool {pool}: its backend `{backend}` is where snigate itself listens: each connection would come back for \
                  ever; write where the backend listens"
             ),
-            Self::NeedsRestart { what } => write!(f, "{what} cannot change while snigate runs: restart it"),
+            Self::NeedsRestart { what } => write!(
+                f,
+                "{what} cannot change while snigate runs: restart it, or have another process follow it (SIGUSR2)"
+            ),
             Self::Io(_) => f.write_str("cannot start"),
         }
     }

@@ -20,7 +20,8 @@ main() {
 
     # `verify` wants the program of ExecStart to be there, which is not what is checked here.
     sed 's#/usr/local/bin/snigate#/bin/true#' deploy/systemd/snigate.service >"$work/snigate.service"
-    check "systemd unit" systemd-analyze verify --recursive-errors=no "$work/snigate.service"
+    cp deploy/systemd/snigate.socket "$work/"
+    check "systemd units" systemd-analyze verify --recursive-errors=no "$work/snigate.service" "$work/snigate.socket"
     check "systemd exposure" systemd-analyze security --offline=true --threshold=20 "$work/snigate.service"
 
     # kubectl's `kustomize` needs no cluster. Without kubectl, what it would put together is checked piece by piece.

@@ -97,7 +97,8 @@ impl Metrics {
 
     /// The same name gives the same series.
     pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
-        Arc::new(ListenerMetrics::register(&self.registry, &label_value(name)))
+        let name = self.names().admit_listener(name);
+        Arc::new(ListenerMetrics::register(&self.registry, &name))
     }
 
     /// Series of a route, on these listeners. With few routes all of them are there from the start; once there are
@@ -112,7 +113,7 @@ impl Metrics {
             (route.label, if names.pairs <= MAX_PAIRS_AT_ONCE { Registering::AtOnce } else { Registering::OnFirstUse })
         };
         let pool = self.names().admit_pool(pool);
-        let listeners = listeners.iter().map(|name| label_value(name)).collect();
+        let listeners = listeners.iter().map(|name| self.names().admit_listener(name)).collect();
         Arc::new(RouteMetrics::new(self.clone(), route, pool, listeners, registering))
     }
 

@@ -12,6 +12,8 @@ use super::registry::label_value;
 /// share [`OTHER`]. A name that comes back is the same name and finds its old count.
 #[derive(Debug, Default)]
 pub(super) struct Names {
+    /// They never go: what was counted on them is part of the accounts.
+    listeners: HashSet<String>,
     routes: HashMap<String, Standing>,
     pools: HashMap<String, Standing>,
     backends: HashMap<(String, String), Standing>,
@@ -32,6 +34,15 @@ pub(super) struct Admitted<L> {
 }
 
 impl Names {
+    pub(super) fn admit_listener(&mut self, name: &str) -> String {
+        let label = label_value(name);
+        if self.listeners.len() >= MAX_LISTENERS && !self.listeners.contains(&label) {
+            return OTHER.to_owned();
+        }
+        self.listeners.insert(label.clone());
+        label
+    }
+
     pub(super) fn admit_route(&mut self, name: &str) -> Admitted<String> {
         admit(&mut self.routes, label_value(name), OTHER.to_owned(), MAX_ROUTES)
     }
@@ -122,6 +133,7 @@ pub(super) const OTHER: &str = "(other)";
 /// The label under which closed connections of gone routes are still counted.
 pub(super) const REMOVED: &str = "(removed)";
 
+const MAX_LISTENERS: usize = 1024;
 const MAX_ROUTES: usize = 4096;
 const MAX_POOLS: usize = 1024;
 const MAX_BACKENDS: usize = 8192;
