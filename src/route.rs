@@ -136,6 +136,28 @@ impl RouteTable {
         self.decide(choice, Number::Known(number), By::Any, 0, request, &mut see)
     }
 
+    /// Shows every entry: its pattern's kind and name (of `*`, none), its route, its conditions, its number.
+    pub fn each<'t>(&'t self, mut see: impl FnMut(By, &'t [u8], u32, &'t Conditions, u32)) {
+        let mut choice = |by, name, choice: Choice, number: u32| match choice.read() {
+            Chosen::Route(route) => see(by, name, route, &NO_CONDITIONS, number),
+            Chosen::Run(first) => {
+                for Entry { conditions, route, number, last } in &self.runs[first..] {
+                    see(by, name, *route, conditions, *number);
+                    if *last {
+                        break;
+                    }
+                }
+            }
+        };
+        let maps = [(By::Exact, &self.exact), (By::OneLabel, &self.one_label), (By::ManyLabels, &self.many_labels)];
+        for (by, map) in maps {
+            map.each(|name, slot| choice(by, name, Choice(slot.first), map.second(slot)));
+        }
+        if let Some((any, number)) = self.any {
+            choice(By::Any, b"", any, number);
+        }
+    }
+
     /// Finds the wildcards that stop one label short of `name`, or reach one label too far: for hints.
     pub fn near_misses(&self, name: &ServerName) -> Vec<NearMiss> {
         let name = name.as_str().as_bytes();

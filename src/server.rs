@@ -297,6 +297,7 @@ impl Server {
                 discovery: self.discovery.clone(),
                 reloads,
                 rosters: self.shared.rosters.clone(),
+                writing: Mutex::default(),
             }),
         }
     }

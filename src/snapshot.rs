@@ -20,7 +20,7 @@ use crate::pool::{self, Pool};
 use crate::proxy_header;
 use crate::relay::{self, Engine};
 use crate::route::{Builder, By, Candidate, Conditions, Request, RouteTable};
-use crate::server_name::Sni;
+use crate::server_name::{Pattern, ServerName, Sni};
 use crate::socket::{self, TcpSettings};
 use crate::telemetry::{ConnectionLog, Format, Match, Metrics, RouteMetrics, Which};
 
@@ -179,6 +179,45 @@ impl Snapshot {
         &self.config.hash
     }
 
+    /// The whole configuration again, routes included: what is in force, whatever became of the file since.
+    pub fn effective(&self) -> Config {
+        let mut patterns: Vec<(u32, u32, Pattern)> = Vec::new();
+        let mut conditions: HashMap<u32, &Conditions> = HashMap::new();
+        self.table.each(|by, name, route, has, number| {
+            let named = |kind: fn(ServerName) -> Pattern| String::from_utf8_lossy(name).parse().map(kind).ok();
+            let pattern = match by {
+                By::Exact => named(Pattern::Exact),
+                By::OneLabel => named(Pattern::OneLabel),
+                By::ManyLabels => named(Pattern::ManyLabels),
+                By::Any => Some(Pattern::Any),
+            };
+            patterns.extend(pattern.map(|pattern| (route, number, pattern)));
+            if has.count() > 0 {
+                conditions.insert(route, has);
+            }
+        });
+        // By route, and within a route as they were given.
+        patterns.sort_unstable_by_key(|(route, number, _)| (*route, *number));
+        let mut patterns = patterns.into_iter().peekable();
+        let numbers: HashMap<&str, usize> =
+            self.pools.iter().enumerate().map(|(number, pool)| (&*pool.name, number)).collect();
+        let route = |(number, from): (u32, &Route)| config::Route {
+            name: Arc::clone(&from.name),
+            patterns: std::iter::from_fn(|| patterns.next_if(|(route, ..)| *route == number))
+                .map(|(_, number, pattern)| (pattern, self.place(number)))
+                .collect(),
+            conditions: conditions.get(&number).map(|has| config_conditions(has)).unwrap_or_default(),
+            to: match &from.to {
+                Destination::Pool(pool) => config::Destination::Pool(numbers[&*pool.name]),
+                Destination::Refuse(refuse) => config::Destination::Refuse(*refuse),
+            },
+            idle_timeout: from.idle_timeout,
+            on_removed: from.on_removed,
+        };
+        let routes = (0..).zip(&self.routes).map(route).collect();
+        Config { routes, ..self.config.clone() }
+    }
+
     /// Where the pattern stands that has this [`Candidate::number`].
     ///
     /// # Panics
@@ -320,6 +359,10 @@ fn connecting(pool: &config::Pool) -> pool::Connect {
         source_addresses: pool.source_addresses.clone(),
         congestion: pool.congestion.clone(),
     }
+}
+
+fn config_conditions(from: &Conditions) -> config::Conditions {
+    config::Conditions { alpn: from.alpn.clone(), source: from.source.clone(), listeners: from.listeners.clone() }
 }
 
 fn conditions(from: &config::Conditions) -> Conditions {

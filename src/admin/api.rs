@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
-use axum::response::Response;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 use serde_json::json;
@@ -81,6 +81,13 @@ pub(super) async fn set_backend_state(
     match app.control.set_backend_state(&pool, &backend, wanted) {
         Ok(value) => with_json(StatusCode::OK, value),
         Err(problem) => error(StatusCode::NOT_FOUND, &problem),
+    }
+}
+
+pub(super) async fn config(State(app): State<Arc<App>>) -> Response {
+    match app.control.config().await {
+        Some(text) => (JSON, text).into_response(),
+        None => error(StatusCode::INTERNAL_SERVER_ERROR, "the configuration could not be written"),
     }
 }
 
@@ -167,6 +174,10 @@ fn id<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     u64::from_str_radix(&String::deserialize(from)?, 16).map(Some).map_err(|_| serde::de::Error::custom(NO_ID))
 }
 
+const JSON: [(HeaderName, HeaderValue); 2] = [
+    (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+];
 const NO_ID: &str = "an id is hexadecimal, as in the log: `000000000000002a`";
 const USUAL_PAGE: usize = 100;
 const LARGEST_PAGE: usize = 1000;

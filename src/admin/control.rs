@@ -39,6 +39,9 @@ pub trait Control: Send + Sync {
     /// Reads the configuration again and waits for what comes of it.
     fn reload(&self) -> Soon<'_, Reloaded>;
 
+    /// The configuration in force as a routing file in JSON; `None` if that could not be written.
+    fn config(&self) -> Soon<'_, Option<String>>;
+
     /// The first `limit` connections that are meant.
     fn connections(&self, query: ConnectionsQuery, limit: usize) -> Soon<'_, Value>;
 

@@ -41,6 +41,7 @@ fn router(app: Arc<App>) -> Router {
         .route("/readyz", get(readyz))
         .route("/api/v1/status", get(api::status))
         .route("/api/v1/explain", get(api::explain))
+        .route("/api/v1/config", get(api::config))
         .route("/api/v1/reload", post(api::reload))
         .route("/api/v1/pools/{pool}/backends/{backend}/state", put(api::set_backend_state))
         .route("/api/v1/connections", get(api::connections).delete(api::end_connections))

@@ -48,6 +48,10 @@ impl Control for Process {
         Box::pin(async { Reloaded::Rejected(json!({ "result": "rejected" })) })
     }
 
+    fn config(&self) -> Soon<'_, Option<String>> {
+        Box::pin(async { Some("{\"listeners\":[]}".to_owned()) })
+    }
+
     fn connections(&self, query: ConnectionsQuery, limit: usize) -> Soon<'_, Value> {
         let client = query.client.map(|client| client.to_string());
         Box::pin(async move { json!({ "route": query.route, "client": client, "after": query.after, "limit": limit }) })

@@ -9,6 +9,7 @@
 mod address;
 mod at;
 mod deserializer;
+mod effective;
 mod files;
 mod located;
 mod parse;
@@ -77,6 +78,11 @@ impl Config {
             None => Err(problems),
         };
         (loaded, sources)
+    }
+
+    /// Writes it out as a routing file in JSON, which is YAML too, with every default filled in. The token is left out.
+    pub fn to_text(&self) -> String {
+        effective::text(self)
     }
 
     /// The JSON Schema (draft 2020-12) of the routing file, as a document to be saved.

@@ -74,7 +74,8 @@ pub fn show_duration(duration: Duration) -> String {
     format!("{}{name}", millis / u128::from(factor))
 }
 
-fn show_size(bytes: usize) -> String {
+/// Writes a size in the largest unit that it is a whole number of.
+pub fn show_size(bytes: usize) -> String {
     let bytes = bytes as u64;
     let (name, factor) =
         SIZE_UNITS.iter().rfind(|(_, factor)| bytes.is_multiple_of(*factor)).copied().unwrap_or(("B", 1));

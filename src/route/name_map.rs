@@ -56,6 +56,11 @@ impl NameMap {
         self.slots.find(hash(&self.hasher, name), |slot| slot.name(&self.records) == name)
     }
 
+    /// Shows every name, in no order.
+    pub fn each<'m>(&'m self, mut see: impl FnMut(&'m [u8], &'m Slot)) {
+        self.slots.iter().for_each(|slot| see(slot.name(&self.records), slot));
+    }
+
     /// The second number, which lies elsewhere.
     pub fn second(&self, slot: &Slot) -> u32 {
         let bytes = &self.records[slot.place as usize..];

@@ -24,6 +24,7 @@ pub(super) struct Controls {
     pub(super) discovery: Discovery,
     pub(super) reloads: Asker,
     pub(super) rosters: Rosters,
+    pub(super) writing: tokio::sync::Mutex<()>,
 }
 
 impl Control for Controls {
@@ -64,6 +65,15 @@ impl Control for Controls {
                 Some(outcome) if outcome.result == ReloadResult::Rejected => Reloaded::Rejected(told(&outcome)),
                 Some(outcome) => Reloaded::InForce(told(&outcome)),
             }
+        })
+    }
+
+    fn config(&self) -> Soon<'_, Option<String>> {
+        let snapshot = self.snapshot.load_full();
+        // A million routes take their time; one at a time, so that many who ask do not take their room.
+        Box::pin(async move {
+            let _turn = self.writing.lock().await;
+            tokio::task::spawn_blocking(move || snapshot.effective().to_text()).await.ok()
         })
     }
 

@@ -135,3 +135,24 @@ fn live_connections_are_listed_and_ended() {
     drop(quiet);
     lb.end();
 }
+
+/// What is told as the configuration in force is one, and the same.
+#[test]
+fn the_configuration_in_force_can_be_read_back() {
+    let backend = Backend::answering(b"served");
+    let lb = Lb::new().route("a.test", &backend).route("*.b.test", &backend).with("timeouts: { idle: 90s }");
+    let text = lb.config().replace("sni: \"a.test\"", "sni: [\"c.test\", \"a.test\", \"*\"], alpn: [h2]");
+    let lb = Trial::with(&text);
+    let (status, first) = lb.admin_get("/api/v1/config");
+    let told: serde_json::Value = serde_json::from_str(&first).unwrap();
+    assert_eq!((status, &told["timeouts"]["idle"], &told["timeouts"]["drain"]), (200, &json!("90s"), &json!("25s")));
+    assert_eq!(told["routes"][0]["sni"], json!(["c.test", "a.test", "*"]), "{first}");
+    assert_eq!(told["routes"][0]["alpn"], json!(["h2"]), "{first}");
+    // A file that cannot be used changes nothing of it.
+    assert_eq!(lb.edit("routes: ["), Reload::Rejected);
+    assert_eq!(lb.admin_get("/api/v1/config").1, first);
+    assert_eq!(lb.edit(&first), Reload::Applied);
+    assert_eq!(lb.answer("x.b.test"), b"served");
+    assert_eq!(lb.admin_get("/api/v1/config").1, first);
+    lb.end();
+}
