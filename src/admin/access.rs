@@ -77,7 +77,7 @@ impl Access {
     /// `peer` is `None` where it is not known.
     ///
     /// # Errors
-    /// [`Denied`].
+    /// Why not: in words that tell the one who asks what to give, and nothing of what was expected.
     pub fn decide(&self, peer: Option<Peer>, uri: &Uri, headers: &HeaderMap) -> Result<(), Denied> {
         if self.allow == Allow::Never {
             return Err(Denied::Never);

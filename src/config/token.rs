@@ -29,7 +29,7 @@ impl Token {
     /// Reads `file`; blanks and line ends around the token are not part of it.
     ///
     /// # Errors
-    /// [`TokenError`].
+    /// A file that cannot be read, or holds no token: one too long, none at all, one that no header can carry.
     pub fn read(file: &Path) -> Result<Self, TokenError> {
         let path = || file.to_path_buf();
         let mut bytes = Vec::new();
