@@ -121,7 +121,7 @@ impl fmt::Display for AddressError {
             }
             Self::NoSuchPort(port) => write!(f, "`{}` is no port; ports are 0 to 65535", port.escape_debug()),
             Self::Name(name) => write!(f, "`{name}` is a DNS name; write the address, as `IP:PORT`"),
-            Self::Unix => f.write_str("unix sockets are not supported yet; write `IP:PORT`"),
+            Self::Unix => f.write_str("a unix socket cannot stand here; write `IP:PORT`"),
             Self::Scheme => f.write_str("write `IP:PORT` alone, without a scheme"),
             Self::Other(text) => write!(f, "`{}` is no address", text.escape_debug()),
         }
@@ -177,7 +177,7 @@ mod tests {
         assert!(told("10.0.0.1:").contains("is no port"));
         assert!(told("localhost:443").contains("`localhost` is a DNS name"));
         assert!(told("shop.internal").contains("is a DNS name"));
-        assert!(told("unix:/run/a.sock").contains("not supported yet"));
+        assert!(told("unix:/run/a.sock").contains("cannot stand here"));
         assert!(told("https://10.0.0.1:443").contains("scheme"));
         assert_eq!(told("10.0.0:443"), "`10.0.0:443` is no address");
         assert_eq!(told(""), "`` is no address");

@@ -19,6 +19,7 @@ mod hellos;
 mod leavers;
 mod limits;
 mod pools;
+mod ports;
 mod names;
 mod odd_backends;
 mod proxy_headers;

@@ -325,6 +325,7 @@ fn a_file_that_cannot_be_used_changes_nothing_and_says_where() {
         ("a duplicate key", format!("{good}\npools: {{}}\n").into_bytes()),
         ("a dangling pool", good.replace("pool: pool-0", "pool: pool-9").into_bytes()),
         ("no UTF-8", [good.as_bytes(), b"# \xff\xfe\n"].concat()),
+        ("a byte order mark", [b"\xef\xbb\xbf", good.as_bytes()].concat()),
         ("two documents", format!("{good}\n---\n{good}").into_bytes()),
         ("brackets", vec![b'['; 100_000]),
         ("aliases", quad.into_bytes()),
@@ -355,9 +356,15 @@ fn a_file_that_cannot_be_used_changes_nothing_and_says_where() {
     fs::create_dir(lb.config_file()).unwrap();
     assert_eq!(lb.wait_for_reload_after(seen), Reload::Rejected, "a directory");
     fs::remove_dir(lb.config_file()).unwrap();
-    let huge = fs::File::create(lb.config_file()).unwrap();
-    huge.set_len(100 << 20).unwrap();
     let seen = lb.log().len();
+    symlink(lb.config_file(), lb.config_file()).unwrap();
+    lb.signal(Signal::HUP);
+    assert_eq!(lb.wait_for_reload_after(seen), Reload::Rejected, "a link to itself");
+    // Put in its place whole: one that grows while it is read is read as far as a file may be large.
+    let huge = lb.directory().join("huge");
+    fs::File::create(&huge).unwrap().set_len(100 << 20).unwrap();
+    let seen = lb.log().len();
+    fs::rename(&huge, lb.config_file()).unwrap();
     lb.signal(Signal::HUP);
     assert_eq!(lb.wait_for_reload_after(seen), Reload::Rejected, "100 MiB");
     assert_eq!(lb.answer("a.test"), b"served");
