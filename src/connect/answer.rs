@@ -4,6 +4,7 @@
 //! Out: an [`Answer`] that is on its way to the client; or [`Silence`], and then another backend can be asked.
 //! Source: RFC 8446 §5.1 (records), §4.1.3 (ServerHello, HelloRetryRequest), §6 (alerts).
 
+use std::convert::Infallible;
 use std::io;
 
 use rustix::net::RecvFlags;
@@ -67,6 +68,13 @@ pub(super) async fn first_answer(
                 // The look has taken the error from the socket: nobody will see it again.
                 Err(error) => return Err(Silence::ClientGone(error)),
             },
+            // Readable for ever, with nothing more to read: what can still come is a reset.
+            _ = client.ready(Interest::ERROR), if half_closed => {
+                let Err(error) = reset_of(client);
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    return Err(Silence::ClientGone(error));
+                }
+            }
             () = &mut patience => return Err(Silence::TimedOut),
         }
     }
@@ -109,6 +117,11 @@ fn has_more(client: &TcpStream) -> io::Result<usize> {
         let (taken, _) = rustix::net::recv(client, &mut [0_u8; 1], RecvFlags::PEEK)?;
         Ok(taken)
     })
+}
+
+/// The error that a reset has left on the socket; `WouldBlock` if there is none.
+fn reset_of(client: &TcpStream) -> io::Result<Infallible> {
+    client.try_io(Interest::ERROR, || Err(client.take_error()?.unwrap_or_else(|| io::ErrorKind::WouldBlock.into())))
 }
 
 /// The random of a ServerHello that is a HelloRetryRequest: the SHA-256 of that word (RFC 8446 §4.1.3).
