@@ -6,6 +6,22 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
+/// Has the allocator give free pages back at once, and the kernel hand out small ones.
+///
+/// A proxy's memory goes with its connections: pages kept for later, and pages of 2 MiB that a few relays pin, are what
+/// a crowd would leave behind (docs/performance.md has the figures). `MIMALLOC_PURGE_DELAY` has the last word.
+pub fn give_memory_back() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
+    #[cfg(feature = "mimalloc")]
+    {
+        /// `mi_option_purge_delay` of mimalloc.h, in milliseconds; the same number in versions 2 and 3.
+        const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+        // SAFETY: it writes one number into the allocator's options, which are static.
+        unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, 0) };
+    }
+}
+
 /// Puts off the choice of a local port until `connect` (ip(7), IP_BIND_ADDRESS_NO_PORT), so that one source address
 /// gives as many ports as there are destinations, not as many as there are ports.
 ///

@@ -95,10 +95,27 @@ impl Trial {
         Duration::from_millis(10 * (ticks(11) + ticks(12)))
     }
 
+    /// Counted page by page: what `status` tells is up to a megabyte behind.
     pub fn resident_bytes(&self) -> u64 {
-        let status = fs::read_to_string(self.proc("status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let rollup = fs::read_to_string(self.proc("smaps_rollup")).unwrap();
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap();
         line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    /// Holds that some round leaves less than so many bytes behind: what leaks does so in each, what the allocator
+    /// keeps for the next round, or where pages happen to be shared, does not.
+    pub fn some_round_leaves_less_than(&self, bytes: u64, mut round: impl FnMut()) {
+        let mut left = vec![];
+        let mut resident = self.resident_bytes();
+        while left.len() < 6 {
+            round();
+            let now = self.resident_bytes();
+            left.push(now.saturating_sub(std::mem::replace(&mut resident, now)));
+            if left.last().is_some_and(|left| *left < bytes) {
+                return;
+            }
+        }
+        panic!("each round left more than {bytes} bytes behind: {left:?}");
     }
 
     pub fn proc(&self, file: &str) -> PathBuf {
