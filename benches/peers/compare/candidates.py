@@ -39,6 +39,8 @@ class Candidate:
     version: list[str]
     start: Callable[[str, Place], list[str]] | None
     environment: dict[str, str] = field(default_factory=dict)
+    # Ours, in whatever build or configuration: nobody to be measured against.
+    own: bool = False
 
     def find(self) -> str | None:
         # Debian keeps some of them in sbin, which is not on everybody's PATH.
@@ -198,7 +200,7 @@ NGINX_STREAM = ["/usr/lib/nginx/modules/ngx_stream_module.so", "/usr/lib64/nginx
 
 # snigate first: the others are compared with it. `direct` is the load tool talking to itself.
 CANDIDATES = [
-    Candidate("snigate", "SNIGATE", "snigate", ["--version"], snigate),
+    Candidate("snigate", "SNIGATE", "snigate", ["--version"], snigate, own=True),
     Candidate("haproxy", "HAPROXY", "haproxy", ["-v"], haproxy()),
     Candidate("haproxy-splice", "HAPROXY", "haproxy", ["-v"], haproxy("splice-auto")),
     Candidate(
@@ -208,5 +210,11 @@ CANDIDATES = [
     Candidate("envoy", "ENVOY", "envoy", ["--version"], envoy),
     Candidate("traefik", "TRAEFIK", "traefik", ["version"], traefik, {"GOMAXPROCS": "1"}),
     Candidate("sniproxy", "SNIPROXY", "sniproxy", ["-V"], sniproxy),
-    Candidate("direct", "", "", [], None),
+    Candidate("direct", "", "", [], None, own=True),
 ]
+PEERS = [candidate.name for candidate in CANDIDATES if not candidate.own]
+
+
+def another(name: str, program: str) -> Candidate:
+    """Another build of snigate, to be measured beside the first."""
+    return Candidate(name, "", program, ["--version"], snigate, own=True)

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .candidates import CANDIDATES, Place
+from .candidates import CANDIDATES, Place, another
 from .scenarios import descriptors_for
 
 
@@ -24,7 +24,8 @@ def inside(order: dict) -> dict:
         set_up_network(order["congestion"])
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    candidate = next(candidate for candidate in CANDIDATES if candidate.name == order["candidate"])
+    known = (candidate for candidate in CANDIDATES if candidate.name == order["candidate"])
+    candidate = next(known, another(order["candidate"], order["program"]))
     with tempfile.TemporaryDirectory(prefix="peers-") as directory:
         listen, backend = free_ports(2)
         # What the limit allows, not more: some candidates refuse to start otherwise.

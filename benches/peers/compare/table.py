@@ -2,6 +2,7 @@
 
 from statistics import median
 
+from .candidates import PEERS
 from .scenarios import Figure, Scenario
 
 # (round, candidate) -> report, of one scenario
@@ -22,8 +23,7 @@ def table(scenario: Scenario, names: list[str], results: Results) -> str:
         figures = [spread([figure.of(report) for report in good.values()], figure) for figure in scenario.figures]
         ratio = "" if name in ("snigate", "direct") else ratio_text(ratios(first, results, rounds, [name]))
         rows.append([name, *figures, ratio, busy(good.values()), str(int(errors))])
-    peers = [name for name in names if name not in ("snigate", "direct")]
-    best = ratios(first, results, rounds, peers)
+    best = ratios(first, results, rounds, [name for name in names if name in PEERS])
     lines = [f"### {scenario.title}", ""]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     if best:
