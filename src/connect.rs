@@ -186,7 +186,7 @@ async fn attempt(
     let took = Instant::now();
     let patience = took + pool.connect.first_byte;
     // What the backend did not take at once is left to the relay, which writes and reads at the same time.
-    let can_ask_again = ask.said == Said::HelloAlone && rest.unwritten().is_empty();
+    let can_ask_again = ask.said == Said::HelloAlone && rest.is_empty();
     let more = (attempts.count as usize) < pool.connect.attempts && patience < total;
     if can_ask_again && more && picks.has_more(now) {
         match first_answer(&stream, ask.client, took, patience).await {

@@ -23,7 +23,9 @@ pub(super) struct Message {
 
 #[derive(Debug)]
 pub(super) enum Then {
-    /// Nothing yet.
+    /// Nothing yet: whoever polls is woken when there is more.
+    Drained,
+    /// Perhaps more.
     Open,
     /// FIN.
     End,
@@ -49,7 +51,7 @@ pub(super) fn message(
         let written = match then {
             _ if read.is_empty() => Poll::Ready(Ok(0)),
             Then::End => write_last(cx, to, read),
-            Then::Open | Then::Failed(_) => write(cx, to, read),
+            Then::Drained | Then::Open | Then::Failed(_) => write(cx, to, read),
         };
         let written = match written {
             Poll::Ready(result) => result.map_err(Fault::Write)?,
@@ -69,7 +71,7 @@ fn read_on(cx: &mut Context<'_>, from: &mut impl Stream, buffer: &mut ReadBuf<'_
     while buffer.remaining() > 0 {
         let before = buffer.filled().len();
         match Pin::new(&mut *from).poll_read(cx, buffer) {
-            Poll::Pending => break,
+            Poll::Pending => return Then::Drained,
             Poll::Ready(Err(error)) => return Then::Failed(error),
             Poll::Ready(Ok(())) if buffer.filled().len() == before => return Then::End,
             Poll::Ready(Ok(())) => {}

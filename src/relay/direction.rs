@@ -9,13 +9,18 @@ use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use tokio::task::coop::has_budget_remaining;
+
 use super::copy::{Message, Then};
 use super::pipe::{self, Pipe};
 use super::{Engine, Heard, Meter, Stream, Way, copy};
 
-/// Bytes that go first, with how much of them is already written.
+/// Bytes that go first, with how much of them is already written. Nearly always none, so it has room for no more.
 #[derive(Debug, Default)]
-pub struct Prefix {
+pub struct Prefix(Option<Box<Unwritten>>);
+
+#[derive(Debug)]
+struct Unwritten {
     bytes: Vec<u8>,
     written: usize,
 }
@@ -30,6 +35,8 @@ pub(super) struct Direction {
     rest: Prefix,
     /// Whether the meter knows of the first bytes.
     heard: Heard,
+    /// There was nothing to read, and who polls is woken when there is.
+    waits: bool,
     /// Held only while it holds bytes.
     pipe: Option<Box<Pipe>>,
     /// Bytes that the other side's kernel has taken.
@@ -64,23 +71,31 @@ pub(super) enum Fault {
 /// How a transfer into the worker's hands ended.
 pub(super) enum Moved {
     Bytes(usize),
+    /// All there was.
+    All,
     End,
 }
 
 impl Prefix {
     pub fn new(bytes: Vec<u8>) -> Self {
-        Self { bytes, written: 0 }
+        Self((!bytes.is_empty()).then(|| Box::new(Unwritten { bytes, written: 0 })))
     }
 
     pub fn unwritten(&self) -> &[u8] {
-        &self.bytes[self.written..]
+        self.0.as_ref().map_or(&[], |unwritten| &unwritten.bytes[unwritten.written..])
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
     }
 
     /// Notes that `bytes` more were taken; gives the memory back after the last.
     pub fn wrote(&mut self, bytes: usize) {
-        self.written += bytes;
+        if let Some(unwritten) = &mut self.0 {
+            unwritten.written += bytes;
+        }
         if self.unwritten().is_empty() {
-            *self = Self::default();
+            self.0 = None;
         }
     }
 }
@@ -91,16 +106,22 @@ impl Direction {
             Engine::Adaptive { .. } if cfg!(target_os = "linux") => Mode::Message { large: 0 },
             Engine::Adaptive { .. } | Engine::Copy => Mode::CopyOnly,
         };
-        Self { way, state: State::Open, mode, rest, heard, pipe: None, carried: 0 }
+        Self { way, state: State::Open, mode, rest, heard, waits: false, pipe: None, carried: 0 }
     }
 
     pub(super) fn is_closed(&self) -> bool {
         matches!(self.state, State::Closed)
     }
 
+    /// Somebody else polls, who was not promised to be woken.
+    pub(super) fn is_polled_anew(&mut self) {
+        self.waits = false;
+    }
+
     /// Closes without delivering what is held; for a side that can take no more.
     pub(super) fn abandon(&mut self) {
         self.state = State::Closed;
+        self.waits = false;
         self.rest = Prefix::default();
         // Bytes may be in it, so it is not given back to the pool.
         self.pipe = None;
@@ -116,9 +137,15 @@ impl Direction {
         engine: Engine,
         meter: &mut M,
     ) -> Poll<Result<(), Fault>> {
+        if self.waits {
+            if !from.is_read_ready() {
+                return Poll::Pending;
+            }
+            self.waits = false;
+        }
         let mut budget = BUDGET_BYTES;
         loop {
-            while !self.rest.unwritten().is_empty() {
+            while !self.rest.is_empty() {
                 let bytes = ready!(copy::write(cx, to, self.rest.unwritten())).map_err(Fault::Write)?;
                 self.rest.wrote(bytes);
                 self.carried += bytes as u64;
@@ -146,14 +173,26 @@ impl Direction {
                 return Poll::Pending;
             }
             let moved = match self.mode {
-                Mode::Bulk { .. } => ready!(self.poll_splice(cx, from, engine))?,
-                Mode::CopyOnly | Mode::Message { .. } => ready!(self.poll_copy(cx, from, to, meter))?,
+                Mode::Bulk { .. } => self.poll_splice(cx, from, engine),
+                Mode::CopyOnly | Mode::Message { .. } => self.poll_copy(cx, from, to, meter),
             };
             match moved {
-                Moved::Bytes(bytes) => budget = budget.saturating_sub(bytes),
-                Moved::End => self.state = State::Ending,
+                Poll::Ready(moved) => match moved? {
+                    Moved::Bytes(bytes) => budget = budget.saturating_sub(bytes),
+                    Moved::All if !self.rest.is_empty() => {}
+                    Moved::All => return self.wait(),
+                    Moved::End => self.state = State::Ending,
+                },
+                Poll::Pending => return self.wait(),
             }
         }
+    }
+
+    /// To be called when the stream has said that it has nothing, so that it need not be asked again before it is ready.
+    fn wait<T>(&mut self) -> Poll<T> {
+        // Out of budget, the runtime says so too, and promises nothing.
+        self.waits = has_budget_remaining();
+        Poll::Pending
     }
 
     /// Reads one message and writes it; what is not taken becomes the rest.
@@ -180,6 +219,7 @@ impl Direction {
             };
         }
         match then {
+            Then::Drained => Poll::Ready(Ok(Moved::All)),
             Then::Open => Poll::Ready(Ok(Moved::Bytes(bytes))),
             Then::End => Poll::Ready(Ok(Moved::End)),
             Then::Failed(error) => {

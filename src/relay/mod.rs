@@ -17,12 +17,13 @@ use std::io;
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 pub use self::copy::with_scratch;
@@ -108,6 +109,11 @@ pub trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin {
     /// # Errors
     /// The operation's.
     fn try_io<R>(&self, interest: Interest, operation: impl FnMut() -> io::Result<R>) -> io::Result<R>;
+
+    /// Looks at the readiness alone: nobody is woken for the answer, and the kernel is not asked.
+    fn is_read_ready(&self) -> bool {
+        self.try_io(Interest::READABLE, || Ok(())).is_ok()
+    }
 }
 
 pin_project! {
@@ -133,6 +139,8 @@ impl<C: Stream, B: Stream, M: Meter> Relay<C, B, M> {
             broken: None,
             last_activity: now,
             keepalive_set: false,
+            polled_by: None,
+            timer_waits: false,
             idle,
             settings,
             meter,
@@ -173,6 +181,10 @@ struct Carrier<C: Stream, B: Stream, M> {
     last_activity: Instant,
     /// The backend's keepalive is set when a connection has lived as long as its first probe would take.
     keepalive_set: bool,
+    /// Who is to be woken.
+    polled_by: Option<Waker>,
+    /// The timer will wake it.
+    timer_waits: bool,
     idle: Duration,
     settings: Arc<Settings>,
     meter: M,
@@ -194,10 +206,18 @@ enum Stage {
 
 impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
     fn poll(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<End> {
+        if !self.polled_by.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.polled_by = Some(cx.waker().clone());
+            self.to_backend.is_polled_anew();
+            self.to_client.is_polled_anew();
+            self.timer_waits = false;
+        }
         let half_closed = self.half_closed();
         let before = (self.to_backend.carried, self.to_client.carried);
         let end = self.poll_directions(cx);
-        if before != (self.to_backend.carried, self.to_client.carried) || half_closed != self.half_closed() {
+        let is_active =
+            before != (self.to_backend.carried, self.to_client.carried) || half_closed != self.half_closed();
+        if is_active {
             self.account(before);
         }
         if let Poll::Ready(end) = end {
@@ -208,6 +228,9 @@ impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
             if self.next_look() < timer.deadline() {
                 timer.as_mut().reset(self.next_look());
             }
+        }
+        if is_active && self.timer_waits && self.last_activity < timer.deadline() {
+            return Poll::Pending;
         }
         self.poll_timer(cx, timer)
     }
@@ -286,6 +309,7 @@ impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
             }
             timer.as_mut().reset(self.next_look());
         }
+        self.timer_waits = has_budget_remaining();
         Poll::Pending
     }
 

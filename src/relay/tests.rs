@@ -232,3 +232,26 @@ async fn a_reset_after_the_fin_is_noticed() {
         assert!(started.elapsed() <= 2 * RESET_LOOK);
     }
 }
+
+#[tokio::test]
+async fn another_task_that_takes_over_is_woken_too() {
+    let (mut client, near_client) = tcp_pair().await;
+    let (near_backend, mut backend) = tcp_pair().await;
+    let settings = Arc::new(settings(Engine::Copy));
+    let idle = settings.idle;
+    let count = Arc::new(Count::default());
+    let mut relay = Box::pin(Relay::new(near_client, near_backend, Opening::default(), settings, idle, count));
+    // Twice: the second time there is a promise to wake whoever asked first.
+    for _ in 0..2 {
+        assert!(relay.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+    let relay = tokio::spawn(relay);
+    tokio::task::yield_now().await;
+    client.write_all(b"there").await.expect("written");
+    let mut got = [0; 5];
+    backend.read_exact(&mut got).await.expect("read");
+    backend.write_all(b"back!").await.expect("written");
+    client.read_exact(&mut got).await.expect("read");
+    drop((client, backend));
+    assert_eq!(relay.await.expect("no panic"), End::Finished);
+}

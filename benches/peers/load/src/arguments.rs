@@ -40,6 +40,8 @@ pub struct Plan {
     pub idle: usize,
     pub warm_up: Duration,
     pub measure: Duration,
+    /// Ends after so many connections, round trips or bytes, whichever the plan has, and not by time.
+    pub count: Option<u64>,
 }
 
 /// Which way bulk streams carry bytes.
@@ -74,6 +76,7 @@ pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, Strin
             "--trips" => plan.trips = value.parse().map_err(|_| bad(()))?,
             "--idle" => plan.idle = value.parse().map_err(|_| bad(()))?,
             "--warm-up" => plan.warm_up = seconds(&value).ok_or_else(|| bad(()))?,
+            "--count" => plan.count = Some(value.parse().map_err(|_| bad(()))?),
             "--seconds" => plan.measure = seconds(&value).ok_or_else(|| bad(()))?,
             _ => return Err(format!("{word}: unknown")),
         }
@@ -104,4 +107,5 @@ usage: peers-load --proxy IP:PORT --backend IP:PORT [--pid PID] [what] [how long
   --idle N        N connections held open; alone, resident memory is what is measured
   --verify        compare every byte instead
   --warm-up S     default 0.5
-  --seconds S     default 2";
+  --seconds S     default 2
+  --count N       instead: until N connections, round trips or bulk bytes are done";

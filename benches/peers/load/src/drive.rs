@@ -95,12 +95,18 @@ impl Run<'_> {
     }
 
     fn measure(&mut self, proxy: &Processes) -> Result<Measured, String> {
-        self.work(self.plan.warm_up)?;
+        if self.plan.count.is_none() {
+            self.work(self.plan.warm_up)?;
+        }
         self.world.latencies = Some(Vec::with_capacity(LATENCIES));
         let own = Processes::own();
         let (cpu, own_cpu, machine) = (proxy.cpu(), own.cpu(), machine_cpu());
         let (counts, at) = (self.world.counts, Instant::now());
-        self.work(self.plan.measure)?;
+        if let Some(count) = self.plan.count {
+            self.work_off(count)?
+        } else {
+            self.work(self.plan.measure)?
+        }
         let now = self.world.counts;
         let measured = Measured {
             took: at.elapsed(),
@@ -114,6 +120,20 @@ impl Run<'_> {
             latencies: self.world.latencies.take().unwrap_or_default(),
         };
         Ok(measured)
+    }
+
+    /// Keeps as many clients of each kind as the plan says, until so much more is done.
+    fn work_off(&mut self, count: u64) -> Result<(), String> {
+        let done = |counts: Counts, plan: &Plan| match plan {
+            Plan { bulk: 1.., .. } => counts.bytes_down + counts.bytes_up,
+            Plan { trips: 1.., .. } => counts.trips,
+            _ => counts.connections,
+        };
+        let enough = done(self.world.counts, self.plan) + count;
+        while done(self.world.counts, self.plan) < enough {
+            self.work(Duration::from_millis(1))?;
+        }
+        Ok(())
     }
 
     /// Keeps as many clients of each kind as the plan says, for so long.
