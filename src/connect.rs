@@ -143,6 +143,12 @@ struct Failed {
     error: ConnectError,
 }
 
+impl Failed {
+    fn of(lease: &Lease, error: io::Error) -> Self {
+        Self { backend: Arc::clone(lease.backend()), error: ConnectError::Io(error) }
+    }
+}
+
 fn note_failure(pool: &Pool, backend: &Arc<Backend>, error: &ConnectError) {
     let result = error.result();
     backend.metrics.connect(result);
@@ -170,7 +176,7 @@ async fn attempt(
         let (lease, stream) = open(pool, lease, picks, ask.nodelay, attempts).await?;
         match give(&stream, ask.first_bytes).await {
             Ok(taken) => Ok((lease, stream, taken)),
-            Err(error) => Err(Failed { backend: Arc::clone(lease.backend()), error: ConnectError::Io(error) }),
+            Err(error) => Err(Failed::of(&lease, error)),
         }
     });
     let (lease, stream, taken) = match opened.await {
@@ -218,22 +224,33 @@ async fn open(
     nodelay: bool,
     attempts: &mut Attempts,
 ) -> Result<(Lease, BackendStream), Failed> {
-    let failed = |lease: &Lease, error| Failed { backend: Arc::clone(lease.backend()), error: ConnectError::Io(error) };
     if !lease.backend().looked_up {
         return match begin(pool, &lease.backend().address, nodelay).await {
             Ok(stream) => Ok((lease, stream)),
-            Err(error) => Err(failed(&lease, error)),
+            Err(error) => Err(Failed::of(&lease, error)),
         };
     }
+    // Boxed, since it is rare and large.
+    Box::pin(race(pool, lease, picks, nodelay, attempts)).await
+}
+
+/// Connects to the leased backend and, if that takes its time, to a rival of the other family; the first one wins.
+async fn race(
+    pool: &Pool,
+    lease: Lease,
+    picks: &mut Picks<'_>,
+    nodelay: bool,
+    attempts: &mut Attempts,
+) -> Result<(Lease, BackendStream), Failed> {
     let mut one = pin!(finish(pool, lease, nodelay));
     let rival = tokio::select! {
-        result = &mut one => return result.map_err(|(lease, error)| failed(&lease, error)),
+        result = &mut one => return result.map_err(|(lease, error)| Failed::of(&lease, error)),
         () = sleep(CONNECTION_ATTEMPT_DELAY) => {
             let slow = attempts.last.as_ref().expect("an attempt has begun");
             picks.other_family(slow, Instant::now())
         }
     };
-    let Some(rival) = rival else { return one.await.map_err(|(lease, error)| failed(&lease, error)) };
+    let Some(rival) = rival else { return one.await.map_err(|(lease, error)| Failed::of(&lease, error)) };
     attempts.begin(rival.backend());
     let mut other = pin!(finish(pool, rival, nodelay));
     let (result, rest) = tokio::select! {
@@ -247,7 +264,7 @@ async fn open(
         }
         Err((lease, error)) => {
             note_failure(pool, lease.backend(), &ConnectError::Io(error));
-            rest.await.map_err(|(lease, error)| failed(&lease, error))
+            rest.await.map_err(|(lease, error)| Failed::of(&lease, error))
         }
     }
 }

@@ -27,24 +27,28 @@ use crate::socket::ResetUnlessReleased;
 use crate::telemetry::{ConnectResult, Enforced, HelloResult, LimitScope, Match, ProxyHeaderResult, Reason, State};
 
 /// Serves `client` to its end. Dropped before, the connection is counted as drained, or as panicked.
-pub async fn serve(client: TcpStream, accepted: Accepted, snapshot: Arc<Snapshot>) {
+///
+/// No `async fn`: that would keep room for its arguments as long as it lives.
+pub fn serve(client: TcpStream, accepted: Accepted, snapshot: Arc<Snapshot>) -> impl Future<Output = ()> + Send {
     // Both are boxed, so that a relay, which may live for days, holds room for itself alone.
-    let established = Box::pin(establish(client, Account::open(accepted), snapshot)).await;
-    match established {
-        Some(Established::Tcp(relay)) => _ = relay.await,
-        Some(Established::Unix(relay)) => _ = relay.await,
-        None => {}
+    let established = Box::pin(establish(client, Account::open(accepted), snapshot));
+    async {
+        match established.await {
+            Some(Established::Tcp(relay)) => _ = relay.await,
+            Some(Established::Unix(relay)) => _ = relay.await,
+            None => {}
+        }
     }
 }
 
 /// A relay, boxed before it is first polled: it does not move through the tasks before it.
 enum Established {
-    Tcp(Pin<Box<Relay<TcpStream, TcpStream, Account>>>),
-    Unix(Pin<Box<Relay<TcpStream, UnixStream, Account>>>),
+    Tcp(Pin<Box<Relay<TcpStream, TcpStream, Box<Account>>>>),
+    Unix(Pin<Box<Relay<TcpStream, UnixStream, Box<Account>>>>),
 }
 
 /// The path up to the relay: each stage takes what the one before it gave. `None` is a connection that was refused.
-async fn establish(client: TcpStream, mut account: Account, snapshot: Arc<Snapshot>) -> Option<Established> {
+async fn establish(client: TcpStream, mut account: Box<Account>, snapshot: Arc<Snapshot>) -> Option<Established> {
     let mut client = ResetUnlessReleased::new(client);
     let (prefix, told) = match hello(&mut client, &mut account, &snapshot).await {
         Ok(read) => read,
@@ -70,12 +74,15 @@ async fn establish(client: TcpStream, mut account: Account, snapshot: Arc<Snapsh
     account.routed(&snapshot, route);
     account.enter(State::Connecting);
     let header = pool.connect.send_proxy_protocol.map(|version| {
-        let addresses = told.unwrap_or_else(|| addresses(&mut client, account.accepted.peer));
+        let addresses = told.unwrap_or_else(|| addresses(&mut client, account.live(|live| live.peer)));
         account.proxy_header(version, addresses, &prefix)
     });
     let first_bytes = FirstBytes { header: header.as_deref().unwrap_or_default(), prefix: &prefix };
     let ask = Ask {
-        request: Request { client: account.client.ip(), server_name: server_name(account.hello.as_ref()) },
+        request: Request {
+            client: account.live(|live| live.client.ip()),
+            server_name: server_name(account.hello.as_ref()),
+        },
         client: client.stream(),
         first_bytes,
         said: said(account.hello.as_ref(), &prefix),
@@ -100,7 +107,7 @@ async fn establish(client: TcpStream, mut account: Account, snapshot: Arc<Snapsh
             if reason == Reason::LimitBackend {
                 account.accepted.metrics.limit_rejected(LimitScope::Backend, Enforced::Yes);
             }
-            account.error = Some(error);
+            account.error = Some(Box::new(error));
             turn_away(client, account, reason, Refusal::Reset).await
         }
     }
@@ -113,16 +120,16 @@ async fn hello(
     account: &mut Account,
     snapshot: &Snapshot,
 ) -> Result<(Vec<u8>, Option<Addresses>), (Reason, Refusal)> {
-    let Accepted { peer, at, listener, listener_metrics, .. } = &account.accepted;
-    let metrics = Arc::clone(listener_metrics);
-    let trusted = snapshot.config.listeners[*listener].trusted_proxies.as_deref();
+    let (peer, at, listener) = account.live(|live| (live.peer, live.at, live.listener));
+    let metrics = Arc::clone(&account.accepted.listener_metrics);
+    let trusted = snapshot.config.listeners[listener].trusted_proxies.as_deref();
     if trusted.is_some_and(|trusted| !is_trusted(trusted, peer.ip().to_canonical())) {
         metrics.proxy_header(ProxyHeaderResult::Untrusted);
         return Err((Reason::ProxyUntrusted, Refusal::Close));
     }
     let proxy_header = if trusted.is_some() { ProxyHeader::Required } else { ProxyHeader::None };
     let max_hello_bytes = snapshot.config.limits.max_hello_bytes;
-    let deadline = *at + snapshot.config.timeouts.hello;
+    let deadline = at + snapshot.config.timeouts.hello;
     let peeked = peek::client_hello(client.stream(), proxy_header, max_hello_bytes, deadline).await;
     let after = at.elapsed();
     match peeked {
@@ -133,8 +140,9 @@ async fn hello(
                     (Some(_), Version::V1) => ProxyHeaderResult::V1,
                     (Some(_), Version::V2) => ProxyHeaderResult::V2,
                 });
-                account.client = header.addresses.map_or(account.client, |addresses| addresses.client);
-                account.accepted.live.update(|live| live.client = account.client);
+                if let Some(addresses) = header.addresses {
+                    account.accepted.live.update(|live| live.client = addresses.client);
+                }
             }
             match peeked.first {
                 First::Hello(hello) => {
@@ -153,7 +161,7 @@ async fn hello(
             } else {
                 metrics.proxy_header(ProxyHeaderResult::Malformed);
             }
-            account.peek_error = Some(error);
+            account.error = Some(Box::new(error));
             Err((reason, refusal))
         }
     }
@@ -187,12 +195,10 @@ fn no_hello(error: &PeekError) -> (Option<HelloResult>, Reason, Refusal) {
 fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account) -> Chosen<'a> {
     let chosen = match &account.hello {
         None => Chosen { route: &snapshot.not_tls, matched: Match::NotTls },
-        Some(hello) => snapshot.choose(Asked {
-            sni: hello.server_name.as_ref(),
-            alpn: &hello.alpn,
-            source: account.client.ip().to_canonical(),
-            listener: account.accepted.listener,
-        }),
+        Some(hello) => {
+            let (source, listener) = account.live(|live| (live.client.ip().to_canonical(), live.listener));
+            snapshot.choose(Asked { sni: hello.server_name.as_ref(), alpn: &hello.alpn, source, listener })
+        }
     };
     account.matched = Some(chosen.matched);
     if let Some(Sni::Name(name)) = account.hello.as_ref().and_then(|hello| hello.server_name.as_ref()) {
@@ -223,7 +229,7 @@ fn refusal(how: Refuse, matched: Match, hello: Option<&ClientHello>, first_bytes
 /// Refuses; the account closes when the client has had its answer.
 async fn turn_away<T>(
     client: ResetUnlessReleased,
-    mut account: Account,
+    mut account: Box<Account>,
     reason: Reason,
     refusal: Refusal,
 ) -> Option<T> {
@@ -280,7 +286,9 @@ mod tests {
     /// Each open connection is one such future; what it grows by is paid for every idle relay.
     #[test]
     fn the_future_of_a_connection_stays_small() {
-        let (task, relay) = (size_of_future(serve), size_of::<Relay<TcpStream, TcpStream, Account>>());
-        assert!(task <= 256 && relay <= 1024, "a task of {task} bytes, a relay of {relay}");
+        let task = size_of_future(serve);
+        let (relay, account) = (size_of::<Relay<TcpStream, TcpStream, Box<Account>>>(), size_of::<Account>());
+        let told = format!("a task of {task} bytes, a relay of {relay}, an account of {account}");
+        assert!(task <= 64 && relay <= 384 && account <= 256, "{told}");
     }
 }

@@ -217,10 +217,6 @@ impl Door {
         let live = roster::enter(id, peer, at, Arc::clone(&snapshot.terms), *number);
         let place = live.number();
         let accepted = Accepted {
-            id,
-            peer,
-            at,
-            listener: *number,
             listener_metrics: Arc::clone(&listener.metrics),
             metrics: Arc::clone(&self.shared.metrics),
             permits: (permit, listener_permit),

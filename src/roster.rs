@@ -49,7 +49,8 @@ pub struct Entry {
     pub ended_by: Option<Reason>,
     task: Option<AbortHandle>,
     /// What was condemned before it was known whether this connection is meant.
-    late: Vec<Arc<Condemned>>,
+    #[expect(clippy::box_collection, reason = "there is nearly never one, and every connection has the room")]
+    late: Option<Box<Vec<Arc<Condemned>>>>,
 }
 
 /// A connection's place in the roster of its worker, given back when dropped. It stays on the thread it was made on.
@@ -101,7 +102,7 @@ pub fn enter(id: u64, peer: SocketAddr, at: Instant, terms: Arc<Terms>, listener
         bytes: [0; 2],
         ended_by: None,
         task: None,
-        late: Vec::new(),
+        late: None,
     };
     Ticket(Some(SLOTS.with_borrow_mut(|slots| slots.insert(entry))))
 }
@@ -117,6 +118,11 @@ impl Ticket {
         SLOTS.with_borrow_mut(|slots| slots.get_mut(number).map(update))
     }
 
+    /// To be called while the connection is on the roster, which it is until [`Ticket::leave`].
+    pub fn see<R>(&self, look: impl FnOnce(&Entry) -> R) -> R {
+        self.update(|entry| look(entry)).expect("it is on the roster")
+    }
+
     pub fn carried(&self, way: Way, bytes: u64) {
         self.update(|entry| entry.bytes[way as usize] += bytes);
     }
@@ -126,8 +132,8 @@ impl Ticket {
     pub fn relays_to(&self, backend: Arc<str>) {
         self.update(|entry| {
             entry.backend = Some(backend);
-            let late = std::mem::take(&mut entry.late);
-            if late.iter().any(|condemned| condemned.takes(entry)) {
+            let late = entry.late.take();
+            if late.iter().flat_map(|late| late.iter()).any(|condemned| condemned.takes(entry)) {
                 entry.end(Reason::RouteRemoved);
             }
         });
@@ -168,7 +174,7 @@ impl Entry {
     /// Ends it if `condemned` takes it; as long as that cannot be known, keeps it in mind.
     fn judge(&mut self, condemned: &Arc<Condemned>) {
         match self.state {
-            State::Hello | State::Connecting => self.late.push(Arc::clone(condemned)),
+            State::Hello | State::Connecting => self.late.get_or_insert_default().push(Arc::clone(condemned)),
             State::Relaying if condemned.takes(self) => self.end(Reason::RouteRemoved),
             State::Relaying | State::Refusing => {}
         }

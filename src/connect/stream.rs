@@ -1,5 +1,6 @@
 //! Is a stream to a backend, over TCP or a unix socket, until the relay takes it as what it is.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::path::Path;
 
@@ -18,18 +19,21 @@ impl BackendStream {
         UnixStream::connect(path).await.map(Self::Unix)
     }
 
+    /// By the one waker that a stream keeps for each direction: nobody else waits for it.
     pub(super) async fn writable(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.writable().await,
-            Self::Unix(stream) => stream.writable().await,
-        }
+        poll_fn(|cx| match self {
+            Self::Tcp(stream) => stream.poll_write_ready(cx),
+            Self::Unix(stream) => stream.poll_write_ready(cx),
+        })
+        .await
     }
 
     pub(super) async fn readable(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.readable().await,
-            Self::Unix(stream) => stream.readable().await,
-        }
+        poll_fn(|cx| match self {
+            Self::Tcp(stream) => stream.poll_read_ready(cx),
+            Self::Unix(stream) => stream.poll_read_ready(cx),
+        })
+        .await
     }
 
     pub(super) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {

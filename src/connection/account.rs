@@ -6,16 +6,15 @@
 //! An account is dropped however a connection ends: its own way, by a deadline, by a panic. Its drop is the one place that
 //! counts, so that accepted = active + the sum over reasons always holds (DESIGN §4).
 
-use std::net::SocketAddr;
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::client_hello::ClientHello;
-use crate::connect::{Attempts, BackendStream, ConnectError, Connected, first_record};
+use crate::connect::{Attempts, BackendStream, Connected, first_record};
 use crate::limits::Permit;
-use crate::peek::PeekError;
 use crate::pool::{Lease, Pool};
 use crate::proxy_header::{self, Addresses, Values, Version};
 use crate::relay::{End, Heard, Meter, Opening, Way};
@@ -27,12 +26,8 @@ use crate::telemetry::{
     RouteMetrics, State,
 };
 
-/// What a connection has from its acceptance on.
+/// What a connection has from its acceptance on. Who it is stands on the roster.
 pub struct Accepted {
-    pub id: u64,
-    pub peer: SocketAddr,
-    pub at: Instant,
-    pub listener: usize,
     pub listener_metrics: Arc<ListenerMetrics>,
     pub metrics: Arc<Metrics>,
     pub permits: (Permit, Permit),
@@ -43,16 +38,14 @@ pub struct Accepted {
 pub(super) struct Account {
     pub(super) accepted: Accepted,
     pub(super) active: Active,
-    /// Told by a PROXY header, else the peer.
-    pub(super) client: SocketAddr,
     pub(super) hello: Option<ClientHello>,
     pub(super) hello_after: Option<Duration>,
-    pub(super) peek_error: Option<PeekError>,
+    /// Why there was no hello, or no backend.
+    pub(super) error: Option<Box<dyn Error + Send + Sync>>,
     pub(super) matched: Option<Match>,
-    pub(super) route: Option<(Arc<str>, Arc<RouteMetrics>)>,
+    route: Option<Arc<RouteMetrics>>,
     pub(super) pool: Option<Arc<Pool>>,
     pub(super) attempts: Attempts,
-    pub(super) error: Option<ConnectError>,
     pub(super) lease: Option<Lease>,
     pub(super) connect_after: Option<Duration>,
     pub(super) connected_at: Option<Instant>,
@@ -63,26 +56,30 @@ pub(super) struct Account {
 }
 
 impl Account {
-    pub(super) fn open(accepted: Accepted) -> Self {
-        Self {
+    /// Boxed, since it goes from stage to stage.
+    pub(super) fn open(accepted: Accepted) -> Box<Self> {
+        Box::new(Self {
             active: accepted.listener_metrics.accepted(),
-            client: accepted.peer,
             accepted,
             hello: None,
             hello_after: None,
-            peek_error: None,
+            error: None,
             matched: None,
             route: None,
             pool: None,
             attempts: Attempts::default(),
-            error: None,
             lease: None,
             connect_after: None,
             connected_at: None,
             first_byte: None,
             backend_closed_first: false,
             reason: None,
-        }
+        })
+    }
+
+    /// What the roster knows of it.
+    pub(super) fn live<R>(&self, look: impl FnOnce(&Entry) -> R) -> R {
+        self.accepted.live.see(look)
     }
 
     pub(super) fn enter(&mut self, state: State) {
@@ -102,7 +99,7 @@ impl Account {
             live.route = Some(Arc::clone(&route.name));
             live.pool = self.pool.as_ref().map(|pool| Arc::clone(&pool.name));
         });
-        self.route = Some((Arc::clone(&route.name), metrics));
+        self.route = Some(metrics);
     }
 
     /// What the backend is told of the client, whose bytes are `prefix`.
@@ -110,7 +107,7 @@ impl Account {
         let hello = self.hello.as_ref();
         let authority = hello.and_then(|hello| hello.server_name_as_sent(prefix));
         let alpn = hello.and_then(|hello| hello.alpn.only());
-        let values = Values { unique_id: Some(self.accepted.id), authority: authority.as_deref(), alpn };
+        let values = Values { unique_id: Some(self.live(|live| live.id)), authority: authority.as_deref(), alpn };
         proxy_header::encode(version, addresses, &values)
     }
 
@@ -165,7 +162,7 @@ impl Account {
 impl Meter for Account {
     fn carried(&mut self, way: Way, bytes: u64) {
         self.accepted.live.carried(way, bytes);
-        if let Some((_, metrics)) = &self.route {
+        if let Some(metrics) = &self.route {
             metrics.bytes(direction(way), bytes);
         }
     }
@@ -224,9 +221,9 @@ impl Drop for Account {
             None => Reason::Drained,
         };
         let reason = self.reason.unwrap_or(unfinished);
-        let lived = self.accepted.at.elapsed();
+        let lived = live.at.elapsed();
         match &self.route {
-            Some((_, metrics)) => metrics.closed(self.accepted.listener, reason, lived),
+            Some(metrics) => metrics.closed(live.listener, reason, lived),
             None => self.accepted.listener_metrics.closed_unrouted(reason),
         }
         if let (Some(pool), Some(after)) = (&self.pool, self.first_byte) {
@@ -240,19 +237,13 @@ impl Drop for Account {
 
 impl Account {
     fn log(&self, live: &Entry, reason: Reason, lived: Duration) {
-        let Accepted { id, peer, listener, .. } = &self.accepted;
         let hello = self.hello.as_ref();
         let backend = self.attempts.last.as_ref();
-        let error: Option<&dyn std::fmt::Display> = match (&self.error, &self.peek_error) {
-            (Some(error), _) => Some(error),
-            (None, Some(error)) => Some(error),
-            (None, None) => None,
-        };
         live.terms.connection_log.line(&ConnectionLine {
-            id: *id,
-            listener: &live.terms.listeners[*listener],
-            client: self.client,
-            peer: *peer,
+            id: live.id,
+            listener: &live.terms.listeners[live.listener],
+            client: live.client,
+            peer: live.peer,
             sni: server_name(hello),
             alpn: hello.map_or(Alpn::Absent, |hello| Alpn::Wire(hello.alpn.as_wire())),
             tls: hello.map(|hello| hello.offers.version_name()),
@@ -260,7 +251,7 @@ impl Account {
             hello_bytes: hello.map(|hello| hello.wire_bytes),
             hello_records: hello.map(|hello| hello.records),
             hello_ms: self.hello_after,
-            route: self.route.as_ref().map(|(name, _)| &**name),
+            route: live.route.as_deref(),
             matched: self.matched,
             pool: self.pool.as_ref().map(|pool| &*pool.name),
             backend: backend.map(|backend| &*backend.name),
@@ -274,7 +265,7 @@ impl Account {
             phase: live.state,
             reason,
             config: &live.terms.hash,
-            error,
+            error: self.error.as_ref().map(|error| error as &dyn std::fmt::Display),
         });
     }
 }
@@ -313,10 +304,6 @@ mod tests {
         let config = Config::parse(text, Path::new("f.yaml")).unwrap_or_else(|problems| panic!("{problems}")).config;
         let (peer, at) = (([127, 0, 0, 1], 1).into(), Instant::now());
         Accepted {
-            id: 1,
-            peer,
-            at,
-            listener: 0,
             listener_metrics: metrics.listener("l"),
             metrics: Arc::clone(metrics),
             permits: (permits.acquire(), permits.acquire()),

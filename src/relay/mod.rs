@@ -87,6 +87,28 @@ pub trait Meter {
     fn ended(&mut self, end: End);
 }
 
+impl<M: Meter> Meter for Box<M> {
+    fn carried(&mut self, way: Way, bytes: u64) {
+        (**self).carried(way, bytes);
+    }
+
+    fn spliced(&mut self, way: Way, bytes: u64) {
+        (**self).spliced(way, bytes);
+    }
+
+    fn first_bytes(&mut self, bytes: &[u8]) {
+        (**self).first_bytes(bytes);
+    }
+
+    fn half_closed(&mut self, way: Way) {
+        (**self).half_closed(way);
+    }
+
+    fn ended(&mut self, end: End) {
+        (**self).ended(end);
+    }
+}
+
 /// Why a relay ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {

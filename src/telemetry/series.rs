@@ -3,6 +3,7 @@
 //! In:  events, each a function named for it.
 //! Out: counts in the series that were registered when the handle was made.
 
+use std::array;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use super::table;
 /// Series of one listener.
 pub struct ListenerMetrics {
     accepted: Counter,
-    active: Arc<[Gauge]>,
+    active: Arc<[Gauge; State::ALL.len()]>,
     unrouted: Vec<Counter>,
     hellos: Vec<Counter>,
     hello_duration: Histogram,
@@ -36,7 +37,7 @@ impl ListenerMetrics {
     pub(super) fn register(registry: &Registry, name: &str) -> Self {
         Self {
             accepted: registry.counter(&table::ACCEPTED, &[name]),
-            active: each(State::ALL, |state| registry.gauge(&table::ACTIVE, &[name, state.as_str()])).into(),
+            active: Arc::new(array::from_fn(|at| registry.gauge(&table::ACTIVE, &[name, State::ALL[at].as_str()]))),
             unrouted: each(Reason::ALL, |reason| registry.counter(&table::CLOSED, &[name, "", reason.as_str()])),
             hellos: each(HelloResult::ALL, |result| registry.counter(&table::HELLOS, &[name, result.as_str()])),
             hello_duration: registry.histogram(&table::HELLO_DURATION, &[]),
@@ -95,7 +96,7 @@ impl ListenerMetrics {
 /// An open connection; dropped, it is open no more.
 #[must_use]
 pub struct Active {
-    states: Arc<[Gauge]>,
+    states: Arc<[Gauge; State::ALL.len()]>,
     now: State,
 }
 

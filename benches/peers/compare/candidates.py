@@ -7,7 +7,7 @@ Out: the command to run, with its configuration written.
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Callable
 
@@ -218,3 +218,43 @@ PEERS = [candidate.name for candidate in CANDIDATES if not candidate.own]
 def another(name: str, program: str) -> Candidate:
     """Another build of snigate, to be measured beside the first."""
     return Candidate(name, "", program, ["--version"], snigate, own=True)
+
+
+def with_routes(count: int) -> Callable[[str], str]:
+    """Other names before the one that is asked for."""
+    others = lambda: "".join(f"  - {{ sni: n{number}.routes.test, pool: app }}\n" for number in range(count))
+    return lambda text: text.replace("routes:\n", "routes:\n" + others())
+
+
+# What else snigate may be told: changes to its configuration.
+VARIANTS: dict[str, Callable[[str], str]] = {
+    "copy": lambda text: text + "relay: { splice: off }\n",
+    "wildcard": lambda text: text.replace(f"sni: {SERVER_NAME}", f'sni: "*.{SERVER_NAME.split(".", 1)[1]}"'),
+    "routes-10": with_routes(10),
+    "routes-10000": with_routes(10_000),
+    "routes-1000000": with_routes(1_000_000),
+    "workers-2": lambda text: text.replace("workers: 1", "workers: 2"),
+}
+
+
+def varied(candidate: Candidate, variant: str | None) -> Candidate:
+    """`candidate`, which is snigate, with the configuration of that variant."""
+    if variant is None:
+        return candidate
+
+    def start(program: str, place: Place) -> list[str]:
+        command = candidate.start(program, place)
+        config = Path(command[-1])
+        before = config.read_text()
+        after = VARIANTS[variant](before)
+        assert after != before, f"{variant} changes nothing"
+        config.write_text(after)
+        return command
+
+    return replace(candidate, start=start)
+
+
+def candidate_of(order: dict) -> Candidate:
+    """The candidate that an order is for."""
+    known = (candidate for candidate in CANDIDATES if candidate.name == order["candidate"])
+    return varied(next(known, another(order["candidate"], order["program"])), order.get("variant"))

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .candidates import CANDIDATES, Place, another
+from .candidates import Place, candidate_of
 from .scenarios import descriptors_for
 
 
@@ -24,8 +24,7 @@ def inside(order: dict) -> dict:
         set_up_network(order["congestion"])
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    known = (candidate for candidate in CANDIDATES if candidate.name == order["candidate"])
-    candidate = next(known, another(order["candidate"], order["program"]))
+    candidate = candidate_of(order)
     with tempfile.TemporaryDirectory(prefix="peers-") as directory:
         listen, backend = free_ports(2)
         # What the limit allows, not more: some candidates refuse to start otherwise.
