@@ -39,6 +39,7 @@ fn pool(policy: Policy, backends: usize) -> Pool {
         attempts: 3,
         total: Duration::from_secs(10),
         first_byte: Duration::from_secs(5),
+        fast_open: false,
         send_proxy_protocol: None,
         source_addresses: vec![],
         congestion: None,

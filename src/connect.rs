@@ -22,7 +22,7 @@ use self::answer::{Answer, Silence, first_answer};
 pub use self::stream::BackendStream;
 use crate::pool::{Address, Backend, Lease, Picks, Pool, Request};
 use crate::relay::Prefix;
-use crate::socket;
+use crate::socket::{self, Towards};
 use crate::telemetry::{ConnectResult, FirstRecord};
 
 mod answer;
@@ -134,7 +134,14 @@ pub async fn to_any(pool: &Pool, ask: Ask<'_>, attempts: &mut Attempts) -> Resul
 /// # Errors
 /// What the kernel says.
 pub async fn to_one(pool: &Pool, address: &Address) -> io::Result<BackendStream> {
-    to_the_end(pool, address, true).await
+    to_the_end(pool, address, Options { nodelay: true, fast_open: false }).await
+}
+
+/// What differs from one connection to another of a pool.
+#[derive(Clone, Copy, Debug)]
+struct Options {
+    nodelay: bool,
+    fast_open: bool,
 }
 
 /// One attempt came to nothing.
@@ -172,9 +179,22 @@ async fn attempt(
     attempts: &mut Attempts,
 ) -> Result<Connected, Failed> {
     attempts.begin(lease.backend());
+    let options = Options {
+        nodelay: ask.nodelay,
+        // What travels with a SYN may arrive twice, as early data must not (RFC 7413 §6.1). Among the addresses of a name
+        // the one that answers is looked for before anything is said.
+        fast_open: pool.connect.fast_open && ask.said == Said::HelloAlone && !lease.backend().looked_up,
+    };
     let opened = timeout_at(total.min(now + pool.connect.timeout), async {
-        let (lease, stream) = open(pool, lease, picks, ask.nodelay, attempts).await?;
-        match give(&stream, ask.first_bytes).await {
+        let (lease, stream) = open(pool, lease, picks, options, attempts).await?;
+        let given = async {
+            let taken = give(&stream, ask.first_bytes).await?;
+            if options.fast_open {
+                stream.established().await?;
+            }
+            Ok(taken)
+        };
+        match given.await {
             Ok(taken) => Ok((lease, stream, taken)),
             Err(error) => Err(Failed::of(&lease, error)),
         }
@@ -221,17 +241,17 @@ async fn open(
     pool: &Pool,
     lease: Lease,
     picks: &mut Picks<'_>,
-    nodelay: bool,
+    options: Options,
     attempts: &mut Attempts,
 ) -> Result<(Lease, BackendStream), Failed> {
     if !lease.backend().looked_up {
-        return match begin(pool, &lease.backend().address, nodelay).await {
+        return match begin(pool, &lease.backend().address, options).await {
             Ok(stream) => Ok((lease, stream)),
             Err(error) => Err(Failed::of(&lease, error)),
         };
     }
     // Boxed, since it is rare and large.
-    Box::pin(race(pool, lease, picks, nodelay, attempts)).await
+    Box::pin(race(pool, lease, picks, options, attempts)).await
 }
 
 /// Connects to the leased backend and, if that takes its time, to a rival of the other family; the first one wins.
@@ -239,10 +259,10 @@ async fn race(
     pool: &Pool,
     lease: Lease,
     picks: &mut Picks<'_>,
-    nodelay: bool,
+    options: Options,
     attempts: &mut Attempts,
 ) -> Result<(Lease, BackendStream), Failed> {
-    let mut one = pin!(finish(pool, lease, nodelay));
+    let mut one = pin!(finish(pool, lease, options));
     let rival = tokio::select! {
         result = &mut one => return result.map_err(|(lease, error)| Failed::of(&lease, error)),
         () = sleep(CONNECTION_ATTEMPT_DELAY) => {
@@ -252,7 +272,7 @@ async fn race(
     };
     let Some(rival) = rival else { return one.await.map_err(|(lease, error)| Failed::of(&lease, error)) };
     attempts.begin(rival.backend());
-    let mut other = pin!(finish(pool, rival, nodelay));
+    let mut other = pin!(finish(pool, rival, options));
     let (result, rest) = tokio::select! {
         result = &mut one => (result, other),
         result = &mut other => (result, one),
@@ -269,16 +289,16 @@ async fn race(
     }
 }
 
-async fn finish(pool: &Pool, lease: Lease, nodelay: bool) -> Result<(Lease, BackendStream), (Lease, io::Error)> {
-    match to_the_end(pool, &lease.backend().address, nodelay).await {
+async fn finish(pool: &Pool, lease: Lease, options: Options) -> Result<(Lease, BackendStream), (Lease, io::Error)> {
+    match to_the_end(pool, &lease.backend().address, options).await {
         Ok(stream) => Ok((lease, stream)),
         Err(error) => Err((lease, error)),
     }
 }
 
 /// Connects until the stream is known to be connected.
-async fn to_the_end(pool: &Pool, address: &Address, nodelay: bool) -> io::Result<BackendStream> {
-    let stream = begin(pool, address, nodelay).await?;
+async fn to_the_end(pool: &Pool, address: &Address, options: Options) -> io::Result<BackendStream> {
+    let stream = begin(pool, address, options).await?;
     match stream.error() {
         None => Ok(stream),
         Some(error) => Err(error),
@@ -286,21 +306,23 @@ async fn to_the_end(pool: &Pool, address: &Address, nodelay: bool) -> io::Result
 }
 
 /// Begins to connect, and waits until the socket can be written to: the write carries the error, if there is one.
-async fn begin(pool: &Pool, address: &Address, nodelay: bool) -> io::Result<BackendStream> {
+async fn begin(pool: &Pool, address: &Address, options: Options) -> io::Result<BackendStream> {
     let stream = match address {
-        Address::Inet(address) => BackendStream::Tcp(begin_tcp(pool, *address, nodelay)?),
+        Address::Inet(address) => BackendStream::Tcp(begin_tcp(pool, *address, options)?),
         Address::Unix(path) => BackendStream::unix(path).await?,
     };
     stream.writable().await?;
     Ok(stream)
 }
 
-fn begin_tcp(pool: &Pool, address: SocketAddr, nodelay: bool) -> io::Result<TcpStream> {
+fn begin_tcp(pool: &Pool, address: SocketAddr, options: Options) -> io::Result<TcpStream> {
     let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
     // A source address whose ports are all in use is passed over.
     for _ in 0..pool.connect.source_addresses.len().max(1) {
         let from = pool.source_address(address.ip());
-        result = socket::for_backend(address, from, nodelay, pool.connect.congestion.as_deref());
+        let Options { nodelay, fast_open } = options;
+        let towards = Towards { from, nodelay, fast_open, congestion: pool.connect.congestion.as_deref() };
+        result = socket::for_backend(address, towards);
         match &result {
             Err(error) if is_out_of_ports(error) => {}
             _ => break,

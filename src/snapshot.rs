@@ -352,6 +352,7 @@ fn connecting(pool: &config::Pool) -> pool::Connect {
         attempts: pool.connect.attempts,
         total: pool.connect.total,
         first_byte: pool.connect.first_byte,
+        fast_open: pool.connect.fast_open,
         send_proxy_protocol: pool.send_proxy_protocol.map(|version| match version {
             config::ProxyVersion::V1 => proxy_header::Version::V1,
             config::ProxyVersion::V2 => proxy_header::Version::V2,

@@ -14,6 +14,17 @@ use socket2::SockFilter;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 
+/// How a backend is connected to.
+#[derive(Clone, Copy, Debug)]
+pub struct Towards<'a> {
+    /// The local address; `None` leaves it to the kernel.
+    pub from: Option<IpAddr>,
+    pub nodelay: bool,
+    /// The SYN waits for the first write, if the backend has given a cookie before (RFC 7413).
+    pub fast_open: bool,
+    pub congestion: Option<&'a str>,
+}
+
 /// How our TCP sockets behave, on both sides.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TcpSettings {
@@ -239,12 +250,8 @@ impl std::fmt::Display for Address {
 ///
 /// # Errors
 /// No descriptor or port is left, `from` is not ours, or there is no route to `backend`.
-pub fn for_backend(
-    backend: SocketAddr,
-    from: Option<IpAddr>,
-    nodelay: bool,
-    congestion: Option<&str>,
-) -> io::Result<std::net::TcpStream> {
+pub fn for_backend(backend: SocketAddr, options: Towards<'_>) -> io::Result<std::net::TcpStream> {
+    let Towards { from, nodelay, fast_open, congestion } = options;
     let socket = Socket::new(Domain::for_address(backend), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     if nodelay {
         let _ = socket.set_tcp_nodelay(true);
@@ -259,6 +266,10 @@ pub fn for_backend(
     if let Some(from) = from {
         let _ = crate::sys::bind_address_no_port(&socket);
         socket.bind(&SocketAddr::new(from, 0).into())?;
+    }
+    if fast_open {
+        // A system that does not know it connects as ever.
+        let _ = crate::sys::fast_open_connect(&socket);
     }
     match socket.connect(&backend.into()) {
         Ok(()) => {}

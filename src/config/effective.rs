@@ -126,7 +126,7 @@ fn pool(from: &Pool) -> Value {
         balance,
         backends,
         resolve: Resolve { family, min_ttl, max_ttl, stale, nameservers },
-        connect: Connect { timeout, attempts, total, first_byte },
+        connect: Connect { timeout, attempts, total, first_byte, fast_open },
         health_check,
         ejection,
         when_all_down,
@@ -162,6 +162,7 @@ fn pool(from: &Pool) -> Value {
             "attempts": attempts,
             "total": time(total),
             "first_byte": time(first_byte),
+            "fast_open": fast_open,
         },
         "ejection": match ejection {
             Some(Ejection { failures, base, max }) => {

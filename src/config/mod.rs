@@ -324,6 +324,8 @@ pub struct Connect {
     pub total: Duration,
     /// How long a backend that took the hello may say nothing before another is tried, if there is another.
     pub first_byte: Duration,
+    /// TCP Fast Open.
+    pub fast_open: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -279,6 +279,9 @@ pub struct Connect {
     /// How long a backend that took the hello may say nothing before another is tried, if there is another.
     #[schemars(extend("default" = "5s"))]
     pub first_byte: Field<Duration>,
+    /// The hello travels with the SYN to backends that have allowed it, which saves a round trip (TCP Fast Open; Linux).
+    #[schemars(extend("default" = false))]
+    pub fast_open: Field<bool>,
 }
 
 /// Active checks.

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::path::Path;
 
+use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::socket;
@@ -41,6 +42,20 @@ impl BackendStream {
             Self::Tcp(stream) => stream.try_read(buffer),
             Self::Unix(stream) => stream.try_read(buffer),
         }
+    }
+
+    /// Waits until the handshake is over: after a fast open, the first bytes were sent before anybody had answered.
+    pub(super) async fn established(&self) -> io::Result<()> {
+        let Self::Tcp(stream) = self else { return Ok(()) };
+        while stream.peer_addr().is_err() {
+            if let Some(error) = self.error() {
+                return Err(error);
+            }
+            // The readiness that there is was for the first write. What comes now is seen by the runtime later.
+            let _ = stream.try_io(Interest::WRITABLE, || io::Result::<()>::Err(io::ErrorKind::WouldBlock.into()));
+            self.writable().await?;
+        }
+        Ok(())
     }
 
     /// In one call, so that header and hello leave in one segment.

@@ -76,6 +76,8 @@ pub struct Connect {
     pub total: Duration,
     /// How long a backend that took the hello may say nothing before another is tried, if there is another.
     pub first_byte: Duration,
+    /// To send a hello with the SYN (RFC 7413).
+    pub fast_open: bool,
     pub send_proxy_protocol: Option<proxy_header::Version>,
     /// Local addresses to connect from, in turn.
     pub source_addresses: Vec<IpAddr>,

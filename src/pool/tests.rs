@@ -16,6 +16,7 @@ fn connect() -> Connect {
         attempts: 3,
         total: Duration::ZERO,
         first_byte: Duration::ZERO,
+        fast_open: false,
         send_proxy_protocol: None,
         source_addresses: vec![],
         congestion: None,

@@ -64,34 +64,42 @@ fn an_upload_goes_on_after_the_backends_fin() {
 
 #[test]
 fn silence_after_a_half_close_ends_in_time_and_leaves_nothing_half_closed() {
-    let (backend, streams) = Backend::handing_over();
-    let lb = Trial::of(Lb::new().route("a.test", &backend).with("timeouts: { half_closed: 300ms, idle: 1m }"));
-    // The client closes its side, the backend says nothing.
-    let client = send(lb.address(), &hello("a.test"));
-    client.shutdown(Shutdown::Write).unwrap();
-    let behind = streams.recv_timeout(DEADLINE).unwrap();
-    lb.wait_for_closed("half_close_timeout", 1.0);
-    // The backend closes its side, the client says nothing.
-    let other_client = send(lb.address(), &hello("a.test"));
-    let other_behind = streams.recv_timeout(DEADLINE).unwrap();
-    other_behind.shutdown(Shutdown::Write).unwrap();
-    lb.wait_for_closed("half_close_timeout", 2.0);
-    assert_eq!(in_state(&lb, CLOSE_WAIT), 0);
-    assert_eq!(in_state(&lb, FIN_WAIT2), 0);
-    drop((client, behind, other_client, other_behind));
-    lb.end();
+    for engine in ENGINES {
+        let (backend, streams) = Backend::handing_over();
+        let lb = Trial::of(
+            Lb::new()
+                .route("a.test", &backend)
+                .with(&format!("timeouts: {{ half_closed: 300ms, idle: 1m }}\n{engine}")),
+        );
+        // The client closes its side, the backend says nothing.
+        let client = send(lb.address(), &hello("a.test"));
+        client.shutdown(Shutdown::Write).unwrap();
+        let behind = streams.recv_timeout(DEADLINE).unwrap();
+        lb.wait_for_closed("half_close_timeout", 1.0);
+        // The backend closes its side, the client says nothing.
+        let other_client = send(lb.address(), &hello("a.test"));
+        let other_behind = streams.recv_timeout(DEADLINE).unwrap();
+        other_behind.shutdown(Shutdown::Write).unwrap();
+        lb.wait_for_closed("half_close_timeout", 2.0);
+        assert_eq!(in_state(&lb, CLOSE_WAIT), 0);
+        assert_eq!(in_state(&lb, FIN_WAIT2), 0);
+        drop((client, behind, other_client, other_behind));
+        lb.end();
+    }
 }
 
 #[test]
 fn silence_on_both_sides_ends_in_time() {
-    let (backend, streams) = Backend::handing_over();
-    let lb = Trial::of(Lb::new().route("a.test", &backend).with("timeouts: { idle: 300ms }"));
-    let mut client = send(lb.address(), &hello("a.test"));
-    let behind = streams.recv_timeout(DEADLINE).unwrap();
-    assert_eq!(read_to_close(&mut client).1, Close::Reset);
-    lb.wait_for_closed("idle_timeout", 1.0);
-    drop(behind);
-    lb.end();
+    for engine in ENGINES {
+        let (backend, streams) = Backend::handing_over();
+        let lb = Trial::of(Lb::new().route("a.test", &backend).with(&format!("timeouts: {{ idle: 300ms }}\n{engine}")));
+        let mut client = send(lb.address(), &hello("a.test"));
+        let behind = streams.recv_timeout(DEADLINE).unwrap();
+        assert_eq!(read_to_close(&mut client).1, Close::Reset);
+        lb.wait_for_closed("idle_timeout", 1.0);
+        drop(behind);
+        lb.end();
+    }
 }
 
 #[test]
@@ -165,38 +173,43 @@ fn a_reset_in_the_middle_of_a_transfer_is_counted_to_its_side() {
 
 #[test]
 fn a_reset_after_a_half_close_is_seen_though_nobody_reads() {
-    let (backend, streams) = Backend::handing_over();
-    let lb = Trial::of(Lb::new().route("a.test", &backend).with("timeouts: { half_closed: 1m }"));
-    let mut client = send(lb.address(), &hello("a.test"));
-    client.write_all(b"bye").unwrap();
-    client.shutdown(Shutdown::Write).unwrap();
-    let mut behind = streams.recv_timeout(DEADLINE).unwrap();
-    assert_eq!(read_to_close(&mut behind).1, Close::Fin);
-    reset(client);
-    lb.wait_for_closed("client_reset", 1.0);
-    assert_eq!(read_to_close(&mut behind.try_clone().unwrap()).1, Close::Fin, "it had its FIN");
-    drop(behind);
-    lb.end();
+    for engine in ENGINES {
+        let (backend, streams) = Backend::handing_over();
+        let lb =
+            Trial::of(Lb::new().route("a.test", &backend).with(&format!("timeouts: {{ half_closed: 1m }}\n{engine}")));
+        let mut client = send(lb.address(), &hello("a.test"));
+        client.write_all(b"bye").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut behind = streams.recv_timeout(DEADLINE).unwrap();
+        assert_eq!(read_to_close(&mut behind).1, Close::Fin);
+        reset(client);
+        lb.wait_for_closed("client_reset", 1.0);
+        assert_eq!(read_to_close(&mut behind.try_clone().unwrap()).1, Close::Fin, "it had its FIN");
+        drop(behind);
+        lb.end();
+    }
 }
 
 /// One leg torn away from outside, as `ss -K` does (needs CAP_NET_ADMIN and CONFIG_INET_DIAG_DESTROY).
 #[test]
 fn a_leg_that_is_destroyed_ends_the_other() {
-    let (backend, streams) = Backend::handing_over();
-    let lb = Trial::of(Lb::new().route("a.test", &backend));
-    let mut client = send(lb.address(), &hello("a.test"));
-    let behind = streams.recv_timeout(DEADLINE).unwrap();
-    let leg = format!("sport = :{} and dport = :{}", behind.peer_addr().unwrap().port(), backend.address.port());
-    let killed = Command::new("ss").args(["-K", &leg]).output();
-    if !killed.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("ESTAB")) {
-        drop((client, behind));
+    for engine in ENGINES {
+        let (backend, streams) = Backend::handing_over();
+        let lb = Trial::of(Lb::new().route("a.test", &backend).with(engine));
+        let mut client = send(lb.address(), &hello("a.test"));
+        let behind = streams.recv_timeout(DEADLINE).unwrap();
+        let leg = format!("sport = :{} and dport = :{}", behind.peer_addr().unwrap().port(), backend.address.port());
+        let killed = Command::new("ss").args(["-K", &leg]).output();
+        if !killed.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("ESTAB")) {
+            drop((client, behind));
+            lb.end();
+            return println!("skipped: ss -K does nothing here");
+        }
+        assert_eq!(read_to_close(&mut client).1, Close::Reset);
+        drop(behind);
+        lb.wait_for_metric("connections_closed_total", &[], 1.0);
         lb.end();
-        return println!("skipped: ss -K does nothing here");
     }
-    assert_eq!(read_to_close(&mut client).1, Close::Reset);
-    drop(behind);
-    lb.wait_for_metric("connections_closed_total", &[], 1.0);
-    lb.end();
 }
 
 /// Waits until a transfer is under way.

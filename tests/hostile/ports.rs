@@ -2,11 +2,11 @@
 
 use std::io::{ErrorKind, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::process::Command;
 
 use crate::backend::Backend;
 use crate::bytes::hello;
 use crate::harness::{Lb, Reload};
+use crate::namespace;
 use crate::trial::Trial;
 use crate::wire::{reset, send};
 
@@ -20,19 +20,7 @@ const OTHER: [u8; 6] = *b"\x16\x03\x01\x00\x40\x02";
 
 #[test]
 fn out_of_ports_another_backend_or_source_is_tried() {
-    let script = r#"ip link set lo up && echo "40000 40199" > /proc/sys/net/ipv4/ip_local_port_range && exec "$@""#;
-    let isolated = |command: &[&str]| {
-        let unshare = ["--user", "--map-root-user", "--net", "sh", "-c", script, "sh"];
-        Command::new("unshare").args(unshare).args(command).output()
-    };
-    if !isolated(&["true"]).is_ok_and(|made| made.status.success()) {
-        assert!(std::env::var_os("SNIGATE_REQUIRE_FOREIGN").is_none(), "no network namespaces here");
-        return;
-    }
-    let itself = std::env::current_exe().unwrap();
-    let inside = isolated(&[itself.to_str().unwrap(), "--exact", "ports::where_ports_are_few", "--ignored"]).unwrap();
-    let told = String::from_utf8_lossy(&inside.stdout);
-    assert!(inside.status.success() && told.contains("1 passed"), "{told}");
+    namespace::run_test("echo '40000 40199' > /proc/sys/net/ipv4/ip_local_port_range", "ports::where_ports_are_few");
 }
 
 #[test]

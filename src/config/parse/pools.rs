@@ -161,7 +161,8 @@ fn connect(field: Field<raw::Connect>, at: &At<'_>, problems: &mut Problems) -> 
         let message = format_args!("one attempt may take {timeout}, but all together get {total}");
         problems.warning(&at.key("timeout", spot), message);
     }
-    Connect { timeout, attempts: attempts.unwrap_or(DEFAULT_CONNECT.attempts), total, first_byte }
+    let fast_open = raw.fast_open.and_then(|located| located.value).unwrap_or(DEFAULT_CONNECT.fast_open);
+    Connect { timeout, attempts: attempts.unwrap_or(DEFAULT_CONNECT.attempts), total, first_byte, fast_open }
 }
 
 /// Warns of a pool that nothing leads to.
@@ -188,6 +189,7 @@ const DEFAULT_CONNECT: Connect = Connect {
     attempts: 3,
     total: Duration::from_secs(10),
     first_byte: Duration::from_secs(5),
+    fast_open: false,
 };
 const DEFAULT_MIN_TTL: Duration = Duration::from_secs(5);
 const DEFAULT_MAX_TTL: Duration = Duration::from_secs(300);
