@@ -246,6 +246,20 @@ fn check_sums_up_and_its_exit_code_says_whether_the_file_can_be_used() {
 }
 
 #[test]
+fn the_file_may_stand_where_it_is_read() {
+    let desk = Desk::with(&[("shop.yaml", SHOP), ("wrong.yaml", "listeners: [{ name: a }]\n")]);
+    let explained = desk.run(&["explain", "shop.example.com", "shop.yaml", "--expect-pool", "shop"]);
+    assert_eq!(explained.code, 0, "{}", explained.stderr);
+    for arguments in [&["run", "wrong.yaml"][..], &["explain", "a.test", "wrong.yaml"], &["doctor", "wrong.yaml"]] {
+        let ended = desk.run(arguments);
+        assert_eq!(ended.code, 1, "{arguments:?}");
+        assert!(ended.stderr.contains("wrong.yaml:1:13: "), "{arguments:?}: {}", ended.stderr);
+    }
+    let both = desk.run(&["explain", "a.test", "shop.yaml", "--admin", "127.0.0.1:1"]);
+    assert_eq!(both.code, 2, "{}", both.stderr);
+}
+
+#[test]
 fn no_configuration_is_wrong_usage_that_says_where_it_was_looked_for() {
     if Path::new("/etc/snigate/config.yaml").exists() {
         return;

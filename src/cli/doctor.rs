@@ -35,6 +35,8 @@ use crate::server_name::ServerName;
 
 #[derive(Args, Clone, Debug)]
 pub struct Options {
+    /// The routing file
+    pub file: Option<PathBuf>,
     /// Only this pool; may be given more than once
     #[arg(long = "pool", value_name = "POOL")]
     pools: Vec<String>,

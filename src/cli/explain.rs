@@ -24,6 +24,9 @@ use crate::telemetry::Metrics;
 pub struct Options {
     /// The server name as a client sends it, or `-` for a client that sends none
     name: String,
+    /// The routing file
+    #[arg(conflicts_with = "admin")]
+    pub file: Option<PathBuf>,
     /// A protocol that the client offers, such as h2; one or more [default: none]
     #[arg(long, value_name = "PROTOCOL", value_delimiter = ',')]
     alpn: Vec<String>,

@@ -38,7 +38,10 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serves until SIGTERM, which drains; SIGHUP and a changed file reload (this is what no command means)
-    Run,
+    Run {
+        /// The routing file
+        file: Option<PathBuf>,
+    },
     /// Tells all problems of a routing file, with their places
     Check {
         /// The routing file
@@ -92,9 +95,9 @@ pub fn main() -> ExitCode {
     let Arguments { command, config } = Arguments::parse();
     let config = config.filter(|file| !file.as_os_str().is_empty());
     match command {
-        Some(Command::Explain(options)) => explain::run(&options, config),
+        Some(Command::Explain(options)) => explain::run(&options, options.file.clone().or(config)),
         Some(Command::Diff(options)) => diff::run(&options),
-        Some(Command::Doctor(options)) => doctor::run(&options, config),
+        Some(Command::Doctor(options)) => doctor::run(&options, options.file.clone().or(config)),
         Some(Command::Demo(options)) => demo::demo(&options),
         Some(Command::Schema) => printed(schema::schema(&mut io::stdout().lock())),
         Some(Command::Completions { shell }) => {
@@ -103,7 +106,8 @@ pub fn main() -> ExitCode {
         Some(Command::Man { command }) => man_page(command.as_deref()),
         Some(Command::Check { file, json }) => with_config(file.or(config), |file| check_file(&file, json)),
         Some(Command::Healthcheck) => with_config(config, |file| ask_health(&file)),
-        Some(Command::Run) | None => with_config(config, run::run),
+        Some(Command::Run { file }) => with_config(file.or(config), run::run),
+        None => with_config(config, run::run),
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::mem;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use tokio::task::coop::has_budget_remaining;
@@ -168,9 +168,7 @@ impl Direction {
                 State::Open => {}
             }
             if budget == 0 {
-                // Others on this worker have a turn first.
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
+                return yield_to_others(cx);
             }
             let moved = match self.mode {
                 Mode::Bulk { .. } => self.poll_splice(cx, from, engine),
@@ -300,6 +298,13 @@ impl Direction {
     fn empty_pipe<M: Meter>(&mut self, _: &mut Context<'_>, _: &mut impl Stream, _: &mut M) -> Poll<Result<(), Fault>> {
         Poll::Ready(Ok(()))
     }
+}
+
+/// Has the task polled again once others had their turn. That is after the runtime has looked for events: a task that is
+/// woken without more ado comes before them, and a few that flow in bulk would keep everybody else waiting.
+fn yield_to_others<T>(cx: &mut Context<'_>) -> Poll<T> {
+    let _ = pin!(tokio::task::yield_now()).poll(cx);
+    Poll::Pending
 }
 
 /// How much one direction moves before other connections of the worker have a turn.
