@@ -18,7 +18,9 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout_at};
 
 pub use self::answer::first_record;
-use self::answer::{Answer, Silence, first_answer};
+use self::answer::{Answer, first_answer};
+pub use self::error::ConnectError;
+use self::error::is_out_of_ports;
 pub use self::stream::BackendStream;
 use crate::pool::{Address, Backend, Lease, Picks, Pool, Request};
 use crate::relay::Prefix;
@@ -26,6 +28,7 @@ use crate::socket::{self, Towards};
 use crate::telemetry::{ConnectResult, FirstRecord};
 
 mod answer;
+mod error;
 mod stream;
 
 /// A backend that has taken the first of the client's bytes.
@@ -74,30 +77,6 @@ pub struct Attempts {
     pub last: Option<Arc<Backend>>,
 }
 
-/// Why no backend took the connection; the last attempt's reason.
-#[derive(Debug)]
-pub enum ConnectError {
-    /// The pool has no backend to try.
-    NoBackend,
-    /// Every backend that could be tried has as many connections as it may have.
-    Full,
-    /// No connection within `after`.
-    TimedOut {
-        after: Duration,
-    },
-    /// It took the hello and said nothing for `after`.
-    Silent {
-        after: Duration,
-    },
-    /// It took the hello and closed.
-    Closed,
-    /// It answered a hello with something that is no TLS.
-    NotTls,
-    Io(io::Error),
-    /// The client reset the connection while the answer was waited for.
-    ClientGone(io::Error),
-}
-
 /// Tries backends in the pool's order until one is good: at most `connect.attempts`, each within `connect.timeout`, all
 /// within `connect.total`.
 ///
@@ -144,6 +123,15 @@ struct Options {
     fast_open: bool,
 }
 
+impl Options {
+    fn of(pool: &Pool, ask: Ask<'_>, backend: &Backend) -> Self {
+        // What travels with a SYN may arrive twice, as early data must not (RFC 7413 §6.1). Among the addresses of a name
+        // the one that answers is looked for before anything is said.
+        let fast_open = pool.connect.fast_open && ask.said == Said::HelloAlone && !backend.looked_up;
+        Self { nodelay: ask.nodelay, fast_open }
+    }
+}
+
 /// One attempt came to nothing.
 struct Failed {
     backend: Arc<Backend>,
@@ -179,22 +167,10 @@ async fn attempt(
     attempts: &mut Attempts,
 ) -> Result<Connected, Failed> {
     attempts.begin(lease.backend());
-    let options = Options {
-        nodelay: ask.nodelay,
-        // What travels with a SYN may arrive twice, as early data must not (RFC 7413 §6.1). Among the addresses of a name
-        // the one that answers is looked for before anything is said.
-        fast_open: pool.connect.fast_open && ask.said == Said::HelloAlone && !lease.backend().looked_up,
-    };
+    let options = Options::of(pool, ask, lease.backend());
     let opened = timeout_at(total.min(now + pool.connect.timeout), async {
         let (lease, stream) = open(pool, lease, picks, options, attempts).await?;
-        let given = async {
-            let taken = give(&stream, ask.first_bytes).await?;
-            if options.fast_open {
-                stream.established().await?;
-            }
-            Ok(taken)
-        };
-        match given.await {
+        match give(&stream, ask.first_bytes, options).await {
             Ok(taken) => Ok((lease, stream, taken)),
             Err(error) => Err(Failed::of(&lease, error)),
         }
@@ -331,7 +307,16 @@ fn begin_tcp(pool: &Pool, address: SocketAddr, options: Options) -> io::Result<T
     TcpStream::from_std(result?)
 }
 
-async fn give(stream: &BackendStream, first: FirstBytes<'_>) -> io::Result<usize> {
+/// Writes the first bytes, and tells how many of them were taken by a backend that is known to be there.
+async fn give(stream: &BackendStream, first: FirstBytes<'_>, options: Options) -> io::Result<usize> {
+    let taken = write_first(stream, first).await?;
+    if options.fast_open {
+        stream.established().await?;
+    }
+    Ok(taken)
+}
+
+async fn write_first(stream: &BackendStream, first: FirstBytes<'_>) -> io::Result<usize> {
     loop {
         match stream.try_write(first.header, first.prefix) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -347,10 +332,6 @@ async fn give(stream: &BackendStream, first: FirstBytes<'_>) -> io::Result<usize
     }
 }
 
-fn is_out_of_ports(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
-}
-
 impl Attempts {
     fn begin(&mut self, backend: &Arc<Backend>) {
         self.count += 1;
@@ -362,71 +343,6 @@ impl FirstBytes<'_> {
     fn after(self, taken: usize) -> Prefix {
         let left = self.header.iter().chain(self.prefix).skip(taken).copied();
         Prefix::new(left.collect())
-    }
-}
-
-impl Silence {
-    fn into_error(self, took: Instant) -> ConnectError {
-        match self {
-            Self::TimedOut => ConnectError::Silent { after: took.elapsed() },
-            Self::Closed => ConnectError::Closed,
-            Self::NotTls => ConnectError::NotTls,
-            Self::Io(error) => ConnectError::Io(error),
-            Self::ClientGone(error) => ConnectError::ClientGone(error),
-        }
-    }
-}
-
-impl ConnectError {
-    pub fn result(&self) -> ConnectResult {
-        use io::ErrorKind;
-        match self {
-            Self::TimedOut { .. } => ConnectResult::TimedOut,
-            Self::Silent { .. } => ConnectResult::Silent,
-            Self::Closed => ConnectResult::Closed,
-            Self::NotTls => ConnectResult::NotTls,
-            Self::NoBackend | Self::Full | Self::ClientGone(_) => ConnectResult::Failed,
-            Self::Io(error) if is_out_of_ports(error) => ConnectResult::Exhausted,
-            Self::Io(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
-                ConnectResult::Exhausted
-            }
-            Self::Io(error) => match error.kind() {
-                // A unix socket that is not there is a backend that does not run.
-                ErrorKind::ConnectionRefused | ErrorKind::NotFound => ConnectResult::Refused,
-                ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => ConnectResult::Reset,
-                ErrorKind::TimedOut => ConnectResult::TimedOut,
-                ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown => {
-                    ConnectResult::Unreachable
-                }
-                _ => ConnectResult::Failed,
-            },
-        }
-    }
-}
-
-impl std::fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::NoBackend => f.write_str("the pool has no backend to try"),
-            Self::Full => f.write_str("every backend of the pool has as many connections as it may have"),
-            Self::TimedOut { after } => write!(f, "no connection within {} ms", after.as_millis()),
-            Self::Silent { after } => {
-                write!(f, "the backend took the hello and said nothing for {} ms", after.as_millis())
-            }
-            Self::Closed => f.write_str("the backend took the hello and closed without an answer"),
-            Self::NotTls => f.write_str("the backend answered the hello with something that is no TLS"),
-            Self::Io(error) => error.fmt(f),
-            Self::ClientGone(_) => f.write_str("the client went away while the backend's answer was waited for"),
-        }
-    }
-}
-
-impl std::error::Error for ConnectError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Io(error) | Self::ClientGone(error) => Some(error),
-            _ => None,
-        }
     }
 }
 

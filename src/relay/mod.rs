@@ -9,27 +9,28 @@
 
 mod copy;
 mod direction;
+mod meter;
 mod pipe;
 #[cfg(target_os = "linux")]
 mod splice;
+mod stream;
 
 use std::io;
-use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
-use tokio::io::{AsyncRead, AsyncWrite, Interest};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 pub use self::copy::with_scratch;
 pub use self::direction::Prefix;
 use self::direction::{Direction, Fault};
+pub use self::meter::{End, Meter, Way};
 pub use self::pipe::{MOST_OPEN as MOST_PIPES, bound as bound_pipes};
+pub use self::stream::Stream;
 use crate::socket::{self, TcpSettings};
 use crate::sys;
 
@@ -66,76 +67,6 @@ pub enum Heard {
     #[default]
     No,
     Yes,
-}
-
-/// Where bytes go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    ToBackend,
-    ToClient,
-}
-
-/// Told of what a relay does, as it does it; called often, so counting should be an atomic add. It belongs to the relay
-/// and is dropped with it, so that what it was told survives an error, a cancelled relay and a panic.
-pub trait Meter {
-    fn carried(&mut self, way: Way, bytes: u64);
-    fn spliced(&mut self, way: Way, bytes: u64);
-    /// The backend's first bytes were read; called once, unless they were read before the relay began.
-    fn first_bytes(&mut self, bytes: &[u8]);
-    /// One side said FIN, and the other did not yet: nothing more will come in the direction `way`.
-    fn half_closed(&mut self, way: Way);
-    fn ended(&mut self, end: End);
-}
-
-impl<M: Meter> Meter for Box<M> {
-    fn carried(&mut self, way: Way, bytes: u64) {
-        (**self).carried(way, bytes);
-    }
-
-    fn spliced(&mut self, way: Way, bytes: u64) {
-        (**self).spliced(way, bytes);
-    }
-
-    fn first_bytes(&mut self, bytes: &[u8]) {
-        (**self).first_bytes(bytes);
-    }
-
-    fn half_closed(&mut self, way: Way) {
-        (**self).half_closed(way);
-    }
-
-    fn ended(&mut self, end: End) {
-        (**self).ended(end);
-    }
-}
-
-/// Why a relay ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// Both sides closed with FIN.
-    Finished,
-    ClientReset,
-    BackendReset,
-    IdleTimeout,
-    HalfCloseTimeout,
-    /// The kernel gave a side up: keepalive or user timeout.
-    PeerDead,
-}
-
-/// A stream that a relay can carry: bytes, readiness, a descriptor.
-pub trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin {
-    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-    /// Runs `operation`; a WouldBlock of it clears the readiness.
-    ///
-    /// # Errors
-    /// The operation's.
-    fn try_io<R>(&self, interest: Interest, operation: impl FnMut() -> io::Result<R>) -> io::Result<R>;
-
-    /// Looks at the readiness alone: nobody is woken for the answer, and the kernel is not asked.
-    fn is_read_ready(&self) -> bool {
-        self.try_io(Interest::READABLE, || Ok(())).is_ok()
-    }
 }
 
 pin_project! {
@@ -437,26 +368,6 @@ enum Side {
 fn dead(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable)
 }
-
-macro_rules! streams {
-    ($($stream:ty),*) => {$(
-        impl Stream for $stream {
-            fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                <$stream>::poll_read_ready(self, cx)
-            }
-
-            fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                <$stream>::poll_write_ready(self, cx)
-            }
-
-            fn try_io<R>(&self, interest: Interest, operation: impl FnMut() -> io::Result<R>) -> io::Result<R> {
-                <$stream>::try_io(self, interest, operation)
-            }
-        }
-    )*};
-}
-
-streams!(TcpStream, UnixStream);
 
 /// How long a reset that follows a FIN may go unseen.
 const RESET_LOOK: Duration = Duration::from_secs(1);

@@ -215,6 +215,11 @@ CANDIDATES = [
 PEERS = [candidate.name for candidate in CANDIDATES if not candidate.own]
 
 
+def is_snigate(name: str) -> bool:
+    """Whether that candidate can be told what VARIANTS change."""
+    return name not in [candidate.name for candidate in CANDIDATES if candidate.name != "snigate"]
+
+
 def another(name: str, program: str) -> Candidate:
     """Another build of snigate, to be measured beside the first."""
     return Candidate(name, "", program, ["--version"], snigate, own=True)

@@ -1,0 +1,102 @@
+//! Tells why no backend took a connection, for the log, the metrics and the reason it ends with.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::answer::Silence;
+use crate::telemetry::ConnectResult;
+
+/// Why no backend took the connection; the last attempt's reason.
+#[derive(Debug)]
+pub enum ConnectError {
+    /// The pool has no backend to try.
+    NoBackend,
+    /// Every backend that could be tried has as many connections as it may have.
+    Full,
+    /// No connection within `after`.
+    TimedOut {
+        after: Duration,
+    },
+    /// It took the hello and said nothing for `after`.
+    Silent {
+        after: Duration,
+    },
+    /// It took the hello and closed.
+    Closed,
+    /// It answered a hello with something that is no TLS.
+    NotTls,
+    Io(io::Error),
+    /// The client reset the connection while the answer was waited for.
+    ClientGone(io::Error),
+}
+
+impl Silence {
+    pub(super) fn into_error(self, took: Instant) -> ConnectError {
+        match self {
+            Self::TimedOut => ConnectError::Silent { after: took.elapsed() },
+            Self::Closed => ConnectError::Closed,
+            Self::NotTls => ConnectError::NotTls,
+            Self::Io(error) => ConnectError::Io(error),
+            Self::ClientGone(error) => ConnectError::ClientGone(error),
+        }
+    }
+}
+
+impl ConnectError {
+    pub fn result(&self) -> ConnectResult {
+        use io::ErrorKind;
+        match self {
+            Self::TimedOut { .. } => ConnectResult::TimedOut,
+            Self::Silent { .. } => ConnectResult::Silent,
+            Self::Closed => ConnectResult::Closed,
+            Self::NotTls => ConnectResult::NotTls,
+            Self::NoBackend | Self::Full | Self::ClientGone(_) => ConnectResult::Failed,
+            Self::Io(error) if is_out_of_ports(error) => ConnectResult::Exhausted,
+            Self::Io(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                ConnectResult::Exhausted
+            }
+            Self::Io(error) => match error.kind() {
+                // A unix socket that is not there is a backend that does not run.
+                ErrorKind::ConnectionRefused | ErrorKind::NotFound => ConnectResult::Refused,
+                ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => ConnectResult::Reset,
+                ErrorKind::TimedOut => ConnectResult::TimedOut,
+                ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown => {
+                    ConnectResult::Unreachable
+                }
+                _ => ConnectResult::Failed,
+            },
+        }
+    }
+}
+
+impl std::fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoBackend => f.write_str("the pool has no backend to try"),
+            Self::Full => f.write_str("every backend of the pool has as many connections as it may have"),
+            Self::TimedOut { after } => write!(f, "no connection within {} ms", after.as_millis()),
+            Self::Silent { after } => {
+                write!(f, "the backend took the hello and said nothing for {} ms", after.as_millis())
+            }
+            Self::Closed => f.write_str("the backend took the hello and closed without an answer"),
+            Self::NotTls => f.write_str("the backend answered the hello with something that is no TLS"),
+            Self::Io(error) => error.fmt(f),
+            Self::ClientGone(_) => f.write_str("the client went away while the backend's answer was waited for"),
+        }
+    }
+}
+
+impl std::error::Error for ConnectError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io(error) | Self::ClientGone(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+pub(super) fn is_out_of_ports(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
+}

@@ -1,0 +1,44 @@
+//! Is what a relay can carry: a stream's bytes, its readiness, its descriptor.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
+use tokio::net::{TcpStream, UnixStream};
+
+/// A stream that a relay can carry: bytes, readiness, a descriptor.
+pub trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin {
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// Runs `operation`; a WouldBlock of it clears the readiness.
+    ///
+    /// # Errors
+    /// The operation's.
+    fn try_io<R>(&self, interest: Interest, operation: impl FnMut() -> io::Result<R>) -> io::Result<R>;
+
+    /// Looks at the readiness alone: nobody is woken for the answer, and the kernel is not asked.
+    fn is_read_ready(&self) -> bool {
+        self.try_io(Interest::READABLE, || Ok(())).is_ok()
+    }
+}
+
+macro_rules! streams {
+    ($($stream:ty),*) => {$(
+        impl Stream for $stream {
+            fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                <$stream>::poll_read_ready(self, cx)
+            }
+
+            fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                <$stream>::poll_write_ready(self, cx)
+            }
+
+            fn try_io<R>(&self, interest: Interest, operation: impl FnMut() -> io::Result<R>) -> io::Result<R> {
+                <$stream>::try_io(self, interest, operation)
+            }
+        }
+    )*};
+}
+
+streams!(TcpStream, UnixStream);
