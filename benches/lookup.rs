@@ -11,9 +11,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::LazyLock;
 
 use divan::{Bencher, black_box};
-use snigate::client_hello::Alpn;
-use snigate::route::{Builder, By, Conditions, Found, Request, RouteTable};
-use snigate::server_name::ServerName;
+use snigate::internals::Alpn;
+use snigate::internals::ServerName;
+use snigate::internals::route::{Builder, By, Conditions, Found, Request, RouteTable};
 
 fn main() {
     divan::main();

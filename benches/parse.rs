@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use divan::{Bencher, black_box};
-use snigate::client_hello::{Hello, parse};
+use snigate::internals::{Hello, parse};
 
 fn main() {
     divan::main();

@@ -7,8 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use divan::{Bencher, black_box};
-use snigate::pool::{Address, Connect, Entry, Health, Policy, Pool, Request, Settings, WhenAllDown};
-use snigate::telemetry::Metrics;
+use snigate::internals::Metrics;
+use snigate::internals::pool::{Address, Connect, Entry, Health, Policy, Pool, Request, Settings, WhenAllDown};
 use tokio::time::Instant;
 
 #[global_allocator]

@@ -17,11 +17,11 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout_at};
 
-pub use self::answer::first_record;
+pub(crate) use self::answer::first_record;
 use self::answer::{Answer, first_answer};
-pub use self::error::ConnectError;
+pub(crate) use self::error::ConnectError;
 use self::error::is_out_of_ports;
-pub use self::stream::BackendStream;
+pub(crate) use self::stream::BackendStream;
 use crate::pool::{Address, Backend, Lease, Picks, Pool, Request};
 use crate::relay::Prefix;
 use crate::socket::{self, Towards};
@@ -33,7 +33,7 @@ mod stream;
 
 /// A backend that has taken the first of the client's bytes.
 #[derive(Debug)]
-pub struct Connected {
+pub(crate) struct Connected {
     pub stream: BackendStream,
     pub lease: Lease,
     /// What it did not take with the first write.
@@ -46,7 +46,7 @@ pub struct Connected {
 
 /// A client and what it wants.
 #[derive(Clone, Copy, Debug)]
-pub struct Ask<'a> {
+pub(crate) struct Ask<'a> {
     pub request: Request<'a>,
     pub client: &'a TcpStream,
     pub first_bytes: FirstBytes<'a>,
@@ -56,7 +56,7 @@ pub struct Ask<'a> {
 
 /// What the client's first bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Said {
+pub(crate) enum Said {
     /// A ClientHello and nothing behind it: as long as there is no answer, another backend can be asked the same.
     HelloAlone,
     /// More than a backend may be told twice: early data must not be replayed (RFC 8446 §8).
@@ -65,14 +65,14 @@ pub enum Said {
 
 /// What a backend reads first: a PROXY header or nothing, then the client's bytes.
 #[derive(Clone, Copy, Debug)]
-pub struct FirstBytes<'a> {
+pub(crate) struct FirstBytes<'a> {
     pub header: &'a [u8],
     pub prefix: &'a [u8],
 }
 
 /// Told of each attempt as it begins, so that a connection that is cut short is still logged whole.
 #[derive(Clone, Debug, Default)]
-pub struct Attempts {
+pub(crate) struct Attempts {
     pub count: u32,
     pub last: Option<Arc<Backend>>,
 }
@@ -82,7 +82,7 @@ pub struct Attempts {
 ///
 /// # Errors
 /// [`ConnectError`].
-pub async fn to_any(pool: &Pool, ask: Ask<'_>, attempts: &mut Attempts) -> Result<Connected, ConnectError> {
+pub(crate) async fn to_any(pool: &Pool, ask: Ask<'_>, attempts: &mut Attempts) -> Result<Connected, ConnectError> {
     let total = Instant::now() + pool.connect.total;
     let mut picks = pool.picks(ask.request);
     let mut failed = ConnectError::NoBackend;
@@ -112,7 +112,7 @@ pub async fn to_any(pool: &Pool, ask: Ask<'_>, attempts: &mut Attempts) -> Resul
 ///
 /// # Errors
 /// What the kernel says.
-pub async fn to_one(pool: &Pool, address: &Address) -> io::Result<BackendStream> {
+pub(crate) async fn to_one(pool: &Pool, address: &Address) -> io::Result<BackendStream> {
     to_the_end(pool, address, Options { nodelay: true, fast_open: false }).await
 }
 

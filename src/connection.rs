@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use tokio::net::{TcpStream, UnixStream};
 
-pub use self::account::Accepted;
+pub(crate) use self::account::Accepted;
 use self::account::{Account, server_name};
 use crate::client_hello::{ClientHello, NotHello};
 use crate::config::Refuse;
@@ -29,7 +29,7 @@ use crate::telemetry::{ConnectResult, Enforced, HelloResult, LimitScope, Match, 
 /// Serves `client` to its end. Dropped before, the connection is counted as drained, or as panicked.
 ///
 /// No `async fn`: that would keep room for its arguments as long as it lives.
-pub fn serve(client: TcpStream, accepted: Accepted, snapshot: Arc<Snapshot>) -> impl Future<Output = ()> + Send {
+pub(crate) fn serve(client: TcpStream, accepted: Accepted, snapshot: Arc<Snapshot>) -> impl Future<Output = ()> + Send {
     // Both are boxed, so that a relay, which may live for days, holds room for itself alone.
     let established = Box::pin(establish(client, Account::open(accepted), snapshot));
     async {
@@ -177,7 +177,7 @@ fn no_hello(error: &PeekError) -> (Option<HelloResult>, Reason, Refusal) {
         }
         PeekError::TimedOut { .. } => (HelloResult::TimedOut, Reason::HelloTimeout, Refusal::Leave),
         PeekError::Gone { .. } | PeekError::Io { .. } => (HelloResult::ClientGone, Reason::ClientGone, Refusal::Leave),
-        PeekError::Hello { error, .. } => match error {
+        PeekError::Hello(error) => match error {
             NotHello::NotTls => (HelloResult::NotTls, Reason::NotTls, Refusal::Close),
             NotHello::Malformed(_) => (HelloResult::BadHello, Reason::BadHello, alert(Alert::DecodeError)),
             NotHello::Name(_) | NotHello::TwoNames => {

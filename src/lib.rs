@@ -10,43 +10,73 @@
 //! [`connection`] walks that path. [`server`] starts the [`worker`] threads that hold the connections, and a control
 //! runtime for [`reload`] and [`admin`]. A connection sees one [`snapshot`] from its first byte to its last.
 #![deny(unsafe_code)]
+#![warn(unreachable_pub)]
 
-// From the outside in: what starts everything.
-pub mod cli;
-pub mod server;
-pub mod worker;
+// A module may use those below it, never one above: tests/architecture.rs reads this list.
 
-// The path of a connection, in the order it is walked.
-pub mod listener;
-pub mod connection;
-pub mod proxy_header;
-pub mod peek;
-pub mod client_hello;
-pub mod server_name;
-pub mod route;
-pub mod refuse;
-pub mod pool;
-pub mod connect;
-pub mod relay;
+// What starts everything.
+mod cli;
+mod process;
+mod backends;
 
-// Beside the path.
-pub mod config;
-pub mod snapshot;
-pub mod health;
-pub mod resolve;
-pub mod discovery;
-pub mod explain;
-pub mod reload;
-pub mod self_loop;
-pub mod process;
-pub mod doors;
-pub mod roster;
-pub mod limits;
-pub mod drain;
-pub mod upgrade;
-pub mod systemd;
-pub mod admin;
-pub mod telemetry;
-pub mod handshake;
-pub mod socket;
-pub mod sys;
+// The path of a connection, in the order it is walked; `connect` stands above `pool` because it asks it for each
+// backend that it tries.
+mod listener;
+mod connection;
+mod operate;
+mod snapshot;
+mod config;
+mod peek;
+mod route;
+mod client_hello;
+mod refuse;
+mod connect;
+mod pool;
+mod relay;
+
+// What the path stands on; no module of these does more than one small thing.
+mod proxy_header;
+mod server_name;
+mod self_loop;
+mod limits;
+mod drain;
+mod socket;
+mod sys;
+mod telemetry;
+
+pub use self::cli::main;
+pub use self::sys::give_memory_back;
+
+/// What this crate's own tests, benches and fuzz targets reach into. No part of it is a promise to anybody.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::client_hello::{Alpn, ClientHello, Hello, MAX_RECORDS, NotHello, Reader, parse};
+    pub use crate::relay::Way;
+    pub use crate::server_name::{Pattern, ServerName, Sni};
+    pub use crate::sys::{local_addresses, unsent_bytes};
+    pub use crate::telemetry::{Metrics, State};
+
+    pub mod config {
+        pub use crate::config::{
+            Conditions, Config, Destination, Loaded, OnRemoved, Place, Problem, Problems, Route, Severity,
+        };
+    }
+    pub mod pool {
+        pub use crate::pool::{Address, Connect, Entry, Health, Policy, Pool, Request, Settings, WhenAllDown};
+    }
+    pub mod proxy_header {
+        pub use crate::proxy_header::{Addresses, Header, Malformed, Parsed, Values, Version, encode, local, parse};
+    }
+    pub mod registry {
+        pub use crate::operate::registry::{Rosters, Ticket, enter};
+    }
+    pub mod route {
+        pub use crate::route::{Builder, By, Conditions, Found, Request, RouteTable};
+    }
+    pub mod snapshot {
+        pub use crate::snapshot::{Asked, Snapshot, Terms};
+    }
+    pub mod socket {
+        pub use crate::socket::Address;
+    }
+}

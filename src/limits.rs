@@ -10,35 +10,35 @@ use tokio::sync::Notify;
 
 /// Counts what is open, and wakes whoever waits for room or for the end.
 #[derive(Debug, Default)]
-pub struct Permits {
+pub(crate) struct Permits {
     open: AtomicUsize,
     given_back: Notify,
 }
 
 /// A place under a limit.
 #[derive(Debug)]
-pub struct Permit(Arc<Permits>);
+pub(crate) struct Permit(Arc<Permits>);
 
 impl Permits {
-    pub fn open(&self) -> usize {
+    pub(crate) fn open(&self) -> usize {
         self.open.load(Ordering::SeqCst)
     }
 
     /// Takes a place, however many are taken.
-    pub fn acquire(self: &Arc<Self>) -> Permit {
+    pub(crate) fn acquire(self: &Arc<Self>) -> Permit {
         self.open.fetch_add(1, Ordering::SeqCst);
         Permit(Arc::clone(self))
     }
 
     /// Takes a place if fewer than `most` are taken.
-    pub fn try_acquire(self: &Arc<Self>, most: usize) -> Option<Permit> {
+    pub(crate) fn try_acquire(self: &Arc<Self>, most: usize) -> Option<Permit> {
         let taken = self.open.fetch_add(1, Ordering::SeqCst);
         let permit = Permit(Arc::clone(self));
         (taken < most).then_some(permit)
     }
 
     /// Waits until `enough` holds of the number that is open.
-    pub async fn wait_until(&self, enough: impl Fn(usize) -> bool) {
+    pub(crate) async fn wait_until(&self, enough: impl Fn(usize) -> bool) {
         loop {
             let mut given_back = std::pin::pin!(self.given_back.notified());
             // Registered before the look, so that a permit given back between the two is not missed.
@@ -60,7 +60,7 @@ impl Drop for Permit {
 
 /// What `max_connections: auto` means for a process that may open `descriptors` files: two for each connection, with
 /// the rest for listeners, pipes, admin and log.
-pub fn auto_max_connections(descriptors: u64, reserved: u64) -> usize {
+pub(crate) fn auto_max_connections(descriptors: u64, reserved: u64) -> usize {
     usize::try_from(descriptors.saturating_sub(reserved) / 2).unwrap_or(usize::MAX).clamp(1, MOST_AUTO)
 }
 

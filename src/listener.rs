@@ -19,14 +19,14 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use crate::connection::{self, Accepted};
 use crate::drain::Watch;
 use crate::limits::{Permit, Permits};
-use crate::roster::{self, Rosters};
+use crate::operate::registry::{self, Rosters};
 use crate::snapshot::Snapshot;
 use crate::socket;
 use crate::telemetry::{AcceptError, Enforced, LimitScope, ListenerMetrics, Metrics, Paused, Reason};
 
 /// What all workers share of one listener, for as long as the configuration has its name.
 #[derive(Clone)]
-pub struct Listener {
+pub(crate) struct Listener {
     pub name: Arc<str>,
     pub metrics: Arc<ListenerMetrics>,
     pub permits: Arc<Permits>,
@@ -34,7 +34,7 @@ pub struct Listener {
 
 /// What an accept loop is told while it runs.
 #[derive(Clone)]
-pub enum Order {
+pub(crate) enum Order {
     /// Take nobody yet.
     Wait,
     /// Accept for this listener. Its name may be new: a listening socket outlives a listener that is renamed.
@@ -47,7 +47,7 @@ pub enum Order {
 
 /// A listener, and its place in one snapshot: whoever comes in is served by both.
 #[derive(Clone)]
-pub struct Standing {
+pub(crate) struct Standing {
     listener: Listener,
     snapshot: Arc<Snapshot>,
     /// An index into the listeners of `snapshot`.
@@ -56,7 +56,7 @@ pub struct Standing {
 
 impl Standing {
     /// `None`: `snapshot` has no listener of that name.
-    pub fn find(listener: &Listener, snapshot: &Arc<Snapshot>) -> Option<Self> {
+    pub(crate) fn find(listener: &Listener, snapshot: &Arc<Snapshot>) -> Option<Self> {
         let number = snapshot.config.listeners.iter().position(|known| known.name == listener.name)?;
         Some(Self { listener: listener.clone(), snapshot: Arc::clone(snapshot), number })
     }
@@ -64,7 +64,7 @@ impl Standing {
 
 /// What all listeners share.
 #[derive(Clone)]
-pub struct Shared {
+pub(crate) struct Shared {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     pub metrics: Arc<Metrics>,
     pub permits: Arc<Permits>,
@@ -81,7 +81,7 @@ pub struct Shared {
 
 /// Accepts until it is ordered otherwise, and gives `_place` back when `socket`, which is non-blocking, is closed. It is
 /// ordered to drain when whoever gives the orders is gone.
-pub async fn accept(
+pub(crate) async fn accept(
     socket: std::net::TcpListener,
     mut orders: watch::Receiver<Order>,
     standing: Standing,
@@ -214,7 +214,7 @@ impl Door {
         };
         let (id, at) = (self.shared.ids.fetch_add(1, Ordering::Relaxed), Instant::now());
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        let live = roster::enter(id, peer, at, Arc::clone(&snapshot.terms), *number);
+        let live = registry::enter(id, peer, at, Arc::clone(&snapshot.terms), *number);
         let place = live.number();
         let accepted = Accepted {
             listener_metrics: Arc::clone(&listener.metrics),
@@ -223,7 +223,7 @@ impl Door {
             live,
         };
         let task = tokio::spawn(connection::serve(client, accepted, Arc::clone(snapshot)));
-        roster::runs_as(place, task.abort_handle());
+        registry::runs_as(place, task.abort_handle());
     }
 
     /// Over the listener's own limit: RST, before a byte is read.

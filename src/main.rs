@@ -11,6 +11,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    snigate::sys::give_memory_back();
-    snigate::cli::main()
+    snigate::give_memory_back();
+    snigate::main()
 }

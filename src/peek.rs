@@ -19,7 +19,7 @@ use crate::relay::with_scratch;
 
 /// What the first bytes of a connection hold.
 #[derive(Debug)]
-pub struct Peeked {
+pub(crate) struct Peeked {
     pub first: First,
     /// In an exact-size buffer; begins with the hello.
     pub prefix: Vec<u8>,
@@ -27,14 +27,14 @@ pub struct Peeked {
 }
 
 #[derive(Debug)]
-pub enum First {
+pub(crate) enum First {
     Hello(ClientHello),
     /// No TLS handshake; still a connection that a `not_tls` pool may want.
     NotTls,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProxyHeader {
+pub(crate) enum ProxyHeader {
     /// Bytes that look like one are the client's own.
     None,
     Required,
@@ -42,7 +42,7 @@ pub enum ProxyHeader {
 
 /// Why there is no hello to route by. `got` counts the bytes that came, a PROXY header not among them.
 #[derive(Debug)]
-pub enum PeekError {
+pub(crate) enum PeekError {
     /// The deadline passed.
     TimedOut {
         got: usize,
@@ -55,10 +55,7 @@ pub enum PeekError {
         error: io::Error,
         got: usize,
     },
-    Hello {
-        error: NotHello,
-        got: usize,
-    },
+    Hello(NotHello),
     ProxyHeader(Malformed),
 }
 
@@ -67,7 +64,7 @@ pub enum PeekError {
 ///
 /// # Errors
 /// [`PeekError`].
-pub async fn client_hello(
+pub(crate) async fn client_hello(
     client: &mut (impl AsyncRead + Unpin),
     proxy_header: ProxyHeader,
     max_hello_bytes: usize,
@@ -102,7 +99,7 @@ async fn read_hello(
             Ok(Hello::Whole(hello)) => return Ok((First::Hello(hello), header)),
             Ok(Hello::Needs(bytes)) => more = bytes.get(),
             Err(NotHello::NotTls) => return Ok((First::NotTls, header)),
-            Err(error) => return Err(PeekError::Hello { error, got: bytes.len() }),
+            Err(error) => return Err(PeekError::Hello(error)),
         }
     }
 }
@@ -155,7 +152,7 @@ impl std::fmt::Display for PeekError {
             Self::TimedOut { got } => write!(f, "no whole hello in time, {got} bytes came"),
             Self::Gone { got } => write!(f, "the client closed after {got} bytes"),
             Self::Io { got, .. } => write!(f, "reading failed after {got} bytes"),
-            Self::Hello { error, .. } => error.fmt(f),
+            Self::Hello(error) => error.fmt(f),
             Self::ProxyHeader(malformed) => malformed.fmt(f),
         }
     }

@@ -19,7 +19,7 @@ use crate::socket;
 
 /// What a client is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// A fatal alert in a record of `version`.
     Alert { version: u16, alert: Alert },
     /// To a client that speaks HTTP/1 to a port that speaks TLS.
@@ -35,7 +35,7 @@ pub enum Refusal {
 /// The alerts that a router has reason to send (RFC 8446 §6.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Alert {
+pub(crate) enum Alert {
     RecordOverflow = 22,
     HandshakeFailure = 40,
     IllegalParameter = 47,
@@ -45,7 +45,7 @@ pub enum Alert {
 }
 
 /// Refuses `client`, and waits until it has read the answer or has had its time.
-pub async fn refuse(mut client: TcpStream, refusal: Refusal) {
+pub(crate) async fn refuse(mut client: TcpStream, refusal: Refusal) {
     match refusal {
         Refusal::Alert { version, alert } => {
             let [high, low] = version.to_be_bytes();
@@ -59,7 +59,7 @@ pub async fn refuse(mut client: TcpStream, refusal: Refusal) {
 }
 
 /// Whether the first bytes look like an HTTP/1 request, as far as they came.
-pub fn looks_like_http(bytes: &[u8]) -> bool {
+pub(crate) fn looks_like_http(bytes: &[u8]) -> bool {
     let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let Some((method, target)) = line.iter().position(|&byte| byte == b' ').map(|space| line.split_at(space)) else {
         return false;

@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// interfaces ([`crate::sys::local_addresses`]); loopback need not be among them, and without I/O it is empty.
 ///
 /// A listener at port 0 has no address yet, and so is never met.
-pub fn is_own_listener(address: SocketAddr, listeners: &[SocketAddr], local: &[IpAddr]) -> bool {
+pub(crate) fn is_own_listener(address: SocketAddr, listeners: &[SocketAddr], local: &[IpAddr]) -> bool {
     let to = destination(address.ip());
     let is_here = || to.is_loopback() || local.iter().any(|local| local.to_canonical() == to);
     listeners.iter().filter(|listener| listener.port() != 0 && listener.port() == address.port()).any(|listener| {

@@ -297,7 +297,7 @@ impl Places {
 }
 
 /// Whether `peer` is one of the proxies that may speak for clients.
-pub fn is_trusted(trusted: &[IpNet], peer: IpAddr) -> bool {
+pub(crate) fn is_trusted(trusted: &[IpNet], peer: IpAddr) -> bool {
     trusted.iter().any(|net| net.contains(&peer))
 }
 
@@ -370,7 +370,7 @@ fn conditions(from: &config::Conditions) -> Conditions {
     Conditions { alpn: from.alpn.clone(), source: from.source.clone(), listeners: from.listeners.clone() }
 }
 
-pub fn tcp_settings(tcp: config::Tcp) -> TcpSettings {
+pub(crate) fn tcp_settings(tcp: config::Tcp) -> TcpSettings {
     TcpSettings {
         nodelay: tcp.nodelay,
         keepalive_idle: tcp.keepalive.idle,
@@ -382,7 +382,7 @@ pub fn tcp_settings(tcp: config::Tcp) -> TcpSettings {
 }
 
 /// The first congestion control of `config` that the kernel does not have.
-pub fn missing_congestion(config: &Config) -> Option<(&str, std::io::Error)> {
+pub(crate) fn missing_congestion(config: &Config) -> Option<(&str, std::io::Error)> {
     let listeners = config.listeners.iter().filter_map(|listener| listener.congestion.as_deref());
     let mut asked = listeners.chain(config.pools.iter().filter_map(|pool| pool.congestion.as_deref()));
     asked.find_map(|name| socket::check_congestion(name).err().map(|error| (name, error)))
@@ -417,7 +417,7 @@ fn connection_log(log: config::Log) -> ConnectionLog {
     ConnectionLog::stdout(log_format(log.format), which)
 }
 
-pub fn log_format(format: config::LogFormat) -> Format {
+pub(crate) fn log_format(format: config::LogFormat) -> Format {
     match format {
         config::LogFormat::Json => Format::Json,
         config::LogFormat::Text => Format::Text,

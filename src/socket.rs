@@ -2,6 +2,8 @@
 //!
 //! What the kernel refuses is never fatal unless the purpose fails with it: each function says so.
 
+mod label;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,9 +16,11 @@ use socket2::SockFilter;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 
+pub(crate) use self::label::{Kind, Label};
+
 /// How a backend is connected to.
 #[derive(Clone, Copy, Debug)]
-pub struct Towards<'a> {
+pub(crate) struct Towards<'a> {
     /// The local address; `None` leaves it to the kernel.
     pub from: Option<IpAddr>,
     pub nodelay: bool,
@@ -42,7 +46,7 @@ pub struct TcpSettings {
 /// # Errors
 /// The address is in use or not ours, the process may not bind it, or the kernel has no such congestion control. Other
 /// refused options are passed over.
-pub fn for_listener(
+pub(crate) fn for_listener(
     address: SocketAddr,
     settings: &TcpSettings,
     congestion: Option<&str>,
@@ -66,7 +70,11 @@ pub fn for_listener(
 ///
 /// # Errors
 /// The kernel has no such congestion control. Other refused options are passed over.
-pub fn configure_listener(socket: &impl AsFd, settings: &TcpSettings, congestion: Option<&str>) -> io::Result<()> {
+pub(crate) fn configure_listener(
+    socket: &impl AsFd,
+    settings: &TcpSettings,
+    congestion: Option<&str>,
+) -> io::Result<()> {
     keep_alive(socket, settings);
     let socket = SockRef::from(socket);
     let _ = socket.set_tcp_nodelay(settings.nodelay);
@@ -80,7 +88,7 @@ pub fn configure_listener(socket: &impl AsFd, settings: &TcpSettings, congestion
 ///
 /// # Errors
 /// The kernel's: somebody else has come to listen on the address meanwhile.
-pub fn listen(socket: &std::net::TcpListener, backlog: u32) -> io::Result<()> {
+pub(crate) fn listen(socket: &std::net::TcpListener, backlog: u32) -> io::Result<()> {
     SockRef::from(socket).listen(i32::try_from(backlog).unwrap_or(i32::MAX))
 }
 
@@ -89,7 +97,7 @@ pub fn listen(socket: &std::net::TcpListener, backlog: u32) -> io::Result<()> {
 ///
 /// If the kernel refuses it, handshakes go on beginning, and those that are unfinished when the socket is closed are lost.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub fn begin_no_handshakes(socket: &impl AsFd) {
+pub(crate) fn begin_no_handshakes(socket: &impl AsFd) {
     const FLAGS_OFFSET: u32 = 13;
     const SYN: u32 = 0x02;
     const ACK: u32 = 0x10;
@@ -108,20 +116,20 @@ pub fn begin_no_handshakes(socket: &impl AsFd) {
 pub fn begin_no_handshakes(_: &impl AsFd) {}
 
 /// Whether others may be bound to the same address, each with a queue of its own.
-pub fn shares_address(socket: &std::net::TcpListener) -> bool {
+pub(crate) fn shares_address(socket: &std::net::TcpListener) -> bool {
     SockRef::from(socket).reuse_port().unwrap_or(false)
 }
 
 /// A listening socket that another process opened.
 #[derive(Debug)]
-pub enum Listening {
+pub(crate) enum Listening {
     Tcp(std::net::TcpListener, SocketAddr),
     Unix(UnixListener),
 }
 
 impl Listening {
     /// `None`: that is no listening stream socket.
-    pub fn of(socket: OwnedFd) -> Option<Self> {
+    pub(crate) fn of(socket: OwnedFd) -> Option<Self> {
         let looked_at = SockRef::from(&socket);
         if looked_at.r#type().ok()? != Type::STREAM || !looked_at.is_listener().ok()? {
             return None;
@@ -144,7 +152,7 @@ pub enum Address {
 
 /// A bound socket of the admin server.
 #[derive(Debug)]
-pub enum AdminSocket {
+pub(crate) enum AdminSocket {
     Tcp(std::net::TcpListener),
     Unix(UnixListener),
 }
@@ -154,7 +162,7 @@ pub enum AdminSocket {
 ///
 /// # Errors
 /// The address is in use or not ours, the process may not bind it, or the path is too long.
-pub fn for_admin(address: &Address, leaving: &[&AdminSocket]) -> io::Result<AdminSocket> {
+pub(crate) fn for_admin(address: &Address, leaving: &[&AdminSocket]) -> io::Result<AdminSocket> {
     match address {
         Address::Tcp(address) => {
             let socket = Socket::new(Domain::for_address(*address), Type::STREAM, Some(Protocol::TCP))?;
@@ -186,19 +194,19 @@ impl AdminSocket {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn listen(&self) -> io::Result<()> {
+    pub(crate) fn listen(&self) -> io::Result<()> {
         SockRef::from(self).listen(ADMIN_BACKLOG)
     }
 
     /// # Errors
     /// The kernel's.
-    pub fn set_nonblocking(&self) -> io::Result<()> {
+    pub(crate) fn set_nonblocking(&self) -> io::Result<()> {
         SockRef::from(self).set_nonblocking(true)
     }
 
     /// # Errors
     /// The kernel's; a unix socket without a path has no address.
-    pub fn address(&self) -> io::Result<Address> {
+    pub(crate) fn address(&self) -> io::Result<Address> {
         match self {
             Self::Tcp(socket) => socket.local_addr().map(Address::Tcp),
             Self::Unix(socket) => {
@@ -211,7 +219,7 @@ impl AdminSocket {
 
     /// # Errors
     /// No descriptor is left.
-    pub fn try_clone(&self) -> io::Result<Self> {
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
         match self {
             Self::Tcp(socket) => socket.try_clone().map(Self::Tcp),
             Self::Unix(socket) => socket.try_clone().map(Self::Unix),
@@ -250,7 +258,7 @@ impl std::fmt::Display for Address {
 ///
 /// # Errors
 /// No descriptor or port is left, `from` is not ours, or there is no route to `backend`.
-pub fn for_backend(backend: SocketAddr, options: Towards<'_>) -> io::Result<std::net::TcpStream> {
+pub(crate) fn for_backend(backend: SocketAddr, options: Towards<'_>) -> io::Result<std::net::TcpStream> {
     let Towards { from, nodelay, fast_open, congestion } = options;
     let socket = Socket::new(Domain::for_address(backend), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     if nodelay {
@@ -283,7 +291,7 @@ pub fn for_backend(backend: SocketAddr, options: Towards<'_>) -> io::Result<std:
 ///
 /// # Errors
 /// It does not.
-pub fn check_congestion(name: &str) -> io::Result<()> {
+pub(crate) fn check_congestion(name: &str) -> io::Result<()> {
     set_congestion(&Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?, name)
 }
 
@@ -310,7 +318,7 @@ fn set_congestion(_: &Socket, _: &str) -> io::Result<()> {
 }
 
 /// Has the kernel find out that a silent peer is gone. Refused options are passed over: the idle timeout is still there.
-pub fn keep_alive(socket: &impl AsFd, settings: &TcpSettings) {
+pub(crate) fn keep_alive(socket: &impl AsFd, settings: &TcpSettings) {
     let socket = SockRef::from(socket);
     let keepalive = TcpKeepalive::new().with_time(settings.keepalive_idle).with_interval(settings.keepalive_interval);
     let _ = socket.set_tcp_keepalive(&keepalive.with_retries(settings.keepalive_probes));
@@ -320,18 +328,18 @@ pub fn keep_alive(socket: &impl AsFd, settings: &TcpSettings) {
 
 /// A stream that says RST, not FIN, if it is dropped before it is released: by a drain deadline or a panic.
 #[derive(Debug)]
-pub struct ResetUnlessReleased(Option<TcpStream>);
+pub(crate) struct ResetUnlessReleased(Option<TcpStream>);
 
 impl ResetUnlessReleased {
-    pub fn new(stream: TcpStream) -> Self {
+    pub(crate) fn new(stream: TcpStream) -> Self {
         Self(Some(stream))
     }
 
-    pub fn stream(&mut self) -> &mut TcpStream {
+    pub(crate) fn stream(&mut self) -> &mut TcpStream {
         self.0.as_mut().expect("only `release` takes it, and that consumes self")
     }
 
-    pub fn release(mut self) -> TcpStream {
+    pub(crate) fn release(mut self) -> TcpStream {
         self.0.take().expect("only `release` takes it, and that consumes self")
     }
 }
@@ -345,12 +353,12 @@ impl Drop for ResetUnlessReleased {
 }
 
 /// Has the drop of `socket` send RST, not FIN (SO_LINGER 0). If that is refused, the peer sees a FIN.
-pub fn reset_on_drop(socket: &impl AsFd) {
+pub(crate) fn reset_on_drop(socket: &impl AsFd) {
     let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
 
 /// Takes the error that the kernel holds for `socket`, if there is one.
-pub fn error(socket: &impl AsFd) -> Option<io::Error> {
+pub(crate) fn error(socket: &impl AsFd) -> Option<io::Error> {
     SockRef::from(socket).take_error().ok().flatten()
 }
 

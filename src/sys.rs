@@ -28,7 +28,7 @@ pub fn give_memory_back() {
 /// # Errors
 /// The kernel's; older ones than 4.2 do not know it.
 #[cfg(target_os = "linux")]
-pub fn bind_address_no_port(socket: impl AsFd) -> io::Result<()> {
+pub(crate) fn bind_address_no_port(socket: impl AsFd) -> io::Result<()> {
     set_flag(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT)
 }
 
@@ -43,7 +43,7 @@ pub fn bind_address_no_port(_: impl AsFd) -> io::Result<()> {
 /// # Errors
 /// The kernel's; older ones than 4.11 do not know it.
 #[cfg(target_os = "linux")]
-pub fn fast_open_connect(socket: impl AsFd) -> io::Result<()> {
+pub(crate) fn fast_open_connect(socket: impl AsFd) -> io::Result<()> {
     set_flag(socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT)
 }
 
@@ -67,7 +67,7 @@ fn set_flag(socket: impl AsFd, level: libc::c_int, name: libc::c_int) -> io::Res
 ///
 /// # Errors
 /// No such descriptor is open.
-pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: F_SETFD takes any number; of one that is not open it says EBADF.
     if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
         return Err(io::Error::last_os_error());

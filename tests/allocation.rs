@@ -5,8 +5,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use snigate::client_hello::{Hello, NotHello, Reader};
-use snigate::proxy_header;
+use snigate::internals::proxy_header;
+use snigate::internals::{Hello, NotHello, Reader};
 
 #[test]
 fn a_message_length_that_lies_allocates_nothing() {

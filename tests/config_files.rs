@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use snigate::config::{Config, Destination, Loaded, Problem, Problems};
-use snigate::socket::Address;
+use snigate::internals::config::{Config, Destination, Loaded, Problem, Problems};
+use snigate::internals::socket::Address;
 
 /// A directory with files in it, gone at the end of the test.
 struct Files(tempfile::TempDir);

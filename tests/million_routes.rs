@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustix::time::{ClockId, clock_gettime};
-use snigate::client_hello::Alpn;
-use snigate::config::{Conditions, Config, Destination, OnRemoved, Place, Route};
-use snigate::route::{self, Builder, Request, RouteTable};
-use snigate::server_name::{Pattern, ServerName, Sni};
-use snigate::snapshot::{Asked, Snapshot};
-use snigate::telemetry::Metrics;
+use snigate::internals::Alpn;
+use snigate::internals::Metrics;
+use snigate::internals::config::{Conditions, Config, Destination, OnRemoved, Place, Route};
+use snigate::internals::route::{self, Builder, Request, RouteTable};
+use snigate::internals::snapshot::{Asked, Snapshot};
+use snigate::internals::{Pattern, ServerName, Sni};
 
 /// The counts are the whole process's, so whoever reads them must be alone.
 static ALONE: Mutex<()> = Mutex::new(());

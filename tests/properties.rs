@@ -12,8 +12,8 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::Value;
 
-use snigate::client_hello::{self, ClientHello, Hello, MAX_RECORDS, NotHello, Reader};
-use snigate::server_name::Sni;
+use snigate::internals::Sni;
+use snigate::internals::{ClientHello, Hello, MAX_RECORDS, NotHello, Reader, parse};
 
 #[test]
 fn a_hello_is_the_same_wherever_the_stream_is_cut() {
@@ -36,7 +36,7 @@ fn a_hello_is_the_same_however_it_is_cut_into_records() {
     for captured in captured() {
         for fragment_bytes in [1, 2, 4, 16, 100] {
             let wire = records(&captured.message, fragment_bytes);
-            let read = client_hello::parse(&wire, LIMIT);
+            let read = parse(&wire, LIMIT);
             if captured.message.len().div_ceil(fragment_bytes) > MAX_RECORDS {
                 assert!(matches!(read, Err(NotHello::TooManyRecords)), "{}: {read:?}", captured.id);
                 continue;
@@ -58,7 +58,7 @@ fn every_prefix_needs_more_and_never_more_than_there_is() {
                 let begun = dripped.read(&wire[..at]);
                 assert_needs_no_more_than(&begun, wire.len() - at, &captured.id, at);
                 if at % 61 == 0 {
-                    let fresh = client_hello::parse(&wire[..at], LIMIT);
+                    let fresh = parse(&wire[..at], LIMIT);
                     assert_needs_no_more_than(&fresh, wire.len() - at, &captured.id, at);
                 }
             }
@@ -72,7 +72,7 @@ fn bytes_behind_a_hello_are_not_looked_at() {
     for captured in captured() {
         for behind in [&[0x16, 3, 1, 0xff, 0xff][..], &[0; 40], b"GET / HTTP/1.1\r\n"] {
             let wire = [captured.wire(), behind].concat();
-            assert_eq!(route(&client_hello::parse(&wire, LIMIT)), captured.route(), "{}", captured.id);
+            assert_eq!(route(&parse(&wire, LIMIT)), captured.route(), "{}", captured.id);
         }
     }
 }
@@ -88,7 +88,7 @@ fn a_length_that_lies_is_refused_at_once_or_changes_no_name() {
                 let mut message = captured.message.clone();
                 field.write(&mut message, lie);
                 let what = || format!("{}: {} at {} says {lie}", captured.id, field.name, field.at);
-                match client_hello::parse(&records(&message, MOST_IN_RECORD), LIMIT) {
+                match parse(&records(&message, MOST_IN_RECORD), LIMIT) {
                     Err(NotHello::Malformed(_) | NotHello::Name(_) | NotHello::TwoNames) => refused += 1,
                     Err(NotHello::TooLong { .. }) if field.name == "message" => refused += 1,
                     Err(error) => panic!("{}: {error:?}", what()),
@@ -113,7 +113,7 @@ fn a_record_length_that_lies_is_refused_at_once() {
         for lie in [0, 1, length - 1, length + 1, MOST_IN_RECORD, MOST_IN_RECORD + 1, 0xffff] {
             let mut wire = honest.clone();
             wire[3..5].copy_from_slice(&u16::try_from(lie).unwrap().to_be_bytes());
-            let read = client_hello::parse(&wire, LIMIT);
+            let read = parse(&wire, LIMIT);
             // A record that ends early leaves a tail that is no record, unless it happens to begin like one.
             let tail_begins_a_record = wire.get(5 + lie) == Some(&0x16) && wire.get(6 + lie).is_none_or(|b| *b == 3);
             let malformed = matches!(read, Err(NotHello::Malformed(_)));
@@ -157,7 +157,7 @@ proptest! {
         let at = at.index(wire.len());
         let Some(Sni::Name(name)) = &captured.hello.server_name else { return Ok(()) };
         wire[at] = to;
-        let Ok(Hello::Whole(hello)) = client_hello::parse(&wire, LIMIT) else { return Ok(()) };
+        let Ok(Hello::Whole(hello)) = parse(&wire, LIMIT) else { return Ok(()) };
         let Some(Sni::Name(read)) = &hello.server_name else { return Ok(()) };
         // The byte may be one of the name's own; then one letter differs and no more.
         let differing = read.as_str().bytes().zip(name.as_str().bytes()).filter(|(a, b)| a != b).count();
@@ -174,7 +174,7 @@ proptest! {
         let captured = which.get(captured());
         let wire = captured.wire();
         let at = at.index(wire.len());
-        match client_hello::parse(&wire[..at], limit) {
+        match parse(&wire[..at], limit) {
             Ok(Hello::Needs(more)) => {
                 let ahead = at + more.get();
                 // Framing of what is within the limit comes on top.
@@ -239,7 +239,7 @@ fn read(directory: &Path) -> Vec<Captured> {
 fn capture(directory: &Path, entry: &Value) -> Captured {
     let id = entry["id"].as_str().unwrap().to_owned();
     let bytes = fs::read(directory.join(entry["file"].as_str().unwrap())).unwrap();
-    let hello = match client_hello::parse(&bytes, LIMIT) {
+    let hello = match parse(&bytes, LIMIT) {
         Ok(Hello::Whole(hello)) => hello,
         other => panic!("{id}: {other:?}"),
     };

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use proptest::prelude::*;
 use proxy_header::{ParseConfig, ProxyHeader};
-use snigate::proxy_header::{Addresses, Values, Version, encode, local};
+use snigate::internals::proxy_header::{Addresses, Values, Version, encode, local};
 
 proptest! {
     #[test]

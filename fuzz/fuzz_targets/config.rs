@@ -7,11 +7,11 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use snigate::client_hello::Alpn;
-use snigate::config::{Config, Severity};
-use snigate::server_name::Sni;
-use snigate::snapshot::{Asked, Snapshot};
-use snigate::telemetry::Metrics;
+use snigate::internals::Alpn;
+use snigate::internals::config::{Config, Severity};
+use snigate::internals::Sni;
+use snigate::internals::snapshot::{Asked, Snapshot};
+use snigate::internals::Metrics;
 
 fuzz_target!(|text: &str| {
     // Nothing stands beside it, and a text that reaches elsewhere on this disk is left alone.

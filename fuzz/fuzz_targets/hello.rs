@@ -7,8 +7,8 @@
 use std::mem::discriminant;
 
 use libfuzzer_sys::fuzz_target;
-use snigate::client_hello::{Alpn, ClientHello, Hello, MAX_RECORDS, NotHello, Reader, parse};
-use snigate::server_name::{ServerName, Sni};
+use snigate::internals::{Alpn, ClientHello, Hello, MAX_RECORDS, NotHello, Reader, parse};
+use snigate::internals::{ServerName, Sni};
 use snigate_fuzz::{gathered, message_with_extensions, numbers, records, server_name};
 
 fuzz_target!(|bytes: &[u8]| {

@@ -15,7 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use libfuzzer_sys::fuzz_target;
 use proxy_header::{ParseConfig, ProxyHeader};
-use snigate::proxy_header::{Addresses, Header, Malformed, Parsed, Values, Version, encode, parse};
+use snigate::internals::proxy_header::{Addresses, Header, Malformed, Parsed, Values, Version, encode, parse};
 
 fuzz_target!(|bytes: &[u8]| {
     check(bytes);

@@ -10,9 +10,9 @@ use std::net::IpAddr;
 
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use snigate::client_hello::Alpn;
-use snigate::route::{Builder, By, Conditions, Request};
-use snigate::server_name::ServerName;
+use snigate::internals::Alpn;
+use snigate::internals::route::{Builder, By, Conditions, Request};
+use snigate::internals::ServerName;
 
 fuzz_target!(|input: Input| {
     let mut builder = Builder::default();

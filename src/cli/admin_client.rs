@@ -12,7 +12,7 @@ use crate::socket::Address;
 
 /// What came back, or as much of it as counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// None: that was no HTTP.
     pub status: Option<u16>,
     /// The first line as it came.
@@ -24,7 +24,7 @@ pub struct Answer {
 ///
 /// # Errors
 /// It is neither, or the host has no address.
-pub fn address(told: &str) -> io::Result<Address> {
+pub(crate) fn address(told: &str) -> io::Result<Address> {
     if let Some(path) = told.strip_prefix("unix:") {
         return Ok(Address::Unix(path.into()));
     }
@@ -37,7 +37,7 @@ pub fn address(told: &str) -> io::Result<Address> {
 ///
 /// # Errors
 /// When there is no connection, or no whole answer within `limit`.
-pub fn get(address: &Address, path: &str, limit: Duration, most_bytes: usize) -> io::Result<Answer> {
+pub(crate) fn get(address: &Address, path: &str, limit: Duration, most_bytes: usize) -> io::Result<Answer> {
     let deadline = Instant::now() + limit;
     let mut stream = Stream::connect(address, limit)?;
     stream.set_timeouts(left(deadline)?)?;
@@ -113,7 +113,7 @@ impl Answer {
 }
 
 /// Writes `value` so that it can stand in a query (RFC 3986 §2.3).
-pub fn percent_encoded(value: &str) -> String {
+pub(crate) fn percent_encoded(value: &str) -> String {
     let encoded = value.bytes().map(|byte| match byte {
         b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
         _ => format!("%{byte:02X}"),

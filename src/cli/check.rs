@@ -16,7 +16,7 @@ use crate::config::{Config, Loaded, Place, Problem, Problems, Severity};
 
 /// How the findings are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub(super) enum Form {
     /// One line a problem, for programs that read `file:line:column: …`.
     Lines,
     /// Below each, the line of the file and a caret, for people.
@@ -35,7 +35,7 @@ pub enum Verdict {
 ///
 /// # Errors
 /// What `out` says.
-pub fn check(file: &Path, form: Form, out: &mut dyn Write) -> io::Result<Verdict> {
+pub(super) fn check(file: &Path, form: Form, out: &mut dyn Write) -> io::Result<Verdict> {
     let loaded = Config::load(file);
     let (config, problems) = match &loaded {
         Ok(Loaded { config, warnings }) => (Some(config), warnings),

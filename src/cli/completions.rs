@@ -12,7 +12,7 @@ use clap_complete::{Shell, generate};
 ///
 /// # Errors
 /// What `out` says.
-pub fn completions(shell: Shell, mut command: Command, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn completions(shell: Shell, mut command: Command, out: &mut dyn Write) -> io::Result<()> {
     let mut script = Vec::new();
     generate(shell, &mut command, "snigate", &mut script);
     out.write_all(&script)

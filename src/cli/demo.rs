@@ -14,11 +14,11 @@ use super::demo_backends::{Backend, spawn_backends};
 use super::run::{serve, start_log};
 use super::{Exit, run};
 use crate::config::Config;
-use crate::server::Server;
-use crate::upgrade::Inheritance;
+use crate::process::server::Server;
+use crate::process::upgrade::Inheritance;
 
 #[derive(Args, Clone, Copy, Debug)]
-pub struct Options {
+pub(super) struct Options {
     /// Where to listen, instead of 127.0.0.1:8443
     #[arg(long, value_name = "IP:PORT")]
     bind: Option<SocketAddr>,
@@ -28,7 +28,7 @@ pub struct Options {
 }
 
 /// Runs the demo until a signal ends it.
-pub fn demo(options: &Options) -> ExitCode {
+pub(super) fn demo(options: &Options) -> ExitCode {
     match prepare(options) {
         Ok((directory, backends, runtime)) => {
             let file = directory.0.join("config.yaml");

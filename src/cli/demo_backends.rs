@@ -24,10 +24,8 @@ use tokio_rustls::server::TlsStream;
 
 /// A running demo backend.
 #[derive(Clone, Debug)]
-pub struct Backend {
+pub(crate) struct Backend {
     pub name: Arc<str>,
-    /// The server names that its certificate is for.
-    pub names: Vec<String>,
     pub address: SocketAddr,
     /// Self-signed, so a client that trusts exactly this one (`curl --cacert`) verifies the backend.
     pub certificate_pem: String,
@@ -38,7 +36,7 @@ pub struct Backend {
 ///
 /// # Errors
 /// A server name that cannot stand in a certificate, or no port to be had.
-pub async fn spawn_backends(wanted: &[(&str, u16, &[&str])]) -> Result<Vec<Backend>, StartError> {
+pub(crate) async fn spawn_backends(wanted: &[(&str, u16, &[&str])]) -> Result<Vec<Backend>, StartError> {
     let mut backends = Vec::with_capacity(wanted.len());
     for (name, port, names) in wanted {
         let certificate = Certificate::self_signed(name, names)?;
@@ -49,7 +47,6 @@ pub async fn spawn_backends(wanted: &[(&str, u16, &[&str])]) -> Result<Vec<Backe
         let listener = listener.map_err(StartError::Bind)?;
         backends.push(Backend {
             name: Arc::from(*name),
-            names: names.iter().map(|name| (*name).to_owned()).collect(),
             address: listener.local_addr().map_err(StartError::Bind)?,
             certificate_pem: certificate.pem.clone(),
         });
@@ -59,7 +56,7 @@ pub async fn spawn_backends(wanted: &[(&str, u16, &[&str])]) -> Result<Vec<Backe
 }
 
 /// Answers on `listener` as the backend called `name`, until it is dropped.
-pub async fn serve(listener: TcpListener, name: Arc<str>, certificate: Certificate) {
+pub(crate) async fn serve(listener: TcpListener, name: Arc<str>, certificate: Certificate) {
     let acceptor = TlsAcceptor::from(certificate.tls);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
@@ -82,7 +79,7 @@ pub async fn serve(listener: TcpListener, name: Arc<str>, certificate: Certifica
 }
 
 /// A fresh key with a certificate signed by itself.
-pub struct Certificate {
+pub(crate) struct Certificate {
     pub pem: String,
     tls: Arc<ServerConfig>,
 }
@@ -92,7 +89,7 @@ impl Certificate {
     ///
     /// # Errors
     /// A server name that cannot stand in a certificate.
-    pub fn self_signed(common_name: &str, names: &[&str]) -> Result<Self, StartError> {
+    pub(crate) fn self_signed(common_name: &str, names: &[&str]) -> Result<Self, StartError> {
         let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, format!("snigate demo backend {common_name}"));
@@ -192,7 +189,7 @@ fn describe(stream: &TlsStream<TcpStream>, client: SocketAddr, name: &str) -> St
 
 /// Why a backend could not be started.
 #[derive(Debug)]
-pub enum StartError {
+pub(crate) enum StartError {
     Certificate(rcgen::Error),
     Tls(rustls::Error),
     Bind(io::Error),

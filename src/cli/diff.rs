@@ -24,7 +24,7 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::Metrics;
 
 #[derive(Args, Clone, Debug)]
-pub struct Options {
+pub(super) struct Options {
     /// The routing file in force
     old: PathBuf,
     /// The one to compare with it
@@ -35,7 +35,7 @@ pub struct Options {
 }
 
 /// One of the two files: what it says, and the snapshot that `run` would make of it.
-pub struct Side {
+pub(super) struct Side {
     pub config: Config,
     snapshot: Snapshot,
 }
@@ -55,7 +55,7 @@ impl Deref for Side {
 }
 
 /// Compares the files.
-pub fn run(options: &Options) -> ExitCode {
+pub(super) fn run(options: &Options) -> ExitCode {
     // Large files take their time: they are read at the same time.
     let (old, new) = thread::scope(|scope| {
         let new = scope.spawn(|| Config::load(&options.new));

@@ -29,12 +29,12 @@ use self::plan::{Narrowed, Round, rounds};
 use self::reach::{Way, addresses};
 use self::report::Report;
 use super::{Exit, config_file, load, output_failed};
+use crate::backends::handshake::{Roots, RootsError};
 use crate::config::{CheckKind, Config, UnitError, Verify, duration_in};
-use crate::handshake::{Roots, RootsError};
 use crate::server_name::ServerName;
 
 #[derive(Args, Clone, Debug)]
-pub struct Options {
+pub(super) struct Options {
     /// The routing file
     pub file: Option<PathBuf>,
     /// Only this pool; may be given more than once
@@ -67,7 +67,7 @@ pub struct Options {
 }
 
 /// Examines the backends of the routing file.
-pub fn run(options: &Options, config: Option<PathBuf>) -> ExitCode {
+pub(super) fn run(options: &Options, config: Option<PathBuf>) -> ExitCode {
     let config = match config_file(config).and_then(|file| load(&file)) {
         Ok(loaded) => loaded.config,
         Err(exit) => return exit,

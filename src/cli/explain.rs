@@ -15,13 +15,13 @@ use clap::Args;
 use super::admin_client::{self, percent_encoded};
 use super::{Exit, config_file, load, output_failed};
 use crate::config::Loaded;
-use crate::explain::{Entry, Explanation, PassedOver, Question, explain};
+use crate::operate::explain::{Entry, Explanation, PassedOver, Question, explain};
 use crate::snapshot::Snapshot;
 use crate::socket::Address;
 use crate::telemetry::Metrics;
 
 #[derive(Args, Clone, Debug)]
-pub struct Options {
+pub(super) struct Options {
     /// The server name as a client sends it, or `-` for a client that sends none
     name: String,
     /// The routing file
@@ -48,7 +48,7 @@ pub struct Options {
 }
 
 /// Answers, from `config` or from the admin address.
-pub fn run(options: &Options, config: Option<PathBuf>) -> ExitCode {
+pub(super) fn run(options: &Options, config: Option<PathBuf>) -> ExitCode {
     let explained = match &options.admin {
         Some(admin) => ask(admin, options).map_err(|error| {
             eprintln!("snigate: {error}");
@@ -95,7 +95,7 @@ fn from_file(options: &Options, config: Option<PathBuf>) -> Result<Explanation, 
 }
 
 /// The snapshot that `run` would serve with; its series are counted nowhere.
-pub fn offline(loaded: Loaded) -> Snapshot {
+pub(super) fn offline(loaded: Loaded) -> Snapshot {
     Snapshot::build(loaded.config, None, &Metrics::new())
 }
 
@@ -208,7 +208,7 @@ fn text(explanation: &Explanation) -> String {
 fn headline(Explanation { name, server_name, pool, refusal, .. }: &Explanation) -> String {
     let who = match server_name {
         Some(server_name) => server_name.clone(),
-        None if name == crate::explain::NO_NAME => "a client without a server name".to_owned(),
+        None if name == crate::operate::explain::NO_NAME => "a client without a server name".to_owned(),
         None => format!("\"{}\"", name.escape_debug()),
     };
     match (pool, refusal) {

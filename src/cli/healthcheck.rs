@@ -17,7 +17,7 @@ use crate::socket::Address;
 /// # Errors
 ///
 /// When there is no address, no answer within two seconds, or another answer than 200.
-pub fn healthcheck(admin: &[Address]) -> Result<(), HealthcheckError> {
+pub(crate) fn healthcheck(admin: &[Address]) -> Result<(), HealthcheckError> {
     let address = reachable(admin.first().ok_or(HealthcheckError::NoAddress)?);
     let ask = admin_client::get(&address, "/readyz", LIMIT, MAX_ANSWER_BYTES);
     match ask {
@@ -30,7 +30,7 @@ pub fn healthcheck(admin: &[Address]) -> Result<(), HealthcheckError> {
 }
 
 #[derive(Debug)]
-pub enum HealthcheckError {
+pub(crate) enum HealthcheckError {
     NoAddress,
     Io {
         address: Address,

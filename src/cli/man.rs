@@ -9,7 +9,7 @@ use clap::Command;
 use clap_mangen::Man;
 
 /// Prints the page of the command called `name`, or of `program` itself. `None`: there is no such command.
-pub fn man(name: Option<&str>, mut program: Command, out: &mut dyn Write) -> Option<io::Result<()>> {
+pub(super) fn man(name: Option<&str>, mut program: Command, out: &mut dyn Write) -> Option<io::Result<()>> {
     // Gives each command the options that it shares with the program.
     program.build();
     let page = match name {

@@ -1,14 +1,14 @@
 //! The commands, one file each.
 
-pub mod admin_client;
+pub(crate) mod admin_client;
 mod check;
 mod completions;
 mod demo;
-pub mod demo_backends;
+pub(crate) mod demo_backends;
 mod diff;
 mod doctor;
 mod explain;
-pub mod healthcheck;
+pub(crate) mod healthcheck;
 mod man;
 mod run;
 mod schema;

@@ -5,13 +5,13 @@ use std::process::ExitCode;
 
 use super::Exit;
 use crate::config::{Config, Loaded, Problems, Severity};
-use crate::process::{ApplyError, log_settings};
-use crate::server::Server;
+use crate::process::apply::{ApplyError, log_settings};
+use crate::process::server::Server;
+use crate::process::upgrade::Inheritance;
 use crate::telemetry::{LogGuard, log};
-use crate::upgrade::Inheritance;
 
 /// Runs with `file`, until drained.
-pub fn run(file: PathBuf) -> ExitCode {
+pub(super) fn run(file: PathBuf) -> ExitCode {
     // First: no other descriptor may come to have the number of one of these.
     let inheritance = match Inheritance::take() {
         Ok(inheritance) => inheritance,
@@ -33,7 +33,7 @@ pub fn run(file: PathBuf) -> ExitCode {
 }
 
 /// Serves `loaded`; `started` is shown the server before its first connection.
-pub fn serve(
+pub(super) fn serve(
     loaded: Loaded,
     file: PathBuf,
     inheritance: Inheritance,
@@ -58,7 +58,7 @@ pub fn serve(
 }
 
 /// The log as the configuration wants it, with the warnings of the file as its first lines.
-pub fn start_log(config: &Config, warnings: &Problems) -> LogGuard {
+pub(super) fn start_log(config: &Config, warnings: &Problems) -> LogGuard {
     let guard = log::init(log_settings(config.log));
     for warning in warnings.iter() {
         tracing::warn!("{warning}");
@@ -67,7 +67,7 @@ pub fn start_log(config: &Config, warnings: &Problems) -> LogGuard {
 }
 
 /// The problems of a file that cannot be run, one a line on stderr.
-pub fn tell(problems: &Problems) {
+pub(super) fn tell(problems: &Problems) {
     for problem in problems.iter() {
         eprintln!("{problem}");
     }
@@ -82,7 +82,7 @@ pub fn tell(problems: &Problems) {
 ///
 /// # Errors
 /// Where it was looked for.
-pub fn find_config(told: Option<PathBuf>) -> Result<PathBuf, String> {
+pub(super) fn find_config(told: Option<PathBuf>) -> Result<PathBuf, String> {
     if let Some(told) = told {
         return Ok(told);
     }

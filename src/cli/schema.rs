@@ -11,7 +11,7 @@ use crate::config::Config;
 ///
 /// # Errors
 /// What `out` says.
-pub fn schema(out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn schema(out: &mut dyn Write) -> io::Result<()> {
     out.write_all(Config::json_schema().as_bytes())
 }
 

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 
 /// Why a text is no address that can be used here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AddressError {
+pub(super) enum AddressError {
     /// `10.0.0.1`
     NoPort(IpAddr),
     /// `8443`, `:8443`
@@ -31,7 +31,7 @@ pub enum AddressError {
 
 /// Why a text is no network.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NetworkError {
+pub(super) enum NetworkError {
     /// `10.0.0.1/8`, whose address has bits beyond the prefix.
     HostBits {
         meant: IpNet,
@@ -40,12 +40,12 @@ pub enum NetworkError {
 }
 
 /// Reads an address with its port.
-pub fn socket(text: &str) -> Result<SocketAddr, AddressError> {
+pub(super) fn socket(text: &str) -> Result<SocketAddr, AddressError> {
     text.parse().map_err(|_| explain(text))
 }
 
 /// Reads the path of a socket.
-pub fn socket_path(text: &str) -> Result<PathBuf, SocketPathError> {
+pub(super) fn socket_path(text: &str) -> Result<PathBuf, SocketPathError> {
     match text {
         _ if !text.starts_with('/') => Err(SocketPathError::Relative),
         _ if text.contains('\0') => Err(SocketPathError::Nul),
@@ -56,7 +56,7 @@ pub fn socket_path(text: &str) -> Result<PathBuf, SocketPathError> {
 
 /// Why a text is no path of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SocketPathError {
+pub(super) enum SocketPathError {
     Relative,
     Nul,
     TooLong,
@@ -93,7 +93,7 @@ fn looks_like_a_name(text: &str) -> bool {
 }
 
 /// Reads a network; an address alone is the network of that address.
-pub fn network(text: &str) -> Result<IpNet, NetworkError> {
+pub(super) fn network(text: &str) -> Result<IpNet, NetworkError> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(address.into());
     }
@@ -105,7 +105,7 @@ pub fn network(text: &str) -> Result<IpNet, NetworkError> {
 }
 
 /// Reads an address without a port.
-pub fn ip(text: &str) -> Result<IpAddr, AddressError> {
+pub(super) fn ip(text: &str) -> Result<IpAddr, AddressError> {
     text.parse().map_err(|_| AddressError::Other(text.to_owned()))
 }
 

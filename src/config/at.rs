@@ -11,7 +11,7 @@ use super::problem::{Place, Problem, Severity};
 
 /// One step of the way down from the top of a file; the steps above are borrowed.
 #[derive(Clone, Copy)]
-pub struct At<'a> {
+pub(super) struct At<'a> {
     file: &'a Arc<Path>,
     outer: Option<&'a At<'a>>,
     step: Step<'a>,
@@ -20,7 +20,7 @@ pub struct At<'a> {
 
 /// A place whose file is known from elsewhere; counts from 1, columns in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Spot {
+pub(super) struct Spot {
     pub line: u32,
     pub column: u32,
 }
@@ -33,23 +33,23 @@ enum Step<'a> {
 }
 
 impl<'a> At<'a> {
-    pub fn top(file: &'a Arc<Path>) -> Self {
+    pub(super) fn top(file: &'a Arc<Path>) -> Self {
         Self { file, outer: None, step: Step::Top, spot: Spot::TOP }
     }
 
-    pub fn key<'b>(&'b self, key: &'b str, spot: Spot) -> At<'b> {
+    pub(super) fn key<'b>(&'b self, key: &'b str, spot: Spot) -> At<'b> {
         At { file: self.file, outer: Some(self), step: Step::Key(key), spot }
     }
 
-    pub fn index<'b>(&'b self, index: usize, spot: Spot) -> At<'b> {
+    pub(super) fn index<'b>(&'b self, index: usize, spot: Spot) -> At<'b> {
         At { file: self.file, outer: Some(self), step: Step::Index(index), spot }
     }
 
-    pub fn moved(self, spot: Spot) -> Self {
+    pub(super) fn moved(self, spot: Spot) -> Self {
         Self { spot, ..self }
     }
 
-    pub fn place(&self) -> Place {
+    pub(super) fn place(&self) -> Place {
         Place { file: Arc::clone(self.file), line: self.spot.line, column: self.spot.column }
     }
 
@@ -59,7 +59,7 @@ impl<'a> At<'a> {
 }
 
 impl Spot {
-    pub const TOP: Self = Self { line: 1, column: 1 };
+    pub(super) const TOP: Self = Self { line: 1, column: 1 };
 }
 
 /// Writes the path: `pools.web.backends[2].address`.

@@ -26,7 +26,7 @@ use super::wording::{Shapes, Words, shortened};
 use super::yaml::{Key, Node, Style, Value};
 
 /// A node to be read, and where its problems go.
-pub struct NodeDeserializer<'t, 'r> {
+pub(super) struct NodeDeserializer<'t, 'r> {
     pub node: Node<'t>,
     pub at: At<'r>,
     pub sink: &'r RefCell<Problems>,
@@ -34,7 +34,7 @@ pub struct NodeDeserializer<'t, 'r> {
 
 /// A value of the wrong type; its place is added by the [`Located`] around it.
 #[derive(Debug)]
-pub struct Wrong(String);
+pub(super) struct Wrong(String);
 
 impl<'t> NodeDeserializer<'t, '_> {
     fn unexpected(&self, expected: impl fmt::Display) -> Wrong {
@@ -373,7 +373,7 @@ impl fmt::Display for Wrong {
 impl std::error::Error for Wrong {}
 
 /// The name of a tuple struct that asks for line, column and value.
-pub const LOCATED: &str = "$located";
+pub(super) const LOCATED: &str = "$located";
 /// The name of an enum that is told apart by [`NodeDeserializer::shape`].
-pub const SHAPE: &str = "$shape";
+pub(super) const SHAPE: &str = "$shape";
 const ONE_FIELD: &str = "a variant told apart by its shape has one field";

@@ -13,7 +13,7 @@ use super::at::{At, Spot};
 use super::problem::Problems;
 
 /// Reads a file whole.
-pub fn read(path: &Path, problems: &mut Problems) -> Option<String> {
+pub(super) fn read(path: &Path, problems: &mut Problems) -> Option<String> {
     let file: Arc<Path> = path.into();
     let at = At::top(&file);
     match bytes(path) {
@@ -63,7 +63,7 @@ fn decode(bytes: Vec<u8>, at: &At<'_>, problems: &mut Problems) -> Option<String
 }
 
 /// Tells whether `text` can be read as YAML at all. A byte order mark is invisible in an editor, so it is named.
-pub fn check_start(text: &str, at: &At<'_>, problems: &mut Problems) -> Option<()> {
+pub(super) fn check_start(text: &str, at: &At<'_>, problems: &mut Problems) -> Option<()> {
     if text.len() as u64 > MAX_FILE_BYTES {
         problems.error(at, FileError::TooLarge);
         return None;
@@ -76,7 +76,7 @@ pub fn check_start(text: &str, at: &At<'_>, problems: &mut Problems) -> Option<(
 }
 
 /// Where [`find`] looks for `pattern`.
-pub fn directory(pattern: &str, beside: &Path) -> PathBuf {
+pub(super) fn directory(pattern: &str, beside: &Path) -> PathBuf {
     let path = beside.parent().unwrap_or(Path::new("")).join(pattern);
     path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf()
 }
@@ -85,7 +85,7 @@ pub fn directory(pattern: &str, beside: &Path) -> PathBuf {
 ///
 /// # Errors
 /// [`IncludeError`], if the pattern cannot be used or its directory cannot be read.
-pub fn find(pattern: &str, beside: &Path) -> Result<Vec<PathBuf>, IncludeError> {
+pub(super) fn find(pattern: &str, beside: &Path) -> Result<Vec<PathBuf>, IncludeError> {
     let path = beside.parent().unwrap_or(Path::new("")).join(pattern);
     let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) else {
         return Err(IncludeError::NoFileName);
@@ -143,21 +143,21 @@ fn fits(pattern: &[u8], name: &[u8]) -> bool {
 
 /// A hash over texts, the same on every machine: FNV-1a, 64 bits. It tells changes, not forgeries.
 #[derive(Debug)]
-pub struct Hash(u64);
+pub(super) struct Hash(u64);
 
 impl Hash {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(0xcbf2_9ce4_8422_2325)
     }
 
     /// Adds a text. Its length goes in too, so that a line moved from one file to the next is a change.
-    pub fn add(&mut self, text: &str) {
+    pub(super) fn add(&mut self, text: &str) {
         for byte in text.bytes().chain((text.len() as u64).to_le_bytes()) {
             self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
     }
 
-    pub fn finish(&self) -> String {
+    pub(super) fn finish(&self) -> String {
         format!("{:016x}", self.0)
     }
 }
@@ -177,7 +177,7 @@ enum FileError {
 
 /// Why an `include` names no files.
 #[derive(Debug)]
-pub enum IncludeError {
+pub(super) enum IncludeError {
     Io(io::Error),
     NoFileName,
     StarInDirectory,
@@ -212,7 +212,7 @@ impl std::error::Error for IncludeError {}
 /// Half a million routes with their names.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 /// In all, `include` and all.
-pub const MAX_FILES: usize = 4_096;
+pub(super) const MAX_FILES: usize = 4_096;
 
 #[cfg(test)]
 mod tests {

@@ -19,7 +19,7 @@ use super::yaml::Node;
 
 /// A value of the file and where it stands.
 #[derive(Clone, Debug)]
-pub struct Located<T> {
+pub(super) struct Located<T> {
     pub spot: Spot,
     /// `None`: it was of the wrong type, and that has been told.
     pub value: Option<T>,
@@ -27,10 +27,10 @@ pub struct Located<T> {
 
 /// The entries of a map whose keys are names that the operator chose, in the order of the file.
 #[derive(Debug)]
-pub struct Named<T>(pub Vec<(Located<String>, Located<T>)>);
+pub(super) struct Named<T>(pub Vec<(Located<String>, Located<T>)>);
 
 /// Reads `node` as a `T`; `None` if it is none at all.
-pub fn read<'t, T: Deserialize<'t>>(node: Node<'t>, at: &At<'_>, problems: &mut Problems) -> Option<T> {
+pub(super) fn read<'t, T: Deserialize<'t>>(node: Node<'t>, at: &At<'_>, problems: &mut Problems) -> Option<T> {
     let sink = RefCell::new(std::mem::take(problems));
     let located = Located::deserialize(NodeDeserializer { at: at.moved(node.spot), node, sink: &sink });
     *problems = sink.into_inner();

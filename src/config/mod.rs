@@ -30,9 +30,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use self::problem::{Place, Problem, Problems, Severity};
-pub use self::sources::Sources;
-pub use self::token::Token;
-pub use self::units::{UnitError, duration_in};
+pub(crate) use self::sources::Sources;
+pub(crate) use self::token::Token;
+pub(crate) use self::units::{UnitError, duration_in};
 use crate::server_name::{Pattern, ServerName};
 use crate::socket::Address;
 

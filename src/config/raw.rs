@@ -16,7 +16,7 @@ use serde::Deserialize;
 use super::located::{Located, Named};
 
 /// A key that may be left out.
-pub type Field<T> = Option<Located<T>>;
+pub(super) type Field<T> = Option<Located<T>>;
 
 /// The routing file of snigate.
 ///
@@ -25,7 +25,7 @@ pub type Field<T> = Option<Located<T>>;
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "snigate configuration")]
-pub struct File {
+pub(super) struct File {
     /// Where clients connect to; at least one.
     #[schemars(required, length(min = 1))]
     pub listeners: Field<Vec<Located<Listener>>>,
@@ -57,7 +57,7 @@ pub struct File {
 /// A file that `include` names.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Included {
+pub(super) struct Included {
     pub routes: Field<Vec<Located<Route>>>,
     pub pools: Field<Named<Pool>>,
 }
@@ -65,7 +65,7 @@ pub struct Included {
 /// A bound address, or several that are treated alike.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Listener {
+pub(super) struct Listener {
     /// Names it in metrics, in the log and in routes; unique.
     #[schemars(required)]
     pub name: Field<String>,
@@ -84,7 +84,7 @@ pub struct Listener {
 /// A PROXY header in front of each connection.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ProxyProtocol {
+pub(super) struct ProxyProtocol {
     /// Only from these networks may connections come.
     #[schemars(required, length(min = 1))]
     pub trusted: Field<Vec<Located<Network>>>,
@@ -93,7 +93,7 @@ pub struct ProxyProtocol {
 /// Patterns, conditions, and where they lead.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Route {
+pub(super) struct Route {
     /// Names it in metrics and in the log; unique. Default: its first pattern.
     pub name: Field<String>,
     /// What it takes: `a.example.com`, `*.example.com` (one label more), `**.example.com` (one or more), `*` (any name).
@@ -122,7 +122,7 @@ pub struct Route {
 /// Where a connection goes that no route can take: `pool` or `refuse`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Fallback {
+pub(super) struct Fallback {
     /// The pool it leads to; either this or `refuse`.
     pub pool: Field<String>,
     /// How it is refused; either this or `pool`.
@@ -132,7 +132,7 @@ pub struct Fallback {
 /// `alert`: a TLS alert that says why, then FIN. `close`: FIN. `reset`: RST.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
-pub enum Refuse {
+pub(super) enum Refuse {
     Alert,
     Close,
     Reset,
@@ -141,7 +141,7 @@ pub enum Refuse {
 /// `keep`: they run on. `drain`: what is left of them after `timeouts.drain` is reset. `close`: they are reset at once.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
-pub enum OnRemoved {
+pub(super) enum OnRemoved {
     Keep,
     Drain,
     Close,
@@ -150,7 +150,7 @@ pub enum OnRemoved {
 /// A named set of backends and how one of them is chosen.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Pool {
+pub(super) struct Pool {
     /// How it orders them.
     #[schemars(extend("default" = "round_robin"))]
     pub balance: Field<Balance>,
@@ -186,7 +186,7 @@ pub struct Pool {
 /// How a pool orders its backends.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
-pub enum Balance {
+pub(super) enum Balance {
     /// In turn, by weight.
     RoundRobin,
     /// The one with the fewest open connections for its weight.
@@ -207,7 +207,7 @@ pub enum Balance {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename = "$shape")]
 #[schemars(untagged, rename = "Backend")]
-pub enum Backend {
+pub(super) enum Backend {
     #[serde(rename = "scalar")]
     Address(Located<BackendAddress>),
     #[serde(rename = "map")]
@@ -217,7 +217,7 @@ pub enum Backend {
 /// One entry of a pool.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct BackendKeys {
+pub(super) struct BackendKeys {
     /// `IP:PORT`; `NAME:PORT`, each of whose addresses is a backend; `srv:NAME`, an SRV name; or `unix:/PATH`.
     #[schemars(required)]
     pub address: Field<BackendAddress>,
@@ -235,7 +235,7 @@ pub struct BackendKeys {
 /// How DNS names are looked up.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Resolve {
+pub(super) struct Resolve {
     /// Which addresses are used.
     #[schemars(extend("default" = "any"))]
     pub family: Field<Family>,
@@ -257,7 +257,7 @@ pub struct Resolve {
 /// Which addresses of a name are used.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
-pub enum Family {
+pub(super) enum Family {
     Any,
     V4,
     V6,
@@ -266,7 +266,7 @@ pub enum Family {
 /// How a backend is connected to.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Connect {
+pub(super) struct Connect {
     /// For one attempt.
     #[schemars(extend("default" = "3s"))]
     pub timeout: Field<Duration>,
@@ -287,7 +287,7 @@ pub struct Connect {
 /// Active checks.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct HealthCheck {
+pub(super) struct HealthCheck {
     /// `tcp`: whether it takes a connection. `tls`: whether it completes a TLS handshake.
     #[schemars(extend("default" = "tls"))]
     pub kind: Field<HealthCheckKind>,
@@ -321,7 +321,7 @@ pub struct HealthCheck {
 /// What a check does.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
-pub enum HealthCheckKind {
+pub(super) enum HealthCheckKind {
     Tcp,
     Tls,
 }
@@ -330,7 +330,7 @@ pub enum HealthCheckKind {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename = "$shape")]
 #[schemars(untagged, rename = "Ejection")]
-pub enum Ejection {
+pub(super) enum Ejection {
     #[serde(rename = "scalar")]
     Off(Located<Off>),
     #[serde(rename = "map")]
@@ -339,13 +339,13 @@ pub enum Ejection {
 
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
-pub enum Off {
+pub(super) enum Off {
     Off,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct EjectionKeys {
+pub(super) struct EjectionKeys {
     /// So many failed connections in a row.
     #[schemars(extend("default" = 3))]
     pub failures: Field<u64>,
@@ -360,7 +360,7 @@ pub struct EjectionKeys {
 /// What to do when no backend is up.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
-pub enum WhenAllDown {
+pub(super) enum WhenAllDown {
     Try,
     Refuse,
 }
@@ -368,7 +368,7 @@ pub enum WhenAllDown {
 /// The version of the PROXY header that backends get.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
-pub enum SendProxyProtocol {
+pub(super) enum SendProxyProtocol {
     Off,
     V1,
     V2,
@@ -377,7 +377,7 @@ pub enum SendProxyProtocol {
 /// How long things may take.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Timeouts {
+pub(super) struct Timeouts {
     /// From accept to the whole hello, PROXY header included; one deadline.
     #[schemars(extend("default" = "10s"))]
     pub hello: Field<Duration>,
@@ -401,7 +401,7 @@ pub struct Timeouts {
 /// How much there may be.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Limits {
+pub(super) struct Limits {
     /// At a time, over all listeners. `auto`: 65,536, or less if the file-descriptor limit allows less.
     #[schemars(extend("default" = "auto"))]
     pub max_connections: Field<CountOrAuto>,
@@ -415,7 +415,7 @@ pub struct Limits {
 /// Limits for each client: its address, or the /64 of an IPv6 address. Not supported yet.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct PerClient {
+pub(super) struct PerClient {
     /// At a time.
     pub connections: Field<u64>,
     /// New connections, such as `50/s`.
@@ -430,7 +430,7 @@ pub struct PerClient {
 /// How bytes are carried.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Relay {
+pub(super) struct Relay {
     /// `auto`: inside the kernel where it can. `off`: through user space.
     #[schemars(extend("default" = "auto"))]
     pub splice: Field<Splice>,
@@ -442,7 +442,7 @@ pub struct Relay {
 /// Whether bytes are carried inside the kernel.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
-pub enum Splice {
+pub(super) enum Splice {
     Auto,
     Off,
 }
@@ -450,7 +450,7 @@ pub enum Splice {
 /// Socket options, on both sides.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Tcp {
+pub(super) struct Tcp {
     /// Send small segments at once (TCP_NODELAY).
     #[schemars(extend("default" = true))]
     pub nodelay: Field<bool>,
@@ -469,12 +469,12 @@ pub struct Tcp {
 /// `system`, or an algorithm that the kernel has, such as `cubic` or `bbr`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(transparent)]
-pub struct Congestion(pub String);
+pub(super) struct Congestion(pub String);
 
 /// When a silent peer is asked whether it is still there. Whole seconds.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Keepalive {
+pub(super) struct Keepalive {
     #[schemars(extend("default" = "60s"))]
     pub idle: Field<Duration>,
     #[schemars(extend("default" = "15s"))]
@@ -486,7 +486,7 @@ pub struct Keepalive {
 /// Threads. Changing it needs a restart.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Runtime {
+pub(super) struct Runtime {
     /// `auto`: the available cores.
     #[schemars(extend("default" = "auto"))]
     pub workers: Field<CountOrAuto>,
@@ -495,7 +495,7 @@ pub struct Runtime {
 /// Metrics, health and status over HTTP.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Admin {
+pub(super) struct Admin {
     /// `IP:PORT` or `unix:/PATH`, or a list of them; an empty list: no admin server.
     #[schemars(extend("default" = "127.0.0.1:9901"))]
     pub bind: Field<OneOrMany<AdminAddress>>,
@@ -510,7 +510,7 @@ pub struct Admin {
 /// `auto`: whoever connects from this host, and whoever has the token. `token`: only who has the token. `never`: nobody.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
-pub enum AllowControl {
+pub(super) enum AllowControl {
     Auto,
     Token,
     Never,
@@ -519,7 +519,7 @@ pub enum AllowControl {
 /// What is logged, to standard output.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Log {
+pub(super) struct Log {
     #[schemars(extend("default" = "info"))]
     pub level: Field<Level>,
     #[schemars(extend("default" = "json"))]
@@ -531,7 +531,7 @@ pub struct Log {
 
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
-pub enum Level {
+pub(super) enum Level {
     Error,
     Warn,
     Info,
@@ -541,14 +541,14 @@ pub enum Level {
 
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
-pub enum LogFormat {
+pub(super) enum LogFormat {
     Json,
     Text,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
-pub enum LogConnections {
+pub(super) enum LogConnections {
     All,
     Failed,
     Off,
@@ -557,7 +557,7 @@ pub enum LogConnections {
 /// How a changed file is noticed; SIGHUP always works.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Reload {
+pub(super) struct Reload {
     /// Watch the files and their directories.
     #[schemars(extend("default" = true))]
     pub watch: Field<bool>,
@@ -570,7 +570,7 @@ pub struct Reload {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename = "$shape")]
 #[schemars(untagged, inline, rename = "OneOrMany")]
-pub enum OneOrMany<T> {
+pub(super) enum OneOrMany<T> {
     #[serde(rename = "scalar")]
     One(Located<T>),
     #[serde(rename = "list")]
@@ -581,7 +581,7 @@ macro_rules! scalars {
     ($($(#[$doc:meta])* $name:ident $schema:tt)*) => {$(
         $(#[$doc])*
         #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-        pub struct $name(pub String);
+        pub(super) struct $name(pub String);
 
         impl AsRef<str> for $name {
             fn as_ref(&self) -> &str {
@@ -693,7 +693,7 @@ impl<T: JsonSchema> JsonSchema for Named<T> {
 }
 
 /// The JSON Schema (draft 2020-12) of the routing file.
-pub fn schema() -> Schema {
+pub(super) fn schema() -> Schema {
     let mut schema = schemars::generate::SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<File>();
     RecursiveTransform(without_null).transform(&mut schema);
     schema

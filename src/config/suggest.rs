@@ -6,10 +6,10 @@
 use std::fmt;
 
 /// The nearest known word, if one is near.
-pub struct DidYouMean<'a>(Option<&'a str>);
+pub(super) struct DidYouMean<'a>(Option<&'a str>);
 
 impl<'a> DidYouMean<'a> {
-    pub fn new(word: &str, known: impl Iterator<Item = &'a str> + Clone) -> Self {
+    pub(super) fn new(word: &str, known: impl Iterator<Item = &'a str> + Clone) -> Self {
         if word.len() > MAX_WORD_BYTES {
             return Self(None);
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// Why a text is no duration or size that can be used here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum UnitError {
+pub(crate) enum UnitError {
     /// `10`, `10 sec`: not written as durations are; what was probably meant.
     NoDuration { text: String, meant: Option<String> },
     /// `64kb`: not written as sizes are; what was probably meant.
@@ -21,12 +21,12 @@ pub enum UnitError {
 }
 
 /// Reads a duration of any length up to a year.
-pub fn duration(text: &str) -> Result<Duration, UnitError> {
+pub(super) fn duration(text: &str) -> Result<Duration, UnitError> {
     duration_in(Duration::ZERO..=YEAR)(text)
 }
 
 /// Makes a reader of durations in `range`.
-pub fn duration_in(range: RangeInclusive<Duration>) -> impl Fn(&str) -> Result<Duration, UnitError> {
+pub(crate) fn duration_in(range: RangeInclusive<Duration>) -> impl Fn(&str) -> Result<Duration, UnitError> {
     move |text| {
         let millis = split(text).and_then(|(count, unit)| Some((count, factor(DURATION_UNITS, unit)?)));
         let Some((count, factor)) = millis else {
@@ -42,7 +42,7 @@ pub fn duration_in(range: RangeInclusive<Duration>) -> impl Fn(&str) -> Result<D
 }
 
 /// Makes a reader of durations in `range` that are whole seconds.
-pub fn seconds_in(range: RangeInclusive<Duration>) -> impl Fn(&str) -> Result<Duration, UnitError> {
+pub(super) fn seconds_in(range: RangeInclusive<Duration>) -> impl Fn(&str) -> Result<Duration, UnitError> {
     let read = duration_in(range);
     move |text| {
         let duration = read(text)?;
@@ -51,7 +51,7 @@ pub fn seconds_in(range: RangeInclusive<Duration>) -> impl Fn(&str) -> Result<Du
 }
 
 /// Makes a reader of sizes in `range`, in bytes.
-pub fn size_in(range: RangeInclusive<usize>) -> impl Fn(&str) -> Result<usize, UnitError> {
+pub(super) fn size_in(range: RangeInclusive<usize>) -> impl Fn(&str) -> Result<usize, UnitError> {
     move |text| {
         let bytes = split(text).and_then(|(count, unit)| Some((count, factor(SIZE_UNITS, unit)?)));
         let Some((count, factor)) = bytes else {
@@ -67,7 +67,7 @@ pub fn size_in(range: RangeInclusive<usize>) -> impl Fn(&str) -> Result<usize, U
 }
 
 /// Writes a duration as a file would, in the largest unit that fits without a rest.
-pub fn show_duration(duration: Duration) -> String {
+pub(super) fn show_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
     let fits = |factor: u64| millis >= factor.into() && millis.is_multiple_of(factor.into());
     let (name, factor) = DURATION_UNITS.iter().rfind(|(_, factor)| fits(*factor)).copied().unwrap_or(("s", 1_000));
@@ -75,7 +75,7 @@ pub fn show_duration(duration: Duration) -> String {
 }
 
 /// Writes a size in the largest unit that it is a whole number of.
-pub fn show_size(bytes: usize) -> String {
+pub(super) fn show_size(bytes: usize) -> String {
     let bytes = bytes as u64;
     let (name, factor) =
         SIZE_UNITS.iter().rfind(|(_, factor)| bytes.is_multiple_of(*factor)).copied().unwrap_or(("B", 1));

@@ -6,7 +6,7 @@
 use std::fmt;
 
 /// Lists words as `a`, `b`, `c`.
-pub struct Words(pub &'static [&'static str]);
+pub(super) struct Words(pub &'static [&'static str]);
 
 impl fmt::Display for Words {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -19,7 +19,7 @@ impl fmt::Display for Words {
 }
 
 /// Lists the shapes that a `$shape` enum has.
-pub struct Shapes(pub &'static [&'static str]);
+pub(super) struct Shapes(pub &'static [&'static str]);
 
 impl fmt::Display for Shapes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -36,7 +36,7 @@ impl fmt::Display for Shapes {
 }
 
 /// Keeps a message readable whatever the file holds.
-pub fn shortened(text: &str) -> String {
+pub(super) fn shortened(text: &str) -> String {
     let mut short: String = text.chars().take(MAX_SHOWN).flat_map(char::escape_debug).collect();
     if text.chars().nth(MAX_SHOWN).is_some() {
         short.push('…');

@@ -18,13 +18,13 @@ use super::problem::{Place, Problem, Problems, Severity};
 
 /// A value and where it stands.
 #[derive(Debug)]
-pub struct Node<'t> {
+pub(super) struct Node<'t> {
     pub spot: Spot,
     pub value: Value<'t>,
 }
 
 #[derive(Debug)]
-pub enum Value<'t> {
+pub(super) enum Value<'t> {
     Scalar {
         text: Cow<'t, str>,
         style: Style,
@@ -38,12 +38,12 @@ pub enum Value<'t> {
 
 impl Value<'_> {
     /// Whether YAML 1.2 (§10.3.2) reads this as null.
-    pub fn is_nothing(&self) -> bool {
+    pub(super) fn is_nothing(&self) -> bool {
         self.plain().is_some_and(|text| matches!(text, "" | "~" | "null" | "Null" | "NULL"))
     }
 
     /// Whether YAML 1.2 (§10.3.2) reads this as a number or a boolean, and not as text.
-    pub fn is_number_or_boolean(&self) -> bool {
+    pub(super) fn is_number_or_boolean(&self) -> bool {
         let number_like = |first: char| first.is_ascii_digit() || matches!(first, '+' | '-' | '.');
         self.plain().is_some_and(|text| {
             matches!(text, "true" | "True" | "TRUE" | "false" | "False" | "FALSE")
@@ -61,19 +61,19 @@ impl Value<'_> {
 
 /// Whether a scalar was written plain, and so may be a number, a boolean or nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Style {
+pub(super) enum Style {
     Plain,
     Quoted,
 }
 
 #[derive(Debug)]
-pub struct Key<'t> {
+pub(super) struct Key<'t> {
     pub spot: Spot,
     pub text: Cow<'t, str>,
 }
 
 /// Reads `text`. `None`: there is no tree to look at, and why not has been told.
-pub fn read<'t>(text: &'t str, file: &Arc<Path>, problems: &mut Problems) -> Option<Node<'t>> {
+pub(super) fn read<'t>(text: &'t str, file: &Arc<Path>, problems: &mut Problems) -> Option<Node<'t>> {
     let options = options! {
         emit_comments: false,
         // So that `sni: *.example.com` can be answered with what is wrong about it.

@@ -18,7 +18,7 @@ use crate::telemetry::FirstRecord;
 
 /// A backend's first bytes.
 #[derive(Debug)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub kind: FirstRecord,
     /// The AlertDescription, if it is one.
     pub alert: Option<u8>,
@@ -96,7 +96,7 @@ fn read(backend: &BackendStream, client: &TcpStream, took: Instant, scratch: &mu
 
 /// Tells what a backend's first bytes are, and the AlertDescription if they are an alert. A record that is cut short is
 /// judged by what is there.
-pub fn first_record(bytes: &[u8]) -> (FirstRecord, Option<u8>) {
+pub(crate) fn first_record(bytes: &[u8]) -> (FirstRecord, Option<u8>) {
     match bytes {
         [] => (FirstRecord::None, None),
         [0x15, 3, _, _, _, _, alert, ..] => (FirstRecord::Alert, Some(*alert)),

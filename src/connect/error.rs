@@ -10,7 +10,7 @@ use crate::telemetry::ConnectResult;
 
 /// Why no backend took the connection; the last attempt's reason.
 #[derive(Debug)]
-pub enum ConnectError {
+pub(crate) enum ConnectError {
     /// The pool has no backend to try.
     NoBackend,
     /// Every backend that could be tried has as many connections as it may have.
@@ -45,7 +45,7 @@ impl Silence {
 }
 
 impl ConnectError {
-    pub fn result(&self) -> ConnectResult {
+    pub(crate) fn result(&self) -> ConnectResult {
         use io::ErrorKind;
         match self {
             Self::TimedOut { .. } => ConnectResult::TimedOut,

@@ -10,7 +10,7 @@ use tokio::net::{TcpStream, UnixStream};
 use crate::socket;
 
 #[derive(Debug)]
-pub enum BackendStream {
+pub(crate) enum BackendStream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }

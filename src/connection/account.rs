@@ -15,10 +15,10 @@ use tokio::time::Instant;
 use crate::client_hello::ClientHello;
 use crate::connect::{Attempts, BackendStream, Connected, first_record};
 use crate::limits::Permit;
+use crate::operate::registry::{Entry, Ticket};
 use crate::pool::{Lease, Pool};
 use crate::proxy_header::{self, Addresses, Values, Version};
 use crate::relay::{End, Heard, Meter, Opening, Way};
-use crate::roster::{Entry, Ticket};
 use crate::server_name::Sni;
 use crate::snapshot::{Destination, Route, Snapshot};
 use crate::telemetry::{
@@ -27,9 +27,10 @@ use crate::telemetry::{
 };
 
 /// What a connection has from its acceptance on. Who it is stands on the roster.
-pub struct Accepted {
+pub(crate) struct Accepted {
     pub listener_metrics: Arc<ListenerMetrics>,
     pub metrics: Arc<Metrics>,
+    #[expect(dead_code, reason = "held for their `Drop`, which gives both places back")]
     pub permits: (Permit, Permit),
     pub live: Ticket,
 }
@@ -296,7 +297,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::limits::Permits;
-    use crate::roster;
+    use crate::operate::registry;
 
     fn accepted(metrics: &Arc<Metrics>, permits: &Arc<Permits>) -> Accepted {
         let text = "listeners: [{ name: l, bind: \"127.0.0.1:0\" }]\nunmatched: { pool: p }\n\
@@ -307,7 +308,7 @@ mod tests {
             listener_metrics: metrics.listener("l"),
             metrics: Arc::clone(metrics),
             permits: (permits.acquire(), permits.acquire()),
-            live: roster::enter(1, peer, at, Arc::clone(&Snapshot::build(config, None, metrics).terms), 0),
+            live: registry::enter(1, peer, at, Arc::clone(&Snapshot::build(config, None, metrics).terms), 0),
         }
     }
 

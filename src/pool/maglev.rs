@@ -11,7 +11,7 @@ use siphasher::sip::SipHasher13;
 
 /// A look-up table that depends on names and weights alone, not on their order, the process or the time.
 #[derive(Debug)]
-pub struct Maglev {
+pub(super) struct Maglev {
     /// The number of a backend in each slot.
     slots: Vec<u32>,
 }
@@ -19,7 +19,7 @@ pub struct Maglev {
 impl Maglev {
     /// Fills the table: each backend in turn takes the next slot of its own permutation that is free, as often as its
     /// weight says.
-    pub fn new(backends: &[(&str, u32)]) -> Self {
+    pub(super) fn new(backends: &[(&str, u32)]) -> Self {
         let size = if backends.len() > MOST_IN_SMALL { LARGE } else { SMALL };
         let mut order: Vec<u32> = (0..).take(backends.len()).collect();
         order.sort_unstable_by_key(|&number| backends[number as usize].0);
@@ -52,7 +52,7 @@ impl Maglev {
 
     /// The number of the backend for `key` at its `attempt`-th try; each try looks at another place, so that the keys of a
     /// backend that is down are spread over all others.
-    pub fn get(&self, key: u64, attempt: u64) -> Option<usize> {
+    pub(super) fn get(&self, key: u64, attempt: u64) -> Option<usize> {
         let place = if attempt == 0 { key } else { key_of(&[&key.to_le_bytes(), &attempt.to_le_bytes()]) };
         let slot = place % (self.slots.len().max(1) as u64);
         self.slots.get(slot as usize).map(|&number| number as usize)
@@ -88,7 +88,7 @@ impl Walk {
 }
 
 /// The key of a client: its address, or the /64 of an IPv6 address, since clients change the rest of it.
-pub fn key_of_client(client: IpAddr) -> u64 {
+pub(super) fn key_of_client(client: IpAddr) -> u64 {
     match client.to_canonical() {
         IpAddr::V4(address) => key_of(&[&address.octets()]),
         IpAddr::V6(address) => key_of(&[&address.octets()[..8]]),
@@ -97,7 +97,7 @@ pub fn key_of_client(client: IpAddr) -> u64 {
 
 /// The same for the same parts for ever: SipHash-1-3 with a key of zeros. It is not meant to withstand a client that
 /// looks for collisions: a client can choose its backend at the most.
-pub fn key_of(parts: &[&[u8]]) -> u64 {
+pub(super) fn key_of(parts: &[&[u8]]) -> u64 {
     let mut hasher = SipHasher13::new_with_keys(0, 0);
     for part in parts {
         hasher.write(part);

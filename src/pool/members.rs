@@ -14,7 +14,7 @@ use super::standing::Grade;
 
 /// The backends of a pool.
 #[derive(Debug)]
-pub struct Members {
+pub(super) struct Members {
     list: Vec<Member>,
     /// Those that are asked first, then the backups.
     groups: [Group; 2],
@@ -34,14 +34,14 @@ pub struct Member {
 
 /// A run of members that one order is for.
 #[derive(Debug)]
-pub struct Group {
+pub(super) struct Group {
     first: usize,
     count: usize,
     pub order: Order,
 }
 
 impl Members {
-    pub fn new(mut list: Vec<Member>, policy: Policy) -> Self {
+    pub(super) fn new(mut list: Vec<Member>, policy: Policy) -> Self {
         list.sort_by_key(|member| member.backup);
         let primaries = list.partition_point(|member| !member.backup);
         let group = |first: usize, count: usize| {
@@ -56,16 +56,16 @@ impl Members {
         Self { list, groups }
     }
 
-    pub fn list(&self) -> &[Member] {
+    pub(super) fn list(&self) -> &[Member] {
         &self.list
     }
 
-    pub fn groups(&self) -> &[Group] {
+    pub(super) fn groups(&self) -> &[Group] {
         &self.groups
     }
 
     /// The members of `group`, as far as `may` takes them.
-    pub fn view<'a, F: Fn(&Member) -> bool>(
+    pub(super) fn view<'a, F: Fn(&Member) -> bool>(
         &'a self,
         group: &Group,
         slow_start: Duration,
@@ -76,19 +76,19 @@ impl Members {
     }
 
     /// The best grade that any of them has.
-    pub fn best_grade(&self, now: Instant) -> Grade {
+    pub(super) fn best_grade(&self, now: Instant) -> Grade {
         self.list.iter().map(|member| member.backend.standing.grade(now)).min().unwrap_or(Grade::Closed)
     }
 
     /// Whether somebody else than `backend` can be picked, so that it can be spared.
-    pub fn can_spare(&self, backend: &Arc<Backend>, now: Instant) -> bool {
+    pub(super) fn can_spare(&self, backend: &Arc<Backend>, now: Instant) -> bool {
         let usable = |member: &Member| member.backend.standing.grade(now) == Grade::Usable;
         self.list.iter().any(|member| !Arc::ptr_eq(&member.backend, backend) && usable(member))
     }
 }
 
 /// Members of one group, at one time.
-pub struct Seen<'a, F> {
+pub(super) struct Seen<'a, F> {
     pub members: &'a [Member],
     slow_start: Duration,
     now: Instant,

@@ -21,12 +21,15 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-pub use self::backend::{Address, Backend, LastCheck, Lease, Shown};
-pub use self::members::Member;
+pub use self::backend::Address;
+pub(crate) use self::backend::{Backend, LastCheck, Lease, Shown};
+pub(crate) use self::members::Member;
 use self::members::Members;
-pub use self::picks::{Picks, Request};
+pub(crate) use self::picks::Picks;
+pub use self::picks::Request;
 pub use self::policy::Policy;
-pub use self::standing::{Ejection, Grade, Health, Operator, Standing};
+pub use self::standing::Health;
+pub(crate) use self::standing::{Ejection, Grade, Operator};
 use crate::proxy_header;
 use crate::telemetry::{Metrics, PoolMetrics};
 

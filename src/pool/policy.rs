@@ -23,7 +23,7 @@ pub enum Policy {
 
 /// A policy, made ready for the backends of one group.
 #[derive(Debug)]
-pub enum Order {
+pub(super) enum Order {
     RoundRobin(Schedule),
     LeastConnections,
     PowerOfTwo(Schedule),
@@ -33,7 +33,7 @@ pub enum Order {
 }
 
 /// What an order may ask about the backends of its group, by their numbers.
-pub trait View {
+pub(super) trait View {
     fn count(&self) -> usize;
     fn may(&self, number: usize) -> bool;
     /// How much of its share it gets at this time, up to 1.
@@ -44,7 +44,7 @@ pub trait View {
 
 /// Where one connection stands in its walk.
 #[derive(Debug)]
-pub struct Turn {
+pub(super) struct Turn {
     /// The first place of the schedule that it looks at; `None` before its first pick.
     pub at: Option<usize>,
     pub key: u64,
@@ -53,7 +53,7 @@ pub struct Turn {
 
 impl Order {
     /// Makes `policy` ready for backends with these names and weights.
-    pub fn new(policy: Policy, backends: &[(&str, u32)]) -> Self {
+    pub(super) fn new(policy: Policy, backends: &[(&str, u32)]) -> Self {
         let schedule = || Schedule::new(backends.iter().map(|(_, weight)| *weight));
         match policy {
             Policy::RoundRobin => Self::RoundRobin(schedule()),
@@ -66,7 +66,7 @@ impl Order {
     }
 
     /// The next backend of `view` for a connection; `next_turn` takes a turn of those that all connections share.
-    pub fn pick(&self, turn: &mut Turn, view: &impl View, next_turn: impl Fn() -> usize) -> Option<usize> {
+    pub(super) fn pick(&self, turn: &mut Turn, view: &impl View, next_turn: impl Fn() -> usize) -> Option<usize> {
         match self {
             Self::RoundRobin(schedule) => round_robin(schedule, turn, view, next_turn),
             Self::LeastConnections => least_connections(next_turn(), view),
@@ -142,14 +142,14 @@ fn any_from(start: usize, view: &impl View) -> Option<usize> {
 
 /// Weighted turns, smooth: those of a backend are spread evenly over the round.
 #[derive(Debug)]
-pub struct Schedule {
+pub(super) struct Schedule {
     /// One round: the number of a backend for each turn.
     round: Vec<u32>,
 }
 
 impl Schedule {
     /// Lays out one round for `weights`, one a backend, each at least 1.
-    pub fn new(weights: impl Iterator<Item = u32> + Clone) -> Self {
+    pub(super) fn new(weights: impl Iterator<Item = u32> + Clone) -> Self {
         let divisor = weights.clone().fold(0, gcd).max(1);
         // A round beyond the bound is scaled down; every backend keeps a turn.
         let sum: u64 = weights.clone().map(|weight| u64::from(weight / divisor)).sum();

@@ -104,7 +104,7 @@ fn write_last(cx: &mut Context<'_>, to: &mut impl Stream, bytes: &[u8]) -> Poll<
 }
 
 /// Lends the worker's scratch buffer, which belongs to nobody between two polls.
-pub fn with_scratch<R>(f: impl FnOnce(&mut [u8]) -> R) -> R {
+pub(crate) fn with_scratch<R>(f: impl FnOnce(&mut [u8]) -> R) -> R {
     SCRATCH.with_borrow_mut(|scratch| {
         if scratch.is_empty() {
             *scratch = vec![0; SCRATCH_BYTES].into_boxed_slice();

@@ -17,7 +17,7 @@ use super::{Engine, Heard, Meter, Stream, Way, copy};
 
 /// Bytes that go first, with how much of them is already written. Nearly always none, so it has room for no more.
 #[derive(Debug, Default)]
-pub struct Prefix(Option<Box<Unwritten>>);
+pub(crate) struct Prefix(Option<Box<Unwritten>>);
 
 #[derive(Debug)]
 struct Unwritten {
@@ -77,20 +77,20 @@ pub(super) enum Moved {
 }
 
 impl Prefix {
-    pub fn new(bytes: Vec<u8>) -> Self {
+    pub(crate) fn new(bytes: Vec<u8>) -> Self {
         Self((!bytes.is_empty()).then(|| Box::new(Unwritten { bytes, written: 0 })))
     }
 
-    pub fn unwritten(&self) -> &[u8] {
+    pub(crate) fn unwritten(&self) -> &[u8] {
         self.0.as_ref().map_or(&[], |unwritten| &unwritten.bytes[unwritten.written..])
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_none()
     }
 
     /// Notes that `bytes` more were taken; gives the memory back after the last.
-    pub fn wrote(&mut self, bytes: usize) {
+    pub(crate) fn wrote(&mut self, bytes: usize) {
         if let Some(unwritten) = &mut self.0 {
             unwritten.written += bytes;
         }

@@ -9,7 +9,7 @@ pub enum Way {
 
 /// Told of what a relay does, as it does it; called often, so counting should be an atomic add. It belongs to the relay
 /// and is dropped with it, so that what it was told survives an error, a cancelled relay and a panic.
-pub trait Meter {
+pub(crate) trait Meter {
     fn carried(&mut self, way: Way, bytes: u64);
     fn spliced(&mut self, way: Way, bytes: u64);
     /// The backend's first bytes were read; called once, unless they were read before the relay began.
@@ -43,7 +43,7 @@ impl<M: Meter> Meter for Box<M> {
 
 /// Why a relay ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     /// Both sides closed with FIN.
     Finished,
     ClientReset,

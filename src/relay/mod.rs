@@ -25,12 +25,14 @@ use pin_project_lite::pin_project;
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-pub use self::copy::with_scratch;
-pub use self::direction::Prefix;
+pub(crate) use self::copy::with_scratch;
+pub(crate) use self::direction::Prefix;
 use self::direction::{Direction, Fault};
-pub use self::meter::{End, Meter, Way};
-pub use self::pipe::{MOST_OPEN as MOST_PIPES, bound as bound_pipes};
-pub use self::stream::Stream;
+pub(crate) use self::meter::End;
+pub(crate) use self::meter::Meter;
+pub use self::meter::Way;
+pub(crate) use self::pipe::{MOST_OPEN as MOST_PIPES, bound as bound_pipes};
+pub(crate) use self::stream::Stream;
 use crate::socket::{self, TcpSettings};
 use crate::sys;
 
@@ -55,7 +57,7 @@ pub enum Engine {
 
 /// What was said before a relay begins and is not yet written; and whether the backend has said anything.
 #[derive(Debug, Default)]
-pub struct Opening {
+pub(crate) struct Opening {
     pub to_backend: Prefix,
     pub to_client: Prefix,
     pub heard: Heard,
@@ -63,7 +65,7 @@ pub struct Opening {
 
 /// Whether the meter has been told of the backend's first bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Heard {
+pub(crate) enum Heard {
     #[default]
     No,
     Yes,
@@ -73,7 +75,7 @@ pin_project! {
     /// Carries bytes between a client and a backend until both ways are closed; its output says why it ended.
     ///
     /// Dropped before that, it resets both sides.
-    pub struct Relay<C: Stream, B: Stream, M> {
+    pub(crate) struct Relay<C: Stream, B: Stream, M> {
         #[pin]
         timer: Sleep,
         carrier: Carrier<C, B, M>,
@@ -82,7 +84,14 @@ pin_project! {
 
 impl<C: Stream, B: Stream, M: Meter> Relay<C, B, M> {
     /// `idle` stands in for the one of `settings`.
-    pub fn new(client: C, backend: B, opening: Opening, settings: Arc<Settings>, idle: Duration, meter: M) -> Self {
+    pub(crate) fn new(
+        client: C,
+        backend: B,
+        opening: Opening,
+        settings: Arc<Settings>,
+        idle: Duration,
+        meter: M,
+    ) -> Self {
         let now = Instant::now();
         let carrier = Carrier {
             ends: Ends { client, backend, closing: Closing::Reset },
@@ -99,12 +108,6 @@ impl<C: Stream, B: Stream, M: Meter> Relay<C, B, M> {
             meter,
         };
         Self { timer: sleep_until(now + idle.min(carrier.settings.tcp.keepalive_idle)), carrier }
-    }
-
-    /// The portable engine by its name: [`Relay::new`] through user space alone.
-    pub fn copy_bidirectional(client: C, backend: B, opening: Opening, settings: Settings, meter: M) -> Self {
-        let settings = Settings { engine: Engine::Copy, ..settings };
-        Self::new(client, backend, opening, Arc::new(settings), settings.idle, meter)
     }
 }
 

@@ -52,7 +52,7 @@ impl Drop for Pipe {
 }
 
 /// Bounds this worker's pipes from now on; more than [`MOST_OPEN`] are never open.
-pub fn bound(most: usize) {
+pub(crate) fn bound(most: usize) {
     POOL.with_borrow_mut(|pool| pool.most = most.min(MOST_OPEN));
 }
 
@@ -112,6 +112,6 @@ thread_local! {
 }
 
 /// The most pipes of one worker; two descriptors each, counted in the descriptor budget.
-pub const MOST_OPEN: usize = 256;
+pub(crate) const MOST_OPEN: usize = 256;
 const MOST_IDLE: usize = 32;
 const LEAST_USEFUL_BYTES: usize = 64 << 10;

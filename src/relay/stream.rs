@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpStream, UnixStream};
 
 /// A stream that a relay can carry: bytes, readiness, a descriptor.
-pub trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin {
+pub(crate) trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin {
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     /// Runs `operation`; a WouldBlock of it clears the readiness.

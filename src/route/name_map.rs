@@ -20,7 +20,7 @@ use hashbrown::HashTable;
 
 /// Names of 1 to 255 bytes, each once.
 #[derive(Debug)]
-pub struct NameMap {
+pub(super) struct NameMap {
     slots: HashTable<Slot>,
     records: Vec<u8>,
     hasher: FixedState,
@@ -28,7 +28,7 @@ pub struct NameMap {
 
 /// A name and its first number, where they are kept.
 #[derive(Debug)]
-pub struct Slot {
+pub(super) struct Slot {
     pub first: u32,
     place: u32,
     bytes: u8,
@@ -36,7 +36,7 @@ pub struct Slot {
 
 impl NameMap {
     /// Makes an empty map with room for `count` names that have `name_bytes` bytes together.
-    pub fn with_room_for(count: usize, name_bytes: usize) -> Self {
+    pub(super) fn with_room_for(count: usize, name_bytes: usize) -> Self {
         Self {
             slots: HashTable::with_capacity(count),
             records: Vec::with_capacity(count * SECOND_BYTES + name_bytes),
@@ -44,11 +44,11 @@ impl NameMap {
         }
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
 
-    pub fn get(&self, name: &[u8]) -> Option<&Slot> {
+    pub(super) fn get(&self, name: &[u8]) -> Option<&Slot> {
         // Where there is no such pattern at all, there is nothing to hash.
         if self.slots.is_empty() {
             return None;
@@ -57,12 +57,12 @@ impl NameMap {
     }
 
     /// Shows every name, in no order.
-    pub fn each<'m>(&'m self, mut see: impl FnMut(&'m [u8], &'m Slot)) {
+    pub(super) fn each<'m>(&'m self, mut see: impl FnMut(&'m [u8], &'m Slot)) {
         self.slots.iter().for_each(|slot| see(slot.name(&self.records), slot));
     }
 
     /// The second number, which lies elsewhere.
-    pub fn second(&self, slot: &Slot) -> u32 {
+    pub(super) fn second(&self, slot: &Slot) -> u32 {
         let bytes = &self.records[slot.place as usize..];
         u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
     }
@@ -71,7 +71,7 @@ impl NameMap {
     ///
     /// # Panics
     /// When the name is longer than 255 bytes, or the records do not fit into 4 GiB.
-    pub fn set(&mut self, name: &[u8], first: u32, second: u32) {
+    pub(super) fn set(&mut self, name: &[u8], first: u32, second: u32) {
         let Self { slots, records, hasher } = self;
         let key = hash(hasher, name);
         if let Some(slot) = slots.find_mut(key, |slot| slot.name(records) == name) {

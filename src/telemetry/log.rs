@@ -20,13 +20,13 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Registry, reload};
 
 use super::Reason;
-pub use super::escape::Format;
+pub(crate) use super::escape::Format;
 use super::event::{Colour, OperatorMessage};
 use super::line::ConnectionLine;
 
 /// How operator messages look and which are shown.
 #[derive(Clone, Copy, Debug)]
-pub struct LogSettings {
+pub(crate) struct LogSettings {
     pub level: Level,
     pub format: Format,
 }
@@ -43,7 +43,7 @@ pub enum Level {
 
 /// Sends operator messages to stdout from now on. A process has one such log: a second call changes nothing but
 /// returns a guard all the same.
-pub fn init(settings: LogSettings) -> LogGuard {
+pub(crate) fn init(settings: LogSettings) -> LogGuard {
     let stdout = Stdout::shared();
     let is_terminal = io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let colour = if is_terminal { Colour::Ansi } else { Colour::None };
@@ -59,7 +59,7 @@ pub fn init(settings: LogSettings) -> LogGuard {
 
 /// Holds the log open; dropped, it writes what is still queued, for a second and a half at most.
 #[must_use]
-pub struct LogGuard {
+pub(crate) struct LogGuard {
     control: LogControl,
     worker: Option<WorkerGuard>,
     writer: NonBlocking,
@@ -67,12 +67,12 @@ pub struct LogGuard {
 
 impl LogGuard {
     /// What changes the log while it is open, and after.
-    pub fn control(&self) -> LogControl {
+    pub(crate) fn control(&self) -> LogControl {
         self.control.clone()
     }
 
     /// Lines of either kind dropped since start, for `Metrics::log_lines_dropped`.
-    pub fn dropped_lines(&self) -> u64 {
+    pub(crate) fn dropped_lines(&self) -> u64 {
         self.writer.error_counter().dropped_lines() as u64
     }
 }
@@ -94,13 +94,13 @@ impl Drop for LogGuard {
 
 /// Changes what operator messages look like and which are shown.
 #[derive(Clone)]
-pub struct LogControl {
+pub(crate) struct LogControl {
     level: reload::Handle<LevelFilter, Registry>,
     is_text: Arc<AtomicBool>,
 }
 
 impl LogControl {
-    pub fn set(&self, settings: LogSettings) {
+    pub(crate) fn set(&self, settings: LogSettings) {
         self.is_text.store(settings.format == Format::Text, Ordering::Relaxed);
         // Fails only when the subscriber is gone, and then nothing is shown.
         let _ = self.level.modify(|now| *now = settings.level.into());

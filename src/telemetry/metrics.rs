@@ -208,9 +208,9 @@ fn unix_seconds(at: SystemTime) -> f64 {
     at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The commit, where the build was told of it.
-pub const REVISION: &str = match option_env!("SNIGATE_REVISION") {
+pub(crate) const REVISION: &str = match option_env!("SNIGATE_REVISION") {
     Some(revision) => revision,
     None => "unknown",
 };

@@ -6,7 +6,7 @@
 
 /// What a metric is called and what it means. The unit is the last word of the name before `_total`.
 #[derive(Debug)]
-pub struct Metric {
+pub(super) struct Metric {
     pub name: &'static str,
     pub kind: Kind,
     pub labels: &'static [&'static str],
@@ -14,7 +14,7 @@ pub struct Metric {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub enum Kind {
+pub(super) enum Kind {
     Counter,
     Gauge,
     /// With the upper bounds of its buckets.
@@ -23,10 +23,10 @@ pub enum Kind {
 
 macro_rules! table {
     ($($id:ident: $kind:expr, $name:literal, [$($label:literal),*], $help:literal;)*) => {
-        $(pub const $id: Metric = Metric { name: $name, kind: $kind, labels: &[$($label),*], help: $help };)*
+        $(pub(super) const $id: Metric = Metric { name: $name, kind: $kind, labels: &[$($label),*], help: $help };)*
 
         /// Every metric that is rendered.
-        pub const ALL: &[&Metric] = &[$(&$id),*];
+        pub(super) const ALL: &[&Metric] = &[$(&$id),*];
     };
 }
 

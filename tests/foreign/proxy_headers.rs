@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use serde_json::Value;
-use snigate::proxy_header::{Addresses, Values, Version, encode, local};
+use snigate::internals::proxy_header::{Addresses, Values, Version, encode, local};
 
 use crate::client::{Client, Question, Tls};
 use crate::harness::{DEADLINE, Lb, was_served};

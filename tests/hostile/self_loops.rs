@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use snigate::sys::local_addresses;
+use snigate::internals::local_addresses;
 
 use crate::backend::Backend;
 use crate::bytes::hello;

@@ -69,7 +69,7 @@ pub fn abort(stream: &TcpStream) {
 
 /// Waits until the other side's kernel has all of what was sent.
 pub fn wait_until_sent(stream: &TcpStream) {
-    let sent = poll(|| match snigate::sys::unsent_bytes(stream).unwrap() {
+    let sent = poll(|| match snigate::internals::unsent_bytes(stream).unwrap() {
         0 => Ok(()),
         unsent => Err(unsent),
     });

@@ -16,21 +16,21 @@ use crate::server_name::Sni;
 use crate::snapshot::Asked;
 
 /// The values to combine; each list holds one at least.
-pub struct Cases<'a> {
+pub(super) struct Cases<'a> {
     pub alpn: Vec<Protocols<'a>>,
     pub source: Vec<Addresses>,
     pub listener: Vec<Listeners<'a>>,
 }
 
 /// A client that offers just these.
-pub struct Protocols<'a> {
+pub(super) struct Protocols<'a> {
     pub offered: Vec<&'a [u8]>,
     pub alpn: Alpn,
 }
 
 /// The addresses that no condition tells apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Addresses {
+pub(super) struct Addresses {
     pub example: IpAddr,
     /// The smallest network that holds them. `None`: they are in none.
     pub network: Option<IpNet>,
@@ -38,7 +38,7 @@ pub struct Addresses {
 
 /// One listener in the old file and the new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listeners<'a> {
+pub(super) struct Listeners<'a> {
     pub old: usize,
     pub new: usize,
     /// `None`: any that no condition names.
@@ -47,7 +47,7 @@ pub struct Listeners<'a> {
 
 /// Which clients are meant. What is not said makes no difference.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct When {
+pub(super) struct When {
     /// They offer just these of the protocols that the conditions name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpn: Option<Vec<String>>,
@@ -61,7 +61,7 @@ pub struct When {
 
 impl<'a> Cases<'a> {
     /// Finds what can make a difference to `sni`.
-    pub fn of(old: &'a Side, new: &'a Side, sni: &Sni) -> Self {
+    pub(super) fn of(old: &'a Side, new: &'a Side, sni: &Sni) -> Self {
         let (before, after) = (conditions_on_the_way(old, sni), conditions_on_the_way(new, sni));
         let all = || before.iter().chain(&after);
         let mut protocols: Vec<&[u8]> = all().flat_map(|conditions| &conditions.alpn).map(|alpn| &**alpn).collect();

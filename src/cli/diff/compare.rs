@@ -14,13 +14,13 @@ use super::Side;
 use super::cases::{Addresses, Cases, Listeners, When};
 use crate::client_hello::Alpn;
 use crate::config::{self, Config, Place};
-use crate::explain::refuse_word;
+use crate::operate::explain::refuse_word;
 use crate::server_name::{Pattern, ServerName, Sni};
 use crate::snapshot::{Asked, Chosen, Destination, Route};
 
 /// All that differs. Its JSON is an interface.
 #[derive(Debug, Serialize)]
-pub struct Report<'a> {
+pub(super) struct Report<'a> {
     /// Whether anything of `patterns`, `fallbacks` and `pools` is told.
     pub changes: bool,
     /// In the order of the new file; what only the old one has comes last.
@@ -33,14 +33,14 @@ pub struct Report<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub(super) enum Kind {
     Added,
     Removed,
     Changed,
 }
 
 #[derive(Debug, Serialize)]
-pub struct PatternChange<'a> {
+pub(super) struct PatternChange<'a> {
     pub pattern: String,
     pub kind: Kind,
     /// In the new file, or in the old one if it is removed.
@@ -51,7 +51,7 @@ pub struct PatternChange<'a> {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Effect<'a> {
+pub(super) struct Effect<'a> {
     pub when: When,
     pub from: Target<'a>,
     pub to: Target<'a>,
@@ -59,7 +59,7 @@ pub struct Effect<'a> {
 
 /// Where a connection goes, and what sends it there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-pub struct Target<'a> {
+pub(super) struct Target<'a> {
     /// Either this or `refuse`.
     pub pool: Option<&'a str>,
     pub refuse: Option<&'static str>,
@@ -72,14 +72,14 @@ pub struct Target<'a> {
 }
 
 #[derive(Debug, Serialize)]
-pub struct FallbackChange<'a> {
+pub(super) struct FallbackChange<'a> {
     pub fallback: &'static str,
     pub from: Target<'a>,
     pub to: Target<'a>,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct PoolChange<'a> {
+pub(super) struct PoolChange<'a> {
     pub pool: &'a str,
     pub kind: Kind,
     pub backends: Vec<BackendChange>,
@@ -88,7 +88,7 @@ pub struct PoolChange<'a> {
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct BackendChange {
+pub(super) struct BackendChange {
     pub address: String,
     pub kind: Kind,
     /// None where there is no such backend.
@@ -97,7 +97,7 @@ pub struct BackendChange {
 }
 
 /// Compares `old` with `new`.
-pub fn compare<'a>(old: &'a Side, new: &'a Side) -> Report<'a> {
+pub(super) fn compare<'a>(old: &'a Side, new: &'a Side) -> Report<'a> {
     let patterns = patterns(old, new);
     let fallbacks = fallbacks(old, new);
     let pools = pools(&old.config, &new.config);
@@ -107,13 +107,13 @@ pub fn compare<'a>(old: &'a Side, new: &'a Side) -> Report<'a> {
 
 impl Target<'_> {
     /// Whether a client notices no difference; routes may be called otherwise.
-    pub fn is_same_for_clients(&self, other: &Self) -> bool {
+    pub(super) fn is_same_for_clients(&self, other: &Self) -> bool {
         (self.pool, self.refuse, self.idle_timeout) == (other.pool, other.refuse, other.idle_timeout)
     }
 }
 
 impl Effect<'_> {
-    pub fn changes(&self) -> bool {
+    pub(super) fn changes(&self) -> bool {
         !self.from.is_same_for_clients(&self.to)
     }
 }

@@ -10,11 +10,11 @@ use crate::telemetry::Timestamp;
 
 /// Days before 1970 are shown as its first.
 #[derive(Clone, Copy)]
-pub struct Date(pub i64);
+pub(super) struct Date(pub i64);
 
 impl Date {
     /// With the time of day, as RFC 3339 writes it.
-    pub fn in_full(self) -> String {
+    pub(super) fn in_full(self) -> String {
         let since = Duration::from_secs(u64::try_from(self.0).unwrap_or_default());
         // Years past 9999 are beyond RFC 5280, and some are beyond the clock.
         UNIX_EPOCH.checked_add(since).map(|at| Timestamp(at).to_string()).unwrap_or_default()

@@ -12,7 +12,7 @@ use crate::config::{Config, Destination};
 use crate::server_name::Pattern;
 
 /// Where names lead. Pools are indices into [`Config::pools`].
-pub struct Destinations<'a> {
+pub(super) struct Destinations<'a> {
     exact: Map<&'a str, Level>,
     one_label: Map<&'a str, Level>,
     many_labels: Map<&'a str, Level>,
@@ -33,7 +33,7 @@ struct Level {
 }
 
 impl<'a> Destinations<'a> {
-    pub fn new(config: &'a Config) -> Self {
+    pub(super) fn new(config: &'a Config) -> Self {
         let mut all = Self {
             exact: Map::default(),
             one_label: Map::default(),
@@ -68,7 +68,7 @@ impl<'a> Destinations<'a> {
     }
 
     /// The pools that a client of `name` (in lower case) may reach, each once.
-    pub fn of(&self, name: &str) -> Vec<usize> {
+    pub(super) fn of(&self, name: &str) -> Vec<usize> {
         let mut pools: Vec<usize> = Vec::new();
         let mut add = |pool: usize| {
             if !pools.contains(&pool) {
@@ -86,12 +86,12 @@ impl<'a> Destinations<'a> {
     }
 
     /// The exact names of routes that a certificate for `*.parent` covers.
-    pub fn below(&self, parent: &str) -> &[&'a str] {
+    pub(super) fn below(&self, parent: &str) -> &[&'a str] {
         self.below.get(parent).map_or(&[], Vec::as_slice)
     }
 
     /// Whether a pattern `*.suffix` is routed.
-    pub fn has_one_label(&self, suffix: &str) -> bool {
+    pub(super) fn has_one_label(&self, suffix: &str) -> bool {
         self.one_label.contains_key(suffix)
     }
 

@@ -17,11 +17,11 @@ use tokio::time::timeout;
 
 use super::plan::{Asked, UNKNOWN, Why};
 use super::reach::{InPieces, Stream, Way};
-use crate::handshake::{self, Asking, Handshake, HandshakeError, KeyExchange, Roots, Version, Versions};
+use crate::backends::handshake::{self, Asking, Handshake, HandshakeError, KeyExchange, Roots, Version, Versions};
 
 /// One address of one backend.
 #[derive(Clone, Debug)]
-pub struct Subject {
+pub(super) struct Subject {
     /// An index into the configuration's pools.
     pub pool: usize,
     /// As the configuration writes it, and the address if that is another.
@@ -34,7 +34,7 @@ pub struct Subject {
 
 /// What a backend answered.
 #[derive(Debug)]
-pub struct Exam {
+pub(super) struct Exam {
     pub subject: Subject,
     /// In the order of the questions; those of a backend that answers nothing are not asked to the end.
     pub answers: Vec<Answer>,
@@ -43,18 +43,18 @@ pub struct Exam {
 }
 
 #[derive(Debug)]
-pub struct Answer {
+pub(super) struct Answer {
     pub asked: Asked,
     pub outcome: Outcome,
     /// It refused the protocols that browsers offer, and was asked again without.
     pub alpn_refused: bool,
 }
 
-pub type Outcome = Result<Handshake, Failure>;
+pub(super) type Outcome = Result<Handshake, Failure>;
 
 /// Answers to what is not about a name.
 #[derive(Debug)]
-pub struct More {
+pub(super) struct More {
     pub name: Asked,
     /// TLS 1.2 alone.
     pub tls12: Outcome,
@@ -71,12 +71,12 @@ pub struct More {
 
 impl Exam {
     /// The first handshake that came about.
-    pub fn first(&self) -> Option<&Handshake> {
+    pub(super) fn first(&self) -> Option<&Handshake> {
         self.answers.iter().find_map(|answer| answer.outcome.as_ref().ok())
     }
 
     /// The versions that it speaks; none if it spoke none.
-    pub fn versions(&self) -> Vec<Version> {
+    pub(super) fn versions(&self) -> Vec<Version> {
         let Some(first) = self.first() else { return Vec::new() };
         // Before TLS 1.3 the wish for a client's certificate ends the handshake, but it has shown its version.
         let tls12 = self.more.as_ref().is_some_and(|more| {
@@ -92,7 +92,7 @@ impl Exam {
 
 /// Why there was no answer.
 #[derive(Debug)]
-pub enum Failure {
+pub(super) enum Failure {
     Connect(io::Error),
     ConnectTimedOut {
         after: Duration,
@@ -109,7 +109,7 @@ pub enum Failure {
 }
 
 /// Examines all, and answers in their order. `limit` holds for connecting, and again for a handshake.
-pub async fn examine(subjects: Vec<Subject>, limit: Duration) -> Vec<Exam> {
+pub(super) async fn examine(subjects: Vec<Subject>, limit: Duration) -> Vec<Exam> {
     let places = Arc::new(Semaphore::new(BACKENDS_AT_A_TIME));
     let mut exams = JoinSet::new();
     for (nth, subject) in subjects.into_iter().enumerate() {
@@ -275,4 +275,4 @@ fn browser_alpn() -> Vec<Vec<u8>> {
 const BACKENDS_AT_A_TIME: usize = 16;
 const NAMES_AT_A_TIME: usize = 8;
 /// Cuts a hello into some five records.
-pub const RECORD_BYTES: usize = 64;
+pub(super) const RECORD_BYTES: usize = 64;

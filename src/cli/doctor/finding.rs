@@ -10,7 +10,7 @@ use serde::Serialize;
 
 /// Something to know about. Its JSON is an interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub(super) struct Finding {
     pub severity: Severity,
     pub kind: Kind,
     pub pool: String,
@@ -25,7 +25,7 @@ pub struct Finding {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Severity {
+pub(super) enum Severity {
     /// Clients fail.
     Error,
     /// Some clients fail, or all will soon.
@@ -36,7 +36,7 @@ pub enum Severity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
-pub enum Kind {
+pub(super) enum Kind {
     Unresolved,
     Unreachable,
     Silent,
@@ -71,7 +71,7 @@ pub enum Kind {
 }
 
 /// Tells together what is alike: first the names of a backend, then backends with the same names.
-pub fn gather(findings: Vec<Finding>) -> Vec<Finding> {
+pub(super) fn gather(findings: Vec<Finding>) -> Vec<Finding> {
     let by_names = merge(
         findings,
         |one, other| one.backends == other.backends,

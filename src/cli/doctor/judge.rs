@@ -8,16 +8,16 @@ mod failures;
 mod pools;
 mod protocol;
 
-pub use self::failures::describe;
+pub(super) use self::failures::describe;
 use super::destinations::Destinations;
 use super::examine::{Exam, Outcome};
 use super::finding::{Finding, Kind, Severity, gather};
 use super::plan::{Asked, Round, Why};
+use crate::backends::handshake::{Certificate, Handshake};
 use crate::config::Config;
-use crate::handshake::{Certificate, Handshake};
 
 /// What else the judgement depends on.
-pub struct Bench<'a> {
+pub(super) struct Bench<'a> {
     pub config: &'a Config,
     pub destinations: &'a Destinations<'a>,
     /// Seconds since 1970.
@@ -29,7 +29,7 @@ pub struct Bench<'a> {
 }
 
 /// Judges all that was seen, pool by pool.
-pub fn judge(bench: &Bench<'_>, rounds: &[Round], exams: &[Exam]) -> Vec<Finding> {
+pub(super) fn judge(bench: &Bench<'_>, rounds: &[Round], exams: &[Exam]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for round in rounds {
         let exams: Vec<_> = exams.iter().filter(|exam| exam.subject.pool == round.pool).collect();

@@ -15,7 +15,7 @@ use crate::server_name::{Pattern, ServerName};
 
 /// A pool, and what its backends are asked for.
 #[derive(Clone, Debug)]
-pub struct Round {
+pub(super) struct Round {
     /// Its index into [`Config::pools`].
     pub pool: usize,
     pub asked: Arc<[Asked]>,
@@ -25,7 +25,7 @@ pub struct Round {
 
 /// A name to ask for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Asked {
+pub(super) struct Asked {
     /// `None`: the hello has none.
     pub name: Option<Arc<str>>,
     pub why: Why,
@@ -33,7 +33,7 @@ pub struct Asked {
 
 /// Why a name is asked for, and so what may be expected of the certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Why {
+pub(super) enum Why {
     /// A route names it.
     Routed,
     /// It stands for the names that this wildcard takes.
@@ -48,7 +48,7 @@ pub enum Why {
 
 /// What the command line narrows the questions to.
 #[derive(Clone, Debug)]
-pub struct Narrowed {
+pub(super) struct Narrowed {
     pub pools: Vec<String>,
     pub names: Vec<ServerName>,
     /// For one backend.
@@ -57,7 +57,7 @@ pub struct Narrowed {
 
 /// A pool or name that the command line asks for and the configuration does not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotThere {
+pub(super) enum NotThere {
     Pool { name: String, known: Vec<Arc<str>> },
     Name(ServerName),
 }
@@ -66,7 +66,7 @@ pub enum NotThere {
 ///
 /// # Errors
 /// [`NotThere`].
-pub fn rounds(config: &Config, all: &Destinations<'_>, narrowed: &Narrowed) -> Result<Vec<Round>, NotThere> {
+pub(super) fn rounds(config: &Config, all: &Destinations<'_>, narrowed: &Narrowed) -> Result<Vec<Round>, NotThere> {
     for name in &narrowed.pools {
         if !config.pools.iter().any(|pool| *pool.name == **name) {
             let known = config.pools.iter().map(|pool| Arc::clone(&pool.name)).collect();
@@ -174,7 +174,7 @@ impl std::error::Error for NotThere {}
 /// The label that stands for any in a made-up name.
 const LABEL: &str = "snigate-doctor";
 /// A name that no backend is for (RFC 6761 §6.4).
-pub const UNKNOWN: &str = "snigate-doctor.invalid";
+pub(super) const UNKNOWN: &str = "snigate-doctor.invalid";
 
 #[cfg(test)]
 mod tests {

@@ -14,27 +14,27 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::time::{Sleep, sleep, timeout};
 
+use crate::backends::discovery::{self, Place};
+use crate::backends::resolve;
 use crate::config::{Backend, Pool, ProxyVersion};
-use crate::discovery::{self, Place};
 use crate::pool::Address;
 use crate::proxy_header::{self, Version};
-use crate::resolve;
 
 /// How to connect to an address.
 #[derive(Clone, Debug)]
-pub struct Way {
+pub(super) struct Way {
     address: Address,
     from: Option<IpAddr>,
     proxy: Option<ProxyVersion>,
 }
 
 /// A connected stream of either kind.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// Why a name has no address.
 #[derive(Debug)]
-pub enum Unresolved {
+pub(super) enum Unresolved {
     Failure(resolve::Failure),
     TimedOut { after: Duration },
 }
@@ -43,7 +43,7 @@ pub enum Unresolved {
 ///
 /// # Errors
 /// [`Unresolved`].
-pub async fn addresses(pool: &Pool, backend: &Backend, limit: Duration) -> Result<Vec<Address>, Unresolved> {
+pub(super) async fn addresses(pool: &Pool, backend: &Backend, limit: Duration) -> Result<Vec<Address>, Unresolved> {
     let query = match discovery::place(&backend.address) {
         Place::Known(address) => return Ok(vec![address]),
         Place::LookedUp(query) => query,
@@ -57,7 +57,7 @@ pub async fn addresses(pool: &Pool, backend: &Backend, limit: Duration) -> Resul
 }
 
 impl Way {
-    pub fn new(pool: &Pool, address: Address) -> Self {
+    pub(super) fn new(pool: &Pool, address: Address) -> Self {
         let from = match &address {
             Address::Inet(to) => pool.source_addresses.iter().find(|from| from.is_ipv4() == to.is_ipv4()).copied(),
             Address::Unix(_) => None,
@@ -65,12 +65,12 @@ impl Way {
         Self { address, from, proxy: pool.send_proxy_protocol }
     }
 
-    pub fn sends_proxy_header(&self) -> bool {
+    pub(super) fn sends_proxy_header(&self) -> bool {
         self.proxy.is_some()
     }
 
     /// The same address, with a PROXY header if there was none, and without if there was.
-    pub fn otherwise(&self) -> Self {
+    pub(super) fn otherwise(&self) -> Self {
         let proxy = if self.proxy.is_some() { None } else { Some(ProxyVersion::V2) };
         Self { proxy, ..self.clone() }
     }
@@ -79,7 +79,7 @@ impl Way {
     ///
     /// # Errors
     /// As the kernel tells it.
-    pub async fn open(&self) -> io::Result<Box<dyn Stream>> {
+    pub(super) async fn open(&self) -> io::Result<Box<dyn Stream>> {
         let mut stream: Box<dyn Stream> = match &self.address {
             Address::Inet(address) => Box::new(self.connect(*address).await?),
             Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
@@ -106,13 +106,13 @@ impl Way {
 }
 
 /// Writes in pieces, with a pause after each, so that they travel in segments of their own.
-pub struct InPieces {
+pub(super) struct InPieces {
     stream: Box<dyn Stream>,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl InPieces {
-    pub fn new(stream: Box<dyn Stream>) -> Self {
+    pub(super) fn new(stream: Box<dyn Stream>) -> Self {
         Self { stream, pause: None }
     }
 }
@@ -165,5 +165,5 @@ impl std::error::Error for Unresolved {
 }
 
 /// Cuts a hello in the middle of its server name or not far from it.
-pub const PIECE_BYTES: usize = 64;
+pub(super) const PIECE_BYTES: usize = 64;
 const PAUSE: Duration = Duration::from_millis(10);

@@ -11,11 +11,11 @@ use super::date::Date;
 use super::examine::Exam;
 use super::finding::{Finding, Severity};
 use super::judge;
+use crate::backends::handshake::Certificate;
 use crate::config::Config;
-use crate::handshake::Certificate;
 
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub(super) struct Report {
     /// Neither errors nor warnings.
     pub ok: bool,
     pub errors: usize,
@@ -27,7 +27,7 @@ pub struct Report {
 
 /// What was seen of one address.
 #[derive(Debug, Serialize)]
-pub struct Backend {
+pub(super) struct Backend {
     pub pool: String,
     pub backend: String,
     /// How many names it was asked for, and for how many a handshake came about.
@@ -47,7 +47,7 @@ pub struct Backend {
 
 /// A certificate, and for which names it was shown.
 #[derive(Debug, Serialize)]
-pub struct Shown {
+pub(super) struct Shown {
     pub subject: String,
     pub issuer: String,
     pub names: Vec<String>,
@@ -62,7 +62,7 @@ pub struct Shown {
 }
 
 impl Report {
-    pub fn new(config: &Config, exams: &[Exam], findings: Vec<Finding>) -> Self {
+    pub(super) fn new(config: &Config, exams: &[Exam], findings: Vec<Finding>) -> Self {
         let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
         let (errors, warnings, infos) = (count(Severity::Error), count(Severity::Warning), count(Severity::Info));
         let backends = exams.iter().map(|exam| Backend::new(&config.pools[exam.subject.pool].name, exam)).collect();
@@ -70,7 +70,7 @@ impl Report {
     }
 
     /// Says it for people.
-    pub fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let mut text = String::new();
         let mut pool = None;
         let width = self.backends.iter().map(|backend| backend.backend.chars().count()).max().unwrap_or_default();

@@ -17,7 +17,7 @@ use crate::config::raw::{self, Field};
 use crate::config::{Backend, BackendAddress, Search};
 use crate::server_name::{Pattern, ServerName};
 
-pub fn parse(
+pub(super) fn parse(
     field: Field<Vec<Located<raw::Backend>>>,
     at: &At<'_>,
     bound: &[(SocketAddr, Place)],

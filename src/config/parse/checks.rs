@@ -20,7 +20,11 @@ use crate::config::raw::{self, Field};
 use crate::config::{CheckKind, Destination, Ejection, HealthCheck, Route, Verify, units};
 use crate::server_name::{Pattern, ServerName};
 
-pub fn health_check(field: Field<raw::HealthCheck>, at: &At<'_>, problems: &mut Problems) -> Option<HealthCheck> {
+pub(super) fn health_check(
+    field: Field<raw::HealthCheck>,
+    at: &At<'_>,
+    problems: &mut Problems,
+) -> Option<HealthCheck> {
     field.as_ref()?;
     let (raw, at) = section(field, at, "health_check");
     let asked = Asked { sni: raw.sni, alpn: raw.alpn, verify: raw.verify, ca_file: raw.ca_file };
@@ -110,7 +114,7 @@ fn authorities(path: &str) -> Result<PathBuf, String> {
 
 /// Has each TLS check ask for the first exact name that leads to its pool, if it was not told a name. A check without any
 /// name is likely to be refused, so that is warned of.
-pub fn default_names(pools: &mut Pools, routes: &[Route], problems: &mut Problems) {
+pub(super) fn default_names(pools: &mut Pools, routes: &[Route], problems: &mut Problems) {
     let mut first: HashMap<usize, &ServerName> = HashMap::new();
     for route in routes {
         let Destination::Pool(pool) = route.to else { continue };
@@ -136,7 +140,7 @@ pub fn default_names(pools: &mut Pools, routes: &[Route], problems: &mut Problem
     }
 }
 
-pub fn ejection(field: Field<raw::Ejection>, at: &At<'_>, problems: &mut Problems) -> Option<Ejection> {
+pub(super) fn ejection(field: Field<raw::Ejection>, at: &At<'_>, problems: &mut Problems) -> Option<Ejection> {
     let Some(Located { spot, value: Some(raw) }) = field else { return Some(DEFAULT_EJECTION) };
     let at = at.key("ejection", spot);
     let raw::Ejection::Keys(raw) = raw else { return None };

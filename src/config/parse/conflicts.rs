@@ -16,7 +16,7 @@ use crate::config::{Conditions, Route};
 use crate::server_name::Pattern;
 
 /// Tells conflicts between `routes`. `indices` says where each stands in its file.
-pub fn find(routes: &[Route], indices: &[usize], listeners: usize, problems: &mut Problems) {
+pub(super) fn find(routes: &[Route], indices: &[usize], listeners: usize, problems: &mut Problems) {
     for group in shared_patterns(routes) {
         let mut seen = Seen { routes, indices, told: HashSet::new() };
         let mut by_kinds: BTreeMap<Kinds, Vec<Entry<'_>>> = BTreeMap::new();

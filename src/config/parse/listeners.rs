@@ -14,7 +14,7 @@ use crate::config::raw::{self, Field};
 use crate::config::{Config, Destination, Listener, address};
 
 /// The listeners of the file.
-pub struct Listeners {
+pub(super) struct Listeners {
     pub parsed: Vec<Listener>,
     /// Also of those that could not be parsed, so that a route that names one is not told of it as well.
     pub names: Names,
@@ -22,7 +22,7 @@ pub struct Listeners {
     pub bound: Vec<(SocketAddr, Place)>,
 }
 
-pub fn parse(
+pub(super) fn parse(
     field: Field<Vec<super::Located<raw::Listener>>>,
     top: &At<'_>,
     congestion: Option<&Arc<str>>,
@@ -89,7 +89,7 @@ fn bind(
 }
 
 /// Notes that `address` will be bound, and tells if it cannot be because of another.
-pub fn claim(address: SocketAddr, at: &At<'_>, bound: &mut Vec<(SocketAddr, Place)>, problems: &mut Problems) {
+pub(super) fn claim(address: SocketAddr, at: &At<'_>, bound: &mut Vec<(SocketAddr, Place)>, problems: &mut Problems) {
     if let Some((other, place)) = bound.iter().find(|(other, _)| collide(*other, address)) {
         problems.error(at, format_args!("`{address}` cannot be bound beside `{other}` at {place}"));
     }
@@ -120,7 +120,7 @@ fn trusted(field: Field<raw::ProxyProtocol>, at: &At<'_>, problems: &mut Problem
 }
 
 /// Reads a count of at least one, or the word that means no count.
-pub fn count_or(text: &str, word: &'static str) -> Result<Option<usize>, String> {
+pub(super) fn count_or(text: &str, word: &'static str) -> Result<Option<usize>, String> {
     match text.parse() {
         _ if text == word => Ok(None),
         Ok(count) if count > 0 && text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(Some(count)),
@@ -129,7 +129,7 @@ pub fn count_or(text: &str, word: &'static str) -> Result<Option<usize>, String>
 }
 
 /// Warns of a listener whose every TLS connection would be refused.
-pub fn warn_of_unused(config: &Config, places: &[Place], problems: &mut Problems) {
+pub(super) fn warn_of_unused(config: &Config, places: &[Place], problems: &mut Problems) {
     let to_pool = |to: Destination| matches!(to, Destination::Pool(_));
     if [config.no_sni, config.unmatched, config.not_tls].into_iter().any(to_pool) {
         return;

@@ -28,7 +28,7 @@ use super::suggest::DidYouMean;
 use super::{Config, Sources, files, yaml};
 
 /// Reads `text`, and the files that it includes. Returns what was read, whatever came of it.
-pub fn config(text: &str, file: &Path, problems: &mut Problems) -> (Option<Config>, Sources) {
+pub(super) fn config(text: &str, file: &Path, problems: &mut Problems) -> (Option<Config>, Sources) {
     let mut reading = Reading { files: Vec::new(), patterns: Vec::new(), hash: files::Hash::new() };
     let main: Arc<Path> = file.into();
     let top = At::top(&main);

@@ -17,7 +17,7 @@ use crate::config::raw::{self, Field};
 use crate::config::{Balance, Config, Connect, Destination, Family, Pool, ProxyVersion, Resolve, WhenAllDown, units};
 
 /// The pools of all files.
-pub struct Pools {
+pub(super) struct Pools {
     pub parsed: Vec<Pool>,
     /// Also of those that could not be parsed, so that a route that names one is not told of it as well.
     pub names: Names,
@@ -26,13 +26,13 @@ pub struct Pools {
 
 /// What the rest of the file says that matters to pools.
 #[derive(Clone, Copy)]
-pub struct Around<'a> {
+pub(super) struct Around<'a> {
     /// What the listeners bind, which no backend may be.
     pub bound: &'a [(SocketAddr, Place)],
     pub congestion: Option<&'a Arc<str>>,
 }
 
-pub fn parse(files: FromFiles<Named<raw::Pool>>, around: Around<'_>, problems: &mut Problems) -> Pools {
+pub(super) fn parse(files: FromFiles<Named<raw::Pool>>, around: Around<'_>, problems: &mut Problems) -> Pools {
     let mut pools = Pools { parsed: Vec::new(), names: Names::default(), places: Vec::new() };
     let mut first: HashMap<Arc<str>, Place> = HashMap::new();
     for (file, field) in files {
@@ -166,7 +166,7 @@ fn connect(field: Field<raw::Connect>, at: &At<'_>, problems: &mut Problems) -> 
 }
 
 /// Warns of a pool that nothing leads to.
-pub fn warn_of_unused(config: &Config, places: &[Place], problems: &mut Problems) {
+pub(super) fn warn_of_unused(config: &Config, places: &[Place], problems: &mut Problems) {
     let mut used = vec![false; config.pools.len()];
     let fallbacks = [config.no_sni, config.unmatched, config.not_tls];
     for to in config.routes.iter().map(|route| route.to).chain(fallbacks) {

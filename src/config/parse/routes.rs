@@ -15,13 +15,13 @@ use crate::config::{Conditions, Destination, OnRemoved, Refuse, Route, address, 
 use crate::server_name::Pattern;
 
 /// The routes of all files.
-pub struct Routes {
+pub(super) struct Routes {
     pub parsed: Vec<Route>,
     /// Where each stands in the `routes` of its file.
     pub indices: Vec<usize>,
 }
 
-pub fn parse(
+pub(super) fn parse(
     files: FromFiles<Vec<Located<raw::Route>>>,
     listeners: &Names,
     pools: &Names,
@@ -110,7 +110,7 @@ fn condition<T, R, E: std::fmt::Display>(
 }
 
 /// Reads the name of an application protocol (RFC 7301 §3.1: 1 to 255 bytes).
-pub fn protocol(text: &str) -> Result<Box<[u8]>, &'static str> {
+pub(super) fn protocol(text: &str) -> Result<Box<[u8]>, &'static str> {
     match text.len() {
         1..=255 => Ok(text.as_bytes().into()),
         0 => Err("the protocol is empty"),
@@ -119,7 +119,7 @@ pub fn protocol(text: &str) -> Result<Box<[u8]>, &'static str> {
 }
 
 /// Reads one of the three fallbacks.
-pub fn fallback(
+pub(super) fn fallback(
     field: Field<raw::Fallback>,
     top: &At<'_>,
     key: &str,

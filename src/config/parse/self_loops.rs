@@ -10,7 +10,7 @@ use crate::config::at::At;
 use crate::config::problem::{Place, Problems};
 use crate::self_loop::is_own_listener;
 
-pub fn refuse(address: SocketAddr, bound: &[(SocketAddr, Place)], at: &At<'_>, problems: &mut Problems) {
+pub(super) fn refuse(address: SocketAddr, bound: &[(SocketAddr, Place)], at: &At<'_>, problems: &mut Problems) {
     let Some((listener, place)) = bound.iter().find(|(listener, _)| is_own_listener(address, &[*listener], &[])) else {
         return;
     };

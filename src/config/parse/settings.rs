@@ -19,7 +19,7 @@ use crate::config::{
     Tcp, Timeouts, Token, address, units,
 };
 
-pub fn timeouts(field: Field<raw::Timeouts>, top: &At<'_>, problems: &mut Problems) -> Timeouts {
+pub(super) fn timeouts(field: Field<raw::Timeouts>, top: &At<'_>, problems: &mut Problems) -> Timeouts {
     let (raw, at) = section(field, top, "timeouts");
     let mut duration = |field: Field<raw::Duration>, key, range, default| {
         read(field, &at, key, problems, |text| units::duration_in(range)(&text.0)).unwrap_or(default)
@@ -34,7 +34,7 @@ pub fn timeouts(field: Field<raw::Timeouts>, top: &At<'_>, problems: &mut Proble
     }
 }
 
-pub fn limits(field: Field<raw::Limits>, top: &At<'_>, problems: &mut Problems) -> Limits {
+pub(super) fn limits(field: Field<raw::Limits>, top: &At<'_>, problems: &mut Problems) -> Limits {
     let (raw, at) = section(field, top, "limits");
     refuse_unbuilt(raw.per_client.as_ref(), &at, "per_client", problems);
     let count = |text: raw::CountOrAuto| count_or(&text.0, "auto");
@@ -44,7 +44,7 @@ pub fn limits(field: Field<raw::Limits>, top: &At<'_>, problems: &mut Problems) 
     Limits { max_connections: max_connections.flatten(), max_hello_bytes: max_hello_bytes.unwrap_or(64 << 10) }
 }
 
-pub fn relay(field: Field<raw::Relay>, top: &At<'_>, problems: &mut Problems) -> Relay {
+pub(super) fn relay(field: Field<raw::Relay>, top: &At<'_>, problems: &mut Problems) -> Relay {
     let (raw, at) = section(field, top, "relay");
     let pipe = |text: raw::Size| units::size_in(4 << 10..=16 << 20)(&text.0);
     let pipe_bytes = read(raw.pipe_size, &at, "pipe_size", problems, pipe);
@@ -52,7 +52,7 @@ pub fn relay(field: Field<raw::Relay>, top: &At<'_>, problems: &mut Problems) ->
     Relay { splice: splice == raw::Splice::Auto, pipe_bytes: pipe_bytes.unwrap_or(1 << 20) }
 }
 
-pub fn tcp(field: Field<raw::Tcp>, top: &At<'_>, problems: &mut Problems) -> Tcp {
+pub(super) fn tcp(field: Field<raw::Tcp>, top: &At<'_>, problems: &mut Problems) -> Tcp {
     let (raw, at) = section(field, top, "tcp");
     let user_timeout = |text: raw::Duration| units::duration_in(MILLISECOND..=DAY)(&text.0);
     let user_timeout = read(raw.user_timeout, &at, "user_timeout", problems, user_timeout);
@@ -66,7 +66,7 @@ pub fn tcp(field: Field<raw::Tcp>, top: &At<'_>, problems: &mut Problems) -> Tcp
 }
 
 /// Takes `tcp.congestion` out, since listeners and pools are parsed with it.
-pub fn default_congestion(
+pub(super) fn default_congestion(
     tcp: Option<&mut Located<raw::Tcp>>,
     top: &At<'_>,
     problems: &mut Problems,
@@ -77,7 +77,7 @@ pub fn default_congestion(
 }
 
 /// An algorithm by its name; whether the kernel has it is seen when it is used.
-pub fn congestion(
+pub(super) fn congestion(
     field: Field<raw::Congestion>,
     at: &At<'_>,
     default: Option<&Arc<str>>,
@@ -106,7 +106,7 @@ fn keepalive(field: Field<raw::Keepalive>, outer: &At<'_>, problems: &mut Proble
     }
 }
 
-pub fn runtime(field: Field<raw::Runtime>, top: &At<'_>, problems: &mut Problems) -> Runtime {
+pub(super) fn runtime(field: Field<raw::Runtime>, top: &At<'_>, problems: &mut Problems) -> Runtime {
     let (raw, at) = section(field, top, "runtime");
     let workers = read(raw.workers, &at, "workers", problems, |text| match count_or(&text.0, "auto") {
         Ok(Some(workers)) if workers > MAX_WORKERS => Err(format!("at most {MAX_WORKERS} workers can be run")),
@@ -115,7 +115,12 @@ pub fn runtime(field: Field<raw::Runtime>, top: &At<'_>, problems: &mut Problems
     Runtime { workers: workers.flatten() }
 }
 
-pub fn admin(field: Field<raw::Admin>, top: &At<'_>, bound: &[(SocketAddr, Place)], problems: &mut Problems) -> Admin {
+pub(super) fn admin(
+    field: Field<raw::Admin>,
+    top: &At<'_>,
+    bound: &[(SocketAddr, Place)],
+    problems: &mut Problems,
+) -> Admin {
     let (raw, at) = section(field, top, "admin");
     let (allow_control, token) = control(raw.allow_control, raw.token_file, &at, problems);
     let mut bound = bound.to_vec();
@@ -142,7 +147,7 @@ pub fn admin(field: Field<raw::Admin>, top: &At<'_>, bound: &[(SocketAddr, Place
 }
 
 /// The file with the token, wherever `main` says it is, be there one or not.
-pub fn token_file(admin: Option<&Located<raw::Admin>>, main: &Path) -> Option<PathBuf> {
+pub(super) fn token_file(admin: Option<&Located<raw::Admin>>, main: &Path) -> Option<PathBuf> {
     let named = admin?.value.as_ref()?.token_file.as_ref()?.value.as_deref().filter(|file| *file != "none")?;
     Some(beside(main, named))
 }
@@ -183,7 +188,7 @@ fn control(
     (allow, token.flatten())
 }
 
-pub fn log(field: Field<raw::Log>, top: &At<'_>) -> Log {
+pub(super) fn log(field: Field<raw::Log>, top: &At<'_>) -> Log {
     let (raw, _) = section(field, top, "log");
     Log {
         level: match raw.level.and_then(|level| level.value) {
@@ -205,7 +210,7 @@ pub fn log(field: Field<raw::Log>, top: &At<'_>) -> Log {
     }
 }
 
-pub fn reload(field: Field<raw::Reload>, top: &At<'_>, problems: &mut Problems) -> Reload {
+pub(super) fn reload(field: Field<raw::Reload>, top: &At<'_>, problems: &mut Problems) -> Reload {
     let (raw, at) = section(field, top, "reload");
     // Each look reads all files.
     let poll = |text: raw::Duration| units::duration_in(Duration::from_millis(100)..=DAY)(&text.0);

@@ -3,12 +3,18 @@
 use rustls::{CertificateError, Error};
 
 use super::{Bench, Place};
+use crate::backends::handshake::{Certificate, Handshake, Verdict};
 use crate::cli::doctor::date::Date;
 use crate::cli::doctor::finding::{Finding, Kind, Severity};
 use crate::cli::doctor::plan::{Asked, Why};
-use crate::handshake::{Certificate, Handshake, Verdict};
 
-pub fn judge(bench: &Bench<'_>, place: &Place<'_>, asked: &Asked, handshake: &Handshake, findings: &mut Vec<Finding>) {
+pub(super) fn judge(
+    bench: &Bench<'_>,
+    place: &Place<'_>,
+    asked: &Asked,
+    handshake: &Handshake,
+    findings: &mut Vec<Finding>,
+) {
     let Ok(leaf) = &handshake.leaf else {
         findings.push(place.finding(
             Severity::Error,
@@ -49,7 +55,7 @@ fn coverage(place: &Place<'_>, asked: &Asked, leaf: &Certificate) -> Option<Find
 }
 
 /// The names of a certificate, the first few of many.
-pub fn covered(leaf: &Certificate) -> String {
+pub(super) fn covered(leaf: &Certificate) -> String {
     let names = leaf.names.iter().map(|name| name.escape_debug().to_string());
     let all: Vec<_> = names.chain(leaf.addresses.iter().map(ToString::to_string)).collect();
     match (all.len(), &leaf.common_name) {

@@ -4,13 +4,13 @@ use std::io;
 
 use super::Place;
 use super::protocol::CLIENT_CERTIFICATE;
+use crate::backends::handshake::{Alert, HandshakeError};
 use crate::cli::doctor::examine::Failure;
 use crate::cli::doctor::finding::{Finding, Kind, Severity};
 use crate::cli::doctor::plan::Asked;
-use crate::handshake::{Alert, HandshakeError};
 
 /// A finding about `asked`, or about the backend where the name makes no difference.
-pub fn finding(place: &Place<'_>, asked: &Asked, failure: &Failure) -> Finding {
+pub(super) fn finding(place: &Place<'_>, asked: &Asked, failure: &Failure) -> Finding {
     match failure {
         Failure::Connect(error) => {
             place.whole(Severity::Error, Kind::Unreachable, describe(failure), mend_connect(error).to_owned())
@@ -90,7 +90,7 @@ fn alert(place: &Place<'_>, asked: &Asked, alert: Alert, seen: String) -> Findin
 }
 
 /// What happened, as an end of a sentence about the backend.
-pub fn describe(failure: &Failure) -> String {
+pub(crate) fn describe(failure: &Failure) -> String {
     match failure {
         Failure::Connect(error) => match error.kind() {
             io::ErrorKind::ConnectionRefused => "cannot connect: connection refused".to_owned(),

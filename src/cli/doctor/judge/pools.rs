@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{Bench, leaf};
+use crate::backends::handshake::{Certificate, Handshake};
 use crate::cli::doctor::examine::Exam;
 use crate::cli::doctor::finding::{Finding, Kind, Severity};
 use crate::cli::doctor::plan::Round;
-use crate::handshake::{Certificate, Handshake};
 
-pub fn judge(bench: &Bench<'_>, round: &Round, exams: &[&Exam], findings: &mut Vec<Finding>) {
+pub(super) fn judge(bench: &Bench<'_>, round: &Round, exams: &[&Exam], findings: &mut Vec<Finding>) {
     let pool = &bench.config.pools[round.pool].name;
     let about = |severity, kind, seen, mend: &str| Finding {
         severity,

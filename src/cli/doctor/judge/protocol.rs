@@ -2,13 +2,13 @@
 
 use super::failures::describe;
 use super::{Place, leaf};
+use crate::backends::handshake::{Handshake, HandshakeError, Version};
 use crate::cli::doctor::examine::{Answer, Exam, Failure, More, RECORD_BYTES};
 use crate::cli::doctor::finding::{Finding, Kind, Severity};
 use crate::cli::doctor::plan::{UNKNOWN, Why};
 use crate::cli::doctor::reach::PIECE_BYTES;
-use crate::handshake::{Handshake, HandshakeError, Version};
 
-pub fn judge_answer(place: &Place<'_>, answer: &Answer, handshake: &Handshake, findings: &mut Vec<Finding>) {
+pub(super) fn judge_answer(place: &Place<'_>, answer: &Answer, handshake: &Handshake, findings: &mut Vec<Finding>) {
     let asked = &answer.asked;
     if answer.alpn_refused {
         findings.push(place.finding(
@@ -43,7 +43,7 @@ pub fn judge_answer(place: &Place<'_>, answer: &Answer, handshake: &Handshake, f
     }
 }
 
-pub fn judge_more(place: &Place<'_>, exam: &Exam, more: &More, findings: &mut Vec<Finding>) {
+pub(super) fn judge_more(place: &Place<'_>, exam: &Exam, more: &More, findings: &mut Vec<Finding>) {
     match (&exam.versions()[..], &more.tls12) {
         ([Version::Tls12], _) => findings.push(place.whole(
             Severity::Warning,
@@ -67,7 +67,7 @@ pub fn judge_more(place: &Place<'_>, exam: &Exam, more: &More, findings: &mut Ve
 }
 
 /// How a backend is told that asks who its clients are.
-pub const CLIENT_CERTIFICATE: &str =
+pub(super) const CLIENT_CERTIFICATE: &str =
     "Fine if its clients have one: snigate passes it through unseen. The doctor has none.";
 
 fn cut_hellos(place: &Place<'_>, more: &More, findings: &mut Vec<Finding>) {

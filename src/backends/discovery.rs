@@ -1,0 +1,340 @@
+//! Follows the DNS names of whatever is in force, and hands their addresses to the pools.
+//!
+//! In:  the snapshot in force, and each that replaces it; the bells of pools whose backends cannot be reached.
+//! Out: answers in the pools; counts; what there is to tell of each name.
+//!
+//! A name that stays from one snapshot to the next is followed on: a reload asks nobody anything.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use serde_json::{Value, json};
+use tokio::sync::{Mutex as AsyncMutex, Notify, SetOnce};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::backends::resolve::{self, Failure, Family, Found, Query, Report, Settings};
+use crate::config::{self, BackendAddress, Search};
+use crate::pool::{self, Address, Pool};
+use crate::process::apply::Process;
+use crate::self_loop::is_own_listener;
+use crate::snapshot::Snapshot;
+use crate::sys;
+use crate::telemetry::{DnsMetrics, DnsResult, Metrics, Timestamp};
+
+/// All names that are followed. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Discovery(Arc<Inner>);
+
+struct Inner {
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    metrics: Arc<Metrics>,
+    process: Arc<AsyncMutex<Process>>,
+    /// Where we listen ourselves.
+    listening: Mutex<Vec<SocketAddr>>,
+    names: Mutex<BTreeMap<Key, Followed>>,
+    /// Set when the names of the first snapshot are followed.
+    begun: SetOnce<()>,
+}
+
+/// The same name under other settings may have other addresses.
+type Key = (Query, Settings);
+
+/// A name with the task that follows it, which ends with this.
+struct Followed {
+    name: Arc<Name>,
+    task: JoinHandle<()>,
+}
+
+struct Name {
+    query: Query,
+    kick: Arc<Notify>,
+    /// Set when the first look-up has ended, well or not.
+    tried: SetOnce<()>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    users: Vec<User>,
+    /// `None`: there was no answer yet.
+    found: Option<Arc<[Found]>>,
+    answered: Option<(SystemTime, Duration)>,
+    failure: Option<Failure>,
+}
+
+/// An entry of a pool.
+struct User {
+    pool: Arc<Pool>,
+    entry: Arc<str>,
+    metrics: Arc<DnsMetrics>,
+}
+
+impl Discovery {
+    pub(crate) fn new(
+        snapshot: Arc<ArcSwap<Snapshot>>,
+        metrics: Arc<Metrics>,
+        process: Arc<AsyncMutex<Process>>,
+    ) -> Self {
+        let (listening, names, begun) = (Mutex::default(), Mutex::default(), SetOnce::new());
+        Self(Arc::new(Inner { snapshot, metrics, process, listening, names, begun }))
+    }
+
+    /// Follows the names of what is in force from now on, for ever.
+    pub(crate) async fn run(self) {
+        loop {
+            let snapshot = self.0.snapshot.load_full();
+            let listening: Vec<_> = self.0.process.lock().await.doors().listening().map(|(_, at)| at).collect();
+            if self.0.listen(listening) {
+                self.names().values().for_each(|followed| followed.name.kick.notify_one());
+            }
+            // Its tasks end when the next snapshot brings pools of its own.
+            let _bells = self.follow(&snapshot);
+            // Only the first time counts.
+            let _ = self.0.begun.set(());
+            snapshot.until_replaced().await;
+        }
+    }
+
+    /// Waits until every name of what is in force was looked up once, well or not.
+    pub(crate) async fn tried(&self) {
+        self.0.begun.wait().await;
+        let names: Vec<_> = self.names().values().map(|followed| Arc::clone(&followed.name)).collect();
+        for name in names {
+            name.tried.wait().await;
+        }
+    }
+
+    /// What is known of each name.
+    pub(crate) fn status(&self) -> Value {
+        self.names().values().map(|followed| followed.name.status()).collect()
+    }
+
+    /// Begins, goes on and ends as the names of `snapshot` ask for it.
+    fn follow(&self, snapshot: &Snapshot) -> JoinSet<()> {
+        let mut users = users(snapshot, &self.0.metrics);
+        let mut names = self.names();
+        let before = std::mem::take(&mut *names);
+        // Under other settings, what a name had is good until there is something better.
+        let mut known: BTreeMap<Query, Arc<[Found]>> = BTreeMap::new();
+        for (key, followed) in before {
+            known.extend(followed.name.found().map(|found| (key.0.clone(), found)));
+            if let Some(users) = users.remove(&key) {
+                followed.name.use_for(users);
+                names.insert(key, followed);
+            }
+        }
+        for (key, users) in users {
+            let followed = self.begin(&key, users, known.get(&key.0).cloned());
+            names.insert(key, followed);
+        }
+        bells(names.values().map(|followed| &*followed.name))
+    }
+
+    fn begin(&self, (query, settings): &Key, users: Vec<User>, known: Option<Arc<[Found]>>) -> Followed {
+        let name = Arc::new(Name {
+            query: query.clone(),
+            kick: Arc::default(),
+            tried: SetOnce::new(),
+            state: Mutex::new(State { found: known.clone(), ..State::default() }),
+        });
+        name.use_for(users);
+        let inner = Arc::clone(&self.0);
+        let told = Arc::clone(&name);
+        let task = tokio::spawn(resolve::follow(
+            query.clone(),
+            settings.clone(),
+            known.unwrap_or_default(),
+            Arc::clone(&name.kick),
+            move |address| inner.is_ours(address),
+            move |report| told.learn(report),
+        ));
+        Followed { name, task }
+    }
+
+    fn names(&self) -> MutexGuard<'_, BTreeMap<Key, Followed>> {
+        self.0.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Notes where we listen; whether that is elsewhere than before, so that other answers may lead to us.
+    fn listen(&self, listening: Vec<SocketAddr>) -> bool {
+        let mut now = self.listening();
+        let moved = *now != listening;
+        *now = listening;
+        moved
+    }
+
+    fn is_ours(&self, address: SocketAddr) -> bool {
+        let listening = self.listening();
+        // Which addresses this machine has is asked only where it matters.
+        listening.iter().any(|listener| listener.port() == address.port())
+            && is_own_listener(address, &listening, &sys::local_addresses().unwrap_or_default())
+    }
+
+    fn listening(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Name {
+    /// Hands what is known to `users`, and whatever comes from now on.
+    fn use_for(&self, users: Vec<User>) {
+        let mut state = self.state();
+        state.users = users;
+        // Their pool took over what the one before it had when it was built, which may be a while ago.
+        if let Some(found) = &state.found {
+            state.users.iter().for_each(|user| user.take(found));
+        }
+    }
+
+    fn learn(&self, Report { found, changed, looked }: Report) {
+        let mut state = self.state();
+        if let Some(looked) = looked {
+            let result = looked.as_ref().map_or_else(Failure::result, |_| DnsResult::Ok);
+            state.users.iter().for_each(|user| user.metrics.looked_up(result));
+            match looked {
+                Ok(ttl) => {
+                    state.answered = Some((SystemTime::now(), ttl));
+                    state.failure = None;
+                }
+                Err(failure) => state.failure = Some(failure),
+            }
+        }
+        if changed {
+            state.users.iter().for_each(|user| user.take(&found));
+            state.found = Some(found);
+        }
+        drop(state);
+        let _ = self.tried.set(());
+    }
+
+    fn found(&self) -> Option<Arc<[Found]>> {
+        self.state().found.clone()
+    }
+
+    fn status(&self) -> Value {
+        let state = self.state();
+        let mut pools: Vec<&str> = state.users.iter().map(|user| &*user.pool.name).collect();
+        pools.sort_unstable();
+        let found = state.found.iter().flat_map(|found| found.iter());
+        let addresses: Vec<_> = found.map(|found| found.address.to_string()).collect();
+        let age = |at: SystemTime| at.elapsed().unwrap_or_default().as_secs();
+        json!({
+            "name": self.query.to_string(),
+            "pools": pools,
+            "addresses": addresses,
+            "answered": state.answered.map(|(at, _)| Timestamp(at).to_string()),
+            "age_s": state.answered.map(|(at, _)| age(at)),
+            "ttl_s": state.answered.map(|(_, ttl)| ttl.as_secs_f64()),
+            "error": state.failure.as_ref().map(|failure| match failure.source() {
+                Some(cause) => format!("{failure}: {cause}"),
+                None => failure.to_string(),
+            }),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl User {
+    fn take(&self, found: &[Found]) {
+        let found = found.iter().map(|found| pool::Found {
+            address: Address::Inet(found.address),
+            weight: found.weight.unwrap_or(1),
+            backup: found.backup,
+        });
+        self.pool.answer(&self.entry, found.collect());
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Which names `snapshot` has, and who wants them.
+fn users(snapshot: &Snapshot, metrics: &Metrics) -> BTreeMap<Key, Vec<User>> {
+    let mut users: BTreeMap<Key, Vec<User>> = BTreeMap::new();
+    for (config, pool) in snapshot.config.pools.iter().zip(&snapshot.pools) {
+        for backend in &config.backends {
+            let Place::LookedUp(query) = place(&backend.address) else { continue };
+            users.entry((query, settings(&config.resolve))).or_default().push(User {
+                pool: Arc::clone(pool),
+                entry: backend.address.to_string().into(),
+                metrics: metrics.dns(&pool.name),
+            });
+        }
+    }
+    users
+}
+
+/// Where a backend is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Known(Address),
+    LookedUp(Query),
+}
+
+pub(crate) fn place(address: &BackendAddress) -> Place {
+    match address {
+        BackendAddress::Inet(address) => Place::Known(Address::Inet(*address)),
+        BackendAddress::Unix(path) => Place::Known(Address::Unix(Arc::clone(path))),
+        BackendAddress::Name { host, port, search } => Place::LookedUp(Query::Host {
+            host: match search {
+                Search::Allowed => host.as_str().into(),
+                Search::No => format!("{host}.").into(),
+            },
+            port: *port,
+        }),
+        BackendAddress::Srv { name } => Place::LookedUp(Query::Service { name: name.as_str().into() }),
+    }
+}
+
+/// How the configuration says that names are looked up.
+pub(crate) fn settings(config: &config::Resolve) -> Settings {
+    Settings {
+        family: match config.family {
+            config::Family::Any => Family::Any,
+            config::Family::V4 => Family::V4,
+            config::Family::V6 => Family::V6,
+        },
+        min_ttl: config.min_ttl,
+        max_ttl: config.max_ttl,
+        stale: config.stale,
+        nameservers: config.nameservers.clone(),
+    }
+}
+
+/// Passes the bell of each pool on to its names.
+fn bells<'a>(names: impl Iterator<Item = &'a Name>) -> JoinSet<()> {
+    let mut bells: BTreeMap<Arc<str>, Bell> = BTreeMap::new();
+    for name in names {
+        for User { pool, .. } in &name.state().users {
+            let bell = || Bell { pool: Arc::clone(pool), names: Vec::new() };
+            bells.entry(Arc::clone(&pool.name)).or_insert_with(bell).names.push(Arc::clone(&name.kick));
+        }
+    }
+    bells.into_values().map(Bell::pass_on).collect()
+}
+
+struct Bell {
+    pool: Arc<Pool>,
+    names: Vec<Arc<Notify>>,
+}
+
+impl Bell {
+    async fn pass_on(self) {
+        loop {
+            self.pool.look_again.notified().await;
+            self.names.iter().for_each(|name| name.notify_one());
+        }
+    }
+}

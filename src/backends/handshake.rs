@@ -1,0 +1,366 @@
+//! Makes one TLS handshake with a backend as a client, and tells all that it showed.
+//!
+//! In:  a connected stream (TCP or unix), and an [`Asking`]: the name, protocols and versions to ask for, whom to trust.
+//! Out: [`Handshake`]: what was agreed, the certificates, and whether they would be trusted; or [`HandshakeError`].
+//! Source: RFC 8446 §4 and §6 (TLS 1.3), RFC 5246 §7 (TLS 1.2).
+//!
+//! For active checks and `snigate doctor`; connections that are routed never come here. Certificates that nobody should
+//! trust do not end the handshake, so that one tells everything: nothing secret is ever sent over it.
+
+mod certificate;
+mod observed;
+mod post_quantum;
+mod verifier;
+
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fmt, io};
+
+use rustls::pki_types::{CertificateDer, DnsName, IpAddr, ServerName};
+use rustls::{AlertDescription, ClientConfig, HandshakeKind, ProtocolVersion, SupportedProtocolVersion};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+pub(crate) use self::certificate::{Certificate, Unreadable};
+use self::observed::Observed;
+pub(crate) use self::verifier::{Roots, RootsError, Verdict};
+use self::verifier::{Verifier, Witness};
+
+/// What to ask a backend for. The default asks for nothing in particular, by either version, and judges nothing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asking {
+    /// Sent as SNI if it is a DNS name; `None`: the hello has no server name.
+    pub server_name: Option<Arc<str>>,
+    /// Protocols in the order of preference; empty: the hello has no ALPN.
+    pub alpn: Vec<Vec<u8>>,
+    pub versions: Versions,
+    pub key_exchange: KeyExchange,
+    /// Judge the chain by these, and the certificate by the server name; `None`: judge nothing.
+    pub roots: Option<Roots>,
+    /// Cuts the hello into records of at most so many bytes, their five bytes of header included; 32 or more.
+    pub max_record_bytes: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Versions {
+    #[default]
+    Tls12And13,
+    Tls12,
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests ask with it"))]
+    Tls13,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum KeyExchange {
+    /// X25519 and the curves of NIST: the hello fits into one packet.
+    #[default]
+    Classical,
+    /// X25519MLKEM768 before these, as browsers do: the hello takes more than one packet of Ethernet.
+    PostQuantum,
+}
+
+/// What a backend answered with.
+#[derive(Clone, Debug)]
+pub(crate) struct Handshake {
+    pub version: Version,
+    /// The name of the cipher suite at IANA.
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests compare it"))]
+    pub cipher: &'static str,
+    /// The name of the key exchange group, as `X25519`.
+    pub group: Option<String>,
+    /// The size of our hello, its records' headers included.
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests compare it"))]
+    pub hello_bytes: u64,
+    /// Whether the backend asked for another hello first.
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests compare it"))]
+    pub retried: bool,
+    pub alpn: Option<Vec<u8>>,
+    /// As sent: the leaf first, at least one.
+    pub chain: Arc<[CertificateDer<'static>]>,
+    /// The first of the chain, read.
+    pub leaf: Result<Certificate, Unreadable>,
+    pub verdict: Verdict,
+    /// The backend asked who the client is; it was told nothing.
+    pub asked_for_client_certificate: bool,
+    /// An alert that came after the handshake was done for the client, as TLS 1.3 does without a client's certificate.
+    pub late_alert: Option<Alert>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Version {
+    Tls12,
+    Tls13,
+}
+
+/// An alert of RFC 8446 §6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Alert(AlertDescription);
+
+/// Why there was no handshake.
+#[derive(Debug)]
+pub(crate) enum HandshakeError {
+    /// The backend refused the hello.
+    Alert(Alert),
+    /// The backend asked who the client is, and refused that it has no certificate.
+    WantsClientCertificate(Alert),
+    /// The backend closed or reset the connection without a byte.
+    ClosedWithoutAnswer,
+    /// The backend closed or reset the connection after `got` bytes of TLS.
+    ClosedEarly {
+        got: u64,
+    },
+    /// The backend speaks something else; its first bytes, at most 64.
+    NotTls {
+        first: Vec<u8>,
+    },
+    /// The backend speaks TLS, but breaks its rules or has nothing in common with us.
+    Tls(rustls::Error),
+    /// The name cannot be sent: it is no DNS name.
+    NotAName,
+    Io(io::Error),
+}
+
+/// Makes a handshake over `stream`, and closes it.
+///
+/// Waits as long as the backend lets it: the caller keeps the deadline. Cancel-safe in that nothing is left behind.
+///
+/// # Errors
+/// [`HandshakeError`].
+pub(crate) async fn with<S>(stream: S, asking: &Asking) -> Result<Handshake, HandshakeError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let witness = Arc::new(Witness::default());
+    let name = match &asking.server_name {
+        Some(name) => ServerName::DnsName(DnsName::try_from(name.to_string()).map_err(|_| HandshakeError::NotAName)?),
+        // Never sent; rustls wants to know whom it talks to.
+        None => ServerName::IpAddress(IpAddr::from(std::net::IpAddr::from([192, 0, 2, 1]))),
+    };
+    let config = asking.config(&witness).map_err(HandshakeError::Tls)?;
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, Observed::new(stream)).into_fallible();
+    let mut stream = connecting.await.map_err(|(error, stream)| HandshakeError::of(error, &stream, &witness))?;
+    let late_alert = close(&mut stream).await;
+    Ok(Handshake::of(&stream, &witness, late_alert))
+}
+
+impl Asking {
+    fn config(&self, witness: &Arc<Witness>) -> Result<ClientConfig, rustls::Error> {
+        let mut provider = rustls::crypto::ring::default_provider();
+        if self.key_exchange == KeyExchange::PostQuantum {
+            provider.kx_groups.insert(0, post_quantum::X25519MLKEM768);
+        }
+        let provider = Arc::new(provider);
+        let verifier = Verifier::new(self.roots.clone(), self.server_name.is_some(), &provider, Arc::clone(witness));
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(self.versions.supported())?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(Arc::clone(witness) as _);
+        config.alpn_protocols.clone_from(&self.alpn);
+        config.enable_sni = self.server_name.is_some();
+        config.max_fragment_size = self.max_record_bytes;
+        // A resumed session would show no certificate.
+        config.resumption = rustls::client::Resumption::disabled();
+        Ok(config)
+    }
+}
+
+impl Versions {
+    fn supported(self) -> &'static [&'static SupportedProtocolVersion] {
+        match self {
+            Self::Tls12And13 => rustls::ALL_VERSIONS,
+            Self::Tls12 => &ONLY_TLS12,
+            Self::Tls13 => &ONLY_TLS13,
+        }
+    }
+}
+
+/// Says goodbye and hears the backend out for a moment, since what is left unread would turn our FIN into a RST.
+async fn close<S>(stream: &mut TlsStream<Observed<S>>) -> Option<Alert>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let farewell = async {
+        stream.shutdown().await?;
+        let mut heard = [0; 1024];
+        for _ in 0..FAREWELL_READS {
+            if stream.read(&mut heard).await? == 0 {
+                break;
+            }
+        }
+        Ok(())
+    };
+    match timeout(FAREWELL, farewell).await {
+        Ok(Err(error)) => match tls_error(&error) {
+            Some(rustls::Error::AlertReceived(alert)) => Some(Alert(*alert)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+impl Handshake {
+    fn of<S>(stream: &TlsStream<Observed<S>>, witness: &Witness, late_alert: Option<Alert>) -> Self {
+        let tls = stream.get_ref().1;
+        let chain: Arc<[_]> = tls.peer_certificates().unwrap_or_default().into();
+        Self {
+            version: match tls.protocol_version() {
+                Some(ProtocolVersion::TLSv1_3) => Version::Tls13,
+                _ => Version::Tls12,
+            },
+            cipher: tls.negotiated_cipher_suite().and_then(|cipher| cipher.suite().as_str()).unwrap_or("unknown"),
+            group: tls.negotiated_key_exchange_group().map(|group| format!("{:?}", group.name())),
+            hello_bytes: stream.get_ref().0.said_first(),
+            retried: tls.handshake_kind() == Some(HandshakeKind::FullWithHelloRetryRequest),
+            alpn: tls.alpn_protocol().map(<[u8]>::to_vec),
+            leaf: chain.first().ok_or(Unreadable).and_then(|leaf| Certificate::read(leaf)),
+            chain,
+            verdict: witness.verdict(),
+            asked_for_client_certificate: witness.was_asked_for_a_certificate(),
+            late_alert,
+        }
+    }
+}
+
+impl Alert {
+    /// The name that RFC 8446 §6 gives it.
+    pub(crate) fn name(self) -> &'static str {
+        match self.code() {
+            0 => "close_notify",
+            10 => "unexpected_message",
+            20 => "bad_record_mac",
+            22 => "record_overflow",
+            40 => "handshake_failure",
+            42 => "bad_certificate",
+            43 => "unsupported_certificate",
+            44 => "certificate_revoked",
+            45 => "certificate_expired",
+            46 => "certificate_unknown",
+            47 => "illegal_parameter",
+            48 => "unknown_ca",
+            49 => "access_denied",
+            50 => "decode_error",
+            51 => "decrypt_error",
+            70 => "protocol_version",
+            71 => "insufficient_security",
+            80 => "internal_error",
+            86 => "inappropriate_fallback",
+            90 => "user_canceled",
+            109 => "missing_extension",
+            110 => "unsupported_extension",
+            112 => "unrecognized_name",
+            113 => "bad_certificate_status_response",
+            115 => "unknown_psk_identity",
+            116 => "certificate_required",
+            120 => "no_application_protocol",
+            _ => "unknown",
+        }
+    }
+
+    pub(crate) fn code(self) -> u8 {
+        u8::from(self.0)
+    }
+}
+
+impl HandshakeError {
+    fn of<S>(error: io::Error, stream: &Observed<S>, witness: &Witness) -> Self {
+        let got = stream.got();
+        if let Some(error) = tls_error(&error) {
+            return match error {
+                rustls::Error::AlertReceived(alert) if witness.was_asked_for_a_certificate() => {
+                    Self::WantsClientCertificate(Alert(*alert))
+                }
+                rustls::Error::AlertReceived(alert) => Self::Alert(Alert(*alert)),
+                _ if !looks_like_tls(stream.first()) => Self::NotTls { first: stream.first().to_vec() },
+                error => Self::Tls(error.clone()),
+            };
+        }
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe => match (got, looks_like_tls(stream.first())) {
+                (0, _) => Self::ClosedWithoutAnswer,
+                (got, true) => Self::ClosedEarly { got },
+                (_, false) => Self::NotTls { first: stream.first().to_vec() },
+            },
+            _ => Self::Io(error),
+        }
+    }
+
+    /// The kind of failure in one word.
+    #[cfg(test)]
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Alert(_) | Self::WantsClientCertificate(_) => "alert",
+            Self::ClosedWithoutAnswer | Self::ClosedEarly { .. } => "closed",
+            Self::NotTls { .. } => "not_tls",
+            Self::Tls(_) => "tls",
+            Self::NotAName => "name",
+            Self::Io(_) => "io",
+        }
+    }
+}
+
+fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+/// Whether the first bytes can be a TLS record's: a content type, then a version that begins with 3 (RFC 8446 §5.1).
+fn looks_like_tls(first: &[u8]) -> bool {
+    matches!(first, [] | [20..=24]) || matches!(first, [20..=24, 3, ..])
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tls12 => "1.2",
+            Self::Tls13 => "1.3",
+        })
+    }
+}
+
+impl fmt::Display for Alert {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name(), self.code())
+    }
+}
+
+impl fmt::Display for HandshakeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Alert(alert) => write!(f, "refused by the alert {alert}"),
+            Self::WantsClientCertificate(alert) => {
+                write!(f, "refused a client without a certificate by the alert {alert}")
+            }
+            Self::ClosedWithoutAnswer => f.write_str("closed without an answer"),
+            Self::ClosedEarly { got } => write!(f, "closed inside the handshake, after {got} bytes"),
+            Self::NotTls { first } => write!(f, "no TLS: the answer begins with \"{}\"", first.escape_ascii()),
+            Self::Tls(error) => error.fmt(f),
+            Self::NotAName => f.write_str("the name is no DNS name"),
+            Self::Io(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for HandshakeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Tls(error) => Some(error),
+            Self::Io(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+static ONLY_TLS12: [&SupportedProtocolVersion; 1] = [&rustls::version::TLS12];
+static ONLY_TLS13: [&SupportedProtocolVersion; 1] = [&rustls::version::TLS13];
+
+/// How long a backend may take over its last words, and how many reads of a KiB they may take.
+const FAREWELL: Duration = Duration::from_millis(250);
+const FAREWELL_READS: usize = 64;
+
+#[cfg(test)]
+mod tests;

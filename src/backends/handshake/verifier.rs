@@ -1,0 +1,223 @@
+//! Judges a backend's certificates without ending the handshake, and remembers the judgement.
+//!
+//! In:  the certificates and signatures that rustls asks about, the roots to trust.
+//! Out: [`Verdict`].
+//! Source: RFC 5280 §6 (by webpki), RFC 9525 §6 (the name).
+
+use std::fmt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ResolvesClientCert, verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::sign::CertifiedKey;
+use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+
+/// What a client that trusts the roots would have done.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Verdict {
+    /// No roots were given.
+    NotAsked,
+    /// Gone on: chain, dates, signature and, if one was asked for, name are right.
+    Verified,
+    /// Refused. The chain is judged before the name, so a wrong name means a right chain.
+    Refused(Error),
+}
+
+/// The certificates to trust.
+#[derive(Clone)]
+pub(crate) struct Roots(Arc<RootCertStore>);
+
+/// Why there are no roots.
+#[derive(Debug)]
+pub(crate) enum RootsError {
+    /// The file cannot be read, or is no PEM.
+    Pem(pem::Error),
+    /// There is none that can be used.
+    None,
+}
+
+impl Roots {
+    /// Takes the certificates that can serve as roots.
+    ///
+    /// # Errors
+    /// [`RootsError::None`] of them can.
+    pub(crate) fn new(certificates: impl IntoIterator<Item = CertificateDer<'static>>) -> Result<Self, RootsError> {
+        let mut store = RootCertStore::empty();
+        match store.add_parsable_certificates(certificates) {
+            (0, _) => Err(RootsError::None),
+            _ => Ok(Self(Arc::new(store))),
+        }
+    }
+
+    /// Reads them from a PEM file.
+    ///
+    /// # Errors
+    /// [`RootsError`].
+    pub(crate) fn from_file(file: &Path) -> Result<Self, RootsError> {
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
+        Self::new(certificates.map_err(RootsError::Pem)?)
+    }
+
+    /// Takes those that the system trusts (`SSL_CERT_FILE` and `SSL_CERT_DIR` name others).
+    ///
+    /// # Errors
+    /// [`RootsError::None`] was found.
+    pub(crate) fn of_the_system() -> Result<Self, RootsError> {
+        Self::new(rustls_native_certs::load_native_certs().certs)
+    }
+}
+
+/// Sees the handshake from inside.
+#[derive(Debug, Default)]
+pub(super) struct Witness {
+    /// Set once, by the first fault.
+    fault: OnceLock<Error>,
+    judged: AtomicBool,
+    asked_for_a_certificate: AtomicBool,
+}
+
+impl Witness {
+    pub(super) fn verdict(&self) -> Verdict {
+        match self.fault.get() {
+            Some(fault) => Verdict::Refused(fault.clone()),
+            None if self.judged.load(Ordering::Relaxed) => Verdict::Verified,
+            None => Verdict::NotAsked,
+        }
+    }
+
+    pub(super) fn was_asked_for_a_certificate(&self) -> bool {
+        self.asked_for_a_certificate.load(Ordering::Relaxed)
+    }
+
+    /// Remembers the first fault only: the others follow from it.
+    fn note(&self, judgement: Result<(), Error>) {
+        if let Err(fault) = judgement {
+            let _ = self.fault.set(fault);
+        }
+    }
+}
+
+/// Has no certificate to show, and remembers that it was asked for one.
+impl ResolvesClientCert for Witness {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.asked_for_a_certificate.store(true, Ordering::Relaxed);
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
+}
+
+pub(super) struct Verifier {
+    roots: Option<Roots>,
+    name_matters: bool,
+    algorithms: WebPkiSupportedAlgorithms,
+    witness: Arc<Witness>,
+}
+
+impl Verifier {
+    pub(super) fn new(
+        roots: Option<Roots>,
+        name_matters: bool,
+        provider: &CryptoProvider,
+        witness: Arc<Witness>,
+    ) -> Self {
+        Self { roots, name_matters, algorithms: provider.signature_verification_algorithms, witness }
+    }
+
+    fn judge(
+        &self,
+        roots: &RootCertStore,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let leaf = ParsedCertificate::try_from(leaf)?;
+        verify_server_cert_signed_by_trust_anchor(&leaf, roots, intermediates, now, self.algorithms.all)?;
+        if self.name_matters { verify_server_name(&leaf, name) } else { Ok(()) }
+    }
+}
+
+/// Answers "go on" to everything: the verdict is the witness's to tell.
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if let Some(roots) = &self.roots {
+            self.witness.judged.store(true, Ordering::Relaxed);
+            self.witness.note(self.judge(&roots.0, leaf, intermediates, name, now));
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        if self.roots.is_some() {
+            self.witness.note(verify_tls12_signature(message, leaf, signed, &self.algorithms).map(drop));
+        }
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        if self.roots.is_some() {
+            self.witness.note(verify_tls13_signature(message, leaf, signed, &self.algorithms).map(drop));
+        }
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verifier").field("roots", &self.roots).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Roots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Roots({})", self.0.len())
+    }
+}
+
+impl fmt::Display for RootsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pem(error) => error.fmt(f),
+            Self::None => f.write_str("there is no certificate that can be trusted"),
+        }
+    }
+}
+
+impl std::error::Error for RootsError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Pem(error) => Some(error),
+            Self::None => None,
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Checks backends while they are in force: one task a backend, off the path.
+//!
+//! In:  the snapshot in force, whose pools say what to check and how.
+//! Out: verdicts in each backend's standing; counts and certificates in metrics and status.
+//!
+//! The checks of a pool are spread over its interval, so that a thousand backends do not hear from us at once.
+
+mod probe;
+mod streak;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, interval, sleep_until};
+
+use self::probe::{Passed, Probe};
+use self::streak::Streak;
+use crate::config::HealthCheck;
+use crate::pool::{Backend, Health, LastCheck, Operator, Pool};
+use crate::snapshot::Snapshot;
+use crate::telemetry::CheckResult;
+
+/// Keeps one task for each backend that is to be checked; runs until it is dropped.
+pub(crate) async fn run(snapshot: Arc<ArcSwap<Snapshot>>) {
+    let mut checks = Checks::default();
+    let mut every = interval(LOOK);
+    loop {
+        every.tick().await;
+        checks.follow(&snapshot.load_full());
+    }
+}
+
+/// The tasks that run, by the backend that each is for.
+#[derive(Default)]
+struct Checks {
+    tasks: HashMap<usize, Task>,
+    /// What they were made from: a look that finds the same does nothing.
+    followed: Option<(Arc<Snapshot>, u64)>,
+}
+
+struct Task {
+    backend: Arc<Backend>,
+    check: HealthCheck,
+    pool: Arc<Pool>,
+    /// Told in its last look.
+    wanted: bool,
+    /// Another task goes on from its verdict.
+    replaced: bool,
+    task: AbortHandle,
+}
+
+impl Checks {
+    /// Starts and ends tasks until they are those that `snapshot` asks for.
+    fn follow(&mut self, snapshot: &Arc<Snapshot>) {
+        let version = snapshot.pools.iter().map(|pool| pool.version()).sum();
+        if self.followed.as_ref().is_some_and(|(before, at)| Arc::ptr_eq(before, snapshot) && *at == version) {
+            return;
+        }
+        self.tasks.values_mut().for_each(|task| task.wanted = false);
+        for (pool, config) in snapshot.pools.iter().zip(&snapshot.config.pools) {
+            if let Some(check) = &config.health_check {
+                self.check_all(pool, check);
+            }
+        }
+        self.tasks.retain(|_, task| task.wanted);
+        self.followed = Some((Arc::clone(snapshot), version));
+    }
+
+    fn check_all(&mut self, pool: &Arc<Pool>, check: &HealthCheck) {
+        let members = pool.list();
+        let count = u32::try_from(members.len()).unwrap_or(u32::MAX).max(1);
+        let mut probe = None;
+        for (number, member) in (0_u32..).zip(members) {
+            let key = Arc::as_ptr(&member.backend).addr();
+            if let Some(task) = self.tasks.get_mut(&key)
+                && task.check == *check
+                && task.pool.connect == pool.connect
+            {
+                task.wanted = true;
+                continue;
+            }
+            let probe = Arc::clone(probe.get_or_insert_with(|| Arc::new(Probe::new(Arc::clone(pool), check))));
+            let first = spread(number, count, check.interval);
+            let watching = watch(Arc::clone(&member.backend), Arc::clone(pool), probe, check.clone(), first);
+            let task = tokio::spawn(watching).abort_handle();
+            let (pool, check) = (Arc::clone(pool), check.clone());
+            let task = Task { backend: member.backend, check, pool, wanted: true, replaced: false, task };
+            if let Some(mut before) = self.tasks.insert(key, task) {
+                before.replaced = true;
+            }
+        }
+    }
+}
+
+impl Drop for Task {
+    /// Whoever is checked no more is judged no more.
+    fn drop(&mut self) {
+        self.task.abort();
+        if !self.replaced {
+            self.backend.standing.checked(Health::Unchecked, Instant::now());
+        }
+    }
+}
+
+/// When backend `number` of `count` is first checked: evenly over one interval.
+fn spread(number: u32, count: u32, interval: Duration) -> Duration {
+    interval.mul_f64(f64::from(number) / f64::from(count))
+}
+
+/// Checks one backend for ever.
+async fn watch(backend: Arc<Backend>, pool: Arc<Pool>, probe: Arc<Probe>, check: HealthCheck, first: Duration) {
+    let mut streak = Streak::new(check.rise, check.fall, backend.standing.health());
+    let mut passes_while_ejected = 0;
+    let mut next = Instant::now() + first;
+    loop {
+        sleep_until(next).await;
+        // From when it was due, so that the spread is kept; give or take a tenth, so that instances do not march in step.
+        let jitter = 0.9 + 0.2 * fastrand::f64();
+        next = (next + check.interval.mul_f64(jitter)).max(Instant::now());
+        if backend.standing.operator() == Operator::Down {
+            continue;
+        }
+        let passed = check_once(&backend, &pool, &probe, check.timeout).await;
+        let now = Instant::now();
+        if let Some(health) = streak.after(passed) {
+            backend.standing.checked(health, now);
+            log(&pool, &backend, health);
+        }
+        passes_while_ejected = if passed && backend.standing.is_ejected(now) { passes_while_ejected + 1 } else { 0 };
+        if passes_while_ejected >= check.rise {
+            backend.standing.readmit(now);
+        }
+    }
+}
+
+async fn check_once(backend: &Backend, pool: &Pool, probe: &Probe, timeout: Duration) -> bool {
+    let started = Instant::now();
+    let outcome = tokio::time::timeout(timeout, probe.once(&backend.address)).await;
+    pool.metrics.checked(started.elapsed());
+    let (result, certificate, error) = match outcome {
+        Ok(Ok(Passed { certificate })) => (CheckResult::Ok, certificate, None),
+        Ok(Err(failed)) => (failed.result(), failed.certificate(), Some(failed.to_string())),
+        Err(_) => (CheckResult::TimedOut, None, Some(format!("nothing came of it within {} ms", timeout.as_millis()))),
+    };
+    backend.metrics.checked(result);
+    if let Some(certificate) = &certificate {
+        backend.metrics.certificate_expires(certificate.not_after);
+    }
+    backend.note_check(LastCheck { at: std::time::SystemTime::now(), result, error, certificate });
+    result == CheckResult::Ok
+}
+
+fn log(pool: &Pool, backend: &Backend, health: Health) {
+    let (pool, name, address) = (&*pool.name, &*backend.name, &backend.address);
+    let error = backend.last_check().and_then(|check| check.error).unwrap_or_default();
+    match health {
+        Health::Down => tracing::warn!(pool, backend = name, %address, error, "backend is failing its checks"),
+        Health::Up | Health::Unchecked => tracing::info!(pool, backend = name, %address, "backend passes its checks"),
+    }
+}
+
+/// How soon a change of the snapshot or of a name's addresses is followed.
+const LOOK: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thousand_backends_are_spread_over_the_interval() {
+        let interval = Duration::from_secs(5);
+        let first: Vec<Duration> = (0..1000).map(|number| spread(number, 1000, interval)).collect();
+        for tenth in 0..10 {
+            let (from, to) = (interval * tenth / 10, interval * (tenth + 1) / 10);
+            assert_eq!(first.iter().filter(|at| (from..to).contains(*at)).count(), 100, "{tenth}");
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Makes one check: a connection, or a whole TLS handshake.
+//!
+//! In:  an address; what its pool is checked for.
+//! Out: [`Passed`], or [`Failed`] and why.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::backends::handshake::{self, Asking, Certificate, Handshake, HandshakeError, Roots, RootsError, Verdict};
+use crate::config::{CheckKind, HealthCheck, Verify};
+use crate::connect::{self, BackendStream};
+use crate::pool::{Address, Pool, Shown};
+use crate::proxy_header;
+use crate::socket;
+use crate::telemetry::CheckResult;
+
+/// What the backends of one pool are asked.
+pub(super) struct Probe {
+    pool: Arc<Pool>,
+    port: Option<u16>,
+    /// `None`: whether it takes a connection. An error fails every check, and says why.
+    asking: Option<Result<Asking, RootsError>>,
+}
+
+/// A check that passed, and the certificate it was shown.
+#[derive(Debug)]
+pub(super) struct Passed {
+    pub certificate: Option<Shown>,
+}
+
+/// Why a check failed.
+#[derive(Debug)]
+pub(super) enum Failed {
+    Connect(io::Error),
+    Handshake(HandshakeError),
+    /// The handshake was made, but the certificate is not to be trusted.
+    Untrusted {
+        error: String,
+        certificate: Option<Shown>,
+    },
+    Roots(String),
+}
+
+impl Probe {
+    pub(super) fn new(pool: Arc<Pool>, check: &HealthCheck) -> Self {
+        let asking = match &check.kind {
+            CheckKind::Tcp => None,
+            CheckKind::Tls { server_name, alpn, verify } => Some(roots(verify).map(|roots| Asking {
+                server_name: server_name.as_ref().map(|name| name.as_str().into()),
+                alpn: alpn.iter().map(|protocol| protocol.to_vec()).collect(),
+                roots,
+                ..Asking::default()
+            })),
+        };
+        Self { pool, port: check.port, asking }
+    }
+
+    /// Checks the backend at `address`; the caller keeps the deadline.
+    ///
+    /// # Errors
+    /// [`Failed`].
+    pub(super) async fn once(&self, address: &Address) -> Result<Passed, Failed> {
+        let mut address = address.clone();
+        if let (Address::Inet(inet), Some(port)) = (&mut address, self.port) {
+            inet.set_port(port);
+        }
+        match connect::to_one(&self.pool, &address).await.map_err(Failed::Connect)? {
+            BackendStream::Tcp(stream) => self.over_tcp(stream).await,
+            BackendStream::Unix(stream) => self.over_unix(stream).await,
+        }
+    }
+
+    async fn over_tcp(&self, mut stream: TcpStream) -> Result<Passed, Failed> {
+        self.introduce(&mut stream).await?;
+        match &self.asking {
+            None => {
+                // There is nothing to say goodbye for, and RST leaves no TIME_WAIT behind.
+                socket::reset_on_drop(&stream);
+                Ok(Passed { certificate: None })
+            }
+            Some(asking) => judge(asking, async |asking| handshake::with(stream, asking).await).await,
+        }
+    }
+
+    async fn over_unix(&self, mut stream: UnixStream) -> Result<Passed, Failed> {
+        self.introduce(&mut stream).await?;
+        match &self.asking {
+            None => Ok(Passed { certificate: None }),
+            Some(asking) => judge(asking, async |asking| handshake::with(stream, asking).await).await,
+        }
+    }
+
+    /// Says that nobody but we speak, where a PROXY header is expected.
+    async fn introduce(&self, stream: &mut (impl AsyncWriteExt + Unpin)) -> Result<(), Failed> {
+        match self.pool.connect.send_proxy_protocol {
+            Some(version) => stream.write_all(proxy_header::local(version)).await.map_err(Failed::Connect),
+            None => Ok(()),
+        }
+    }
+}
+
+async fn judge(
+    asking: &Result<Asking, RootsError>,
+    shake: impl AsyncFnOnce(&Asking) -> Result<Handshake, HandshakeError>,
+) -> Result<Passed, Failed> {
+    let asking = asking.as_ref().map_err(|error| Failed::Roots(error.to_string()))?;
+    let handshake = shake(asking).await.map_err(Failed::Handshake)?;
+    let certificate = handshake.leaf.as_ref().ok().map(shown);
+    match handshake.verdict {
+        Verdict::NotAsked | Verdict::Verified => Ok(Passed { certificate }),
+        Verdict::Refused(error) => Err(Failed::Untrusted { error: error.to_string(), certificate }),
+    }
+}
+
+fn shown(certificate: &Certificate) -> Shown {
+    Shown { names: certificate.names.clone(), not_after: certificate.not_after }
+}
+
+fn roots(verify: &Verify) -> Result<Option<Roots>, RootsError> {
+    match verify {
+        Verify::Nothing => Ok(None),
+        Verify::Chain { ca_file: Some(file) } => Roots::from_file(file).map(Some),
+        Verify::Chain { ca_file: None } => Roots::of_the_system().map(Some),
+    }
+}
+
+impl Failed {
+    pub(super) fn result(&self) -> CheckResult {
+        match self {
+            Self::Connect(_) | Self::Handshake(HandshakeError::Io(_)) => CheckResult::Connect,
+            Self::Handshake(_) => CheckResult::Tls,
+            Self::Untrusted { .. } | Self::Roots(_) => CheckResult::Certificate,
+        }
+    }
+
+    pub(super) fn certificate(&self) -> Option<Shown> {
+        match self {
+            Self::Untrusted { certificate, .. } => certificate.clone(),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(error) => write!(f, "cannot connect: {error}"),
+            Self::Handshake(error) => error.fmt(f),
+            Self::Untrusted { error, .. } => write!(f, "the certificate is not to be trusted: {error}"),
+            Self::Roots(error) => write!(f, "no authorities to trust: {error}"),
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Says why a name has no answer.
+//!
+//! In:  what hickory reports.
+//! Out: [`Failure`]; of two, the one that says more of what to look after; a metric's label.
+
+use std::fmt;
+use std::sync::Arc;
+
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+
+use crate::telemetry::DnsResult;
+
+/// Why a name has no answer.
+#[derive(Clone, Debug)]
+pub(crate) enum Failure {
+    /// NXDOMAIN.
+    NoSuchName,
+    /// There is such a name, but it has no such record.
+    NoData,
+    /// The nameserver answered with an error, say SERVFAIL.
+    Server(ResponseCode),
+    Net(Arc<NetError>),
+    /// Neither the configuration nor `/etc/resolv.conf` names a server.
+    NoNameserver,
+    TimedOut,
+}
+
+impl Failure {
+    /// The label in the metrics.
+    pub(crate) fn result(&self) -> DnsResult {
+        match self {
+            Self::NoSuchName => DnsResult::NoSuchName,
+            Self::NoData => DnsResult::NoData,
+            Self::Server(_) => DnsResult::ServFail,
+            Self::TimedOut => DnsResult::TimedOut,
+            Self::Net(_) | Self::NoNameserver => DnsResult::Failed,
+        }
+    }
+
+    /// Whether the nameserver knows that there is nothing.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(self, Self::NoSuchName | Self::NoData)
+    }
+
+    /// The one of two that leaves more to hope for, so that it says what to look after.
+    pub(super) fn or(self, other: Self) -> Self {
+        let rank = |failure: &Self| match failure {
+            Self::NoNameserver => 0,
+            Self::NoSuchName => 1,
+            Self::NoData => 2,
+            Self::Server(_) => 3,
+            Self::Net(_) => 4,
+            Self::TimedOut => 5,
+        };
+        if rank(&other) > rank(&self) { other } else { self }
+    }
+}
+
+impl From<NetError> for Failure {
+    fn from(error: NetError) -> Self {
+        match error {
+            NetError::Timeout => Self::TimedOut,
+            NetError::Dns(DnsError::ResponseCode(code)) => Self::Server(code),
+            NetError::Dns(DnsError::NoRecordsFound(none)) if none.response_code == ResponseCode::NXDomain => {
+                Self::NoSuchName
+            }
+            NetError::Dns(DnsError::NoRecordsFound(_)) => Self::NoData,
+            error => Self::Net(Arc::new(error)),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSuchName => f.write_str("there is no such name"),
+            Self::NoData => f.write_str("the name has no such record"),
+            Self::Server(code) => write!(f, "the nameserver answered: {code}"),
+            Self::Net(_) => f.write_str("the nameserver cannot be asked"),
+            Self::NoNameserver => f.write_str("no nameserver is known: /etc/resolv.conf names none"),
+            Self::TimedOut => f.write_str("no nameserver answered in time"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Net(error) => Some(error),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Answers programs in JSON, under `/api/v1`.
+//!
+//! In:  the app.
+//! Out: its status; which route takes a name; what a reload came to; who is connected.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer};
+use serde_json::json;
+
+use super::{App, Reloaded, Stage, WantedState, error, with_json};
+use crate::telemetry::{REVISION, Timestamp, VERSION};
+
+pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
+    let reload = app.metrics.last_reload();
+    let stage = app.ready.stage();
+    let value = json!({
+        "version": VERSION,
+        "revision": REVISION,
+        "uptime_s": app.metrics.uptime().as_secs(),
+        "ready": stage == Stage::Ready,
+        "stage": stage.as_str(),
+        "config": { "hash": reload.as_ref().map(|reload| &reload.hash) },
+        "last_reload": reload.as_ref().map(|reload| json!({
+            "result": reload.result.as_str(),
+            "trigger": reload.trigger.as_str(),
+            "at": Timestamp(reload.at).to_string(),
+        })),
+        "pools": app.control.pools(),
+        "names": app.control.names(),
+    });
+    with_json(StatusCode::OK, value)
+}
+
+/// What `/api/v1/explain` is asked.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ExplainQuery {
+    pub name: String,
+    /// Protocols that the client would offer, separated by commas.
+    pub alpn: Option<String>,
+    pub source: Option<IpAddr>,
+    pub listener: Option<String>,
+}
+
+pub(super) async fn explain(
+    State(app): State<Arc<App>>,
+    query: Result<Query<ExplainQuery>, QueryRejection>,
+) -> Response {
+    let answer = query.map_err(|rejection| rejection.body_text()).and_then(|Query(query)| app.control.explain(query));
+    match answer {
+        Ok(value) => with_json(StatusCode::OK, value),
+        Err(problem) => error(StatusCode::BAD_REQUEST, &problem),
+    }
+}
+
+/// The body is the state alone, as in `curl -X PUT -d drain …`, or `{"state": "drain"}`.
+pub(super) async fn set_backend_state(
+    State(app): State<Arc<App>>,
+    Path((pool, backend)): Path<(String, String)>,
+    body: String,
+) -> Response {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Body {
+        state: WantedState,
+    }
+    let wanted = match body.trim() {
+        map if map.starts_with('{') => serde_json::from_str(map).map(|Body { state }| state),
+        word => serde_json::from_value(word.into()),
+    };
+    let Ok(wanted) = wanted else {
+        return error(StatusCode::BAD_REQUEST, "the body must be `ready`, `drain` or `down`");
+    };
+    match app.control.set_backend_state(&pool, &backend, wanted) {
+        Ok(value) => with_json(StatusCode::OK, value),
+        Err(problem) => error(StatusCode::NOT_FOUND, &problem),
+    }
+}
+
+pub(super) async fn config(State(app): State<Arc<App>>) -> Response {
+    match app.control.config().await {
+        Some(text) => (JSON, text).into_response(),
+        None => error(StatusCode::INTERNAL_SERVER_ERROR, "the configuration could not be written"),
+    }
+}
+
+pub(super) async fn reload(State(app): State<Arc<App>>) -> Response {
+    match app.control.reload().await {
+        Reloaded::InForce(value) => with_json(StatusCode::OK, value),
+        Reloaded::Rejected(value) => with_json(StatusCode::UNPROCESSABLE_ENTITY, value),
+        Reloaded::Ending => error(StatusCode::SERVICE_UNAVAILABLE, "snigate is ending, and reloads no more"),
+    }
+}
+
+/// Which connections `/api/v1/connections` is about: those of which all that is given holds.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ConnectionsQuery {
+    pub listener: Option<String>,
+    pub route: Option<String>,
+    pub pool: Option<String>,
+    pub backend: Option<String>,
+    /// A network, or one address.
+    #[serde(deserialize_with = "network")]
+    pub client: Option<IpNet>,
+    /// Of a list: at most so many,
+    pub limit: Option<usize>,
+    /// with ids above this one.
+    #[serde(deserialize_with = "id")]
+    pub after: Option<u64>,
+    /// Of an end: that really all are meant.
+    pub all: bool,
+}
+
+pub(super) async fn connections(
+    State(app): State<Arc<App>>,
+    query: Result<Query<ConnectionsQuery>, QueryRejection>,
+) -> Response {
+    let query = match query {
+        Err(rejection) => return error(StatusCode::BAD_REQUEST, &rejection.body_text()),
+        Ok(Query(query)) if query.all => return error(StatusCode::BAD_REQUEST, "`all` is for DELETE"),
+        Ok(Query(query)) => query,
+    };
+    let limit = query.limit.unwrap_or(USUAL_PAGE);
+    if !(1..=LARGEST_PAGE).contains(&limit) {
+        return error(StatusCode::BAD_REQUEST, &format!("`limit` is 1 to {LARGEST_PAGE}"));
+    }
+    with_json(StatusCode::OK, app.control.connections(query, limit).await)
+}
+
+pub(super) async fn end_connections(
+    State(app): State<Arc<App>>,
+    query: Result<Query<ConnectionsQuery>, QueryRejection>,
+) -> Response {
+    let query = match query {
+        Ok(Query(query)) => query,
+        Err(rejection) => return error(StatusCode::BAD_REQUEST, &rejection.body_text()),
+    };
+    let ConnectionsQuery { limit: None, after: None, all, .. } = query else {
+        return error(StatusCode::BAD_REQUEST, "`limit` and `after` are for GET");
+    };
+    let given = ConnectionsQuery { all: false, ..query };
+    if all != (given == ConnectionsQuery::default()) {
+        return error(StatusCode::BAD_REQUEST, "give a filter, or `all=true` alone to end every connection");
+    }
+    let ended = app.control.end_connections(given).await;
+    with_json(StatusCode::OK, json!({ "ended": ended }))
+}
+
+pub(super) async fn end_connection(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response {
+    let Ok(number) = u64::from_str_radix(&id, 16) else {
+        return error(StatusCode::BAD_REQUEST, NO_ID);
+    };
+    match app.control.end_connection(number).await {
+        0 => error(StatusCode::NOT_FOUND, "no connection has this id, or none any more"),
+        ended => with_json(StatusCode::OK, json!({ "ended": ended })),
+    }
+}
+
+fn network<'de, D: Deserializer<'de>>(from: D) -> Result<Option<IpNet>, D::Error> {
+    let text = String::deserialize(from)?;
+    let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    network.map(Some).map_err(|_| serde::de::Error::custom("`client` is an address, or a network as `10.0.0.0/8`"))
+}
+
+fn id<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    u64::from_str_radix(&String::deserialize(from)?, 16).map(Some).map_err(|_| serde::de::Error::custom(NO_ID))
+}
+
+const JSON: [(HeaderName, HeaderValue); 2] = [
+    (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+];
+const NO_ID: &str = "an id is hexadecimal, as in the log: `000000000000002a`";
+const USUAL_PAGE: usize = 100;
+const LARGEST_PAGE: usize = 1000;

@@ -1,0 +1,123 @@
+//! Answers operators and their tools over HTTP: metrics, probes, status.
+//!
+//! In:  requests on the admin address; the process behind it, as [`Control`], and telemetry handles.
+//! Out: text for Prometheus, JSON for programs, one page for people; changes of state, from those who may.
+
+mod access;
+mod api;
+mod control;
+mod page;
+mod serve;
+pub(crate) mod sockets;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware;
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{delete, get, post, put};
+use serde_json::{Value, json};
+
+pub(crate) use self::access::{Access, Allow, Peer};
+pub(crate) use self::api::{ConnectionsQuery, ExplainQuery};
+pub(crate) use self::control::{Control, Reloaded, Soon, WantedState};
+use crate::telemetry::Metrics;
+
+/// What the admin pages are about.
+pub(crate) struct App {
+    pub metrics: Arc<Metrics>,
+    pub ready: Readiness,
+    pub control: Box<dyn Control>,
+}
+
+fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/", get(page::status))
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/api/v1/status", get(api::status))
+        .route("/api/v1/explain", get(api::explain))
+        .route("/api/v1/config", get(api::config))
+        .route("/api/v1/reload", post(api::reload))
+        .route("/api/v1/pools/{pool}/backends/{backend}/state", put(api::set_backend_state))
+        .route("/api/v1/connections", get(api::connections).delete(api::end_connections))
+        .route("/api/v1/connections/{id}", delete(api::end_connection))
+        .fallback(async |uri: Uri| error(StatusCode::NOT_FOUND, &format!("no such page: {}", uri.path())))
+        .method_not_allowed_fallback(async |method: Method| {
+            error(StatusCode::METHOD_NOT_ALLOWED, &format!("{method} is not answered here"))
+        })
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), access::guard))
+        .with_state(app)
+}
+
+async fn metrics(State(app): State<Arc<App>>) -> Response {
+    (METRICS_TYPE, app.metrics.render()).into_response()
+}
+
+/// Lives as long as it answers.
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+async fn readyz(State(app): State<Arc<App>>) -> Response {
+    match app.ready.stage() {
+        Stage::Ready => "ready\n".into_response(),
+        stage => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", stage.as_str())).into_response(),
+    }
+}
+
+fn error(status: StatusCode, message: &str) -> Response {
+    with_json(status, json!({ "error": message }))
+}
+
+fn with_json(status: StatusCode, value: Value) -> Response {
+    (status, NEVER_CACHED, Json(value)).into_response()
+}
+
+/// Whether new connections should be sent here. Clones tell the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Readiness(Arc<AtomicU8>);
+
+/// The life of the process, as `/readyz` tells it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Stage {
+    #[default]
+    Starting,
+    Ready,
+    Draining,
+}
+
+impl Readiness {
+    pub(crate) fn enter(&self, stage: Stage) {
+        self.0.store(stage as u8, Ordering::Release);
+    }
+
+    pub(crate) fn stage(&self) -> Stage {
+        match self.0.load(Ordering::Acquire) {
+            stage if stage == Stage::Ready as u8 => Stage::Ready,
+            stage if stage == Stage::Draining as u8 => Stage::Draining,
+            _ => Stage::Starting,
+        }
+    }
+}
+
+impl Stage {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+const METRICS_TYPE: [(HeaderName, HeaderValue); 1] =
+    [(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"))];
+const NEVER_CACHED: [(HeaderName, HeaderValue); 1] = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,110 @@
+//! Serves HTTP to a bounded number of clients for a bounded time each, so that no client of the admin address costs
+//! the process more than a little, whatever it does or leaves undone.
+//!
+//! In:  a listener, the app, the moment to stop.
+//! Out: answers.
+
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::{Extension, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::{App, Peer, router};
+use crate::socket::AdminSocket;
+
+/// Answers until `shutdown` completes; then idle clients are closed and answers under way get a second.
+pub(super) async fn serve(socket: AdminSocket, app: Arc<App>, shutdown: impl Future<Output = ()>) {
+    let listener = match Listener::of(socket) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "an admin socket could not be used"),
+    };
+    let router = router(app);
+    let (stop, stopped) = watch::channel(());
+    let mut clients = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                // Dropped, so closed: clients that are served already keep their answers.
+                Ok((_excess, _)) if clients.len() >= MAX_CLIENTS => {}
+                Ok((stream, peer)) => {
+                    let router = router.clone().layer(Extension(peer));
+                    clients.spawn(converse(stream, router, stopped.clone()));
+                }
+                // Most likely out of descriptors: trying again at once would spin.
+                Err(error) => {
+                    tracing::debug!(%error, "admin cannot accept");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = clients.join_next() => {}
+            () = &mut shutdown => break,
+        }
+    }
+    drop((listener, stop));
+    let _ = timeout(GRACE, async { while clients.join_next().await.is_some() {} }).await;
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+impl Listener {
+    fn of(socket: AdminSocket) -> io::Result<Self> {
+        Ok(match socket {
+            AdminSocket::Tcp(socket) => Self::Tcp(TcpListener::from_std(socket)?),
+            AdminSocket::Unix(socket) => Self::Unix(UnixListener::from_std(socket)?),
+        })
+    }
+
+    async fn accept(&self) -> io::Result<(Box<dyn Stream>, Peer)> {
+        match self {
+            Self::Tcp(listener) => {
+                listener.accept().await.map(|(stream, peer)| (Box::new(stream) as _, Peer::Tcp(peer)))
+            }
+            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| (Box::new(stream) as _, Peer::Unix)),
+        }
+    }
+}
+
+/// One client. hyper ends it after [`IDLE`] without a whole request; [`LIFETIME`] ends one that sends requests for
+/// ever or does not read its answer.
+async fn converse(stream: Box<dyn Stream>, router: Router, mut stopped: watch::Receiver<()>) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE)
+        .max_buf_size(MAX_HEADER_BYTES)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = pin!(connection);
+    // A client's faults are its own: there is nobody to tell.
+    tokio::select! {
+        _ = &mut connection => return,
+        () = sleep(LIFETIME) => {}
+        _ = stopped.changed() => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = timeout(GRACE, connection).await;
+}
+
+const MAX_CLIENTS: usize = 64;
+const MAX_HEADER_BYTES: usize = 16 << 10;
+const IDLE: Duration = Duration::from_secs(30);
+const LIFETIME: Duration = Duration::from_secs(120);
+const GRACE: Duration = Duration::from_secs(1);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

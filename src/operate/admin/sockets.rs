@@ -1,0 +1,262 @@
+//! Opens and closes the admin addresses, so that a reload may change them.
+//!
+//! In:  addresses; the app, once there is one to answer with.
+//! Out: a [`Plan`] with every new address bound, or the one that cannot be; in force, a server task for each address.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::App;
+use super::serve::serve;
+use crate::socket::{self, Address, AdminSocket};
+use crate::socket::{Kind, Label};
+
+/// The admin addresses of the process.
+#[derive(Default)]
+pub(crate) struct Sockets {
+    open: Vec<Open>,
+    /// Until there is one, clients wait in the kernel's queue.
+    app: Option<Arc<App>>,
+}
+
+/// What a configuration makes of them; dropped, nothing has changed.
+pub(crate) struct Plan(Vec<(Address, Planned)>);
+
+/// An address that cannot be listened on.
+#[derive(Debug)]
+pub(crate) struct CannotBind {
+    pub address: Address,
+    pub error: io::Error,
+}
+
+enum Planned {
+    /// An index into [`Sockets::open`].
+    Kept(usize),
+    New(Bound),
+}
+
+/// A listening socket that was there before this process.
+#[derive(Debug)]
+pub(crate) struct Inherited {
+    pub label: Label,
+    pub address: Address,
+    pub socket: AdminSocket,
+    /// As [`crate::process::upgrade::Inherited::number`] says.
+    pub number: Option<usize>,
+}
+
+impl Inherited {
+    /// By its address; for port 0 by what was wanted; else by the service manager's name.
+    fn is_for(&self, address: &Address, wanted: &[Address]) -> bool {
+        let Label { kind, name, wanted: was_wanted, .. } = &self.label;
+        let is_named = *kind == Kind::Unknown && name == ADMIN_NAME && !wanted.contains(&self.address);
+        let was_wanted = || *kind == Kind::Admin && was_wanted.as_deref() == Some(&*address.to_string());
+        self.address == *address || is_named || was_wanted()
+    }
+}
+
+struct Open {
+    wanted: Address,
+    /// Where it really is: not port 0.
+    address: Address,
+    socket: AdminSocket,
+    /// Until the app serves it.
+    waiting: Option<AdminSocket>,
+    /// Dropped, the server ends.
+    stop: Option<oneshot::Sender<()>>,
+    file: Option<SocketFile>,
+    lent: bool,
+}
+
+struct Bound {
+    address: Address,
+    socket: AdminSocket,
+    /// A second handle, for the server.
+    served: AdminSocket,
+    file: Option<SocketFile>,
+    lent: bool,
+}
+
+impl Sockets {
+    /// Where they are; port 0 is told as what the kernel gave.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = &Address> {
+        self.open.iter().map(|open| &open.address)
+    }
+
+    /// Binds every address that is not bound yet.
+    ///
+    /// What it has use for among `inherited`, it takes.
+    ///
+    /// # Errors
+    /// One of them cannot be bound; then none of them is.
+    pub(crate) fn prepare(&self, wanted: &[Address], inherited: &mut Vec<Inherited>) -> Result<Plan, CannotBind> {
+        let mut free = vec![true; self.open.len()];
+        let mut keep = |wanted: &Address| {
+            let is_it = |open: &Open| open.wanted == *wanted || open.address == *wanted;
+            let number = (0..self.open.len()).find(|&number| free[number] && is_it(&self.open[number]))?;
+            free[number] = false;
+            Some(number)
+        };
+        let kept: Vec<_> = wanted.iter().map(&mut keep).collect();
+        let leaving: Vec<_> =
+            self.open.iter().zip(&free).filter(|(_, free)| **free).map(|(open, _)| &open.socket).collect();
+        let plan = wanted.iter().zip(kept).map(|(address, kept)| {
+            let cannot = |error| CannotBind { address: address.clone(), error };
+            let planned = match (kept, inherited.iter().position(|inherited| inherited.is_for(address, wanted))) {
+                (Some(number), _) => Planned::Kept(number),
+                (None, Some(found)) => Planned::New(Bound::adopt(inherited.remove(found)).map_err(cannot)?),
+                (None, None) => Planned::New(Bound::to(address, &leaving).map_err(cannot)?),
+            };
+            Ok((address.clone(), planned))
+        });
+        plan.collect::<Result<_, _>>().map(Plan)
+    }
+
+    pub(crate) fn commit(&mut self, Plan(plan): Plan) {
+        let mut before: Vec<Option<Open>> = self.open.drain(..).map(Some).collect();
+        for (wanted, planned) in plan {
+            match planned {
+                Planned::Kept(number) => {
+                    self.open.extend(before[number].take().map(|open| Open { wanted, ..open }));
+                }
+                Planned::New(Bound { address, socket, served, file, lent }) => {
+                    tracing::info!(%address, "admin listening");
+                    let waiting = Some(served);
+                    self.open.push(Open { wanted, address, socket, waiting, stop: None, file, lent });
+                }
+            }
+        }
+        for gone in before.into_iter().flatten() {
+            tracing::info!(address = %gone.address, "admin no longer listening");
+        }
+        self.start();
+    }
+
+    /// Answers with `app` from now on.
+    pub(crate) fn serve(&mut self, app: Arc<App>) {
+        self.app = Some(app);
+        self.start();
+    }
+
+    pub(crate) fn close(&mut self) {
+        self.open.clear();
+    }
+
+    /// Every socket, to be handed over.
+    pub(crate) fn hand_over(&self) -> Vec<(Label, BorrowedFd<'_>)> {
+        let label = |open: &Open| Label {
+            kind: Kind::Admin,
+            name: ADMIN_NAME.to_owned(),
+            wanted: Some(open.wanted.to_string()),
+            lent: open.lent,
+        };
+        self.open.iter().map(|open| (label(open), open.socket.as_fd())).collect()
+    }
+
+    /// Closes all after [`Self::hand_over`]. Those that are not `unwanted` have another process behind them now.
+    pub(crate) fn leave(&mut self, unwanted: impl Fn(usize) -> bool) {
+        for (number, open) in self.open.drain(..).enumerate() {
+            if let Some(file) = open.file.filter(|_| !unwanted(number)) {
+                file.leave();
+            }
+        }
+    }
+
+    fn start(&mut self) {
+        let Some(app) = &self.app else { return };
+        for open in &mut self.open {
+            if let Some(socket) = open.waiting.take() {
+                let (stop, stopped) = oneshot::channel::<()>();
+                tokio::spawn(serve(socket, Arc::clone(app), async { _ = stopped.await }));
+                open.stop = Some(stop);
+            }
+        }
+    }
+}
+
+impl Bound {
+    /// `leaving` may overlap with `wanted`, as 127.0.0.1:9901 does with 0.0.0.0:9901.
+    fn to(wanted: &Address, leaving: &[&AdminSocket]) -> io::Result<Self> {
+        if let Address::Unix(path) = wanted {
+            remove_stale(path)?;
+        }
+        let socket = socket::for_admin(wanted, leaving)?;
+        let mut file = None;
+        if let Address::Unix(path) = wanted {
+            file = Some(SocketFile::of(path)?);
+            // Nobody can connect before it listens, so nobody comes in under the mode that the umask gave it.
+            fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        }
+        socket.listen()?;
+        Ok(Self { address: socket.address()?, served: socket.try_clone()?, socket, file, lent: false })
+    }
+
+    fn adopt(Inherited { label, address, socket, .. }: Inherited) -> io::Result<Self> {
+        socket.set_nonblocking()?;
+        let file = match &address {
+            // Gone already, or never to be reached again: then there is nothing to remove.
+            Address::Unix(path) if !label.lent => SocketFile::of(path).ok(),
+            _ => None,
+        };
+        Ok(Self { address, served: socket.try_clone()?, socket, file, lent: label.lent })
+    }
+}
+
+/// Removes the socket file of a process that ended without doing so.
+///
+/// # Errors
+/// Somebody listens on it, or it is no socket.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(metadata) if !metadata.file_type().is_socket() => Err(io::ErrorKind::AlreadyExists.into()),
+        Ok(_) => match std::os::unix::net::UnixStream::connect(path) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+            Err(error) => Err(error),
+            Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
+        },
+    }
+}
+
+/// A socket in the file system; dropped, its file goes, unless another has come in its place.
+struct SocketFile {
+    path: PathBuf,
+    /// Device and inode.
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<Self> {
+        Ok(Self { path: path.to_owned(), identity: identity(path)? })
+    }
+
+    /// Leaves the file to somebody else.
+    fn leave(mut self) {
+        self.identity = NOBODYS;
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if identity(&self.path).is_ok_and(|now| now == self.identity) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}
+
+/// What the service manager's name for an admin socket must be, where its address does not tell.
+const ADMIN_NAME: &str = "admin";
+/// No file has it: there is no inode 0.
+const NOBODYS: (u64, u64) = (0, 0);

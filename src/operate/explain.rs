@@ -1,0 +1,378 @@
+//! Explains which route takes a connection, and why no other does.
+//!
+//! In:  a [`Snapshot`], of a file or of the running process, and a [`Question`].
+//! Out: an [`Explanation`], the same for the command line and for `/api/v1/explain`.
+//! Source: [`Snapshot::choose_watched`], the very function that the path of a connection calls.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::client_hello::Alpn;
+use crate::config::{self, Config, Refuse};
+use crate::refuse::Alert;
+use crate::route::{By, Candidate, NearMiss};
+use crate::server_name::{InvalidName, Pattern, ServerName, Sni};
+use crate::snapshot::{Asked, Chosen, Destination, Snapshot};
+use crate::telemetry::{Match, Reason};
+
+/// A connection that might come. What is left open is assumed, and the answer says so.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Question {
+    /// As a client sends it; [`NO_NAME`] for one that sends none.
+    pub name: String,
+    pub alpn: Vec<String>,
+    pub source: Option<IpAddr>,
+    /// The name of a listener.
+    pub listener: Option<String>,
+}
+
+/// Why a question makes no sense here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum BadQuestion {
+    NoListener {
+        asked: String,
+        known: Vec<String>,
+    },
+    /// RFC 7301 §3.1: protocol names are 1 to 255 bytes.
+    Protocol {
+        bytes: usize,
+    },
+}
+
+/// Where a connection goes. Its JSON is an interface: names stay, further ones may come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Explanation {
+    /// As it was asked.
+    pub name: String,
+    /// The name that is routed: lower-case, without a dot at its end. None: there is none, or it is invalid.
+    pub server_name: Option<String>,
+    pub alpn: Vec<String>,
+    pub source: IpAddr,
+    pub listener: String,
+    /// Which of `alpn`, `source` and `listener` the question left open.
+    pub assumed: Vec<String>,
+    /// What decided, in the words of the log: a kind of pattern, or a fallback. None: the name is invalid.
+    #[serde(rename = "match")]
+    pub matched: Option<String>,
+    /// The route, or the fallback, in the words of the log.
+    pub route: Option<String>,
+    /// What of the route took the name. None: a fallback decided.
+    pub taken: Option<Entry>,
+    /// More specific entries, in the order in which they were looked at.
+    pub passed_over: Vec<PassedOver>,
+    /// Where it goes; either this or `refusal`.
+    pub pool: Option<Pool>,
+    pub refusal: Option<Refusal>,
+    /// What a person may want to know besides.
+    pub hints: Vec<String>,
+    pub config: Source,
+}
+
+/// One pattern of a route, with the conditions of the route.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    pub route: String,
+    pub pattern: String,
+    pub file: String,
+    pub line: u32,
+    pub column: u32,
+    /// An empty list is no condition, here and below.
+    pub alpn: Vec<String>,
+    pub source: Vec<String>,
+    pub listeners: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PassedOver {
+    #[serde(flatten)]
+    pub entry: Entry,
+    /// The first condition that did not hold: `listeners`, `source` or `alpn`.
+    pub unmet: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Pool {
+    pub name: String,
+    pub backends: Vec<Backend>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Backend {
+    pub address: String,
+    pub weight: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Refusal {
+    /// As in the log and in the metrics.
+    pub reason: String,
+    /// `alert`, `close` or `reset`.
+    pub client_sees: String,
+    /// Its name in RFC 8446 §6.2.
+    pub alert: Option<String>,
+    /// What a client gets instead that does not offer TLS 1.3.
+    pub alert_before_tls13: Option<String>,
+    /// What is wrong with an invalid name.
+    pub detail: Option<String>,
+}
+
+/// What was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Source {
+    pub file: String,
+    pub hash: String,
+}
+
+/// Answers `question` as the path would decide.
+///
+/// # Errors
+/// [`BadQuestion`]. An invalid name is no such error: clients can send it, and are refused.
+pub(crate) fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explanation, BadQuestion> {
+    let config = &snapshot.config;
+    let listener = listener(config, question.listener.as_deref())?;
+    if let Some(protocol) = question.alpn.iter().find(|protocol| !(1..=255).contains(&protocol.len())) {
+        return Err(BadQuestion::Protocol { bytes: protocol.len() });
+    }
+    let source = question.source.unwrap_or(SOME_CLIENT).to_canonical();
+    let given = [
+        ("alpn", !question.alpn.is_empty()),
+        ("source", question.source.is_some()),
+        ("listener", question.listener.is_some()),
+    ];
+    let mut explanation = Explanation {
+        name: question.name.clone(),
+        server_name: None,
+        alpn: question.alpn.clone(),
+        source,
+        listener: config.listeners.get(listener).map(|listener| listener.name.to_string()).unwrap_or_default(),
+        assumed: given.iter().filter(|(_, given)| !given).map(|(what, _)| (*what).to_owned()).collect(),
+        matched: None,
+        route: None,
+        taken: None,
+        passed_over: Vec::new(),
+        pool: None,
+        refusal: None,
+        hints: Vec::new(),
+        config: Source {
+            file: config.files.first().map(|file| file.display().to_string()).unwrap_or_default(),
+            hash: config.hash.clone(),
+        },
+    };
+    let sni = match question.name.as_str() {
+        NO_NAME => Ok(None),
+        name => Sni::from_wire(name.as_bytes()).map(Some),
+    };
+    match sni {
+        Ok(sni) => {
+            let alpn = Alpn::of(&question.alpn);
+            explanation.decide(snapshot, Asked { sni: sni.as_ref(), alpn: &alpn, source, listener });
+        }
+        Err(invalid) => explanation.refuse_name(invalid),
+    }
+    Ok(explanation)
+}
+
+impl Explanation {
+    /// Fills in what the path decides.
+    fn decide(&mut self, snapshot: &Snapshot, asked: Asked<'_>) {
+        let mut candidates = Vec::new();
+        let Chosen { route, matched } = snapshot.choose_watched(asked, |candidate| candidates.push(candidate));
+        self.route = Some(route.name.to_string());
+        self.matched = Some(matched.as_str().to_owned());
+        match &route.to {
+            Destination::Pool(pool) => self.pool = Some(told_pool(&snapshot.config, &pool.name)),
+            Destination::Refuse(how) => self.refusal = Some(refusal(*how, matched)),
+        }
+        if let Some(Sni::Name(name)) = asked.sni {
+            self.server_name = Some(name.to_string());
+            for candidate in candidates {
+                let entry = entry(snapshot, &candidate, name);
+                match candidate.unmet {
+                    None => self.taken = Some(entry),
+                    Some(unmet) => self.passed_over.push(PassedOver { entry, unmet: unmet.as_str().to_owned() }),
+                }
+            }
+            self.hint_at_assumptions();
+            if matched == Match::Unmatched {
+                self.hints.extend(near_misses(snapshot, name));
+                self.hints.extend(no_bare_name(&self.name));
+            }
+        }
+        if matches!(asked.sni, Some(Sni::IpLiteral)) {
+            self.hints.push("an address is no server name (RFC 6066 section 3); it counts as none".to_owned());
+        }
+    }
+
+    /// Fills in how the path refuses a name that it would not even route to a fallback.
+    fn refuse_name(&mut self, invalid: InvalidName) {
+        self.refusal = Some(Refusal {
+            reason: Reason::InvalidSni.as_str().to_owned(),
+            client_sees: refuse_word(Refuse::Alert).to_owned(),
+            alert: Some(alert_name(Alert::IllegalParameter).to_owned()),
+            alert_before_tls13: None,
+            detail: Some(invalid.to_string()),
+        });
+        self.hints.extend(match (invalid, self.name.parse::<Pattern>()) {
+            (InvalidName::Byte(b'*'), _) => Some(
+                "a pattern is no name: ask for a name that it should take, such as one with `www` for the star".into(),
+            ),
+            (_, Ok(Pattern::Exact(ascii))) => Some(format!("clients send this name as `{ascii}`")),
+            _ => None,
+        });
+    }
+
+    /// Names what was assumed and made a difference, or might have.
+    fn hint_at_assumptions(&mut self) {
+        let entries: Vec<&Entry> = self.passed_over.iter().map(|over| &over.entry).chain(&self.taken).collect();
+        for what in &self.assumed {
+            let wanted = |entry: &Entry| match what.as_str() {
+                "alpn" => !entry.alpn.is_empty(),
+                "source" => !entry.source.is_empty(),
+                _ => !entry.listeners.is_empty(),
+            };
+            let routes = entries.iter().filter(|entry| wanted(entry)).take(MOST_HINTS);
+            let routes: Vec<String> = routes.map(|entry| format!("`{}`", entry.route)).collect();
+            if !routes.is_empty() {
+                let routes = routes.join(" and ");
+                self.hints.push(format!("`{what}` was assumed; the conditions of {routes} depend on it"));
+            }
+        }
+    }
+}
+
+fn listener(config: &Config, asked: Option<&str>) -> Result<usize, BadQuestion> {
+    let Some(asked) = asked else { return Ok(0) };
+    config.listeners.iter().position(|listener| *listener.name == *asked).ok_or_else(|| BadQuestion::NoListener {
+        asked: asked.to_owned(),
+        known: config.listeners.iter().map(|listener| listener.name.to_string()).collect(),
+    })
+}
+
+/// Says in words what the candidate's numbers mean.
+fn entry(snapshot: &Snapshot, candidate: &Candidate<'_>, name: &ServerName) -> Entry {
+    let Candidate { route, by, suffix_bytes, conditions, .. } = *candidate;
+    let place = snapshot.place(candidate.number());
+    let listener = |number: &usize| snapshot.config.listeners[*number].name.to_string();
+    Entry {
+        route: snapshot.routes[route as usize].name.to_string(),
+        pattern: pattern(by, suffix(name, suffix_bytes)),
+        file: place.file.display().to_string(),
+        line: place.line,
+        column: place.column,
+        alpn: conditions.alpn.iter().map(|protocol| String::from_utf8_lossy(protocol).into_owned()).collect(),
+        source: conditions.source.iter().map(ToString::to_string).collect(),
+        listeners: conditions.listeners.iter().map(listener).collect(),
+    }
+}
+
+/// As the routing file spells it.
+fn pattern(by: By, suffix: &str) -> String {
+    match by {
+        By::Exact => suffix.to_owned(),
+        By::OneLabel => format!("*.{suffix}"),
+        By::ManyLabels => format!("**.{suffix}"),
+        By::Any => "*".to_owned(),
+    }
+}
+
+fn suffix(name: &ServerName, bytes: usize) -> &str {
+    let name = name.as_str();
+    &name[name.len() - bytes..]
+}
+
+fn told_pool(config: &Config, name: &str) -> Pool {
+    let backend = |backend: &config::Backend| Backend { address: backend.address.to_string(), weight: backend.weight };
+    let pool = config.pools.iter().find(|pool| *pool.name == *name);
+    let backends = pool.into_iter().flat_map(|pool| &pool.backends).map(backend).collect();
+    Pool { name: name.to_owned(), backends }
+}
+
+/// DESIGN §4 for a client that sent a hello. A test compares it with what clients see.
+fn refusal(how: Refuse, matched: Match) -> Refusal {
+    let reason = match matched {
+        Match::NoSni => Reason::NoSni,
+        Match::Unmatched => Reason::NoRoute,
+        _ => Reason::Refused,
+    };
+    let (alert, before_tls13) = match (how, matched) {
+        (Refuse::Alert, Match::NoSni) => (Some(Alert::MissingExtension), Some(Alert::HandshakeFailure)),
+        (Refuse::Alert, _) => (Some(Alert::UnrecognizedName), None),
+        (Refuse::Close | Refuse::Reset, _) => (None, None),
+    };
+    Refusal {
+        reason: reason.as_str().to_owned(),
+        client_sees: refuse_word(how).to_owned(),
+        alert: alert.map(|alert| alert_name(alert).to_owned()),
+        alert_before_tls13: before_tls13.map(|alert| alert_name(alert).to_owned()),
+        detail: None,
+    }
+}
+
+/// RFC 8446 §6.2.
+fn alert_name(alert: Alert) -> &'static str {
+    match alert {
+        Alert::RecordOverflow => "record_overflow",
+        Alert::HandshakeFailure => "handshake_failure",
+        Alert::IllegalParameter => "illegal_parameter",
+        Alert::DecodeError => "decode_error",
+        Alert::MissingExtension => "missing_extension",
+        Alert::UnrecognizedName => "unrecognized_name",
+    }
+}
+
+/// As the routing file spells it.
+pub(crate) fn refuse_word(how: Refuse) -> &'static str {
+    match how {
+        Refuse::Alert => "alert",
+        Refuse::Close => "close",
+        Refuse::Reset => "reset",
+    }
+}
+
+/// Patterns that look as if they took `name`, and do not.
+fn near_misses(snapshot: &Snapshot, name: &ServerName) -> Vec<String> {
+    let near = snapshot.table.near_misses(name).into_iter().map(|NearMiss { number, by, suffix_bytes }| {
+        let suffix = suffix(name, suffix_bytes);
+        let (pattern, place) = (pattern(by, suffix), snapshot.place(number));
+        if suffix_bytes == name.as_str().len() {
+            format!("`{pattern}` ({place}) takes names below `{suffix}`, not `{suffix}` itself")
+        } else {
+            format!(
+                "`{pattern}` ({place}) takes exactly one label more than `{suffix}`; `**.{suffix}` would take this name"
+            )
+        }
+    });
+    near.take(MOST_HINTS).collect()
+}
+
+/// Tells who pasted a URL or an address with a port what the name in it is.
+fn no_bare_name(asked: &str) -> Option<String> {
+    let host = asked.split_once("://").map_or(asked, |(_, rest)| rest);
+    let host = host.split(['/', ':']).next().unwrap_or_default();
+    (host.len() < asked.len() && !host.is_empty())
+        .then(|| format!("a server name has no scheme, port or path: `{host}` is what clients send"))
+}
+
+impl fmt::Display for BadQuestion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoListener { asked, known } => {
+                write!(f, "there is no listener `{}`; there is `{}`", asked.escape_debug(), known.join("`, `"))
+            }
+            Self::Protocol { bytes } => write!(f, "an ALPN protocol is 1 to 255 bytes long, not {bytes}"),
+        }
+    }
+}
+
+impl std::error::Error for BadQuestion {}
+
+/// Asks for a client that sends no server name.
+pub(crate) const NO_NAME: &str = "-";
+/// A client that nobody's network holds (RFC 5737).
+const SOME_CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+const MOST_HINTS: usize = 5;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,8 @@
+//! Answers operators: what is in force, why, and which connections are live.
+//!
+//! In:  questions over HTTP or from the command line; the connections themselves, which enter the [`registry`].
+//! Out: answers, and the ends of connections that an operator or a reload asked for.
+
+pub(crate) mod admin;
+pub(crate) mod explain;
+pub(crate) mod registry;

@@ -1,0 +1,159 @@
+//! Answers the control thread on each worker.
+//!
+//! In:  questions about the connections of all workers.
+//! Out: rows in the order of their ids, or how many were ended.
+
+use std::collections::BinaryHeap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::{Condemned, Filter, Row, SLOTS};
+use crate::telemetry::Reason;
+
+/// All workers' rosters, as the control thread reaches them.
+#[derive(Clone, Default)]
+pub struct Rosters(Arc<Mutex<Vec<mpsc::Sender<Order>>>>);
+
+/// Where a worker takes the orders for its roster.
+pub struct Desk(mpsc::Receiver<Order>);
+
+/// What a worker is asked or told.
+pub(super) enum Order {
+    List { filter: Filter, after: u64, limit: usize, answer: oneshot::Sender<Listed> },
+    End { filter: Filter, reason: Reason, answer: oneshot::Sender<usize> },
+    Condemn(Arc<Condemned>),
+}
+
+/// A page of the connections that were asked for.
+#[derive(Debug, Default)]
+pub struct Listed {
+    pub rows: Vec<Row>,
+    /// How many are meant in all, on other pages too.
+    pub matching: usize,
+}
+
+impl Rosters {
+    /// Opens a desk; to be called by each worker, which serves it.
+    pub fn join(&self) -> Desk {
+        let (orders, desk) = mpsc::channel(MOST_WAITING);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(orders);
+        Desk(desk)
+    }
+
+    /// The first `limit` connections with an id above `after` that are meant, in the order of their ids.
+    pub async fn list(&self, filter: &Filter, after: u64, limit: usize) -> Listed {
+        let ask = |answer| Order::List { filter: filter.clone(), after, limit, answer };
+        let mut listed = Listed::default();
+        for Listed { rows, matching } in self.ask(ask).await {
+            listed.rows.extend(rows);
+            listed.matching += matching;
+        }
+        listed.rows.sort_unstable_by_key(|row| row.id);
+        listed.rows.truncate(limit);
+        listed
+    }
+
+    /// Ends those that are meant, and returns how many that were.
+    pub async fn end(&self, filter: &Filter, reason: Reason) -> usize {
+        self.ask(|answer| Order::End { filter: filter.clone(), reason, answer }).await.into_iter().sum()
+    }
+
+    /// Ends what `condemned` takes, now or as soon as it is known to be taken.
+    pub async fn condemn(&self, condemned: &Arc<Condemned>) {
+        for desk in self.desks() {
+            // A worker that is gone has no connections.
+            let _ = desk.send(Order::Condemn(Arc::clone(condemned))).await;
+        }
+    }
+
+    async fn ask<A>(&self, order: impl Fn(oneshot::Sender<A>) -> Order) -> Vec<A> {
+        let mut answers = Vec::new();
+        for desk in self.desks() {
+            let (answer, answered) = oneshot::channel();
+            if desk.send(order(answer)).await.is_ok() {
+                answers.push(answered);
+            }
+        }
+        let mut told = Vec::with_capacity(answers.len());
+        for answer in answers {
+            told.extend(answer.await.ok());
+        }
+        told
+    }
+
+    fn desks(&self) -> Vec<mpsc::Sender<Order>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Carries orders out, on the worker whose connections they are about; ends with the last [`Rosters`].
+pub(crate) async fn serve(mut desk: Desk) {
+    while let Some(order) = desk.0.recv().await {
+        match order {
+            Order::List { filter, after, limit, answer } => {
+                let _ = answer.send(list(&filter, after, limit).await);
+            }
+            Order::End { filter, reason, answer } => {
+                let mut ended = 0;
+                walk(|entry| {
+                    if filter.takes(entry) && entry.ended_by.is_none() {
+                        entry.end(reason);
+                        ended += 1;
+                    }
+                })
+                .await;
+                let _ = answer.send(ended);
+            }
+            Order::Condemn(condemned) => walk(|entry| entry.judge(&condemned)).await,
+        }
+    }
+}
+
+async fn list(filter: &Filter, after: u64, limit: usize) -> Listed {
+    let (now, mut lowest, mut matching) = (Instant::now(), BinaryHeap::new(), 0);
+    walk(|entry| {
+        if filter.takes(entry) {
+            matching += 1;
+            if entry.id > after {
+                lowest.push(entry.id);
+                // The largest goes.
+                if lowest.len() > limit {
+                    lowest.pop();
+                }
+            }
+        }
+    })
+    .await;
+    let mut rows = Vec::with_capacity(lowest.len());
+    let last = lowest.peek().copied().unwrap_or_default();
+    walk(|entry| {
+        if entry.id > after && entry.id <= last && rows.len() < limit && filter.takes(entry) {
+            rows.push(entry.row(now));
+        }
+    })
+    .await;
+    Listed { rows, matching }
+}
+
+/// Shows every connection of this worker, some at a time; those that come or go meanwhile may be left out.
+async fn walk(mut see: impl FnMut(&mut super::Entry)) {
+    let mut at = 0;
+    loop {
+        let slots = SLOTS.with_borrow_mut(|slots| {
+            slots.some(at..at + MOST_IN_A_TURN).for_each(&mut see);
+            slots.len()
+        });
+        at += MOST_IN_A_TURN;
+        if at >= slots {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Some microseconds.
+const MOST_IN_A_TURN: usize = 256;
+/// Whoever asks more waits for its turn.
+const MOST_WAITING: usize = 16;

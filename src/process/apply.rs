@@ -1,0 +1,321 @@
+//! Applies a configuration to the running process: its listeners, its admin addresses, its log.
+//!
+//! In:  a configuration whose snapshot is built.
+//! Out: [`Prepared`], with everything done that can fail and nothing changed yet; once the snapshot is in force,
+//!      [`Prepared::commit`] makes the rest so.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::mem;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use crate::config::{self, Config};
+use crate::operate::admin::{App, sockets};
+use crate::process::listening_sockets::{self, CannotBind, Doors, Plan};
+use crate::process::upgrade;
+use crate::self_loop::is_own_listener;
+use crate::snapshot::{Snapshot, log_format, missing_congestion};
+use crate::socket::{Address, AdminSocket, Listening};
+use crate::socket::{Kind, Label};
+use crate::sys;
+use crate::telemetry::{Level, LogControl, LogSettings};
+
+/// What of the process is not in the snapshot.
+pub(crate) struct Process {
+    doors: Doors,
+    admin: sockets::Sockets,
+    /// `None`: the log is not ours to change.
+    log: Option<LogControl>,
+    /// What it runs with; a restart alone changes that.
+    runtime: config::Runtime,
+    /// Sockets that were there before, until the first configuration has taken what it has use for.
+    before: Before,
+}
+
+#[derive(Default)]
+struct Before {
+    doors: Vec<listening_sockets::Inherited>,
+    admin: Vec<sockets::Inherited>,
+    unwanted: Vec<usize>,
+}
+
+/// A configuration that can be put in force; dropped, nothing has changed.
+#[must_use]
+pub(crate) struct Prepared<'a> {
+    process: &'a mut Process,
+    doors: Plan,
+    admin: sockets::Plan,
+    log: LogSettings,
+}
+
+/// Why a configuration cannot be put in force here, though nothing is wrong with it.
+#[derive(Debug)]
+pub(crate) enum ApplyError {
+    Bind(CannotBind),
+    BindAdmin(sockets::CannotBind),
+    /// The kernel does not have it, or does not let us use it.
+    Congestion {
+        name: String,
+        error: io::Error,
+    },
+    /// A backend is one of the addresses that we listen on.
+    SelfLoop {
+        pool: Arc<str>,
+        backend: SocketAddr,
+    },
+    /// It changes what is fixed while the process runs.
+    NeedsRestart {
+        what: &'static str,
+    },
+    /// No thread, or no runtime, is to be had.
+    Io(io::Error),
+}
+
+impl Process {
+    pub(crate) fn new(doors: Doors, runtime: config::Runtime, inherited: Vec<upgrade::Inherited>) -> Self {
+        Self { doors, admin: sockets::Sockets::default(), log: None, runtime, before: Before::sort(inherited) }
+    }
+
+    /// Does what can fail: binds every new address.
+    ///
+    /// # Errors
+    /// One of them cannot be bound, or something else that `config` asks for cannot be had; nothing has changed then.
+    pub(crate) fn prepare(&mut self, config: &Config) -> Result<Prepared<'_>, ApplyError> {
+        if config.runtime != self.runtime {
+            return Err(ApplyError::NeedsRestart { what: "runtime" });
+        }
+        if let Some((name, error)) = missing_congestion(config) {
+            return Err(ApplyError::Congestion { name: name.to_owned(), error });
+        }
+        // Listeners first: what the service manager gives may be either, if its address says so.
+        let doors = self.doors.bind(config, &mut self.before.doors).map_err(ApplyError::Bind)?;
+        refuse_self_loop(config, &self.doors.addresses(&doors))?;
+        self.before.rest_may_be_admin();
+        let admin = self.admin.prepare(&config.admin.bind, &mut self.before.admin).map_err(ApplyError::BindAdmin)?;
+        // Last, since clients may come from here on.
+        self.doors.listen(&doors).map_err(ApplyError::Bind)?;
+        Ok(Prepared { doors, admin, log: log_settings(config.log), process: self })
+    }
+
+    pub(crate) fn doors(&self) -> &Doors {
+        &self.doors
+    }
+
+    pub(crate) fn admin(&self) -> &sockets::Sockets {
+        &self.admin
+    }
+
+    /// Lets reloads change the log.
+    pub(crate) fn control_log(&mut self, log: LogControl) {
+        self.log = Some(log);
+    }
+
+    /// Answers at the admin addresses from now on, and at those to come.
+    pub(crate) fn serve_admin(&mut self, app: Arc<App>) {
+        self.admin.serve(app);
+    }
+
+    /// Takes no new connections; those that the kernel has accepted already are served.
+    pub(crate) fn drain(&mut self) {
+        self.doors.drain();
+    }
+
+    /// Accepts from now on, if it did not already, and closes what was there before and nobody has use for: the numbers
+    /// of those that the process before handed over.
+    pub(crate) fn begin(&mut self) -> Vec<usize> {
+        self.doors.begin();
+        mem::take(&mut self.before).close()
+    }
+
+    /// Every socket, to be handed over to another process.
+    pub(crate) fn hand_over(&self) -> Vec<(Label, BorrowedFd<'_>)> {
+        [self.doors.hand_over(), self.admin.hand_over()].concat()
+    }
+
+    /// Leaves every socket to the process that [`Self::hand_over`] gave them to. Those that it has no use for are
+    /// closed here: `unwanted`, by their place.
+    pub(crate) fn leave(&mut self, unwanted: &[usize]) {
+        let first_admin = self.doors.hand_over().len();
+        self.doors.leave(unwanted);
+        self.admin.leave(|number| unwanted.contains(&(first_admin + number)));
+    }
+
+    pub(crate) fn close_admin(&mut self) {
+        self.admin.close();
+    }
+}
+
+impl Before {
+    fn sort(inherited: Vec<upgrade::Inherited>) -> Self {
+        let mut before = Self::default();
+        for upgrade::Inherited { label, socket, number } in inherited {
+            match Listening::of(socket) {
+                Some(Listening::Tcp(socket, address)) if label.kind == Kind::Admin => {
+                    before.admin.push(sockets::Inherited {
+                        label,
+                        address: Address::Tcp(address),
+                        socket: AdminSocket::Tcp(socket),
+                        number,
+                    })
+                }
+                Some(Listening::Tcp(socket, address)) => {
+                    before.doors.push(listening_sockets::Inherited { label, address, socket, number });
+                }
+                Some(Listening::Unix(socket)) => {
+                    let socket = AdminSocket::Unix(socket);
+                    match socket.address() {
+                        Ok(address) => before.admin.push(sockets::Inherited { label, address, socket, number }),
+                        Err(_) => before.unwanted.extend(number),
+                    }
+                }
+                None => {
+                    tracing::warn!(name = label.name, "an inherited descriptor is no listening socket: closed");
+                    before.unwanted.extend(number);
+                }
+            }
+        }
+        before
+    }
+
+    /// What no listener has taken of the service manager's may still be the admin server's.
+    fn rest_may_be_admin(&mut self) {
+        let rest = self.doors.extract_if(.., |inherited| inherited.label.kind == Kind::Unknown);
+        self.admin.extend(rest.map(|listening_sockets::Inherited { label, address, socket, number }| {
+            sockets::Inherited { label, address: Address::Tcp(address), socket: AdminSocket::Tcp(socket), number }
+        }));
+    }
+
+    fn close(mut self) -> Vec<usize> {
+        for listening_sockets::Inherited { label, address, number, .. } in self.doors {
+            tracing::info!(name = label.name, %address, "no listener has use for an inherited socket: closed");
+            self.unwanted.extend(number);
+        }
+        for sockets::Inherited { label, address, number, .. } in self.admin {
+            tracing::info!(name = label.name, %address, "nothing has use for an inherited socket: closed");
+            self.unwanted.extend(number);
+        }
+        self.unwanted
+    }
+}
+
+impl Prepared<'_> {
+    /// Makes it so. To be called right after `now`, the snapshot of the same configuration, came into force: those who
+    /// come in by a new address, or under a new name, are looked up there.
+    pub(crate) fn commit(self, now: &Arc<Snapshot>) {
+        self.process.doors.commit(self.doors, now);
+        self.process.admin.commit(self.admin);
+        if let Some(log) = &self.process.log {
+            log.set(self.log);
+        }
+    }
+}
+
+/// Refuses a backend that is one of our own listeners, by whichever of this machine's addresses. Backends that are looked
+/// up are judged when they are found.
+fn refuse_self_loop(config: &Config, listening: &[SocketAddr]) -> Result<(), ApplyError> {
+    let backends = config.pools.iter().flat_map(|pool| pool.backends.iter().map(move |backend| (pool, backend)));
+    let known = backends.filter_map(|(pool, backend)| Some((pool, backend.address.inet()?)));
+    let mut suspects =
+        known.filter(|(_, address)| listening.iter().any(|ours| ours.port() == address.port())).peekable();
+    if suspects.peek().is_none() {
+        return Ok(());
+    }
+    // Without them, what the addresses say by themselves must do.
+    let local = sys::local_addresses().unwrap_or_default();
+    match suspects.find(|(_, address)| is_own_listener(*address, listening, &local)) {
+        Some((pool, backend)) => Err(ApplyError::SelfLoop { pool: Arc::clone(&pool.name), backend }),
+        None => Ok(()),
+    }
+}
+
+/// How the log is, as `config` says it.
+pub(crate) fn log_settings(log: config::Log) -> LogSettings {
+    let level = match log.level {
+        config::Level::Error => Level::Error,
+        config::Level::Warn => Level::Warn,
+        config::Level::Info => Level::Info,
+        config::Level::Debug => Level::Debug,
+        config::Level::Trace => Level::Trace,
+    };
+    LogSettings { level, format: log_format(log.format) }
+}
+
+impl fmt::Display for ApplyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bind(CannotBind { listener, address, error }) => {
+                write!(f, "listener {listener}: cannot bind {address}{}", advice(error))
+            }
+            Self::BindAdmin(sockets::CannotBind { address, error }) => {
+                write!(f, "admin: cannot bind {address}{}", advice(error))
+            }
+            Self::Congestion { name, .. } => write!(
+                f,
+                "no congestion control `{name}` here (`sysctl net.ipv4.tcp_available_congestion_control` lists them)"
+            ),
+            Self::SelfLoop { pool, backend } => write!(
+                f,
+                "pool {pool}: its backend `{backend}` is where snigate itself listens: each connection would come back for \
+                 ever; write where the backend listens"
+            ),
+            Self::NeedsRestart { what } => write!(
+                f,
+                "{what} cannot change while snigate runs: restart it, or have another process follow it (SIGUSR2)"
+            ),
+            Self::Io(_) => f.write_str("cannot start"),
+        }
+    }
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => " (another program listens there: `ss -ltnp` shows which)",
+        io::ErrorKind::AlreadyExists => " (there is a file of that name, and it is no socket)",
+        io::ErrorKind::PermissionDenied => {
+            " (ports below 1024 need CAP_NET_BIND_SERVICE, or the sysctl net.ipv4.ip_unprivileged_port_start)"
+        }
+        io::ErrorKind::AddrNotAvailable => " (no interface of this machine has that address)",
+        _ => "",
+    }
+}
+
+impl Error for ApplyError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Bind(CannotBind { error, .. })
+            | Self::BindAdmin(sockets::CannotBind { error, .. })
+            | Self::Congestion { error, .. }
+            | Self::Io(error) => Some(error),
+            Self::SelfLoop { .. } | Self::NeedsRestart { .. } => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_backend_where_we_listen_is_refused_under_the_name_of_its_pool() {
+        let config = Config::parse(
+            "listeners: [{ name: l, bind: \"127.0.0.1:0\" }]\nunmatched: { pool: p }\nno_sni: { pool: q }\n\
+             pools:\n  p: { backends: [\"unix:/run/a.sock\", \"127.0.0.1:7001\", \"localhost:7002\"] }\n  \
+             q: { backends: [224.0.0.1:7002, 127.0.0.1:7003] }\n",
+            Path::new("f.yaml"),
+        );
+        let config = config.unwrap_or_else(|problems| panic!("{problems}")).config;
+        let refused = |listening: &[&str]| {
+            let listening: Vec<_> = listening.iter().map(|address| address.parse().expect("an address")).collect();
+            refuse_self_loop(&config, &listening).err().map(|error| error.to_string())
+        };
+        // No machine has a multicast address as its own.
+        assert_eq!(refused(&["127.0.0.1:7000", "0.0.0.0:7002", "127.0.0.2:7003"]), None);
+        let told = refused(&["127.0.0.1:7000", "0.0.0.0:7003"]).expect("refused");
+        assert!(told.starts_with("pool q: its backend `127.0.0.1:7003` is where snigate itself listens"), "{told}");
+    }
+}

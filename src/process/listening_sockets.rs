@@ -1,0 +1,412 @@
+//! Opens, renames and closes the listening sockets of all workers, so that a reload may change every listener.
+//!
+//! In:  the listeners of a configuration; at the start, sockets that were there before the process.
+//! Out: a [`Plan`] with every new address bound, or the one that cannot be; put in force, orders to the accept loops.
+//!
+//! A socket outlives what is said of it: a listener that is renamed, and options that change, keep the sockets and
+//! whoever is queued on them. Only an address that nobody names any more is closed.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::config::Config;
+use crate::limits::Permits;
+use crate::listener::{Listener, Order, Shared, Standing};
+use crate::process::worker::Opening;
+use crate::snapshot::{Snapshot, tcp_settings};
+use crate::socket::{self, TcpSettings};
+use crate::socket::{Kind, Label};
+
+/// The listening sockets of the process.
+pub(crate) struct Doors {
+    /// In the order of the configuration.
+    open: Vec<Open>,
+    /// By name, so that a listener that stays, or comes back, counts on.
+    permits: HashMap<Arc<str>, Arc<Permits>>,
+    workers: Vec<mpsc::UnboundedSender<Opening>>,
+    begin: Begin,
+    shared: Shared,
+}
+
+/// When the doors are opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Begin {
+    AtOnce,
+    /// When [`Doors::begin`] says so. Until then sockets are bound but, unless they did before, do not listen: if this
+    /// process fails, nobody has come to it in vain.
+    Later,
+}
+
+/// A listening socket that was there before this process.
+#[derive(Debug)]
+pub(crate) struct Inherited {
+    pub label: Label,
+    pub address: SocketAddr,
+    pub socket: TcpListener,
+    /// As [`crate::process::upgrade::Inherited::number`] says.
+    pub number: Option<usize>,
+}
+
+/// An address that cannot be listened on.
+#[derive(Debug)]
+pub(crate) struct CannotBind {
+    pub listener: Arc<str>,
+    pub address: SocketAddr,
+    pub error: io::Error,
+}
+
+/// What a configuration makes of the doors; dropped, nothing has changed.
+pub(crate) struct Plan(Vec<Planned>);
+
+struct Planned {
+    wanted: Wanted,
+    door: Door,
+}
+
+enum Door {
+    /// An index into [`Doors::open`].
+    Kept(usize),
+    New(Sockets),
+}
+
+/// One address of one listener.
+#[derive(Clone)]
+struct Wanted {
+    listener: Arc<str>,
+    address: SocketAddr,
+    options: Options,
+}
+
+#[derive(Clone, PartialEq)]
+struct Options {
+    tcp: TcpSettings,
+    congestion: Option<Arc<str>>,
+}
+
+struct Open {
+    wanted: Wanted,
+    /// Where it really is: not port 0.
+    address: SocketAddr,
+    /// One a worker, unless they were there before.
+    sockets: Vec<TcpListener>,
+    /// The service manager keeps the sockets open.
+    lent: bool,
+    orders: watch::Sender<Order>,
+}
+
+/// The sockets of one address, and the second handle to one of them, or more, that each worker gets.
+struct Sockets {
+    address: SocketAddr,
+    ours: Vec<TcpListener>,
+    theirs: Vec<(usize, TcpListener)>,
+    lent: bool,
+}
+
+impl Doors {
+    /// No door is open yet.
+    pub(crate) fn new(workers: Vec<mpsc::UnboundedSender<Opening>>, begin: Begin, shared: Shared) -> Self {
+        Self { open: Vec::new(), permits: HashMap::new(), workers, begin, shared }
+    }
+
+    /// Opens the doors that waited for this.
+    pub(crate) fn begin(&mut self) {
+        if self.begin == Begin::AtOnce {
+            return;
+        }
+        self.begin = Begin::AtOnce;
+        for number in 0..self.open.len() {
+            let name = Arc::clone(&self.open[number].wanted.listener);
+            let listener = self.listener(&name);
+            let Open { address, sockets, wanted, lent, orders } = &self.open[number];
+            let listen = |socket| if *lent { Ok(()) } else { wanted.options.listen(socket) };
+            if let Err(error) = sockets.iter().try_for_each(listen) {
+                tracing::error!(listener = &*name, %address, %error, "cannot listen");
+            }
+            orders.send_replace(Order::Serve(listener));
+        }
+    }
+
+    /// Where each listener is bound, by its name; port 0 is told as what the kernel gave.
+    pub(crate) fn listening(&self) -> impl Iterator<Item = (&Arc<str>, SocketAddr)> {
+        self.open.iter().map(|open| (&open.wanted.listener, open.address))
+    }
+
+    /// Binds every address of `config` that is not bound yet. What it has use for among `inherited`, it takes.
+    ///
+    /// # Errors
+    /// One of them cannot be bound; then none of them is.
+    pub(crate) fn bind(&self, config: &Config, inherited: &mut Vec<Inherited>) -> Result<Plan, CannotBind> {
+        let wanted = wanted(config);
+        let kept = self.kept(&wanted);
+        let adopted = adopted(&wanted, inherited);
+        let mut plan = Vec::with_capacity(wanted.len());
+        for ((wanted, kept), adopted) in wanted.into_iter().zip(kept).zip(adopted) {
+            let workers = self.workers.len();
+            let new = |sockets: io::Result<Sockets>| sockets.map(Door::New).map_err(|error| wanted.cannot(error));
+            let door = match kept {
+                Some(open) => Door::Kept(open),
+                None if adopted.is_empty() => new(Sockets::bind(&wanted, workers))?,
+                None => new(Sockets::adopt(adopted, &wanted, workers))?,
+            };
+            plan.push(Planned { wanted, door });
+        }
+        Ok(Plan(plan))
+    }
+
+    /// Where `plan` listens; port 0 is told as what the kernel gave.
+    pub(crate) fn addresses(&self, Plan(plan): &Plan) -> Vec<SocketAddr> {
+        let address = |planned: &Planned| match &planned.door {
+            Door::Kept(number) => self.open[*number].address,
+            Door::New(sockets) => sockets.address,
+        };
+        plan.iter().map(address).collect()
+    }
+
+    /// Has the kernel take clients at the new addresses. To be called last: nobody is turned away for something else of
+    /// the configuration that cannot be had.
+    ///
+    /// # Errors
+    /// The kernel refuses one of them.
+    pub(crate) fn listen(&self, Plan(plan): &Plan) -> Result<(), CannotBind> {
+        if self.begin == Begin::Later {
+            return Ok(());
+        }
+        for Planned { wanted, door } in plan {
+            if let Door::New(sockets) = door {
+                sockets.listen(&wanted.options).map_err(|error| wanted.cannot(error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts `plan` in force. `now`, in force already, is the snapshot of the same configuration.
+    pub(crate) fn commit(&mut self, Plan(plan): Plan, now: &Arc<Snapshot>) {
+        let mut before: Vec<Option<Open>> = self.open.drain(..).map(Some).collect();
+        for Planned { wanted, door } in plan {
+            let listener = self.listener(&wanted.listener);
+            let open = match door {
+                Door::Kept(number) => {
+                    let order = self.order(listener);
+                    before[number].take().map(|open| open.keep(wanted, order))
+                }
+                Door::New(sockets) => self.open(wanted, sockets, listener, now),
+            };
+            self.open.extend(open);
+        }
+        before.into_iter().flatten().for_each(|open| open.close(self.begin));
+        let open = &self.open;
+        let has_door = |name: &Arc<str>| open.iter().any(|open| open.wanted.listener == *name);
+        self.permits.retain(|name, permits| permits.open() > 0 || has_door(name));
+    }
+
+    /// Closes every door, once whoever is queued there has been let in.
+    pub(crate) fn drain(&mut self) {
+        self.open.drain(..).for_each(|open| open.close(self.begin));
+    }
+
+    /// Every socket, to be handed over.
+    pub(crate) fn hand_over(&self) -> Vec<(Label, BorrowedFd<'_>)> {
+        let of = |open: &Open| Label {
+            kind: Kind::Listener,
+            name: open.wanted.listener.to_string(),
+            wanted: Some(open.wanted.address.to_string()),
+            lent: open.lent,
+        };
+        let all = self.open.iter().flat_map(|open| open.sockets.iter().map(move |socket| (of(open), socket.as_fd())));
+        all.collect()
+    }
+
+    /// Closes every door after [`Self::hand_over`]: those that another process accepts at now, and, once whoever is
+    /// queued there has been let in, those that are `unwanted`, by their place in what was handed over.
+    pub(crate) fn leave(&mut self, unwanted: &[usize]) {
+        let mut first = 0;
+        for open in self.open.drain(..) {
+            let numbers = first..first + open.sockets.len();
+            first = numbers.end;
+            if numbers.into_iter().all(|number| unwanted.contains(&number)) {
+                open.close(self.begin);
+            } else {
+                open.orders.send_replace(Order::Leave);
+            }
+        }
+    }
+
+    /// Which open door each address of `wanted` keeps.
+    fn kept(&self, wanted: &[Wanted]) -> Vec<Option<usize>> {
+        let mut kept = vec![None; wanted.len()];
+        let mut free = vec![true; self.open.len()];
+        // First those whose listener keeps its name, so that a name that moves takes nobody else's socket.
+        for same_name in [true, false] {
+            for (wanted, kept) in wanted.iter().zip(&mut kept).filter(|(_, kept)| kept.is_none()) {
+                *kept = self.open.iter().enumerate().position(|(number, open)| {
+                    free[number]
+                        && [open.wanted.address, open.address].contains(&wanted.address)
+                        && (!same_name || open.wanted.listener == wanted.listener)
+                });
+                if let Some(number) = *kept {
+                    free[number] = false;
+                }
+            }
+        }
+        kept
+    }
+
+    fn listener(&mut self, name: &Arc<str>) -> Listener {
+        let permits = Arc::clone(self.permits.entry(Arc::clone(name)).or_default());
+        Listener { name: Arc::clone(name), metrics: self.shared.metrics.listener(name), permits }
+    }
+
+    fn order(&self, listener: Listener) -> Order {
+        if self.begin == Begin::AtOnce { Order::Serve(listener) } else { Order::Wait }
+    }
+
+    /// Hands each worker its socket.
+    fn open(&self, wanted: Wanted, sockets: Sockets, listener: Listener, now: &Arc<Snapshot>) -> Option<Open> {
+        let Sockets { address, ours, theirs, lent } = sockets;
+        let name = &*wanted.listener;
+        let Some(standing) = Standing::find(&listener, now) else {
+            tracing::error!(listener = name, %address, "not opened: the configuration in force is another");
+            return None;
+        };
+        let (orders, ordered) = watch::channel(self.order(listener));
+        for (worker, socket) in theirs {
+            let (orders, standing, place) = (ordered.clone(), standing.clone(), self.shared.doors.acquire());
+            if self.workers[worker].send(Opening { socket, orders, standing, place }).is_err() {
+                tracing::error!(listener = name, %address, "a worker is gone");
+            }
+        }
+        tracing::info!(listener = name, %address, "listening");
+        Some(Open { wanted, address, sockets: ours, lent, orders })
+    }
+}
+
+impl Open {
+    /// Goes on with the same sockets, under what the configuration says of them now.
+    fn keep(mut self, wanted: Wanted, order: Order) -> Self {
+        let address = self.address;
+        if wanted.options != self.wanted.options {
+            self.sockets.iter().for_each(|socket| wanted.options.set(socket, self.lent, &wanted.listener, address));
+        }
+        if wanted.listener != self.wanted.listener {
+            tracing::info!(listener = &*wanted.listener, was = &*self.wanted.listener, %address, "listener renamed");
+        }
+        self.wanted = wanted;
+        // Also to a loop for which nothing changes: it is to let go of the snapshot before.
+        self.orders.send_replace(order);
+        self
+    }
+
+    fn close(self, begin: Begin) {
+        // Of a socket that stays open elsewhere nobody is lost, and nobody may be kept from coming to it.
+        let stays = self.lent || begin == Begin::Later;
+        self.orders.send_replace(if stays { Order::Leave } else { Order::Drain });
+        tracing::info!(listener = &*self.wanted.listener, address = %self.address, "no longer listening");
+    }
+}
+
+impl Sockets {
+    /// One for each of `workers`, which share the port that the first one was given.
+    fn bind(wanted: &Wanted, workers: usize) -> io::Result<Self> {
+        let mut ours: Vec<TcpListener> = Vec::with_capacity(workers);
+        let mut address = wanted.address;
+        for _ in 0..workers {
+            let socket = wanted.options.bind(address)?;
+            address = socket.local_addr()?;
+            ours.push(socket);
+        }
+        let theirs = ours.iter().map(TcpListener::try_clone).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { address, ours, theirs: theirs.into_iter().enumerate().collect(), lent: false })
+    }
+
+    /// All of `inherited`, which have one address, are accepted from: each has its own queue. If they are fewer than
+    /// the workers, more are bound beside them; where that cannot be, workers share.
+    fn adopt(inherited: Vec<Inherited>, wanted: &Wanted, workers: usize) -> io::Result<Self> {
+        let address = inherited.first().map_or(wanted.address, |first| first.address);
+        let lent = inherited.iter().any(|inherited| inherited.label.lent);
+        let mut ours: Vec<TcpListener> = inherited.into_iter().map(|inherited| inherited.socket).collect();
+        for socket in &ours {
+            socket.set_nonblocking(true)?;
+            wanted.options.configure(socket)?;
+        }
+        let shares_address = !lent && ours.iter().all(socket::shares_address);
+        while shares_address && ours.len() < workers {
+            let Ok(socket) = wanted.options.bind(address) else { break };
+            ours.push(socket);
+        }
+        let shared = (0..ours.len().max(workers)).map(|number| (number % workers, &ours[number % ours.len()]));
+        let theirs = shared.map(|(worker, socket)| Ok((worker, socket.try_clone()?))).collect::<io::Result<_>>()?;
+        Ok(Self { address, ours, theirs, lent })
+    }
+
+    fn listen(&self, options: &Options) -> io::Result<()> {
+        // The queue of a socket that is lent is its owner's to measure.
+        if self.lent { Ok(()) } else { self.ours.iter().try_for_each(|socket| options.listen(socket)) }
+    }
+}
+
+impl Wanted {
+    fn cannot(&self, error: io::Error) -> CannotBind {
+        CannotBind { listener: Arc::clone(&self.listener), address: self.address, error }
+    }
+}
+
+impl Options {
+    fn bind(&self, address: SocketAddr) -> io::Result<TcpListener> {
+        socket::for_listener(address, &self.tcp, self.congestion.as_deref())
+    }
+
+    fn configure(&self, socket: &TcpListener) -> io::Result<()> {
+        socket::configure_listener(socket, &self.tcp, self.congestion.as_deref())
+    }
+
+    fn listen(&self, socket: &TcpListener) -> io::Result<()> {
+        socket::listen(socket, self.tcp.backlog)
+    }
+
+    /// Sets them on a socket that is listening already.
+    fn set(&self, socket: &TcpListener, lent: bool, listener: &str, address: SocketAddr) {
+        let listen = || if lent { Ok(()) } else { self.listen(socket) };
+        if let Err(error) = self.configure(socket).and_then(|()| listen()) {
+            tracing::warn!(listener, %address, %error, "the kernel refuses new socket options: the old ones stay");
+        }
+    }
+}
+
+type Rule = fn(&Wanted, &Inherited) -> bool;
+
+/// What of `inherited` each address of `wanted` gets: the sockets that are bound there or, for port 0, were; else one
+/// that the service manager has under the name of its listener.
+fn adopted(wanted: &[Wanted], inherited: &mut Vec<Inherited>) -> Vec<Vec<Inherited>> {
+    let is_there = |wanted: &Wanted, inherited: &Inherited| {
+        let was_wanted = || inherited.label.wanted.as_deref() == Some(&*wanted.address.to_string());
+        inherited.address == wanted.address || (was_wanted() && inherited.label.name == *wanted.listener)
+    };
+    let is_named = |wanted: &Wanted, inherited: &Inherited| {
+        inherited.label.kind == Kind::Unknown && inherited.label.name == *wanted.listener
+    };
+    let mut adopted: Vec<Vec<Inherited>> = wanted.iter().map(|_| Vec::new()).collect();
+    for rule in [is_there as Rule, is_named] {
+        for (wanted, adopted) in wanted.iter().zip(&mut adopted).filter(|(_, adopted)| adopted.is_empty()) {
+            let Some(found) = inherited.iter().position(|inherited| rule(wanted, inherited)) else { continue };
+            let address = inherited[found].address;
+            adopted.extend(inherited.extract_if(.., |inherited| inherited.address == address));
+        }
+    }
+    adopted
+}
+
+/// Every address of every listener, in the order of the file.
+fn wanted(config: &Config) -> Vec<Wanted> {
+    let of = |listener: &crate::config::Listener| {
+        let options = Options { tcp: tcp_settings(config.tcp), congestion: listener.congestion.clone() };
+        let listener_name = Arc::clone(&listener.name);
+        let wanted = move |&address| Wanted { listener: Arc::clone(&listener_name), address, options: options.clone() };
+        listener.bind.iter().map(wanted).collect::<Vec<_>>()
+    };
+    config.listeners.iter().flat_map(of).collect()
+}

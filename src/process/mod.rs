@@ -1,0 +1,13 @@
+//! Starts, changes and ends the process: what one `snigate run` is, from its sockets to its last connection.
+//!
+//! In:  a routing file, the sockets of a predecessor or of the service manager, signals.
+//! Out: [`worker`] threads that serve connections, and control tasks beside them, until the process ends.
+
+// In the order of reading: what starts everything first.
+pub(crate) mod server;
+pub(crate) mod reload;
+pub(crate) mod apply;
+pub(crate) mod listening_sockets;
+pub(crate) mod worker;
+pub(crate) mod upgrade;
+pub(crate) mod systemd;

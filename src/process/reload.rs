@@ -1,0 +1,426 @@
+//! Puts a changed configuration in force: watch, poll, signal or call -> load -> build -> swap.
+//!
+//! In:  the routing file and what it names, and whoever asks.
+//! Out: a new snapshot for the connections to come; or none, the old one serving on, and the problems in the log.
+//!
+//! What a change is: other content of a file that is read, or another set of files, as the last attempt saw it. The
+//! watch is the speed, and tells whether a writer is still at it; the poll is the guarantee. Nothing is read half: files
+//! are looked at before and after they are loaded, and must hold the same.
+
+mod apart;
+mod ear;
+mod look;
+mod places;
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::mem;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use self::apart::apart;
+use self::ear::{Ear, Listening};
+use self::look::Look;
+use self::places::Places;
+use crate::config::{Config, Loaded, Problem, Problems, Sources};
+use crate::operate::registry::{Fates, Rosters};
+use crate::process::apply::{ApplyError, Process};
+use crate::process::systemd;
+use crate::snapshot::Snapshot;
+use crate::telemetry::{Metrics, ReloadResult, Trigger};
+
+/// Keeps the snapshot in step with its file.
+pub(crate) struct Reloader {
+    file: PathBuf,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    metrics: Arc<Metrics>,
+    /// What a reload changes besides the snapshot.
+    process: Arc<Mutex<Process>>,
+    rosters: Rosters,
+    ear: Ear,
+    /// What the last attempt read, and would have read; what is in force counts besides.
+    tried: Sources,
+    /// What that held. `None`: it may have changed between being read and being looked at.
+    seen: Option<Look>,
+    /// Snapshots that connections, or the accept loops, may still hold.
+    retired: Vec<Arc<Snapshot>>,
+}
+
+/// Asks for reloads from elsewhere.
+#[derive(Clone, Debug)]
+pub(crate) struct Asker(mpsc::Sender<Request>);
+
+/// Somebody wants a reload, and may wait for what comes of it.
+#[derive(Debug)]
+pub(crate) struct Request {
+    trigger: Trigger,
+    answer: Option<oneshot::Sender<Outcome>>,
+}
+
+/// What a reload came to.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub result: ReloadResult,
+    /// Of the configuration that is in force now.
+    pub hash: String,
+    pub took: Duration,
+    /// Why it was rejected, if it was.
+    pub why: Option<String>,
+    /// All of the file, or its warnings if it is in force.
+    pub problems: Problems,
+}
+
+/// Makes both ends: who asks, and what [`Reloader::run`] listens to.
+pub(crate) fn channel() -> (Asker, mpsc::Receiver<Request>) {
+    let (sender, receiver) = mpsc::channel(MOST_WAITING);
+    (Asker(sender), receiver)
+}
+
+impl Asker {
+    /// Asks, and waits for nothing. What is not taken has others before it, whose reload is still to come.
+    pub(crate) fn ask(&self, trigger: Trigger) {
+        let _ = self.0.try_send(Request { trigger, answer: None });
+    }
+
+    /// Asks, and waits for what comes of it; `None` when nobody reloads any more.
+    pub(crate) async fn outcome(&self, trigger: Trigger) -> Option<Outcome> {
+        let (answer, outcome) = oneshot::channel();
+        self.0.send(Request { trigger, answer: Some(answer) }).await.ok()?;
+        outcome.await.ok()
+    }
+}
+
+/// Why a configuration did not come into force.
+#[derive(Debug)]
+pub(crate) enum Rejected {
+    Problems(Problems),
+    Apply(ApplyError),
+    /// A fault in snigate itself.
+    Panicked,
+}
+
+impl Reloader {
+    pub(crate) fn new(
+        file: PathBuf,
+        snapshot: Arc<ArcSwap<Snapshot>>,
+        metrics: Arc<Metrics>,
+        process: Arc<Mutex<Process>>,
+        rosters: Rosters,
+    ) -> Self {
+        let (ear, tried) = (Ear::new(), Sources::default());
+        Self { file, snapshot, metrics, process, rosters, ear, tried, seen: None, retired: Vec::new() }
+    }
+
+    /// Reloads whenever the files change or `asked` says so; ends when nobody can ask any more.
+    pub(crate) async fn run(mut self, mut asked: mpsc::Receiver<Request>) {
+        self.listen();
+        let look = self.look().await;
+        // What is older than the process was read as it is.
+        if look.quiet_for() > self.metrics.uptime() + CLOCK_SLACK {
+            self.seen = Some(look);
+        }
+        let mut next_poll = Instant::now() + self.poll();
+        loop {
+            let (trigger, answer) = tokio::select! {
+                request = asked.recv() => match request {
+                    Some(Request { trigger, answer }) => (trigger, answer),
+                    None => return,
+                },
+                () = self.ear.news() => (Trigger::File, None),
+                () = sleep_until(next_poll.min(Instant::now() + self.poll())) => (Trigger::Poll, None),
+                () = sleep(SWEEP), if !self.retired.is_empty() => {
+                    self.sweep();
+                    continue;
+                }
+            };
+            if trigger == Trigger::Poll {
+                next_poll = Instant::now() + self.poll();
+            }
+            let outcome = self.reload(trigger).await;
+            self.sweep();
+            if let (Some(answer), Some(outcome)) = (answer, outcome) {
+                // Whoever asked may have gone.
+                let _ = answer.send(outcome);
+            }
+        }
+    }
+
+    /// Reads the files once they are at rest and puts them in force, or says why not. All triggers end here.
+    ///
+    /// `None`: nothing has changed. Who asks expressly gets an outcome.
+    async fn reload(&mut self, trigger: Trigger) -> Option<Outcome> {
+        let (started, is_asked) = (Instant::now(), matches!(trigger, Trigger::Signal | Trigger::Api));
+        let patience = started + if is_asked { PATIENCE_OF_WHO_ASKS } else { PATIENCE };
+        loop {
+            let mut look = self.look().await;
+            if !is_asked {
+                if trigger == Trigger::Poll && self.is_seen(&look) {
+                    return None;
+                }
+                look = self.settle(trigger, look, patience).await;
+                self.listen();
+                if self.is_seen(&look) {
+                    return None;
+                }
+            }
+            let file = self.file.clone();
+            let read = apart(move || {
+                let (loaded, sources) = Config::load_from(&file);
+                (loaded.map_err(Rejected::Problems), sources)
+            });
+            let (loaded, sources) = read.await.unwrap_or_else(|| (Err(Rejected::Panicked), self.tried.clone()));
+            self.tried = sources;
+            self.listen();
+            let after = self.look().await;
+            let is_late = Instant::now() >= patience;
+            if !after.is_same(&look) && !is_late {
+                // It changed while it was read, or names files that were not looked at before.
+                sleep(BETWEEN_LOOKS).await;
+                continue;
+            }
+            if loaded.is_err() && self.ear.hears_a_writer() && !is_late {
+                // Half a file, most likely. What is still to come, or the end of it, is news.
+                let _ = timeout(patience - Instant::now(), self.ear.news()).await;
+                continue;
+            }
+            let was_sure = self.seen.is_some();
+            let began = Instant::now();
+            systemd::reloading();
+            let applied = match loaded {
+                Ok(loaded) => self.apply(loaded).await,
+                Err(rejected) => Err(rejected),
+            };
+            systemd::ready();
+            // What is not read any more does not count any more.
+            self.seen = Some(look.only(&self.paths().await));
+            if !is_asked && !was_sure && matches!(applied, Ok(Applied::Already)) {
+                // Nobody knew whether there was a change, and there was none.
+                return None;
+            }
+            return Some(self.conclude(trigger, began.elapsed(), applied));
+        }
+    }
+
+    /// Waits until the files are at rest: no writer has one open, none is missing or empty, nothing changes any more.
+    /// Each of these is waited for only so long, since it may be meant.
+    async fn settle(&self, trigger: Trigger, mut look: Look, patience: Instant) -> Look {
+        let mut since = Instant::now();
+        loop {
+            let quiet = match self.ear.quiet_for() {
+                Some(quiet) if trigger == Trigger::File => quiet,
+                // What is missing has no time of change.
+                _ if look.has_gap() => since.elapsed(),
+                _ => since.elapsed().max(look.quiet_for()),
+            };
+            let needed = match trigger {
+                _ if look.has_gap() || self.ear.hears_a_writer() => QUIET_OF_A_WRITER,
+                Trigger::File => QUIET,
+                // Nobody tells of writers.
+                _ => QUIET_UNHEARD,
+            };
+            let now = Instant::now();
+            if quiet >= needed || now >= patience {
+                return look;
+            }
+            let _ = timeout((needed - quiet).min(LOOK_AGAIN), self.ear.news()).await;
+            let again = self.look().await;
+            if !again.is_untouched(&look) {
+                since = Instant::now();
+            }
+            look = again;
+        }
+    }
+
+    /// Builds and swaps.
+    async fn apply(&mut self, Loaded { config, warnings }: Loaded) -> Result<Applied, Rejected> {
+        let (before, metrics) = (self.snapshot.load_full(), Arc::clone(&self.metrics));
+        // The token has no part in the hash.
+        if config.hash == before.config.hash && config.admin.token == before.config.admin.token {
+            return Ok(Applied::Already);
+        }
+        let build = apart(move || {
+            let snapshot = Snapshot::build(config, Some(&before), &metrics);
+            let fates = Fates::of(&before, &snapshot);
+            (snapshot, fates)
+        });
+        let (snapshot, fates) = build.await.ok_or(Rejected::Panicked)?;
+        self.swap(snapshot).await?;
+        self.listen();
+        if let Some(fates) = fates {
+            self.meet(fates).await;
+        }
+        Ok(Applied::Now { warnings })
+    }
+
+    /// Counts and logs what came of a reload.
+    fn conclude(&self, trigger: Trigger, took: Duration, applied: Result<Applied, Rejected>) -> Outcome {
+        let (result, why, problems) = match applied {
+            Ok(Applied::Already) => (ReloadResult::Unchanged, None, Problems::default()),
+            Ok(Applied::Now { warnings }) => (ReloadResult::Applied, None, warnings),
+            Err(rejected) => {
+                let why = rejected.to_string();
+                let problems = if let Rejected::Problems(problems) = rejected { problems } else { Problems::default() };
+                (ReloadResult::Rejected, Some(why), problems)
+            }
+        };
+        let hash = self.snapshot.load().hash().to_owned();
+        let outcome = Outcome { result, hash, took, why, problems };
+        self.metrics.reload(outcome.result, trigger, &outcome.hash);
+        self.log(trigger, &outcome);
+        outcome
+    }
+
+    /// Ends the connections whose route or backend is gone, at once or at the end of the drain.
+    async fn meet(&self, Fates { now, mut later }: Fates) {
+        if !now.is_empty() {
+            self.rosters.condemn(&now).await;
+        }
+        if !later.is_empty() {
+            let (snapshot, rosters) = (Arc::clone(&self.snapshot), self.rosters.clone());
+            let drain = snapshot.load().config.timeouts.drain;
+            tokio::spawn(async move {
+                sleep(drain).await;
+                later.spare(&snapshot.load());
+                rosters.condemn(&Arc::new(later)).await;
+            });
+        }
+    }
+
+    fn log(&self, trigger: Trigger, outcome: &Outcome) {
+        outcome.problems.iter().for_each(log_problem);
+        let trigger = trigger.as_str();
+        let took_ms = u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX);
+        match outcome.result {
+            ReloadResult::Unchanged => tracing::info!(trigger, hash = outcome.hash, "reload unchanged"),
+            ReloadResult::Applied => {
+                let snapshot = self.snapshot.load();
+                let (routes, pools) = (snapshot.routes.len(), snapshot.pools.len());
+                tracing::info!(trigger, hash = outcome.hash, routes, pools, took_ms, "reload applied");
+            }
+            ReloadResult::Rejected => {
+                let problems = outcome.problems.errors().max(1);
+                let why = outcome.why.as_deref().unwrap_or_default();
+                tracing::error!(trigger, problems, why, "reload rejected: the configuration before it serves on");
+            }
+        }
+    }
+
+    /// Puts `snapshot` in force, and what else its configuration changes; all of it or, with an error, nothing.
+    async fn swap(&mut self, snapshot: Snapshot) -> Result<(), Rejected> {
+        let mut process = self.process.lock().await;
+        // From here on there is no await: nobody sees a half of it, and nobody ends the process in between.
+        let prepared = match process.prepare(&snapshot.config) {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                // Building has registered the series of routes and backends that do not come.
+                self.snapshot.load().retire_series();
+                return Err(Rejected::Apply(error));
+            }
+        };
+        snapshot.catch_up(&self.snapshot.load());
+        let snapshot = Arc::new(snapshot);
+        let before = self.snapshot.swap(Arc::clone(&snapshot));
+        before.set_replaced();
+        self.retired.push(before);
+        prepared.commit(&snapshot);
+        snapshot.retire_series();
+        Ok(())
+    }
+
+    /// Takes apart the snapshots that nobody holds any more. A worker that let the last one go would have to.
+    fn sweep(&mut self) {
+        let (free, held) = mem::take(&mut self.retired).into_iter().partition(|old| Arc::strong_count(old) == 1);
+        self.retired = held;
+        let free: Vec<Arc<Snapshot>> = free;
+        if !free.is_empty() {
+            tokio::spawn(apart(move || drop(free)));
+        }
+    }
+
+    /// Listens where changes would show.
+    fn listen(&mut self) {
+        let snapshot = self.snapshot.load();
+        let config = &snapshot.config;
+        let sources = [&config.sources, &self.tried];
+        let files: BTreeSet<PathBuf> = sources.iter().flat_map(|sources| sources.present()).collect();
+        let directories: Vec<PathBuf> = sources.iter().flat_map(|sources| sources.directories()).collect();
+        let places = Places::of(files.iter().map(PathBuf::as_path), directories.iter().map(PathBuf::as_path));
+        let listening = if config.reload.watch { Listening::On } else { Listening::Off };
+        self.ear.turn_to(places, listening);
+    }
+
+    async fn look(&self) -> Look {
+        let (in_force, tried) = (self.snapshot.load().config.sources.clone(), self.tried.clone());
+        let before = self.seen.clone().unwrap_or_default();
+        let look = move || Look::at(&in_force.present() | &tried.present(), &before);
+        tokio::task::spawn_blocking(look).await.unwrap_or_default()
+    }
+
+    async fn paths(&self) -> BTreeSet<PathBuf> {
+        let (in_force, tried) = (self.snapshot.load().config.sources.clone(), self.tried.clone());
+        tokio::task::spawn_blocking(move || &in_force.present() | &tried.present()).await.unwrap_or_default()
+    }
+
+    fn is_seen(&self, look: &Look) -> bool {
+        self.seen.as_ref().is_some_and(|seen| seen.is_same(look))
+    }
+
+    fn poll(&self) -> Duration {
+        self.snapshot.load().config.reload.poll
+    }
+}
+
+/// What became of a configuration that can be used.
+enum Applied {
+    Now {
+        warnings: Problems,
+    },
+    /// It is what is in force.
+    Already,
+}
+
+fn log_problem(problem: &Problem) {
+    match problem.severity {
+        crate::config::Severity::Error => tracing::error!("{problem}"),
+        crate::config::Severity::Warning => tracing::warn!("{problem}"),
+    }
+}
+
+impl std::fmt::Display for Rejected {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Problems(_) => f.write_str("the file has problems"),
+            // In one line, as the log wants it.
+            Self::Apply(error) => match error.source() {
+                Some(cause) => write!(f, "{error}: {cause}"),
+                None => write!(f, "{error}"),
+            },
+            Self::Panicked => f.write_str("reading the file panicked; please report it"),
+        }
+    }
+}
+
+impl Error for Rejected {}
+
+/// Who asks while so many wait need not: theirs is still to come.
+const MOST_WAITING: usize = 16;
+/// After the last change; a file is often written in several steps.
+const QUIET: Duration = Duration::from_millis(150);
+/// Where a writer has a file open, or a file is missing or empty. With what it takes to load, less than two seconds.
+const QUIET_OF_A_WRITER: Duration = Duration::from_millis(1500);
+/// Where the kernel tells neither of changes nor of writers.
+const QUIET_UNHEARD: Duration = Duration::from_secs(1);
+/// Files that never come to rest are read as they are.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE_OF_WHO_ASKS: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+/// How often it is seen to that old snapshots go.
+const SWEEP: Duration = Duration::from_secs(2);
+/// Between a file system's clock and ours.
+const CLOCK_SLACK: Duration = Duration::from_secs(2);

@@ -1,0 +1,448 @@
+//! Builds everything, binds, starts the workers and the control tasks, and waits for the drain.
+//!
+//! In:  a loaded configuration and its file.
+//! Out: a [`Server`]: the addresses it listens on; [`Server::run`] returns when the last connection has ended.
+
+mod controls;
+mod pools;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::{Interval, interval, sleep, timeout};
+
+use self::controls::Controls;
+use crate::backends::discovery::Discovery;
+use crate::backends::health;
+use crate::config::Loaded;
+use crate::drain::{self, Drain, Phase};
+use crate::limits::auto_max_connections;
+use crate::listener::Shared;
+use crate::operate::admin::{App, Readiness, Stage};
+use crate::operate::registry::Rosters;
+use crate::process::apply::{ApplyError, Process};
+use crate::process::listening_sockets::{Begin, Doors};
+use crate::process::reload::{self, Asker, Reloader};
+use crate::process::upgrade::{Inheritance, Predecessor, Successor, UpgradeError};
+use crate::process::{systemd, worker};
+use crate::relay;
+use crate::snapshot::Snapshot;
+use crate::socket::Address;
+use crate::telemetry::{LogGuard, Metrics, ReloadResult, Trigger};
+
+/// A proxy with its sockets bound and its workers running.
+pub(crate) struct Server {
+    /// Where each listener is bound, by its name; port 0 is told as what the kernel gave.
+    pub listening: Vec<(Arc<str>, SocketAddr)>,
+    pub admin: Vec<Address>,
+    shared: Shared,
+    drain: Drain,
+    workers: Vec<JoinHandle<()>>,
+    process: Arc<Mutex<Process>>,
+    readiness: Readiness,
+    reloader: Option<Reloader>,
+    discovery: Discovery,
+    signals: Signals,
+    predecessor: Option<Predecessor>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// Every connection ended by itself.
+    Drained,
+    /// The drain deadline, or a second signal, ended `connections` of them.
+    Cut { connections: usize },
+}
+
+impl Server {
+    /// Starts on the current runtime, which becomes the control runtime. What it has use for of `inheritance`, it takes.
+    ///
+    /// # Errors
+    /// An address cannot be bound, or no thread or descriptor is to be had. Nothing keeps running then.
+    pub(crate) async fn start(loaded: Loaded, file: PathBuf, inheritance: Inheritance) -> Result<Self, ApplyError> {
+        // Before anything is bound: as the first process of a container there are no default actions.
+        let signals = Signals::listen().map_err(ApplyError::Io)?;
+        let config = loaded.config;
+        let workers = config.runtime.workers.unwrap_or_else(available_cores);
+        let metrics = Metrics::new();
+        let snapshot = Snapshot::build(config.clone(), None, &metrics);
+        let (drain, watch) = drain::channel();
+        let descriptors = raise_descriptor_limit();
+        let most_pipes = most_pipes(workers, descriptors);
+        let shared = Shared {
+            snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
+            permits: Arc::default(),
+            doors: Arc::default(),
+            ids: Arc::new(AtomicU64::new(1)),
+            auto_max_connections: auto_max_connections(descriptors, reserved_descriptors(workers, most_pipes)),
+            most_pipes,
+            drain: watch,
+            rosters: Rosters::default(),
+            metrics,
+        };
+        let in_force = Arc::clone(&shared.snapshot);
+        shared.metrics.collect_with(move || in_force.load().publish());
+        let (to_workers, openings): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
+        let Inheritance { sockets, predecessor } = inheritance;
+        // The process before serves until this one can.
+        let begin = if predecessor.is_some() { Begin::Later } else { Begin::AtOnce };
+        let mut process = Process::new(Doors::new(to_workers, begin, shared.clone()), config.runtime, sockets);
+        let prepared = process.prepare(&config)?;
+        let workers = start_workers(openings, &shared)?;
+        prepared.commit(&shared.snapshot.load_full());
+        shared.metrics.reload(ReloadResult::Applied, Trigger::Start, &config.hash);
+        let listening = process.doors().listening().map(|(name, address)| (Arc::clone(name), address)).collect();
+        let admin = process.admin().addresses().cloned().collect();
+        let process = Arc::new(Mutex::new(process));
+        let (snapshot, metrics) = (Arc::clone(&shared.snapshot), Arc::clone(&shared.metrics));
+        let discovery = Discovery::new(Arc::clone(&snapshot), Arc::clone(&metrics), Arc::clone(&process));
+        let reloader = Reloader::new(file, snapshot, metrics, Arc::clone(&process), shared.rosters.clone());
+        let reloader = Some(reloader);
+        let readiness = Readiness::default();
+        Ok(Self {
+            listening,
+            admin,
+            shared,
+            drain,
+            workers,
+            process,
+            readiness,
+            reloader,
+            discovery,
+            signals,
+            predecessor,
+        })
+    }
+
+    /// Runs until a signal asks for the end, or another process has come to serve in its place: drains, and returns
+    /// when all is over.
+    ///
+    /// `log` is looked at for lines it dropped.
+    pub(crate) async fn run(mut self, log: Option<LogGuard>) -> Ended {
+        let (reloads, asked) = reload::channel();
+        let app = self.open_admin(&reloads, log.as_ref()).await;
+        let upkeep = tokio::spawn(upkeep(Arc::clone(&self.shared.metrics), log));
+        let reloading = self.reloader.take().map(|reloader| tokio::spawn(reloader.run(asked)));
+        let checking = tokio::spawn(health::run(Arc::clone(&self.shared.snapshot)));
+        let discovering = tokio::spawn(self.discovery.clone().run());
+        let starting = tokio::spawn(self.starting(app));
+        let parting = self.serve(&reloads).await;
+        // A reload is over or has not begun: what it changes, it changes between two turns of this runtime.
+        if let Some(reloading) = reloading {
+            reloading.abort();
+            let _ = reloading.await;
+        }
+        // Whether it came to an end or not, it says nothing after this.
+        starting.abort();
+        let _ = starting.await;
+        let left = self.part(parting).await;
+        self.drain.enter(Phase::Over);
+        join(self.workers).await;
+        checking.abort();
+        self.process.lock().await.close_admin();
+        discovering.abort();
+        let ended = if left == 0 { Ended::Drained } else { Ended::Cut { connections: left } };
+        tracing::info!(cut = left, "ended");
+        upkeep.abort();
+        // Its log guard is dropped with it, which writes what is queued.
+        let _ = upkeep.await;
+        ended
+    }
+
+    /// Answers at the admin addresses, unless the process before does: then with what is given, from the time when this
+    /// one serves.
+    async fn open_admin(&self, reloads: &Asker, log: Option<&LogGuard>) -> Option<App> {
+        let app = self.app(reloads.clone());
+        let mut process = self.process.lock().await;
+        if let Some(log) = log {
+            process.control_log(log.control());
+        }
+        if self.predecessor.is_some() {
+            return Some(app);
+        }
+        process.serve_admin(Arc::new(app));
+        None
+    }
+
+    /// Begins to serve, once the names of the backends were looked up, and tells whoever is to know.
+    fn starting(&mut self, app: Option<App>) -> impl Future<Output = ()> + use<> {
+        let (discovery, readiness) = (self.discovery.clone(), self.readiness.clone());
+        let (process, predecessor) = (Arc::clone(&self.process), self.predecessor.take());
+        async move {
+            // Not for long, since other pools may need no name.
+            if timeout(FIRST_LOOKUPS, discovery.tried()).await.is_err() {
+                let waited_s = FIRST_LOOKUPS.as_secs();
+                tracing::warn!(waited_s, "not every name of a backend was looked up yet");
+            }
+            readiness.enter(Stage::Ready);
+            let unwanted = {
+                let mut process = process.lock().await;
+                if let Some(app) = app {
+                    process.serve_admin(Arc::new(app));
+                }
+                process.begin()
+            };
+            if let Some(predecessor) = predecessor
+                && let Err(error) = predecessor.serving(unwanted).await
+            {
+                tracing::warn!(%error, "the process before is gone already");
+            }
+            tracing::info!(pid = std::process::id(), "ready");
+            systemd::ready();
+        }
+    }
+
+    /// Does what signals ask for, until that is the end.
+    async fn serve(&mut self, reloads: &Asker) -> Parting {
+        loop {
+            match self.signals.next().await {
+                Asked::Reload => reloads.ask(Trigger::Signal),
+                Asked::End => return Parting::Asked,
+                Asked::Upgrade => match self.upgrade(reloads).await {
+                    Upgrade::Over => return Parting::HandedOver,
+                    Upgrade::Failed => {}
+                    Upgrade::EndAsked => return Parting::Asked,
+                },
+            }
+        }
+    }
+
+    /// Starts the process that is to follow this one, and leaves it the sockets once it serves.
+    async fn upgrade(&mut self, reloads: &Asker) -> Upgrade {
+        if self.readiness.stage() != Stage::Ready {
+            return not_upgraded(&UpgradeError::NotReady);
+        }
+        let limit = self.shared.snapshot.load().config.timeouts.upgrade;
+        // Reloads wait meanwhile: they would change sockets that are being handed over.
+        let process = Arc::clone(&self.process);
+        let mut process = process.lock().await;
+        let mut successor = match Successor::start() {
+            Ok(successor) => successor,
+            Err(error) => return not_upgraded(&error),
+        };
+        let new_pid = successor.id();
+        tracing::info!(new_pid, "upgrade: a new process is starting");
+        let served = {
+            let sockets = process.hand_over();
+            tokio::select! {
+                served = successor.serve(&sockets, limit) => Some(served),
+                () = self.signals.end(reloads) => None,
+            }
+        };
+        match served {
+            None => {
+                tracing::warn!(new_pid, "upgrade given up: the end was asked for");
+                Upgrade::EndAsked
+            }
+            Some(Err(error)) => not_upgraded(&error),
+            Some(Ok(unwanted)) => {
+                systemd::main_process_is(new_pid);
+                successor.release();
+                process.leave(&unwanted);
+                tracing::info!(new_pid, "upgrade: the new process serves");
+                Upgrade::Over
+            }
+        }
+    }
+
+    /// Drains; how many connections are left to be cut.
+    async fn part(&mut self, parting: Parting) -> usize {
+        self.readiness.enter(Stage::Draining);
+        let (pre_stop, wait) = {
+            let timeouts = self.shared.snapshot.load().config.timeouts;
+            (timeouts.pre_stop, timeouts.drain)
+        };
+        let (nobody, _) = reload::channel();
+        if parting == Parting::Asked {
+            systemd::stopping();
+            let mut cut = false;
+            if !pre_stop.is_zero() {
+                tracing::info!(for_s = pre_stop.as_secs_f64(), "ending: still accepting for a while");
+                tokio::select! {
+                    () = sleep(pre_stop) => {}
+                    () = self.signals.end(&nobody) => cut = true,
+                }
+            }
+            if cut {
+                tracing::warn!("second signal: ending at once");
+                return self.shared.permits.open();
+            }
+            self.process.lock().await.drain();
+        }
+        self.drain.enter(Phase::Draining);
+        tracing::info!(open = self.shared.permits.open(), deadline_s = wait.as_secs_f64(), "draining");
+        tokio::select! {
+            _ = timeout(wait, served(&self.shared)) => {}
+            () = self.signals.end(&nobody) => tracing::warn!("second signal: ending at once"),
+        }
+        self.shared.permits.open()
+    }
+
+    fn app(&self, reloads: Asker) -> App {
+        App {
+            metrics: Arc::clone(&self.shared.metrics),
+            ready: self.readiness.clone(),
+            control: Box::new(Controls {
+                snapshot: Arc::clone(&self.shared.snapshot),
+                discovery: self.discovery.clone(),
+                reloads,
+                rosters: self.shared.rosters.clone(),
+                writing: Mutex::default(),
+            }),
+        }
+    }
+}
+
+/// Waits until nobody is queued on a listening socket any more, and everybody who was has been served.
+async fn served(shared: &Shared) {
+    shared.doors.wait_until(|open| open == 0).await;
+    shared.permits.wait_until(|open| open == 0).await;
+}
+
+fn start_workers(
+    openings: Vec<mpsc::UnboundedReceiver<worker::Opening>>,
+    shared: &Shared,
+) -> Result<Vec<JoinHandle<()>>, ApplyError> {
+    let spawn = |(number, openings)| worker::spawn(number, openings, shared.clone());
+    openings.into_iter().enumerate().map(spawn).collect::<Result<_, _>>().map_err(ApplyError::Io)
+}
+
+/// Waits for the worker threads without blocking the control runtime.
+async fn join(workers: Vec<JoinHandle<()>>) {
+    let joined = tokio::task::spawn_blocking(move || {
+        for worker in workers {
+            if worker.join().is_err() {
+                tracing::error!("a worker panicked");
+            }
+        }
+    });
+    let _ = joined.await;
+}
+
+/// Keeps the histograms small while nobody scrapes.
+async fn upkeep(metrics: Arc<Metrics>, log: Option<LogGuard>) {
+    let mut every = tokio::time::interval(UPKEEP);
+    loop {
+        every.tick().await;
+        metrics.upkeep();
+        if let Some(log) = &log {
+            metrics.log_lines_dropped(log.dropped_lines());
+        }
+    }
+}
+
+/// Why this process does not serve any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parting {
+    Asked,
+    HandedOver,
+}
+
+/// What came of an upgrade.
+enum Upgrade {
+    Over,
+    Failed,
+    EndAsked,
+}
+
+fn not_upgraded(error: &UpgradeError) -> Upgrade {
+    tracing::error!(why = %error, "upgrade failed: this process serves on");
+    Upgrade::Failed
+}
+
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+    upgrade: Signal,
+    /// When the service manager is to be given a sign of life: only by who looks at signals, and so acts on them.
+    beat: Option<Interval>,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            upgrade: signal(SignalKind::user_defined2())?,
+            beat: systemd::watchdog().map(|limit| interval(limit / 2)),
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.hangup.recv() => Asked::Reload,
+            _ = self.terminate.recv() => Asked::End,
+            _ = self.interrupt.recv() => Asked::End,
+            _ = self.upgrade.recv() => Asked::Upgrade,
+            never = beat(&mut self.beat) => match never {},
+        }
+    }
+
+    /// Waits for the signal that ends the process. A reload is passed on; another upgrade is not.
+    async fn end(&mut self, reloads: &Asker) {
+        loop {
+            match self.next().await {
+                Asked::End => return,
+                Asked::Reload => reloads.ask(Trigger::Signal),
+                Asked::Upgrade => {}
+            }
+        }
+    }
+}
+
+/// Gives signs of life, and never ends.
+async fn beat(every: &mut Option<Interval>) -> Infallible {
+    match every {
+        None => std::future::pending().await,
+        Some(every) => loop {
+            every.tick().await;
+            systemd::alive();
+        },
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Reload,
+    End,
+    Upgrade,
+}
+
+/// Raises the soft limit to the hard one, as every proxy does; the limit now in force.
+fn raise_descriptor_limit() -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    if raised.is_ok() { maximum } else { current }.unwrap_or(u64::MAX)
+}
+
+/// How many pipes each worker may have open. Where descriptors are few, pipes get a quarter of them: bulk that finds
+/// no pipe is copied, but a client that finds no descriptor is not served at all.
+fn most_pipes(workers: usize, descriptors: u64) -> usize {
+    let quarter = usize::try_from(descriptors / 4).unwrap_or(usize::MAX);
+    (quarter / (2 * workers)).min(relay::MOST_PIPES)
+}
+
+/// Descriptors that are no connection's: pipes, runtimes, listeners, admin, log, files.
+fn reserved_descriptors(workers: usize, pipes: usize) -> u64 {
+    64 + (workers * (8 + 2 * pipes)) as u64
+}
+
+fn available_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+const FIRST_LOOKUPS: Duration = Duration::from_secs(5);
+const UPKEEP: Duration = Duration::from_secs(5);

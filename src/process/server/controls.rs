@@ -1,0 +1,165 @@
+//! Does what the admin address is asked for.
+//!
+//! In:  calls of [`Control`].
+//! Out: answers from what is in force now, as JSON; reloads.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use serde_json::{Value, json};
+
+use super::pools;
+use crate::backends::discovery::Discovery;
+use crate::config::{AllowControl, Problem, Severity};
+use crate::operate::admin::{Access, Allow, ConnectionsQuery, Control, ExplainQuery, Reloaded, Soon, WantedState};
+use crate::operate::explain::{Question, explain};
+use crate::operate::registry::{Filter, Listed, Rosters, Row};
+use crate::process::reload::{Asker, Outcome};
+use crate::snapshot::Snapshot;
+use crate::telemetry::{Reason, ReloadResult, Trigger};
+
+/// What the admin address reaches.
+pub(super) struct Controls {
+    pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
+    pub(super) discovery: Discovery,
+    pub(super) reloads: Asker,
+    pub(super) rosters: Rosters,
+    pub(super) writing: tokio::sync::Mutex<()>,
+}
+
+impl Control for Controls {
+    fn access(&self) -> Access {
+        let admin = &self.snapshot.load().config.admin;
+        let allow = match admin.allow_control {
+            AllowControl::Auto => Allow::Auto,
+            AllowControl::Token => Allow::Token,
+            AllowControl::Never => Allow::Never,
+        };
+        Access { allow, token: admin.token.as_ref().map(|token| Arc::clone(token.secret())) }
+    }
+
+    fn explain(&self, query: ExplainQuery) -> Result<Value, String> {
+        let ExplainQuery { name, alpn, source, listener } = query;
+        let alpn = alpn.unwrap_or_default().split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
+        let question = Question { name, alpn, source, listener };
+        let explanation = explain(&self.snapshot.load(), &question).map_err(|error| error.to_string())?;
+        serde_json::to_value(explanation).map_err(|error| error.to_string())
+    }
+
+    fn pools(&self) -> Value {
+        pools::told(&self.snapshot.load())
+    }
+
+    fn set_backend_state(&self, pool: &str, backend: &str, wanted: WantedState) -> Result<Value, String> {
+        pools::set_state(&self.snapshot.load(), pool, backend, wanted)
+    }
+
+    fn names(&self) -> Value {
+        self.discovery.status()
+    }
+
+    fn reload(&self) -> Soon<'_, Reloaded> {
+        Box::pin(async {
+            match self.reloads.outcome(Trigger::Api).await {
+                None => Reloaded::Ending,
+                Some(outcome) if outcome.result == ReloadResult::Rejected => Reloaded::Rejected(told(&outcome)),
+                Some(outcome) => Reloaded::InForce(told(&outcome)),
+            }
+        })
+    }
+
+    fn config(&self) -> Soon<'_, Option<String>> {
+        let snapshot = self.snapshot.load_full();
+        // A million routes take their time; one at a time, so that many who ask do not take their room.
+        Box::pin(async move {
+            let _turn = self.writing.lock().await;
+            tokio::task::spawn_blocking(move || snapshot.effective().to_text()).await.ok()
+        })
+    }
+
+    fn connections(&self, query: ConnectionsQuery, limit: usize) -> Soon<'_, Value> {
+        Box::pin(async move {
+            let after = query.after.unwrap_or_default();
+            let Listed { rows, matching } = self.rosters.list(&filter(query), after, limit).await;
+            // A page that is full has another one behind it, or an empty one.
+            let next = rows.last().filter(|_| rows.len() == limit).map(|row| hex(row.id));
+            json!({ "connections": rows.iter().map(row).collect::<Vec<_>>(), "matching": matching, "next": next })
+        })
+    }
+
+    fn end_connections(&self, query: ConnectionsQuery) -> Soon<'_, usize> {
+        Box::pin(self.end(filter(query)))
+    }
+
+    fn end_connection(&self, id: u64) -> Soon<'_, usize> {
+        Box::pin(self.end(Filter { id: Some(id), ..Filter::default() }))
+    }
+}
+
+impl Controls {
+    async fn end(&self, filter: Filter) -> usize {
+        let ended = self.rosters.end(&filter, Reason::Killed).await;
+        tracing::info!(ended, ?filter, "connections ended by an operator");
+        ended
+    }
+}
+
+fn filter(query: ConnectionsQuery) -> Filter {
+    let ConnectionsQuery { listener, route, pool, backend, client, limit: _, after: _, all: _ } = query;
+    Filter { id: None, listener, route, pool, backend, client }
+}
+
+fn row(row: &Row) -> Value {
+    json!({
+        "id": hex(row.id),
+        "client": row.client.to_string(),
+        "peer": row.peer.to_string(),
+        "listener": &*row.listener,
+        "sni": row.sni,
+        "route": row.route.as_deref(),
+        "pool": row.pool.as_deref(),
+        "backend": row.backend.as_deref(),
+        "state": row.state.as_str(),
+        "age_ms": u64::try_from(row.age.as_millis()).unwrap_or(u64::MAX),
+        "bytes_to_backend": row.bytes_to_backend,
+        "bytes_to_client": row.bytes_to_client,
+    })
+}
+
+/// As in the connection log.
+fn hex(id: u64) -> String {
+    format!("{id:016x}")
+}
+
+fn told(outcome: &Outcome) -> Value {
+    let Outcome { result, hash, took, why, problems } = outcome;
+    let listed: Vec<Value> = problems.iter().map(problem).collect();
+    let mut told = json!({
+        "result": result.as_str(),
+        "hash": hash,
+        "took_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        "problems": listed,
+    });
+    if let Some(why) = why {
+        told["error"] = json!(why);
+    }
+    if problems.left_off() > 0 {
+        told["problems_left_off"] = json!(problems.left_off());
+    }
+    told
+}
+
+fn problem(problem: &Problem) -> Value {
+    let Problem { severity, place, path, message } = problem;
+    json!({
+        "severity": match severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        },
+        "file": place.file.display().to_string(),
+        "line": place.line,
+        "column": place.column,
+        "path": path,
+        "message": message,
+    })
+}

@@ -1,0 +1,81 @@
+//! Tells of the pools in force, and changes what an operator wants of their backends.
+//!
+//! In:  the snapshot; calls of the admin address.
+//! Out: JSON; a backend's standing.
+
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use crate::operate::admin::WantedState;
+use crate::pool::{LastCheck, Member, Operator, Shown};
+use crate::snapshot::Snapshot;
+use crate::telemetry::Timestamp;
+
+/// Every pool with its backends, as the status shows them.
+pub(super) fn told(snapshot: &Snapshot) -> Value {
+    let now = Instant::now();
+    let pool = |pool: &std::sync::Arc<crate::pool::Pool>| {
+        let backends: Vec<Value> = pool.list().iter().map(|member| backend(member, now)).collect();
+        json!({ "name": &*pool.name, "backends": backends })
+    };
+    snapshot.pools.iter().map(pool).collect()
+}
+
+fn backend(member: &Member, now: Instant) -> Value {
+    let Member { backend, weight, backup, max_connections, .. } = member;
+    let check = backend.last_check();
+    json!({
+        "name": &*backend.name,
+        "address": backend.address.to_string(),
+        "state": backend.standing.state(now).as_str(),
+        "active": backend.active(),
+        "weight": weight,
+        "backup": backup,
+        "max_connections": (*max_connections < usize::MAX).then_some(max_connections),
+        "check": check.as_ref().map(self::check),
+        "certificate": check.as_ref().and_then(|check| check.certificate.as_ref()).map(certificate),
+    })
+}
+
+fn check(LastCheck { at, result, error, .. }: &LastCheck) -> Value {
+    json!({ "at": Timestamp(*at).to_string(), "result": result.as_str(), "error": error })
+}
+
+fn certificate(Shown { names, not_after }: &Shown) -> Value {
+    let since_1970 = Duration::from_secs(u64::try_from(*not_after).unwrap_or(0));
+    json!({ "names": names, "expires": Timestamp(SystemTime::UNIX_EPOCH + since_1970).to_string() })
+}
+
+/// Changes what is wanted of the backends called `name`: one by its name or address, or all addresses of an entry that is
+/// looked up. Returns how they stand now.
+///
+/// # Errors
+/// There is no such pool or backend.
+pub(super) fn set_state(snapshot: &Snapshot, pool: &str, name: &str, wanted: WantedState) -> Result<Value, String> {
+    let Some(pool) = snapshot.pools.iter().find(|known| &*known.name == pool) else {
+        return Err(format!("there is no pool `{pool}`"));
+    };
+    let meant = |member: &Member| {
+        let backend = &member.backend;
+        let entry = backend.name.rsplit_once('#').map(|(entry, _)| entry);
+        &*backend.name == name || backend.address.to_string() == name || (backend.looked_up && entry == Some(name))
+    };
+    let members: Vec<Member> = pool.list().into_iter().filter(meant).collect();
+    if members.is_empty() {
+        return Err(format!("pool `{}` has no backend `{name}`", pool.name));
+    }
+    let operator = match wanted {
+        WantedState::Ready => Operator::Ready,
+        WantedState::Drain => Operator::Drain,
+        WantedState::Down => Operator::Down,
+    };
+    let now = Instant::now();
+    for member in &members {
+        member.backend.standing.set_operator(operator, now);
+        let (backend, address) = (&*member.backend.name, &member.backend.address);
+        tracing::info!(pool = &*pool.name, backend, %address, state = wanted.as_str(), "backend state set");
+    }
+    Ok(json!({ "backends": members.iter().map(|member| backend(member, now)).collect::<Vec<_>>() }))
+}
