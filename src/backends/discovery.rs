@@ -13,13 +13,12 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
-use tokio::sync::{Mutex as AsyncMutex, Notify, SetOnce};
+use tokio::sync::{Notify, SetOnce, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::backends::resolve::{self, Failure, Family, Found, Query, Report, Settings};
 use crate::config::{self, BackendAddress, Search};
 use crate::pool::{self, Address, Pool};
-use crate::process::apply::Process;
 use crate::self_loop::is_own_listener;
 use crate::snapshot::Snapshot;
 use crate::sys;
@@ -32,9 +31,8 @@ pub(crate) struct Discovery(Arc<Inner>);
 struct Inner {
     snapshot: Arc<ArcSwap<Snapshot>>,
     metrics: Arc<Metrics>,
-    process: Arc<AsyncMutex<Process>>,
-    /// Where we listen ourselves.
-    listening: Mutex<Vec<SocketAddr>>,
+    /// The addresses of our own listeners.
+    listening: watch::Receiver<Arc<[SocketAddr]>>,
     names: Mutex<BTreeMap<Key, Followed>>,
     /// Set when the names of the first snapshot are followed.
     begun: SetOnce<()>,
@@ -77,25 +75,28 @@ impl Discovery {
     pub(crate) fn new(
         snapshot: Arc<ArcSwap<Snapshot>>,
         metrics: Arc<Metrics>,
-        process: Arc<AsyncMutex<Process>>,
+        listening: watch::Receiver<Arc<[SocketAddr]>>,
     ) -> Self {
-        let (listening, names, begun) = (Mutex::default(), Mutex::default(), SetOnce::new());
-        Self(Arc::new(Inner { snapshot, metrics, process, listening, names, begun }))
+        let (names, begun) = (Mutex::default(), SetOnce::new());
+        Self(Arc::new(Inner { snapshot, metrics, listening, names, begun }))
     }
 
-    /// Follows the names of what is in force from now on, for ever.
+    /// Follows the names of the snapshot in force until the process ends.
     pub(crate) async fn run(self) {
+        let mut listening = self.0.listening.clone();
         loop {
             let snapshot = self.0.snapshot.load_full();
-            let listening: Vec<_> = self.0.process.lock().await.doors().listening().map(|(_, at)| at).collect();
-            if self.0.listen(listening) {
-                self.names().values().for_each(|followed| followed.name.kick.notify_one());
-            }
             // Its tasks end when the next snapshot brings pools of its own.
             let _bells = self.follow(&snapshot);
             // Only the first time counts.
             let _ = self.0.begun.set(());
-            snapshot.until_replaced().await;
+            tokio::select! {
+                () = snapshot.until_replaced() => {}
+                // Answers that were good before may now lead back to us, and the other way round.
+                Ok(()) = listening.changed() => {
+                    self.names().values().for_each(|followed| followed.name.kick.notify_one());
+                }
+            }
         }
     }
 
@@ -161,23 +162,11 @@ impl Discovery {
 }
 
 impl Inner {
-    /// Notes where we listen; whether that is elsewhere than before, so that other answers may lead to us.
-    fn listen(&self, listening: Vec<SocketAddr>) -> bool {
-        let mut now = self.listening();
-        let moved = *now != listening;
-        *now = listening;
-        moved
-    }
-
     fn is_ours(&self, address: SocketAddr) -> bool {
-        let listening = self.listening();
+        let listening = self.listening.borrow();
         // Which addresses this machine has is asked only where it matters.
         listening.iter().any(|listener| listener.port() == address.port())
             && is_own_listener(address, &listening, &sys::local_addresses().unwrap_or_default())
-    }
-
-    fn listening(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
-        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -31,6 +31,8 @@ pub(crate) struct Doors {
     workers: Vec<mpsc::UnboundedSender<Opening>>,
     begin: Begin,
     shared: Shared,
+    /// The addresses of `open`, for tasks that must know which addresses are our own.
+    addresses: watch::Sender<Arc<[SocketAddr]>>,
 }
 
 /// When the doors are opened.
@@ -110,7 +112,8 @@ struct Sockets {
 impl Doors {
     /// No door is open yet.
     pub(crate) fn new(workers: Vec<mpsc::UnboundedSender<Opening>>, begin: Begin, shared: Shared) -> Self {
-        Self { open: Vec::new(), permits: HashMap::new(), workers, begin, shared }
+        let addresses = watch::Sender::new(Arc::from([]));
+        Self { open: Vec::new(), permits: HashMap::new(), workers, begin, shared, addresses }
     }
 
     /// Opens the doors that waited for this.
@@ -202,6 +205,17 @@ impl Doors {
         let open = &self.open;
         let has_door = |name: &Arc<str>| open.iter().any(|open| open.wanted.listener == *name);
         self.permits.retain(|name, permits| permits.open() > 0 || has_door(name));
+        let addresses: Arc<[SocketAddr]> = self.listening().map(|(_, address)| address).collect();
+        self.addresses.send_if_modified(|known| {
+            let moved = *known != addresses;
+            *known = addresses;
+            moved
+        });
+    }
+
+    /// The addresses of all listeners, now and after each change.
+    pub(crate) fn watch_addresses(&self) -> watch::Receiver<Arc<[SocketAddr]>> {
+        self.addresses.subscribe()
     }
 
     /// Closes every door, once whoever is queued there has been let in.

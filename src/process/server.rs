@@ -104,9 +104,10 @@ impl Server {
         shared.metrics.reload(ReloadResult::Applied, Trigger::Start, &config.hash);
         let listening = process.doors().listening().map(|(name, address)| (Arc::clone(name), address)).collect();
         let admin = process.admin().addresses().cloned().collect();
+        let our_addresses = process.doors().watch_addresses();
         let process = Arc::new(Mutex::new(process));
         let (snapshot, metrics) = (Arc::clone(&shared.snapshot), Arc::clone(&shared.metrics));
-        let discovery = Discovery::new(Arc::clone(&snapshot), Arc::clone(&metrics), Arc::clone(&process));
+        let discovery = Discovery::new(Arc::clone(&snapshot), Arc::clone(&metrics), our_addresses);
         let reloader = Reloader::new(file, snapshot, metrics, Arc::clone(&process), shared.rosters.clone());
         let reloader = Some(reloader);
         let readiness = Readiness::default();
