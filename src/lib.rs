@@ -1,14 +1,14 @@
 //! Routes TLS by its server name without decrypting it.
 //!
-//! The rooms in the order of reading. The path of a connection comes first; what stands beside it follows. Each file
-//! opens with what it is for, what comes in and what goes out.
+//! This is the library behind the `snigate` binary, not an API for others: [`main`] is all that it offers.
 //!
 //! ```text
 //! listener -> [PROXY header] -> peek -> client_hello -> route -> pool -> connect -> relay
 //! ```
 //!
-//! [`connection`] walks that path. [`server`] starts the [`worker`] threads that hold the connections, and a control
-//! runtime for [`reload`] and [`admin`]. A connection sees one [`snapshot`] from its first byte to its last.
+//! `connection` walks that path. `process` starts the worker threads that hold the connections, and a control runtime
+//! for everything else. A connection sees one `snapshot` of the configuration from its first byte to its last. Each
+//! file opens with what it is for, what comes in and what goes out.
 #![deny(unsafe_code)]
 #![warn(unreachable_pub)]
 
