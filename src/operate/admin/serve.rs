@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{App, Peer, router};
 use crate::socket::AdminSocket;
@@ -51,6 +51,12 @@ pub(super) async fn serve(socket: AdminSocket, app: Arc<App>, shutdown: impl Fut
             Some(_) = clients.join_next() => {}
             () = &mut shutdown => break,
         }
+    }
+    // Closing the socket resets the clients that wait in its queue, so they are answered first.
+    while clients.len() < MAX_CLIENTS
+        && let Ok(Ok((stream, peer))) = timeout(QUEUE_LOOK, listener.accept()).await
+    {
+        clients.spawn(converse(stream, router.clone().layer(Extension(peer)), stopped.clone()));
     }
     drop((listener, stop));
     let _ = timeout(GRACE, async { while clients.join_next().await.is_some() {} }).await;
@@ -92,11 +98,16 @@ async fn converse(stream: Box<dyn Stream>, router: Router, mut stopped: watch::R
         .max_buf_size(MAX_HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = pin!(connection);
+    let accepted = Instant::now();
     // A client's faults are its own: there is nobody to tell.
     tokio::select! {
         _ = &mut connection => return,
         () = sleep(LIFETIME) => {}
-        _ = stopped.changed() => {}
+        // hyper would close a client that has not sent a request yet. One that has just connected gets the moment it
+        // needs; for the others this is one look at whether a request has come.
+        _ = stopped.changed() => if timeout_at(accepted + FIRST_REQUEST, &mut connection).await.is_ok() {
+            return;
+        },
     }
     connection.as_mut().graceful_shutdown();
     let _ = timeout(GRACE, connection).await;
@@ -107,4 +118,7 @@ const MAX_HEADER_BYTES: usize = 16 << 10;
 const IDLE: Duration = Duration::from_secs(30);
 const LIFETIME: Duration = Duration::from_secs(120);
 const GRACE: Duration = Duration::from_secs(1);
+const FIRST_REQUEST: Duration = Duration::from_millis(200);
+/// tokio learns of a client in the queue only when it next polls the kernel, so one look is not enough.
+const QUEUE_LOOK: Duration = Duration::from_millis(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
