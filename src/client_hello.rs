@@ -31,7 +31,7 @@ pub enum Hello {
 /// What routing and the log want to know of a hello.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientHello {
-    /// `None`: the client sent no server_name extension.
+    /// `None`: the client sent no server_name extension, or an empty name in it.
     pub server_name: Option<Sni>,
     /// Where that name stands in the message.
     server_name_at: Range<u32>,
@@ -366,7 +366,7 @@ fn walk_extensions(mut list: &[u8], message_bytes: usize, read: &mut ClientHello
         }
         match kind {
             SERVER_NAME => {
-                read.server_name = Some(read_server_name(data)?);
+                read.server_name = read_server_name(data)?;
                 // It is the one name of its list, so it ends where the extension does.
                 let end = message_bytes - list.len();
                 read.server_name_at = in_message(end - data.len() + BEFORE_NAME_BYTES)..in_message(end);
@@ -382,7 +382,10 @@ fn walk_extensions(mut list: &[u8], message_bytes: usize, read: &mut ClientHello
 }
 
 /// `ServerNameList`, RFC 6066 §3: one `host_name`, and since no other type was ever defined, nothing else.
-fn read_server_name(data: &[u8]) -> Result<Sni, NotHello> {
+///
+/// An empty `host_name` breaks the RFC (`HostName<1..2^16-1>`), but real clients send it and OpenSSL takes it as no name. It
+/// names nobody, so it cannot lead a backend elsewhere than us: `None`.
+fn read_server_name(data: &[u8]) -> Result<Option<Sni>, NotHello> {
     const BROKEN: NotHello = NotHello::Malformed("the server_name extension");
     let list = u16_prefixed(data).ok_or(BROKEN)?;
     let (&[kind, high, low], rest) = list.split_first_chunk().ok_or(BROKEN)?;
@@ -397,7 +400,10 @@ fn read_server_name(data: &[u8]) -> Result<Sni, NotHello> {
         });
         return Err(if second.is_some() { NotHello::TwoNames } else { BROKEN });
     }
-    Sni::from_wire(name).map_err(NotHello::Name)
+    if name.is_empty() {
+        return Ok(None);
+    }
+    Sni::from_wire(name).map(Some).map_err(NotHello::Name)
 }
 
 /// `ProtocolNameList`, RFC 7301 §3.1.

@@ -268,11 +268,17 @@ fn two_names_are_refused() {
 }
 
 #[test]
+fn an_empty_server_name_is_none() {
+    let read = whole(&records(&message(&sni(b"")), 16_384));
+    assert_eq!(read.server_name, None);
+    assert_eq!(read.server_name_as_sent(&records(&message(&sni(b"")), 16_384)), None);
+}
+
+#[test]
 fn a_broken_server_name_is_refused() {
     for data in [&b""[..], b"\0\0", b"\0\x01\0", b"\0\x04\x01\0\x01a"] {
         assert!(matches!(refusal(&extension(SERVER_NAME, data)), NotHello::Malformed(_)), "{data:?}");
     }
-    assert_eq!(refusal(&sni(b"")), NotHello::Name(InvalidName::Empty));
     assert_eq!(refusal(&sni(b"a\0.test")), NotHello::Name(InvalidName::Byte(0)));
 }
 
