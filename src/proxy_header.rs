@@ -125,6 +125,10 @@ fn parse_v2(bytes: &[u8]) -> Result<Parsed, Malformed> {
         _ => return Err(Malformed("an unknown address family")),
     };
     let local_command = command & 0x0f == COMMAND_LOCAL;
+    // A TCP connection that is announced as UDP or a unix datagram cannot be what the proxy received.
+    if !local_command && family & 0x0f == DATAGRAM {
+        return Err(Malformed("a datagram protocol on a stream"));
+    }
     if !local_command && length < address_bytes {
         return Err(Malformed("a length that does not hold the addresses"));
     }
@@ -135,7 +139,7 @@ fn parse_v2(bytes: &[u8]) -> Result<Parsed, Malformed> {
         return header(None);
     }
     check_values(whole, V2_FIXED_BYTES + address_bytes)?;
-    // Of unspecified ones, datagrams and unix sockets the addresses are skipped (section 2.2).
+    // The addresses of the unspecified family and of unix sockets are skipped (section 2.2).
     header(match family {
         TCP_OVER_IPV4 => {
             addresses(body, 4, |octets| <[u8; 4]>::try_from(octets).map(Ipv4Addr::from).ok().map(IpAddr::V4))
@@ -193,6 +197,7 @@ const V2_FIXED_BYTES: usize = 16;
 const V2_VERSION: u8 = 0x20;
 const COMMAND_LOCAL: u8 = 0;
 const COMMAND_PROXY: u8 = 1;
+const DATAGRAM: u8 = 2;
 const TCP_OVER_IPV4: u8 = 0x11;
 const TCP_OVER_IPV6: u8 = 0x21;
 const TYPE_ALPN: u8 = 0x01;
