@@ -224,7 +224,11 @@ fn refuse_self_loop(config: &Config, listening: &[SocketAddr]) -> Result<(), App
         return Ok(());
     }
     // Without them, what the addresses say by themselves must do.
-    let local = sys::local_addresses().unwrap_or_default();
+    let local = sys::local_addresses().unwrap_or_else(|error| {
+        let consequence = "only backends on loopback can be recognised as our own listeners";
+        tracing::warn!(event = "local_addresses_unknown", %error, "cannot list this machine's addresses: {consequence}");
+        Vec::new()
+    });
     match suspects.find(|(_, address)| is_own_listener(*address, listening, &local)) {
         Some((pool, backend)) => Err(ApplyError::SelfLoop { pool: Arc::clone(&pool.name), backend }),
         None => Ok(()),
