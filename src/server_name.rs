@@ -4,9 +4,13 @@
 //! Out: [`Sni`] (a [`ServerName`], or an IP literal), or a [`Pattern`]; both lower-case, so that they compare as bytes.
 //! Source: RFC 6066 §3 (server_name), RFC 1035 §2.3.4 (sizes), RFC 5891 (A-labels).
 
+mod habit;
+
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+
+use self::habit::Habit;
 
 /// A DNS name that a client asked for: lower-case, without a trailing dot, 1 to 253 bytes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,8 +51,10 @@ pub enum InvalidName {
     LongName {
         bytes: usize,
     },
-    /// A byte that no DNS name on the wire holds: a space, a control, a star, or anything beyond ASCII.
+    /// A byte other than letters, digits, `-`, `_` and `.` of ASCII.
     Byte(u8),
+    /// A label that begins or ends with `-` (RFC 5890 §2.3.1).
+    Hyphen,
 }
 
 /// Why a pattern was refused; `Display` gives the right spelling where there is one.
@@ -67,6 +73,8 @@ pub enum PatternError {
     MoreThanAName {
         suggestion: Option<String>,
     },
+    /// What the file of another program would say here.
+    Habit(Habit),
 }
 
 impl Sni {
@@ -125,6 +133,13 @@ impl FromStr for Pattern {
         if text == "*" {
             return Ok(Self::Any);
         }
+        let unrooted = text.strip_suffix('.').unwrap_or(text);
+        if is_ip_literal(unrooted.as_bytes()) {
+            return Err(PatternError::Address);
+        }
+        if let Some(habit) = Habit::of(text) {
+            return Err(PatternError::Habit(habit));
+        }
         let (wrap, base): (fn(ServerName) -> Self, &str) = if let Some(base) = text.strip_prefix("**.") {
             (Self::ManyLabels, base)
         } else if let Some(base) = text.strip_prefix("*.") {
@@ -140,7 +155,7 @@ impl FromStr for Pattern {
             return Err(PatternError::Address);
         }
         if base.contains(['/', ':']) {
-            return Err(PatternError::MoreThanAName { suggestion: name_within(base) });
+            return Err(PatternError::MoreThanAName { suggestion: name_within(text) });
         }
         let ascii = if base.is_ascii() {
             base.to_owned()
@@ -163,7 +178,7 @@ fn right_spelling(text: &str) -> Option<String> {
 fn name_within(text: &str) -> Option<String> {
     let text = text.split_once("://").map_or(text, |(_, rest)| rest);
     let name = text.split(['/', ':']).next()?;
-    ServerName::from_str(name).ok().map(|name| name.to_string())
+    Pattern::from_str(name).ok().map(|name| name.to_string())
 }
 
 fn check_labels(name: &[u8]) -> Result<(), InvalidName> {
@@ -174,11 +189,14 @@ fn check_labels(name: &[u8]) -> Result<(), InvalidName> {
         return Err(InvalidName::LongName { bytes: name.len() });
     }
     let mut label_bytes = 0;
+    let mut last = b'.';
     for &byte in name {
         match byte {
             b'.' if label_bytes == 0 => return Err(InvalidName::EmptyLabel),
+            b'.' if last == b'-' => return Err(InvalidName::Hyphen),
+            b'-' if label_bytes == 0 => return Err(InvalidName::Hyphen),
             b'.' => label_bytes = 0,
-            b'!'..=b'~' if byte != b'*' => {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => {
                 label_bytes += 1;
                 if label_bytes > MAX_LABEL_BYTES {
                     let bytes = name.split(|&b| b == b'.').map(<[u8]>::len).max().unwrap_or(label_bytes);
@@ -187,8 +205,13 @@ fn check_labels(name: &[u8]) -> Result<(), InvalidName> {
             }
             _ => return Err(InvalidName::Byte(byte)),
         }
+        last = byte;
     }
-    if label_bytes == 0 { Err(InvalidName::EmptyLabel) } else { Ok(()) }
+    match last {
+        b'.' => Err(InvalidName::EmptyLabel),
+        b'-' => Err(InvalidName::Hyphen),
+        _ => Ok(()),
+    }
 }
 
 /// Tells an address from a name. Only what starts and ends like one is parsed, since most names do not.
@@ -235,6 +258,7 @@ impl fmt::Display for InvalidName {
             Self::LongLabel { bytes } => write!(f, "a label is {bytes} bytes long, {MAX_LABEL_BYTES} are allowed"),
             Self::LongName { bytes } => write!(f, "the name is {bytes} bytes long, {MAX_NAME_BYTES} are allowed"),
             Self::Byte(byte) => write!(f, "the name holds the byte 0x{byte:02x} ('{}')", byte.escape_ascii()),
+            Self::Hyphen => f.write_str("a label of a name neither begins nor ends with `-`"),
         }
     }
 }
@@ -244,6 +268,9 @@ impl std::error::Error for InvalidName {}
 impl fmt::Display for PatternError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Name(reason @ InvalidName::Byte(_)) => {
+                write!(f, "{reason}; letters, digits, `-`, `_` and `.` are allowed")
+            }
             Self::Name(reason) => write!(f, "{reason}"),
             Self::Idna => f.write_str("the name is not valid under IDNA"),
             Self::Star { suggestion: Some(right) } => {
@@ -252,6 +279,7 @@ impl fmt::Display for PatternError {
             Self::Star { suggestion: None } => {
                 f.write_str("a star stands only for whole labels at the front: `*`, `*.example.com`, `**.example.com`")
             }
+            Self::Habit(habit) => habit.fmt(f),
             Self::MoreThanAName { suggestion: Some(name) } => {
                 write!(f, "a server name has no scheme, port or path; write {name}")
             }
@@ -304,6 +332,15 @@ mod tests {
         assert_eq!(wire(b"a\r\nb"), Err(InvalidName::Byte(b'\r')));
         assert_eq!(wire(b"*.example.com"), Err(InvalidName::Byte(b'*')));
         assert_eq!(wire("bücher.test".as_bytes()), Err(InvalidName::Byte(0xc3)));
+        for byte in *b"<>;:/$(),'\"\\`%~@+" {
+            assert_eq!(wire(&[b'a', byte, b'.', b'b']), Err(InvalidName::Byte(byte)));
+        }
+        for name in ["-lead.test", "a.-b", "trail-.test", "trail-", "-"] {
+            assert_eq!(wire(name.as_bytes()), Err(InvalidName::Hyphen), "{name}");
+        }
+        for name in ["_svc._tcp.a", "a_b.test", "r3---sn-4g5e6nz7.test", "xn--bcher-kva.test", "1.a"] {
+            assert!(wire(name.as_bytes()).is_ok(), "{name}");
+        }
         assert_eq!(wire(b".a"), Err(InvalidName::EmptyLabel));
         assert_eq!(wire(b"a..b"), Err(InvalidName::EmptyLabel));
         assert_eq!(wire(&[b'a'; 64]), Err(InvalidName::LongLabel { bytes: 64 }));
@@ -338,9 +375,43 @@ mod tests {
 
     #[test]
     fn a_url_or_a_port_is_told_the_name_in_it() {
-        for text in ["https://a.example.com/x", "a.example.com:443", "*.a.example.com:443"] {
+        for (text, name) in [
+            ("https://a.example.com/x", "a.example.com"),
+            ("a.example.com:443", "a.example.com"),
+            ("a.example.com/", "a.example.com"),
+            ("*.a.example.com:443", "*.a.example.com"),
+        ] {
             let error = text.parse::<Pattern>().expect_err(text).to_string();
-            assert!(error.ends_with("write a.example.com"), "{text}: {error}");
+            assert!(error.ends_with(&format!("write {name}")), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_habits_of_other_programs_get_the_name_to_write() {
+        for (text, cause, cure) in [
+            ("HostSNI(`shop.example.test`)", "Traefik", ": shop.example.test"),
+            ("HostSNI(`a.test`) || HostSNI(`b.test`)", "Traefik", ": [a.test, b.test]"),
+            ("HostSNI(`*`)", "Traefik", ": *"),
+            ("~^shop", "regular expressions", ": *.example.com"),
+            (r"^app-[0-9]+\.x\.test$", "regular expressions", ": *.x.test"),
+            (r"^shop\.x\.test$", "regular expressions", ": shop.x.test"),
+            (r".*\.x\.test$", "regular expressions", ": *.x.test"),
+            ("(a|b).test", "regular expressions", ": [a.test, b.test]"),
+            ("a.test,b.test", "YAML list", " [a.test, b.test]"),
+            ("a.test b.test", "YAML list", " [a.test, b.test]"),
+            ("a.test;", "`;`", ": a.test"),
+            ("server_name a.test b.test;", "`;`", ": [a.test, b.test]"),
+            ("$host", "variable", ": shop.example.com"),
+            ("${DOMAIN}", "variable", ": shop.example.com"),
+            ("<host>", "placeholder", ": shop.example.com"),
+            ("'a.test'", "quotes", ": a.test"),
+            ("`a.test`", "quotes", ": a.test"),
+            ("true", "boolean", "`*` for any name"),
+            ("-bad.test", "begins nor ends with `-`", ""),
+            ("bad-.test", "begins nor ends with `-`", ""),
+        ] {
+            let error = text.parse::<Pattern>().expect_err(text).to_string();
+            assert!(error.contains(cause) && error.ends_with(cure), "{text}: {error}");
         }
     }
 }

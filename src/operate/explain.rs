@@ -197,7 +197,6 @@ impl Explanation {
             self.hint_at_assumptions();
             if matched == Match::Unmatched {
                 self.hints.extend(near_misses(snapshot, name));
-                self.hints.extend(no_bare_name(&self.name));
             }
         }
         if matches!(asked.sni, Some(Sni::IpLiteral)) {
@@ -219,7 +218,7 @@ impl Explanation {
                 "a pattern is no name: ask for a name that it should take, such as one with `www` for the star".into(),
             ),
             (_, Ok(Pattern::Exact(ascii))) => Some(format!("clients send this name as `{ascii}`")),
-            _ => None,
+            _ => no_bare_name(&self.name),
         });
     }
 
