@@ -7,7 +7,7 @@
 //! `cargo bench --bench reload`; `ROUTES`, `SECONDS` and `RATE` (connections a second) may be set.
 
 #[expect(dead_code, reason = "the tests use the rest")]
-#[path = "../tests/hostile/bytes.rs"]
+#[path = "../tests/harness/bytes.rs"]
 mod bytes;
 
 use std::fmt::Write as _;

@@ -2,7 +2,7 @@
 //!
 //! In:  a pool, who asks, what the backend must read first.
 //! Out: [`Connected`], or [`ConnectError`] of the last attempt.
-//! Source: DESIGN §9; RFC 8305 (happy eyeballs).
+//! Source: docs/design.md; RFC 8305 (happy eyeballs).
 //!
 //! Until a backend has taken a byte, another one can be tried, since nothing was said yet. The same holds until it has
 //! answered, if all that was said is a ClientHello: another backend reads the same one. So, where there is another, the

@@ -167,7 +167,7 @@ async fn hello(
     }
 }
 
-/// DESIGN §4 for a connection without a hello: what is counted, why it ended, what the client sees.
+/// For a connection without a hello: what is counted, why it ended, what the client sees.
 fn no_hello(error: &PeekError) -> (Option<HelloResult>, Reason, Refusal) {
     let alert = |alert| Refusal::Alert { version: 0x0303, alert };
     let (result, reason, refusal) = match error {

@@ -2,7 +2,7 @@
 //!
 //! In:  a fresh stream, a deadline, a byte limit; whether a PROXY header must come first.
 //! Out: [`Peeked`]: what the bytes are, and every one of them after the PROXY header, which the backend reads first.
-//! Source: DESIGN §9: read and replay. To both ends it is a peek, since the backend sees the same bytes.
+//! Source: docs/design.md: read and replay. To both ends it is a peek, since the backend sees the same bytes.
 //!
 //! `MSG_PEEK` costs one more system call, is quadratic for a hello that drips in, and stalls when the hello is larger
 //! than the receive buffer; so the bytes are read for good, and kept.

@@ -2,7 +2,7 @@
 //!
 //! In:  the client's stream and what to say.
 //! Out: the alert or answer on the wire, and a close that does not undo it.
-//! Source: RFC 8446 §6 (alerts), RFC 6066 §3 (unrecognized_name), DESIGN §4.
+//! Source: RFC 8446 §6 (alerts), RFC 6066 §3 (unrecognized_name).
 
 use std::future::poll_fn;
 use std::io;

@@ -2,7 +2,7 @@
 //!
 //! In:  a [`Request`]: the name and what the conditions look at.
 //! Out: [`Found`]: the number of a route, and by which kind of pattern; or `None`.
-//! Source: DESIGN §3: exact, then the longest suffix (`*.` before `**.`), then `*`; with conditions, the entry that has
+//! Source: docs/configuration.md: exact, then the longest suffix (`*.` before `**.`), then `*`; with conditions, the entry that has
 //! more of them first.
 //!
 //! One hash look-up a label, whatever the number of routes, and no allocation. `explain` watches the same walk.

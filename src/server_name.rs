@@ -78,7 +78,7 @@ pub enum PatternError {
 }
 
 impl Sni {
-    /// Validates the bytes of a `host_name` (DESIGN §3: one trailing dot goes, case is folded, `_` is allowed).
+    /// Validates the bytes of a `host_name` (docs/design.md: one trailing dot goes, case is folded, `_` is allowed).
     ///
     /// # Errors
     /// [`InvalidName`]; such a name must be refused, never routed by default.

@@ -2,7 +2,7 @@
 //!
 //! In:  the whole hellos of `tests/data`, and of `../shared/corpus` beside the repository where that is there (it is
 //!      skipped otherwise; `SNIGATE_REQUIRE_CORPUS=1` makes its absence a failure, `SNIGATE_CORPUS` names another place).
-//! Source: DESIGN §3 and §4: a cut hello is the same hello, an invalid one is refused and never falls to a default.
+//! Source: docs/design.md: a cut hello is the same hello, an invalid one is refused and never falls to a default.
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;

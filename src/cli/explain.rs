@@ -118,8 +118,10 @@ fn ask(admin: &str, options: &Options) -> Result<Explanation, AskError> {
     let said = || serde_json::from_str::<serde_json::Value>(&answer.body).ok()?["error"].as_str().map(str::to_owned);
     match answer.status {
         Some(200) => serde_json::from_str(&answer.body).map_err(|error| AskError::NotOurs { address, error }),
-        Some(400) if let Some(said) = said() => Err(AskError::Question(said)),
-        _ => Err(AskError::Status { address, status: answer.status_line, said: said() }),
+        status => Err(match (status, said()) {
+            (Some(400), Some(said)) => AskError::Question(said),
+            (_, said) => AskError::Status { address, status: answer.status_line, said },
+        }),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! In:  the path of a YAML file, or its text.
 //! Out: [`Config`], or [`Problems`], each with `file:line:column`, the path of the key and how to mend it.
-//! Source: DESIGN §2 (keys and defaults), DESIGN §3 (what a route may say).
+//! Source: docs/configuration.md (keys, defaults, what a route may hold).
 //!
 //! Loading binds no port and resolves no name, so that `run`, `check` and reload share it.
 

@@ -2,7 +2,7 @@
 //!
 //! In:  the tree of a file, by way of serde.
 //! Out: structs in which everything is optional and nothing is checked; the JSON Schema is made from them.
-//! Source: DESIGN §2.
+//! Source: docs/configuration.md.
 //!
 //! Nobody but `config` sees these. A key whose function is not built is known here all the same, so that it is
 //! answered with "not supported yet" and not with "unknown key".

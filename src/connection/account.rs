@@ -4,7 +4,7 @@
 //! Out: one reason, one line of the log, what the backend is judged by.
 //!
 //! An account is dropped however a connection ends: its own way, by a deadline, by a panic. Its drop is the one place that
-//! counts, so that accepted = active + the sum over reasons always holds (DESIGN §4).
+//! counts, so that accepted = active + the sum over reasons always holds.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -198,7 +198,7 @@ impl Meter for Account {
     }
 }
 
-/// What of the hello is counted, DESIGN §5.
+/// The features of a hello that are counted.
 fn features(hello: &ClientHello) -> impl Iterator<Item = Feature> {
     let offers = &hello.offers;
     let asked = [

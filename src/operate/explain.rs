@@ -288,7 +288,7 @@ fn told_pool(config: &Config, name: &str) -> Pool {
     Pool { name: name.to_owned(), backends }
 }
 
-/// DESIGN §4 for a client that sent a hello. A test compares it with what clients see.
+/// How a client that sent a hello is refused. A test compares it with what clients see.
 fn refusal(how: Refuse, matched: Match) -> Refusal {
     let reason = match matched {
         Match::NoSni => Reason::NoSni,

@@ -2,7 +2,7 @@
 //!
 //! In:  readiness of the two streams.
 //! Out: bytes moved; ready when this direction is closed, or when one of the streams failed.
-//! Source: DESIGN §9.
+//! Source: docs/design.md.
 
 use std::io;
 use std::mem;

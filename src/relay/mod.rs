@@ -2,7 +2,7 @@
 //!
 //! In:  two connected streams, what the backend must read first, the timeouts.
 //! Out: [`End`]: why it ended. FIN and RST are passed on as they came, after what was read before them.
-//! Source: DESIGN §9.
+//! Source: docs/design.md.
 //!
 //! One future polls both directions on one task: no `split`, no lock, no buffer of its own per connection. Small
 //! messages are copied through the worker's scratch buffer; a direction in full flow goes over to splice.

@@ -2,7 +2,7 @@
 //!
 //! In:  nothing.
 //! Out: one small enum a label; `as_str` is the value in the metrics and in the log.
-//! Source: DESIGN §5, §6.
+//! Source: docs/metrics.md, docs/logs.md.
 
 macro_rules! labels {
     ($($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident => $label:literal,)* })*) => {$(

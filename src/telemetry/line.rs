@@ -1,7 +1,7 @@
 //! Writes the connection line: all that is known of one connection at its end.
 //!
 //! In:  a [`ConnectionLine`]; what is unknown is `None`.
-//! Out: one line, in the field order of DESIGN §6, with unknown fields left out.
+//! Out: one line, in the field order of docs/logs.md, with unknown fields left out.
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -2,7 +2,7 @@
 //!
 //! In:  operator messages (tracing events); one line a connection.
 //! Out: lines on stdout, written by a thread of their own. When nobody reads them, lines are dropped and counted.
-//! Source: DESIGN §6.
+//! Source: docs/logs.md.
 
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -2,7 +2,7 @@
 //!
 //! In:  names from the configuration; events.
 //! Out: handles that are registered once and then only add; the text that Prometheus reads.
-//! Source: DESIGN §5. Names, labels and help stand in `table`.
+//! Source: docs/metrics.md. Names, labels and help stand in `table`.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};

@@ -1,6 +1,6 @@
 //! Names every way a connection can end; the label of `snigate_connections_closed_total`.
 //!
-//! Source: DESIGN §4. Law: accepted = active + the sum over these.
+//! Law: accepted = active + the sum over these. docs/logs.md explains each.
 
 use std::fmt;
 

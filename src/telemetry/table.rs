@@ -2,7 +2,7 @@
 //!
 //! In:  nothing.
 //! Out: a [`Metric`] for each, and [`ALL`] of them, which the user docs are tested against.
-//! Source: DESIGN §5; <https://prometheus.io/docs/practices/naming/>.
+//! Source: docs/metrics.md; <https://prometheus.io/docs/practices/naming/>.
 
 /// What a metric is called and what it means. The unit is the last word of the name before `_total`.
 #[derive(Debug)]

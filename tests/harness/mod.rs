@@ -9,11 +9,15 @@
 // Each test crate that includes this uses another part of it.
 #![allow(dead_code)]
 
+pub mod backend;
+pub mod bytes;
 mod config;
 mod log;
 mod metrics;
 pub mod nameserver;
 pub mod recorder;
+pub mod trial;
+pub mod wire;
 
 use std::fs;
 use std::io::{Read, Write};

@@ -32,7 +32,4 @@ mod stalled;
 mod stalls;
 mod strangers;
 
-mod backend;
-mod bytes;
-mod trial;
-mod wire;
+use self::harness::{backend, bytes, trial, wire};

@@ -16,17 +16,5 @@ mod upgrades;
 mod churn;
 mod lineage;
 
-#[path = "../hostile/backend.rs"]
-#[expect(dead_code, reason = "shared with the hostile suite, which uses more of it")]
-mod backend;
-#[path = "../hostile/bytes.rs"]
-#[expect(dead_code, reason = "shared with the hostile suite, which uses more of it")]
-mod bytes;
-#[path = "../hostile/wire.rs"]
-#[expect(dead_code, reason = "shared with the hostile suite, which uses more of it")]
-mod wire;
-
-/// Whether the long forms are asked for.
-fn soaking() -> bool {
-    std::env::var_os("SNIGATE_SOAK").is_some_and(|value| value == "1")
-}
+use self::harness::trial::soaking;
+use self::harness::{backend, bytes, wire};

@@ -11,16 +11,6 @@ mod control;
 mod files;
 mod removed;
 
-#[expect(dead_code, reason = "other suites use the rest")]
-#[path = "../hostile/backend.rs"]
-mod backend;
-#[expect(dead_code, reason = "other suites use the rest")]
-#[path = "../hostile/bytes.rs"]
-mod bytes;
 mod calls;
-#[expect(dead_code, reason = "other suites use the rest")]
-#[path = "../hostile/trial.rs"]
-mod trial;
-#[expect(dead_code, reason = "other suites use the rest")]
-#[path = "../hostile/wire.rs"]
-mod wire;
+
+use self::harness::{backend, bytes, trial, wire};

@@ -2,7 +2,7 @@
 //!
 //! In:  a [`Config`].
 //! Out: [`Destinations`]: pools by name, over every condition that a route may have; and the names below a wildcard.
-//! Source: DESIGN §3 (precedence).
+//! Source: docs/configuration.md (precedence).
 
 use std::collections::HashMap;
 

@@ -3,7 +3,7 @@
 //! In:  the parsed routes.
 //! Out: an error for two entries of one pattern that could both hold with the same kinds of conditions; a warning for
 //!      an entry that another always takes before it.
-//! Source: DESIGN §3. The time is that of sorting the entries, not of comparing each with each.
+//! Source: docs/configuration.md, "How a name finds its route". The time is that of sorting the entries, not of comparing each with each.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet};

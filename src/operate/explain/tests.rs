@@ -155,7 +155,7 @@ impl Line {
     }
 }
 
-/// The rule of DESIGN §3, without any table: the best of all that take the name and hold.
+/// The rule of docs/configuration.md, without any table: the best of all that take the name and hold.
 fn naive<'l>(lines: &'l [Line], question: &Question) -> Option<(usize, &'l Line)> {
     let candidates = lines.iter().enumerate().filter(|(_, line)| line.holds(question));
     let ranked = candidates.filter_map(|(number, line)| Some((line.takes(&question.name)?, number, line)));
