@@ -160,14 +160,14 @@ impl fmt::Display for AskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address { told, error } => {
-                write!(f, "`{}` is no admin address, HOST:PORT or unix:/PATH: {error}", told.escape_debug())
+                write!(f, "`{}` is not a valid admin address (HOST:PORT or unix:/PATH): {error}", told.escape_debug())
             }
             Self::NoAnswer { address, error } => write!(f, "no answer from the admin address {address}: {error}"),
             Self::Status { address, status, said } => {
                 write!(f, "the admin address {address} answered \"{}\"", status.escape_debug())?;
                 said.as_ref().map_or(Ok(()), |said| write!(f, ": {}", said.escape_debug()))
             }
-            Self::NotOurs { address, error } => write!(f, "what {address} answered is no explanation: {error}"),
+            Self::NotOurs { address, error } => write!(f, "unexpected answer from {address}: {error}"),
             Self::Question(said) => write!(f, "{}", said.escape_debug()),
         }
     }
