@@ -301,7 +301,7 @@ fn help_lists_the_commands_and_version_is_a_line() {
         assert!(help.stdout.contains(&format!("\n  {command} ")), "{command} is not in {}", help.stdout);
         assert_eq!(desk.run(&[command, "--help"]).code, 0);
     }
-    assert!(help.stdout.contains("Exit codes: 0 ended as asked"), "{}", help.stdout);
+    assert!(help.stdout.contains("Exit codes: 0 success"), "{}", help.stdout);
     desk.run(&["--version"]).says(0, concat!("snigate ", env!("CARGO_PKG_VERSION"), "\n"), "");
 }
 
