@@ -52,7 +52,7 @@ enum Command {
     },
     /// Shows which route matches a name, which were skipped, and why
     Explain(explain::Options),
-    /// Tells which names another file would send elsewhere
+    /// Shows which names would be routed differently by another file
     Diff(diff::Options),
     /// Connects to every backend with every name routed to it, and reports the problems clients would see
     Doctor(doctor::Options),
