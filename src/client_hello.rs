@@ -165,7 +165,7 @@ impl Reader {
     /// told must not depend on how its bytes come.
     fn check_header(&self, begun: &[u8]) -> Result<(), NotHello> {
         if begun.first().is_some_and(|&kind| kind != CLIENT_HELLO) {
-            return Err(NotHello::Malformed("a handshake message that is no ClientHello"));
+            return Err(NotHello::Malformed("a handshake message that is not a ClientHello"));
         }
         match message_bytes(begun) {
             Some(bytes) if bytes > self.max_message_bytes => Err(NotHello::TooLong { bytes }),
@@ -391,7 +391,7 @@ fn read_server_name(data: &[u8]) -> Result<Option<Sni>, NotHello> {
     let (&[kind, high, low], rest) = list.split_first_chunk().ok_or(BROKEN)?;
     let (name, rest) = rest.split_at_checked(u16::from_be_bytes([high, low]).into()).ok_or(BROKEN)?;
     if kind != HOST_NAME {
-        return Err(NotHello::Malformed("a server name that is no host_name"));
+        return Err(NotHello::Malformed("a server name whose type is not host_name"));
     }
     if !rest.is_empty() {
         // Told apart, so that a name length that is too short is not called two names.
@@ -499,7 +499,7 @@ fn needs(bytes: usize) -> Result<Hello, NotHello> {
 impl std::fmt::Display for NotHello {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::NotTls => f.write_str("the first bytes are no TLS handshake"),
+            Self::NotTls => f.write_str("the first bytes are not a TLS handshake"),
             Self::Malformed(place) => write!(f, "malformed: {place}"),
             Self::Name(invalid) => write!(f, "invalid server name: {invalid}"),
             Self::TwoNames => f.write_str("more than one server name"),

@@ -255,10 +255,10 @@ impl fmt::Display for InvalidName {
         match self {
             Self::Empty => f.write_str("the name is empty"),
             Self::EmptyLabel => f.write_str("the name has an empty label (two dots in a row, or one at the front)"),
-            Self::LongLabel { bytes } => write!(f, "a label is {bytes} bytes long, {MAX_LABEL_BYTES} are allowed"),
-            Self::LongName { bytes } => write!(f, "the name is {bytes} bytes long, {MAX_NAME_BYTES} are allowed"),
-            Self::Byte(byte) => write!(f, "the name holds the byte 0x{byte:02x} ('{}')", byte.escape_ascii()),
-            Self::Hyphen => f.write_str("a label of a name neither begins nor ends with `-`"),
+            Self::LongLabel { bytes } => write!(f, "a label is {bytes} bytes long; the limit is {MAX_LABEL_BYTES}"),
+            Self::LongName { bytes } => write!(f, "the name is {bytes} bytes long; the limit is {MAX_NAME_BYTES}"),
+            Self::Byte(byte) => write!(f, "the name contains the byte 0x{byte:02x} ('{}')", byte.escape_ascii()),
+            Self::Hyphen => f.write_str("a label of a name must not begin or end with `-`"),
         }
     }
 }
@@ -274,17 +274,19 @@ impl fmt::Display for PatternError {
             Self::Name(reason) => write!(f, "{reason}"),
             Self::Idna => f.write_str("the name is not valid under IDNA"),
             Self::Star { suggestion: Some(right) } => {
-                write!(f, "a star stands only for whole labels at the front; write {right}")
+                write!(f, "a star must replace whole labels at the front; write {right}")
             }
             Self::Star { suggestion: None } => {
-                f.write_str("a star stands only for whole labels at the front: `*`, `*.example.com`, `**.example.com`")
+                f.write_str("a star must replace whole labels at the front: `*`, `*.example.com`, `**.example.com`")
             }
             Self::Habit(habit) => habit.fmt(f),
             Self::MoreThanAName { suggestion: Some(name) } => {
                 write!(f, "a server name has no scheme, port or path; write {name}")
             }
             Self::MoreThanAName { suggestion: None } => f.write_str("a server name has no scheme, port or path"),
-            Self::Address => f.write_str("an IP address is never sent as a server name; use `no_sni` for such clients"),
+            Self::Address => {
+                f.write_str("clients never send an IP address as a server name; use `no_sni` for such clients")
+            }
         }
     }
 }

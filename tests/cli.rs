@@ -132,7 +132,7 @@ fn explain_tells_programs() {
     assert_eq!((refused.code, &refused.json()["match"], &refused.json()["route"]), (4, &Value::Null, &Value::Null));
     let refusal = json!({
         "reason": "invalid_sni", "client_sees": "alert", "alert": "illegal_parameter", "alert_before_tls13": null,
-        "detail": "the name holds the byte 0xc3 ('\\xc3')",
+        "detail": "the name contains the byte 0xc3 ('\\xc3')",
     });
     assert_eq!(refused.json()["refusal"], refusal);
 }
@@ -301,7 +301,7 @@ fn help_lists_the_commands_and_version_is_a_line() {
         assert!(help.stdout.contains(&format!("\n  {command} ")), "{command} is not in {}", help.stdout);
         assert_eq!(desk.run(&[command, "--help"]).code, 0);
     }
-    assert!(help.stdout.contains("Exit codes: 0 ended as asked"), "{}", help.stdout);
+    assert!(help.stdout.contains("Exit codes: 0 success"), "{}", help.stdout);
     desk.run(&["--version"]).says(0, concat!("snigate ", env!("CARGO_PKG_VERSION"), "\n"), "");
 }
 
@@ -491,7 +491,11 @@ fn explain_says_when_the_admin_address_does_not_answer() {
     );
     let ended = desk.run(&["explain", "a.test", "--admin", "127.0.0.1"]);
     assert_eq!(ended.code, 2);
-    assert!(ended.stderr.starts_with("snigate: `127.0.0.1` is no admin address, HOST:PORT"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.starts_with("snigate: `127.0.0.1` is not a valid admin address (HOST:PORT"),
+        "{}",
+        ended.stderr
+    );
 
     let lb = Lb::new().start();
     let admin = format!("http://{}/", lb.admin());

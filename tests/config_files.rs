@@ -72,7 +72,7 @@ fn a_file_that_cannot_be_read_is_a_problem_of_that_file() {
     let files = Files::new();
     fs::create_dir(files.path("config.yaml")).expect("made");
     only(&files.refused(), 1, 1, "directory");
-    only(&Config::load(Path::new("/dev/zero")).expect_err("refused"), 1, 1, "no regular file");
+    only(&Config::load(Path::new("/dev/zero")).expect_err("refused"), 1, 1, "not a regular file");
 }
 
 #[cfg(unix)]
@@ -89,7 +89,7 @@ fn a_file_without_permission_is_a_problem_of_that_file() {
 
 #[test]
 fn what_is_no_text_is_told_with_its_place() {
-    only(&file(b"listeners:\n  - \xffname: a\n").refused(), 2, 5, "not UTF-8: the byte 0xff");
+    only(&file(b"listeners:\n  - \xffname: a\n").refused(), 2, 5, "not UTF-8: found the byte 0xff");
     only(&file(b"\xef\xbb\xbflisteners: []\n").refused(), 1, 1, "byte order mark");
     only(&file(b"\xff\xfel\0i\0").refused(), 1, 1, "UTF-16");
     assert!(file(b"listeners: \0\n").load().is_err());
@@ -101,10 +101,10 @@ fn what_is_no_map_is_told() {
     only(&file("# nothing\n").refused(), 1, 1, "the file is empty");
     only(&file("just words\n").refused(), 1, 1, "expected a map");
     only(&file("\n- a\n").refused(), 2, 1, "expected a map");
-    only(&file(format!("{GOOD}---\n{GOOD}")).refused(), 4, 1, "a second document");
-    only(&file(format!("{GOOD}...\n---\nrest\n")).refused(), 5, 1, "a second document");
-    only(&file("listeners:\n\t- name: a\n").refused(), 2, 2, "not YAML");
-    only(&file("listeners: [{ name: a\n").refused(), 1, 13, "not YAML");
+    only(&file(format!("{GOOD}---\n{GOOD}")).refused(), 4, 1, "a second YAML document");
+    only(&file(format!("{GOOD}...\n---\nrest\n")).refused(), 5, 1, "a second YAML document");
+    only(&file("listeners:\n\t- name: a\n").refused(), 2, 2, "invalid YAML");
+    only(&file("listeners: [{ name: a\n").refused(), 1, 13, "invalid YAML");
 }
 
 #[test]
@@ -113,9 +113,9 @@ fn what_yaml_allows_beyond_a_tree_is_told() {
     let lines: Vec<u32> = aliases.iter().map(|problem| problem.place.line).collect();
     assert_eq!(lines, [1, 2], "{aliases}");
     only(&file(format!("{GOOD}no_sni: !custom {{ refuse: alert }}\n")).refused(), 4, 17, "tags");
-    only(&file(format!("{GOOD}? [a]\n: b\n")).refused(), 4, 3, "a key is a plain word");
+    only(&file(format!("{GOOD}? [a]\n: b\n")).refused(), 4, 3, "a key must be a plain word");
     let duplicate = file(format!("{GOOD}routes: []\n")).refused();
-    only(&duplicate, 4, 1, "duplicate key `routes`; it stands already in line 3, column 1");
+    only(&duplicate, 4, 1, "duplicate key `routes`; first used in line 3, column 1");
     only(&file(format!("{GOOD}<<: {{ log: {{}} }}\n")).refused(), 4, 1, "unknown key");
     let unquoted = file("listeners: [{ name: a, bind: 127.0.0.1:0 }]\nroutes: [{ sni: *.a.test, refuse: alert }]\n");
     only(&unquoted.refused(), 2, 17, "write \"*.a.test\" in quotes");
@@ -150,7 +150,7 @@ fn a_hostile_file_is_refused_at_once() {
     cheap("[".repeat(100_000), "more than 16 deep");
     cheap("{a: ".repeat(100_000), "more than 16 deep");
     cheap("- ".repeat(100_000), "more than 16 deep");
-    cheap("a: b: ".repeat(10_000), "not YAML");
+    cheap("a: b: ".repeat(10_000), "invalid YAML");
     cheap((0..2_000).map(|n| format!("key{n}: 1\n")).collect::<String>(), "unknown key");
     cheap("same: 1\n".repeat(2_000), "duplicate key");
     cheap("x".repeat(1_000_000), "expected a map");
@@ -239,12 +239,12 @@ fn a_problem_of_an_included_file_is_placed_in_it() {
 #[test]
 fn an_include_that_names_nothing_is_told() {
     let loaded = file(format!("{GOOD}include: [none.d/*.yaml]\n")).load().expect("usable");
-    only(&loaded.warnings, 4, 11, "no file has such a name");
+    only(&loaded.warnings, 4, 11, "no file matches");
     let problems = file(format!("{GOOD}include: none.yaml\n")).refused();
     assert!(problems.iter().any(|problem| problem.place.file.ends_with("none.yaml")), "{problems}");
     only(&file(format!("{GOOD}include: \"*/a.yaml\"\n")).refused(), 4, 10, "not in the directory");
     only(&file(format!("{GOOD}include: \"*.yaml\"\n")).refused(), 4, 10, "includes itself");
-    only(&file(format!("{GOOD}include: ..\n")).refused(), 4, 10, "names no file");
+    only(&file(format!("{GOOD}include: ..\n")).refused(), 4, 10, "does not name a file");
 }
 
 #[test]

@@ -339,7 +339,7 @@ impl fmt::Display for HandshakeError {
             Self::ClosedEarly { got } => write!(f, "closed inside the handshake, after {got} bytes"),
             Self::NotTls { first } => write!(f, "no TLS: the answer begins with \"{}\"", first.escape_ascii()),
             Self::Tls(error) => error.fmt(f),
-            Self::NotAName => f.write_str("the name is no DNS name"),
+            Self::NotAName => f.write_str("the name is not a valid DNS name"),
             Self::Io(error) => error.fmt(f),
         }
     }

@@ -1,7 +1,7 @@
-//! `snigate check FILE`: tells everything that is wrong with a routing file.
+//! `snigate check FILE`: shows every problem of a routing file.
 //!
 //! In:  the path of the file.
-//! Out: one line a problem, with the line of the file below it if that is wanted, and a summary; or all of it as JSON.
+//! Out: one line a problem, optionally with the line of the file below it, and a summary; or everything as JSON.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,12 +14,12 @@ use serde::Serialize;
 
 use crate::config::{Config, Loaded, Place, Problem, Problems, Severity};
 
-/// How the findings are written.
+/// The output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
-    /// One line a problem, for programs that read `file:line:column: …`.
+    /// One line per problem, for programs that parse `file:line:column: …`.
     Lines,
-    /// Below each, the line of the file and a caret, for people.
+    /// The line of the file and a caret below each problem, for people.
     Snippets,
     Json,
 }
@@ -31,10 +31,10 @@ pub enum Verdict {
     Refused,
 }
 
-/// Reads `file` as `run` would, and writes what is wrong with it.
+/// Loads `file` as `run` would, and writes its problems.
 ///
 /// # Errors
-/// What `out` says.
+/// Fails if `out` cannot be written.
 pub(super) fn check(file: &Path, form: Form, out: &mut dyn Write) -> io::Result<Verdict> {
     let loaded = Config::load(file);
     let (config, problems) = match &loaded {
@@ -94,7 +94,7 @@ fn lines_of(problems: &Problems) -> HashMap<(Arc<Path>, u32), String> {
     }
     let mut lines = HashMap::new();
     for (path, numbers) in wanted {
-        // What is no regular file may block or never end.
+        // Reading anything but a regular file may block or never end.
         let Some(file) = path.is_file().then(|| File::open(&path).ok()).flatten() else { continue };
         let last = numbers.iter().max().copied().unwrap_or_default();
         for (number, line) in (1..=last).zip(BufReader::new(file).lines()) {

@@ -1,4 +1,4 @@
-//! `snigate completions SHELL`: prints a script that makes a shell complete commands and options.
+//! `snigate completions SHELL`: prints a shell completion script.
 //!
 //! In:  the shell, and the commands as they are declared.
 //! Out: the script.
@@ -11,7 +11,7 @@ use clap_complete::{Shell, generate};
 /// Prints the script for `shell`.
 ///
 /// # Errors
-/// What `out` says.
+/// Fails if `out` cannot be written.
 pub(super) fn completions(shell: Shell, mut command: Command, out: &mut dyn Write) -> io::Result<()> {
     let mut script = Vec::new();
     generate(shell, &mut command, "snigate", &mut script);

@@ -19,10 +19,10 @@ use crate::process::upgrade::Inheritance;
 
 #[derive(Args, Clone, Copy, Debug)]
 pub(super) struct Options {
-    /// Where to listen, instead of 127.0.0.1:8443
+    /// Listens here instead of on 127.0.0.1:8443
     #[arg(long, value_name = "IP:PORT")]
     bind: Option<SocketAddr>,
-    /// Takes free ports for the backends and the admin address, and for --bind unless that is given
+    /// Uses free ports for the backends and the admin address, and for the listener unless --bind is given
     #[arg(long)]
     any_port: bool,
 }

@@ -155,7 +155,7 @@ fn respond(head: &[u8], describe: impl FnOnce() -> String) -> String {
         [_, _, b"HTTP/1.1" | b"HTTP/1.0"] => {
             response("405 Method Not Allowed\r\nAllow: GET, HEAD", "this backend answers GET\n", Body::Sent)
         }
-        _ => response("400 Bad Request", "this is no HTTP/1.1 request\n", Body::Sent),
+        _ => response("400 Bad Request", "this is not an HTTP/1.1 request\n", Body::Sent),
     }
 }
 

@@ -1,8 +1,8 @@
-//! `snigate doctor`: connects to every backend with every name routed to it, and tells what clients will meet.
+//! `snigate doctor`: connects to every backend with every name routed to it, and reports what clients would see.
 //!
 //! In:  a routing file; backends that can be reached from here.
-//! Out: what was seen of each backend, and findings with what they mean and how to mend them; an exit code that says whether
-//!      there is anything to mend.
+//! Out: what each backend answered, and findings with their meaning and fix; an exit code that says whether
+//!      there are errors or warnings.
 
 mod date;
 mod destinations;
@@ -37,36 +37,36 @@ use crate::server_name::ServerName;
 pub(super) struct Options {
     /// The routing file
     pub file: Option<PathBuf>,
-    /// Only this pool; may be given more than once
+    /// Checks only this pool; repeatable
     #[arg(long = "pool", value_name = "POOL")]
     pools: Vec<String>,
-    /// Only this name, as a client sends it; may be given more than once
+    /// Checks only this name, as a client sends it; repeatable
     #[arg(long = "name", value_name = "NAME")]
     names: Vec<ServerName>,
-    /// Asks for all names, not only for the first 100 of each pool
+    /// Checks all names, not only the first 100 of each pool
     #[arg(long)]
     all: bool,
-    /// Tells certificates that expire within so many days
+    /// Warns about certificates that expire within this many days
     #[arg(long, value_name = "DAYS", default_value_t = 21)]
     days: u16,
-    /// For connecting, and again for each handshake
+    /// Timeout for connecting, and again for each handshake
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = timeout)]
     timeout: Duration,
-    /// A certificate that is not trusted here is an error; else it is only told
+    /// Reports an untrusted certificate as an error rather than as information
     #[arg(long)]
     verify: bool,
-    /// Trusts the authorities in this PEM file, not those of the system; implies --verify
+    /// Trusts the CA certificates in this PEM file instead of the system store; implies --verify
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// Leaves out findings of this kind (the word in brackets); may be given more than once
+    /// Ignores findings of this kind (the word in brackets); repeatable
     #[arg(long, value_name = "KIND", hide_possible_values = true)]
     ignore: Vec<Kind>,
-    /// Prints what was seen and found as JSON
+    /// Prints the report as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Examines the backends of the routing file.
+/// Checks the backends of the routing file.
 pub(super) fn run(options: &Options, config: Option<PathBuf>) -> ExitCode {
     let config = match config_file(config).and_then(|file| load(&file)) {
         Ok(loaded) => loaded.config,

@@ -1,7 +1,7 @@
-//! `snigate explain NAME`: tells which route takes a name and why, from a routing file or from the running process.
+//! `snigate explain NAME`: shows which route matches a name and why, from a routing file or from the running process.
 //!
-//! In:  the name, and what else of a client the routes may look at.
-//! Out: an [`Explanation`] for people or as JSON; exit codes that a pipeline can test.
+//! In:  the name, and the other client properties that routes can match.
+//! Out: an [`Explanation`] as text or JSON; exit codes that a pipeline can test.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -27,27 +27,27 @@ pub(super) struct Options {
     /// The routing file
     #[arg(conflicts_with = "admin")]
     pub file: Option<PathBuf>,
-    /// A protocol that the client offers, such as h2; one or more [default: none]
+    /// ALPN protocols the client offers, such as h2 [default: none]
     #[arg(long, value_name = "PROTOCOL", value_delimiter = ',')]
     alpn: Vec<String>,
     /// The client's address [default: 192.0.2.1]
     #[arg(long, value_name = "IP")]
     source: Option<IpAddr>,
-    /// The listener that it comes through [default: the first]
+    /// The listener the client connects to [default: the first]
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
-    /// Ends with 0 only if the name goes to this pool, else with 5
+    /// Exits with 0 only if the name goes to this pool, otherwise with 5
     #[arg(long, value_name = "POOL")]
     expect_pool: Option<String>,
     /// Prints the answer as JSON
     #[arg(long)]
     json: bool,
-    /// Asks the running snigate at its admin address (HOST:PORT or unix:/PATH), not a file
+    /// Asks the running snigate at this admin address (HOST:PORT or unix:/PATH) instead of reading a file
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
 }
 
-/// Answers, from `config` or from the admin address.
+/// Answers from `config` or from the admin address.
 pub(super) fn run(options: &Options, config: Option<PathBuf>) -> ExitCode {
     let explained = match &options.admin {
         Some(admin) => ask(admin, options).map_err(|error| {
@@ -140,7 +140,7 @@ enum AskError {
         status: String,
         said: Option<String>,
     },
-    /// The answer is no explanation.
+    /// The answer is not an explanation.
     NotOurs {
         address: Address,
         error: serde_json::Error,
@@ -162,14 +162,14 @@ impl fmt::Display for AskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address { told, error } => {
-                write!(f, "`{}` is no admin address, HOST:PORT or unix:/PATH: {error}", told.escape_debug())
+                write!(f, "`{}` is not a valid admin address (HOST:PORT or unix:/PATH): {error}", told.escape_debug())
             }
             Self::NoAnswer { address, error } => write!(f, "no answer from the admin address {address}: {error}"),
             Self::Status { address, status, said } => {
                 write!(f, "the admin address {address} answered \"{}\"", status.escape_debug())?;
                 said.as_ref().map_or(Ok(()), |said| write!(f, ": {}", said.escape_debug()))
             }
-            Self::NotOurs { address, error } => write!(f, "what {address} answered is no explanation: {error}"),
+            Self::NotOurs { address, error } => write!(f, "unexpected answer from {address}: {error}"),
             Self::Question(said) => write!(f, "{}", said.escape_debug()),
         }
     }

@@ -1,7 +1,7 @@
-//! Asks a running snigate whether it is ready: `snigate healthcheck`, for containers that have no curl.
+//! `snigate healthcheck`: checks whether a running snigate is ready, for containers that have no curl.
 //!
 //! In:  the admin addresses.
-//! Out: nothing if `/readyz` says 200; else what was seen.
+//! Out: nothing if `/readyz` answers 200; otherwise an error with the answer.
 
 use std::error::Error;
 use std::fmt;
@@ -16,7 +16,7 @@ use crate::socket::Address;
 ///
 /// # Errors
 ///
-/// When there is no address, no answer within two seconds, or another answer than 200.
+/// Fails without an admin address, without an answer within two seconds, or if the status is not 200.
 pub(crate) fn healthcheck(admin: &[Address]) -> Result<(), HealthcheckError> {
     let address = reachable(admin.first().ok_or(HealthcheckError::NoAddress)?);
     let ask = admin_client::get(&address, "/readyz", LIMIT, MAX_ANSWER_BYTES);
@@ -47,7 +47,7 @@ pub(crate) enum HealthcheckError {
 impl fmt::Display for HealthcheckError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoAddress => f.write_str("there is no admin address to ask"),
+            Self::NoAddress => f.write_str("no admin address is configured"),
             Self::Io { address, .. } => write!(f, "no answer from {}", page(address)),
             Self::NotReady { address, status, body } => {
                 write!(f, "{} answered {status:?}: {body:?}", page(address))

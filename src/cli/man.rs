@@ -1,4 +1,4 @@
-//! `snigate man [COMMAND]`: prints a man page, made from the declarations that `--help` is made from.
+//! `snigate man [COMMAND]`: prints a man page, generated from the same definitions as `--help`.
 //!
 //! In:  a command, or none for the program as a whole.
 //! Out: roff, for `man -l -` or a file in `man1`.
@@ -8,9 +8,9 @@ use std::io::{self, Write};
 use clap::Command;
 use clap_mangen::Man;
 
-/// Prints the page of the command called `name`, or of `program` itself. `None`: there is no such command.
+/// Prints the man page of the command `name`, or of `program` itself. Returns `None` for an unknown command.
 pub(super) fn man(name: Option<&str>, mut program: Command, out: &mut dyn Write) -> Option<io::Result<()>> {
-    // Gives each command the options that it shares with the program.
+    // Adds the global options to each command.
     program.build();
     let page = match name {
         None => program,

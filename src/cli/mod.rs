@@ -22,14 +22,14 @@ use clap::{CommandFactory, Parser, Subcommand, ValueHint};
 
 use crate::config::{Config, Loaded, Problems};
 
-/// Routes TLS by its server name without decrypting it.
+/// Layer-4 load balancer that routes TLS connections by server name (SNI) without decrypting them
 #[derive(Debug, Parser)]
 #[command(name = "snigate", version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
-    /// The routing file; without it ./config.yaml, then /etc/snigate/config.yaml
-    // An empty value is none: `SNIGATE_CONFIG=` in a compose file.
+    /// The routing file; if not given, ./config.yaml, then /etc/snigate/config.yaml
+    // An empty value counts as unset: `SNIGATE_CONFIG=` in a compose file.
     #[arg(long, short, global = true, env = "SNIGATE_CONFIG", value_name = "FILE", hide_env_values = true,
         value_parser = OsStringValueParser::new().map(PathBuf::from), value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
@@ -37,12 +37,12 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serves until SIGTERM, which drains; SIGHUP and a changed file reload (this is what no command means)
+    /// Runs the load balancer (the default command); SIGTERM drains, SIGHUP or a changed file reloads
     Run {
         /// The routing file
         file: Option<PathBuf>,
     },
-    /// Tells all problems of a routing file, with their places
+    /// Checks a routing file and shows every problem with its line and column
     Check {
         /// The routing file
         file: Option<PathBuf>,
@@ -50,31 +50,31 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Tells which route takes a name, what was passed over and why
+    /// Shows which route matches a name, which were skipped, and why
     Explain(explain::Options),
-    /// Tells which names another file would send elsewhere
+    /// Shows which names would be routed differently by another file
     Diff(diff::Options),
-    /// Connects to every backend with every name routed to it, and tells what clients will meet
+    /// Connects to every backend with every name routed to it, and reports the problems clients would see
     Doctor(doctor::Options),
-    /// Starts two small TLS backends and snigate in front of them, to try with curl
+    /// Starts two small TLS backends with snigate in front of them, to try with curl
     Demo(demo::Options),
-    /// Asks the running snigate of this configuration whether it is ready; for containers
+    /// Checks whether the running snigate is ready; for container health checks
     Healthcheck,
-    /// Prints the JSON Schema of the routing file, for editors
+    /// Prints the JSON Schema of the routing file, for editors and linters
     Schema,
-    /// Prints a completion script
+    /// Prints a shell completion script
     Completions {
-        /// The shell that is to complete
+        /// The shell to generate the script for
         shell: clap_complete::Shell,
     },
     /// Prints a man page
     Man {
-        /// The page of this command; without it that of snigate itself
+        /// The command to describe; if not given, snigate itself
         command: Option<String>,
     },
 }
 
-/// What the process says with its end.
+/// Exit codes other than success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     Config = 1,
@@ -84,13 +84,13 @@ pub enum Exit {
     Refused = 4,
     /// `explain`: not the pool that was expected.
     OtherPool = 5,
-    /// `diff`: somebody goes elsewhere.
+    /// `diff`: routing differs.
     Changes = 6,
-    /// `doctor`: there is something to mend.
+    /// `doctor`: there are errors or warnings.
     Findings = 7,
 }
 
-/// Runs the command that the arguments name.
+/// Runs the command given on the command line.
 pub fn main() -> ExitCode {
     let Arguments { command, config } = Arguments::parse();
     let config = config.filter(|file| !file.as_os_str().is_empty());
@@ -111,19 +111,19 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn with_config(told: Option<PathBuf>, command: impl FnOnce(PathBuf) -> ExitCode) -> ExitCode {
-    config_file(told).map_or_else(|exit| exit, command)
+fn with_config(given: Option<PathBuf>, command: impl FnOnce(PathBuf) -> ExitCode) -> ExitCode {
+    config_file(given).map_or_else(|exit| exit, command)
 }
 
-/// Finds the routing file, or says where it was looked for.
-fn config_file(told: Option<PathBuf>) -> Result<PathBuf, ExitCode> {
-    run::find_config(told).map_err(|message| {
+/// Finds the routing file, or prints where it was looked for.
+fn config_file(given: Option<PathBuf>) -> Result<PathBuf, ExitCode> {
+    run::find_config(given).map_err(|message| {
         eprintln!("snigate: {message}");
         Exit::Usage.into()
     })
 }
 
-/// Loads `file`, or says what is wrong with it.
+/// Loads `file`, or prints its problems.
 fn load(file: &Path) -> Result<Loaded, ExitCode> {
     usable(file, Config::load(file))
 }
@@ -148,7 +148,7 @@ fn man_page(command: Option<&str>) -> ExitCode {
     }
 }
 
-/// The end of a command that only prints.
+/// The exit code of a command that only prints.
 fn printed(result: io::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -184,7 +184,7 @@ fn ask_health(file: &Path) -> ExitCode {
     }
 }
 
-/// Nobody reads what a command prints: no failure of the command, but it cannot claim success either.
+/// Standard output is closed: the command itself did not fail, but it cannot claim success either.
 fn output_failed(error: &io::Error) -> ExitCode {
     eprintln!("snigate: cannot write: {error}");
     ExitCode::FAILURE
@@ -196,6 +196,6 @@ impl From<Exit> for ExitCode {
     }
 }
 
-const AFTER_HELP: &str = "Exit codes: 0 ended as asked, 1 a problem in the configuration, 2 usage, 3 an address that \
-cannot be bound; explain: 4 refused, 5 another pool than expected; diff: 6 something changes; \
-doctor: 7 something to mend.";
+const AFTER_HELP: &str = "Exit codes: 0 success, 1 configuration error or no answer, 2 usage error, 3 an address cannot be \
+bound; explain: 4 refused, 5 not the expected pool; diff: 6 routing differs; \
+doctor: 7 errors or warnings found.";

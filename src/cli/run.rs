@@ -10,13 +10,13 @@ use crate::process::server::Server;
 use crate::process::upgrade::Inheritance;
 use crate::telemetry::{LogGuard, log};
 
-/// Runs with `file`, until drained.
+/// Runs with `file` until drained.
 pub(super) fn run(file: PathBuf) -> ExitCode {
-    // First: no other descriptor may come to have the number of one of these.
+    // Must come first, before another descriptor can reuse one of these numbers.
     let inheritance = match Inheritance::take() {
         Ok(inheritance) => inheritance,
         Err(error) => {
-            eprintln!("snigate: the sockets that this process was to be given: {error}");
+            eprintln!("snigate: cannot take over the inherited sockets: {error}");
             return Exit::Bind.into();
         }
     };
@@ -32,7 +32,7 @@ pub(super) fn run(file: PathBuf) -> ExitCode {
     }
 }
 
-/// Serves `loaded`; `started` is shown the server before its first connection.
+/// Serves `loaded`; calls `started` before the first connection is accepted.
 pub(super) fn serve(
     loaded: Loaded,
     file: PathBuf,
@@ -57,7 +57,7 @@ pub(super) fn serve(
     })
 }
 
-/// The log as the configuration wants it, with the warnings of the file as its first lines.
+/// Starts logging as configured; the warnings of the file are its first lines.
 pub(super) fn start_log(config: &Config, warnings: &Problems) -> LogGuard {
     let guard = log::init(log_settings(config.log));
     for warning in warnings.iter() {
@@ -66,7 +66,7 @@ pub(super) fn start_log(config: &Config, warnings: &Problems) -> LogGuard {
     guard
 }
 
-/// The problems of a file that cannot be run, one a line on stderr.
+/// Prints the problems of an unusable file, one per line, to stderr.
 pub(super) fn tell(problems: &Problems) {
     for problem in problems.iter() {
         eprintln!("{problem}");
@@ -78,13 +78,13 @@ pub(super) fn tell(problems: &Problems) {
     );
 }
 
-/// Where the configuration is: as told, else in the working directory, else in /etc.
+/// Finds the configuration: the given file, then the working directory, then /etc.
 ///
 /// # Errors
 /// Where it was looked for.
-pub(super) fn find_config(told: Option<PathBuf>) -> Result<PathBuf, String> {
-    if let Some(told) = told {
-        return Ok(told);
+pub(super) fn find_config(given: Option<PathBuf>) -> Result<PathBuf, String> {
+    if let Some(given) = given {
+        return Ok(given);
     }
     let places = ["config.yaml", "/etc/snigate/config.yaml"].map(Path::new);
     places.iter().find(|place| place.exists()).map(|place| place.to_path_buf()).ok_or_else(|| {

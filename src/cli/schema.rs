@@ -1,7 +1,7 @@
 //! `snigate schema`: prints the JSON Schema of the routing file, for editors and linters.
 //!
 //! In:  nothing.
-//! Out: the document that is kept as `config.schema.json`.
+//! Out: the document checked in as `config.schema.json`.
 
 use std::io::{self, Write};
 
@@ -10,7 +10,7 @@ use crate::config::Config;
 /// Prints the schema.
 ///
 /// # Errors
-/// What `out` says.
+/// Fails if `out` cannot be written.
 pub(super) fn schema(out: &mut dyn Write) -> io::Result<()> {
     out.write_all(Config::json_schema().as_bytes())
 }

@@ -114,16 +114,16 @@ impl fmt::Display for AddressError {
         match self {
             Self::NoPort(IpAddr::V4(address)) => write!(f, "a port is missing; write `{address}:PORT`"),
             Self::NoPort(IpAddr::V6(address)) => {
-                write!(f, "a port is missing, and an IPv6 address stands in brackets; write `[{address}]:PORT`")
+                write!(f, "a port is missing, and an IPv6 address needs brackets; write `[{address}]:PORT`")
             }
             Self::NoAddress { port } => {
                 write!(f, "an address is missing; write `0.0.0.0:{port}` or, with IPv6, `[::]:{port}`")
             }
-            Self::NoSuchPort(port) => write!(f, "`{}` is no port; ports are 0 to 65535", port.escape_debug()),
+            Self::NoSuchPort(port) => write!(f, "`{}` is not a valid port; ports are 0 to 65535", port.escape_debug()),
             Self::Name(name) => write!(f, "`{name}` is a DNS name; write the address, as `IP:PORT`"),
-            Self::Unix => f.write_str("a unix socket cannot stand here; write `IP:PORT`"),
-            Self::Scheme => f.write_str("write `IP:PORT` alone, without a scheme"),
-            Self::Other(text) => write!(f, "`{}` is no address", text.escape_debug()),
+            Self::Unix => f.write_str("a unix socket is not allowed here; write `IP:PORT`"),
+            Self::Scheme => f.write_str("a scheme is not allowed; write `IP:PORT`"),
+            Self::Other(text) => write!(f, "`{}` is not a valid address", text.escape_debug()),
         }
     }
 }
@@ -134,9 +134,9 @@ impl fmt::Display for SocketPathError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Relative => f.write_str("the path must begin with `/`; write it as `unix:/run/snigate/admin.sock`"),
-            Self::Nul => f.write_str("the path holds a NUL"),
+            Self::Nul => f.write_str("the path contains a NUL byte"),
             Self::TooLong => {
-                write!(f, "the path is longer than {MAX_SOCKET_PATH_BYTES} bytes, the most a socket can have")
+                write!(f, "the path is longer than {MAX_SOCKET_PATH_BYTES} bytes, the limit for a unix socket")
             }
         }
     }
@@ -150,7 +150,9 @@ impl fmt::Display for NetworkError {
             Self::HostBits { meant } => {
                 write!(f, "the address has bits beyond the prefix; write `{meant}`, or `/32` or `/128` for one address")
             }
-            Self::Other(text) => write!(f, "`{}` is no network; write it as `10.0.0.0/8`", text.escape_debug()),
+            Self::Other(text) => {
+                write!(f, "`{}` is not a valid network; write it as `10.0.0.0/8`", text.escape_debug())
+            }
         }
     }
 }
@@ -173,14 +175,14 @@ mod tests {
         assert!(told("8443").contains("`0.0.0.0:8443`"));
         assert!(told(":8443").contains("`0.0.0.0:8443`"));
         assert!(told("*:8443").contains("`0.0.0.0:8443`"));
-        assert!(told("10.0.0.1:99999").contains("`99999` is no port"));
-        assert!(told("10.0.0.1:").contains("is no port"));
+        assert!(told("10.0.0.1:99999").contains("`99999` is not a valid port"));
+        assert!(told("10.0.0.1:").contains("is not a valid port"));
         assert!(told("localhost:443").contains("`localhost` is a DNS name"));
         assert!(told("shop.internal").contains("is a DNS name"));
-        assert!(told("unix:/run/a.sock").contains("cannot stand here"));
+        assert!(told("unix:/run/a.sock").contains("not allowed here"));
         assert!(told("https://10.0.0.1:443").contains("scheme"));
-        assert_eq!(told("10.0.0:443"), "`10.0.0:443` is no address");
-        assert_eq!(told(""), "`` is no address");
+        assert_eq!(told("10.0.0:443"), "`10.0.0:443` is not a valid address");
+        assert_eq!(told(""), "`` is not a valid address");
     }
 
     #[test]

@@ -106,7 +106,7 @@ impl<'t> Deserializer<'t> for NodeDeserializer<'t, '_> {
     fn deserialize_string<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Wrong> {
         match &self.node.value {
             Value::Scalar { text, .. } if self.node.value.is_number_or_boolean() => {
-                let quoted = format_args!("text (write \"{0}\" in quotes if the text {0} is meant)", shortened(text));
+                let quoted = format_args!("text (write \"{0}\" in quotes if you mean the text {0})", shortened(text));
                 Err(self.unexpected(quoted))
             }
             _ => visitor.visit_string(self.scalar("text")?.into_owned()),

@@ -57,7 +57,7 @@ fn decode(bytes: Vec<u8>, at: &At<'_>, problems: &mut Problems) -> Option<String
             let column = String::from_utf8_lossy(&good[line_start..]).chars().count() + 1;
             let spot = Spot { line: count(line), column: count(column) };
             let byte = bad.first().copied().unwrap_or_default();
-            problems.error(&at.moved(spot), format_args!("the file is not UTF-8: the byte 0x{byte:02x} stands here"));
+            problems.error(&at.moved(spot), format_args!("the file is not UTF-8: found the byte 0x{byte:02x}"));
         })
         .ok()
 }
@@ -189,7 +189,7 @@ impl std::fmt::Display for FileError {
         match self {
             Self::Io(error) => write!(f, "the file cannot be read: {error}"),
             Self::Directory => f.write_str("this is a directory, not a file"),
-            Self::NoRegularFile => f.write_str("this is no regular file"),
+            Self::NoRegularFile => f.write_str("this is not a regular file"),
             Self::TooLarge => write!(f, "the file is larger than {} MiB", MAX_FILE_BYTES >> 20),
         }
     }
@@ -199,9 +199,9 @@ impl std::fmt::Display for IncludeError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Io(error) => write!(f, "the directory cannot be read: {error}"),
-            Self::NoFileName => f.write_str("this names no file; write it as `routes.d/*.yaml`"),
-            Self::StarInDirectory => f.write_str("a `*` may stand in the file name only, not in the directory"),
-            Self::TooMany => write!(f, "this names more than {MAX_FILES} files"),
+            Self::NoFileName => f.write_str("this does not name a file; write it as `routes.d/*.yaml`"),
+            Self::StarInDirectory => f.write_str("a `*` is allowed in the file name only, not in the directory"),
+            Self::TooMany => write!(f, "this matches more than {MAX_FILES} files"),
         }
     }
 }

@@ -152,7 +152,7 @@ fn congestion_control_is_the_general_one_unless_another_is_named() {
     let named = [&listeners[0].congestion, &listeners[1].congestion, &pools[0].congestion, &pools[1].congestion];
     assert_eq!(named.map(Option::as_deref), [Some("cubic"), Some("bbr"), None, Some("cubic")]);
     let wrong = parse(&text.replace("cubic", "\"cu bic\"")).expect_err("refused").to_string();
-    assert!(wrong.contains("tcp.congestion: `cu bic` is no name"), "{wrong}");
+    assert!(wrong.contains("tcp.congestion: `cu bic` is not a congestion control"), "{wrong}");
 }
 
 /// A pool with these keys beside its backend, under these routes.
@@ -175,22 +175,22 @@ fn a_tls_check_asks_for_the_first_exact_name_of_its_pool() {
     assert_eq!(asked("{}", routes), (Some("b.test".to_owned()), String::new()));
     assert_eq!(asked("{ sni: x.test }", routes), (Some("x.test".to_owned()), String::new()));
     let (none, warning) = asked("{}", "[{ sni: \"*.a.test\", pool: p }]");
-    assert!(none.is_none() && warning.contains("pools.p.health_check") && warning.contains("give `sni`"), "{warning}");
+    assert!(none.is_none() && warning.contains("pools.p.health_check") && warning.contains("set `sni`"), "{warning}");
 }
 
 #[test]
 fn checks_and_ejection_that_make_no_sense_are_told_the_right_way() {
     for (keys, told) in [
         ("health_check: { kind: tcp, verify: true }", "only `kind: tls`"),
-        ("health_check: { ca_file: Cargo.toml, verify: true }", "no certificate"),
+        ("health_check: { ca_file: Cargo.toml, verify: true }", "no PEM certificate"),
         ("health_check: { ca_file: /nonexistent.pem, verify: true }", "/nonexistent.pem"),
-        ("health_check: { rise: 0 }", "between 1 and 100"),
+        ("health_check: { rise: 0 }", "must be from 1 to 100"),
         ("health_check: { port: 70000 }", "1 to 65535"),
-        ("health_check: { interval: 1s, timeout: 2s, sni: a.test }", "cannot always be kept up"),
+        ("health_check: { interval: 1s, timeout: 2s, sni: a.test }", "longer than the interval of 1s"),
         ("health_check: { sni: \"*.test\" }", "one name"),
         ("ejection: { failures: 0 }", "`ejection: off`"),
         ("ejection: { base: 1m, max: 30s }", "shorter than the first"),
-        ("resolve: { min_ttl: 1m, max_ttl: 30s }", "shorter than the shortest"),
+        ("resolve: { min_ttl: 1m, max_ttl: 30s }", "must not be shorter than `min_ttl`"),
         ("balance: least_conn", "least_connections"),
     ] {
         let problems = match pool(keys, "[{ sni: a.test, pool: p }]") {
@@ -220,11 +220,11 @@ fn names_are_looked_up_as_the_pool_says() {
     assert_eq!(asked, ["10.0.0.53:53", "10.0.0.54:5353", "[2001:db8::53]:53", "[::1]:54"]);
     assert!(resolve("").expect("good").nameservers.is_empty());
     for (wrong, says) in [
-        ("nameservers: [dns.test]", "by its address"),
-        ("nameservers: ['10.0.0.1:0']", "nobody answers there"),
-        ("nameservers: [10.0.0]", "is no address"),
+        ("nameservers: [dns.test]", "must be an address"),
+        ("nameservers: ['10.0.0.1:0']", "cannot have this address or port"),
+        ("nameservers: [10.0.0]", "is not a valid address"),
         ("nameservers: 10.0.0.1", "expected a list"),
-        ("min_ttl: 10s, max_ttl: 5s", "is shorter than the shortest"),
+        ("min_ttl: 10s, max_ttl: 5s", "must not be shorter than `min_ttl`"),
         ("min_ttl: 1ms", "must be from 100ms"),
     ] {
         let problems = resolve(wrong).expect_err(wrong);
@@ -293,7 +293,7 @@ fn routes_without_a_name_are_called_after_their_first_pattern() {
     assert_eq!(names(same), ["a.test", "a.test#3", "a.test#2"]);
     let twice =
         parse(&format!("{AROUND}  - {{ sni: a.test, name: x, pool: p }}\n  - {{ sni: b.test, name: x, pool: p }}\n"));
-    assert!(twice.expect_err("refused").to_string().contains("another route is called `x`"));
+    assert!(twice.expect_err("refused").to_string().contains("a route named `x` is already defined"));
 }
 
 #[test]

@@ -109,7 +109,7 @@ impl fmt::Display for UnitError {
             Self::OutOfRange { least, most } => return write!(f, "must be from {least} to {most}"),
             Self::PartOfASecond => return f.write_str("must be whole seconds"),
         };
-        write!(f, "`{}` is no {what}; ", text.escape_debug())?;
+        write!(f, "`{}` is not a valid {what}; ", text.escape_debug())?;
         match meant {
             Some(meant) => write!(f, "write `{meant}`"),
             None => write!(f, "write it as {examples}"),
@@ -155,14 +155,14 @@ mod tests {
     #[test]
     fn a_wrong_form_is_told_the_right_one() {
         let told = |text| duration(text).expect_err(text).to_string();
-        assert_eq!(told("10"), "`10` is no duration; write `10s`");
-        assert_eq!(told("10 sec"), "`10 sec` is no duration; write `10s`");
-        assert_eq!(told("5min"), "`5min` is no duration; write `5m`");
-        assert_eq!(told("soon"), "`soon` is no duration; write it as `500ms`, `5s`, `10m`, `1h`");
-        assert_eq!(told("-1s"), "`-1s` is no duration; write it as `500ms`, `5s`, `10m`, `1h`");
+        assert_eq!(told("10"), "`10` is not a valid duration; write `10s`");
+        assert_eq!(told("10 sec"), "`10 sec` is not a valid duration; write `10s`");
+        assert_eq!(told("5min"), "`5min` is not a valid duration; write `5m`");
+        assert_eq!(told("soon"), "`soon` is not a valid duration; write it as `500ms`, `5s`, `10m`, `1h`");
+        assert_eq!(told("-1s"), "`-1s` is not a valid duration; write it as `500ms`, `5s`, `10m`, `1h`");
         let told = |text| size_in(0..=usize::MAX)(text).expect_err(text).to_string();
-        assert_eq!(told("64kb"), "`64kb` is no size; write `64KiB`");
-        assert_eq!(told("1M"), "`1M` is no size; write `1MiB`");
+        assert_eq!(told("64kb"), "`64kb` is not a valid size; write `64KiB`");
+        assert_eq!(told("1M"), "`1M` is not a valid size; write `1MiB`");
     }
 
     #[test]

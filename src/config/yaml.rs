@@ -126,10 +126,10 @@ impl<'t> Tree<'_, 't> {
     fn take(&mut self, event: Event<'t>, span: &Span) -> Result<(), Stop> {
         let spot = Spot { line: count(span.start.line()), column: count(span.start.col() + 1) };
         if event.anchor_id().is_some_and(|id| id != 0) {
-            self.refuse(spot, "anchors and aliases are not used here; write the value out");
+            self.refuse(spot, "anchors and aliases are not supported; write the value out");
         }
         if event.tag().is_some() {
-            self.refuse(spot, "tags (`!…`) are not used here");
+            self.refuse(spot, "tags (`!…`) are not supported");
         }
         match event {
             Event::Scalar(text, style, ..) => {
@@ -147,17 +147,17 @@ impl<'t> Tree<'_, 't> {
                 None => Ok(()),
             },
             Event::UnresolvedAlias(name) => {
-                self.refuse(spot, format_args!("an unquoted `*` begins an alias in YAML; write \"*{name}\" in quotes"));
+                self.refuse(spot, format_args!("an unquoted `*` starts an alias in YAML; write \"*{name}\" in quotes"));
                 self.put(Node { spot, value: Value::Told })
             }
             Event::Alias(_) => {
-                self.refuse(spot, "anchors and aliases are not used here; write the value out");
+                self.refuse(spot, "anchors and aliases are not supported; write the value out");
                 self.put(Node { spot, value: Value::Told })
             }
             Event::DocumentStart(..) => {
                 self.documents += 1;
                 if self.documents > 1 {
-                    self.refuse(spot, "a second document begins here; a routing file is one document");
+                    self.refuse(spot, "a second YAML document starts here; a routing file must be one document");
                     return Err(Stop);
                 }
                 Ok(())
@@ -179,7 +179,7 @@ impl<'t> Tree<'_, 't> {
     fn put(&mut self, node: Node<'t>) -> Result<(), Stop> {
         self.nodes += 1;
         if self.nodes > MAX_NODES {
-            self.refuse(node.spot, format_args!("the file holds more than {MAX_NODES} values"));
+            self.refuse(node.spot, format_args!("the file contains more than {MAX_NODES} values"));
             return Err(Stop);
         }
         let unfit = match self.open.last_mut() {
@@ -208,7 +208,7 @@ impl<'t> Tree<'_, 't> {
             },
         };
         if let Some(spot) = unfit {
-            self.refuse(spot, "a key is a plain word, not a list or a map");
+            self.refuse(spot, "a key must be a plain word, not a list or a map");
         }
         Ok(())
     }
@@ -223,7 +223,7 @@ impl<'t> Tree<'_, 't> {
             };
             let name = key.text.escape_debug();
             let (line, column) = (first.line, first.column);
-            let message = format!("duplicate key `{name}`; it stands already in line {line}, column {column}");
+            let message = format!("duplicate key `{name}`; first used in line {line}, column {column}");
             let path = self.path();
             let dot = if path.is_empty() { "" } else { "." };
             self.push(key.spot, format!("{path}{dot}{name}"), message);
@@ -268,7 +268,7 @@ fn message(error: &ScanError, text: &str) -> String {
     if *error.kind() == ErrorKind::RecursionLimitExceeded {
         return TOO_DEEP.to_owned();
     }
-    let mut said = format!("this is not YAML: {}", error.info());
+    let mut said = format!("invalid YAML: {}", error.info());
     // `sni: *` is the most natural thing to write, and YAML reads it as an alias without a name.
     let line = text.lines().nth(error.marker().line().saturating_sub(1)).unwrap_or_default();
     if line.split(['#', '"', '\'']).next().is_some_and(|plain| plain.contains('*')) {

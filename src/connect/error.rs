@@ -81,7 +81,7 @@ impl std::fmt::Display for ConnectError {
                 write!(f, "the backend took the hello and said nothing for {} ms", after.as_millis())
             }
             Self::Closed => f.write_str("the backend took the hello and closed without an answer"),
-            Self::NotTls => f.write_str("the backend answered the hello with something that is no TLS"),
+            Self::NotTls => f.write_str("the backend answered the ClientHello with something other than TLS"),
             Self::Io(error) => error.fmt(f),
             Self::ClientGone(_) => f.write_str("the client went away while the backend's answer was waited for"),
         }

@@ -200,7 +200,8 @@ impl Explanation {
             }
         }
         if matches!(asked.sni, Some(Sni::IpLiteral)) {
-            self.hints.push("an address is no server name (RFC 6066 section 3); it counts as none".to_owned());
+            self.hints
+                .push("an address is not a server name (RFC 6066 section 3); it is treated as no name".to_owned());
         }
     }
 
@@ -215,7 +216,8 @@ impl Explanation {
         });
         self.hints.extend(match (invalid, self.name.parse::<Pattern>()) {
             (InvalidName::Byte(b'*'), _) => Some(
-                "a pattern is no name: ask for a name that it should take, such as one with `www` for the star".into(),
+                "a pattern is not a name: ask for a name that it should match, such as one with `www` for the star"
+                    .into(),
             ),
             (_, Ok(Pattern::Exact(ascii))) => Some(format!("clients send this name as `{ascii}`")),
             _ => no_bare_name(&self.name),

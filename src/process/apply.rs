@@ -172,7 +172,7 @@ impl Before {
                     }
                 }
                 None => {
-                    tracing::warn!(name = label.name, "an inherited descriptor is no listening socket: closed");
+                    tracing::warn!(name = label.name, "an inherited descriptor is not a listening socket: closed");
                     before.unwanted.extend(number);
                 }
             }
@@ -277,7 +277,7 @@ impl fmt::Display for ApplyError {
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => " (another program listens there: `ss -ltnp` shows which)",
-        io::ErrorKind::AlreadyExists => " (there is a file of that name, and it is no socket)",
+        io::ErrorKind::AlreadyExists => " (there is a file of that name, and it is not a socket)",
         io::ErrorKind::PermissionDenied => {
             " (ports below 1024 need CAP_NET_BIND_SERVICE, or the sysctl net.ipv4.ip_unprivileged_port_start)"
         }

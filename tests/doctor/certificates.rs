@@ -111,13 +111,13 @@ fn a_chain_that_is_not_trusted_matters_only_to_those_who_verify() {
     assert_eq!(incomplete.findings(), [("error", "chain_incomplete")]);
     assert_eq!(
         incomplete.seen("chain_incomplete"),
-        "only the certificate itself is sent; its issuer, CN=the intermediate, is no root here"
+        "only the certificate itself is sent; its issuer, CN=the intermediate, is not a trusted root here"
     );
 
     let whole = visit(authority.issue_indirectly(&["a.test"], |_| {}));
     let elsewhere = whole.clone().trusting(&stranger.file()).told();
     assert_eq!(elsewhere.findings(), [("error", "untrusted")]);
-    assert_eq!(elsewhere.seen("untrusted"), "the chain leads to CN=the root, which is no root here");
+    assert_eq!(elsewhere.seen("untrusted"), "the chain leads to CN=the root, which is not a trusted root here");
     let seen = whole.clone().trusting(&namesake.file()).told().seen("untrusted").to_owned();
     assert_eq!(seen, "the chain leads to CN=the root, but not to the one that is trusted here");
     assert_eq!(whole.trusting(&authority.file()).told().findings(), []);

@@ -208,7 +208,7 @@ impl fmt::Display for RootsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pem(error) => error.fmt(f),
-            Self::None => f.write_str("there is no certificate that can be trusted"),
+            Self::None => f.write_str("no trusted certificate is available"),
         }
     }
 }

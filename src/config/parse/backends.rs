@@ -35,7 +35,7 @@ pub(super) fn parse(
         // A backend is known by its address, across reloads too.
         if let Some(first) = first.insert(backend.address.clone(), at.place()) {
             let address = &backend.address;
-            problems.error(at, format_args!("`{address}` is in this pool already, at {first}; give that a `weight`"));
+            problems.error(at, format_args!("`{address}` is already in this pool, at {first}; set its `weight` there"));
         }
         if let Some(address) = backend.address.inet() {
             self_loops::refuse(address, bound, at, problems);
@@ -57,7 +57,7 @@ fn backend(raw: raw::Backend, at: &At<'_>, problems: &mut Problems) -> Option<Ba
         read(raw.max_connections, at, "max_connections", problems, |raw::CountOrNone(text)| count_or(&text, "none"));
     let weight = read(raw.weight, at, "weight", problems, |weight| match u32::try_from(weight) {
         Ok(weight @ 1..=MAX_WEIGHT) => Ok(weight),
-        Ok(0) => Err("a weight is 1 to 1000; leave the backend out to give it nothing"),
+        Ok(0) => Err("a weight is 1 to 1000; remove the backend to send it nothing"),
         _ => Err("a weight is 1 to 1000"),
     });
     let backup = raw.backup.and_then(|located| located.value).unwrap_or(false);
@@ -78,7 +78,7 @@ fn address(raw::BackendAddress(text): &raw::BackendAddress) -> Result<BackendAdd
         };
     }
     match address::socket(text) {
-        Ok(address) if address.port() == 0 => Err("port 0 cannot be connected to".to_owned()),
+        Ok(address) if address.port() == 0 => Err("port 0 is not valid for a backend".to_owned()),
         Ok(address) => Ok(BackendAddress::Inet(address)),
         Err(AddressError::Name(_)) => {
             let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
@@ -87,7 +87,7 @@ fn address(raw::BackendAddress(text): &raw::BackendAddress) -> Result<BackendAdd
             match port.parse() {
                 Ok(port @ 1..) => Ok(BackendAddress::Name { host, port, search }),
                 _ if port.is_empty() => Err(format!("a port is missing; write `{host}:PORT`")),
-                _ => Err(format!("`{}` is no port; ports are 1 to 65535", port.escape_debug())),
+                _ => Err(format!("`{}` is not a valid port; ports are 1 to 65535", port.escape_debug())),
             }
         }
         Err(error) => Err(error.to_string()),
@@ -96,10 +96,10 @@ fn address(raw::BackendAddress(text): &raw::BackendAddress) -> Result<BackendAdd
 
 fn unix(path: &str) -> Result<BackendAddress, String> {
     match path.len() {
-        _ if !path.starts_with('/') => Err("write the whole path of the socket: `unix:/run/shop.sock`".to_owned()),
+        _ if !path.starts_with('/') => Err("write the absolute path of the socket: `unix:/run/shop.sock`".to_owned()),
         // sun_path and its final NUL, unix(7).
-        108.. => Err("the path of a unix socket is at most 107 bytes long".to_owned()),
-        _ if path.contains('\0') => Err("the path holds a NUL".to_owned()),
+        108.. => Err("the path of a unix socket can have at most 107 bytes".to_owned()),
+        _ if path.contains('\0') => Err("the path contains a NUL byte".to_owned()),
         _ => Ok(BackendAddress::Unix(Path::new(path).into())),
     }
 }
@@ -108,8 +108,8 @@ fn unix(path: &str) -> Result<BackendAddress, String> {
 fn dns_name(text: &str) -> Result<ServerName, String> {
     match text.parse() {
         Ok(Pattern::Exact(name)) => Ok(name),
-        Ok(_) => Err("a wildcard has no address".to_owned()),
-        Err(error) => Err(format!("`{}` is no DNS name: {error}", text.escape_debug())),
+        Ok(_) => Err("a wildcard cannot be looked up; write a whole name".to_owned()),
+        Err(error) => Err(format!("`{}` is not a valid DNS name: {error}", text.escape_debug())),
     }
 }
 
@@ -172,7 +172,7 @@ mod tests {
         assert!(told("srv:shop.internal").contains("`srv:_https._tcp.shop.internal`"));
         assert!(told("unix:run/shop.sock").contains("`unix:/run/shop.sock`"));
         assert!(told(&format!("unix:/{}", "x".repeat(107))).contains("107"));
-        assert!(told("https://shop.internal").contains("without a scheme"));
-        assert!(told("*.internal:443").contains("no address"));
+        assert!(told("https://shop.internal").contains("a scheme is not allowed"));
+        assert!(told("*.internal:443").contains("not a valid address"));
     }
 }

@@ -34,11 +34,11 @@ pub(super) fn health_check(
     let timeout = read(raw.timeout, &at, "timeout", problems, |text| moment(&text.0)).unwrap_or(DEFAULT_TIMEOUT);
     let in_a_row = |count| match u32::try_from(count) {
         Ok(count @ 1..=100) => Ok(count),
-        _ => Err("between 1 and 100 checks in a row can be asked for"),
+        _ => Err("must be from 1 to 100"),
     };
     if timeout > interval {
         let (timeout, interval) = (units::show_duration(timeout), units::show_duration(interval));
-        let message = format_args!("a check may take {timeout}, so that one every {interval} cannot always be kept up");
+        let message = format_args!("a check may take {timeout}, longer than the interval of {interval}");
         problems.warning(&at.key("interval", interval_spot), message);
     }
     let rise = read(raw.rise, &at, "rise", problems, in_a_row).unwrap_or(DEFAULT_RISE);
@@ -71,7 +71,7 @@ fn tcp(asked: &Asked, at: &At<'_>, problems: &mut Problems) -> CheckKind {
         ("ca_file", asked.ca_file.as_ref().map(|located| located.spot)),
     ];
     for (key, spot) in keys.into_iter().filter_map(|(key, spot)| Some((key, spot?))) {
-        problems.error(&at.key(key, spot), "only `kind: tls` looks at that; leave it out, or leave out `kind: tcp`");
+        problems.error(&at.key(key, spot), "only `kind: tls` uses this; remove it, or remove `kind: tcp`");
     }
     CheckKind::Tcp
 }
@@ -79,7 +79,7 @@ fn tcp(asked: &Asked, at: &At<'_>, problems: &mut Problems) -> CheckKind {
 fn tls(raw: Asked, at: &At<'_>, problems: &mut Problems) -> CheckKind {
     let server_name = read(raw.sni, at, "sni", problems, |text| match text.parse() {
         Ok(Pattern::Exact(name)) => Ok(name),
-        Ok(_) => Err("a check asks for one name; write one that the pattern takes".to_owned()),
+        Ok(_) => Err("a check sends one name, not a pattern; write a name that the pattern matches".to_owned()),
         Err(error) => Err(error.to_string()),
     });
     let alpn = raw.alpn.and_then(|located| {
@@ -95,7 +95,7 @@ fn tls(raw: Asked, at: &At<'_>, problems: &mut Problems) -> CheckKind {
         path => authorities(path).map(Some),
     });
     if let (Some(spot), Some(Some(_)), false) = (ca_spot, &ca_file, verify) {
-        problems.error(&at.key("ca_file", spot), "nothing is judged by it; add `verify: true`");
+        problems.error(&at.key("ca_file", spot), "`ca_file` has no effect without `verify: true`; add it");
     }
     let verify = if verify { Verify::Chain { ca_file: ca_file.flatten() } } else { Verify::Nothing };
     CheckKind::Tls { server_name, alpn: alpn.unwrap_or_default(), verify }
@@ -109,7 +109,7 @@ fn authorities(path: &str) -> Result<PathBuf, String> {
         certificate.map_err(|error| unreadable(error.to_string()))?;
         count += 1;
     }
-    if count == 0 { Err(unreadable("it holds no certificate in PEM".to_owned())) } else { Ok(path.into()) }
+    if count == 0 { Err(unreadable("it contains no PEM certificate".to_owned())) } else { Ok(path.into()) }
 }
 
 /// Has each TLS check ask for the first exact name that leads to its pool, if it was not told a name. A check without any
@@ -133,7 +133,7 @@ pub(super) fn default_names(pools: &mut Pools, routes: &[Route], problems: &mut 
                 severity: Severity::Warning,
                 place: place.clone(),
                 path: format!("pools.{}.health_check", pool.name),
-                message: "no exact name leads here, so that checks ask for none, which many servers refuse; give `sni`"
+                message: "no route with an exact name leads here, so checks send no server name, which many servers refuse; set `sni`"
                     .to_owned(),
             });
         }
@@ -146,8 +146,8 @@ pub(super) fn ejection(field: Field<raw::Ejection>, at: &At<'_>, problems: &mut 
     let raw::Ejection::Keys(raw) = raw else { return None };
     let failures = read(raw.failures, &at, "failures", problems, |count| match u32::try_from(count) {
         Ok(count @ 1..=1000) => Ok(count),
-        Ok(0) => Err("at least 1 failure; write `ejection: off` for none at all"),
-        _ => Err("at most 1000 failures can be waited for"),
+        Ok(0) => Err("must be at least 1; write `ejection: off` to turn ejection off"),
+        _ => Err("must be at most 1000"),
     });
     let moment = units::duration_in(Duration::from_millis(100)..=Duration::from_secs(24 * 3600));
     let base = read(raw.base, &at, "base", problems, |text| moment(&text.0)).unwrap_or(DEFAULT_EJECTION.base);
@@ -157,7 +157,7 @@ pub(super) fn ejection(field: Field<raw::Ejection>, at: &At<'_>, problems: &mut 
         let (base, max) = (units::show_duration(base), units::show_duration(max));
         problems.error(
             &at.key("max", max_spot),
-            format_args!("the longest ejection, {max}, is shorter than the first, {base}"),
+            format_args!("the longest ejection, {max}, is shorter than the first one, {base}"),
         );
     }
     Some(Ejection { failures: failures.unwrap_or(DEFAULT_EJECTION.failures), base, max })

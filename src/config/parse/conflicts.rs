@@ -168,17 +168,17 @@ impl<'r> Seen<'r> {
         }
         let (pattern, place) = (self.pattern(later), earlier.place);
         let message = if earlier.route == later.route {
-            format!("`{pattern}` is in this route already, at {place}")
+            format!("`{pattern}` is already in this route, at {place}")
         } else {
             let name = &self.routes[earlier.route].name;
             let why = match (kinds.count(), share_protocol(earlier.conditions, later.conditions)) {
                 (0, _) => "",
-                (_, true) => ", under conditions that can hold at the same time",
+                (_, true) => ", under conditions that can both be true",
                 (_, false) => {
                     ", and a client may offer a protocol of each; leave `alpn` off the one that takes all others"
                 }
             };
-            format!("route `{name}` takes `{pattern}` already, at {place}{why}")
+            format!("route `{name}` already matches `{pattern}`, at {place}{why}")
         };
         self.tell(later, Severity::Error, message, problems);
     }
@@ -195,7 +195,8 @@ impl<'r> Seen<'r> {
             };
             let Some(other) = group.iter().find(covers) else { continue };
             let (name, place) = (&self.routes[other.route].name, other.place);
-            let message = format!("this is never reached: route `{name}`, at {place}, comes first and always holds");
+            let message =
+                format!("this route is never reached: route `{name}`, at {place}, comes first and always matches");
             self.tell(*entry, Severity::Warning, message, problems);
         }
     }

@@ -64,7 +64,7 @@ fn unique_name(
     let name = read(field, at, "name", problems, |text| name(&text))?;
     names.define(&name, number);
     if let Some(first) = first.insert(Arc::clone(&name), place(at, spot)) {
-        problems.error(&at.key("name", spot), format_args!("another listener is called `{name}`, at {first}"));
+        problems.error(&at.key("name", spot), format_args!("a listener named `{name}` is already defined, at {first}"));
     }
     Some(name)
 }
@@ -91,7 +91,7 @@ fn bind(
 /// Notes that `address` will be bound, and tells if it cannot be because of another.
 pub(super) fn claim(address: SocketAddr, at: &At<'_>, bound: &mut Vec<(SocketAddr, Place)>, problems: &mut Problems) {
     if let Some((other, place)) = bound.iter().find(|(other, _)| collide(*other, address)) {
-        problems.error(at, format_args!("`{address}` cannot be bound beside `{other}` at {place}"));
+        problems.error(at, format_args!("`{address}` conflicts with `{other}` at {place}: both cannot be bound"));
     }
     bound.push((address, at.place()));
 }
@@ -111,8 +111,7 @@ fn trusted(field: Field<raw::ProxyProtocol>, at: &At<'_>, problems: &mut Problem
     let at = at.key("trusted", trusted.spot);
     let list = trusted.value?;
     if list.is_empty() {
-        problems
-            .error(&at, "the list is empty, so that nobody could connect; leave `proxy_protocol` out to turn it off");
+        problems.error(&at, "an empty list would refuse every client; remove `proxy_protocol` to turn it off");
     }
     Some(each_of(list, &at, problems, |raw::Network(text), at, problems| {
         address::network(&text).map_err(|error| problems.error(at, error)).ok()
@@ -146,7 +145,7 @@ pub(super) fn warn_of_unused(config: &Config, places: &[Place], problems: &mut P
             severity: Severity::Warning,
             place: place.clone(),
             path: format!("listeners[{index}]"),
-            message: "no route leads from this listener to a pool, so that every connection is refused".to_owned(),
+            message: "no route leads from this listener to a pool; every connection will be refused".to_owned(),
         });
     }
 }

@@ -114,7 +114,7 @@ fn include(
         reading.patterns.push(pattern.clone());
         let found = match files::find(&pattern, &main) {
             Ok(found) if found.is_empty() => {
-                problems.warning(at, "no file has such a name");
+                problems.warning(at, "no file matches");
                 return None;
             }
             Ok(found) => found,
@@ -125,7 +125,7 @@ fn include(
         };
         for path in found {
             if path == *main {
-                problems.error(at, "the file includes itself; name the others so that the pattern tells them apart");
+                problems.error(at, "the file includes itself; choose a pattern that does not match it");
             }
             if seen.len() > files::MAX_FILES {
                 problems.error(at, format_args!("more than {} files are included", files::MAX_FILES));
@@ -280,7 +280,7 @@ impl fmt::Display for NameError {
         match self {
             Self::Empty => f.write_str("the name is empty"),
             Self::Long => write!(f, "the name is longer than {MAX_NAME_BYTES} bytes"),
-            Self::Control => f.write_str("the name holds a control character"),
+            Self::Control => f.write_str("the name contains a control character"),
         }
     }
 }

@@ -44,7 +44,7 @@ pub(super) fn parse(files: FromFiles<Named<raw::Pool>>, around: Around<'_>, prob
             let at = at.key(&text, key.spot);
             let Some(name) = name(&text).map_err(|error| problems.error(&at, error)).ok() else { continue };
             if let Some(first) = first.insert(Arc::clone(&name), at.place()) {
-                problems.error(&at, format_args!("another pool is called `{name}`, at {first}"));
+                problems.error(&at, format_args!("a pool named `{name}` is already defined, at {first}"));
             }
             pools.names.define(&name, pools.places.len());
             pools.places.push(at.place());
@@ -111,7 +111,7 @@ fn resolve(field: Field<raw::Resolve>, at: &At<'_>, problems: &mut Problems) -> 
         let (min, max) = (units::show_duration(min_ttl), units::show_duration(max_ttl));
         problems.error(
             &at.key("max_ttl", max_spot),
-            format_args!("the longest time, {max}, is shorter than the shortest, {min}"),
+            format_args!("must not be shorter than `min_ttl`: {max} is less than {min}"),
         );
     }
     let any_time = units::duration_in(Duration::ZERO..=Duration::from_secs(30 * 24 * 3600));
@@ -136,9 +136,11 @@ fn nameserver(text: &str) -> Result<SocketAddr, String> {
         return Ok(SocketAddr::new(address, DNS_PORT));
     }
     match address::socket(text) {
-        Ok(address) if address.port() == 0 || address.ip().is_unspecified() => Err("nobody answers there".to_owned()),
+        Ok(address) if address.port() == 0 || address.ip().is_unspecified() => {
+            Err("a nameserver cannot have this address or port".to_owned())
+        }
         Ok(address) => Ok(address),
-        Err(AddressError::Name(_)) => Err("a nameserver is given by its address: `IP`, or `IP:PORT`".to_owned()),
+        Err(AddressError::Name(_)) => Err("a nameserver must be an address: `IP` or `IP:PORT`".to_owned()),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -152,13 +154,13 @@ fn connect(field: Field<raw::Connect>, at: &At<'_>, problems: &mut Problems) -> 
     let total = read(raw.total, &at, "total", problems, |text| moment(&text.0)).unwrap_or(DEFAULT_CONNECT.total);
     let attempts = read(raw.attempts, &at, "attempts", problems, |attempts| match usize::try_from(attempts) {
         Ok(attempts @ 1..=MAX_ATTEMPTS) => Ok(attempts),
-        _ => Err("1 to 16 attempts can be made"),
+        _ => Err("must be from 1 to 16"),
     });
     let first_byte =
         read(raw.first_byte, &at, "first_byte", problems, |text| moment(&text.0)).unwrap_or(DEFAULT_CONNECT.first_byte);
     if timeout > total {
         let (timeout, total) = (units::show_duration(timeout), units::show_duration(total));
-        let message = format_args!("one attempt may take {timeout}, but all together get {total}");
+        let message = format_args!("one attempt may take {timeout}, but all attempts together get only {total}");
         problems.warning(&at.key("timeout", spot), message);
     }
     let fast_open = raw.fast_open.and_then(|located| located.value).unwrap_or(DEFAULT_CONNECT.fast_open);

@@ -101,10 +101,7 @@ fn condition<T, R, E: std::fmt::Display>(
     let Some(Located { spot, value: Some(list) }) = field else { return Vec::new() };
     let at = outer.key(key, spot);
     if list.is_empty() {
-        problems.error(
-            &at,
-            "the list is empty, so that the condition could never hold; leave the key out for no condition",
-        );
+        problems.error(&at, "an empty list can never match; remove the key to drop the condition");
     }
     each_of(list, &at, problems, |value, at, problems| parse(value).map_err(|error| problems.error(at, error)).ok())
 }
@@ -113,8 +110,8 @@ fn condition<T, R, E: std::fmt::Display>(
 pub(super) fn protocol(text: &str) -> Result<Box<[u8]>, &'static str> {
     match text.len() {
         1..=255 => Ok(text.as_bytes().into()),
-        0 => Err("the protocol is empty"),
-        _ => Err("a protocol is at most 255 bytes long"),
+        0 => Err("the protocol name is empty"),
+        _ => Err("a protocol name can have at most 255 bytes"),
     }
 }
 
@@ -143,11 +140,11 @@ fn destination(
 ) -> Option<Destination> {
     match (pool, refuse) {
         (None, None) => {
-            problems.error(at, "it leads nowhere; give it a `pool`, or `refuse`");
+            problems.error(at, "the route has no target; add `pool` or `refuse`");
             None
         }
         (Some(_), Some(refuse)) => {
-            problems.error(&at.key("refuse", refuse.spot), "`pool` and `refuse` exclude each other; keep one");
+            problems.error(&at.key("refuse", refuse.spot), "`pool` and `refuse` cannot be used together; remove one");
             None
         }
         (None, Some(refuse)) => Some(Destination::Refuse(match refuse.value? {
@@ -174,7 +171,8 @@ impl TakenNames {
         let spot = field.as_ref()?.spot;
         let name = read(field, at, "name", problems, |text| name(&text))?;
         if let Some(first) = self.given.insert(Arc::clone(&name), place(at, spot)) {
-            problems.error(&at.key("name", spot), format_args!("another route is called `{name}`, at {first}"));
+            problems
+                .error(&at.key("name", spot), format_args!("a route named `{name}` is already defined, at {first}"));
         }
         Some(name)
     }

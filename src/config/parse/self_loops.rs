@@ -16,8 +16,8 @@ pub(super) fn refuse(address: SocketAddr, bound: &[(SocketAddr, Place)], at: &At
     };
     let listens = if *listener == address { String::new() } else { format!(", which listens on `{listener}`") };
     let message = format_args!(
-        "`{address}` is the listener at {place}{listens}: each connection would come back to snigate for ever; \
-         write where the backend itself listens"
+        "`{address}` is the listener at {place}{listens}: snigate would connect to itself in a loop; \
+         write the address that the backend itself listens on"
     );
     problems.error(at, message);
 }

@@ -86,7 +86,7 @@ pub(super) fn congestion(
     let read = read(field, at, "congestion", problems, |raw::Congestion(text)| {
         let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
         if text.is_empty() || text.len() > MAX_CONGESTION_BYTES || !text.bytes().all(word) {
-            return Err(format!("`{text}` is no name of a congestion control; write `system`, or one such as `cubic`"));
+            return Err(format!("`{text}` is not a congestion control; write `system`, or a name such as `cubic`"));
         }
         Ok((text != "system").then(|| text.into()))
     });
@@ -109,7 +109,7 @@ fn keepalive(field: Field<raw::Keepalive>, outer: &At<'_>, problems: &mut Proble
 pub(super) fn runtime(field: Field<raw::Runtime>, top: &At<'_>, problems: &mut Problems) -> Runtime {
     let (raw, at) = section(field, top, "runtime");
     let workers = read(raw.workers, &at, "workers", problems, |text| match count_or(&text.0, "auto") {
-        Ok(Some(workers)) if workers > MAX_WORKERS => Err(format!("at most {MAX_WORKERS} workers can be run")),
+        Ok(Some(workers)) if workers > MAX_WORKERS => Err(format!("at most {MAX_WORKERS} workers are possible")),
         other => other,
     });
     Runtime { workers: workers.flatten() }
@@ -134,7 +134,7 @@ pub(super) fn admin(
         if let Some(path) = text.strip_prefix("unix:") {
             let path = address::socket_path(path).map_err(|error| problems.error(at, error)).ok()?;
             if paths.contains(&path) {
-                problems.error(at, "the path stands in the list already");
+                problems.error(at, "the path is already in the list");
             }
             paths.push(path.clone());
             return Some(Address::Unix(path));
@@ -172,11 +172,11 @@ fn control(
     let Some(Located { spot, value: Some(allow) }) = allow else { return (AllowControl::Auto, token.flatten()) };
     match allow {
         raw::AllowControl::Token if !is_named => {
-            problems.error(&at.key("allow_control", spot), "there is no token; name a file with one in `token_file`");
+            problems.error(&at.key("allow_control", spot), "this needs a token; set `token_file`");
         }
         raw::AllowControl::Never if is_named => {
             let at = at.key("token_file", file_spot.unwrap_or(spot));
-            problems.warning(&at, "the token lets nobody in, since `allow_control` is `never`");
+            problems.warning(&at, "the token has no effect, because `allow_control` is `never`");
         }
         _ => {}
     }

@@ -70,8 +70,8 @@ fn who_asked_for_something_else_than_meant_is_told() {
         ("https://shop.test/basket", "`shop.test` is what clients send"),
         ("shop.test:443", "`shop.test` is what clients send"),
         ("b\u{fc}cher.test", "clients send this name as `xn--bcher-kva.test`"),
-        ("*.shop.test", "a pattern is no name"),
-        ("192.0.2.7", "an address is no server name"),
+        ("*.shop.test", "a pattern is not a name"),
+        ("192.0.2.7", "an address is not a server name"),
     ] {
         let hints = ask(&snapshot, name).hints;
         assert!(hints.iter().any(|told| told.contains(hint)), "{name}: {hints:?}");

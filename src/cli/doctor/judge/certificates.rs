@@ -138,13 +138,13 @@ fn chain(
             let issuer = leaf.issuer.escape_debug();
             found(
                 Kind::ChainIncomplete,
-                format!("only the certificate itself is sent; its issuer, {issuer}, is no root here"),
+                format!("only the certificate itself is sent; its issuer, {issuer}, is not a trusted root here"),
                 INCOMPLETE,
             )
         }
         CertificateError::UnknownIssuer => found(
             Kind::Untrusted,
-            format!("the chain leads to {}, which is no root here", last_issuer(handshake)),
+            format!("the chain leads to {}, which is not a trusted root here", last_issuer(handshake)),
             PRIVATE,
         ),
         // rustls has no word of its own for this error of webpki.
