@@ -172,7 +172,11 @@ impl Before {
                     }
                 }
                 None => {
-                    tracing::warn!(name = label.name, "an inherited descriptor is no listening socket: closed");
+                    tracing::warn!(
+                        event = "inherited_not_a_listener",
+                        name = label.name,
+                        "an inherited descriptor is no listening socket: closed"
+                    );
                     before.unwanted.extend(number);
                 }
             }
@@ -190,11 +194,21 @@ impl Before {
 
     fn close(mut self) -> Vec<usize> {
         for listening_sockets::Inherited { label, address, number, .. } in self.doors {
-            tracing::info!(name = label.name, %address, "no listener has use for an inherited socket: closed");
+            tracing::info!(
+                event = "inherited_unused",
+                name = label.name,
+                %address,
+                "no listener has use for an inherited socket: closed"
+            );
             self.unwanted.extend(number);
         }
         for sockets::Inherited { label, address, number, .. } in self.admin {
-            tracing::info!(name = label.name, %address, "nothing has use for an inherited socket: closed");
+            tracing::info!(
+                event = "inherited_unused",
+                name = label.name,
+                %address,
+                "nothing has use for an inherited socket: closed"
+            );
             self.unwanted.extend(number);
         }
         self.unwanted

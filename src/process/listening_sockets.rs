@@ -125,7 +125,7 @@ impl Doors {
             let Open { address, sockets, wanted, lent, orders } = &self.open[number];
             let listen = |socket| if *lent { Ok(()) } else { wanted.options.listen(socket) };
             if let Err(error) = sockets.iter().try_for_each(listen) {
-                tracing::error!(listener = &*name, %address, %error, "cannot listen");
+                tracing::error!(event = "listen_failed", listener = &*name, %address, %error, "cannot listen");
             }
             orders.send_replace(Order::Serve(listener));
         }
@@ -270,17 +270,22 @@ impl Doors {
         let Sockets { address, ours, theirs, lent } = sockets;
         let name = &*wanted.listener;
         let Some(standing) = Standing::find(&listener, now) else {
-            tracing::error!(listener = name, %address, "not opened: the configuration in force is another");
+            tracing::error!(
+                event = "listener_not_opened",
+                listener = name,
+                %address,
+                "not opened: the configuration in force is another"
+            );
             return None;
         };
         let (orders, ordered) = watch::channel(self.order(listener));
         for (worker, socket) in theirs {
             let (orders, standing, place) = (ordered.clone(), standing.clone(), self.shared.doors.acquire());
             if self.workers[worker].send(Opening { socket, orders, standing, place }).is_err() {
-                tracing::error!(listener = name, %address, "a worker is gone");
+                tracing::error!(event = "worker_gone", listener = name, %address, "a worker is gone");
             }
         }
-        tracing::info!(listener = name, %address, "listening");
+        tracing::info!(event = "listening", listener = name, %address, "listening");
         Some(Open { wanted, address, sockets: ours, lent, orders })
     }
 }
@@ -293,7 +298,13 @@ impl Open {
             self.sockets.iter().for_each(|socket| wanted.options.set(socket, self.lent, &wanted.listener, address));
         }
         if wanted.listener != self.wanted.listener {
-            tracing::info!(listener = &*wanted.listener, was = &*self.wanted.listener, %address, "listener renamed");
+            tracing::info!(
+                event = "listener_renamed",
+                listener = &*wanted.listener,
+                was = &*self.wanted.listener,
+                %address,
+                "listener renamed"
+            );
         }
         self.wanted = wanted;
         // Also to a loop for which nothing changes: it is to let go of the snapshot before.
@@ -305,7 +316,12 @@ impl Open {
         // Of a socket that stays open elsewhere nobody is lost, and nobody may be kept from coming to it.
         let stays = self.lent || begin == Begin::Later;
         self.orders.send_replace(if stays { Order::Leave } else { Order::Drain });
-        tracing::info!(listener = &*self.wanted.listener, address = %self.address, "no longer listening");
+        tracing::info!(
+            event = "listener_closed",
+            listener = &*self.wanted.listener,
+            address = %self.address,
+            "no longer listening"
+        );
     }
 }
 
@@ -372,7 +388,13 @@ impl Options {
     fn set(&self, socket: &TcpListener, lent: bool, listener: &str, address: SocketAddr) {
         let listen = || if lent { Ok(()) } else { self.listen(socket) };
         if let Err(error) = self.configure(socket).and_then(|()| listen()) {
-            tracing::warn!(listener, %address, %error, "the kernel refuses new socket options: the old ones stay");
+            tracing::warn!(
+                event = "socket_options_refused",
+                listener,
+                %address,
+                %error,
+                "the kernel refuses new socket options: the old ones stay"
+            );
         }
     }
 }

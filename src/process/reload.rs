@@ -296,16 +296,32 @@ impl Reloader {
         let trigger = trigger.as_str();
         let took_ms = u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX);
         match outcome.result {
-            ReloadResult::Unchanged => tracing::info!(trigger, hash = outcome.hash, "reload unchanged"),
+            ReloadResult::Unchanged => {
+                tracing::info!(event = "reload_unchanged", trigger, hash = outcome.hash, "reload unchanged")
+            }
             ReloadResult::Applied => {
                 let snapshot = self.snapshot.load();
                 let (routes, pools) = (snapshot.routes.len(), snapshot.pools.len());
-                tracing::info!(trigger, hash = outcome.hash, routes, pools, took_ms, "reload applied");
+                tracing::info!(
+                    event = "reload_applied",
+                    trigger,
+                    hash = outcome.hash,
+                    routes,
+                    pools,
+                    took_ms,
+                    "reload applied"
+                );
             }
             ReloadResult::Rejected => {
                 let problems = outcome.problems.errors().max(1);
                 let why = outcome.why.as_deref().unwrap_or_default();
-                tracing::error!(trigger, problems, why, "reload rejected: the configuration before it serves on");
+                tracing::error!(
+                    event = "reload_rejected",
+                    trigger,
+                    problems,
+                    why,
+                    "reload rejected: the configuration before it serves on"
+                );
             }
         }
     }
@@ -386,8 +402,8 @@ enum Applied {
 
 fn log_problem(problem: &Problem) {
     match problem.severity {
-        crate::config::Severity::Error => tracing::error!("{problem}"),
-        crate::config::Severity::Warning => tracing::warn!("{problem}"),
+        crate::config::Severity::Error => tracing::error!(event = "config_problem", "{problem}"),
+        crate::config::Severity::Warning => tracing::warn!(event = "config_problem", "{problem}"),
     }
 }
 

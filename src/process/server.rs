@@ -153,7 +153,7 @@ impl Server {
         self.process.lock().await.close_admin();
         discovering.abort();
         let ended = if left == 0 { Ended::Drained } else { Ended::Cut { connections: left } };
-        tracing::info!(cut = left, "ended");
+        tracing::info!(event = "ended", cut = left, "ended");
         upkeep.abort();
         // Its log guard is dropped with it, which writes what is queued.
         let _ = upkeep.await;
@@ -183,7 +183,7 @@ impl Server {
             // Not for long, since other pools may need no name.
             if timeout(FIRST_LOOKUPS, discovery.tried()).await.is_err() {
                 let waited_s = FIRST_LOOKUPS.as_secs();
-                tracing::warn!(waited_s, "not every name of a backend was looked up yet");
+                tracing::warn!(event = "ready_before_dns", waited_s, "not every name of a backend was looked up yet");
             }
             readiness.enter(Stage::Ready);
             let unwanted = {
@@ -196,9 +196,9 @@ impl Server {
             if let Some(predecessor) = predecessor
                 && let Err(error) = predecessor.serving(unwanted).await
             {
-                tracing::warn!(%error, "the process before is gone already");
+                tracing::warn!(event = "upgrade_parent_gone", %error, "the process before is gone already");
             }
-            tracing::info!(pid = std::process::id(), "ready");
+            tracing::info!(event = "ready", pid = std::process::id(), "ready");
             systemd::ready();
         }
     }
@@ -232,7 +232,7 @@ impl Server {
             Err(error) => return not_upgraded(&error),
         };
         let new_pid = successor.id();
-        tracing::info!(new_pid, "upgrade: a new process is starting");
+        tracing::info!(event = "upgrade_started", new_pid, "upgrade: a new process is starting");
         let served = {
             let sockets = process.hand_over();
             tokio::select! {
@@ -242,7 +242,7 @@ impl Server {
         };
         match served {
             None => {
-                tracing::warn!(new_pid, "upgrade given up: the end was asked for");
+                tracing::warn!(event = "upgrade_abandoned", new_pid, "upgrade given up: the end was asked for");
                 Upgrade::EndAsked
             }
             Some(Err(error)) => not_upgraded(&error),
@@ -250,7 +250,7 @@ impl Server {
                 systemd::main_process_is(new_pid);
                 successor.release();
                 process.leave(&unwanted);
-                tracing::info!(new_pid, "upgrade: the new process serves");
+                tracing::info!(event = "upgrade_finished", new_pid, "upgrade: the new process serves");
                 Upgrade::Over
             }
         }
@@ -268,23 +268,32 @@ impl Server {
             systemd::stopping();
             let mut cut = false;
             if !pre_stop.is_zero() {
-                tracing::info!(for_s = pre_stop.as_secs_f64(), "ending: still accepting for a while");
+                tracing::info!(
+                    event = "pre_stop",
+                    for_s = pre_stop.as_secs_f64(),
+                    "ending: still accepting for a while"
+                );
                 tokio::select! {
                     () = sleep(pre_stop) => {}
                     () = self.signals.end(&nobody) => cut = true,
                 }
             }
             if cut {
-                tracing::warn!("second signal: ending at once");
+                tracing::warn!(event = "stop_forced", "second signal: ending at once");
                 return self.shared.permits.open();
             }
             self.process.lock().await.drain();
         }
         self.drain.enter(Phase::Draining);
-        tracing::info!(open = self.shared.permits.open(), deadline_s = wait.as_secs_f64(), "draining");
+        tracing::info!(
+            event = "draining",
+            open = self.shared.permits.open(),
+            deadline_s = wait.as_secs_f64(),
+            "draining"
+        );
         tokio::select! {
             _ = timeout(wait, served(&self.shared)) => {}
-            () = self.signals.end(&nobody) => tracing::warn!("second signal: ending at once"),
+            () = self.signals.end(&nobody) => tracing::warn!(event = "stop_forced", "second signal: ending at once"),
         }
         self.shared.permits.open()
     }
@@ -323,7 +332,7 @@ async fn join(workers: Vec<JoinHandle<()>>) {
     let joined = tokio::task::spawn_blocking(move || {
         for worker in workers {
             if worker.join().is_err() {
-                tracing::error!("a worker panicked");
+                tracing::error!(event = "worker_panicked", "a worker panicked");
             }
         }
     });
@@ -357,7 +366,7 @@ enum Upgrade {
 }
 
 fn not_upgraded(error: &UpgradeError) -> Upgrade {
-    tracing::error!(why = %error, "upgrade failed: this process serves on");
+    tracing::error!(event = "upgrade_failed", why = %error, "upgrade failed: this process serves on");
     Upgrade::Failed
 }
 

@@ -72,6 +72,7 @@ impl ConnectionLine<'_> {
     pub(super) fn write(&self, out: &mut String, format: Format, now: SystemTime) {
         let mut fields = Fields::new(out, format);
         fields.text("ts", Timestamp(now));
+        fields.text("event", "connection");
         // A string also in JSON: readers that hold numbers as doubles would round an id above 2^53.
         fields.text("id", format_args!("{:016x}", self.id));
         fields.text("listener", self.listener);

@@ -67,7 +67,14 @@ pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: N
     match app.control.access().decide(peer, request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(denied) => {
-            tracing::debug!(?peer, method = %request.method(), path = request.uri().path(), %denied, "control denied");
+            tracing::debug!(
+                event = "control_denied",
+                ?peer,
+                method = %request.method(),
+                path = request.uri().path(),
+                %denied,
+                "control denied"
+            );
             denied.into_response()
         }
     }

@@ -27,7 +27,9 @@ use crate::socket::AdminSocket;
 pub(super) async fn serve(socket: AdminSocket, app: Arc<App>, shutdown: impl Future<Output = ()>) {
     let listener = match Listener::of(socket) {
         Ok(listener) => listener,
-        Err(error) => return tracing::error!(%error, "an admin socket could not be used"),
+        Err(error) => {
+            return tracing::error!(event = "admin_socket_failed", %error, "an admin socket could not be used");
+        }
     };
     let router = router(app);
     let (stop, stopped) = watch::channel(());
@@ -44,7 +46,7 @@ pub(super) async fn serve(socket: AdminSocket, app: Arc<App>, shutdown: impl Fut
                 }
                 // Most likely out of descriptors: trying again at once would spin.
                 Err(error) => {
-                    tracing::debug!(%error, "admin cannot accept");
+                    tracing::debug!(event = "admin_accept_failed", %error, "admin cannot accept");
                     sleep(ACCEPT_PAUSE).await;
                 }
             },
