@@ -94,7 +94,7 @@ pub(crate) async fn accept(
         Ok(socket) if began => socket,
         Ok(_) => return,
         Err(error) => {
-            return tracing::error!(event = "listener_socket_failed", %error, "a listening socket could not be used");
+            return tracing::error!(event = "listener_socket_failed", %error, "cannot serve a listening socket");
         }
     };
     let snapshot = Cache::new(Arc::clone(&shared.snapshot));

@@ -164,11 +164,11 @@ fn log(pool: &Pool, backend: &Backend, health: Health) {
                 backend = name,
                 %address,
                 error,
-                "backend is failing its checks"
+                "backend fails its health checks"
             )
         }
         Health::Up | Health::Unchecked => {
-            tracing::info!(event = "backend_up", pool, backend = name, %address, "backend passes its checks")
+            tracing::info!(event = "backend_up", pool, backend = name, %address, "backend passes its health checks")
         }
     }
 }

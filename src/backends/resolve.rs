@@ -183,7 +183,7 @@ impl<'a, O: Fn(SocketAddr) -> bool, R: FnMut(Report)> Follower<'a, O, R> {
                 self.found.iter().filter(|before| !found.iter().any(|now| now.address == before.address)).count();
             let came = found.len() + gone - self.found.len();
             if found.is_empty() {
-                tracing::warn!(event = "dns_empty", name = self.name, gone, "name has no address left");
+                tracing::warn!(event = "dns_empty", name = self.name, gone, "name has no addresses left");
             } else {
                 tracing::info!(
                     event = "dns_changed",
@@ -191,7 +191,7 @@ impl<'a, O: Fn(SocketAddr) -> bool, R: FnMut(Report)> Follower<'a, O, R> {
                     addresses = found.len(),
                     came,
                     gone,
-                    "name resolved anew"
+                    "name has new addresses"
                 );
             }
             self.found = found.into();
@@ -224,7 +224,7 @@ impl<'a, O: Fn(SocketAddr) -> bool, R: FnMut(Report)> Follower<'a, O, R> {
                     why = %failure,
                     cause,
                     kept,
-                    "name not resolved"
+                    "cannot resolve name"
                 );
             }
             None if self.failure.is_some() => {

@@ -247,7 +247,7 @@ impl Pool {
                 backend = &*backend.name,
                 address = %backend.address,
                 length_s,
-                "ejected"
+                "backend ejected"
             );
         }
     }

@@ -175,7 +175,7 @@ impl Before {
                     tracing::warn!(
                         event = "inherited_not_a_listener",
                         name = label.name,
-                        "an inherited descriptor is no listening socket: closed"
+                        "closed an inherited descriptor: it is not a listening socket"
                     );
                     before.unwanted.extend(number);
                 }
@@ -198,7 +198,7 @@ impl Before {
                 event = "inherited_unused",
                 name = label.name,
                 %address,
-                "no listener has use for an inherited socket: closed"
+                "closed an inherited socket: no listener uses it"
             );
             self.unwanted.extend(number);
         }
@@ -207,7 +207,7 @@ impl Before {
                 event = "inherited_unused",
                 name = label.name,
                 %address,
-                "nothing has use for an inherited socket: closed"
+                "closed an inherited socket: no listener or admin address uses it"
             );
             self.unwanted.extend(number);
         }

@@ -274,7 +274,7 @@ impl Doors {
                 event = "listener_not_opened",
                 listener = name,
                 %address,
-                "not opened: the configuration in force is another"
+                "listener not opened: it is not in the configuration in force"
             );
             return None;
         };
@@ -282,7 +282,7 @@ impl Doors {
         for (worker, socket) in theirs {
             let (orders, standing, place) = (ordered.clone(), standing.clone(), self.shared.doors.acquire());
             if self.workers[worker].send(Opening { socket, orders, standing, place }).is_err() {
-                tracing::error!(event = "worker_gone", listener = name, %address, "a worker is gone");
+                tracing::error!(event = "worker_gone", listener = name, %address, "listener not served by a worker: its thread has ended");
             }
         }
         tracing::info!(event = "listening", listener = name, %address, "listening");
@@ -320,7 +320,7 @@ impl Open {
             event = "listener_closed",
             listener = &*self.wanted.listener,
             address = %self.address,
-            "no longer listening"
+            "stopped listening"
         );
     }
 }
@@ -393,7 +393,7 @@ impl Options {
                 listener,
                 %address,
                 %error,
-                "the kernel refuses new socket options: the old ones stay"
+                "cannot change socket options: the old ones stay"
             );
         }
     }

@@ -320,7 +320,7 @@ impl Reloader {
                     trigger,
                     problems,
                     why,
-                    "reload rejected: the configuration before it serves on"
+                    "reload rejected: the previous configuration stays in force"
                 );
             }
         }

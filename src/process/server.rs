@@ -153,7 +153,7 @@ impl Server {
         self.process.lock().await.close_admin();
         discovering.abort();
         let ended = if left == 0 { Ended::Drained } else { Ended::Cut { connections: left } };
-        tracing::info!(event = "ended", cut = left, "ended");
+        tracing::info!(event = "ended", cut = left, "stopped");
         upkeep.abort();
         // Its log guard is dropped with it, which writes what is queued.
         let _ = upkeep.await;
@@ -183,7 +183,11 @@ impl Server {
             // Not for long, since other pools may need no name.
             if timeout(FIRST_LOOKUPS, discovery.tried()).await.is_err() {
                 let waited_s = FIRST_LOOKUPS.as_secs();
-                tracing::warn!(event = "ready_before_dns", waited_s, "not every name of a backend was looked up yet");
+                tracing::warn!(
+                    event = "ready_before_dns",
+                    waited_s,
+                    "serving although some backend names have not been resolved yet"
+                );
             }
             readiness.enter(Stage::Ready);
             let unwanted = {
@@ -196,7 +200,7 @@ impl Server {
             if let Some(predecessor) = predecessor
                 && let Err(error) = predecessor.serving(unwanted).await
             {
-                tracing::warn!(event = "upgrade_parent_gone", %error, "the process before is gone already");
+                tracing::warn!(event = "upgrade_parent_gone", %error, "the old process exited before the upgrade was reported");
             }
             tracing::info!(event = "ready", pid = std::process::id(), "ready");
             systemd::ready();
@@ -232,7 +236,7 @@ impl Server {
             Err(error) => return not_upgraded(&error),
         };
         let new_pid = successor.id();
-        tracing::info!(event = "upgrade_started", new_pid, "upgrade: a new process is starting");
+        tracing::info!(event = "upgrade_started", new_pid, "upgrade: starting a new process");
         let served = {
             let sockets = process.hand_over();
             tokio::select! {
@@ -242,7 +246,7 @@ impl Server {
         };
         match served {
             None => {
-                tracing::warn!(event = "upgrade_abandoned", new_pid, "upgrade given up: the end was asked for");
+                tracing::warn!(event = "upgrade_abandoned", new_pid, "upgrade abandoned: a stop was requested");
                 Upgrade::EndAsked
             }
             Some(Err(error)) => not_upgraded(&error),
@@ -250,7 +254,7 @@ impl Server {
                 systemd::main_process_is(new_pid);
                 successor.release();
                 process.leave(&unwanted);
-                tracing::info!(event = "upgrade_finished", new_pid, "upgrade: the new process serves");
+                tracing::info!(event = "upgrade_finished", new_pid, "upgrade finished: the new process is serving");
                 Upgrade::Over
             }
         }
@@ -271,7 +275,7 @@ impl Server {
                 tracing::info!(
                     event = "pre_stop",
                     for_s = pre_stop.as_secs_f64(),
-                    "ending: still accepting for a while"
+                    "stopping: still accepting connections for timeouts.pre_stop"
                 );
                 tokio::select! {
                     () = sleep(pre_stop) => {}
@@ -279,7 +283,7 @@ impl Server {
                 }
             }
             if cut {
-                tracing::warn!(event = "stop_forced", "second signal: ending at once");
+                tracing::warn!(event = "stop_forced", "second signal: stopping now");
                 return self.shared.permits.open();
             }
             self.process.lock().await.drain();
@@ -293,7 +297,7 @@ impl Server {
         );
         tokio::select! {
             _ = timeout(wait, served(&self.shared)) => {}
-            () = self.signals.end(&nobody) => tracing::warn!(event = "stop_forced", "second signal: ending at once"),
+            () = self.signals.end(&nobody) => tracing::warn!(event = "stop_forced", "second signal: stopping now"),
         }
         self.shared.permits.open()
     }
@@ -366,7 +370,7 @@ enum Upgrade {
 }
 
 fn not_upgraded(error: &UpgradeError) -> Upgrade {
-    tracing::error!(event = "upgrade_failed", why = %error, "upgrade failed: this process serves on");
+    tracing::error!(event = "upgrade_failed", why = %error, "upgrade failed: the old process keeps serving");
     Upgrade::Failed
 }
 

@@ -89,7 +89,7 @@ fn tell(state: &str) {
         socket.send_to_addr(state.as_bytes(), &address)
     };
     if let Err(error) = tell() {
-        tracing::debug!(event = "systemd_notify_failed", %error, "the service manager cannot be told");
+        tracing::debug!(event = "systemd_notify_failed", %error, "cannot notify systemd");
     }
 }
 

@@ -140,7 +140,7 @@ fn hosts(mut services: Vec<Service>) -> Vec<Host> {
             event = "dns_too_many_targets",
             targets = services.len(),
             most = MOST_TARGETS,
-            "more SRV targets than are looked up"
+            "too many SRV targets: the rest are ignored"
         );
         services.truncate(MOST_TARGETS);
     }

@@ -28,7 +28,7 @@ pub(super) async fn serve(socket: AdminSocket, app: Arc<App>, shutdown: impl Fut
     let listener = match Listener::of(socket) {
         Ok(listener) => listener,
         Err(error) => {
-            return tracing::error!(event = "admin_socket_failed", %error, "an admin socket could not be used");
+            return tracing::error!(event = "admin_socket_failed", %error, "cannot serve an admin address");
         }
     };
     let router = router(app);
@@ -46,7 +46,7 @@ pub(super) async fn serve(socket: AdminSocket, app: Arc<App>, shutdown: impl Fut
                 }
                 // Most likely out of descriptors: trying again at once would spin.
                 Err(error) => {
-                    tracing::debug!(event = "admin_accept_failed", %error, "admin cannot accept");
+                    tracing::debug!(event = "admin_accept_failed", %error, "admin accept failed");
                     sleep(ACCEPT_PAUSE).await;
                 }
             },

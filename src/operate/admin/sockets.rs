@@ -133,7 +133,7 @@ impl Sockets {
             }
         }
         for gone in before.into_iter().flatten() {
-            tracing::info!(event = "admin_closed", address = %gone.address, "admin no longer listening");
+            tracing::info!(event = "admin_closed", address = %gone.address, "admin stopped listening");
         }
         self.start();
     }

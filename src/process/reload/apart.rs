@@ -17,7 +17,7 @@ pub(super) fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
         let _ = answer.send(work());
     });
     if let Err(error) = begun {
-        tracing::error!(event = "reload_thread_failed", %error, "no thread for a reload");
+        tracing::error!(event = "reload_thread_failed", %error, "cannot start a thread for the reload");
     }
     async { answered.await.ok() }
 }

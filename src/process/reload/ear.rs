@@ -66,7 +66,7 @@ impl Ear {
                 Err(error) => {
                     self.watcher = None;
                     if !std::mem::replace(&mut self.has_warned, true) {
-                        tracing::warn!(event = "file_watch_failed", %error, "no file watch: the files are polled only");
+                        tracing::warn!(event = "file_watch_failed", %error, "cannot watch files: they are only polled");
                     }
                 }
             }

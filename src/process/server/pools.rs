@@ -81,7 +81,7 @@ pub(super) fn set_state(snapshot: &Snapshot, pool: &str, name: &str, wanted: Wan
             backend,
             %address,
             state = wanted.as_str(),
-            "backend state set"
+            "operator set the state of a backend"
         );
     }
     Ok(json!({ "backends": members.iter().map(|member| backend(member, now)).collect::<Vec<_>>() }))
