@@ -23,7 +23,7 @@ use crate::socket::{self, TcpSettings};
 use crate::socket::{Kind, Label};
 
 /// The listening sockets of the process.
-pub(crate) struct Doors {
+pub(crate) struct ListeningSockets {
     /// In the order of the configuration.
     open: Vec<Open>,
     /// By name, so that a listener that stays, or comes back, counts on.
@@ -33,11 +33,11 @@ pub(crate) struct Doors {
     shared: Shared,
 }
 
-/// When the doors are opened.
+/// When the sockets start to listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Begin {
     AtOnce,
-    /// When [`Doors::begin`] says so. Until then sockets are bound but, unless they did before, do not listen: if this
+    /// When [`ListeningSockets::begin`] says so. Until then sockets are bound but, unless they did before, do not listen: if this
     /// process fails, nobody has come to it in vain.
     Later,
 }
@@ -60,16 +60,16 @@ pub(crate) struct CannotBind {
     pub error: io::Error,
 }
 
-/// What a configuration makes of the doors; dropped, nothing has changed.
+/// The listening sockets that a configuration needs; dropped, nothing has changed.
 pub(crate) struct Plan(Vec<Planned>);
 
 struct Planned {
     wanted: Wanted,
-    door: Door,
+    binding: Binding,
 }
 
-enum Door {
-    /// An index into [`Doors::open`].
+enum Binding {
+    /// An index into [`ListeningSockets::open`].
     Kept(usize),
     New(Sockets),
 }
@@ -107,13 +107,13 @@ struct Sockets {
     lent: bool,
 }
 
-impl Doors {
-    /// No door is open yet.
+impl ListeningSockets {
+    /// No socket is open yet.
     pub(crate) fn new(workers: Vec<mpsc::UnboundedSender<Opening>>, begin: Begin, shared: Shared) -> Self {
         Self { open: Vec::new(), permits: HashMap::new(), workers, begin, shared }
     }
 
-    /// Opens the doors that waited for this.
+    /// Starts to listen on the sockets that were bound with [`Begin::Later`].
     pub(crate) fn begin(&mut self) {
         if self.begin == Begin::AtOnce {
             return;
@@ -147,22 +147,22 @@ impl Doors {
         let mut plan = Vec::with_capacity(wanted.len());
         for ((wanted, kept), adopted) in wanted.into_iter().zip(kept).zip(adopted) {
             let workers = self.workers.len();
-            let new = |sockets: io::Result<Sockets>| sockets.map(Door::New).map_err(|error| wanted.cannot(error));
-            let door = match kept {
-                Some(open) => Door::Kept(open),
+            let new = |sockets: io::Result<Sockets>| sockets.map(Binding::New).map_err(|error| wanted.cannot(error));
+            let binding = match kept {
+                Some(open) => Binding::Kept(open),
                 None if adopted.is_empty() => new(Sockets::bind(&wanted, workers))?,
                 None => new(Sockets::adopt(adopted, &wanted, workers))?,
             };
-            plan.push(Planned { wanted, door });
+            plan.push(Planned { wanted, binding });
         }
         Ok(Plan(plan))
     }
 
     /// Where `plan` listens; port 0 is told as what the kernel gave.
     pub(crate) fn addresses(&self, Plan(plan): &Plan) -> Vec<SocketAddr> {
-        let address = |planned: &Planned| match &planned.door {
-            Door::Kept(number) => self.open[*number].address,
-            Door::New(sockets) => sockets.address,
+        let address = |planned: &Planned| match &planned.binding {
+            Binding::Kept(number) => self.open[*number].address,
+            Binding::New(sockets) => sockets.address,
         };
         plan.iter().map(address).collect()
     }
@@ -176,8 +176,8 @@ impl Doors {
         if self.begin == Begin::Later {
             return Ok(());
         }
-        for Planned { wanted, door } in plan {
-            if let Door::New(sockets) = door {
+        for Planned { wanted, binding } in plan {
+            if let Binding::New(sockets) = binding {
                 sockets.listen(&wanted.options).map_err(|error| wanted.cannot(error))?;
             }
         }
@@ -187,24 +187,24 @@ impl Doors {
     /// Puts `plan` in force. `now`, in force already, is the snapshot of the same configuration.
     pub(crate) fn commit(&mut self, Plan(plan): Plan, now: &Arc<Snapshot>) {
         let mut before: Vec<Option<Open>> = self.open.drain(..).map(Some).collect();
-        for Planned { wanted, door } in plan {
+        for Planned { wanted, binding } in plan {
             let listener = self.listener(&wanted.listener);
-            let open = match door {
-                Door::Kept(number) => {
+            let open = match binding {
+                Binding::Kept(number) => {
                     let order = self.order(listener);
                     before[number].take().map(|open| open.keep(wanted, order))
                 }
-                Door::New(sockets) => self.open(wanted, sockets, listener, now),
+                Binding::New(sockets) => self.open(wanted, sockets, listener, now),
             };
             self.open.extend(open);
         }
         before.into_iter().flatten().for_each(|open| open.close(self.begin));
         let open = &self.open;
-        let has_door = |name: &Arc<str>| open.iter().any(|open| open.wanted.listener == *name);
-        self.permits.retain(|name, permits| permits.open() > 0 || has_door(name));
+        let is_bound = |name: &Arc<str>| open.iter().any(|open| open.wanted.listener == *name);
+        self.permits.retain(|name, permits| permits.open() > 0 || is_bound(name));
     }
 
-    /// Closes every door, once whoever is queued there has been let in.
+    /// Closes every socket, once whoever is queued there has been let in.
     pub(crate) fn drain(&mut self) {
         self.open.drain(..).for_each(|open| open.close(self.begin));
     }
@@ -221,7 +221,7 @@ impl Doors {
         all.collect()
     }
 
-    /// Closes every door after [`Self::hand_over`]: those that another process accepts at now, and, once whoever is
+    /// Closes every socket after [`Self::hand_over`]: those that another process accepts at now, and, once whoever is
     /// queued there has been let in, those that are `unwanted`, by their place in what was handed over.
     pub(crate) fn leave(&mut self, unwanted: &[usize]) {
         let mut first = 0;
@@ -236,7 +236,7 @@ impl Doors {
         }
     }
 
-    /// Which open door each address of `wanted` keeps.
+    /// Which open sockets each address of `wanted` keeps.
     fn kept(&self, wanted: &[Wanted]) -> Vec<Option<usize>> {
         let mut kept = vec![None; wanted.len()];
         let mut free = vec![true; self.open.len()];

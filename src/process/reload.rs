@@ -7,10 +7,10 @@
 //! watch is the speed, and tells whether a writer is still at it; the poll is the guarantee. Nothing is read half: files
 //! are looked at before and after they are loaded, and must hold the same.
 
-mod apart;
-mod ear;
-mod look;
-mod places;
+mod low_priority;
+mod triggers;
+mod fingerprint;
+mod watch_paths;
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -23,10 +23,10 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use self::apart::apart;
-use self::ear::{Ear, Listening};
-use self::look::Look;
-use self::places::Places;
+use self::fingerprint::Fingerprint;
+use self::low_priority::low_priority;
+use self::triggers::{Triggers, Watching};
+use self::watch_paths::WatchPaths;
 use crate::config::{Config, Loaded, Problem, Problems, Sources};
 use crate::operate::registry::{Fates, Rosters};
 use crate::process::apply::{ApplyError, Process};
@@ -42,11 +42,11 @@ pub(crate) struct Reloader {
     /// What a reload changes besides the snapshot.
     process: Arc<Mutex<Process>>,
     rosters: Rosters,
-    ear: Ear,
+    triggers: Triggers,
     /// What the last attempt read, and would have read; what is in force counts besides.
     tried: Sources,
     /// What that held. `None`: it may have changed between being read and being looked at.
-    seen: Option<Look>,
+    seen: Option<Fingerprint>,
     /// Snapshots that connections, or the accept loops, may still hold.
     retired: Vec<Arc<Snapshot>>,
 }
@@ -112,17 +112,17 @@ impl Reloader {
         process: Arc<Mutex<Process>>,
         rosters: Rosters,
     ) -> Self {
-        let (ear, tried) = (Ear::new(), Sources::default());
-        Self { file, snapshot, metrics, process, rosters, ear, tried, seen: None, retired: Vec::new() }
+        let (triggers, tried) = (Triggers::new(), Sources::default());
+        Self { file, snapshot, metrics, process, rosters, triggers, tried, seen: None, retired: Vec::new() }
     }
 
     /// Reloads whenever the files change or `asked` says so; ends when nobody can ask any more.
     pub(crate) async fn run(mut self, mut asked: mpsc::Receiver<Request>) {
         self.listen();
-        let look = self.look().await;
+        let fingerprint = self.fingerprint().await;
         // What is older than the process was read as it is.
-        if look.quiet_for() > self.metrics.uptime() + CLOCK_SLACK {
-            self.seen = Some(look);
+        if fingerprint.quiet_for() > self.metrics.uptime() + CLOCK_SLACK {
+            self.seen = Some(fingerprint);
         }
         let mut next_poll = Instant::now() + self.poll();
         loop {
@@ -131,7 +131,7 @@ impl Reloader {
                     Some(Request { trigger, answer }) => (trigger, answer),
                     None => return,
                 },
-                () = self.ear.news() => (Trigger::File, None),
+                () = self.triggers.changed() => (Trigger::File, None),
                 () = sleep_until(next_poll.min(Instant::now() + self.poll())) => (Trigger::Poll, None),
                 () = sleep(SWEEP), if !self.retired.is_empty() => {
                     self.sweep();
@@ -157,35 +157,35 @@ impl Reloader {
         let (started, is_asked) = (Instant::now(), matches!(trigger, Trigger::Signal | Trigger::Api));
         let patience = started + if is_asked { PATIENCE_OF_WHO_ASKS } else { PATIENCE };
         loop {
-            let mut look = self.look().await;
+            let mut fingerprint = self.fingerprint().await;
             if !is_asked {
-                if trigger == Trigger::Poll && self.is_seen(&look) {
+                if trigger == Trigger::Poll && self.is_seen(&fingerprint) {
                     return None;
                 }
-                look = self.settle(trigger, look, patience).await;
+                fingerprint = self.settle(trigger, fingerprint, patience).await;
                 self.listen();
-                if self.is_seen(&look) {
+                if self.is_seen(&fingerprint) {
                     return None;
                 }
             }
             let file = self.file.clone();
-            let read = apart(move || {
+            let read = low_priority(move || {
                 let (loaded, sources) = Config::load_from(&file);
                 (loaded.map_err(Rejected::Problems), sources)
             });
             let (loaded, sources) = read.await.unwrap_or_else(|| (Err(Rejected::Panicked), self.tried.clone()));
             self.tried = sources;
             self.listen();
-            let after = self.look().await;
+            let after = self.fingerprint().await;
             let is_late = Instant::now() >= patience;
-            if !after.is_same(&look) && !is_late {
+            if !after.is_same(&fingerprint) && !is_late {
                 // It changed while it was read, or names files that were not looked at before.
-                sleep(BETWEEN_LOOKS).await;
+                sleep(RETRY_DELAY).await;
                 continue;
             }
-            if loaded.is_err() && self.ear.hears_a_writer() && !is_late {
+            if loaded.is_err() && self.triggers.has_writer() && !is_late {
                 // Half a file, most likely. What is still to come, or the end of it, is news.
-                let _ = timeout(patience - Instant::now(), self.ear.news()).await;
+                let _ = timeout(patience - Instant::now(), self.triggers.changed()).await;
                 continue;
             }
             let was_sure = self.seen.is_some();
@@ -197,7 +197,7 @@ impl Reloader {
             };
             systemd::ready();
             // What is not read any more does not count any more.
-            self.seen = Some(look.only(&self.paths().await));
+            self.seen = Some(fingerprint.only(&self.paths().await));
             if !is_asked && !was_sure && matches!(applied, Ok(Applied::Already)) {
                 // Nobody knew whether there was a change, and there was none.
                 return None;
@@ -208,31 +208,31 @@ impl Reloader {
 
     /// Waits until the files are at rest: no writer has one open, none is missing or empty, nothing changes any more.
     /// Each of these is waited for only so long, since it may be meant.
-    async fn settle(&self, trigger: Trigger, mut look: Look, patience: Instant) -> Look {
+    async fn settle(&self, trigger: Trigger, mut fingerprint: Fingerprint, patience: Instant) -> Fingerprint {
         let mut since = Instant::now();
         loop {
-            let quiet = match self.ear.quiet_for() {
+            let quiet = match self.triggers.quiet_for() {
                 Some(quiet) if trigger == Trigger::File => quiet,
                 // What is missing has no time of change.
-                _ if look.has_gap() => since.elapsed(),
-                _ => since.elapsed().max(look.quiet_for()),
+                _ if fingerprint.has_gap() => since.elapsed(),
+                _ => since.elapsed().max(fingerprint.quiet_for()),
             };
             let needed = match trigger {
-                _ if look.has_gap() || self.ear.hears_a_writer() => QUIET_OF_A_WRITER,
+                _ if fingerprint.has_gap() || self.triggers.has_writer() => QUIET_OF_A_WRITER,
                 Trigger::File => QUIET,
                 // Nobody tells of writers.
                 _ => QUIET_UNHEARD,
             };
             let now = Instant::now();
             if quiet >= needed || now >= patience {
-                return look;
+                return fingerprint;
             }
-            let _ = timeout((needed - quiet).min(LOOK_AGAIN), self.ear.news()).await;
-            let again = self.look().await;
-            if !again.is_untouched(&look) {
+            let _ = timeout((needed - quiet).min(RECHECK), self.triggers.changed()).await;
+            let again = self.fingerprint().await;
+            if !again.is_untouched(&fingerprint) {
                 since = Instant::now();
             }
-            look = again;
+            fingerprint = again;
         }
     }
 
@@ -243,7 +243,7 @@ impl Reloader {
         if config.hash == before.config.hash && config.admin.token == before.config.admin.token {
             return Ok(Applied::Already);
         }
-        let build = apart(move || {
+        let build = low_priority(move || {
             let snapshot = Snapshot::build(config, Some(&before), &metrics);
             let fates = Fates::of(&before, &snapshot);
             (snapshot, fates)
@@ -354,7 +354,7 @@ impl Reloader {
         self.retired = held;
         let free: Vec<Arc<Snapshot>> = free;
         if !free.is_empty() {
-            tokio::spawn(apart(move || drop(free)));
+            tokio::spawn(low_priority(move || drop(free)));
         }
     }
 
@@ -365,16 +365,16 @@ impl Reloader {
         let sources = [&config.sources, &self.tried];
         let files: BTreeSet<PathBuf> = sources.iter().flat_map(|sources| sources.present()).collect();
         let directories: Vec<PathBuf> = sources.iter().flat_map(|sources| sources.directories()).collect();
-        let places = Places::of(files.iter().map(PathBuf::as_path), directories.iter().map(PathBuf::as_path));
-        let listening = if config.reload.watch { Listening::On } else { Listening::Off };
-        self.ear.turn_to(places, listening);
+        let paths = WatchPaths::of(files.iter().map(PathBuf::as_path), directories.iter().map(PathBuf::as_path));
+        let watching = if config.reload.watch { Watching::On } else { Watching::Off };
+        self.triggers.watch(paths, watching);
     }
 
-    async fn look(&self) -> Look {
+    async fn fingerprint(&self) -> Fingerprint {
         let (in_force, tried) = (self.snapshot.load().config.sources.clone(), self.tried.clone());
         let before = self.seen.clone().unwrap_or_default();
-        let look = move || Look::at(&in_force.present() | &tried.present(), &before);
-        tokio::task::spawn_blocking(look).await.unwrap_or_default()
+        let fingerprint = move || Fingerprint::of(&in_force.present() | &tried.present(), &before);
+        tokio::task::spawn_blocking(fingerprint).await.unwrap_or_default()
     }
 
     async fn paths(&self) -> BTreeSet<PathBuf> {
@@ -382,8 +382,8 @@ impl Reloader {
         tokio::task::spawn_blocking(move || &in_force.present() | &tried.present()).await.unwrap_or_default()
     }
 
-    fn is_seen(&self, look: &Look) -> bool {
-        self.seen.as_ref().is_some_and(|seen| seen.is_same(look))
+    fn is_seen(&self, fingerprint: &Fingerprint) -> bool {
+        self.seen.as_ref().is_some_and(|seen| seen.is_same(fingerprint))
     }
 
     fn poll(&self) -> Duration {
@@ -434,8 +434,8 @@ const QUIET_UNHEARD: Duration = Duration::from_secs(1);
 /// Files that never come to rest are read as they are.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE_OF_WHO_ASKS: Duration = Duration::from_secs(2);
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
-const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+const RECHECK: Duration = Duration::from_millis(250);
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 /// How often it is seen to that old snapshots go.
 const SWEEP: Duration = Duration::from_secs(2);
 /// Between a file system's clock and ours.

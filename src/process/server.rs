@@ -31,7 +31,7 @@ use crate::listener::Shared;
 use crate::operate::admin::{App, Readiness, Stage};
 use crate::operate::registry::Rosters;
 use crate::process::apply::{ApplyError, Process};
-use crate::process::listening_sockets::{Begin, Doors};
+use crate::process::listening_sockets::{Begin, ListeningSockets};
 use crate::process::reload::{self, Asker, Reloader};
 use crate::process::upgrade::{Inheritance, Predecessor, Successor, UpgradeError};
 use crate::process::{systemd, worker};
@@ -97,7 +97,8 @@ impl Server {
         let Inheritance { sockets, predecessor } = inheritance;
         // The process before serves until this one can.
         let begin = if predecessor.is_some() { Begin::Later } else { Begin::AtOnce };
-        let mut process = Process::new(Doors::new(to_workers, begin, shared.clone()), config.runtime, sockets);
+        let mut process =
+            Process::new(ListeningSockets::new(to_workers, begin, shared.clone()), config.runtime, sockets);
         let prepared = process.prepare(&config)?;
         let workers = start_workers(openings, &shared)?;
         prepared.commit(&shared.snapshot.load_full());

@@ -9,7 +9,9 @@ use rustix::process::setpriority_process;
 use tokio::sync::oneshot;
 
 /// Begins `work` at once, and waits for it; `None`: it panicked, or there was no thread to be had.
-pub(super) fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> impl Future<Output = Option<T>> {
+pub(super) fn low_priority<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> impl Future<Output = Option<T>> {
     let (answer, answered) = oneshot::channel();
     let begun = thread::Builder::new().name("reload".to_owned()).spawn(move || {
         // To Linux a priority is one thread's own. Without it the work is done all the same.
