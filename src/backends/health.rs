@@ -96,7 +96,7 @@ impl Checks {
 }
 
 impl Drop for Task {
-    /// Whoever is checked no more is judged no more.
+    /// A backend that is no longer checked returns to `Unchecked`.
     fn drop(&mut self) {
         self.task.abort();
         if !self.replaced {

@@ -3,8 +3,8 @@
 //! In:  the listeners of a configuration; at the start, sockets that were there before the process.
 //! Out: a [`Plan`] with every new address bound, or the one that cannot be; put in force, orders to the accept loops.
 //!
-//! A socket outlives what is said of it: a listener that is renamed, and options that change, keep the sockets and
-//! whoever is queued on them. Only an address that nobody names any more is closed.
+//! A socket outlives its configuration: when a listener is renamed or its options change, its sockets and the clients
+//! queued on them stay. Only an address that no listener has any more is closed.
 
 use std::collections::HashMap;
 use std::io;
@@ -37,8 +37,8 @@ pub(crate) struct ListeningSockets {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Begin {
     AtOnce,
-    /// When [`ListeningSockets::begin`] says so. Until then sockets are bound but, unless they did before, do not listen: if this
-    /// process fails, nobody has come to it in vain.
+    /// When [`ListeningSockets::begin`] is called. Until then new sockets are bound but do not listen, so that no
+    /// client is lost if this process fails to start.
     Later,
 }
 
@@ -94,7 +94,7 @@ struct Open {
     address: SocketAddr,
     /// One a worker, unless they were there before.
     sockets: Vec<TcpListener>,
-    /// The service manager keeps the sockets open.
+    /// The service manager keeps the sockets open too.
     lent: bool,
     orders: watch::Sender<Order>,
 }
@@ -131,7 +131,7 @@ impl ListeningSockets {
         }
     }
 
-    /// Where each listener is bound, by its name; port 0 is told as what the kernel gave.
+    /// Name and bound address of each listener; with port 0, the port that the kernel chose.
     pub(crate) fn listening(&self) -> impl Iterator<Item = (&Arc<str>, SocketAddr)> {
         self.open.iter().map(|open| (&open.wanted.listener, open.address))
     }
@@ -158,7 +158,7 @@ impl ListeningSockets {
         Ok(Plan(plan))
     }
 
-    /// Where `plan` listens; port 0 is told as what the kernel gave.
+    /// The addresses of `plan`; with port 0, the port that the kernel chose.
     pub(crate) fn addresses(&self, Plan(plan): &Plan) -> Vec<SocketAddr> {
         let address = |planned: &Planned| match &planned.binding {
             Binding::Kept(number) => self.open[*number].address,
@@ -167,8 +167,8 @@ impl ListeningSockets {
         plan.iter().map(address).collect()
     }
 
-    /// Has the kernel take clients at the new addresses. To be called last: nobody is turned away for something else of
-    /// the configuration that cannot be had.
+    /// Starts to listen on the new addresses. Call it last, when nothing else of the configuration can fail: a client
+    /// that the kernel has accepted would be lost.
     ///
     /// # Errors
     /// The kernel refuses one of them.
@@ -204,7 +204,7 @@ impl ListeningSockets {
         self.permits.retain(|name, permits| permits.open() > 0 || is_bound(name));
     }
 
-    /// Closes every socket, once whoever is queued there has been let in.
+    /// Closes every socket, after accepting the clients queued there.
     pub(crate) fn drain(&mut self) {
         self.open.drain(..).for_each(|open| open.close(self.begin));
     }
@@ -221,8 +221,8 @@ impl ListeningSockets {
         all.collect()
     }
 
-    /// Closes every socket after [`Self::hand_over`]: those that another process accepts at now, and, once whoever is
-    /// queued there has been let in, those that are `unwanted`, by their place in what was handed over.
+    /// Closes all sockets after [`Self::hand_over`]. Adopted ones close at once; `unwanted` (indices into the
+    /// handed-over list) drain their queue first, since no other process will.
     pub(crate) fn leave(&mut self, unwanted: &[usize]) {
         let mut first = 0;
         for open in self.open.drain(..) {
@@ -307,13 +307,13 @@ impl Open {
             );
         }
         self.wanted = wanted;
-        // Also to a loop for which nothing changes: it is to let go of the snapshot before.
+        // Also sent when nothing changes, so that the accept loop releases the previous snapshot.
         self.orders.send_replace(order);
         self
     }
 
     fn close(self, begin: Begin) {
-        // Of a socket that stays open elsewhere nobody is lost, and nobody may be kept from coming to it.
+        // A socket that stays open in another process keeps its queue, and must keep accepting.
         let stays = self.lent || begin == Begin::Later;
         self.orders.send_replace(if stays { Order::Leave } else { Order::Drain });
         tracing::info!(
@@ -360,7 +360,7 @@ impl Sockets {
     }
 
     fn listen(&self, options: &Options) -> io::Result<()> {
-        // The queue of a socket that is lent is its owner's to measure.
+        // The owner of a lent socket chooses its backlog.
         if self.lent { Ok(()) } else { self.ours.iter().try_for_each(|socket| options.listen(socket)) }
     }
 }

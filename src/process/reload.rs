@@ -1,11 +1,11 @@
 //! Puts a changed configuration in force: watch, poll, signal or call -> load -> build -> swap.
 //!
-//! In:  the routing file and what it names, and whoever asks.
-//! Out: a new snapshot for the connections to come; or none, the old one serving on, and the problems in the log.
+//! In:  the routing file and the files it includes; requests to reload.
+//! Out: a new snapshot for new connections; or, on errors, the old one stays and the problems are logged.
 //!
-//! What a change is: other content of a file that is read, or another set of files, as the last attempt saw it. The
-//! watch is the speed, and tells whether a writer is still at it; the poll is the guarantee. Nothing is read half: files
-//! are looked at before and after they are loaded, and must hold the same.
+//! A change is new content in a file, or a new set of files, compared with the last attempt. The watch makes reloads
+//! fast and shows whether a writer is still busy; the poll catches what the watch misses. A half-written file is never
+//! used: the fingerprint is taken before and after loading, and both must agree.
 
 mod low_priority;
 mod triggers;
@@ -43,9 +43,9 @@ pub(crate) struct Reloader {
     process: Arc<Mutex<Process>>,
     rosters: Rosters,
     triggers: Triggers,
-    /// What the last attempt read, and would have read; what is in force counts besides.
+    /// Sources of the last attempt, accepted or not. Watched together with those of the configuration in force.
     tried: Sources,
-    /// What that held. `None`: it may have changed between being read and being looked at.
+    /// Fingerprint of `tried`. `None`: the files may have changed between reading and fingerprinting.
     seen: Option<Fingerprint>,
     /// Snapshots that connections, or the accept loops, may still hold.
     retired: Vec<Arc<Snapshot>>,
@@ -55,14 +55,14 @@ pub(crate) struct Reloader {
 #[derive(Clone, Debug)]
 pub(crate) struct Asker(mpsc::Sender<Request>);
 
-/// Somebody wants a reload, and may wait for what comes of it.
+/// A request for a reload. With `answer`, the sender waits for the outcome.
 #[derive(Debug)]
 pub(crate) struct Request {
     trigger: Trigger,
     answer: Option<oneshot::Sender<Outcome>>,
 }
 
-/// What a reload came to.
+/// The result of a reload.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub result: ReloadResult,
@@ -75,19 +75,19 @@ pub(crate) struct Outcome {
     pub problems: Problems,
 }
 
-/// Makes both ends: who asks, and what [`Reloader::run`] listens to.
+/// Makes both ends: the one that requests reloads, and the one that [`Reloader::run`] receives from.
 pub(crate) fn channel() -> (Asker, mpsc::Receiver<Request>) {
     let (sender, receiver) = mpsc::channel(MOST_WAITING);
     (Asker(sender), receiver)
 }
 
 impl Asker {
-    /// Asks, and waits for nothing. What is not taken has others before it, whose reload is still to come.
+    /// Requests a reload without waiting. Dropped if the queue is full: a queued reload will see the same change.
     pub(crate) fn ask(&self, trigger: Trigger) {
         let _ = self.0.try_send(Request { trigger, answer: None });
     }
 
-    /// Asks, and waits for what comes of it; `None` when nobody reloads any more.
+    /// Requests a reload and waits for its outcome; `None` when the reloader has stopped.
     pub(crate) async fn outcome(&self, trigger: Trigger) -> Option<Outcome> {
         let (answer, outcome) = oneshot::channel();
         self.0.send(Request { trigger, answer: Some(answer) }).await.ok()?;
@@ -120,7 +120,7 @@ impl Reloader {
     pub(crate) async fn run(mut self, mut asked: mpsc::Receiver<Request>) {
         self.listen();
         let fingerprint = self.fingerprint().await;
-        // What is older than the process was read as it is.
+        // If the files last changed before we started, the start-up load already saw this content.
         if fingerprint.quiet_for() > self.metrics.uptime() + CLOCK_SLACK {
             self.seen = Some(fingerprint);
         }
@@ -144,7 +144,7 @@ impl Reloader {
             let outcome = self.reload(trigger).await;
             self.sweep();
             if let (Some(answer), Some(outcome)) = (answer, outcome) {
-                // Whoever asked may have gone.
+                // The requester may have gone.
                 let _ = answer.send(outcome);
             }
         }
@@ -184,7 +184,7 @@ impl Reloader {
                 continue;
             }
             if loaded.is_err() && self.triggers.has_writer() && !is_late {
-                // Half a file, most likely. What is still to come, or the end of it, is news.
+                // Most likely a half-written file. The next write, or the close, wakes us.
                 let _ = timeout(patience - Instant::now(), self.triggers.changed()).await;
                 continue;
             }
@@ -199,7 +199,7 @@ impl Reloader {
             // What is not read any more does not count any more.
             self.seen = Some(fingerprint.only(&self.paths().await));
             if !is_asked && !was_sure && matches!(applied, Ok(Applied::Already)) {
-                // Nobody knew whether there was a change, and there was none.
+                // It was not known whether there was a change, and there was none.
                 return None;
             }
             return Some(self.conclude(trigger, began.elapsed(), applied));
@@ -207,7 +207,7 @@ impl Reloader {
     }
 
     /// Waits until the files are at rest: no writer has one open, none is missing or empty, nothing changes any more.
-    /// Each of these is waited for only so long, since it may be meant.
+    /// Each wait is bounded, since a missing or empty file may be intended.
     async fn settle(&self, trigger: Trigger, mut fingerprint: Fingerprint, patience: Instant) -> Fingerprint {
         let mut since = Instant::now();
         loop {
@@ -220,7 +220,7 @@ impl Reloader {
             let needed = match trigger {
                 _ if fingerprint.has_gap() || self.triggers.has_writer() => QUIET_OF_A_WRITER,
                 Trigger::File => QUIET,
-                // Nobody tells of writers.
+                // Without a watch, writers are not seen.
                 _ => QUIET_UNHEARD,
             };
             let now = Instant::now();
@@ -257,7 +257,7 @@ impl Reloader {
         Ok(Applied::Now { warnings })
     }
 
-    /// Counts and logs what came of a reload.
+    /// Counts and logs the outcome of a reload.
     fn conclude(&self, trigger: Trigger, took: Duration, applied: Result<Applied, Rejected>) -> Outcome {
         let (result, why, problems) = match applied {
             Ok(Applied::Already) => (ReloadResult::Unchanged, None, Problems::default()),
@@ -329,7 +329,7 @@ impl Reloader {
     /// Puts `snapshot` in force, and what else its configuration changes; all of it or, with an error, nothing.
     async fn swap(&mut self, snapshot: Snapshot) -> Result<(), Rejected> {
         let mut process = self.process.lock().await;
-        // From here on there is no await: nobody sees a half of it, and nobody ends the process in between.
+        // No await from here on: the change must not be seen half done, nor be cut off by the end of the process.
         let prepared = match process.prepare(&snapshot.config) {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -348,7 +348,8 @@ impl Reloader {
         Ok(())
     }
 
-    /// Takes apart the snapshots that nobody holds any more. A worker that let the last one go would have to.
+    /// Frees snapshots that are no longer used, on another thread: otherwise the worker that drops the last reference
+    /// would have to.
     fn sweep(&mut self) {
         let (free, held) = mem::take(&mut self.retired).into_iter().partition(|old| Arc::strong_count(old) == 1);
         self.retired = held;
@@ -358,7 +359,7 @@ impl Reloader {
         }
     }
 
-    /// Listens where changes would show.
+    /// Watches the paths where changes would show.
     fn listen(&mut self) {
         let snapshot = self.snapshot.load();
         let config = &snapshot.config;
@@ -423,20 +424,20 @@ impl std::fmt::Display for Rejected {
 
 impl Error for Rejected {}
 
-/// Who asks while so many wait need not: theirs is still to come.
+/// Requests beyond this are dropped: a queued reload has yet to read the file and will see their change.
 const MOST_WAITING: usize = 16;
 /// After the last change; a file is often written in several steps.
 const QUIET: Duration = Duration::from_millis(150);
 /// Where a writer has a file open, or a file is missing or empty. With what it takes to load, less than two seconds.
 const QUIET_OF_A_WRITER: Duration = Duration::from_millis(1500);
-/// Where the kernel tells neither of changes nor of writers.
+/// Without a watch, where neither changes nor writers are seen.
 const QUIET_UNHEARD: Duration = Duration::from_secs(1);
-/// Files that never come to rest are read as they are.
+/// Files that keep changing are read anyway after this.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE_OF_WHO_ASKS: Duration = Duration::from_secs(2);
 const RECHECK: Duration = Duration::from_millis(250);
 const RETRY_DELAY: Duration = Duration::from_millis(50);
-/// How often it is seen to that old snapshots go.
+/// How often unused old snapshots are freed.
 const SWEEP: Duration = Duration::from_secs(2);
 /// Between a file system's clock and ours.
 const CLOCK_SLACK: Duration = Duration::from_secs(2);

@@ -42,7 +42,7 @@ use crate::telemetry::{LogGuard, Metrics, ReloadResult, Trigger};
 
 /// A proxy with its sockets bound and its workers running.
 pub(crate) struct Server {
-    /// Where each listener is bound, by its name; port 0 is told as what the kernel gave.
+    /// Name and bound address of each listener; with port 0, the port that the kernel chose.
     pub listening: Vec<(Arc<str>, SocketAddr)>,
     pub admin: Vec<Address>,
     shared: Shared,
@@ -95,7 +95,7 @@ impl Server {
         shared.metrics.collect_with(move || in_force.load().publish());
         let (to_workers, openings): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let Inheritance { sockets, predecessor } = inheritance;
-        // The process before serves until this one can.
+        // The old process serves until this one can.
         let begin = if predecessor.is_some() { Begin::Later } else { Begin::AtOnce };
         let mut process =
             Process::new(ListeningSockets::new(to_workers, begin, shared.clone()), config.runtime, sockets);
@@ -176,7 +176,7 @@ impl Server {
         None
     }
 
-    /// Begins to serve, once the names of the backends were looked up, and tells whoever is to know.
+    /// Begins to serve once the backend names are resolved, and reports it to the old process and to systemd.
     fn starting(&mut self, app: Option<App>) -> impl Future<Output = ()> + use<> {
         let (discovery, readiness) = (self.discovery.clone(), self.readiness.clone());
         let (process, predecessor) = (Arc::clone(&self.process), self.predecessor.take());
@@ -208,7 +208,7 @@ impl Server {
         }
     }
 
-    /// Does what signals ask for, until that is the end.
+    /// Handles signals until one ends the process.
     async fn serve(&mut self, reloads: &Asker) -> Parting {
         loop {
             match self.signals.next().await {
@@ -223,7 +223,7 @@ impl Server {
         }
     }
 
-    /// Starts the process that is to follow this one, and leaves it the sockets once it serves.
+    /// Starts the new process, and leaves it the sockets once it serves.
     async fn upgrade(&mut self, reloads: &Asker) -> Upgrade {
         if self.readiness.stage() != Stage::Ready {
             return not_upgraded(&UpgradeError::NotReady);
@@ -261,7 +261,7 @@ impl Server {
         }
     }
 
-    /// Drains; how many connections are left to be cut.
+    /// Drains; returns how many connections are left and will be reset.
     async fn part(&mut self, parting: Parting) -> usize {
         self.readiness.enter(Stage::Draining);
         let (pre_stop, wait) = {
@@ -318,7 +318,7 @@ impl Server {
     }
 }
 
-/// Waits until nobody is queued on a listening socket any more, and everybody who was has been served.
+/// Waits until the queues of all listening sockets are empty and every connection has ended.
 async fn served(shared: &Shared) {
     shared.doors.wait_until(|open| open == 0).await;
     shared.permits.wait_until(|open| open == 0).await;
@@ -363,7 +363,7 @@ enum Parting {
     HandedOver,
 }
 
-/// What came of an upgrade.
+/// The result of an upgrade.
 enum Upgrade {
     Over,
     Failed,
@@ -380,7 +380,7 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     upgrade: Signal,
-    /// When the service manager is to be given a sign of life: only by who looks at signals, and so acts on them.
+    /// When to send a watchdog keep-alive. Sent only while waiting for signals, so that it proves they are handled.
     beat: Option<Interval>,
 }
 
@@ -417,7 +417,7 @@ impl Signals {
     }
 }
 
-/// Gives signs of life, and never ends.
+/// Sends watchdog keep-alives; never returns.
 async fn beat(every: &mut Option<Interval>) -> Infallible {
     match every {
         None => std::future::pending().await,

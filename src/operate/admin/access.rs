@@ -29,7 +29,7 @@ pub(crate) struct Access {
 /// Who may change state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Allow {
-    /// Whoever connects from this host, and whoever has the token.
+    /// Clients on this host, and clients with the token.
     Auto,
     Token,
     Never,
@@ -107,7 +107,7 @@ impl Access {
         }
     }
 
-    /// Compares in a time that tells nothing of how much is right.
+    /// Compares in constant time.
     fn is_token(&self, authorization: &HeaderValue) -> bool {
         let Some((scheme, given)) = authorization.to_str().ok().and_then(|text| text.split_once(' ')) else {
             return false;

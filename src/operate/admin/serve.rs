@@ -94,7 +94,7 @@ async fn converse(stream: Box<dyn Stream>, router: Router, mut stopped: watch::R
         .max_buf_size(MAX_HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = pin!(connection);
-    // A client's faults are its own: there is nobody to tell.
+    // Errors of a client's connection are not logged: an operator cannot fix them.
     tokio::select! {
         _ = &mut connection => return,
         () = sleep(LIFETIME) => {}

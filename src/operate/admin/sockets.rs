@@ -84,7 +84,7 @@ struct Bound {
 }
 
 impl Sockets {
-    /// Where they are; port 0 is told as what the kernel gave.
+    /// Their addresses; with port 0, the port that the kernel chose.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = &Address> {
         self.open.iter().map(|open| &open.address)
     }

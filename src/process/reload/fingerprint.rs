@@ -1,9 +1,9 @@
-//! Looks at files: what they hold, and when that last changed.
+//! Fingerprints files: a hash of their content, and when it last changed.
 //!
 //! In:  paths.
-//! Out: a [`Fingerprint`]; two of them tell whether anything is different.
+//! Out: a [`Fingerprint`]; comparing two shows whether anything changed.
 //!
-//! What counts is the content: a time of change can stay the same over a change, or change over none.
+//! Only the content counts: a modification time can stay the same over a change, or change without one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// What some files held when they were looked at. Blocking: to be taken on a thread that may wait for a disk.
+/// The content of some files at one moment. Taking it blocks: do so on a thread that may wait for a disk.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Fingerprint(BTreeMap<PathBuf, Option<FileState>>);
 
@@ -24,7 +24,7 @@ struct FileState {
     content: u64,
 }
 
-/// What a file system tells without reading the file.
+/// File metadata, available without reading the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -35,7 +35,7 @@ struct Stamp {
 }
 
 impl Fingerprint {
-    /// Looks at `paths`. What is large and bears the stamp that it has in `before` is not read again.
+    /// Fingerprints `paths`. A large file whose stamp is the same as in `before` is not read again.
     pub(super) fn of(paths: BTreeSet<PathBuf>, before: &Self) -> Self {
         let now = SystemTime::now();
         let fingerprint = |path: PathBuf| {
@@ -97,7 +97,7 @@ impl FileState {
             return Some(before);
         }
         if !metadata.is_file() || stamp.size > LARGEST_BYTES {
-            // It will not be used, whatever it holds.
+            // It will be rejected, whatever it contains.
             return Some(Self { stamp, content: stamp.size });
         }
         Some(Self { stamp, content: content(path)? })
@@ -121,9 +121,9 @@ fn time((seconds, nanoseconds): (i64, i64)) -> SystemTime {
     u64::try_from(seconds).map_or(UNIX_EPOCH, |seconds| UNIX_EPOCH + since(seconds, nanoseconds))
 }
 
-/// Below it, a file is read at each fingerprint.
+/// Smaller files are read every time.
 const LARGE_BYTES: u64 = 1 << 20;
-/// What is larger is no configuration.
+/// A larger file cannot be a configuration.
 const LARGEST_BYTES: u64 = 64 << 20;
 /// Some file systems count in two seconds.
 const COARSEST_CLOCK: Duration = Duration::from_secs(2);

@@ -1,4 +1,4 @@
-//! Hears from the kernel that files change, and whether somebody is still writing.
+//! Learns from the kernel that files changed, and whether one is still being written.
 //!
 //! In:  [`WatchPaths`].
 //! Out: a wake-up, when the last change was, whether a writer still has a file open.
@@ -16,11 +16,11 @@ use tokio::time::Instant;
 
 use super::watch_paths::WatchPaths;
 
-/// What is heard of the paths that are watched now.
+/// File events of the watched paths.
 pub(super) struct Triggers {
     events: Arc<Events>,
     paths: WatchPaths,
-    /// `None`: the kernel tells nothing, and the poll must do.
+    /// `None`: there is no watch; changes are found by the poll alone.
     watcher: Option<RecommendedWatcher>,
     has_warned: bool,
 }
@@ -33,14 +33,14 @@ struct Events {
 
 #[derive(Default)]
 struct SoFar {
-    /// Not yet looked into.
+    /// There was an event since the last [`Triggers::changed`].
     is_news: bool,
     last: Option<Instant>,
     /// Written to, and not closed since.
     open: HashSet<PathBuf>,
 }
 
-/// Whether the kernel is asked to tell.
+/// Whether inotify is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Watching {
     On,
@@ -52,7 +52,7 @@ impl Triggers {
         Self { events: Arc::default(), paths: WatchPaths::default(), watcher: None, has_warned: false }
     }
 
-    /// Turns to `paths`, if they are others than before.
+    /// Watches `paths` instead of the previous ones, if they differ.
     pub(super) fn watch(&mut self, paths: WatchPaths, watching: Watching) {
         if watching == Watching::Off {
             self.watcher = None;
@@ -71,12 +71,12 @@ impl Triggers {
                 }
             }
             self.paths = paths;
-            // Who writes is heard anew; a writer who was missed is waited for as any other change.
+            // The new watch reports open writers again at their next write; until then their files count as quiet.
             self.so_far().open.clear();
         }
     }
 
-    /// Waits for a change that was not looked into yet.
+    /// Waits for an event since the last call.
     pub(super) async fn changed(&self) {
         loop {
             let more = self.events.more.notified();
@@ -87,7 +87,7 @@ impl Triggers {
         }
     }
 
-    /// How long ago the last change was; `None`: none was heard of yet.
+    /// How long ago the last event was; `None`: there was none yet.
     pub(super) fn quiet_for(&self) -> Option<Duration> {
         self.so_far().last.map(|last| last.elapsed())
     }
@@ -106,7 +106,7 @@ fn watch(paths: &WatchPaths, events: &Arc<Events>) -> notify::Result<Recommended
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| events.note(event, &which))?;
     for path in paths.to_watch() {
         match watcher.watch(path, RecursiveMode::NonRecursive) {
-            // What is not there is looked for by the poll.
+            // A missing path is found by the poll once it appears.
             Err(error) if path.exists() => return Err(error),
             _ => {}
         }
@@ -118,7 +118,7 @@ impl Events {
     fn note(&self, event: notify::Result<Event>, paths: &WatchPaths) {
         let mut so_far = self.so_far.lock().unwrap_or_else(PoisonError::into_inner);
         let is_news = match event {
-            // Whatever was missed may be a change.
+            // Events were lost, and any of them may be a change.
             Err(_) => true,
             Ok(event) if event.need_rescan() => true,
             Ok(event) => {
@@ -129,7 +129,7 @@ impl Events {
                         counting.for_each(|path| _ = so_far.open.remove(&path));
                         true
                     }
-                    // Reading is no change.
+                    // Reads change nothing.
                     EventKind::Access(_) => false,
                     EventKind::Modify(ModifyKind::Data(_)) => {
                         so_far.open.extend(counting);

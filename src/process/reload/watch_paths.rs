@@ -15,7 +15,7 @@ pub(super) struct WatchPaths {
     names: BTreeSet<PathBuf>,
     /// Directories in which every name counts that is not hidden.
     open: BTreeSet<PathBuf>,
-    /// The files themselves with their inodes: one that is mounted alone tells its changes nowhere else.
+    /// The files themselves with their inodes: changes of a bind-mounted file show nowhere else.
     files: BTreeSet<(PathBuf, u64)>,
 }
 
@@ -53,7 +53,7 @@ impl WatchPaths {
     /// Directories and files to be watched.
     pub(super) fn to_watch(&self) -> BTreeSet<&Path> {
         let parents = self.names.iter().filter_map(|name| name.parent());
-        // Watches are not to be had without end.
+        // The number of inotify watches is limited.
         let files = self.files.iter().map(|(file, _)| &**file).take(MOST_FILES);
         parents.chain(self.open.iter().map(|open| &**open)).chain(files).collect()
     }
