@@ -93,7 +93,9 @@ pub(crate) async fn accept(
     let socket = match TcpListener::from_std(socket) {
         Ok(socket) if began => socket,
         Ok(_) => return,
-        Err(error) => return tracing::error!(%error, "a listening socket could not be used"),
+        Err(error) => {
+            return tracing::error!(event = "listener_socket_failed", %error, "cannot serve a listening socket");
+        }
     };
     let snapshot = Cache::new(Arc::clone(&shared.snapshot));
     let mut door = Door { snapshot, ordered: standing.listener.clone(), standing, shared };
@@ -248,7 +250,7 @@ impl Door {
         if kind == AcceptError::Aborted {
             return;
         }
-        tracing::debug!(%error, "accept failed");
+        tracing::debug!(event = "accept_failed", %error, "accept failed");
         metrics.accept_paused(Paused::Yes);
         sleep(ACCEPT_PAUSE).await;
         metrics.accept_paused(Paused::No);

@@ -75,7 +75,7 @@ check_live_edit() {
 
     sed 's/pool: two/pool: tow/' "$repository/deploy/compose/config/config.yaml" >"$config.new"
     mv "$config.new" "$config"
-    check "a broken file is refused" within 8 logged 'reload rejected'
+    check "a broken file is refused" within 8 logged 'reload_rejected'
     check "with the place of the problem" within 1 logged '/config\.yaml:[0-9]+:[0-9]+'
     check "the routes before it go on" answers one.example.test two
 

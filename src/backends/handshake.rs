@@ -25,8 +25,8 @@ use tokio_rustls::client::TlsStream;
 
 pub(crate) use self::certificate::{Certificate, Unreadable};
 use self::observed::Observed;
+use self::verifier::{NameCheck, Verifier, Witness};
 pub(crate) use self::verifier::{Roots, RootsError, Verdict};
-use self::verifier::{Verifier, Witness};
 
 /// What to ask a backend for. The default asks for nothing in particular, by either version, and judges nothing.
 #[derive(Clone, Debug, Default)]
@@ -152,7 +152,8 @@ impl Asking {
             provider.kx_groups.insert(0, post_quantum::X25519MLKEM768);
         }
         let provider = Arc::new(provider);
-        let verifier = Verifier::new(self.roots.clone(), self.server_name.is_some(), &provider, Arc::clone(witness));
+        let name_check = if self.server_name.is_some() { NameCheck::Required } else { NameCheck::Skipped };
+        let verifier = Verifier::new(self.roots.clone(), name_check, &provider, Arc::clone(witness));
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(self.versions.supported())?
             .dangerous()

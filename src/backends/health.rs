@@ -96,7 +96,7 @@ impl Checks {
 }
 
 impl Drop for Task {
-    /// Whoever is checked no more is judged no more.
+    /// A backend that is no longer checked returns to `Unchecked`.
     fn drop(&mut self) {
         self.task.abort();
         if !self.replaced {
@@ -157,8 +157,19 @@ fn log(pool: &Pool, backend: &Backend, health: Health) {
     let (pool, name, address) = (&*pool.name, &*backend.name, &backend.address);
     let error = backend.last_check().and_then(|check| check.error).unwrap_or_default();
     match health {
-        Health::Down => tracing::warn!(pool, backend = name, %address, error, "backend is failing its checks"),
-        Health::Up | Health::Unchecked => tracing::info!(pool, backend = name, %address, "backend passes its checks"),
+        Health::Down => {
+            tracing::warn!(
+                event = "backend_down",
+                pool,
+                backend = name,
+                %address,
+                error,
+                "backend fails its health checks"
+            )
+        }
+        Health::Up | Health::Unchecked => {
+            tracing::info!(event = "backend_up", pool, backend = name, %address, "backend passes its health checks")
+        }
     }
 }
 

@@ -183,15 +183,28 @@ impl<'a, O: Fn(SocketAddr) -> bool, R: FnMut(Report)> Follower<'a, O, R> {
                 self.found.iter().filter(|before| !found.iter().any(|now| now.address == before.address)).count();
             let came = found.len() + gone - self.found.len();
             if found.is_empty() {
-                tracing::warn!(name = self.name, gone, "name has no address left");
+                tracing::warn!(event = "dns_empty", name = self.name, gone, "name has no addresses left");
             } else {
-                tracing::info!(name = self.name, addresses = found.len(), came, gone, "name resolved anew");
+                tracing::info!(
+                    event = "dns_changed",
+                    name = self.name,
+                    addresses = found.len(),
+                    came,
+                    gone,
+                    "name has new addresses"
+                );
             }
             self.found = found.into();
         }
         if refused != self.refused {
             for Refused { address, why } in &refused {
-                tracing::warn!(name = self.name, %address, why = why.as_str(), "address refused");
+                tracing::warn!(
+                    event = "dns_address_refused",
+                    name = self.name,
+                    %address,
+                    why = why.as_str(),
+                    "address refused"
+                );
             }
             self.refused = refused;
         }
@@ -205,9 +218,18 @@ impl<'a, O: Fn(SocketAddr) -> bool, R: FnMut(Report)> Follower<'a, O, R> {
             Some(failure) if now != self.failure => {
                 let kept = self.memory.len();
                 let cause = failure.source().map(tracing::field::display);
-                tracing::warn!(name = self.name, why = %failure, cause, kept, "name not resolved");
+                tracing::warn!(
+                    event = "dns_failed",
+                    name = self.name,
+                    why = %failure,
+                    cause,
+                    kept,
+                    "cannot resolve name"
+                );
             }
-            None if self.failure.is_some() => tracing::info!(name = self.name, "name resolved again"),
+            None if self.failure.is_some() => {
+                tracing::info!(event = "dns_recovered", name = self.name, "name resolved again")
+            }
             _ => {}
         }
         self.failure = now;

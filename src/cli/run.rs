@@ -61,7 +61,7 @@ pub(super) fn serve(
 pub(super) fn start_log(config: &Config, warnings: &Problems) -> LogGuard {
     let guard = log::init(log_settings(config.log));
     for warning in warnings.iter() {
-        tracing::warn!("{warning}");
+        tracing::warn!(event = "config_problem", "{warning}");
     }
     guard
 }

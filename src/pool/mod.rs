@@ -241,7 +241,14 @@ impl Pool {
         if let Some(length) = backend.standing.failed(self.settings.ejection.as_ref(), now, spare) {
             backend.metrics.ejected();
             let length_s = length.as_secs_f64();
-            tracing::warn!(pool = &*self.name, backend = &*backend.name, address = %backend.address, length_s, "ejected");
+            tracing::warn!(
+                event = "backend_ejected",
+                pool = &*self.name,
+                backend = &*backend.name,
+                address = %backend.address,
+                length_s,
+                "backend ejected"
+            );
         }
     }
 

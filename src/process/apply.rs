@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::config::{self, Config};
 use crate::operate::admin::{App, sockets};
-use crate::process::listening_sockets::{self, CannotBind, Doors, Plan};
+use crate::process::listening_sockets::{self, CannotBind, ListeningSockets, Plan};
 use crate::process::upgrade;
 use crate::self_loop::is_own_listener;
 use crate::snapshot::{Snapshot, log_format, missing_congestion};
@@ -25,7 +25,7 @@ use crate::telemetry::{Level, LogControl, LogSettings};
 
 /// What of the process is not in the snapshot.
 pub(crate) struct Process {
-    doors: Doors,
+    listeners: ListeningSockets,
     admin: sockets::Sockets,
     /// `None`: the log is not ours to change.
     log: Option<LogControl>,
@@ -37,7 +37,7 @@ pub(crate) struct Process {
 
 #[derive(Default)]
 struct Before {
-    doors: Vec<listening_sockets::Inherited>,
+    listeners: Vec<listening_sockets::Inherited>,
     admin: Vec<sockets::Inherited>,
     unwanted: Vec<usize>,
 }
@@ -46,7 +46,7 @@ struct Before {
 #[must_use]
 pub(crate) struct Prepared<'a> {
     process: &'a mut Process,
-    doors: Plan,
+    listeners: Plan,
     admin: sockets::Plan,
     log: LogSettings,
 }
@@ -75,8 +75,12 @@ pub(crate) enum ApplyError {
 }
 
 impl Process {
-    pub(crate) fn new(doors: Doors, runtime: config::Runtime, inherited: Vec<upgrade::Inherited>) -> Self {
-        Self { doors, admin: sockets::Sockets::default(), log: None, runtime, before: Before::sort(inherited) }
+    pub(crate) fn new(
+        listeners: ListeningSockets,
+        runtime: config::Runtime,
+        inherited: Vec<upgrade::Inherited>,
+    ) -> Self {
+        Self { listeners, admin: sockets::Sockets::default(), log: None, runtime, before: Before::sort(inherited) }
     }
 
     /// Does what can fail: binds every new address.
@@ -91,17 +95,17 @@ impl Process {
             return Err(ApplyError::Congestion { name: name.to_owned(), error });
         }
         // Listeners first: what the service manager gives may be either, if its address says so.
-        let doors = self.doors.bind(config, &mut self.before.doors).map_err(ApplyError::Bind)?;
-        refuse_self_loop(config, &self.doors.addresses(&doors))?;
+        let listeners = self.listeners.bind(config, &mut self.before.listeners).map_err(ApplyError::Bind)?;
+        refuse_self_loop(config, &self.listeners.addresses(&listeners))?;
         self.before.rest_may_be_admin();
         let admin = self.admin.prepare(&config.admin.bind, &mut self.before.admin).map_err(ApplyError::BindAdmin)?;
         // Last, since clients may come from here on.
-        self.doors.listen(&doors).map_err(ApplyError::Bind)?;
-        Ok(Prepared { doors, admin, log: log_settings(config.log), process: self })
+        self.listeners.listen(&listeners).map_err(ApplyError::Bind)?;
+        Ok(Prepared { listeners, admin, log: log_settings(config.log), process: self })
     }
 
-    pub(crate) fn doors(&self) -> &Doors {
-        &self.doors
+    pub(crate) fn doors(&self) -> &ListeningSockets {
+        &self.listeners
     }
 
     pub(crate) fn admin(&self) -> &sockets::Sockets {
@@ -120,26 +124,26 @@ impl Process {
 
     /// Takes no new connections; those that the kernel has accepted already are served.
     pub(crate) fn drain(&mut self) {
-        self.doors.drain();
+        self.listeners.drain();
     }
 
     /// Accepts from now on, if it did not already, and closes what was there before and nobody has use for: the numbers
     /// of those that the process before handed over.
     pub(crate) fn begin(&mut self) -> Vec<usize> {
-        self.doors.begin();
+        self.listeners.begin();
         mem::take(&mut self.before).close()
     }
 
     /// Every socket, to be handed over to another process.
     pub(crate) fn hand_over(&self) -> Vec<(Label, BorrowedFd<'_>)> {
-        [self.doors.hand_over(), self.admin.hand_over()].concat()
+        [self.listeners.hand_over(), self.admin.hand_over()].concat()
     }
 
     /// Leaves every socket to the process that [`Self::hand_over`] gave them to. Those that it has no use for are
     /// closed here: `unwanted`, by their place.
     pub(crate) fn leave(&mut self, unwanted: &[usize]) {
-        let first_admin = self.doors.hand_over().len();
-        self.doors.leave(unwanted);
+        let first_admin = self.listeners.hand_over().len();
+        self.listeners.leave(unwanted);
         self.admin.leave(|number| unwanted.contains(&(first_admin + number)));
     }
 
@@ -162,7 +166,7 @@ impl Before {
                     })
                 }
                 Some(Listening::Tcp(socket, address)) => {
-                    before.doors.push(listening_sockets::Inherited { label, address, socket, number });
+                    before.listeners.push(listening_sockets::Inherited { label, address, socket, number });
                 }
                 Some(Listening::Unix(socket)) => {
                     let socket = AdminSocket::Unix(socket);
@@ -172,7 +176,11 @@ impl Before {
                     }
                 }
                 None => {
-                    tracing::warn!(name = label.name, "an inherited descriptor is not a listening socket: closed");
+                    tracing::warn!(
+                        event = "inherited_not_a_listener",
+                        name = label.name,
+                        "closed an inherited descriptor: it is not a listening socket"
+                    );
                     before.unwanted.extend(number);
                 }
             }
@@ -182,19 +190,29 @@ impl Before {
 
     /// What no listener has taken of the service manager's may still be the admin server's.
     fn rest_may_be_admin(&mut self) {
-        let rest = self.doors.extract_if(.., |inherited| inherited.label.kind == Kind::Unknown);
+        let rest = self.listeners.extract_if(.., |inherited| inherited.label.kind == Kind::Unknown);
         self.admin.extend(rest.map(|listening_sockets::Inherited { label, address, socket, number }| {
             sockets::Inherited { label, address: Address::Tcp(address), socket: AdminSocket::Tcp(socket), number }
         }));
     }
 
     fn close(mut self) -> Vec<usize> {
-        for listening_sockets::Inherited { label, address, number, .. } in self.doors {
-            tracing::info!(name = label.name, %address, "no listener has use for an inherited socket: closed");
+        for listening_sockets::Inherited { label, address, number, .. } in self.listeners {
+            tracing::info!(
+                event = "inherited_unused",
+                name = label.name,
+                %address,
+                "closed an inherited socket: no listener uses it"
+            );
             self.unwanted.extend(number);
         }
         for sockets::Inherited { label, address, number, .. } in self.admin {
-            tracing::info!(name = label.name, %address, "nothing has use for an inherited socket: closed");
+            tracing::info!(
+                event = "inherited_unused",
+                name = label.name,
+                %address,
+                "closed an inherited socket: no listener or admin address uses it"
+            );
             self.unwanted.extend(number);
         }
         self.unwanted
@@ -205,7 +223,7 @@ impl Prepared<'_> {
     /// Makes it so. To be called right after `now`, the snapshot of the same configuration, came into force: those who
     /// come in by a new address, or under a new name, are looked up there.
     pub(crate) fn commit(self, now: &Arc<Snapshot>) {
-        self.process.doors.commit(self.doors, now);
+        self.process.listeners.commit(self.listeners, now);
         self.process.admin.commit(self.admin);
         if let Some(log) = &self.process.log {
             log.set(self.log);

@@ -3,8 +3,8 @@
 //! In:  the listeners of a configuration; at the start, sockets that were there before the process.
 //! Out: a [`Plan`] with every new address bound, or the one that cannot be; put in force, orders to the accept loops.
 //!
-//! A socket outlives what is said of it: a listener that is renamed, and options that change, keep the sockets and
-//! whoever is queued on them. Only an address that nobody names any more is closed.
+//! A socket outlives its configuration: when a listener is renamed or its options change, its sockets and the clients
+//! queued on them stay. Only an address that no listener has any more is closed.
 
 use std::collections::HashMap;
 use std::io;
@@ -23,7 +23,7 @@ use crate::socket::{self, TcpSettings};
 use crate::socket::{Kind, Label};
 
 /// The listening sockets of the process.
-pub(crate) struct Doors {
+pub(crate) struct ListeningSockets {
     /// In the order of the configuration.
     open: Vec<Open>,
     /// By name, so that a listener that stays, or comes back, counts on.
@@ -35,12 +35,12 @@ pub(crate) struct Doors {
     addresses: watch::Sender<Arc<[SocketAddr]>>,
 }
 
-/// When the doors are opened.
+/// When the sockets start to listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Begin {
     AtOnce,
-    /// When [`Doors::begin`] says so. Until then sockets are bound but, unless they did before, do not listen: if this
-    /// process fails, nobody has come to it in vain.
+    /// When [`ListeningSockets::begin`] is called. Until then new sockets are bound but do not listen, so that no
+    /// client is lost if this process fails to start.
     Later,
 }
 
@@ -62,16 +62,16 @@ pub(crate) struct CannotBind {
     pub error: io::Error,
 }
 
-/// What a configuration makes of the doors; dropped, nothing has changed.
+/// The listening sockets that a configuration needs; dropped, nothing has changed.
 pub(crate) struct Plan(Vec<Planned>);
 
 struct Planned {
     wanted: Wanted,
-    door: Door,
+    binding: Binding,
 }
 
-enum Door {
-    /// An index into [`Doors::open`].
+enum Binding {
+    /// An index into [`ListeningSockets::open`].
     Kept(usize),
     New(Sockets),
 }
@@ -96,7 +96,7 @@ struct Open {
     address: SocketAddr,
     /// One a worker, unless they were there before.
     sockets: Vec<TcpListener>,
-    /// The service manager keeps the sockets open.
+    /// The service manager keeps the sockets open too.
     lent: bool,
     orders: watch::Sender<Order>,
 }
@@ -109,14 +109,14 @@ struct Sockets {
     lent: bool,
 }
 
-impl Doors {
-    /// No door is open yet.
+impl ListeningSockets {
+    /// No socket is open yet.
     pub(crate) fn new(workers: Vec<mpsc::UnboundedSender<Opening>>, begin: Begin, shared: Shared) -> Self {
         let addresses = watch::Sender::new(Arc::from([]));
         Self { open: Vec::new(), permits: HashMap::new(), workers, begin, shared, addresses }
     }
 
-    /// Opens the doors that waited for this.
+    /// Starts to listen on the sockets that were bound with [`Begin::Later`].
     pub(crate) fn begin(&mut self) {
         if self.begin == Begin::AtOnce {
             return;
@@ -128,13 +128,13 @@ impl Doors {
             let Open { address, sockets, wanted, lent, orders } = &self.open[number];
             let listen = |socket| if *lent { Ok(()) } else { wanted.options.listen(socket) };
             if let Err(error) = sockets.iter().try_for_each(listen) {
-                tracing::error!(listener = &*name, %address, %error, "cannot listen");
+                tracing::error!(event = "listen_failed", listener = &*name, %address, %error, "cannot listen");
             }
             orders.send_replace(Order::Serve(listener));
         }
     }
 
-    /// Where each listener is bound, by its name; port 0 is told as what the kernel gave.
+    /// Name and bound address of each listener; with port 0, the port that the kernel chose.
     pub(crate) fn listening(&self) -> impl Iterator<Item = (&Arc<str>, SocketAddr)> {
         self.open.iter().map(|open| (&open.wanted.listener, open.address))
     }
@@ -150,28 +150,28 @@ impl Doors {
         let mut plan = Vec::with_capacity(wanted.len());
         for ((wanted, kept), adopted) in wanted.into_iter().zip(kept).zip(adopted) {
             let workers = self.workers.len();
-            let new = |sockets: io::Result<Sockets>| sockets.map(Door::New).map_err(|error| wanted.cannot(error));
-            let door = match kept {
-                Some(open) => Door::Kept(open),
+            let new = |sockets: io::Result<Sockets>| sockets.map(Binding::New).map_err(|error| wanted.cannot(error));
+            let binding = match kept {
+                Some(open) => Binding::Kept(open),
                 None if adopted.is_empty() => new(Sockets::bind(&wanted, workers))?,
                 None => new(Sockets::adopt(adopted, &wanted, workers))?,
             };
-            plan.push(Planned { wanted, door });
+            plan.push(Planned { wanted, binding });
         }
         Ok(Plan(plan))
     }
 
-    /// Where `plan` listens; port 0 is told as what the kernel gave.
+    /// The addresses of `plan`; with port 0, the port that the kernel chose.
     pub(crate) fn addresses(&self, Plan(plan): &Plan) -> Vec<SocketAddr> {
-        let address = |planned: &Planned| match &planned.door {
-            Door::Kept(number) => self.open[*number].address,
-            Door::New(sockets) => sockets.address,
+        let address = |planned: &Planned| match &planned.binding {
+            Binding::Kept(number) => self.open[*number].address,
+            Binding::New(sockets) => sockets.address,
         };
         plan.iter().map(address).collect()
     }
 
-    /// Has the kernel take clients at the new addresses. To be called last: nobody is turned away for something else of
-    /// the configuration that cannot be had.
+    /// Starts to listen on the new addresses. Call it last, when nothing else of the configuration can fail: a client
+    /// that the kernel has accepted would be lost.
     ///
     /// # Errors
     /// The kernel refuses one of them.
@@ -179,8 +179,8 @@ impl Doors {
         if self.begin == Begin::Later {
             return Ok(());
         }
-        for Planned { wanted, door } in plan {
-            if let Door::New(sockets) = door {
+        for Planned { wanted, binding } in plan {
+            if let Binding::New(sockets) = binding {
                 sockets.listen(&wanted.options).map_err(|error| wanted.cannot(error))?;
             }
         }
@@ -190,21 +190,21 @@ impl Doors {
     /// Puts `plan` in force. `now`, in force already, is the snapshot of the same configuration.
     pub(crate) fn commit(&mut self, Plan(plan): Plan, now: &Arc<Snapshot>) {
         let mut before: Vec<Option<Open>> = self.open.drain(..).map(Some).collect();
-        for Planned { wanted, door } in plan {
+        for Planned { wanted, binding } in plan {
             let listener = self.listener(&wanted.listener);
-            let open = match door {
-                Door::Kept(number) => {
+            let open = match binding {
+                Binding::Kept(number) => {
                     let order = self.order(listener);
                     before[number].take().map(|open| open.keep(wanted, order))
                 }
-                Door::New(sockets) => self.open(wanted, sockets, listener, now),
+                Binding::New(sockets) => self.open(wanted, sockets, listener, now),
             };
             self.open.extend(open);
         }
         before.into_iter().flatten().for_each(|open| open.close(self.begin));
         let open = &self.open;
-        let has_door = |name: &Arc<str>| open.iter().any(|open| open.wanted.listener == *name);
-        self.permits.retain(|name, permits| permits.open() > 0 || has_door(name));
+        let is_bound = |name: &Arc<str>| open.iter().any(|open| open.wanted.listener == *name);
+        self.permits.retain(|name, permits| permits.open() > 0 || is_bound(name));
         let addresses: Arc<[SocketAddr]> = self.listening().map(|(_, address)| address).collect();
         self.addresses.send_if_modified(|known| {
             let moved = *known != addresses;
@@ -218,7 +218,7 @@ impl Doors {
         self.addresses.subscribe()
     }
 
-    /// Closes every door, once whoever is queued there has been let in.
+    /// Closes every socket, after accepting the clients queued there.
     pub(crate) fn drain(&mut self) {
         self.open.drain(..).for_each(|open| open.close(self.begin));
     }
@@ -235,8 +235,8 @@ impl Doors {
         all.collect()
     }
 
-    /// Closes every door after [`Self::hand_over`]: those that another process accepts at now, and, once whoever is
-    /// queued there has been let in, those that are `unwanted`, by their place in what was handed over.
+    /// Closes all sockets after [`Self::hand_over`]. Adopted ones close at once; `unwanted` (indices into the
+    /// handed-over list) drain their queue first, since no other process will.
     pub(crate) fn leave(&mut self, unwanted: &[usize]) {
         let mut first = 0;
         for open in self.open.drain(..) {
@@ -250,7 +250,7 @@ impl Doors {
         }
     }
 
-    /// Which open door each address of `wanted` keeps.
+    /// Which open sockets each address of `wanted` keeps.
     fn kept(&self, wanted: &[Wanted]) -> Vec<Option<usize>> {
         let mut kept = vec![None; wanted.len()];
         let mut free = vec![true; self.open.len()];
@@ -284,17 +284,22 @@ impl Doors {
         let Sockets { address, ours, theirs, lent } = sockets;
         let name = &*wanted.listener;
         let Some(standing) = Standing::find(&listener, now) else {
-            tracing::error!(listener = name, %address, "not opened: the configuration in force is another");
+            tracing::error!(
+                event = "listener_not_opened",
+                listener = name,
+                %address,
+                "listener not opened: it is not in the configuration in force"
+            );
             return None;
         };
         let (orders, ordered) = watch::channel(self.order(listener));
         for (worker, socket) in theirs {
             let (orders, standing, place) = (ordered.clone(), standing.clone(), self.shared.doors.acquire());
             if self.workers[worker].send(Opening { socket, orders, standing, place }).is_err() {
-                tracing::error!(listener = name, %address, "a worker is gone");
+                tracing::error!(event = "worker_gone", listener = name, %address, "listener not served by a worker: its thread has ended");
             }
         }
-        tracing::info!(listener = name, %address, "listening");
+        tracing::info!(event = "listening", listener = name, %address, "listening");
         Some(Open { wanted, address, sockets: ours, lent, orders })
     }
 }
@@ -307,19 +312,30 @@ impl Open {
             self.sockets.iter().for_each(|socket| wanted.options.set(socket, self.lent, &wanted.listener, address));
         }
         if wanted.listener != self.wanted.listener {
-            tracing::info!(listener = &*wanted.listener, was = &*self.wanted.listener, %address, "listener renamed");
+            tracing::info!(
+                event = "listener_renamed",
+                listener = &*wanted.listener,
+                was = &*self.wanted.listener,
+                %address,
+                "listener renamed"
+            );
         }
         self.wanted = wanted;
-        // Also to a loop for which nothing changes: it is to let go of the snapshot before.
+        // Also sent when nothing changes, so that the accept loop releases the previous snapshot.
         self.orders.send_replace(order);
         self
     }
 
     fn close(self, begin: Begin) {
-        // Of a socket that stays open elsewhere nobody is lost, and nobody may be kept from coming to it.
+        // A socket that stays open in another process keeps its queue, and must keep accepting.
         let stays = self.lent || begin == Begin::Later;
         self.orders.send_replace(if stays { Order::Leave } else { Order::Drain });
-        tracing::info!(listener = &*self.wanted.listener, address = %self.address, "no longer listening");
+        tracing::info!(
+            event = "listener_closed",
+            listener = &*self.wanted.listener,
+            address = %self.address,
+            "stopped listening"
+        );
     }
 }
 
@@ -358,7 +374,7 @@ impl Sockets {
     }
 
     fn listen(&self, options: &Options) -> io::Result<()> {
-        // The queue of a socket that is lent is its owner's to measure.
+        // The owner of a lent socket chooses its backlog.
         if self.lent { Ok(()) } else { self.ours.iter().try_for_each(|socket| options.listen(socket)) }
     }
 }
@@ -386,7 +402,13 @@ impl Options {
     fn set(&self, socket: &TcpListener, lent: bool, listener: &str, address: SocketAddr) {
         let listen = || if lent { Ok(()) } else { self.listen(socket) };
         if let Err(error) = self.configure(socket).and_then(|()| listen()) {
-            tracing::warn!(listener, %address, %error, "the kernel refuses new socket options: the old ones stay");
+            tracing::warn!(
+                event = "socket_options_refused",
+                listener,
+                %address,
+                %error,
+                "cannot change socket options: the old ones stay"
+            );
         }
     }
 }

@@ -1,16 +1,16 @@
 //! Puts a changed configuration in force: watch, poll, signal or call -> load -> build -> swap.
 //!
-//! In:  the routing file and what it names, and whoever asks.
-//! Out: a new snapshot for the connections to come; or none, the old one serving on, and the problems in the log.
+//! In:  the routing file and the files it includes; requests to reload.
+//! Out: a new snapshot for new connections; or, on errors, the old one stays and the problems are logged.
 //!
-//! What a change is: other content of a file that is read, or another set of files, as the last attempt saw it. The
-//! watch is the speed, and tells whether a writer is still at it; the poll is the guarantee. Nothing is read half: files
-//! are looked at before and after they are loaded, and must hold the same.
+//! A change is new content in a file, or a new set of files, compared with the last attempt. The watch makes reloads
+//! fast and shows whether a writer is still busy; the poll catches what the watch misses. A half-written file is never
+//! used: the fingerprint is taken before and after loading, and both must agree.
 
-mod apart;
-mod ear;
-mod look;
-mod places;
+mod low_priority;
+mod triggers;
+mod fingerprint;
+mod watch_paths;
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -23,10 +23,10 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use self::apart::apart;
-use self::ear::{Ear, Listening};
-use self::look::Look;
-use self::places::Places;
+use self::fingerprint::Fingerprint;
+use self::low_priority::low_priority;
+use self::triggers::{Triggers, Watching};
+use self::watch_paths::WatchPaths;
 use crate::config::{Config, Loaded, Problem, Problems, Sources};
 use crate::operate::registry::{Fates, Rosters};
 use crate::process::apply::{ApplyError, Process};
@@ -42,11 +42,11 @@ pub(crate) struct Reloader {
     /// What a reload changes besides the snapshot.
     process: Arc<Mutex<Process>>,
     rosters: Rosters,
-    ear: Ear,
-    /// What the last attempt read, and would have read; what is in force counts besides.
+    triggers: Triggers,
+    /// Sources of the last attempt, accepted or not. Watched together with those of the configuration in force.
     tried: Sources,
-    /// What that held. `None`: it may have changed between being read and being looked at.
-    seen: Option<Look>,
+    /// Fingerprint of `tried`. `None`: the files may have changed between reading and fingerprinting.
+    seen: Option<Fingerprint>,
     /// Snapshots that connections, or the accept loops, may still hold.
     retired: Vec<Arc<Snapshot>>,
 }
@@ -55,14 +55,14 @@ pub(crate) struct Reloader {
 #[derive(Clone, Debug)]
 pub(crate) struct Asker(mpsc::Sender<Request>);
 
-/// Somebody wants a reload, and may wait for what comes of it.
+/// A request for a reload. With `answer`, the sender waits for the outcome.
 #[derive(Debug)]
 pub(crate) struct Request {
     trigger: Trigger,
     answer: Option<oneshot::Sender<Outcome>>,
 }
 
-/// What a reload came to.
+/// The result of a reload.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub result: ReloadResult,
@@ -75,19 +75,19 @@ pub(crate) struct Outcome {
     pub problems: Problems,
 }
 
-/// Makes both ends: who asks, and what [`Reloader::run`] listens to.
+/// Makes both ends: the one that requests reloads, and the one that [`Reloader::run`] receives from.
 pub(crate) fn channel() -> (Asker, mpsc::Receiver<Request>) {
     let (sender, receiver) = mpsc::channel(MOST_WAITING);
     (Asker(sender), receiver)
 }
 
 impl Asker {
-    /// Asks, and waits for nothing. What is not taken has others before it, whose reload is still to come.
+    /// Requests a reload without waiting. Dropped if the queue is full: a queued reload will see the same change.
     pub(crate) fn ask(&self, trigger: Trigger) {
         let _ = self.0.try_send(Request { trigger, answer: None });
     }
 
-    /// Asks, and waits for what comes of it; `None` when nobody reloads any more.
+    /// Requests a reload and waits for its outcome; `None` when the reloader has stopped.
     pub(crate) async fn outcome(&self, trigger: Trigger) -> Option<Outcome> {
         let (answer, outcome) = oneshot::channel();
         self.0.send(Request { trigger, answer: Some(answer) }).await.ok()?;
@@ -112,17 +112,17 @@ impl Reloader {
         process: Arc<Mutex<Process>>,
         rosters: Rosters,
     ) -> Self {
-        let (ear, tried) = (Ear::new(), Sources::default());
-        Self { file, snapshot, metrics, process, rosters, ear, tried, seen: None, retired: Vec::new() }
+        let (triggers, tried) = (Triggers::new(), Sources::default());
+        Self { file, snapshot, metrics, process, rosters, triggers, tried, seen: None, retired: Vec::new() }
     }
 
     /// Reloads whenever the files change or `asked` says so; ends when nobody can ask any more.
     pub(crate) async fn run(mut self, mut asked: mpsc::Receiver<Request>) {
         self.listen();
-        let look = self.look().await;
-        // What is older than the process was read as it is.
-        if look.quiet_for() > self.metrics.uptime() + CLOCK_SLACK {
-            self.seen = Some(look);
+        let fingerprint = self.fingerprint().await;
+        // If the files last changed before we started, the start-up load already saw this content.
+        if fingerprint.quiet_for() > self.metrics.uptime() + CLOCK_SLACK {
+            self.seen = Some(fingerprint);
         }
         let mut next_poll = Instant::now() + self.poll();
         loop {
@@ -131,7 +131,7 @@ impl Reloader {
                     Some(Request { trigger, answer }) => (trigger, answer),
                     None => return,
                 },
-                () = self.ear.news() => (Trigger::File, None),
+                () = self.triggers.changed() => (Trigger::File, None),
                 () = sleep_until(next_poll.min(Instant::now() + self.poll())) => (Trigger::Poll, None),
                 () = sleep(SWEEP), if !self.retired.is_empty() => {
                     self.sweep();
@@ -144,7 +144,7 @@ impl Reloader {
             let outcome = self.reload(trigger).await;
             self.sweep();
             if let (Some(answer), Some(outcome)) = (answer, outcome) {
-                // Whoever asked may have gone.
+                // The requester may have gone.
                 let _ = answer.send(outcome);
             }
         }
@@ -157,35 +157,35 @@ impl Reloader {
         let (started, is_asked) = (Instant::now(), matches!(trigger, Trigger::Signal | Trigger::Api));
         let patience = started + if is_asked { PATIENCE_OF_WHO_ASKS } else { PATIENCE };
         loop {
-            let mut look = self.look().await;
+            let mut fingerprint = self.fingerprint().await;
             if !is_asked {
-                if trigger == Trigger::Poll && self.is_seen(&look) {
+                if trigger == Trigger::Poll && self.is_seen(&fingerprint) {
                     return None;
                 }
-                look = self.settle(trigger, look, patience).await;
+                fingerprint = self.settle(trigger, fingerprint, patience).await;
                 self.listen();
-                if self.is_seen(&look) {
+                if self.is_seen(&fingerprint) {
                     return None;
                 }
             }
             let file = self.file.clone();
-            let read = apart(move || {
+            let read = low_priority(move || {
                 let (loaded, sources) = Config::load_from(&file);
                 (loaded.map_err(Rejected::Problems), sources)
             });
             let (loaded, sources) = read.await.unwrap_or_else(|| (Err(Rejected::Panicked), self.tried.clone()));
             self.tried = sources;
             self.listen();
-            let after = self.look().await;
+            let after = self.fingerprint().await;
             let is_late = Instant::now() >= patience;
-            if !after.is_same(&look) && !is_late {
+            if !after.is_same(&fingerprint) && !is_late {
                 // It changed while it was read, or names files that were not looked at before.
-                sleep(BETWEEN_LOOKS).await;
+                sleep(RETRY_DELAY).await;
                 continue;
             }
-            if loaded.is_err() && self.ear.hears_a_writer() && !is_late {
-                // Half a file, most likely. What is still to come, or the end of it, is news.
-                let _ = timeout(patience - Instant::now(), self.ear.news()).await;
+            if loaded.is_err() && self.triggers.has_writer() && !is_late {
+                // Most likely a half-written file. The next write, or the close, wakes us.
+                let _ = timeout(patience - Instant::now(), self.triggers.changed()).await;
                 continue;
             }
             let was_sure = self.seen.is_some();
@@ -197,9 +197,9 @@ impl Reloader {
             };
             systemd::ready();
             // What is not read any more does not count any more.
-            self.seen = Some(look.only(&self.paths().await));
+            self.seen = Some(fingerprint.only(&self.paths().await));
             if !is_asked && !was_sure && matches!(applied, Ok(Applied::Already)) {
-                // Nobody knew whether there was a change, and there was none.
+                // It was not known whether there was a change, and there was none.
                 return None;
             }
             return Some(self.conclude(trigger, began.elapsed(), applied));
@@ -207,32 +207,32 @@ impl Reloader {
     }
 
     /// Waits until the files are at rest: no writer has one open, none is missing or empty, nothing changes any more.
-    /// Each of these is waited for only so long, since it may be meant.
-    async fn settle(&self, trigger: Trigger, mut look: Look, patience: Instant) -> Look {
+    /// Each wait is bounded, since a missing or empty file may be intended.
+    async fn settle(&self, trigger: Trigger, mut fingerprint: Fingerprint, patience: Instant) -> Fingerprint {
         let mut since = Instant::now();
         loop {
-            let quiet = match self.ear.quiet_for() {
+            let quiet = match self.triggers.quiet_for() {
                 Some(quiet) if trigger == Trigger::File => quiet,
                 // What is missing has no time of change.
-                _ if look.has_gap() => since.elapsed(),
-                _ => since.elapsed().max(look.quiet_for()),
+                _ if fingerprint.has_gap() => since.elapsed(),
+                _ => since.elapsed().max(fingerprint.quiet_for()),
             };
             let needed = match trigger {
-                _ if look.has_gap() || self.ear.hears_a_writer() => QUIET_OF_A_WRITER,
+                _ if fingerprint.has_gap() || self.triggers.has_writer() => QUIET_OF_A_WRITER,
                 Trigger::File => QUIET,
-                // Nobody tells of writers.
+                // Without a watch, writers are not seen.
                 _ => QUIET_UNHEARD,
             };
             let now = Instant::now();
             if quiet >= needed || now >= patience {
-                return look;
+                return fingerprint;
             }
-            let _ = timeout((needed - quiet).min(LOOK_AGAIN), self.ear.news()).await;
-            let again = self.look().await;
-            if !again.is_untouched(&look) {
+            let _ = timeout((needed - quiet).min(RECHECK), self.triggers.changed()).await;
+            let again = self.fingerprint().await;
+            if !again.is_untouched(&fingerprint) {
                 since = Instant::now();
             }
-            look = again;
+            fingerprint = again;
         }
     }
 
@@ -243,7 +243,7 @@ impl Reloader {
         if config.hash == before.config.hash && config.admin.token == before.config.admin.token {
             return Ok(Applied::Already);
         }
-        let build = apart(move || {
+        let build = low_priority(move || {
             let snapshot = Snapshot::build(config, Some(&before), &metrics);
             let fates = Fates::of(&before, &snapshot);
             (snapshot, fates)
@@ -257,7 +257,7 @@ impl Reloader {
         Ok(Applied::Now { warnings })
     }
 
-    /// Counts and logs what came of a reload.
+    /// Counts and logs the outcome of a reload.
     fn conclude(&self, trigger: Trigger, took: Duration, applied: Result<Applied, Rejected>) -> Outcome {
         let (result, why, problems) = match applied {
             Ok(Applied::Already) => (ReloadResult::Unchanged, None, Problems::default()),
@@ -296,16 +296,32 @@ impl Reloader {
         let trigger = trigger.as_str();
         let took_ms = u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX);
         match outcome.result {
-            ReloadResult::Unchanged => tracing::info!(trigger, hash = outcome.hash, "reload unchanged"),
+            ReloadResult::Unchanged => {
+                tracing::info!(event = "reload_unchanged", trigger, hash = outcome.hash, "reload unchanged")
+            }
             ReloadResult::Applied => {
                 let snapshot = self.snapshot.load();
                 let (routes, pools) = (snapshot.routes.len(), snapshot.pools.len());
-                tracing::info!(trigger, hash = outcome.hash, routes, pools, took_ms, "reload applied");
+                tracing::info!(
+                    event = "reload_applied",
+                    trigger,
+                    hash = outcome.hash,
+                    routes,
+                    pools,
+                    took_ms,
+                    "reload applied"
+                );
             }
             ReloadResult::Rejected => {
                 let problems = outcome.problems.errors().max(1);
                 let why = outcome.why.as_deref().unwrap_or_default();
-                tracing::error!(trigger, problems, why, "reload rejected: the configuration before it serves on");
+                tracing::error!(
+                    event = "reload_rejected",
+                    trigger,
+                    problems,
+                    why,
+                    "reload rejected: the previous configuration stays in force"
+                );
             }
         }
     }
@@ -313,7 +329,7 @@ impl Reloader {
     /// Puts `snapshot` in force, and what else its configuration changes; all of it or, with an error, nothing.
     async fn swap(&mut self, snapshot: Snapshot) -> Result<(), Rejected> {
         let mut process = self.process.lock().await;
-        // From here on there is no await: nobody sees a half of it, and nobody ends the process in between.
+        // No await from here on: the change must not be seen half done, nor be cut off by the end of the process.
         let prepared = match process.prepare(&snapshot.config) {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -332,33 +348,34 @@ impl Reloader {
         Ok(())
     }
 
-    /// Takes apart the snapshots that nobody holds any more. A worker that let the last one go would have to.
+    /// Frees snapshots that are no longer used, on another thread: otherwise the worker that drops the last reference
+    /// would have to.
     fn sweep(&mut self) {
         let (free, held) = mem::take(&mut self.retired).into_iter().partition(|old| Arc::strong_count(old) == 1);
         self.retired = held;
         let free: Vec<Arc<Snapshot>> = free;
         if !free.is_empty() {
-            tokio::spawn(apart(move || drop(free)));
+            tokio::spawn(low_priority(move || drop(free)));
         }
     }
 
-    /// Listens where changes would show.
+    /// Watches the paths where changes would show.
     fn listen(&mut self) {
         let snapshot = self.snapshot.load();
         let config = &snapshot.config;
         let sources = [&config.sources, &self.tried];
         let files: BTreeSet<PathBuf> = sources.iter().flat_map(|sources| sources.present()).collect();
         let directories: Vec<PathBuf> = sources.iter().flat_map(|sources| sources.directories()).collect();
-        let places = Places::of(files.iter().map(PathBuf::as_path), directories.iter().map(PathBuf::as_path));
-        let listening = if config.reload.watch { Listening::On } else { Listening::Off };
-        self.ear.turn_to(places, listening);
+        let paths = WatchPaths::of(files.iter().map(PathBuf::as_path), directories.iter().map(PathBuf::as_path));
+        let watching = if config.reload.watch { Watching::On } else { Watching::Off };
+        self.triggers.watch(paths, watching);
     }
 
-    async fn look(&self) -> Look {
+    async fn fingerprint(&self) -> Fingerprint {
         let (in_force, tried) = (self.snapshot.load().config.sources.clone(), self.tried.clone());
         let before = self.seen.clone().unwrap_or_default();
-        let look = move || Look::at(&in_force.present() | &tried.present(), &before);
-        tokio::task::spawn_blocking(look).await.unwrap_or_default()
+        let fingerprint = move || Fingerprint::of(&in_force.present() | &tried.present(), &before);
+        tokio::task::spawn_blocking(fingerprint).await.unwrap_or_default()
     }
 
     async fn paths(&self) -> BTreeSet<PathBuf> {
@@ -366,8 +383,8 @@ impl Reloader {
         tokio::task::spawn_blocking(move || &in_force.present() | &tried.present()).await.unwrap_or_default()
     }
 
-    fn is_seen(&self, look: &Look) -> bool {
-        self.seen.as_ref().is_some_and(|seen| seen.is_same(look))
+    fn is_seen(&self, fingerprint: &Fingerprint) -> bool {
+        self.seen.as_ref().is_some_and(|seen| seen.is_same(fingerprint))
     }
 
     fn poll(&self) -> Duration {
@@ -386,8 +403,8 @@ enum Applied {
 
 fn log_problem(problem: &Problem) {
     match problem.severity {
-        crate::config::Severity::Error => tracing::error!("{problem}"),
-        crate::config::Severity::Warning => tracing::warn!("{problem}"),
+        crate::config::Severity::Error => tracing::error!(event = "config_problem", "{problem}"),
+        crate::config::Severity::Warning => tracing::warn!(event = "config_problem", "{problem}"),
     }
 }
 
@@ -407,20 +424,20 @@ impl std::fmt::Display for Rejected {
 
 impl Error for Rejected {}
 
-/// Who asks while so many wait need not: theirs is still to come.
+/// Requests beyond this are dropped: a queued reload has yet to read the file and will see their change.
 const MOST_WAITING: usize = 16;
 /// After the last change; a file is often written in several steps.
 const QUIET: Duration = Duration::from_millis(150);
 /// Where a writer has a file open, or a file is missing or empty. With what it takes to load, less than two seconds.
 const QUIET_OF_A_WRITER: Duration = Duration::from_millis(1500);
-/// Where the kernel tells neither of changes nor of writers.
+/// Without a watch, where neither changes nor writers are seen.
 const QUIET_UNHEARD: Duration = Duration::from_secs(1);
-/// Files that never come to rest are read as they are.
+/// Files that keep changing are read anyway after this.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE_OF_WHO_ASKS: Duration = Duration::from_secs(2);
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
-const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
-/// How often it is seen to that old snapshots go.
+const RECHECK: Duration = Duration::from_millis(250);
+const RETRY_DELAY: Duration = Duration::from_millis(50);
+/// How often unused old snapshots are freed.
 const SWEEP: Duration = Duration::from_secs(2);
 /// Between a file system's clock and ours.
 const CLOCK_SLACK: Duration = Duration::from_secs(2);

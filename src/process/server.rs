@@ -31,7 +31,7 @@ use crate::listener::Shared;
 use crate::operate::admin::{App, Readiness, Stage};
 use crate::operate::registry::Rosters;
 use crate::process::apply::{ApplyError, Process};
-use crate::process::listening_sockets::{Begin, Doors};
+use crate::process::listening_sockets::{Begin, ListeningSockets};
 use crate::process::reload::{self, Asker, Reloader};
 use crate::process::upgrade::{Inheritance, Predecessor, Successor, UpgradeError};
 use crate::process::{systemd, worker};
@@ -42,7 +42,7 @@ use crate::telemetry::{LogGuard, Metrics, ReloadResult, Trigger};
 
 /// A proxy with its sockets bound and its workers running.
 pub(crate) struct Server {
-    /// Where each listener is bound, by its name; port 0 is told as what the kernel gave.
+    /// Name and bound address of each listener; with port 0, the port that the kernel chose.
     pub listening: Vec<(Arc<str>, SocketAddr)>,
     pub admin: Vec<Address>,
     shared: Shared,
@@ -95,9 +95,10 @@ impl Server {
         shared.metrics.collect_with(move || in_force.load().publish());
         let (to_workers, openings): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let Inheritance { sockets, predecessor } = inheritance;
-        // The process before serves until this one can.
+        // The old process serves until this one can.
         let begin = if predecessor.is_some() { Begin::Later } else { Begin::AtOnce };
-        let mut process = Process::new(Doors::new(to_workers, begin, shared.clone()), config.runtime, sockets);
+        let mut process =
+            Process::new(ListeningSockets::new(to_workers, begin, shared.clone()), config.runtime, sockets);
         let prepared = process.prepare(&config)?;
         let workers = start_workers(openings, &shared)?;
         prepared.commit(&shared.snapshot.load_full());
@@ -154,7 +155,7 @@ impl Server {
         self.process.lock().await.close_admin();
         discovering.abort();
         let ended = if left == 0 { Ended::Drained } else { Ended::Cut { connections: left } };
-        tracing::info!(cut = left, "ended");
+        tracing::info!(event = "ended", cut = left, "stopped");
         upkeep.abort();
         // Its log guard is dropped with it, which writes what is queued.
         let _ = upkeep.await;
@@ -176,7 +177,7 @@ impl Server {
         None
     }
 
-    /// Begins to serve, once the names of the backends were looked up, and tells whoever is to know.
+    /// Begins to serve once the backend names are resolved, and reports it to the old process and to systemd.
     fn starting(&mut self, app: Option<App>) -> impl Future<Output = ()> + use<> {
         let (discovery, readiness) = (self.discovery.clone(), self.readiness.clone());
         let (process, predecessor) = (Arc::clone(&self.process), self.predecessor.take());
@@ -184,7 +185,11 @@ impl Server {
             // Not for long, since other pools may need no name.
             if timeout(FIRST_LOOKUPS, discovery.tried()).await.is_err() {
                 let waited_s = FIRST_LOOKUPS.as_secs();
-                tracing::warn!(waited_s, "not every name of a backend was looked up yet");
+                tracing::warn!(
+                    event = "ready_before_dns",
+                    waited_s,
+                    "serving although some backend names have not been resolved yet"
+                );
             }
             readiness.enter(Stage::Ready);
             let unwanted = {
@@ -197,14 +202,14 @@ impl Server {
             if let Some(predecessor) = predecessor
                 && let Err(error) = predecessor.serving(unwanted).await
             {
-                tracing::warn!(%error, "the process before is gone already");
+                tracing::warn!(event = "upgrade_parent_gone", %error, "the old process exited before the upgrade was reported");
             }
-            tracing::info!(pid = std::process::id(), "ready");
+            tracing::info!(event = "ready", pid = std::process::id(), "ready");
             systemd::ready();
         }
     }
 
-    /// Does what signals ask for, until that is the end.
+    /// Handles signals until one ends the process.
     async fn serve(&mut self, reloads: &Asker) -> Parting {
         loop {
             match self.signals.next().await {
@@ -219,7 +224,7 @@ impl Server {
         }
     }
 
-    /// Starts the process that is to follow this one, and leaves it the sockets once it serves.
+    /// Starts the new process, and leaves it the sockets once it serves.
     async fn upgrade(&mut self, reloads: &Asker) -> Upgrade {
         if self.readiness.stage() != Stage::Ready {
             return not_upgraded(&UpgradeError::NotReady);
@@ -233,7 +238,7 @@ impl Server {
             Err(error) => return not_upgraded(&error),
         };
         let new_pid = successor.id();
-        tracing::info!(new_pid, "upgrade: a new process is starting");
+        tracing::info!(event = "upgrade_started", new_pid, "upgrade: starting a new process");
         let served = {
             let sockets = process.hand_over();
             tokio::select! {
@@ -243,7 +248,7 @@ impl Server {
         };
         match served {
             None => {
-                tracing::warn!(new_pid, "upgrade given up: the end was asked for");
+                tracing::warn!(event = "upgrade_abandoned", new_pid, "upgrade abandoned: a stop was requested");
                 Upgrade::EndAsked
             }
             Some(Err(error)) => not_upgraded(&error),
@@ -251,13 +256,13 @@ impl Server {
                 systemd::main_process_is(new_pid);
                 successor.release();
                 process.leave(&unwanted);
-                tracing::info!(new_pid, "upgrade: the new process serves");
+                tracing::info!(event = "upgrade_finished", new_pid, "upgrade finished: the new process is serving");
                 Upgrade::Over
             }
         }
     }
 
-    /// Drains; how many connections are left to be cut.
+    /// Drains; returns how many connections are left and will be reset.
     async fn part(&mut self, parting: Parting) -> usize {
         self.readiness.enter(Stage::Draining);
         let (pre_stop, wait) = {
@@ -269,23 +274,32 @@ impl Server {
             systemd::stopping();
             let mut cut = false;
             if !pre_stop.is_zero() {
-                tracing::info!(for_s = pre_stop.as_secs_f64(), "ending: still accepting for a while");
+                tracing::info!(
+                    event = "pre_stop",
+                    for_s = pre_stop.as_secs_f64(),
+                    "stopping: still accepting connections for timeouts.pre_stop"
+                );
                 tokio::select! {
                     () = sleep(pre_stop) => {}
                     () = self.signals.end(&nobody) => cut = true,
                 }
             }
             if cut {
-                tracing::warn!("second signal: ending at once");
+                tracing::warn!(event = "stop_forced", "second signal: stopping now");
                 return self.shared.permits.open();
             }
             self.process.lock().await.drain();
         }
         self.drain.enter(Phase::Draining);
-        tracing::info!(open = self.shared.permits.open(), deadline_s = wait.as_secs_f64(), "draining");
+        tracing::info!(
+            event = "draining",
+            open = self.shared.permits.open(),
+            deadline_s = wait.as_secs_f64(),
+            "draining"
+        );
         tokio::select! {
             _ = timeout(wait, served(&self.shared)) => {}
-            () = self.signals.end(&nobody) => tracing::warn!("second signal: ending at once"),
+            () = self.signals.end(&nobody) => tracing::warn!(event = "stop_forced", "second signal: stopping now"),
         }
         self.shared.permits.open()
     }
@@ -305,7 +319,7 @@ impl Server {
     }
 }
 
-/// Waits until nobody is queued on a listening socket any more, and everybody who was has been served.
+/// Waits until the queues of all listening sockets are empty and every connection has ended.
 async fn served(shared: &Shared) {
     shared.doors.wait_until(|open| open == 0).await;
     shared.permits.wait_until(|open| open == 0).await;
@@ -324,7 +338,7 @@ async fn join(workers: Vec<JoinHandle<()>>) {
     let joined = tokio::task::spawn_blocking(move || {
         for worker in workers {
             if worker.join().is_err() {
-                tracing::error!("a worker panicked");
+                tracing::error!(event = "worker_panicked", "a worker panicked");
             }
         }
     });
@@ -350,7 +364,7 @@ enum Parting {
     HandedOver,
 }
 
-/// What came of an upgrade.
+/// The result of an upgrade.
 enum Upgrade {
     Over,
     Failed,
@@ -358,7 +372,7 @@ enum Upgrade {
 }
 
 fn not_upgraded(error: &UpgradeError) -> Upgrade {
-    tracing::error!(why = %error, "upgrade failed: this process serves on");
+    tracing::error!(event = "upgrade_failed", why = %error, "upgrade failed: the old process keeps serving");
     Upgrade::Failed
 }
 
@@ -367,7 +381,7 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     upgrade: Signal,
-    /// When the service manager is to be given a sign of life: only by who looks at signals, and so acts on them.
+    /// When to send a watchdog keep-alive. Sent only while waiting for signals, so that it proves they are handled.
     beat: Option<Interval>,
 }
 
@@ -404,7 +418,7 @@ impl Signals {
     }
 }
 
-/// Gives signs of life, and never ends.
+/// Sends watchdog keep-alives; never returns.
 async fn beat(every: &mut Option<Interval>) -> Infallible {
     match every {
         None => std::future::pending().await,

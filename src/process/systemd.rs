@@ -1,4 +1,4 @@
-//! Speaks with the service manager: what state the process is in, and the sockets that it was given.
+//! Reports the state of the process to systemd, and takes the sockets that systemd opened for it.
 //!
 //! In:  `NOTIFY_SOCKET`, `WATCHDOG_USEC`, `LISTEN_FDS` and their like, as systemd sets them.
 //! Out: datagrams; descriptors with their names. Without systemd, nothing at all.
@@ -19,19 +19,19 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::sys;
 
-/// Serves, with what it has been given to serve with.
+/// The process is ready, or has finished a reload.
 pub(crate) fn ready() {
     tell("READY=1");
 }
 
-/// Reads its configuration again; [`ready`] ends that.
+/// A reload has begun; [`ready`] ends it.
 pub(crate) fn reloading() {
     let now = clock_gettime(ClockId::Monotonic);
     let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1_000;
     tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
 }
 
-/// Ends.
+/// The process is stopping.
 pub(crate) fn stopping() {
     tell("STOPPING=1");
 }
@@ -41,12 +41,12 @@ pub(crate) fn main_process_is(id: u32) {
     tell(&format!("MAINPID={id}"));
 }
 
-/// Lives; to be said more often than every [`watchdog`].
+/// A watchdog keep-alive; send it more often than [`watchdog`].
 pub(crate) fn alive() {
     tell("WATCHDOG=1");
 }
 
-/// How long the service manager waits for a sign of life, if it does.
+/// The watchdog interval, if systemd watches this process.
 pub(crate) fn watchdog() -> Option<Duration> {
     let is_ours = env::var("WATCHDOG_PID").map_or(true, |id| id == process::id().to_string());
     let micros = env::var("WATCHDOG_USEC").ok().filter(|_| is_ours)?.parse().ok()?;
@@ -68,7 +68,7 @@ pub(crate) fn sockets() -> io::Result<Vec<(String, OwnedFd)>> {
     descriptors.map(|number| Ok((names.next().unwrap_or_default().to_owned(), sys::inherited(number)?))).collect()
 }
 
-/// How many descriptors are meant for process `ours`.
+/// How many descriptors were passed to process `ours`.
 fn listed(for_process: &str, count: &str, ours: u32) -> RawFd {
     if for_process != ours.to_string() {
         return 0;
@@ -76,10 +76,10 @@ fn listed(for_process: &str, count: &str, ours: u32) -> RawFd {
     count.parse().ok().filter(|count| (0..=MOST_DESCRIPTORS).contains(count)).unwrap_or_default()
 }
 
-/// What a child must not inherit: it is said of this process.
+/// Removed from a child's environment: they describe this process only.
 pub(crate) const OWN_VARIABLES: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"];
 
-/// A manager that does not hear has no bearing on the service.
+/// Failing to notify systemd must not affect the service, so errors are only logged.
 fn tell(state: &str) {
     let Some(path) = env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else { return };
     let tell = || {
@@ -89,7 +89,7 @@ fn tell(state: &str) {
         socket.send_to_addr(state.as_bytes(), &address)
     };
     if let Err(error) = tell() {
-        tracing::debug!(%error, "the service manager cannot be told");
+        tracing::debug!(event = "systemd_notify_failed", %error, "cannot notify systemd");
     }
 }
 

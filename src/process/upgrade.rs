@@ -1,7 +1,8 @@
 //! Hands the listening sockets of a process to the one that comes after it, so that no client notices the change.
 //!
 //! In:  listening sockets; in the process that comes after, the descriptor 0 that the one before gave it.
-//! Out: [`Successor`]: the new process, and the moment when it serves; [`Predecessor`]: whom to tell so.
+//! Out: [`Successor`]: the new process, and the moment when it serves; [`Predecessor`]: the process that
+//!      waits for that report.
 //!
 //! ```text
 //! old                                     new
@@ -11,8 +12,8 @@
 //!  | drains and ends                        | serves
 //! ```
 //!
-//! Both accept from the same queues in between, so that there is no moment without. Whatever goes wrong before
-//! `serving` ends the new process and leaves the old one as it was.
+//! In between both accept from the same queues, so there is no gap. Any failure before `serving` ends the new process
+//! and leaves the old one as it was.
 //! Source: unix(7), SCM_RIGHTS.
 
 use std::env;
@@ -41,11 +42,11 @@ use crate::socket::{Kind, Label};
 pub(crate) struct Inherited {
     pub label: Label,
     pub socket: OwnedFd,
-    /// Its place among those that the process before handed over; none for one of the service manager.
+    /// Its index among the sockets that the old process handed over; `None` for one of the service manager.
     pub number: Option<usize>,
 }
 
-/// The sockets that were there before this process, and who serves on them now.
+/// The sockets that were open before this process, and the process that serves on them now.
 #[derive(Debug, Default)]
 pub(crate) struct Inheritance {
     pub sockets: Vec<Inherited>,
@@ -53,7 +54,7 @@ pub(crate) struct Inheritance {
 }
 
 impl Inheritance {
-    /// Takes what the process before, or the service manager, left. To be called once, before anything is opened.
+    /// Takes the sockets of the old process or of the service manager. Call it once, before anything is opened.
     ///
     /// # Errors
     /// They are not there, or not as they should be.
@@ -78,7 +79,7 @@ pub(crate) struct Predecessor(OwnedFd);
 impl Predecessor {
     fn find() -> io::Result<Option<Self>> {
         let parent = rustix::process::getppid().map(|parent| parent.as_raw_nonzero().to_string());
-        // A variable that came down from some other process means nothing.
+        // A variable inherited from some other process does not count.
         if parent.is_none() || env::var(FROM).ok() != parent {
             return Ok(None);
         }
@@ -104,28 +105,28 @@ impl Predecessor {
         }
     }
 
-    /// Says that this process serves, except for those that it has no use for, and waits until that has been heard.
+    /// Reports that this process serves, and which sockets it does not use; waits until the old process has read it.
     ///
     /// # Errors
-    /// The process before is gone, which changes nothing.
+    /// The old process is gone. This one serves regardless.
     pub(crate) async fn serving(self, unwanted: Vec<usize>) -> io::Result<()> {
         let said = serde_json::to_vec(&Serving { unwanted })?;
         send(&self.0, &said, SendFlags::NOSIGNAL)?;
         let socket = watched(self.0)?;
-        // What it answers, or that it is gone, is the same to us.
+        // An answer and a closed socket both mean that we may go on.
         let _ = timeout(PATIENCE, socket.readable()).await;
         Ok(())
     }
 }
 
-/// The process that is to serve after this one. Dropped before it does, it is ended.
+/// The new process. Dropping this before it serves kills it.
 #[derive(Debug)]
 pub(crate) struct Successor {
     child: Option<Child>,
     socket: UnixStream,
 }
 
-/// Why there is no process to follow this one, which therefore serves on.
+/// Why an upgrade failed; the old process keeps serving.
 #[derive(Debug)]
 pub(crate) enum UpgradeError {
     /// The first process of a container takes all others with it when it ends.
@@ -201,7 +202,7 @@ impl Successor {
         self.child.as_ref().map_or(0, Child::id)
     }
 
-    /// Lets it go its own way.
+    /// Acknowledges the report and lets the new process outlive this one.
     pub(crate) fn release(mut self) {
         let _ = send(&self.socket, b"{}", SendFlags::NOSIGNAL);
         self.child = None;
@@ -221,7 +222,7 @@ impl Successor {
         }
     }
 
-    /// How it ended; it closes its files a moment before it does.
+    /// Its exit status. Its socket closes a moment before it exits, so this waits up to a second.
     async fn status(&mut self) -> Option<ExitStatus> {
         let child = self.child.as_mut()?;
         for _ in 0..50 {
@@ -239,21 +240,21 @@ impl Drop for Successor {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
             let _ = child.kill();
-            // What is killed ends without asking, so that this takes no time.
+            // SIGKILL cannot be caught, so this returns at once.
             let _ = child.wait();
         }
     }
 }
 
-/// Has the runtime watch a socket. It keeps the bounds of messages, which tokio has no type for; all that it is asked is
-/// when there is something.
+/// Registers a SOCK_SEQPACKET socket with tokio for readiness only; tokio has no seqpacket type, so rustix reads and
+/// writes.
 fn watched(socket: OwnedFd) -> io::Result<UnixStream> {
     let socket = std::os::unix::net::UnixStream::from(socket);
     socket.set_nonblocking(true)?;
     UnixStream::from_std(socket)
 }
 
-/// As it was called, so that a link that leads elsewhere now is followed anew.
+/// argv[0] rather than /proc/self/exe: a symlink that now points at a new version must be resolved again.
 fn program() -> io::Result<PathBuf> {
     match env::args_os().next().filter(|name| !name.is_empty()) {
         Some(name) => Ok(name.into()),
@@ -333,13 +334,13 @@ impl std::error::Error for UpgradeError {}
 
 /// Holds the id of the process that starts another to follow it.
 const FROM: &str = "SNIGATE_UPGRADE_FROM";
-/// What is said beside the sockets; another number is another language.
+/// Version of the messages sent with the sockets.
 const PROTOCOL: u32 = 1;
 /// Below SCM_MAX_FD, 253.
 const MOST_SOCKETS_AT_ONCE: usize = 64;
 /// Of one message: far more than so many labels.
 const MOST_BYTES: usize = 128 << 10;
-/// For what the other process has on hand.
+/// How long to wait for a message that the other process is about to send.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

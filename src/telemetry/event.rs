@@ -1,7 +1,8 @@
 //! Writes operator messages (tracing events) so that they look like connection lines.
 //!
 //! In:  an event.
-//! Out: `{"ts":…,"level":"INFO","msg":…,fields…}`, or the same as a line of text.
+//! Out: `{"ts":…,"level":"INFO","event":…,"msg":…,fields…}`, or the same as a line of text. `event` is a stable name
+//!      that tests and alerts match on; docs/logs.md lists them. The wording of `msg` may change at any time.
 
 use std::fmt::{self, Debug};
 use std::time::SystemTime;
@@ -49,7 +50,10 @@ impl OperatorMessage {
         let mut fields = Fields::new(line, self.format);
         fields.text("ts", Timestamp(now));
         fields.text("level", level.as_str());
-        fields.text("msg", &message.0);
+        if !message.event.is_empty() {
+            fields.text("event", &message.event);
+        }
+        fields.text("msg", &message.text);
         event.record(&mut Rest(&mut fields));
         fields.finish();
         if self.colour == Colour::Ansi {
@@ -58,14 +62,25 @@ impl OperatorMessage {
     }
 }
 
-/// Takes the message, which may stand anywhere among the fields.
+/// Takes the event's name and the message, which may stand anywhere among the fields. A library's message has no name.
 #[derive(Default)]
-struct Message(String);
+struct Message {
+    event: String,
+    text: String,
+}
 
 impl Visit for Message {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         if field.name() == MESSAGE {
-            self.0 = format!("{value:?}");
+            self.text = format!("{value:?}");
+        }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        match field.name() {
+            EVENT => value.clone_into(&mut self.event),
+            MESSAGE => value.clone_into(&mut self.text),
+            _ => {}
         }
     }
 }
@@ -81,7 +96,7 @@ impl Visit for Rest<'_, '_> {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() != MESSAGE {
+        if field.name() != MESSAGE && field.name() != EVENT {
             self.0.text(field.name(), value);
         }
     }
@@ -127,4 +142,5 @@ const fn ansi(level: Level) -> &'static str {
     }
 }
 
+const EVENT: &str = "event";
 const MESSAGE: &str = "message";

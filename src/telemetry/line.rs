@@ -12,12 +12,12 @@ use super::escape::{Bytes, Fields, Format};
 use super::labels::{Feature, Match, State};
 use super::timestamp::Timestamp;
 
-/// One connection, as the log tells it.
+/// One connection, as it is logged.
 #[derive(Clone)]
 pub struct ConnectionLine<'a> {
     pub id: u64,
     pub listener: &'a str,
-    /// Who the client is: told by a PROXY header, else the same as `peer`.
+    /// The client's address: from a PROXY header, else the same as `peer`.
     pub client: SocketAddr,
     /// Who opened the TCP connection.
     pub peer: SocketAddr,
@@ -72,6 +72,7 @@ impl ConnectionLine<'_> {
     pub(super) fn write(&self, out: &mut String, format: Format, now: SystemTime) {
         let mut fields = Fields::new(out, format);
         fields.text("ts", Timestamp(now));
+        fields.text("event", "connection");
         // A string also in JSON: readers that hold numbers as doubles would round an id above 2^53.
         fields.text("id", format_args!("{:016x}", self.id));
         fields.text("listener", self.listener);

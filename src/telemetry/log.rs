@@ -31,7 +31,7 @@ pub(crate) struct LogSettings {
     pub format: Format,
 }
 
-/// The least grave message that is shown.
+/// The lowest severity that is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     Error,
@@ -66,7 +66,7 @@ pub(crate) struct LogGuard {
 }
 
 impl LogGuard {
-    /// What changes the log while it is open, and after.
+    /// A handle that changes level and format while the log is open.
     pub(crate) fn control(&self) -> LogControl {
         self.control.clone()
     }
@@ -177,7 +177,7 @@ impl ConnectionLog {
         }
         let mut text = String::with_capacity(LINE_BYTES);
         line.write(&mut text, self.format, SystemTime::now());
-        // Neither fails in a way that a connection could mend: the queue counts what it drops.
+        // A connection can do nothing about an error here; the queue counts the lines it drops.
         match &self.sink {
             Sink::Queued(queue) => _ = queue.clone().write_all(text.as_bytes()),
             Sink::Direct(writer) => {
@@ -187,8 +187,8 @@ impl ConnectionLog {
     }
 }
 
-/// Whether an operator who asked for failures wants to read of it. A client that left before it said what it wants, a
-/// port scan and a load balancer's TCP check are not failures: they come in thousands, and nothing here can mend them.
+/// Whether `log.connections: failed` writes a line. A client that left before its ClientHello, a port scan and a load
+/// balancer's TCP check do not count: there are thousands of them, and an operator cannot fix them.
 const fn is_failure(reason: Reason) -> bool {
     !matches!(reason, Reason::Ok | Reason::Probe | Reason::ClientGone)
 }

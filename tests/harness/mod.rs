@@ -76,17 +76,17 @@ impl Running {
         let stdout = Lines::follow(child.stdout.take().unwrap());
         let stderr = Lines::follow(child.stderr.take().unwrap());
 
-        if stdout.wait_for(0, DEADLINE, |line| line["msg"] == "ready").is_none() {
+        if stdout.wait_for(0, DEADLINE, |line| line["event"] == "ready").is_none() {
             let _ = child.kill();
             let ended = child.wait();
             panic!("never ready ({ended:?})\n{stdout}\n{stderr}\non the config\n{config}");
         }
-        let bound = |message: &str| -> Vec<SocketAddr> {
+        let bound = |event: &str| -> Vec<SocketAddr> {
             let lines = stdout.all();
-            let bound = lines.iter().filter(|line| line["msg"] == message);
+            let bound = lines.iter().filter(|line| line["event"] == event);
             bound.filter_map(|line| line["address"].as_str()?.parse().ok()).collect()
         };
-        let (addresses, admin) = (bound("listening"), bound("admin listening"));
+        let (addresses, admin) = (bound("listening"), bound("admin_listening"));
         assert!(!addresses.is_empty() && !admin.is_empty(), "ready without an address\n{stdout}");
         Self { admin: admin[0], addresses, child, directory, stdout, stderr }
     }
@@ -233,11 +233,10 @@ impl Running {
     /// What the first reload after the first `seen` log lines came to.
     #[track_caller]
     pub fn wait_for_reload_after(&self, seen: usize) -> Reload {
-        // After a colon the log may say more.
-        let outcome = |line: &Value| match line["msg"].as_str()?.split(':').next()? {
-            "reload applied" => Some(Reload::Applied),
-            "reload rejected" => Some(Reload::Rejected),
-            "reload unchanged" => Some(Reload::Unchanged),
+        let outcome = |line: &Value| match line["event"].as_str()? {
+            "reload_applied" => Some(Reload::Applied),
+            "reload_rejected" => Some(Reload::Rejected),
+            "reload_unchanged" => Some(Reload::Unchanged),
             _ => None,
         };
         let line = self.wait_for_line_after(seen, |line| outcome(line).is_some());

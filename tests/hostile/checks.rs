@@ -44,7 +44,7 @@ fn a_backend_that_fails_its_checks_is_not_asked_until_it_passes_again() {
     assert_eq!(lb.metric("backend_connects_total", &[("result", "refused")]), 0.0);
     assert!(lb.metric("health_checks_total", &[("result", "connect")]) >= 1.0);
     assert_eq!(lb.metric("backend_up", &[("backend", &gone.address.to_string())]), 0.0);
-    let line = lb.wait_for_line(|line| line["msg"] == "backend is failing its checks");
+    let line = lb.wait_for_line(|line| line["event"] == "backend_down");
     assert!(line["error"].as_str().is_some_and(|error| error.contains("refused")), "{line}");
 
     let address = gone.address;

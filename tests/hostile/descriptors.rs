@@ -91,7 +91,7 @@ fn a_low_hard_limit_leaves_room_for_connections() {
         let mut child =
             Command::new("sh").args(["-c", &run, binary]).arg(&file).stdout(Stdio::piped()).spawn().unwrap();
         let log = Lines::follow(child.stdout.take().unwrap());
-        let listening = log.wait_for(0, DEADLINE, |line| line["msg"] == "listening").expect("it listens");
+        let listening = log.wait_for(0, DEADLINE, |line| line["event"] == "listening").expect("it listens");
         let address = listening["address"].as_str().unwrap().parse().unwrap();
         let held: Vec<TcpStream> = (0..clients).map(|_| send(address, &hello("a.test"))).collect();
         // Nobody leaves, so the first that is not served will never be.

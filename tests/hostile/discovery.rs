@@ -286,7 +286,7 @@ fn an_answer_that_leads_back_to_us_is_refused() {
     dns.services(name, 0, &[(1, 1, replicas.port, "one.test")]);
     let lb = Trial::with(&config(&dns, &format!("srv:{name}"), BRIEF));
     dns.services(name, 0, &[(1, 1, lb.port(), "us.test"), (1, 1, replicas.port, "one.test")]);
-    let line = lb.wait_for_line(|line| line["msg"] == "address refused");
+    let line = lb.wait_for_line(|line| line["event"] == "dns_address_refused");
     assert_eq!(line["address"], lb.address().to_string());
     (0..4).for_each(|_| assert_eq!(who(&lb), 1));
     dns.services(name, 0, &[(1, 1, lb.port(), "us.test")]);

@@ -43,7 +43,7 @@ fn what_is_under_way_is_finished_and_nobody_new_is_taken() {
     let mut begun = send(lb.address(), &hello("a.test")[..30]);
     lb.wait_for_metric("connections_active", &[], 2.0);
     lb.signal(Signal::TERM);
-    lb.wait_for_line(|line| line["msg"] == "draining");
+    lb.wait_for_line(|line| line["event"] == "draining");
     let (status, _) = lb.admin_get("/readyz");
     assert_eq!(status, 503);
     poll(|| TcpStream::connect(lb.address()).map_or(Ok(()), Err)).expect("nobody new is accepted");
@@ -86,7 +86,7 @@ fn a_second_signal_ends_it_at_once() {
     let mut held = connect(lb.address());
     lb.wait_for_metric("connections_active", &[], 1.0);
     lb.signal(Signal::TERM);
-    lb.wait_for_line(|line| line["msg"] == "draining");
+    lb.wait_for_line(|line| line["event"] == "draining");
     // A reload meanwhile is no second signal.
     lb.signal(Signal::HUP);
     lb.signal(Signal::TERM);
@@ -170,6 +170,6 @@ fn after_a_kill_the_next_process_binds_at_once() {
 
 /// Why each connection ended, by the log, since there are no metrics any more.
 fn reasons(lb: &Trial) -> Vec<String> {
-    lb.wait_for_line(|line| line["msg"] == "ended");
+    lb.wait_for_line(|line| line["event"] == "ended");
     lb.log().iter().filter_map(|line| Some(line["reason"].as_str()?.to_owned())).collect()
 }

@@ -45,7 +45,7 @@ fn a_name_that_leads_to_our_own_listener_gives_no_backend() {
     let named = named.replace(&format!("\"{}\"", backend.address), &format!("\"localhost:{}\"", lb.port()));
     let seen = lb.log().len();
     assert_eq!(lb.edit(&named), Reload::Applied);
-    let line = lb.wait_for_line_after(seen, |line| line["msg"] == "address refused");
+    let line = lb.wait_for_line_after(seen, |line| line["event"] == "dns_address_refused");
     assert_eq!(
         (&line["address"], &line["why"]),
         (&lb.address().to_string().into(), &"one of our own listeners".into())

@@ -104,7 +104,7 @@ fn level_and_format_of_the_log_change_at_once() {
 
     // A line of text is no JSON, which the harness keeps as a string.
     put("format: text");
-    let text = running.wait_for_line(|line| line.as_str().is_some_and(|line| line.contains("reload applied")));
+    let text = running.wait_for_line(|line| line.as_str().is_some_and(|line| line.contains("event=reload_applied")));
     assert!(text.as_str().unwrap().contains("INFO"), "{text}");
 
     put("level: error");
@@ -115,6 +115,6 @@ fn level_and_format_of_the_log_change_at_once() {
     applied(4.0);
     assert_eq!(running.log().len(), seen, "an INFO line at level error");
     put("level: info");
-    running.wait_for_line_after(seen, |line| line["msg"] == "reload applied");
+    running.wait_for_line_after(seen, |line| line["event"] == "reload_applied");
     running.stop();
 }

@@ -20,7 +20,7 @@ fn before_the_drain_it_is_not_ready_and_still_accepts() {
     let mut running = Running::start(&lb.config());
     let asked = Instant::now();
     running.signal(Signal::TERM);
-    running.wait_for_line(|line| line["msg"].as_str().is_some_and(|msg| msg.starts_with("ending")));
+    running.wait_for_line(|line| line["event"] == "pre_stop");
     assert_eq!(running.admin_get("/readyz"), (503, "draining\n".to_owned()));
     // A hang-up meanwhile does nothing, whatever the file says.
     fs::write(running.config_file(), "listeners: []").unwrap();
@@ -35,7 +35,7 @@ fn before_the_drain_it_is_not_ready_and_still_accepts() {
     poll(|| TcpStream::connect(running.address()).map_or(Ok(()), Err)).expect("nobody new is accepted in the end");
     assert!(running.wait_for_exit().success());
     assert!(asked.elapsed() >= Duration::from_secs(2), "{:?}", asked.elapsed());
-    assert!(!running.log().iter().any(|line| line["msg"].as_str().is_some_and(|msg| msg.starts_with("reload"))));
+    assert!(!running.log().iter().any(|line| line["event"].as_str().is_some_and(|event| event.starts_with("reload_"))));
 }
 
 #[test]
@@ -45,7 +45,7 @@ fn a_second_signal_ends_the_while_of_grace_too() {
     let mut held = connect(running.address());
     running.wait_for_metric("connections_active", &[], 1.0);
     running.signal(Signal::TERM);
-    running.wait_for_line(|line| line["msg"].as_str().is_some_and(|msg| msg.starts_with("ending")));
+    running.wait_for_line(|line| line["event"] == "pre_stop");
     running.signal(Signal::INT);
     let asked = Instant::now();
     assert!(running.wait_for_exit().success());
@@ -84,10 +84,10 @@ fn the_end_may_be_asked_for_inside_a_reload() {
     fs::write(running.config_file(), large).unwrap();
     running.signal(Signal::HUP);
     running.signal(Signal::TERM);
-    running.wait_for_line(|line| line["msg"] == "draining");
+    running.wait_for_line(|line| line["event"] == "draining");
     drop(held);
     assert!(running.wait_for_exit().success());
-    let renamed = |line: &serde_json::Value| line["msg"] == "listener renamed";
+    let renamed = |line: &serde_json::Value| line["event"] == "listener_renamed";
     assert!(!running.log().iter().any(renamed), "a reload went on into the drain");
 }
 

@@ -46,8 +46,7 @@ impl Lineage {
         self.seen = self.first.log().len();
         self.signal(Signal::USR2);
         let outcome = self.first.wait_for_line_after(self.seen, |line| {
-            let said = |what: &str| line["msg"].as_str().is_some_and(|message| message.starts_with(what));
-            said("upgrade: the new process serves") || said("upgrade failed")
+            line["event"] == "upgrade_finished" || line["event"] == "upgrade_failed"
         });
         let Some(new) = outcome["new_pid"].as_u64().or_else(|| outcome["new_pid"].as_str()?.parse().ok()) else {
             return Upgraded::No;

@@ -30,7 +30,7 @@ fn listener(name: &str, bind: impl std::fmt::Display) -> String {
 
 /// Where the log said that a listener of that name came to listen, after the first `seen` lines.
 fn bound(lb: &Running, seen: usize, name: &str) -> SocketAddr {
-    let line = lb.wait_for_line_after(seen, |line| line["msg"] == "listening" && line["listener"] == name);
+    let line = lb.wait_for_line_after(seen, |line| line["event"] == "listening" && line["listener"] == name);
     line["address"].as_str().unwrap().parse().unwrap()
 }
 
@@ -141,7 +141,7 @@ fn if_one_address_cannot_be_bound_nothing_changes() {
     assert!(why.contains("taken") && why.contains(&taken_address.to_string()) && why.contains("in use"), "{why}");
     assert!(TcpStream::connect(free).is_err(), "half of it is in force");
     assert_eq!(running.metric("config_last_reload_successful", &[]), 0.0);
-    let listening = |line: &Value| line["msg"] == "listening" || line["msg"] == "no longer listening";
+    let listening = |line: &Value| line["event"] == "listening" || line["event"] == "listener_closed";
     assert!(!running.log()[seen..].iter().any(listening));
     churn.go_on_for(20);
 

@@ -47,7 +47,7 @@ fn a_socket_of_the_service_manager_is_accepted_from_by_all_workers_and_outlives_
         churn.end();
         let seen = lineage.log().len();
         assert_eq!(lineage.edit(&lb.config().replacen("127.0.0.1:0", "127.0.0.2:0", 1)), Reload::Applied, "{name}");
-        lineage.wait_for_line_after(seen, |line| line["msg"] == "no longer listening");
+        lineage.wait_for_line_after(seen, |line| line["event"] == "listener_closed");
         lineage.wait_for_metric("connections_active", &[], 0.0);
         TcpStream::connect_timeout(&address, Duration::from_millis(700)).expect("it is still there to connect to");
         lineage.stop();
@@ -156,5 +156,5 @@ fn the_service_manager_is_told_of_every_state() {
     }
     lineage.signal(Signal::TERM);
     assert_eq!(manager.told(), "STOPPING=1");
-    lineage.wait_for_line(|line| line["msg"] == "ended");
+    lineage.wait_for_line(|line| line["event"] == "ended");
 }

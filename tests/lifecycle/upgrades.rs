@@ -154,7 +154,7 @@ fn the_end_may_be_asked_for_while_a_new_process_starts() {
     fs::write(&program, "#!/bin/sh\nexec sleep 600\n").unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     running.signal(Signal::USR2);
-    let starting = running.wait_for_line(|line| line["msg"] == "upgrade: a new process is starting");
+    let starting = running.wait_for_line(|line| line["event"] == "upgrade_started");
     running.signal(Signal::TERM);
     assert!(running.wait_for_exit().success());
     let new = starting["new_pid"].as_u64().unwrap();

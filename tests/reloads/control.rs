@@ -85,7 +85,7 @@ fn the_token_lets_in_and_a_web_page_stays_out() {
     let seen = lb.log().len();
     fs::write(lb.directory().join("token"), "second\n").unwrap();
     // The line of the call before may still be on its way.
-    lb.wait_for_line_after(seen, |line| line["msg"] == "reload applied");
+    lb.wait_for_line_after(seen, |line| line["event"] == "reload_applied");
     assert_eq!(reload("Authorization: Bearer first\r\n"), 401);
     assert_eq!(reload("Authorization: Bearer second\r\n"), 200);
     lb.end();

@@ -174,7 +174,7 @@ impl Placed {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let log = Lines::follow(child.stdout.take().unwrap());
         let placed = Self { child, log };
-        assert!(placed.log.wait_for(0, DEADLINE, |line| line["msg"] == "ready").is_some(), "{}", placed.log);
+        assert!(placed.log.wait_for(0, DEADLINE, |line| line["event"] == "ready").is_some(), "{}", placed.log);
         placed
     }
 
@@ -187,13 +187,13 @@ impl Placed {
     fn applies(&self, what: &str, change: impl FnOnce()) {
         let seen = self.log.len();
         change();
-        let told = |line: &Value| line["msg"].as_str().is_some_and(|msg| msg.starts_with("reload "));
+        let told = |line: &Value| line["event"].as_str().is_some_and(|event| event.starts_with("reload_"));
         let line = self.log.wait_for(seen, DEADLINE, told);
-        assert_eq!(line.map(|line| line["msg"].clone()), Some("reload applied".into()), "{what}\n{}", self.log);
+        assert_eq!(line.map(|line| line["event"].clone()), Some("reload_applied".into()), "{what}\n{}", self.log);
     }
 
     fn applied(&self) -> usize {
-        self.log.all().iter().filter(|line| line["msg"] == "reload applied").count()
+        self.log.all().iter().filter(|line| line["event"] == "reload_applied").count()
     }
 }
 
@@ -420,7 +420,7 @@ fn a_change_while_the_one_before_it_is_read_is_not_lost() {
     fs::write(lb.config_file(), &large).unwrap();
     poll(|| if lb.cpu() > cpu + Duration::from_millis(100) { Ok(()) } else { Err(()) }).expect("it is being read");
     fs::write(lb.config_file(), &small).unwrap();
-    let small_in_force = |line: &Value| line["msg"] == "reload applied" && line["routes"] == 1;
+    let small_in_force = |line: &Value| line["event"] == "reload_applied" && line["routes"] == 1;
     lb.wait_for_line_after(seen, small_in_force);
     assert_eq!(lb.answer("b.test"), b"served");
     lb.end();

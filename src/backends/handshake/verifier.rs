@@ -115,9 +115,17 @@ impl ResolvesClientCert for Witness {
     }
 }
 
+/// Whether the certificate must be valid for the server name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NameCheck {
+    Required,
+    /// No server name was sent.
+    Skipped,
+}
+
 pub(super) struct Verifier {
     roots: Option<Roots>,
-    name_matters: bool,
+    name_check: NameCheck,
     algorithms: WebPkiSupportedAlgorithms,
     witness: Arc<Witness>,
 }
@@ -125,11 +133,11 @@ pub(super) struct Verifier {
 impl Verifier {
     pub(super) fn new(
         roots: Option<Roots>,
-        name_matters: bool,
+        name_check: NameCheck,
         provider: &CryptoProvider,
         witness: Arc<Witness>,
     ) -> Self {
-        Self { roots, name_matters, algorithms: provider.signature_verification_algorithms, witness }
+        Self { roots, name_check, algorithms: provider.signature_verification_algorithms, witness }
     }
 
     fn judge(
@@ -142,7 +150,10 @@ impl Verifier {
     ) -> Result<(), Error> {
         let leaf = ParsedCertificate::try_from(leaf)?;
         verify_server_cert_signed_by_trust_anchor(&leaf, roots, intermediates, now, self.algorithms.all)?;
-        if self.name_matters { verify_server_name(&leaf, name) } else { Ok(()) }
+        match self.name_check {
+            NameCheck::Required => verify_server_name(&leaf, name),
+            NameCheck::Skipped => Ok(()),
+        }
     }
 }
 

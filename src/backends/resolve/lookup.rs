@@ -136,7 +136,12 @@ fn hosts(mut services: Vec<Service>) -> Vec<Host> {
     services.sort_by(|a, b| (a.priority, &a.target, a.port).cmp(&(b.priority, &b.target, b.port)));
     let best = services.first().map_or(0, |service| service.priority);
     if services.len() > MOST_TARGETS {
-        tracing::warn!(targets = services.len(), most = MOST_TARGETS, "more SRV targets than are looked up");
+        tracing::warn!(
+            event = "dns_too_many_targets",
+            targets = services.len(),
+            most = MOST_TARGETS,
+            "too many SRV targets: the rest are ignored"
+        );
         services.truncate(MOST_TARGETS);
     }
     let host = |service: Service| Host {

@@ -75,10 +75,10 @@ impl Sources {
         let mut hosts = Hosts::default();
         // Without a hosts file there are nameservers all the same, and the other way round.
         if let Err(error) = fs::File::open(hosts_file).and_then(|file| hosts.read_hosts_conf(file)) {
-            tracing::debug!(%error, file = %hosts_file.display(), "not read");
+            tracing::debug!(event = "resolver_file_unreadable", %error, file = %hosts_file.display(), "cannot read resolver file");
         }
         let (config, mut options) = read_resolv_conf(resolv_conf).unwrap_or_else(|error| {
-            tracing::debug!(%error, file = %resolv_conf.display(), "not read");
+            tracing::debug!(event = "resolver_file_unreadable", %error, file = %resolv_conf.display(), "cannot read resolver file");
             Default::default()
         });
         options.timeout = options.timeout.clamp(Duration::from_secs(1), LONGEST_TIMEOUT);

@@ -29,7 +29,7 @@ pub(crate) struct Access {
 /// Who may change state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Allow {
-    /// Whoever connects from this host, and whoever has the token.
+    /// Clients on this host, and clients with the token.
     Auto,
     Token,
     Never,
@@ -67,7 +67,14 @@ pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: N
     match app.control.access().decide(peer, request.uri(), request.headers()) {
         Ok(()) => next.run(request).await,
         Err(denied) => {
-            tracing::debug!(?peer, method = %request.method(), path = request.uri().path(), %denied, "control denied");
+            tracing::debug!(
+                event = "control_denied",
+                ?peer,
+                method = %request.method(),
+                path = request.uri().path(),
+                %denied,
+                "control denied"
+            );
             denied.into_response()
         }
     }
@@ -100,7 +107,7 @@ impl Access {
         }
     }
 
-    /// Compares in a time that tells nothing of how much is right.
+    /// Compares in constant time.
     fn is_token(&self, authorization: &HeaderValue) -> bool {
         let Some((scheme, given)) = authorization.to_str().ok().and_then(|text| text.split_once(' ')) else {
             return false;

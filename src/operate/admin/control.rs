@@ -42,10 +42,10 @@ pub(crate) trait Control: Send + Sync {
     /// The configuration in force as a routing file in JSON; `None` if that could not be written.
     fn config(&self) -> Soon<'_, Option<String>>;
 
-    /// The first `limit` connections that are meant.
+    /// The first `limit` connections that match.
     fn connections(&self, query: ConnectionsQuery, limit: usize) -> Soon<'_, Value>;
 
-    /// Ends the connections that are meant; how many that were.
+    /// Ends the connections that match; returns the number ended.
     fn end_connections(&self, query: ConnectionsQuery) -> Soon<'_, usize>;
 
     /// Ends the connection with this id, if there is one; how many that were.

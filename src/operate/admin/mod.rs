@@ -78,11 +78,11 @@ fn with_json(status: StatusCode, value: Value) -> Response {
     (status, NEVER_CACHED, Json(value)).into_response()
 }
 
-/// Whether new connections should be sent here. Clones tell the same.
+/// Whether new connections should be sent here. Clones share the state.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Readiness(Arc<AtomicU8>);
 
-/// The life of the process, as `/readyz` tells it.
+/// The life of the process, as `/readyz` reports it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Stage {
     #[default]

@@ -27,7 +27,9 @@ use crate::socket::AdminSocket;
 pub(super) async fn serve(socket: AdminSocket, app: Arc<App>, shutdown: impl Future<Output = ()>) {
     let listener = match Listener::of(socket) {
         Ok(listener) => listener,
-        Err(error) => return tracing::error!(%error, "an admin socket could not be used"),
+        Err(error) => {
+            return tracing::error!(event = "admin_socket_failed", %error, "cannot serve an admin address");
+        }
     };
     let router = router(app);
     let (stop, stopped) = watch::channel(());
@@ -44,7 +46,7 @@ pub(super) async fn serve(socket: AdminSocket, app: Arc<App>, shutdown: impl Fut
                 }
                 // Most likely out of descriptors: trying again at once would spin.
                 Err(error) => {
-                    tracing::debug!(%error, "admin cannot accept");
+                    tracing::debug!(event = "admin_accept_failed", %error, "admin accept failed");
                     sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -99,7 +101,7 @@ async fn converse(stream: Box<dyn Stream>, router: Router, mut stopped: watch::R
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = pin!(connection);
     let accepted = Instant::now();
-    // A client's faults are its own: there is nobody to tell.
+    // Errors of a client's connection are not logged: an operator cannot fix them.
     tokio::select! {
         _ = &mut connection => return,
         () = sleep(LIFETIME) => {}

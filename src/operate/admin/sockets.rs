@@ -84,7 +84,7 @@ struct Bound {
 }
 
 impl Sockets {
-    /// Where they are; port 0 is told as what the kernel gave.
+    /// Their addresses; with port 0, the port that the kernel chose.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = &Address> {
         self.open.iter().map(|open| &open.address)
     }
@@ -126,14 +126,14 @@ impl Sockets {
                     self.open.extend(before[number].take().map(|open| Open { wanted, ..open }));
                 }
                 Planned::New(Bound { address, socket, served, file, lent }) => {
-                    tracing::info!(%address, "admin listening");
+                    tracing::info!(event = "admin_listening", %address, "admin listening");
                     let waiting = Some(served);
                     self.open.push(Open { wanted, address, socket, waiting, stop: None, file, lent });
                 }
             }
         }
         for gone in before.into_iter().flatten() {
-            tracing::info!(address = %gone.address, "admin no longer listening");
+            tracing::info!(event = "admin_closed", address = %gone.address, "admin stopped listening");
         }
         self.start();
     }

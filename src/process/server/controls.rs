@@ -99,7 +99,7 @@ impl Control for Controls {
 impl Controls {
     async fn end(&self, filter: Filter) -> usize {
         let ended = self.rosters.end(&filter, Reason::Killed).await;
-        tracing::info!(ended, ?filter, "connections ended by an operator");
+        tracing::info!(event = "connections_killed", ended, ?filter, "operator ended connections");
         ended
     }
 }

@@ -75,7 +75,14 @@ pub(super) fn set_state(snapshot: &Snapshot, pool: &str, name: &str, wanted: Wan
     for member in &members {
         member.backend.standing.set_operator(operator, now);
         let (backend, address) = (&*member.backend.name, &member.backend.address);
-        tracing::info!(pool = &*pool.name, backend, %address, state = wanted.as_str(), "backend state set");
+        tracing::info!(
+            event = "backend_state_set",
+            pool = &*pool.name,
+            backend,
+            %address,
+            state = wanted.as_str(),
+            "operator set the state of a backend"
+        );
     }
     Ok(json!({ "backends": members.iter().map(|member| backend(member, now)).collect::<Vec<_>>() }))
 }

@@ -96,9 +96,10 @@ fn the_docs_show_a_line_as_it_is_and_name_its_fields_and_reasons() {
 fn what_is_unknown_is_left_out() {
     assert_eq!(
         written(&bare(), Format::Json),
-        "{\"ts\":\"2026-03-01T12:34:56.789Z\",\"id\":\"000000000000002a\",\"listener\":\"https\",\
-         \"client\":\"198.51.100.7:50312\",\"peer\":\"198.51.100.7:50312\",\"duration_ms\":1530.077,\
-         \"bytes_to_backend\":0,\"bytes_to_client\":0,\"phase\":\"hello\",\"reason\":\"probe\",\"config\":\"4f1c2a\"}\n"
+        "{\"ts\":\"2026-03-01T12:34:56.789Z\",\"event\":\"connection\",\"id\":\"000000000000002a\",\
+         \"listener\":\"https\",\"client\":\"198.51.100.7:50312\",\"peer\":\"198.51.100.7:50312\",\
+         \"duration_ms\":1530.077,\"bytes_to_backend\":0,\"bytes_to_client\":0,\"phase\":\"hello\",\
+         \"reason\":\"probe\",\"config\":\"4f1c2a\"}\n"
     );
 }
 

@@ -118,7 +118,7 @@ fn a_stalled_output_blocks_nobody_and_what_is_dropped_is_counted() {
 }
 
 #[test]
-fn operator_messages_are_one_object_with_the_message_third() {
+fn operator_messages_are_one_object_with_the_event_third() {
     let (sender, written) = channel();
     let make = move || Channel(sender.clone());
     let messages = OperatorMessage { format: Format::Json, colour: Colour::None };
@@ -126,7 +126,15 @@ fn operator_messages_are_one_object_with_the_message_third() {
         Registry::default().with(tracing_subscriber::fmt::layer().event_format(messages).with_writer(make));
     tracing::subscriber::with_default(subscriber, || {
         let error = io::Error::other("no\nsuch \x1b thing");
-        tracing::warn!(file = "a \"b\"", routes = 3, ratio = f64::NAN, ok = true, %error, "rejected\r\n{}", '\0');
+        tracing::warn!(
+            event = "it_was_rejected",
+            file = "a \"b\"",
+            routes = 3,
+            ratio = f64::NAN,
+            ok = true,
+            %error,
+            "rejected\r\n{}", '\0'
+        );
         tracing::info!(left = -1, kind = ?Format::Text);
     });
     let lines: Vec<String> = written.try_iter().map(|line| String::from_utf8(line).unwrap()).collect();
@@ -135,8 +143,8 @@ fn operator_messages_are_one_object_with_the_message_third() {
     assert!(at.starts_with("{\"ts\":\"20") && at.ends_with("Z\""), "{at}");
     assert_eq!(
         rest,
-        ":\"WARN\",\"msg\":\"rejected\\r\\n\\u0000\",\"file\":\"a \\\"b\\\"\",\"routes\":3,\"ratio\":\"NaN\",\"ok\":true,\
-         \"error\":\"no\\nsuch \\u001b thing\"}\n"
+        ":\"WARN\",\"event\":\"it_was_rejected\",\"msg\":\"rejected\\r\\n\\u0000\",\"file\":\"a \\\"b\\\"\",\
+         \"routes\":3,\"ratio\":\"NaN\",\"ok\":true,\"error\":\"no\\nsuch \\u001b thing\"}\n"
     );
     assert!(lines[1].ends_with("\"level\":\"INFO\",\"msg\":\"\",\"left\":-1,\"kind\":\"Text\"}\n"), "{}", lines[1]);
     lines.iter().for_each(|line| _ = serde_json::from_str::<Value>(line).unwrap());

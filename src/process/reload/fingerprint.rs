@@ -1,9 +1,9 @@
-//! Looks at files: what they hold, and when that last changed.
+//! Fingerprints files: a hash of their content, and when it last changed.
 //!
 //! In:  paths.
-//! Out: a [`Look`]; two of them tell whether anything is different.
+//! Out: a [`Fingerprint`]; comparing two shows whether anything changed.
 //!
-//! What counts is the content: a time of change can stay the same over a change, or change over none.
+//! Only the content counts: a modification time can stay the same over a change, or change without one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -13,18 +13,18 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// What some files held when they were looked at. Blocking: to be taken on a thread that may wait for a disk.
+/// The content of some files at one moment. Taking it blocks: do so on a thread that may wait for a disk.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Look(BTreeMap<PathBuf, Option<Seen>>);
+pub(super) struct Fingerprint(BTreeMap<PathBuf, Option<FileState>>);
 
 /// A file that can be read.
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct FileState {
     stamp: Stamp,
     content: u64,
 }
 
-/// What a file system tells without reading the file.
+/// File metadata, available without reading the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -34,15 +34,15 @@ struct Stamp {
     changed: (i64, i64),
 }
 
-impl Look {
-    /// Looks at `paths`. What is large and bears the stamp that it has in `before` is not read again.
-    pub(super) fn at(paths: BTreeSet<PathBuf>, before: &Self) -> Self {
+impl Fingerprint {
+    /// Fingerprints `paths`. A large file whose stamp is the same as in `before` is not read again.
+    pub(super) fn of(paths: BTreeSet<PathBuf>, before: &Self) -> Self {
         let now = SystemTime::now();
-        let look = |path: PathBuf| {
-            let seen = Seen::of(&path, before.0.get(&path).copied().flatten(), now);
+        let fingerprint = |path: PathBuf| {
+            let seen = FileState::of(&path, before.0.get(&path).copied().flatten(), now);
             (path, seen)
         };
-        Self(paths.into_iter().map(look).collect())
+        Self(paths.into_iter().map(fingerprint).collect())
     }
 
     /// The part that is about `paths`.
@@ -53,14 +53,14 @@ impl Look {
 
     /// Whether the same files hold the same.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        let content = |seen: &Option<Seen>| seen.map(|seen| seen.content);
+        let content = |seen: &Option<FileState>| seen.map(|seen| seen.content);
         self.0.len() == other.0.len()
             && self.0.iter().zip(&other.0).all(|((a, x), (b, y))| a == b && content(x) == content(y))
     }
 
     /// Whether a file system would say that nothing happened in between.
     pub(super) fn is_untouched(&self, other: &Self) -> bool {
-        let stamp = |seen: &Option<Seen>| seen.map(|seen| seen.stamp);
+        let stamp = |seen: &Option<FileState>| seen.map(|seen| seen.stamp);
         self.0.len() == other.0.len()
             && self.0.iter().zip(&other.0).all(|((a, x), (b, y))| a == b && stamp(x) == stamp(y))
     }
@@ -77,7 +77,7 @@ impl Look {
     }
 }
 
-impl Seen {
+impl FileState {
     fn of(path: &Path, before: Option<Self>, now: SystemTime) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
         let stamp = Stamp {
@@ -97,7 +97,7 @@ impl Seen {
             return Some(before);
         }
         if !metadata.is_file() || stamp.size > LARGEST_BYTES {
-            // It will not be used, whatever it holds.
+            // It will be rejected, whatever it contains.
             return Some(Self { stamp, content: stamp.size });
         }
         Some(Self { stamp, content: content(path)? })
@@ -121,9 +121,9 @@ fn time((seconds, nanoseconds): (i64, i64)) -> SystemTime {
     u64::try_from(seconds).map_or(UNIX_EPOCH, |seconds| UNIX_EPOCH + since(seconds, nanoseconds))
 }
 
-/// Below it, a file is read at each look.
+/// Smaller files are read every time.
 const LARGE_BYTES: u64 = 1 << 20;
-/// What is larger is no configuration.
+/// A larger file cannot be a configuration.
 const LARGEST_BYTES: u64 = 64 << 20;
 /// Some file systems count in two seconds.
 const COARSEST_CLOCK: Duration = Duration::from_secs(2);
@@ -136,40 +136,40 @@ mod tests {
     fn the_content_counts_and_not_the_time() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("a");
-        let look = |before: &Look| Look::at(BTreeSet::from([file.clone()]), before);
-        let missing = look(&Look::default());
+        let fingerprint = |before: &Fingerprint| Fingerprint::of(BTreeSet::from([file.clone()]), before);
+        let missing = fingerprint(&Fingerprint::default());
         assert!(missing.has_gap() && missing.is_same(&missing));
         fs::write(&file, "one").unwrap();
-        let one = look(&missing);
+        let one = fingerprint(&missing);
         assert!(!one.has_gap() && !one.is_same(&missing));
         let time = fs::metadata(&file).unwrap().modified().unwrap();
 
         // The same size, inode and time of modification.
         fs::write(&file, "two").unwrap();
         File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
-        let two = look(&one);
+        let two = fingerprint(&one);
         assert!(!two.is_same(&one) && !two.is_untouched(&one));
 
         // Another inode and time, the same content.
         fs::write(directory.path().join("b"), "two").unwrap();
         fs::rename(directory.path().join("b"), &file).unwrap();
-        let again = look(&two);
+        let again = fingerprint(&two);
         assert!(again.is_same(&two) && !again.is_untouched(&two));
 
         fs::write(&file, "").unwrap();
-        assert!(look(&again).has_gap());
-        assert!(look(&again).quiet_for() < Duration::from_secs(20));
+        assert!(fingerprint(&again).has_gap());
+        assert!(fingerprint(&again).quiet_for() < Duration::from_secs(20));
     }
 
     #[test]
     fn what_is_no_file_is_not_read() {
         let directory = tempfile::tempdir().unwrap();
-        let (file, before) = (directory.path().join("a"), Look::default());
+        let (file, before) = (directory.path().join("a"), Fingerprint::default());
         fs::create_dir(&file).unwrap();
-        let look = Look::at(BTreeSet::from([file.clone()]), &before);
-        assert!(look.is_same(&Look::at(BTreeSet::from([file.clone()]), &before)));
+        let fingerprint = Fingerprint::of(BTreeSet::from([file.clone()]), &before);
+        assert!(fingerprint.is_same(&Fingerprint::of(BTreeSet::from([file.clone()]), &before)));
         fs::remove_dir(&file).unwrap();
         File::create(&file).unwrap().set_len(LARGEST_BYTES + 1).unwrap();
-        assert!(!look.is_same(&Look::at(BTreeSet::from([file]), &before)));
+        assert!(!fingerprint.is_same(&Fingerprint::of(BTreeSet::from([file]), &before)));
     }
 }

@@ -1,7 +1,7 @@
 //! Finds where changes of a file show: in its own directory, and in that of every link on the way to it.
 //!
 //! In:  paths; directories in which further files may come.
-//! Out: [`Places`]: what to watch, and which names there count.
+//! Out: [`WatchPaths`]: what to watch, and which names there count.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -10,35 +10,35 @@ use std::path::{Component, Path, PathBuf};
 
 /// What to watch, and what of it counts. Paths are absolute, and free of links but for their last part.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Places {
+pub(super) struct WatchPaths {
     /// Files, and links that lead to them.
     names: BTreeSet<PathBuf>,
     /// Directories in which every name counts that is not hidden.
     open: BTreeSet<PathBuf>,
-    /// The files themselves with their inodes: one that is mounted alone tells its changes nowhere else.
+    /// The files themselves with their inodes: changes of a bind-mounted file show nowhere else.
     files: BTreeSet<(PathBuf, u64)>,
 }
 
-impl Places {
+impl WatchPaths {
     pub(super) fn of<'p>(files: impl Iterator<Item = &'p Path>, directories: impl Iterator<Item = &'p Path>) -> Self {
         use std::os::unix::fs::MetadataExt;
-        let mut places = Self::default();
+        let mut paths = Self::default();
         for file in files {
-            let end = places.follow(file);
+            let end = paths.follow(file);
             if let Ok(metadata) = fs::metadata(&end) {
-                places.files.insert((end.clone(), metadata.ino()));
+                paths.files.insert((end.clone(), metadata.ino()));
             }
-            places.names.insert(end);
+            paths.names.insert(end);
         }
         for directory in directories {
-            let end = places.follow(directory);
+            let end = paths.follow(directory);
             if end.is_dir() {
-                places.open.insert(end)
+                paths.open.insert(end)
             } else {
-                places.names.insert(end)
+                paths.names.insert(end)
             };
         }
-        places
+        paths
     }
 
     /// Whether a change of `path` may be one of the configuration.
@@ -53,7 +53,7 @@ impl Places {
     /// Directories and files to be watched.
     pub(super) fn to_watch(&self) -> BTreeSet<&Path> {
         let parents = self.names.iter().filter_map(|name| name.parent());
-        // Watches are not to be had without end.
+        // The number of inotify watches is limited.
         let files = self.files.iter().map(|(file, _)| &**file).take(MOST_FILES);
         parents.chain(self.open.iter().map(|open| &**open)).chain(files).collect()
     }
@@ -114,15 +114,15 @@ mod tests {
         symlink("..data/c.yaml", root.join("real/c.yaml")).unwrap();
         symlink(root.join("real"), root.join("linked")).unwrap();
         let file = root.join("linked/c.yaml");
-        let places = Places::of([&*file].into_iter(), std::iter::empty());
+        let paths = WatchPaths::of([&*file].into_iter(), std::iter::empty());
         for counts in ["linked", "real/c.yaml", "real/..data", "real/..1/c.yaml"] {
-            assert!(places.counts(&root.join(counts)), "{counts}: {places:?}");
+            assert!(paths.counts(&root.join(counts)), "{counts}: {paths:?}");
         }
-        assert!(!places.counts(&root.join("real/.c.yaml.swp")) && !places.counts(&root.join("real/other.log")));
+        assert!(!paths.counts(&root.join("real/.c.yaml.swp")) && !paths.counts(&root.join("real/other.log")));
         let watched: Vec<_> = ["", "real", "real/..1", "real/..1/c.yaml"].iter().map(|path| root.join(path)).collect();
         for path in watched {
             let path: PathBuf = path.components().collect();
-            assert!(places.to_watch().contains(&*path), "{}", path.display());
+            assert!(paths.to_watch().contains(&*path), "{}", path.display());
         }
     }
 
@@ -131,13 +131,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let root = fs::canonicalize(directory.path()).unwrap();
         let (file, routes) = (root.join("c.yaml"), root.join("routes.d"));
-        let places = Places::of([&*file].into_iter(), [&*routes].into_iter());
-        assert!(places.counts(&file) && places.counts(&routes) && !places.counts(&routes.join("a.yaml")));
+        let paths = WatchPaths::of([&*file].into_iter(), [&*routes].into_iter());
+        assert!(paths.counts(&file) && paths.counts(&routes) && !paths.counts(&routes.join("a.yaml")));
         fs::create_dir(&routes).unwrap();
-        let places = Places::of([&*file].into_iter(), [&*routes].into_iter());
-        assert!(places.counts(&routes.join("a.yaml")) && !places.counts(&routes.join(".a.yaml.swp")));
+        let paths = WatchPaths::of([&*file].into_iter(), [&*routes].into_iter());
+        assert!(paths.counts(&routes.join("a.yaml")) && !paths.counts(&routes.join(".a.yaml.swp")));
         // A link that leads to itself.
         symlink("loop", root.join("loop")).unwrap();
-        assert!(Places::of([&*root.join("loop")].into_iter(), std::iter::empty()).counts(&root.join("loop")));
+        assert!(WatchPaths::of([&*root.join("loop")].into_iter(), std::iter::empty()).counts(&root.join("loop")));
     }
 }

@@ -1,6 +1,6 @@
-//! Hears from the kernel that files change, and whether somebody is still writing.
+//! Learns from the kernel that files changed, and whether one is still being written.
 //!
-//! In:  [`Places`].
+//! In:  [`WatchPaths`].
 //! Out: a wake-up, when the last change was, whether a writer still has a file open.
 //! Source: inotify(7), by way of notify.
 
@@ -14,51 +14,51 @@ use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::places::Places;
+use super::watch_paths::WatchPaths;
 
-/// What is heard of the places that are watched now.
-pub(super) struct Ear {
-    heard: Arc<Heard>,
-    places: Places,
-    /// `None`: the kernel tells nothing, and the poll must do.
+/// File events of the watched paths.
+pub(super) struct Triggers {
+    events: Arc<Events>,
+    paths: WatchPaths,
+    /// `None`: there is no watch; changes are found by the poll alone.
     watcher: Option<RecommendedWatcher>,
     has_warned: bool,
 }
 
 #[derive(Default)]
-struct Heard {
+struct Events {
     so_far: Mutex<SoFar>,
     more: Notify,
 }
 
 #[derive(Default)]
 struct SoFar {
-    /// Not yet looked into.
+    /// There was an event since the last [`Triggers::changed`].
     is_news: bool,
     last: Option<Instant>,
     /// Written to, and not closed since.
     open: HashSet<PathBuf>,
 }
 
-/// Whether the kernel is asked to tell.
+/// Whether inotify is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Listening {
+pub(super) enum Watching {
     On,
     Off,
 }
 
-impl Ear {
+impl Triggers {
     pub(super) fn new() -> Self {
-        Self { heard: Arc::default(), places: Places::default(), watcher: None, has_warned: false }
+        Self { events: Arc::default(), paths: WatchPaths::default(), watcher: None, has_warned: false }
     }
 
-    /// Turns to `places`, if they are others than before.
-    pub(super) fn turn_to(&mut self, places: Places, listening: Listening) {
-        if listening == Listening::Off {
+    /// Watches `paths` instead of the previous ones, if they differ.
+    pub(super) fn watch(&mut self, paths: WatchPaths, watching: Watching) {
+        if watching == Watching::Off {
             self.watcher = None;
-            self.places = Places::default();
-        } else if self.watcher.is_none() || self.places != places {
-            match watch(&places, &self.heard) {
+            self.paths = WatchPaths::default();
+        } else if self.watcher.is_none() || self.paths != paths {
+            match watch(&paths, &self.events) {
                 Ok(watcher) => {
                     self.watcher = Some(watcher);
                     self.has_warned = false;
@@ -66,20 +66,20 @@ impl Ear {
                 Err(error) => {
                     self.watcher = None;
                     if !std::mem::replace(&mut self.has_warned, true) {
-                        tracing::warn!(%error, "no file watch: the files are polled only");
+                        tracing::warn!(event = "file_watch_failed", %error, "cannot watch files: they are only polled");
                     }
                 }
             }
-            self.places = places;
-            // Who writes is heard anew; a writer who was missed is waited for as any other change.
+            self.paths = paths;
+            // The new watch reports open writers again at their next write; until then their files count as quiet.
             self.so_far().open.clear();
         }
     }
 
-    /// Waits for a change that was not looked into yet.
-    pub(super) async fn news(&self) {
+    /// Waits for an event since the last call.
+    pub(super) async fn changed(&self) {
         loop {
-            let more = self.heard.more.notified();
+            let more = self.events.more.notified();
             if std::mem::take(&mut self.so_far().is_news) {
                 return;
             }
@@ -87,26 +87,26 @@ impl Ear {
         }
     }
 
-    /// How long ago the last change was; `None`: none was heard of yet.
+    /// How long ago the last event was; `None`: there was none yet.
     pub(super) fn quiet_for(&self) -> Option<Duration> {
         self.so_far().last.map(|last| last.elapsed())
     }
 
-    pub(super) fn hears_a_writer(&self) -> bool {
+    pub(super) fn has_writer(&self) -> bool {
         !self.so_far().open.is_empty()
     }
 
     fn so_far(&self) -> MutexGuard<'_, SoFar> {
-        self.heard.so_far.lock().unwrap_or_else(PoisonError::into_inner)
+        self.events.so_far.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn watch(places: &Places, heard: &Arc<Heard>) -> notify::Result<RecommendedWatcher> {
-    let (heard, which) = (Arc::clone(heard), places.clone());
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| heard.note(event, &which))?;
-    for path in places.to_watch() {
+fn watch(paths: &WatchPaths, events: &Arc<Events>) -> notify::Result<RecommendedWatcher> {
+    let (events, which) = (Arc::clone(events), paths.clone());
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| events.note(event, &which))?;
+    for path in paths.to_watch() {
         match watcher.watch(path, RecursiveMode::NonRecursive) {
-            // What is not there is looked for by the poll.
+            // A missing path is found by the poll once it appears.
             Err(error) if path.exists() => return Err(error),
             _ => {}
         }
@@ -114,22 +114,22 @@ fn watch(places: &Places, heard: &Arc<Heard>) -> notify::Result<RecommendedWatch
     Ok(watcher)
 }
 
-impl Heard {
-    fn note(&self, event: notify::Result<Event>, places: &Places) {
+impl Events {
+    fn note(&self, event: notify::Result<Event>, paths: &WatchPaths) {
         let mut so_far = self.so_far.lock().unwrap_or_else(PoisonError::into_inner);
         let is_news = match event {
-            // Whatever was missed may be a change.
+            // Events were lost, and any of them may be a change.
             Err(_) => true,
             Ok(event) if event.need_rescan() => true,
             Ok(event) => {
-                let mut counting = event.paths.into_iter().filter(|path| places.counts(path)).peekable();
+                let mut counting = event.paths.into_iter().filter(|path| paths.counts(path)).peekable();
                 match event.kind {
                     _ if counting.peek().is_none() => false,
                     EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
                         counting.for_each(|path| _ = so_far.open.remove(&path));
                         true
                     }
-                    // Reading is no change.
+                    // Reads change nothing.
                     EventKind::Access(_) => false,
                     EventKind::Modify(ModifyKind::Data(_)) => {
                         so_far.open.extend(counting);
