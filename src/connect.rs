@@ -320,7 +320,7 @@ async fn write_first(stream: &BackendStream, first: FirstBytes<'_>) -> io::Resul
     loop {
         match stream.try_write(first.header, first.prefix) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // Readiness that is older than the connection: wait for the next.
+            // The readiness is older than the connection.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => {
                 if let Some(error) = stream.error() {
                     return Err(error);
@@ -328,7 +328,7 @@ async fn write_first(stream: &BackendStream, first: FirstBytes<'_>) -> io::Resul
             }
             result => return result,
         }
-        stream.writable().await?;
+        stream.writable_again().await?;
     }
 }
 

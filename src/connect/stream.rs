@@ -20,13 +20,43 @@ impl BackendStream {
         UnixStream::connect(path).await.map(Self::Unix)
     }
 
-    /// By the one waker that a stream keeps for each direction: nobody else waits for it.
+    /// Waits until a write can be tried. Uses the one waker a stream keeps for each direction, so only one task may wait.
+    ///
+    /// # Errors
+    /// The connection failed. That includes soft errors: an ICMP error that arrives during `connect` leaves the socket in
+    /// SYN-SENT, where writes return `WouldBlock`, and its error readiness never clears. To wait again would spin.
     pub(super) async fn writable(&self) -> io::Result<()> {
         poll_fn(|cx| match self {
             Self::Tcp(stream) => stream.poll_write_ready(cx),
             Self::Unix(stream) => stream.poll_write_ready(cx),
         })
-        .await
+        .await?;
+        if !self.is_error_ready() {
+            return Ok(());
+        }
+        // The kernel drops a soft error once a retry succeeds, but the readiness stays set.
+        Err(self.error().unwrap_or_else(|| io::ErrorKind::HostUnreachable.into()))
+    }
+
+    /// Waits for write readiness that is newer than the present one.
+    ///
+    /// # Errors
+    /// As [`Self::writable`].
+    pub(super) async fn writable_again(&self) -> io::Result<()> {
+        let stale = || io::Result::<()>::Err(io::ErrorKind::WouldBlock.into());
+        let _ = match self {
+            Self::Tcp(stream) => stream.try_io(Interest::WRITABLE, stale),
+            Self::Unix(stream) => stream.try_io(Interest::WRITABLE, stale),
+        };
+        self.writable().await
+    }
+
+    /// Whether the runtime has seen EPOLLERR. No system call.
+    fn is_error_ready(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.try_io(Interest::ERROR, || Ok(())).is_ok(),
+            Self::Unix(stream) => stream.try_io(Interest::ERROR, || Ok(())).is_ok(),
+        }
     }
 
     pub(super) async fn readable(&self) -> io::Result<()> {
@@ -51,9 +81,8 @@ impl BackendStream {
             if let Some(error) = self.error() {
                 return Err(error);
             }
-            // The readiness that there is was for the first write. What comes now is seen by the runtime later.
-            let _ = stream.try_io(Interest::WRITABLE, || io::Result::<()>::Err(io::ErrorKind::WouldBlock.into()));
-            self.writable().await?;
+            // The present readiness was for the first write.
+            self.writable_again().await?;
         }
         Ok(())
     }

@@ -27,6 +27,7 @@ mod odd_backends;
 mod proxy_headers;
 mod refusals;
 mod self_loops;
+mod soft_errors;
 mod stalled;
 mod stalls;
 mod strangers;
