@@ -88,6 +88,26 @@ pub fn unsent_bytes(socket: impl AsFd) -> io::Result<usize> {
     if result == 0 { Ok(usize::try_from(bytes).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Whether a TCP connection is over: reset, timed out, or closed by both sides and acknowledged (tcp(7), TCP_INFO). False
+/// for other sockets, and where the kernel cannot say.
+#[cfg(target_os = "linux")]
+pub(crate) fn is_closed(socket: impl AsFd) -> bool {
+    /// TCP_CLOSE of the kernel's tcp_states.h.
+    const CLOSED: u8 = 7;
+    let mut state: u8 = 0;
+    let mut bytes: libc::socklen_t = 1;
+    let (fd, value) = (socket.as_fd().as_raw_fd(), (&raw mut state).cast());
+    // SAFETY: the descriptor is borrowed and open. The kernel writes at most `bytes` bytes of its tcp_info, whose first
+    // byte is the state, to a live local of that length.
+    let result = unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, value, &raw mut bytes) };
+    result == 0 && state == CLOSED
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn is_closed(_: impl AsFd) -> bool {
+    false
+}
+
 /// The addresses of this machine's interfaces, loopback among them (getifaddrs(3)).
 ///
 /// # Errors

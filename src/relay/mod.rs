@@ -16,6 +16,7 @@ mod splice;
 mod stream;
 
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -319,11 +320,10 @@ impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
                     if before != u32::MAX {
                         ready!(timer.as_mut().poll(cx));
                     }
-                    let unsent = match side {
-                        Side::Client => sys::unsent_bytes(&self.ends.client),
-                        Side::Backend => sys::unsent_bytes(&self.ends.backend),
+                    let unsent_bytes = match side {
+                        Side::Client => deliverable_bytes(&self.ends.client),
+                        Side::Backend => deliverable_bytes(&self.ends.backend),
                     };
-                    let unsent_bytes = u32::try_from(unsent.unwrap_or(0)).unwrap_or(u32::MAX - 1);
                     let patience_ms =
                         if unsent_bytes < before { SETTLE_PATIENCE_MS } else { patience_ms.saturating_sub(pause_ms) };
                     if unsent_bytes == 0 || patience_ms == 0 {
@@ -365,6 +365,14 @@ impl<C: Stream, B: Stream> Drop for Ends<C, B> {
 enum Side {
     Client,
     Backend,
+}
+
+/// How many written bytes can still reach the peer. The kernel keeps counting those of a connection that is over.
+fn deliverable_bytes(socket: &impl AsFd) -> u32 {
+    match sys::unsent_bytes(socket) {
+        Ok(bytes) if bytes > 0 && !sys::is_closed(socket) => u32::try_from(bytes).unwrap_or(u32::MAX - 1),
+        _ => 0,
+    }
 }
 
 /// Whether the kernel gave the peer up, rather than the peer us.

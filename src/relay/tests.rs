@@ -233,6 +233,23 @@ async fn a_reset_after_the_fin_is_noticed() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn nothing_is_waited_for_once_both_sides_are_gone() {
+    for engine in ENGINES {
+        let (client, mut backend, relay) = relayed(settings(engine), b"hello").await;
+        drop(client);
+        let mut got = Vec::new();
+        backend.read_to_end(&mut got).await.expect("hello, FIN");
+        // Nobody is left to take this: the client's kernel answers with RST.
+        backend.write_all(&[7; 24]).await.expect("written");
+        socket::reset_on_drop(&backend);
+        drop(backend);
+        let started = Instant::now();
+        relay.await.expect("no panic");
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    }
+}
+
 #[tokio::test]
 async fn another_task_that_takes_over_is_woken_too() {
     let (mut client, near_client) = tcp_pair().await;
