@@ -57,6 +57,41 @@ const GOOD: &str = "listeners: [{ name: a, bind: 127.0.0.1:0 }]\n\
                     routes: [{ sni: a.test, pool: p }]\n";
 
 #[test]
+fn a_slip_of_the_pen_gets_its_line_its_cause_and_its_cure() {
+    let (listener, pools) =
+        ("listeners: [{ name: a, bind: 127.0.0.1:0 }]\n", "pools: { p: { backends: [127.0.0.1:1] } }\n");
+    let listen = "listeners:\n  - name: a\n    bind: ";
+    for (text, line, column, says) in [
+        (format!("{listen}[::]:443\n{pools}"), 3, 11, "write \"[::]:443\" in quotes"),
+        (format!("{listen}[::1]:443\n    max_connections: 3\n{pools}"), 3, 11, "write \"[::1]:443\" in quotes"),
+        (format!("{listener}{pools}routes:\n  - sni: a.test\n\tpool: p\n"), 5, 1, "indent with spaces"),
+        (format!("{listener}{pools}routes:\n  - sni: a.test\n    pool:p\n"), 5, 5, "write `pool: p`"),
+        (format!("{listener}{pools}routes:\n  - sni: [a.test, b.test\n    pool: p\n"), 4, 10, "a `]` is missing"),
+        (
+            format!("{listener}{pools}routes:\n  - sni: a.test\n    pool: p\n   - sni: b.test\n     pool: p\n"),
+            6,
+            4,
+            "the indentation fits no line above",
+        ),
+        (
+            format!("{listener}pool: {{ p: {{ backends: [127.0.0.1:1] }} }}\nroutes: [{{ sni: a.test, pool: p }}]\n"),
+            2,
+            1,
+            "did you mean `pools`?",
+        ),
+        (format!("{GOOD}admin: {{ bind: off }}\n"), 4, 16, "write `bind: []`"),
+        (format!("{GOOD}timeouts: {{ connect: 5s }}\n"), 4, 13, "`pools.NAME.connect.timeout`"),
+    ] {
+        only(&file(text).refused(), line, column, says);
+    }
+}
+
+#[test]
+fn off_that_a_tool_turned_into_false_is_off() {
+    file(format!("{GOOD}log: {{ connections: false }}\n")).load().expect("usable");
+}
+
+#[test]
 fn the_example_at_the_root_is_good() {
     let loaded = Config::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config.yaml")).expect("usable");
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
@@ -103,8 +138,8 @@ fn what_is_no_map_is_told() {
     only(&file("\n- a\n").refused(), 2, 1, "expected a map");
     only(&file(format!("{GOOD}---\n{GOOD}")).refused(), 4, 1, "a second YAML document");
     only(&file(format!("{GOOD}...\n---\nrest\n")).refused(), 5, 1, "a second YAML document");
-    only(&file("listeners:\n\t- name: a\n").refused(), 2, 2, "invalid YAML");
-    only(&file("listeners: [{ name: a\n").refused(), 1, 13, "invalid YAML");
+    only(&file("listeners:\n\t- name: a\n").refused(), 2, 1, "indent with spaces");
+    only(&file("listeners: [{ name: a\n").refused(), 1, 13, "a `}` is missing");
 }
 
 #[test]

@@ -184,6 +184,11 @@ impl<'t> Deserializer<'t> for NodeDeserializer<'t, '_> {
                 None => Err(self.unexpected(Shapes(variants))),
             };
         }
+        // What a tool that speaks YAML 1.1 makes of `off`.
+        let off = matches!(&self.node.value, Value::Scalar { text, style: Style::Plain } if text == "false");
+        if off && variants.contains(&"off") {
+            return visitor.visit_enum("off".into_deserializer());
+        }
         let word = self.scalar(format_args!("one of {}", Words(variants)))?;
         if variants.contains(&&*word) {
             return visitor.visit_enum((*word).into_deserializer());

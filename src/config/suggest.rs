@@ -6,29 +6,41 @@
 use std::fmt;
 
 /// The nearest known word, if one is near.
-pub(super) struct DidYouMean<'a>(Option<&'a str>);
+pub(super) struct DidYouMean<'a>(Option<Meant<'a>>);
+
+#[derive(Clone, Copy)]
+enum Meant<'a> {
+    Word(&'a str),
+    /// What is written elsewhere, or otherwise.
+    Elsewhere(&'static str),
+}
 
 impl<'a> DidYouMean<'a> {
     pub(super) fn new(word: &str, known: impl Iterator<Item = &'a str> + Clone) -> Self {
         if word.len() > MAX_WORD_BYTES {
             return Self(None);
         }
+        let beside = |key: &str| known.clone().any(|known| known == key);
+        if let Some((_, _, cure)) = ELSEWHERE.iter().find(|(theirs, key, _)| *theirs == word && beside(key)) {
+            return Self(Some(Meant::Elsewhere(cure)));
+        }
         let foreign = FOREIGN_WORDS.iter().find(|(theirs, _)| theirs.eq_ignore_ascii_case(word)).map(|(_, ours)| *ours);
         if let Some(ours) = foreign.and_then(|ours| known.clone().find(|known| *known == ours)) {
-            return Self(Some(ours));
+            return Self(Some(Meant::Word(ours)));
         }
         // A third of the letters may differ: `backend` for `backends`, but not `pool` for `tcp`.
         let allowed = (word.chars().count() / 3).max(1);
         let distance = |known: &&'a str| strsim::damerau_levenshtein(&word.to_lowercase(), known);
         let nearest = known.take(MAX_KNOWN).map(|known| (distance(&known), known)).min();
-        Self(nearest.filter(|(distance, _)| *distance <= allowed).map(|(_, known)| known))
+        Self(nearest.filter(|(distance, _)| *distance <= allowed).map(|(_, known)| Meant::Word(known)))
     }
 }
 
 impl fmt::Display for DidYouMean<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(word) => write!(f, "; did you mean `{word}`?"),
+            Some(Meant::Elsewhere(cure)) => write!(f, "; {cure}"),
+            Some(Meant::Word(word)) => write!(f, "; did you mean `{word}`?"),
             None => Ok(()),
         }
     }
@@ -60,6 +72,21 @@ const FOREIGN_WORDS: &[(&str, &str)] = &[
     ("default", "unmatched"),
     ("algorithm", "balance"),
     ("lb_policy", "balance"),
+    ("proxy_protocol", "send_proxy_protocol"),
+    ("send_proxy", "send_proxy_protocol"),
+    ("leastconn", "least_connections"),
+    ("least_conn", "least_connections"),
+    ("roundrobin", "round_robin"),
+    ("source", "source_hash"),
+    ("ip_hash", "source_hash"),
+];
+
+/// A word, a key that is known where it stands, and what to write instead.
+const ELSEWHERE: &[(&str, &str, &str)] = &[
+    ("host", "address", "write `address: HOST:PORT`"),
+    ("port", "address", "write `address: HOST:PORT`"),
+    ("ip", "address", "write `address: HOST:PORT`"),
+    ("connect", "half_closed", "each pool has its own, `pools.NAME.connect.timeout`"),
 ];
 
 /// The distance costs the product of the lengths.
@@ -86,5 +113,9 @@ mod tests {
     fn another_programs_word_leads_to_ours_where_it_fits() {
         assert_eq!(suggest("hosts", &["sni", "pool"]), "; did you mean `sni`?");
         assert_eq!(suggest("hosts", &["backends"]), "");
+        assert_eq!(suggest("leastconn", &["round_robin", "least_connections"]), "; did you mean `least_connections`?");
+        assert_eq!(suggest("source", &["round_robin", "source_hash"]), "; did you mean `source_hash`?");
+        assert_eq!(suggest("port", &["address", "weight"]), "; write `address: HOST:PORT`");
+        assert!(suggest("connect", &["hello", "half_closed"]).contains("`pools.NAME.connect.timeout`"));
     }
 }

@@ -50,12 +50,8 @@ fn a_backend_that_is_one_of_the_listeners_is_refused_with_both_places() {
         same.starts_with("config.yaml:7:9: pools.p.backends[1]: `192.0.2.1:443` is the listener at config.yaml:2:")
     );
     assert!(!same.contains("which listens on"), "{same}");
-    for (bind, backend) in [
-        ("0.0.0.0:443", "127.0.0.1:443"),
-        ("[::]:443", "127.0.0.1:443"),
-        ("[::]:443", "[::1]:443"),
-        ("127.0.0.1:443", "0.0.0.0:443"),
-    ] {
+    for (bind, backend) in [("0.0.0.0:443", "127.0.0.1:443"), ("[::]:443", "127.0.0.1:443"), ("[::]:443", "[::1]:443")]
+    {
         let told = told(bind, backend);
         assert!(told.contains(&format!("`{backend}` is the listener at")), "{bind} {backend}: {told}");
         assert!(told.contains(&format!("which listens on `{bind}`")), "{bind} {backend}: {told}");

@@ -6,6 +6,8 @@
 //! Source: YAML 1.2. The only user of the YAML crate, and of its event parser alone: nothing in a file is ever expanded,
 //!         so that a file costs no more than its length.
 
+mod mistake;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
@@ -86,7 +88,9 @@ pub(super) fn read<'t>(text: &'t str, file: &Arc<Path>, problems: &mut Problems)
         match event {
             Ok((event, span)) => tree.take(event, &span).ok()?,
             Err(error) => {
-                tree.refuse(spot(&error), message(&error, text));
+                let (spot, message) = explain(&error, text);
+                // Without a path: what the parser has open is not where the mistake is.
+                tree.push(spot, String::new(), message);
                 return None;
             }
         }
@@ -264,15 +268,25 @@ fn spot(error: &ScanError) -> Spot {
     Spot { line: count(error.marker().line().max(1)), column: count(error.marker().col() + 1) }
 }
 
-fn message(error: &ScanError, text: &str) -> String {
+/// Where the mistake is, as far as can be seen, and how to mend it.
+fn explain(error: &ScanError, text: &str) -> (Spot, String) {
     if *error.kind() == ErrorKind::RecursionLimitExceeded {
-        return TOO_DEEP.to_owned();
+        return (spot(error), TOO_DEEP.to_owned());
     }
+    let star = message(error, text);
+    if star.ends_with(STAR) {
+        return (spot(error), star);
+    }
+    let found = mistake::find(text, error.marker().line().max(1), &error.info());
+    found.map_or((spot(error), star), |(spot, cure)| (spot, format!("invalid YAML: {cure}")))
+}
+
+fn message(error: &ScanError, text: &str) -> String {
     let mut said = format!("invalid YAML: {}", error.info());
     // `sni: *` is the most natural thing to write, and YAML reads it as an alias without a name.
     let line = text.lines().nth(error.marker().line().saturating_sub(1)).unwrap_or_default();
     if line.split(['#', '"', '\'']).next().is_some_and(|plain| plain.contains('*')) {
-        said.push_str("; a value that begins with `*` must be in quotes");
+        said.push_str(STAR);
     }
     said
 }
@@ -281,6 +295,7 @@ fn count(from_parser: usize) -> u32 {
     u32::try_from(from_parser).unwrap_or(u32::MAX)
 }
 
+const STAR: &str = "; a value that begins with `*` must be in quotes";
 /// The deepest key of a routing file is at six.
 const MAX_DEPTH: usize = 16;
 const TOO_DEEP: &str = "lists and maps are nested more than 16 deep";

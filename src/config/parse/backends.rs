@@ -79,7 +79,14 @@ fn address(raw::BackendAddress(text): &raw::BackendAddress) -> Result<BackendAdd
     }
     match address::socket(text) {
         Ok(address) if address.port() == 0 => Err("port 0 is not valid for a backend".to_owned()),
+        Ok(address) if address.ip().is_unspecified() => {
+            let (ip, port) = (address.ip(), address.port());
+            Err(format!("`{ip}` is an address to listen on, not to connect to; write the backend's own, `IP:{port}`"))
+        }
         Ok(address) => Ok(BackendAddress::Inet(address)),
+        Err(AddressError::NoAddress { port }) => {
+            Err(format!("an address is missing; write the backend's own, as `IP:{port}`"))
+        }
         Err(AddressError::Name(_)) => {
             let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
             let search = if host.ends_with('.') { Search::No } else { Search::Allowed };
@@ -169,6 +176,9 @@ mod tests {
         assert!(told("shop.internal:https").contains("ports are 1 to 65535"));
         assert!(told("shop.internal:0").contains("ports are 1 to 65535"));
         assert!(told("10.0.0.1:0").contains("port 0"));
+        for text in [":443", "443", "0.0.0.0:443", "[::]:443"] {
+            assert!(told(text).ends_with("write the backend's own, as `IP:443`") || told(text).ends_with(", `IP:443`"));
+        }
         assert!(told("srv:shop.internal").contains("`srv:_https._tcp.shop.internal`"));
         assert!(told("unix:run/shop.sock").contains("`unix:/run/shop.sock`"));
         assert!(told(&format!("unix:/{}", "x".repeat(107))).contains("107"));

@@ -91,7 +91,11 @@ fn bind(
 /// Notes that `address` will be bound, and tells if it cannot be because of another.
 pub(super) fn claim(address: SocketAddr, at: &At<'_>, bound: &mut Vec<(SocketAddr, Place)>, problems: &mut Problems) {
     if let Some((other, place)) = bound.iter().find(|(other, _)| collide(*other, address)) {
-        problems.error(at, format_args!("`{address}` conflicts with `{other}` at {place}: both cannot be bound"));
+        let cure = match [*other, address].into_iter().find(SocketAddr::is_ipv6) {
+            Some(both) if *other != address => format!("; `{both}` takes IPv4 too: leave the other out"),
+            _ => String::new(),
+        };
+        problems.error(at, format_args!("`{address}` conflicts with `{other}` at {place}: both cannot be bound{cure}"));
     }
     bound.push((address, at.place()));
 }

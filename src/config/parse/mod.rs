@@ -234,6 +234,10 @@ impl Names {
         self.numbers.entry(Arc::clone(name)).or_insert(number);
     }
 
+    fn is_empty(&self) -> bool {
+        self.numbers.is_empty()
+    }
+
     fn find(&self, name: &str, kind: &'static str) -> Result<usize, Dangling<'_>> {
         self.numbers.get(name).copied().ok_or_else(|| {
             self.missed.set(self.missed.get() + 1);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{FromFiles, Located, Names, each, each_of, name, place, read, require};
 use crate::config::at::At;
-use crate::config::problem::{Place, Problems};
+use crate::config::problem::{Place, Problem, Problems};
 use crate::config::raw::{self, Field};
 use crate::config::{Conditions, Destination, OnRemoved, Refuse, Route, address, units};
 use crate::server_name::Pattern;
@@ -153,6 +153,11 @@ fn destination(
             raw::Refuse::Reset => Refuse::Reset,
         })),
         (pool, None) => {
+            // One wrong key at the top is one problem, and not one of each route as well.
+            let misspelt = |problem: &Problem| problem.message.ends_with("did you mean `pools`?");
+            if pools.is_empty() && problems.iter().any(misspelt) {
+                return None;
+            }
             let find = |name: String| pools.find(&name, "pool").map_err(|dangling| dangling.to_string());
             read(pool, at, "pool", problems, find).map(Destination::Pool)
         }

@@ -139,6 +139,10 @@ pub(super) fn admin(
             paths.push(path.clone());
             return Some(Address::Unix(path));
         }
+        if matches!(text.as_str(), "off" | "none" | "no" | "false") {
+            problems.error(at, "the admin server is turned off by an empty list; write `bind: []`");
+            return None;
+        }
         let address = address::socket(&text).map_err(|error| problems.error(at, error)).ok()?;
         claim(address, at, &mut bound, problems);
         Some(Address::Tcp(address))

@@ -1,0 +1,128 @@
+//! Finds the slip of the pen behind a text that is not YAML.
+//!
+//! In:  the text, and the line in which the parser gave up: rarely the line of the mistake.
+//! Out: where it is, and how to mend it; `None` for a mistake that is not among the usual ones.
+
+use crate::config::at::Spot;
+
+/// `line` counts from 1.
+pub(super) fn find(text: &str, line: usize, parser_said: &str) -> Option<(Spot, String)> {
+    let lines: Vec<&str> = text.lines().take(line).collect();
+    // A value that goes on in the next line is reported where it begins.
+    let ahead = if parser_said.contains("tab") { line + NEAR_LINES } else { line };
+    tab(text.lines().take(ahead))
+        .or_else(|| near(&lines, bare_brackets))
+        .or_else(|| near(&lines, no_blank))
+        .or_else(|| {
+            let in_flow = FLOW_WORDS.iter().any(|words| parser_said.contains(words));
+            in_flow.then(|| unclosed(&lines)).flatten()
+        })
+        .or_else(|| indentation(&lines, parser_said))
+}
+
+fn tab<'t>(lines: impl Iterator<Item = &'t str>) -> Option<(Spot, String)> {
+    let at = |line: &str| {
+        let indent = &line[..line.len() - line.trim_start().len()];
+        indent.find('\t')
+    };
+    let (index, column) = lines.enumerate().find_map(|(index, line)| Some((index, at(line)?)))?;
+    Some((spot(index, column), "a tab cannot indent; indent with spaces".to_owned()))
+}
+
+/// Looks at the last lines, the last one first.
+fn near(lines: &[&str], look: impl Fn(&str) -> Option<(usize, String)>) -> Option<(Spot, String)> {
+    let last = lines.iter().enumerate().rev().take(NEAR_LINES);
+    last.filter_map(|(index, line)| look(line).map(|(column, message)| (spot(index, column), message))).next()
+}
+
+/// `bind: [::]:443`, which begins a list in YAML.
+fn bare_brackets(line: &str) -> Option<(usize, String)> {
+    line.match_indices('[').find_map(|(start, _)| {
+        let (inside, after) = line[start + 1..].split_once(']')?;
+        let port = after.strip_prefix(':')?;
+        let port = &port[..port.find(|c: char| !c.is_ascii_digit()).unwrap_or(port.len())];
+        let quoted = line[..start].ends_with(['"', '\'']);
+        let address = inside.parse::<std::net::Ipv6Addr>().is_ok();
+        (address && !quoted && !port.is_empty()).then(|| {
+            let column = line[..start].chars().count();
+            (column, format!("an unquoted `[` begins a list in YAML; write \"[{inside}]:{port}\" in quotes"))
+        })
+    })
+}
+
+/// `pool:shop`
+fn no_blank(line: &str) -> Option<(usize, String)> {
+    let trimmed = line.trim_start_matches([' ', '-']);
+    let (key, value) = trimmed.split_once(':')?;
+    let wrong = KEYS.contains(&key) && !value.is_empty() && !value.starts_with([' ', '\t']);
+    let column = line.chars().count() - trimmed.chars().count();
+    wrong.then(|| (column, format!("a space is missing after the colon; write `{key}: {}`", value.trim_end())))
+}
+
+/// The innermost bracket that is open where the parser gave up.
+fn unclosed(lines: &[&str]) -> Option<(Spot, String)> {
+    let mut open: Vec<(Spot, char)> = Vec::new();
+    for (index, line) in lines.iter().enumerate() {
+        let mut quote = None;
+        let mut before = ' ';
+        for (column, c) in line.chars().enumerate() {
+            match (quote, c) {
+                (Some(end), _) if c == end => quote = None,
+                (Some(_), _) => {}
+                (None, '"' | '\'') => quote = Some(c),
+                (None, '#') if before == ' ' => break,
+                (None, '[' | '{') => open.push((spot(index, column), c)),
+                (None, ']' | '}') => drop(open.pop()),
+                _ => {}
+            }
+            before = c;
+        }
+    }
+    let (spot, bracket) = open.pop()?;
+    let end = if bracket == '[' { ']' } else { '}' };
+    Some((spot, format!("this `{bracket}` is not closed; a `{end}` is missing")))
+}
+
+fn indentation(lines: &[&str], parser_said: &str) -> Option<(Spot, String)> {
+    if !INDENTATION_WORDS.iter().any(|words| parser_said.contains(words)) {
+        return None;
+    }
+    let blanks = |line: &str| line.len() - line.trim_start().len();
+    let mut written =
+        lines.iter().enumerate().rev().filter(|(_, line)| !line.trim().is_empty() && !line.trim().starts_with('#'));
+    let (index, line) = written.next()?;
+    let (_, above) = written.next()?;
+    let (here, above) = (blanks(line), blanks(above));
+    (here != above).then(|| {
+        let message = format!(
+            "the indentation fits no line above: {here} spaces here, {above} in the line before; entries of one list, and \
+             keys of one map, begin in the same column"
+        );
+        (spot(index, here), message)
+    })
+}
+
+fn spot(line_index: usize, column_index: usize) -> Spot {
+    Spot { line: super::count(line_index + 1), column: super::count(column_index + 1) }
+}
+
+/// The parser goes on for a line or two after a mistake.
+const NEAR_LINES: usize = 3;
+/// Those that are written by hand most.
+const KEYS: &[&str] = &[
+    "address",
+    "backends",
+    "balance",
+    "bind",
+    "listeners",
+    "name",
+    "pool",
+    "pools",
+    "refuse",
+    "routes",
+    "sni",
+    "weight",
+];
+const FLOW_WORDS: &[&str] = &["flow", "unclosed", "placement of ':'", "',' or"];
+const INDENTATION_WORDS: &[&str] =
+    &["did not find expected", "mapping values", "invalid indentation", "placement of ':'"];
