@@ -18,31 +18,31 @@ use super::located::{Located, Named};
 /// A key that may be left out.
 pub(super) type Field<T> = Option<Located<T>>;
 
-/// The routing file of snigate.
+/// The snigate routing file.
 ///
-/// Durations are `500ms`, `5s`, `10m` or `1h`; sizes are `16KiB` or `1MiB`. Nothing in here is ignored: an unknown key, a
-/// duplicate key or a wrong type keeps the file from being used.
+/// Durations are written `500ms`, `5s`, `10m` or `1h`; sizes `16KiB` or `1MiB`. Nothing is silently ignored: a file with
+/// an unknown key, a duplicate key or a value of the wrong type is rejected.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "snigate configuration")]
 pub(super) struct File {
-    /// Where clients connect to; at least one.
+    /// Where clients connect. At least one listener is required.
     #[schemars(required, length(min = 1))]
     pub listeners: Field<Vec<Located<Listener>>>,
-    /// Which names lead to which pool.
+    /// Which server names go to which pool.
     pub routes: Field<Vec<Located<Route>>>,
-    /// For a hello without a server name, or with an IP address in its place.
+    /// What to do with a ClientHello that has no server name, or an IP address instead of one.
     #[schemars(extend("default" = {"refuse": "alert"}))]
     pub no_sni: Field<Fallback>,
-    /// For a name that no route takes.
+    /// What to do with a name that no route matches.
     #[schemars(extend("default" = {"refuse": "alert"}))]
     pub unmatched: Field<Fallback>,
-    /// For first bytes that are no TLS handshake.
+    /// What to do with a connection whose first bytes are not a TLS handshake.
     #[schemars(extend("default" = {"refuse": "close"}))]
     pub not_tls: Field<Fallback>,
-    /// The backends, in named pools.
+    /// Named pools of backends.
     pub pools: Field<Named<Pool>>,
-    /// Files with more `routes` and `pools`, relative to this file; `*` and `?` may stand in the file name.
+    /// Files with more `routes` and `pools`, relative to this file; `*` and `?` are allowed in the file name.
     pub include: Field<OneOrMany<String>>,
     pub timeouts: Field<Timeouts>,
     pub limits: Field<Limits>,
@@ -54,7 +54,7 @@ pub(super) struct File {
     pub reload: Field<Reload>,
 }
 
-/// A file that `include` names.
+/// An included file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Included {
@@ -62,74 +62,74 @@ pub(super) struct Included {
     pub pools: Field<Named<Pool>>,
 }
 
-/// A bound address, or several that are treated alike.
+/// One or more addresses to accept connections on, with the same options.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Listener {
-    /// Names it in metrics, in the log and in routes; unique.
+    /// A unique name, used in metrics, in the log and in routes.
     #[schemars(required)]
     pub name: Field<String>,
-    /// `IP:PORT`, or a list of them; `[::]:8443` takes IPv4 too. Port 0: the kernel chooses.
+    /// `IP:PORT`, or a list of them. `[::]:8443` accepts IPv6 and IPv4. With port 0 the kernel chooses a free port.
     #[schemars(required)]
     pub bind: Field<OneOrMany<Address>>,
-    /// Absent: off. Present: every connection must begin with a PROXY header, v1 or v2.
+    /// If present, every connection must start with a PROXY header, v1 or v2. Off by default.
     pub proxy_protocol: Field<ProxyProtocol>,
-    /// At most so many connections at a time through this listener.
+    /// The maximum number of concurrent connections through this listener.
     #[schemars(extend("default" = "none"))]
     pub max_connections: Field<CountOrNone>,
-    /// The congestion control towards its clients. Default: `tcp.congestion`.
+    /// The TCP congestion control for connections from clients. Default: `tcp.congestion`.
     pub congestion: Field<Congestion>,
 }
 
-/// A PROXY header in front of each connection.
+/// PROXY headers from clients.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ProxyProtocol {
-    /// Only from these networks may connections come.
+    /// The networks that connections are accepted from; all others are refused.
     #[schemars(required, length(min = 1))]
     pub trusted: Field<Vec<Located<Network>>>,
 }
 
-/// Patterns, conditions, and where they lead.
+/// Name patterns, optional conditions, and a target.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Route {
-    /// Names it in metrics and in the log; unique. Default: its first pattern.
+    /// A unique name, used in metrics and in the log. Default: the first pattern.
     pub name: Field<String>,
-    /// What it takes: `a.example.com`, `*.example.com` (one label more), `**.example.com` (one or more), `*` (any name).
+    /// The names to match: `a.example.com`, `*.example.com` (one more label), `**.example.com` (one or more), `*` (any name).
     #[schemars(required)]
     pub sni: Field<OneOrMany<Pattern>>,
     /// Condition: the client offers at least one of these protocols.
     #[schemars(length(min = 1))]
     pub alpn: Field<Vec<Located<String>>>,
-    /// Condition: the client's address lies in one of these networks.
+    /// Condition: the client's address is in one of these networks.
     #[schemars(length(min = 1))]
     pub source: Field<Vec<Located<Network>>>,
-    /// Condition: the connection came in through one of these listeners.
+    /// Condition: the connection was accepted by one of these listeners.
     #[schemars(length(min = 1))]
     pub listeners: Field<Vec<Located<String>>>,
-    /// The pool it leads to; either this or `refuse`.
+    /// The pool to route to. Set either this or `refuse`.
     pub pool: Field<String>,
-    /// Refuse instead; either this or `pool`.
+    /// Refuse the connection. Set either this or `pool`.
     pub refuse: Field<Refuse>,
-    /// In place of `timeouts.idle`.
+    /// Overrides `timeouts.idle` for this route.
     pub idle_timeout: Field<Duration>,
-    /// What becomes of live connections when the route, or their backend, goes away.
+    /// What happens to open connections when a reload removes the route or their backend.
     #[schemars(extend("default" = "keep"))]
     pub on_removed: Field<OnRemoved>,
 }
 
-/// Where a connection goes that no route can take: `pool` or `refuse`.
+/// What to do with a connection that no route matches: `pool` or `refuse`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Fallback {
-    /// The pool it leads to; either this or `refuse`.
+    /// The pool to route to. Set either this or `refuse`.
     pub pool: Field<String>,
-    /// How it is refused; either this or `pool`.
+    /// How to refuse the connection. Set either this or `pool`.
     pub refuse: Field<Refuse>,
 }
 
-/// `alert`: a TLS alert that says why, then FIN. `close`: FIN. `reset`: RST.
+/// `alert`: send a TLS alert with the reason, then close. `close`: close (FIN). `reset`: reset (RST).
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Refuse {
@@ -138,7 +138,7 @@ pub(super) enum Refuse {
     Reset,
 }
 
-/// `keep`: they run on. `drain`: what is left of them after `timeouts.drain` is reset. `close`: they are reset at once.
+/// `keep`: leave connections open. `drain`: reset those still open after `timeouts.drain`. `close`: reset them at once.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum OnRemoved {
@@ -147,63 +147,63 @@ pub(super) enum OnRemoved {
     Close,
 }
 
-/// A named set of backends and how one of them is chosen.
+/// A set of backends and how to choose among them.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Pool {
-    /// How it orders them.
+    /// How to choose a backend for a connection.
     #[schemars(extend("default" = "round_robin"))]
     pub balance: Field<Balance>,
-    /// At least one.
+    /// The backends. At least one is required.
     #[schemars(required, length(min = 1))]
     pub backends: Field<Vec<Located<Backend>>>,
-    /// How backends that are DNS names are looked up.
+    /// How to resolve backends that are DNS names.
     pub resolve: Field<Resolve>,
     pub connect: Field<Connect>,
-    /// Active checks. Absent: none.
+    /// Active health checks. Off by default.
     pub health_check: Field<HealthCheck>,
-    /// Passive checks: leaves out for a while a backend whose connections fail.
+    /// Passive health checks: temporarily removes a backend whose connections fail.
     pub ejection: Field<Ejection>,
-    /// What to do when the checks say that every backend is down.
+    /// What to do when every backend has failed its health checks.
     #[schemars(extend("default" = "try"))]
     pub when_all_down: Field<WhenAllDown>,
-    /// How long a backend that comes, or comes back, takes to get its full share.
+    /// How long a new or recovered backend takes to ramp up to its full share.
     #[schemars(extend("default" = "0s"))]
     pub slow_start: Field<Duration>,
-    /// Tells the backend the client's address in a PROXY header.
+    /// Sends the client's address to the backend in a PROXY header, which the backend must expect.
     #[schemars(extend("default" = "off"))]
     pub send_proxy_protocol: Field<SendProxyProtocol>,
-    /// Local addresses to connect from, in turn; empty: the kernel chooses.
+    /// Local addresses to connect from, used in turn. If empty, the kernel chooses.
     #[schemars(extend("default" = []))]
     pub source_addresses: Field<Vec<Located<IpAddress>>>,
-    /// The congestion control towards its backends. Default: `tcp.congestion`.
+    /// The TCP congestion control for connections to backends. Default: `tcp.congestion`.
     pub congestion: Field<Congestion>,
-    /// Connect from the client's own address. Only `false` is supported yet.
+    /// Connect from the client's own address. Only `false` is supported so far.
     #[schemars(extend("default" = false))]
     pub transparent: Field<bool>,
 }
 
-/// How a pool orders its backends.
+/// How a pool chooses a backend.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Balance {
-    /// In turn, by weight.
+    /// In turn, in proportion to weight.
     RoundRobin,
-    /// The one with the fewest open connections for its weight.
+    /// The backend with the fewest open connections relative to its weight.
     LeastConnections,
-    /// The less busy of two that are drawn by weight.
+    /// The less busy of two backends chosen at random by weight.
     PowerOfTwo,
-    /// Drawn by weight.
+    /// At random, in proportion to weight.
     Random,
-    /// By the client's address: the same client, the same backend.
+    /// By the client's address, so that a client keeps its backend.
     SourceHash,
-    /// By the server name: the same name, the same backend.
+    /// By the server name, so that a name keeps its backend.
     SniHash,
-    /// The first of the list that has room.
+    /// The first backend in the list that is below its connection limit.
     First,
 }
 
-/// An address, or a map that holds more.
+/// An address, or a map with an address and options.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename = "$shape")]
 #[schemars(untagged, rename = "Backend")]
@@ -218,43 +218,43 @@ pub(super) enum Backend {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BackendKeys {
-    /// `IP:PORT`; `NAME:PORT`, each of whose addresses is a backend; `srv:NAME`, an SRV name; or `unix:/PATH`.
+    /// `IP:PORT`; `NAME:PORT`, where each address of the name is a backend; `srv:NAME`, an SRV name; or `unix:/PATH`.
     #[schemars(required)]
     pub address: Field<BackendAddress>,
-    /// Its share beside the others of the pool, 1 to 1,000.
+    /// The backend's share relative to the others in the pool, 1 to 1,000.
     #[schemars(range(min = 1, max = 1_000), extend("default" = 1))]
     pub weight: Field<u64>,
-    /// Used only when no other backend can take the connection.
+    /// Use this backend only when no other can take the connection.
     #[schemars(extend("default" = false))]
     pub backup: Field<bool>,
-    /// At most so many connections at a time, to each of its addresses.
+    /// The maximum number of concurrent connections to each of its addresses.
     #[schemars(extend("default" = "none"))]
     pub max_connections: Field<CountOrNone>,
 }
 
-/// How DNS names are looked up.
+/// How DNS names are resolved.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Resolve {
-    /// Which addresses are used.
+    /// Which address families to use.
     #[schemars(extend("default" = "any"))]
     pub family: Field<Family>,
-    /// An answer is kept at least so long, whatever its TTL.
+    /// The shortest time to keep an answer, even if its TTL is shorter.
     #[schemars(extend("default" = "5s"))]
     pub min_ttl: Field<Duration>,
-    /// An answer is kept at most so long, whatever its TTL.
+    /// The longest time to keep an answer, even if its TTL is longer.
     #[schemars(extend("default" = "5m"))]
     pub max_ttl: Field<Duration>,
-    /// Who is asked, the next when one does not answer. Default: as `/etc/hosts` and `/etc/resolv.conf` say, with its search
-    /// domains.
+    /// The nameservers, tried in order. Default: `/etc/hosts`, then the nameservers and search domains of
+    /// `/etc/resolv.conf`.
     #[schemars(extend("default" = []))]
     pub nameservers: Field<Vec<Located<Nameserver>>>,
-    /// How long the last answer serves while there is no new one.
+    /// How long to keep using the last good answer while look-ups fail.
     #[schemars(extend("default" = "1h"))]
     pub stale: Field<Duration>,
 }
 
-/// Which addresses of a name are used.
+/// Which address families of a name to use.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Family {
@@ -263,62 +263,62 @@ pub(super) enum Family {
     V6,
 }
 
-/// How a backend is connected to.
+/// How to connect to backends.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Connect {
-    /// For one attempt.
+    /// The time limit for one attempt.
     #[schemars(extend("default" = "3s"))]
     pub timeout: Field<Duration>,
-    /// How many distinct backends are tried.
+    /// How many different backends to try per connection.
     #[schemars(range(min = 1, max = 16), extend("default" = 3))]
     pub attempts: Field<u64>,
-    /// Over all attempts.
+    /// The time limit for all attempts together.
     #[schemars(extend("default" = "10s"))]
     pub total: Field<Duration>,
-    /// How long a backend that took the hello may say nothing before another is tried, if there is another.
+    /// How long to wait for a backend's first byte after sending the ClientHello before trying another backend, if any.
     #[schemars(extend("default" = "5s"))]
     pub first_byte: Field<Duration>,
-    /// The hello travels with the SYN to backends that have allowed it, which saves a round trip (TCP Fast Open; Linux).
+    /// Send the ClientHello with the SYN (TCP Fast Open, Linux) to backends that allow it. Saves a round trip.
     #[schemars(extend("default" = false))]
     pub fast_open: Field<bool>,
 }
 
-/// Active checks.
+/// Active health checks.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HealthCheck {
-    /// `tcp`: whether it takes a connection. `tls`: whether it completes a TLS handshake.
+    /// `tcp`: the backend accepts a connection. `tls`: the backend completes a TLS handshake.
     #[schemars(extend("default" = "tls"))]
     pub kind: Field<HealthCheckKind>,
-    /// `tls`: the name to ask for. Default: the first exact name that leads to the pool.
+    /// For `tls`: the server name to send. Default: the first exact name routed to the pool.
     pub sni: Field<String>,
-    /// `tls`: the protocols to offer (ALPN). Default: none are offered.
+    /// For `tls`: the ALPN protocols to offer. Default: none.
     pub alpn: Field<Vec<Located<String>>>,
-    /// `tls`: whether the certificate's chain and name are judged too.
+    /// For `tls`: also verify the certificate's chain and name.
     #[schemars(extend("default" = false))]
     pub verify: Field<bool>,
-    /// `verify`: the authorities to trust, a PEM file. Default: the system's.
+    /// For `verify`: a PEM file with the CA certificates to trust. Default: the system store.
     #[schemars(extend("default" = "none"))]
     pub ca_file: Field<String>,
-    /// From one check of a backend to the next.
+    /// The time between checks of a backend.
     #[schemars(extend("default" = "5s"))]
     pub interval: Field<Duration>,
-    /// For one check.
+    /// The time limit for one check.
     #[schemars(extend("default" = "2s"))]
     pub timeout: Field<Duration>,
-    /// So many good checks in a row bring a backend up.
+    /// How many consecutive successful checks bring a backend up.
     #[schemars(extend("default" = 2))]
     pub rise: Field<u64>,
-    /// So many bad checks in a row take it down.
+    /// How many consecutive failed checks take a backend down.
     #[schemars(extend("default" = 3))]
     pub fall: Field<u64>,
-    /// The port to check, where it is not the backend's own.
+    /// The port to check, if different from the backend's own.
     #[schemars(extend("default" = "none"))]
     pub port: Field<PortOrNone>,
 }
 
-/// What a check does.
+/// The kind of check.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum HealthCheckKind {
@@ -326,7 +326,7 @@ pub(super) enum HealthCheckKind {
     Tls,
 }
 
-/// Passive checks: `off`, or when a backend that fails is left out for a while.
+/// Passive health checks: `off`, or when and for how long a failing backend is ejected.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename = "$shape")]
 #[schemars(untagged, rename = "Ejection")]
@@ -346,18 +346,18 @@ pub(super) enum Off {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EjectionKeys {
-    /// So many failed connections in a row.
+    /// How many consecutive failed connections eject a backend.
     #[schemars(extend("default" = 3))]
     pub failures: Field<u64>,
-    /// For so long the first time, twice as long each time after.
+    /// How long the first ejection lasts. Each further one lasts twice as long.
     #[schemars(extend("default" = "10s"))]
     pub base: Field<Duration>,
-    /// For so long at most.
+    /// The longest an ejection can last.
     #[schemars(extend("default" = "5m"))]
     pub max: Field<Duration>,
 }
 
-/// What to do when no backend is up.
+/// What to do when every backend is down.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum WhenAllDown {
@@ -365,7 +365,7 @@ pub(super) enum WhenAllDown {
     Refuse,
 }
 
-/// The version of the PROXY header that backends get.
+/// The version of the PROXY header sent to backends.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum SendProxyProtocol {
@@ -374,72 +374,73 @@ pub(super) enum SendProxyProtocol {
     V2,
 }
 
-/// How long things may take.
+/// Time limits.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Timeouts {
-    /// From accept to the whole hello, PROXY header included; one deadline.
+    /// The deadline for the complete ClientHello, counted from accept, including any PROXY header.
     #[schemars(extend("default" = "10s"))]
     pub hello: Field<Duration>,
-    /// No byte in either direction.
+    /// Close a connection after this long without a byte in either direction.
     #[schemars(extend("default" = "1h"))]
     pub idle: Field<Duration>,
-    /// After the first FIN, no byte in the other direction.
+    /// Once one side has closed: close after this long without a byte from the other side.
     #[schemars(extend("default" = "60s"))]
     pub half_closed: Field<Duration>,
-    /// After SIGTERM, before what is left is reset.
+    /// How long open connections may continue after SIGTERM before they are reset.
     #[schemars(extend("default" = "25s"))]
     pub drain: Field<Duration>,
-    /// After SIGTERM, before the drain: not ready any more, but still accepting.
+    /// How long to keep accepting after SIGTERM, while already reporting not ready, before the drain starts.
     #[schemars(extend("default" = "0s"))]
     pub pre_stop: Field<Duration>,
-    /// How long the process that is to follow this one may take until it serves.
+    /// How long a new process may take to start serving during an upgrade.
     #[schemars(extend("default" = "30s"))]
     pub upgrade: Field<Duration>,
 }
 
-/// How much there may be.
+/// Limits.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Limits {
-    /// At a time, over all listeners. `auto`: 65,536, or less if the file-descriptor limit allows less.
+    /// The maximum number of concurrent connections over all listeners. `auto`: 65,536, or less if the limit on open files
+    /// requires it.
     #[schemars(extend("default" = "auto"))]
     pub max_connections: Field<CountOrAuto>,
-    /// The largest ClientHello, however it is cut into records or segments; 1KiB to 16MiB.
+    /// The maximum size of a ClientHello, however it is split into records or segments, 1KiB to 16MiB.
     #[schemars(extend("default" = "64KiB"))]
     pub max_hello: Field<Size>,
-    /// Limits for each client address. Not supported yet.
+    /// Limits per client address. Not supported yet.
     pub per_client: Field<PerClient>,
 }
 
-/// Limits for each client: its address, or the /64 of an IPv6 address. Not supported yet.
+/// Limits per client address (for IPv6, per /64). Not supported yet.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PerClient {
-    /// At a time.
+    /// The maximum number of concurrent connections.
     pub connections: Field<u64>,
-    /// New connections, such as `50/s`.
+    /// The maximum rate of new connections, such as `50/s`.
     pub rate: Field<Rate>,
-    /// So many may come at once before `rate` holds.
+    /// How many connections may exceed `rate` in a burst.
     pub burst: Field<u64>,
-    /// `false`: count only.
+    /// `false`: count violations without refusing connections.
     #[schemars(extend("default" = true))]
     pub enforce: Field<bool>,
 }
 
-/// How bytes are carried.
+/// How bytes are relayed.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Relay {
-    /// `auto`: inside the kernel where it can. `off`: through user space.
+    /// `auto`: splice in the kernel where possible. `off`: copy through user space.
     #[schemars(extend("default" = "auto"))]
     pub splice: Field<Splice>,
-    /// The size of the pipes for it, 4KiB to 16MiB.
+    /// The size of the splice pipes, 4KiB to 16MiB.
     #[schemars(extend("default" = "1MiB"))]
     pub pipe_size: Field<Size>,
 }
 
-/// Whether bytes are carried inside the kernel.
+/// Whether to relay bytes inside the kernel.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Splice {
@@ -447,31 +448,31 @@ pub(super) enum Splice {
     Off,
 }
 
-/// Socket options, on both sides.
+/// Socket options for client and backend connections.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Tcp {
-    /// Send small segments at once (TCP_NODELAY).
+    /// Send small segments immediately (TCP_NODELAY).
     #[schemars(extend("default" = true))]
     pub nodelay: Field<bool>,
     pub keepalive: Field<Keepalive>,
-    /// How long sent bytes may stay unacknowledged (TCP_USER_TIMEOUT).
+    /// How long sent data may remain unacknowledged before the connection is closed (TCP_USER_TIMEOUT).
     #[schemars(extend("default" = "120s"))]
     pub user_timeout: Field<Duration>,
-    /// The queue of connections not yet accepted; the kernel may allow less (`net.core.somaxconn`).
+    /// The accept queue length. The kernel may cap it (`net.core.somaxconn`).
     #[schemars(range(min = 1, max = 65_535), extend("default" = 4096))]
     pub backlog: Field<u64>,
-    /// The congestion control of listeners and pools that name none; `system`: what the kernel defaults to.
+    /// The congestion control for listeners and pools that do not set their own. `system`: the kernel's default.
     #[schemars(extend("default" = "system"))]
     pub congestion: Field<Congestion>,
 }
 
-/// `system`, or an algorithm that the kernel has, such as `cubic` or `bbr`.
+/// `system`, or an algorithm available in the kernel, such as `cubic` or `bbr`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub(super) struct Congestion(pub String);
 
-/// When a silent peer is asked whether it is still there. Whole seconds.
+/// TCP keepalive probes for silent peers. Durations must be whole seconds.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Keepalive {
@@ -483,31 +484,31 @@ pub(super) struct Keepalive {
     pub probes: Field<u64>,
 }
 
-/// Threads. Changing it needs a restart.
+/// Threads. Changes require a restart or an upgrade.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Runtime {
-    /// `auto`: the available cores.
+    /// The number of worker threads. `auto`: one per available core.
     #[schemars(extend("default" = "auto"))]
     pub workers: Field<CountOrAuto>,
 }
 
-/// Metrics, health and status over HTTP.
+/// The HTTP server for metrics, health, status and control.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Admin {
-    /// `IP:PORT` or `unix:/PATH`, or a list of them; an empty list: no admin server.
+    /// `IP:PORT` or `unix:/PATH`, or a list of them. An empty list turns the admin server off.
     #[schemars(extend("default" = "127.0.0.1:9901"))]
     pub bind: Field<OneOrMany<AdminAddress>>,
-    /// Who may change state.
+    /// Who may make changes through the admin server.
     #[schemars(extend("default" = "auto"))]
     pub allow_control: Field<AllowControl>,
-    /// A file that holds the token for state changes, relative to this file; `none`: there is no token.
+    /// A file with the token for changes; its path is relative to this file. `none`: no token.
     #[schemars(extend("default" = "none"))]
     pub token_file: Field<String>,
 }
 
-/// `auto`: whoever connects from this host, and whoever has the token. `token`: only who has the token. `never`: nobody.
+/// `auto`: requests from this host, and requests with the token. `token`: only requests with the token. `never`: nobody.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum AllowControl {
@@ -516,7 +517,7 @@ pub(super) enum AllowControl {
     Never,
 }
 
-/// What is logged, to standard output.
+/// Logging, to standard output.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Log {
@@ -524,7 +525,7 @@ pub(super) struct Log {
     pub level: Field<Level>,
     #[schemars(extend("default" = "json"))]
     pub format: Field<LogFormat>,
-    /// Which connections get a line at their end.
+    /// Which connections are logged when they end.
     #[schemars(extend("default" = "all"))]
     pub connections: Field<LogConnections>,
 }
@@ -554,14 +555,14 @@ pub(super) enum LogConnections {
     Off,
 }
 
-/// How a changed file is noticed; SIGHUP always works.
+/// How file changes are detected. SIGHUP always reloads.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Reload {
-    /// Watch the files and their directories.
+    /// Watch the files and their directories for changes.
     #[schemars(extend("default" = true))]
     pub watch: Field<bool>,
-    /// Besides, look at the files' content so often: some file systems do not tell.
+    /// How often to also compare the content of the files, for file systems that do not report changes.
     #[schemars(extend("default" = "5s"))]
     pub poll: Field<Duration>,
 }
@@ -618,17 +619,17 @@ scalars! {
         "pattern": "^[0-9]+/(s|m|h)$",
         "description": "A rate: `50/s`.",
     }
-    /// Where to listen.
+    /// An address to listen on.
     Address {
         "type": "string",
         "description": "`IP:PORT`, with brackets around IPv6: `10.0.0.1:443`, `[2001:db8::1]:443`.",
     }
-    /// Where a backend is.
+    /// The address of a backend.
     BackendAddress {
         "type": "string",
         "description": "`10.0.0.1:443`, `[2001:db8::1]:443`, `shop.internal:443`, `srv:_https._tcp.shop.internal` or `unix:/run/shop.sock`.",
     }
-    /// Where the admin server listens.
+    /// An address of the admin server.
     AdminAddress {
         "type": "string",
         "description": "`IP:PORT`, or `unix:/run/snigate/admin.sock` for a socket that only its owner can use.",
