@@ -7,8 +7,8 @@
 //! listener -> [PROXY header] -> peek -> client_hello -> route -> pool -> connect -> relay
 //! ```
 //!
-//! [`connection`] walks that path. [`server`] starts the [`worker`] threads that hold the connections, and a control
-//! runtime for [`reload`] and [`admin`]. A connection sees one [`snapshot`] from its first byte to its last.
+//! [`connection`] walks that path. [`process`] starts the worker threads that hold the connections, and a control
+//! runtime for reloads and [`operate`]. A connection sees one [`snapshot`] from its first byte to its last.
 #![deny(unsafe_code)]
 #![warn(unreachable_pub)]
 
