@@ -43,6 +43,9 @@ mod drain;
 mod socket;
 mod sys;
 mod telemetry;
+mod prefix;
+mod scratch;
+mod way;
 
 pub use self::cli::main;
 pub use self::sys::give_memory_back;
@@ -51,10 +54,10 @@ pub use self::sys::give_memory_back;
 #[doc(hidden)]
 pub mod internals {
     pub use crate::client_hello::{Alpn, ClientHello, Hello, MAX_RECORDS, NotHello, Reader, parse};
-    pub use crate::relay::Way;
     pub use crate::server_name::{Pattern, ServerName, Sni};
     pub use crate::sys::{local_addresses, unsent_bytes};
     pub use crate::telemetry::{Metrics, State};
+    pub use crate::way::Way;
 
     pub mod config {
         pub use crate::config::{

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::relay::with_scratch;
+use crate::scratch::with_scratch;
 use crate::socket;
 
 /// What a client is told.

@@ -18,13 +18,13 @@ use crate::limits::Permit;
 use crate::operate::registry::{Entry, Ticket};
 use crate::pool::{Lease, Pool};
 use crate::proxy_header::{self, Addresses, Values, Version};
-use crate::relay::{End, Heard, Meter, Opening, Way};
+use crate::relay::{End, Heard, Meter, Opening};
 use crate::server_name::Sni;
 use crate::snapshot::{Destination, Route, Snapshot};
 use crate::telemetry::{
-    Active, Alpn, ConnectionLine, Direction, Feature, FirstRecord, ListenerMetrics, Match, Metrics, Reason,
-    RouteMetrics, State,
+    Active, Alpn, ConnectionLine, Feature, FirstRecord, ListenerMetrics, Match, Metrics, Reason, RouteMetrics, State,
 };
+use crate::way::Way;
 
 /// What a connection has from its acceptance on. Who it is stands on the roster.
 pub(crate) struct Accepted {
@@ -164,12 +164,12 @@ impl Meter for Account {
     fn carried(&mut self, way: Way, bytes: u64) {
         self.accepted.live.carried(way, bytes);
         if let Some(metrics) = &self.route {
-            metrics.bytes(direction(way), bytes);
+            metrics.bytes(way, bytes);
         }
     }
 
     fn spliced(&mut self, way: Way, bytes: u64) {
-        self.accepted.metrics.spliced(direction(way), bytes);
+        self.accepted.metrics.spliced(way, bytes);
     }
 
     fn first_bytes(&mut self, bytes: &[u8]) {
@@ -275,13 +275,6 @@ pub(super) fn server_name(hello: Option<&ClientHello>) -> Option<&str> {
     match hello?.server_name.as_ref()? {
         Sni::Name(name) => Some(name.as_str()),
         Sni::IpLiteral => None,
-    }
-}
-
-fn direction(way: Way) -> Direction {
-    match way {
-        Way::ToBackend => Direction::ToBackend,
-        Way::ToClient => Direction::ToClient,
     }
 }
 

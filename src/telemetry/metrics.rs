@@ -10,11 +10,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{Counter, Gauge};
 
-use super::labels::{Direction, Enforced, LimitScope, ReloadResult, Trigger};
+use super::labels::{Enforced, LimitScope, ReloadResult, Trigger};
 use super::names::Names;
 use super::registry::{Registry, label_value};
 use super::series::{BackendMetrics, DnsMetrics, ListenerMetrics, PoolMetrics, Registering, RouteMetrics};
 use super::{process, render, table};
+use crate::way::Way;
 
 /// All metrics of one process, or of one test.
 pub struct Metrics {
@@ -50,7 +51,7 @@ impl Metrics {
         registry.gauge(&table::START_TIME, &[]).set(unix_seconds(started));
         let alerts = ALERTS.iter().map(|(_, name)| *name).chain([OTHER_ALERT]);
         Arc::new(Self {
-            spliced: each(Direction::ALL, |direction| registry.counter(&table::SPLICED, &[direction.as_str()])),
+            spliced: each(Way::ALL, |way| registry.counter(&table::SPLICED, &[way.as_str()])),
             limited: each(LimitScope::ALL, |scope| {
                 each(Enforced::ALL, |enforced| registry.counter(&table::LIMITED, &[scope.as_str(), enforced.as_str()]))
             }),
@@ -177,8 +178,8 @@ impl Metrics {
         self.alerts[at].increment(1);
     }
 
-    pub fn spliced(&self, direction: Direction, bytes: u64) {
-        self.spliced[direction as usize].increment(bytes);
+    pub fn spliced(&self, way: Way, bytes: u64) {
+        self.spliced[way as usize].increment(bytes);
     }
 
     pub fn limit_rejected(&self, scope: LimitScope, enforced: Enforced) {

@@ -32,7 +32,7 @@ fn lived_in() -> Arc<Metrics> {
     listener.accept_error(AcceptError::Descriptors);
     listener.accept_paused(Paused::Yes);
     listener.proxy_header(ProxyHeaderResult::V2);
-    route.bytes(Direction::ToClient, 4096);
+    route.bytes(Way::ToClient, 4096);
     route.offers(Feature::Tls13);
     route.closed(0, Reason::Ok, Duration::from_secs(3));
     drop(active);
@@ -41,7 +41,7 @@ fn lived_in() -> Arc<Metrics> {
     let backend = metrics.backend("web", "10.0.0.1:443");
     backend.connect(ConnectResult::Ok);
     metrics.dns("web").looked_up(DnsResult::TimedOut);
-    metrics.spliced(Direction::ToBackend, 7);
+    metrics.spliced(Way::ToBackend, 7);
     metrics.limit_rejected(LimitScope::Listener, Enforced::Yes);
     metrics.alert_sent(112);
     metrics.reload(ReloadResult::Applied, Trigger::Start, "abc123");
@@ -279,7 +279,7 @@ fn counting_goes_on_beside_rendering_and_upkeep() {
                     for _ in 0..5_000 {
                         let mut active = listener.accepted();
                         active.enter(State::Relaying);
-                        route.bytes(Direction::ToClient, 3);
+                        route.bytes(Way::ToClient, 3);
                         drop(active);
                         route.closed(0, Reason::Ok, Duration::from_millis(1));
                     }
