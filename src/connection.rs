@@ -13,13 +13,14 @@ use tokio::net::{TcpStream, UnixStream};
 
 pub(crate) use self::account::Accepted;
 use self::account::{Account, server_name};
+use crate::alert::Alert;
 use crate::client_hello::{ClientHello, NotHello};
 use crate::config::Refuse;
 use crate::connect::{self, Ask, BackendStream, ConnectError, FirstBytes, Said};
 use crate::peek::{self, First, PeekError, ProxyHeader};
 use crate::pool::Request;
 use crate::proxy_header::{Addresses, Version};
-use crate::refuse::{self, Alert, Refusal, refuse};
+use crate::refuse::{self, Refusal, refuse};
 use crate::relay::Relay;
 use crate::server_name::Sni;
 use crate::snapshot::{Asked, Chosen, Destination, Snapshot, is_trusted};
@@ -179,12 +180,12 @@ fn no_hello(error: &PeekError) -> (Option<HelloResult>, Reason, Refusal) {
         PeekError::Gone { .. } | PeekError::Io { .. } => (HelloResult::ClientGone, Reason::ClientGone, Refusal::Leave),
         PeekError::Hello(error) => match error {
             NotHello::NotTls => (HelloResult::NotTls, Reason::NotTls, Refusal::Close),
-            NotHello::Malformed(_) => (HelloResult::BadHello, Reason::BadHello, alert(Alert::DecodeError)),
+            NotHello::Malformed(_) => (HelloResult::BadHello, Reason::BadHello, alert(Alert::DECODE_ERROR)),
             NotHello::Name(_) | NotHello::TwoNames => {
-                (HelloResult::InvalidSni, Reason::InvalidSni, alert(Alert::IllegalParameter))
+                (HelloResult::InvalidSni, Reason::InvalidSni, alert(Alert::ILLEGAL_PARAMETER))
             }
             NotHello::TooLong { .. } | NotHello::TooManyRecords => {
-                (HelloResult::TooLarge, Reason::HelloTooLarge, alert(Alert::RecordOverflow))
+                (HelloResult::TooLarge, Reason::HelloTooLarge, alert(Alert::RECORD_OVERFLOW))
             }
         },
     };
@@ -217,9 +218,9 @@ fn refusal(how: Refuse, matched: Match, hello: Option<&ClientHello>, first_bytes
         (Refuse::Alert, Some(hello)) => {
             let alert = match matched {
                 // RFC 8446 §9.2: missing_extension is what a server says that requires server_name.
-                Match::NoSni if hello.offers.tls13() => Alert::MissingExtension,
-                Match::NoSni => Alert::HandshakeFailure,
-                _ => Alert::UnrecognizedName,
+                Match::NoSni if hello.offers.tls13() => Alert::MISSING_EXTENSION,
+                Match::NoSni => Alert::HANDSHAKE_FAILURE,
+                _ => Alert::UNRECOGNIZED_NAME,
             };
             Refusal::Alert { version: hello.alert_version(), alert }
         }
@@ -235,7 +236,7 @@ async fn turn_away<T>(
 ) -> Option<T> {
     account.enter(State::Refusing);
     if let Refusal::Alert { alert, .. } = refusal {
-        account.accepted.metrics.alert_sent(alert as u8);
+        account.accepted.metrics.alert_sent(alert);
     }
     // From here on a drop may say FIN or RST: the answer is the same, and the reason is known.
     account.reason = Some(reason);

@@ -43,6 +43,7 @@ mod drain;
 mod socket;
 mod sys;
 mod telemetry;
+mod alert;
 mod prefix;
 mod scratch;
 mod way;
@@ -53,6 +54,7 @@ pub use self::sys::give_memory_back;
 /// What this crate's own tests, benches and fuzz targets reach into. No part of it is a promise to anybody.
 #[doc(hidden)]
 pub mod internals {
+    pub use crate::alert::Alert;
     pub use crate::client_hello::{Alpn, ClientHello, Hello, MAX_RECORDS, NotHello, Reader, parse};
     pub use crate::server_name::{Pattern, ServerName, Sni};
     pub use crate::sys::{local_addresses, unsent_bytes};

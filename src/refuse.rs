@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::alert::Alert;
 use crate::scratch::with_scratch;
 use crate::socket;
 
@@ -32,24 +33,12 @@ pub(crate) enum Refusal {
     Reset,
 }
 
-/// The alerts that a router has reason to send (RFC 8446 §6.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Alert {
-    RecordOverflow = 22,
-    HandshakeFailure = 40,
-    IllegalParameter = 47,
-    DecodeError = 50,
-    MissingExtension = 109,
-    UnrecognizedName = 112,
-}
-
 /// Refuses `client`, and waits until it has read the answer or has had its time.
 pub(crate) async fn refuse(mut client: TcpStream, refusal: Refusal) {
     match refusal {
         Refusal::Alert { version, alert } => {
             let [high, low] = version.to_be_bytes();
-            say(&mut client, &[ALERT_RECORD, high, low, 0, 2, FATAL, alert as u8]).await;
+            say(&mut client, &[ALERT_RECORD, high, low, 0, 2, FATAL, alert.code()]).await;
         }
         Refusal::Http => say(&mut client, HTTP_ANSWER).await,
         Refusal::Close => say(&mut client, &[]).await,
@@ -125,7 +114,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_alert_arrives_also_when_more_was_in_flight() {
-        let alert = Refusal::Alert { version: 0x0303, alert: Alert::UnrecognizedName };
+        let alert = Refusal::Alert { version: 0x0303, alert: Alert::UNRECOGNIZED_NAME };
         for in_flight in [1, 517, 40_000] {
             assert_eq!(refused(alert, in_flight).await.expect("no reset"), [21, 3, 3, 0, 2, 2, 112]);
         }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::alert::Alert;
 use crate::client_hello::ClientHello;
 use crate::connect::{Attempts, BackendStream, Connected, first_record};
 use crate::limits::Permit;
@@ -151,10 +152,10 @@ impl Account {
     /// Whether an alert speaks of the backend's state. Most alerts speak of what the client offered, and a client that
     /// offers nonsense must not be able to have a backend ejected. (RFC 8446 §6.2)
     fn blames_backend(&self, alert: Option<u8>) -> bool {
-        match alert {
-            Some(INTERNAL_ERROR) => true,
+        match alert.map(Alert::new) {
+            Some(Alert::INTERNAL_ERROR) => true,
             // A client can make up names under a wildcard, but not one that stands in the configuration.
-            Some(UNRECOGNIZED_NAME) => self.matched == Some(Match::Exact),
+            Some(Alert::UNRECOGNIZED_NAME) => self.matched == Some(Match::Exact),
             _ => false,
         }
     }
@@ -277,11 +278,6 @@ pub(super) fn server_name(hello: Option<&ClientHello>) -> Option<&str> {
         Sni::IpLiteral => None,
     }
 }
-
-/// RFC 8446 §6.
-const INTERNAL_ERROR: u8 = 80;
-/// RFC 6066 §3.
-const UNRECOGNIZED_NAME: u8 = 112;
 
 #[cfg(test)]
 mod tests {

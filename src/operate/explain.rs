@@ -9,9 +9,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::alert::Alert;
 use crate::client_hello::Alpn;
 use crate::config::{self, Config, Refuse};
-use crate::refuse::Alert;
 use crate::route::{By, Candidate, NearMiss};
 use crate::server_name::{InvalidName, Pattern, ServerName, Sni};
 use crate::snapshot::{Asked, Chosen, Destination, Snapshot};
@@ -210,7 +210,7 @@ impl Explanation {
         self.refusal = Some(Refusal {
             reason: Reason::InvalidSni.as_str().to_owned(),
             client_sees: refuse_word(Refuse::Alert).to_owned(),
-            alert: Some(alert_name(Alert::IllegalParameter).to_owned()),
+            alert: Some(Alert::ILLEGAL_PARAMETER.name().to_owned()),
             alert_before_tls13: None,
             detail: Some(invalid.to_string()),
         });
@@ -297,28 +297,16 @@ fn refusal(how: Refuse, matched: Match) -> Refusal {
         _ => Reason::Refused,
     };
     let (alert, before_tls13) = match (how, matched) {
-        (Refuse::Alert, Match::NoSni) => (Some(Alert::MissingExtension), Some(Alert::HandshakeFailure)),
-        (Refuse::Alert, _) => (Some(Alert::UnrecognizedName), None),
+        (Refuse::Alert, Match::NoSni) => (Some(Alert::MISSING_EXTENSION), Some(Alert::HANDSHAKE_FAILURE)),
+        (Refuse::Alert, _) => (Some(Alert::UNRECOGNIZED_NAME), None),
         (Refuse::Close | Refuse::Reset, _) => (None, None),
     };
     Refusal {
         reason: reason.as_str().to_owned(),
         client_sees: refuse_word(how).to_owned(),
-        alert: alert.map(|alert| alert_name(alert).to_owned()),
-        alert_before_tls13: before_tls13.map(|alert| alert_name(alert).to_owned()),
+        alert: alert.map(|alert| alert.name().to_owned()),
+        alert_before_tls13: before_tls13.map(|alert| alert.name().to_owned()),
         detail: None,
-    }
-}
-
-/// RFC 8446 §6.2.
-fn alert_name(alert: Alert) -> &'static str {
-    match alert {
-        Alert::RecordOverflow => "record_overflow",
-        Alert::HandshakeFailure => "handshake_failure",
-        Alert::IllegalParameter => "illegal_parameter",
-        Alert::DecodeError => "decode_error",
-        Alert::MissingExtension => "missing_extension",
-        Alert::UnrecognizedName => "unrecognized_name",
     }
 }
 

@@ -43,7 +43,7 @@ fn lived_in() -> Arc<Metrics> {
     metrics.dns("web").looked_up(DnsResult::TimedOut);
     metrics.spliced(Way::ToBackend, 7);
     metrics.limit_rejected(LimitScope::Listener, Enforced::Yes);
-    metrics.alert_sent(112);
+    metrics.alert_sent(Alert::UNRECOGNIZED_NAME);
     metrics.reload(ReloadResult::Applied, Trigger::Start, "abc123");
     metrics.log_lines_dropped(5);
     metrics
@@ -251,7 +251,7 @@ fn a_rejected_reload_keeps_the_hash_and_says_so() {
 #[test]
 fn an_alert_that_nobody_sends_has_a_label_all_the_same() {
     let metrics = Metrics::new();
-    (0..=255).for_each(|alert| metrics.alert_sent(alert));
+    (0..=255).for_each(|alert| metrics.alert_sent(Alert::new(alert)));
     assert_eq!(sum(&metrics.render(), "snigate_alerts_sent_total"), 256.0);
     assert_eq!(value(&metrics, "snigate_alerts_sent_total{alert=\"decode_error\"}"), Some(1.0));
 }
