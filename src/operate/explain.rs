@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::alert::Alert;
 use crate::client_hello::Alpn;
 use crate::config::{self, Config, Refuse};
+use crate::refuse::{self, Offer};
 use crate::route::{By, Candidate, NearMiss};
 use crate::server_name::{InvalidName, Pattern, ServerName, Sni};
 use crate::snapshot::{Asked, Chosen, Destination, Snapshot};
@@ -289,23 +290,20 @@ fn told_pool(config: &Config, name: &str) -> Pool {
     Pool { name: name.to_owned(), backends }
 }
 
-/// DESIGN §4 for a client that sent a hello. A test compares it with what clients see.
+/// How the path refuses a client that offers TLS 1.3, and where the alert differs, one that does not.
 fn refusal(how: Refuse, matched: Match) -> Refusal {
-    let reason = match matched {
-        Match::NoSni => Reason::NoSni,
-        Match::Unmatched => Reason::NoRoute,
-        _ => Reason::Refused,
+    let alert = |refusal| match refusal {
+        refuse::Refusal::Alert { alert, .. } => Some(alert),
+        _ => None,
     };
-    let (alert, before_tls13) = match (how, matched) {
-        (Refuse::Alert, Match::NoSni) => (Some(Alert::MISSING_EXTENSION), Some(Alert::HANDSHAKE_FAILURE)),
-        (Refuse::Alert, _) => (Some(Alert::UNRECOGNIZED_NAME), None),
-        (Refuse::Close | Refuse::Reset, _) => (None, None),
-    };
+    let (reason, with_tls13) = refuse::for_hello(how, matched, Offer::TLS13);
+    let (_, before_tls13) = refuse::for_hello(how, matched, Offer::TLS12);
+    let (sent, before) = (alert(with_tls13), alert(before_tls13));
     Refusal {
         reason: reason.as_str().to_owned(),
         client_sees: refuse_word(how).to_owned(),
-        alert: alert.map(|alert| alert.name().to_owned()),
-        alert_before_tls13: before_tls13.map(|alert| alert.name().to_owned()),
+        alert: sent.map(|alert| alert.name().to_owned()),
+        alert_before_tls13: before.filter(|_| before != sent).map(|alert| alert.name().to_owned()),
         detail: None,
     }
 }
