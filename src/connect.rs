@@ -23,7 +23,7 @@ pub(crate) use self::error::ConnectError;
 use self::error::is_out_of_ports;
 pub(crate) use self::stream::BackendStream;
 use crate::pool::{Address, Backend, Lease, Picks, Pool, Request};
-use crate::relay::Prefix;
+use crate::prefix::Prefix;
 use crate::socket::{self, Towards};
 use crate::telemetry::{ConnectResult, FirstRecord};
 

@@ -13,13 +13,13 @@ use tokio::net::{TcpStream, UnixStream};
 
 pub(crate) use self::account::Accepted;
 use self::account::{Account, server_name};
+use crate::alert::Alert;
 use crate::client_hello::{ClientHello, NotHello};
-use crate::config::Refuse;
 use crate::connect::{self, Ask, BackendStream, ConnectError, FirstBytes, Said};
 use crate::peek::{self, First, PeekError, ProxyHeader};
 use crate::pool::Request;
 use crate::proxy_header::{Addresses, Version};
-use crate::refuse::{self, Alert, Refusal, refuse};
+use crate::refuse::{self, Offer, Refusal, refuse};
 use crate::relay::Relay;
 use crate::server_name::Sni;
 use crate::snapshot::{Asked, Chosen, Destination, Snapshot, is_trusted};
@@ -58,13 +58,11 @@ async fn establish(client: TcpStream, mut account: Box<Account>, snapshot: Arc<S
     let pool = match &route.to {
         Destination::Pool(pool) => Arc::clone(pool),
         Destination::Refuse(how) => {
-            let reason = match matched {
-                Match::NoSni => Reason::NoSni,
-                Match::Unmatched => Reason::NoRoute,
-                Match::NotTls => Reason::NotTls,
-                _ => Reason::Refused,
+            let (reason, refusal) = match &account.hello {
+                Some(hello) => refuse::for_hello(*how, matched, Offer::of(hello)),
+                None => refuse::for_not_tls(*how, &prefix),
             };
-            let refusal = refusal(*how, matched, account.hello.as_ref(), &prefix);
+            // Only what a route itself refuses counts as that route; what a fallback refuses counts as the listener.
             if reason == Reason::Refused {
                 account.routed(&snapshot, route);
             }
@@ -179,12 +177,12 @@ fn no_hello(error: &PeekError) -> (Option<HelloResult>, Reason, Refusal) {
         PeekError::Gone { .. } | PeekError::Io { .. } => (HelloResult::ClientGone, Reason::ClientGone, Refusal::Leave),
         PeekError::Hello(error) => match error {
             NotHello::NotTls => (HelloResult::NotTls, Reason::NotTls, Refusal::Close),
-            NotHello::Malformed(_) => (HelloResult::BadHello, Reason::BadHello, alert(Alert::DecodeError)),
+            NotHello::Malformed(_) => (HelloResult::BadHello, Reason::BadHello, alert(Alert::DECODE_ERROR)),
             NotHello::Name(_) | NotHello::TwoNames => {
-                (HelloResult::InvalidSni, Reason::InvalidSni, alert(Alert::IllegalParameter))
+                (HelloResult::InvalidSni, Reason::InvalidSni, alert(Alert::ILLEGAL_PARAMETER))
             }
             NotHello::TooLong { .. } | NotHello::TooManyRecords => {
-                (HelloResult::TooLarge, Reason::HelloTooLarge, alert(Alert::RecordOverflow))
+                (HelloResult::TooLarge, Reason::HelloTooLarge, alert(Alert::RECORD_OVERFLOW))
             }
         },
     };
@@ -208,24 +206,6 @@ fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account) -> Chosen<'a> {
     chosen
 }
 
-/// What "refuse" means on the wire for this client.
-fn refusal(how: Refuse, matched: Match, hello: Option<&ClientHello>, first_bytes: &[u8]) -> Refusal {
-    match (how, hello) {
-        (Refuse::Reset, _) => Refusal::Reset,
-        (Refuse::Close | Refuse::Alert, None) if refuse::looks_like_http(first_bytes) => Refusal::Http,
-        (Refuse::Close, _) | (Refuse::Alert, None) => Refusal::Close,
-        (Refuse::Alert, Some(hello)) => {
-            let alert = match matched {
-                // RFC 8446 §9.2: missing_extension is what a server says that requires server_name.
-                Match::NoSni if hello.offers.tls13() => Alert::MissingExtension,
-                Match::NoSni => Alert::HandshakeFailure,
-                _ => Alert::UnrecognizedName,
-            };
-            Refusal::Alert { version: hello.alert_version(), alert }
-        }
-    }
-}
-
 /// Refuses; the account closes when the client has had its answer.
 async fn turn_away<T>(
     client: ResetUnlessReleased,
@@ -235,7 +215,7 @@ async fn turn_away<T>(
 ) -> Option<T> {
     account.enter(State::Refusing);
     if let Refusal::Alert { alert, .. } = refusal {
-        account.accepted.metrics.alert_sent(alert as u8);
+        account.accepted.metrics.alert_sent(alert);
     }
     // From here on a drop may say FIN or RST: the answer is the same, and the reason is known.
     account.reason = Some(reason);

@@ -24,12 +24,12 @@ mod backends;
 mod listener;
 mod connection;
 mod operate;
+mod refuse;
 mod snapshot;
 mod config;
 mod peek;
 mod route;
 mod client_hello;
-mod refuse;
 mod connect;
 mod pool;
 mod relay;
@@ -43,6 +43,10 @@ mod drain;
 mod socket;
 mod sys;
 mod telemetry;
+mod alert;
+mod prefix;
+mod scratch;
+mod way;
 
 pub use self::cli::main;
 pub use self::sys::give_memory_back;
@@ -50,11 +54,12 @@ pub use self::sys::give_memory_back;
 /// What this crate's own tests, benches and fuzz targets reach into. No part of it is a promise to anybody.
 #[doc(hidden)]
 pub mod internals {
+    pub use crate::alert::Alert;
     pub use crate::client_hello::{Alpn, ClientHello, Hello, MAX_RECORDS, NotHello, Reader, parse};
-    pub use crate::relay::Way;
     pub use crate::server_name::{Pattern, ServerName, Sni};
     pub use crate::sys::{local_addresses, unsent_bytes};
     pub use crate::telemetry::{Metrics, State};
+    pub use crate::way::Way;
 
     pub mod config {
         pub use crate::config::{

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::client_hello::{ClientHello, Hello, NotHello, Reader};
 use crate::proxy_header::{self, Header, Malformed, Parsed};
-use crate::relay::with_scratch;
+use crate::scratch::with_scratch;
 
 /// What the first bytes of a connection hold.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
-//! Tells a client, in its own protocol, that its connection goes nowhere.
+//! Refuses a client in its own protocol.
 //!
-//! In:  the client's stream and what to say.
-//! Out: the alert or answer on the wire, and a close that does not undo it.
+//! In:  what the configuration says of refusing, and what the client sent; then its stream.
+//! Out: a reason and a [`Refusal`]; then the alert or answer on the wire, and a close that does not discard it.
 //! Source: RFC 8446 §6 (alerts), RFC 6066 §3 (unrecognized_name).
 
 use std::future::poll_fn;
@@ -14,10 +14,14 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::relay::with_scratch;
+use crate::alert::Alert;
+use crate::client_hello::ClientHello;
+use crate::config::Refuse;
+use crate::scratch::with_scratch;
 use crate::socket;
+use crate::telemetry::{Match, Reason};
 
-/// What a client is told.
+/// What a refused client sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// A fatal alert in a record of `version`.
@@ -32,16 +36,51 @@ pub(crate) enum Refusal {
     Reset,
 }
 
-/// The alerts that a router has reason to send (RFC 8446 §6.2).
+/// What of a ClientHello decides how its client is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Alert {
-    RecordOverflow = 22,
-    HandshakeFailure = 40,
-    IllegalParameter = 47,
-    DecodeError = 50,
-    MissingExtension = 109,
-    UnrecognizedName = 112,
+pub(crate) struct Offer {
+    pub tls13: bool,
+    /// The version of the record that carries an alert.
+    pub alert_version: u16,
+}
+
+impl Offer {
+    /// A client that offers TLS 1.3.
+    pub(crate) const TLS13: Self = Self { tls13: true, alert_version: 0x0303 };
+    /// A client that offers TLS 1.2 and nothing newer.
+    pub(crate) const TLS12: Self = Self { tls13: false, alert_version: 0x0303 };
+
+    pub(crate) fn of(hello: &ClientHello) -> Self {
+        Self { tls13: hello.offers.tls13(), alert_version: hello.alert_version() }
+    }
+}
+
+/// Decides how a client that sent a ClientHello is refused, when the configuration says `how` for what `matched`: the
+/// reason in the log and the metrics, and what the client sees.
+pub(crate) fn for_hello(how: Refuse, matched: Match, offer: Offer) -> (Reason, Refusal) {
+    let (reason, alert) = match matched {
+        // RFC 8446 §9.2: a server that requires server_name answers missing_extension. TLS 1.2 has no such alert.
+        Match::NoSni if offer.tls13 => (Reason::NoSni, Alert::MISSING_EXTENSION),
+        Match::NoSni => (Reason::NoSni, Alert::HANDSHAKE_FAILURE),
+        Match::Unmatched => (Reason::NoRoute, Alert::UNRECOGNIZED_NAME),
+        _ => (Reason::Refused, Alert::UNRECOGNIZED_NAME),
+    };
+    let refusal = match how {
+        Refuse::Alert => Refusal::Alert { version: offer.alert_version, alert },
+        Refuse::Close => Refusal::Close,
+        Refuse::Reset => Refusal::Reset,
+    };
+    (reason, refusal)
+}
+
+/// Decides the same for a client whose `first_bytes` are not TLS. It would not understand an alert.
+pub(crate) fn for_not_tls(how: Refuse, first_bytes: &[u8]) -> (Reason, Refusal) {
+    let refusal = match how {
+        Refuse::Reset => Refusal::Reset,
+        Refuse::Alert | Refuse::Close if looks_like_http(first_bytes) => Refusal::Http,
+        Refuse::Alert | Refuse::Close => Refusal::Close,
+    };
+    (Reason::NotTls, refusal)
 }
 
 /// Refuses `client`, and waits until it has read the answer or has had its time.
@@ -49,7 +88,7 @@ pub(crate) async fn refuse(mut client: TcpStream, refusal: Refusal) {
     match refusal {
         Refusal::Alert { version, alert } => {
             let [high, low] = version.to_be_bytes();
-            say(&mut client, &[ALERT_RECORD, high, low, 0, 2, FATAL, alert as u8]).await;
+            say(&mut client, &[ALERT_RECORD, high, low, 0, 2, FATAL, alert.code()]).await;
         }
         Refusal::Http => say(&mut client, HTTP_ANSWER).await,
         Refusal::Close => say(&mut client, &[]).await,
@@ -59,7 +98,7 @@ pub(crate) async fn refuse(mut client: TcpStream, refusal: Refusal) {
 }
 
 /// Whether the first bytes look like an HTTP/1 request, as far as they came.
-pub(crate) fn looks_like_http(bytes: &[u8]) -> bool {
+fn looks_like_http(bytes: &[u8]) -> bool {
     let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let Some((method, target)) = line.iter().position(|&byte| byte == b' ').map(|space| line.split_at(space)) else {
         return false;
@@ -125,7 +164,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_alert_arrives_also_when_more_was_in_flight() {
-        let alert = Refusal::Alert { version: 0x0303, alert: Alert::UnrecognizedName };
+        let alert = Refusal::Alert { version: 0x0303, alert: Alert::UNRECOGNIZED_NAME };
         for in_flight in [1, 517, 40_000] {
             assert_eq!(refused(alert, in_flight).await.expect("no reset"), [21, 3, 3, 0, 2, 2, 112]);
         }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use std::{fmt, io};
 
 use rustls::pki_types::{CertificateDer, DnsName, IpAddr, ServerName};
-use rustls::{AlertDescription, ClientConfig, HandshakeKind, ProtocolVersion, SupportedProtocolVersion};
+use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, SupportedProtocolVersion};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -27,6 +27,7 @@ pub(crate) use self::certificate::{Certificate, Unreadable};
 use self::observed::Observed;
 use self::verifier::{NameCheck, Verifier, Witness};
 pub(crate) use self::verifier::{Roots, RootsError, Verdict};
+use crate::alert::Alert;
 
 /// What to ask a backend for. The default asks for nothing in particular, by either version, and judges nothing.
 #[derive(Clone, Debug, Default)]
@@ -93,10 +94,6 @@ pub(crate) enum Version {
     Tls12,
     Tls13,
 }
-
-/// An alert of RFC 8446 §6.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Alert(AlertDescription);
 
 /// Why there was no handshake.
 #[derive(Debug)]
@@ -195,7 +192,7 @@ where
     };
     match timeout(FAREWELL, farewell).await {
         Ok(Err(error)) => match tls_error(&error) {
-            Some(rustls::Error::AlertReceived(alert)) => Some(Alert(*alert)),
+            Some(rustls::Error::AlertReceived(alert)) => Some(Alert::new(u8::from(*alert))),
             _ => None,
         },
         _ => None,
@@ -225,55 +222,15 @@ impl Handshake {
     }
 }
 
-impl Alert {
-    /// The name that RFC 8446 §6 gives it.
-    pub(crate) fn name(self) -> &'static str {
-        match self.code() {
-            0 => "close_notify",
-            10 => "unexpected_message",
-            20 => "bad_record_mac",
-            22 => "record_overflow",
-            40 => "handshake_failure",
-            42 => "bad_certificate",
-            43 => "unsupported_certificate",
-            44 => "certificate_revoked",
-            45 => "certificate_expired",
-            46 => "certificate_unknown",
-            47 => "illegal_parameter",
-            48 => "unknown_ca",
-            49 => "access_denied",
-            50 => "decode_error",
-            51 => "decrypt_error",
-            70 => "protocol_version",
-            71 => "insufficient_security",
-            80 => "internal_error",
-            86 => "inappropriate_fallback",
-            90 => "user_canceled",
-            109 => "missing_extension",
-            110 => "unsupported_extension",
-            112 => "unrecognized_name",
-            113 => "bad_certificate_status_response",
-            115 => "unknown_psk_identity",
-            116 => "certificate_required",
-            120 => "no_application_protocol",
-            _ => "unknown",
-        }
-    }
-
-    pub(crate) fn code(self) -> u8 {
-        u8::from(self.0)
-    }
-}
-
 impl HandshakeError {
     fn of<S>(error: io::Error, stream: &Observed<S>, witness: &Witness) -> Self {
         let got = stream.got();
         if let Some(error) = tls_error(&error) {
             return match error {
                 rustls::Error::AlertReceived(alert) if witness.was_asked_for_a_certificate() => {
-                    Self::WantsClientCertificate(Alert(*alert))
+                    Self::WantsClientCertificate(Alert::new(u8::from(*alert)))
                 }
-                rustls::Error::AlertReceived(alert) => Self::Alert(Alert(*alert)),
+                rustls::Error::AlertReceived(alert) => Self::Alert(Alert::new(u8::from(*alert))),
                 _ if !looks_like_tls(stream.first()) => Self::NotTls { first: stream.first().to_vec() },
                 error => Self::Tls(error.clone()),
             };
@@ -320,12 +277,6 @@ impl fmt::Display for Version {
             Self::Tls12 => "1.2",
             Self::Tls13 => "1.3",
         })
-    }
-}
-
-impl fmt::Display for Alert {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.name(), self.code())
     }
 }
 

@@ -13,7 +13,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
 use super::stream::BackendStream;
-use crate::relay::{Prefix, with_scratch};
+use crate::prefix::Prefix;
+use crate::scratch::with_scratch;
 use crate::telemetry::FirstRecord;
 
 /// A backend's first bytes.

@@ -12,19 +12,20 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::alert::Alert;
 use crate::client_hello::ClientHello;
 use crate::connect::{Attempts, BackendStream, Connected, first_record};
 use crate::limits::Permit;
 use crate::operate::registry::{Entry, Ticket};
 use crate::pool::{Lease, Pool};
 use crate::proxy_header::{self, Addresses, Values, Version};
-use crate::relay::{End, Heard, Meter, Opening, Way};
+use crate::relay::{End, Heard, Meter, Opening};
 use crate::server_name::Sni;
 use crate::snapshot::{Destination, Route, Snapshot};
 use crate::telemetry::{
-    Active, Alpn, ConnectionLine, Direction, Feature, FirstRecord, ListenerMetrics, Match, Metrics, Reason,
-    RouteMetrics, State,
+    Active, Alpn, ConnectionLine, Feature, FirstRecord, ListenerMetrics, Match, Metrics, Reason, RouteMetrics, State,
 };
+use crate::way::Way;
 
 /// What a connection has from its acceptance on. Who it is stands on the roster.
 pub(crate) struct Accepted {
@@ -151,10 +152,10 @@ impl Account {
     /// Whether an alert speaks of the backend's state. Most alerts speak of what the client offered, and a client that
     /// offers nonsense must not be able to have a backend ejected. (RFC 8446 §6.2)
     fn blames_backend(&self, alert: Option<u8>) -> bool {
-        match alert {
-            Some(INTERNAL_ERROR) => true,
+        match alert.map(Alert::new) {
+            Some(Alert::INTERNAL_ERROR) => true,
             // A client can make up names under a wildcard, but not one that stands in the configuration.
-            Some(UNRECOGNIZED_NAME) => self.matched == Some(Match::Exact),
+            Some(Alert::UNRECOGNIZED_NAME) => self.matched == Some(Match::Exact),
             _ => false,
         }
     }
@@ -164,12 +165,12 @@ impl Meter for Account {
     fn carried(&mut self, way: Way, bytes: u64) {
         self.accepted.live.carried(way, bytes);
         if let Some(metrics) = &self.route {
-            metrics.bytes(direction(way), bytes);
+            metrics.bytes(way, bytes);
         }
     }
 
     fn spliced(&mut self, way: Way, bytes: u64) {
-        self.accepted.metrics.spliced(direction(way), bytes);
+        self.accepted.metrics.spliced(way, bytes);
     }
 
     fn first_bytes(&mut self, bytes: &[u8]) {
@@ -277,18 +278,6 @@ pub(super) fn server_name(hello: Option<&ClientHello>) -> Option<&str> {
         Sni::IpLiteral => None,
     }
 }
-
-fn direction(way: Way) -> Direction {
-    match way {
-        Way::ToBackend => Direction::ToBackend,
-        Way::ToClient => Direction::ToClient,
-    }
-}
-
-/// RFC 8446 §6.
-const INTERNAL_ERROR: u8 = 80;
-/// RFC 6066 §3.
-const UNRECOGNIZED_NAME: u8 = 112;
 
 #[cfg(test)]
 mod tests {

@@ -9,9 +9,10 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::alert::Alert;
 use crate::client_hello::Alpn;
 use crate::config::{self, Config, Refuse};
-use crate::refuse::Alert;
+use crate::refuse::{self, Offer};
 use crate::route::{By, Candidate, NearMiss};
 use crate::server_name::{InvalidName, Pattern, ServerName, Sni};
 use crate::snapshot::{Asked, Chosen, Destination, Snapshot};
@@ -210,7 +211,7 @@ impl Explanation {
         self.refusal = Some(Refusal {
             reason: Reason::InvalidSni.as_str().to_owned(),
             client_sees: refuse_word(Refuse::Alert).to_owned(),
-            alert: Some(alert_name(Alert::IllegalParameter).to_owned()),
+            alert: Some(Alert::ILLEGAL_PARAMETER.name().to_owned()),
             alert_before_tls13: None,
             detail: Some(invalid.to_string()),
         });
@@ -290,36 +291,21 @@ fn told_pool(config: &Config, name: &str) -> Pool {
     Pool { name: name.to_owned(), backends }
 }
 
-/// How a client that sent a hello is refused. A test compares it with what clients see.
+/// How the path refuses a client that offers TLS 1.3, and where the alert differs, one that does not.
 fn refusal(how: Refuse, matched: Match) -> Refusal {
-    let reason = match matched {
-        Match::NoSni => Reason::NoSni,
-        Match::Unmatched => Reason::NoRoute,
-        _ => Reason::Refused,
+    let alert = |refusal| match refusal {
+        refuse::Refusal::Alert { alert, .. } => Some(alert),
+        _ => None,
     };
-    let (alert, before_tls13) = match (how, matched) {
-        (Refuse::Alert, Match::NoSni) => (Some(Alert::MissingExtension), Some(Alert::HandshakeFailure)),
-        (Refuse::Alert, _) => (Some(Alert::UnrecognizedName), None),
-        (Refuse::Close | Refuse::Reset, _) => (None, None),
-    };
+    let (reason, with_tls13) = refuse::for_hello(how, matched, Offer::TLS13);
+    let (_, before_tls13) = refuse::for_hello(how, matched, Offer::TLS12);
+    let (sent, before) = (alert(with_tls13), alert(before_tls13));
     Refusal {
         reason: reason.as_str().to_owned(),
         client_sees: refuse_word(how).to_owned(),
-        alert: alert.map(|alert| alert_name(alert).to_owned()),
-        alert_before_tls13: before_tls13.map(|alert| alert_name(alert).to_owned()),
+        alert: sent.map(|alert| alert.name().to_owned()),
+        alert_before_tls13: before.filter(|_| before != sent).map(|alert| alert.name().to_owned()),
         detail: None,
-    }
-}
-
-/// RFC 8446 §6.2.
-fn alert_name(alert: Alert) -> &'static str {
-    match alert {
-        Alert::RecordOverflow => "record_overflow",
-        Alert::HandshakeFailure => "handshake_failure",
-        Alert::IllegalParameter => "illegal_parameter",
-        Alert::DecodeError => "decode_error",
-        Alert::MissingExtension => "missing_extension",
-        Alert::UnrecognizedName => "unrecognized_name",
     }
 }
 

@@ -24,9 +24,9 @@ pub(crate) use self::condemned::{Condemned, Fates};
 pub use self::desk::Rosters;
 pub(crate) use self::desk::{Listed, serve};
 use self::slots::Slots;
-use crate::relay::Way;
 use crate::snapshot::Terms;
 use crate::telemetry::{Reason, State};
+use crate::way::Way;
 
 /// What is known of a live connection.
 pub struct Entry {

@@ -3,7 +3,6 @@
 //! In:  a stream to read.
 //! Out: its bytes written to the other; what that one does not take goes to an exact-size buffer.
 
-use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -12,7 +11,9 @@ use rustix::net::{SendFlags, send};
 use tokio::io::{Interest, ReadBuf};
 
 use super::Stream;
-use super::direction::{Fault, Prefix};
+use super::direction::Fault;
+use crate::prefix::Prefix;
+use crate::scratch::with_scratch;
 
 /// What one message was, and what came right behind it.
 #[derive(Debug)]
@@ -101,21 +102,4 @@ fn write_last(cx: &mut Context<'_>, to: &mut impl Stream, bytes: &[u8]) -> Poll<
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn write_last(cx: &mut Context<'_>, to: &mut impl Stream, bytes: &[u8]) -> Poll<io::Result<usize>> {
     write(cx, to, bytes)
-}
-
-/// Lends the worker's scratch buffer, which belongs to nobody between two polls.
-pub(crate) fn with_scratch<R>(f: impl FnOnce(&mut [u8]) -> R) -> R {
-    SCRATCH.with_borrow_mut(|scratch| {
-        if scratch.is_empty() {
-            *scratch = vec![0; SCRATCH_BYTES].into_boxed_slice();
-        }
-        f(scratch)
-    })
-}
-
-/// The most that one read takes, and so the most that is kept for a side that takes nothing.
-const SCRATCH_BYTES: usize = 64 << 10;
-
-thread_local! {
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(Box::default());
 }

@@ -13,21 +13,13 @@ use tokio::task::coop::has_budget_remaining;
 
 use super::copy::{Message, Then};
 use super::pipe::{self, Pipe};
-use super::{Engine, Heard, Meter, Stream, Way, copy};
-
-/// Bytes that go first, with how much of them is already written. Nearly always none, so it has room for no more.
-#[derive(Debug, Default)]
-pub(crate) struct Prefix(Option<Box<Unwritten>>);
-
-#[derive(Debug)]
-struct Unwritten {
-    bytes: Vec<u8>,
-    written: usize,
-}
+use super::{Engine, Heard, Meter, Stream, copy};
+use crate::prefix::Prefix;
+use crate::way::Way;
 
 /// The state of one direction. A closed one may be polled again.
 #[derive(Debug)]
-pub(super) struct Direction {
+pub(super) struct Flow {
     way: Way,
     state: State,
     mode: Mode,
@@ -76,31 +68,7 @@ pub(super) enum Moved {
     End,
 }
 
-impl Prefix {
-    pub(crate) fn new(bytes: Vec<u8>) -> Self {
-        Self((!bytes.is_empty()).then(|| Box::new(Unwritten { bytes, written: 0 })))
-    }
-
-    pub(crate) fn unwritten(&self) -> &[u8] {
-        self.0.as_ref().map_or(&[], |unwritten| &unwritten.bytes[unwritten.written..])
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_none()
-    }
-
-    /// Notes that `bytes` more were taken; gives the memory back after the last.
-    pub(crate) fn wrote(&mut self, bytes: usize) {
-        if let Some(unwritten) = &mut self.0 {
-            unwritten.written += bytes;
-        }
-        if self.unwritten().is_empty() {
-            self.0 = None;
-        }
-    }
-}
-
-impl Direction {
+impl Flow {
     pub(super) fn new(way: Way, engine: Engine, rest: Prefix, heard: Heard) -> Self {
         let mode = match engine {
             Engine::Adaptive { .. } if cfg!(target_os = "linux") => Mode::Message { large: 0 },

@@ -1,11 +1,6 @@
 //! Is told of what a relay does, as it does it.
 
-/// Where bytes go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    ToBackend,
-    ToClient,
-}
+use crate::way::Way;
 
 /// Told of what a relay does, as it does it; called often, so counting should be an atomic add. It belongs to the relay
 /// and is dropped with it, so that what it was told survives an error, a cancelled relay and a panic.

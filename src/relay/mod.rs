@@ -26,16 +26,15 @@ use pin_project_lite::pin_project;
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-pub(crate) use self::copy::with_scratch;
-pub(crate) use self::direction::Prefix;
-use self::direction::{Direction, Fault};
+use self::direction::{Fault, Flow};
 pub(crate) use self::meter::End;
 pub(crate) use self::meter::Meter;
-pub use self::meter::Way;
 pub(crate) use self::pipe::{MOST_OPEN as MOST_PIPES, bound as bound_pipes};
 pub(crate) use self::stream::Stream;
+use crate::prefix::Prefix;
 use crate::socket::{self, TcpSettings};
 use crate::sys;
+use crate::way::Way;
 
 /// What a relay must know besides its two streams.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -96,8 +95,8 @@ impl<C: Stream, B: Stream, M: Meter> Relay<C, B, M> {
         let now = Instant::now();
         let carrier = Carrier {
             ends: Ends { client, backend, closing: Closing::Reset },
-            to_backend: Direction::new(Way::ToBackend, settings.engine, opening.to_backend, Heard::Yes),
-            to_client: Direction::new(Way::ToClient, settings.engine, opening.to_client, opening.heard),
+            to_backend: Flow::new(Way::ToBackend, settings.engine, opening.to_backend, Heard::Yes),
+            to_client: Flow::new(Way::ToClient, settings.engine, opening.to_client, opening.heard),
             stage: Stage::Carrying,
             broken: None,
             last_activity: now,
@@ -130,8 +129,8 @@ impl<C: Stream, B: Stream, M: Meter> Future for Relay<C, B, M> {
 struct Carrier<C: Stream, B: Stream, M> {
     // Dropped first: what a meter counts on its drop is then true.
     ends: Ends<C, B>,
-    to_backend: Direction,
-    to_client: Direction,
+    to_backend: Flow,
+    to_client: Flow,
     stage: Stage,
     /// The side that failed, once one did; what it sent before is still delivered.
     broken: Option<(Side, End)>,

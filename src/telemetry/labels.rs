@@ -60,12 +60,6 @@ labels! {
         NotTls => "not_tls",
     }
 
-    /// The two directions of a relay.
-    Direction {
-        ToBackend => "to_backend",
-        ToClient => "to_client",
-    }
-
     /// What a client's hello offers.
     Feature {
         Tls13 => "tls13",

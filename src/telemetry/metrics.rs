@@ -10,11 +10,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{Counter, Gauge};
 
-use super::labels::{Direction, Enforced, LimitScope, ReloadResult, Trigger};
+use super::labels::{Enforced, LimitScope, ReloadResult, Trigger};
 use super::names::Names;
 use super::registry::{Registry, label_value};
 use super::series::{BackendMetrics, DnsMetrics, ListenerMetrics, PoolMetrics, Registering, RouteMetrics};
 use super::{process, render, table};
+use crate::alert::Alert;
+use crate::way::Way;
 
 /// All metrics of one process, or of one test.
 pub struct Metrics {
@@ -48,9 +50,9 @@ impl Metrics {
         let started = SystemTime::now();
         registry.gauge(&table::BUILD_INFO, &[VERSION, REVISION]).set(1.0);
         registry.gauge(&table::START_TIME, &[]).set(unix_seconds(started));
-        let alerts = ALERTS.iter().map(|(_, name)| *name).chain([OTHER_ALERT]);
+        let alerts = ALERTS.iter().map(|alert| alert.name()).chain([OTHER_ALERT]);
         Arc::new(Self {
-            spliced: each(Direction::ALL, |direction| registry.counter(&table::SPLICED, &[direction.as_str()])),
+            spliced: each(Way::ALL, |way| registry.counter(&table::SPLICED, &[way.as_str()])),
             limited: each(LimitScope::ALL, |scope| {
                 each(Enforced::ALL, |enforced| registry.counter(&table::LIMITED, &[scope.as_str(), enforced.as_str()]))
             }),
@@ -171,14 +173,13 @@ impl Metrics {
         self.started.elapsed().unwrap_or_default()
     }
 
-    /// `alert` is the AlertDescription of RFC 8446 §6.
-    pub fn alert_sent(&self, alert: u8) {
-        let at = ALERTS.iter().position(|(number, _)| *number == alert).unwrap_or(ALERTS.len());
+    pub fn alert_sent(&self, alert: Alert) {
+        let at = ALERTS.iter().position(|known| *known == alert).unwrap_or(ALERTS.len());
         self.alerts[at].increment(1);
     }
 
-    pub fn spliced(&self, direction: Direction, bytes: u64) {
-        self.spliced[direction as usize].increment(bytes);
+    pub fn spliced(&self, way: Way, bytes: u64) {
+        self.spliced[way as usize].increment(bytes);
     }
 
     pub fn limit_rejected(&self, scope: LimitScope, enforced: Enforced) {
@@ -215,18 +216,18 @@ pub(crate) const REVISION: &str = match option_env!("SNIGATE_REVISION") {
     None => "unknown",
 };
 
-/// Alerts that a refusal may send. RFC 8446 §6, RFC 8446 §6.2, RFC 6066 §3, RFC 7301 §3.2.
-const ALERTS: &[(u8, &str)] = &[
-    (10, "unexpected_message"),
-    (22, "record_overflow"),
-    (40, "handshake_failure"),
-    (47, "illegal_parameter"),
-    (50, "decode_error"),
-    (70, "protocol_version"),
-    (80, "internal_error"),
-    (109, "missing_extension"),
-    (112, "unrecognized_name"),
-    (120, "no_application_protocol"),
+/// Alerts with a series of their own: those that a refusal may send.
+const ALERTS: &[Alert] = &[
+    Alert::UNEXPECTED_MESSAGE,
+    Alert::RECORD_OVERFLOW,
+    Alert::HANDSHAKE_FAILURE,
+    Alert::ILLEGAL_PARAMETER,
+    Alert::DECODE_ERROR,
+    Alert::PROTOCOL_VERSION,
+    Alert::INTERNAL_ERROR,
+    Alert::MISSING_EXTENSION,
+    Alert::UNRECOGNIZED_NAME,
+    Alert::NO_APPLICATION_PROTOCOL,
 ];
 const OTHER_ALERT: &str = "other";
 

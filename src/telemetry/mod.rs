@@ -1,6 +1,6 @@
 //! Tells operators what happened: the metrics, the connection log, the names of all outcomes.
 //!
-//! Imports no other room, so that every room can call it.
+//! Imports only `alert` and `way`, so that every other module can call it.
 
 mod escape;
 mod event;

@@ -11,12 +11,13 @@ use metrics::{Counter, Gauge, Histogram};
 
 use super::Reason;
 use super::labels::{
-    AcceptError, BackendState, CheckResult, ConnectResult, Direction, DnsResult, Feature, FirstRecord, HelloResult,
-    Match, Paused, ProxyHeaderResult, State,
+    AcceptError, BackendState, CheckResult, ConnectResult, DnsResult, Feature, FirstRecord, HelloResult, Match, Paused,
+    ProxyHeaderResult, State,
 };
 use super::metrics::{Metrics, each};
 use super::registry::Registry;
 use super::table;
+use crate::way::Way;
 
 /// Series of one listener.
 pub struct ListenerMetrics {
@@ -121,7 +122,7 @@ pub struct RouteMetrics {
     pool: String,
     listeners: Vec<ClosedOnListener>,
     lived: OnceLock<Histogram>,
-    bytes: [OnceLock<Counter>; Direction::ALL.len()],
+    bytes: [OnceLock<Counter>; Way::ALL.len()],
     offers: [OnceLock<Counter>; Feature::ALL.len()],
 }
 
@@ -170,8 +171,8 @@ impl RouteMetrics {
     }
 
     /// To be called while the connection is open, with the bytes since the last call.
-    pub fn bytes(&self, direction: Direction, n: u64) {
-        self.bytes_counter(direction).increment(n);
+    pub fn bytes(&self, way: Way, n: u64) {
+        self.bytes_counter(way).increment(n);
     }
 
     pub fn offers(&self, feature: Feature) {
@@ -180,7 +181,7 @@ impl RouteMetrics {
 
     fn register_all(&self) {
         self.lived();
-        Direction::ALL.iter().for_each(|direction| _ = self.bytes_counter(*direction));
+        Way::ALL.iter().for_each(|way| _ = self.bytes_counter(*way));
         Feature::ALL.iter().for_each(|feature| _ = self.offers_counter(*feature));
         for listener in 0..self.listeners.len() {
             for reason in Reason::ALL.iter().filter(|reason| ends_routed(**reason)) {
@@ -201,10 +202,9 @@ impl RouteMetrics {
         self.lived.get_or_init(|| self.metrics.registry().histogram(&table::DURATION, &[&self.route]))
     }
 
-    fn bytes_counter(&self, direction: Direction) -> &Counter {
-        self.bytes[direction as usize].get_or_init(|| {
-            self.metrics.registry().counter(&table::BYTES, &[&self.route, &self.pool, direction.as_str()])
-        })
+    fn bytes_counter(&self, way: Way) -> &Counter {
+        self.bytes[way as usize]
+            .get_or_init(|| self.metrics.registry().counter(&table::BYTES, &[&self.route, &self.pool, way.as_str()]))
     }
 
     fn offers_counter(&self, feature: Feature) -> &Counter {

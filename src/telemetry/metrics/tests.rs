@@ -32,7 +32,7 @@ fn lived_in() -> Arc<Metrics> {
     listener.accept_error(AcceptError::Descriptors);
     listener.accept_paused(Paused::Yes);
     listener.proxy_header(ProxyHeaderResult::V2);
-    route.bytes(Direction::ToClient, 4096);
+    route.bytes(Way::ToClient, 4096);
     route.offers(Feature::Tls13);
     route.closed(0, Reason::Ok, Duration::from_secs(3));
     drop(active);
@@ -41,9 +41,9 @@ fn lived_in() -> Arc<Metrics> {
     let backend = metrics.backend("web", "10.0.0.1:443");
     backend.connect(ConnectResult::Ok);
     metrics.dns("web").looked_up(DnsResult::TimedOut);
-    metrics.spliced(Direction::ToBackend, 7);
+    metrics.spliced(Way::ToBackend, 7);
     metrics.limit_rejected(LimitScope::Listener, Enforced::Yes);
-    metrics.alert_sent(112);
+    metrics.alert_sent(Alert::UNRECOGNIZED_NAME);
     metrics.reload(ReloadResult::Applied, Trigger::Start, "abc123");
     metrics.log_lines_dropped(5);
     metrics
@@ -251,7 +251,7 @@ fn a_rejected_reload_keeps_the_hash_and_says_so() {
 #[test]
 fn an_alert_that_nobody_sends_has_a_label_all_the_same() {
     let metrics = Metrics::new();
-    (0..=255).for_each(|alert| metrics.alert_sent(alert));
+    (0..=255).for_each(|alert| metrics.alert_sent(Alert::new(alert)));
     assert_eq!(sum(&metrics.render(), "snigate_alerts_sent_total"), 256.0);
     assert_eq!(value(&metrics, "snigate_alerts_sent_total{alert=\"decode_error\"}"), Some(1.0));
 }
@@ -279,7 +279,7 @@ fn counting_goes_on_beside_rendering_and_upkeep() {
                     for _ in 0..5_000 {
                         let mut active = listener.accepted();
                         active.enter(State::Relaying);
-                        route.bytes(Direction::ToClient, 3);
+                        route.bytes(Way::ToClient, 3);
                         drop(active);
                         route.closed(0, Reason::Ok, Duration::from_millis(1));
                     }

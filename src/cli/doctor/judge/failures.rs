@@ -4,7 +4,8 @@ use std::io;
 
 use super::Place;
 use super::protocol::CLIENT_CERTIFICATE;
-use crate::backends::handshake::{Alert, HandshakeError};
+use crate::alert::Alert;
+use crate::backends::handshake::HandshakeError;
 use crate::cli::doctor::examine::Failure;
 use crate::cli::doctor::finding::{Finding, Kind, Severity};
 use crate::cli::doctor::plan::Asked;
