@@ -4,7 +4,6 @@
 //! Out: a [`Snapshot`], replaced whole; [`Snapshot::choose`] is the one decision behind the path and `explain`.
 
 use std::collections::HashMap;
-use std::mem;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -15,7 +14,7 @@ use tokio::sync::SetOnce;
 use tokio::time::Instant;
 
 use crate::client_hello::Alpn;
-use crate::config::{self, BackendAddress, Config, OnRemoved, Place, Refuse};
+use crate::config::{self, BackendAddress, Config, OnRemoved, Place, Refuse, Settings};
 use crate::pool::{self, Pool};
 use crate::proxy_header;
 use crate::relay::{self, Engine};
@@ -27,7 +26,7 @@ use crate::telemetry::{ConnectionLog, Format, Match, Metrics, RouteMetrics, Whic
 /// Everything in force at one time.
 pub struct Snapshot {
     /// What the file says besides its routes: those are in the table, which takes less room.
-    pub config: Config,
+    pub config: Settings,
     pub table: RouteTable,
     pub routes: Vec<Route>,
     pub no_sni: Route,
@@ -89,8 +88,8 @@ pub struct Chosen<'a> {
 
 impl Snapshot {
     /// Builds from `config`; backends that `before` has too, by pool name and address, are taken over.
-    pub fn build(mut config: Config, before: Option<&Self>, metrics: &Arc<Metrics>) -> Self {
-        let from = mem::take(&mut config.routes);
+    pub fn build(config: Config, before: Option<&Self>, metrics: &Arc<Metrics>) -> Self {
+        let Config { settings: config, routes: from } = config;
         let pools = build_pools(&config, before, metrics);
         let generation = before.map_or(0, |before| before.generation + 1);
         let route = |name: &Arc<str>, to: config::Destination, idle_timeout, on_removed| Route {
@@ -215,7 +214,7 @@ impl Snapshot {
             on_removed: from.on_removed,
         };
         let routes = (0..).zip(&self.routes).map(route).collect();
-        Config { routes, ..self.config.clone() }
+        Config { settings: self.config.clone(), routes }
     }
 
     /// Where the pattern stands that has this [`Candidate::number`].
@@ -301,7 +300,7 @@ pub(crate) fn is_trusted(trusted: &[IpNet], peer: IpAddr) -> bool {
     trusted.iter().any(|net| net.contains(&peer))
 }
 
-fn build_pools(config: &Config, before: Option<&Snapshot>, metrics: &Arc<Metrics>) -> Vec<Arc<Pool>> {
+fn build_pools(config: &Settings, before: Option<&Snapshot>, metrics: &Arc<Metrics>) -> Vec<Arc<Pool>> {
     let known: HashMap<&str, &Pool> =
         (before.into_iter().flat_map(|before| &before.pools)).map(|pool| (&*pool.name, &**pool)).collect();
     let build = |pool: &config::Pool| {
@@ -382,13 +381,13 @@ pub(crate) fn tcp_settings(tcp: config::Tcp) -> TcpSettings {
 }
 
 /// The first congestion control of `config` that the kernel does not have.
-pub(crate) fn missing_congestion(config: &Config) -> Option<(&str, std::io::Error)> {
+pub(crate) fn missing_congestion(config: &Settings) -> Option<(&str, std::io::Error)> {
     let listeners = config.listeners.iter().filter_map(|listener| listener.congestion.as_deref());
     let mut asked = listeners.chain(config.pools.iter().filter_map(|pool| pool.congestion.as_deref()));
     asked.find_map(|name| socket::check_congestion(name).err().map(|error| (name, error)))
 }
 
-fn relay_settings(config: &Config) -> relay::Settings {
+fn relay_settings(config: &Settings) -> relay::Settings {
     let engine =
         if config.relay.splice { Engine::Adaptive { pipe_bytes: config.relay.pipe_bytes } } else { Engine::Copy };
     relay::Settings {
@@ -399,7 +398,7 @@ fn relay_settings(config: &Config) -> relay::Settings {
     }
 }
 
-fn terms(config: &Config, generation: u64) -> Terms {
+fn terms(config: &Settings, generation: u64) -> Terms {
     Terms {
         generation,
         hash: config.hash.as_str().into(),

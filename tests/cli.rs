@@ -221,6 +221,21 @@ other keys that differ: log
 }
 
 #[test]
+fn diff_reports_a_route_that_moved_to_another_pool() {
+    let file = |pool: &str| {
+        format!(
+            "listeners: [{{ name: l, bind: \"127.0.0.1:0\" }}]\nroutes: [{{ sni: a.test, pool: {pool} }}]\n\
+             no_sni: {{ pool: p }}\nunmatched: {{ pool: q }}\n\
+             pools: {{ p: {{ backends: [\"127.0.0.1:1\"] }}, q: {{ backends: [\"127.0.0.1:2\"] }} }}\n"
+        )
+    };
+    let desk = Desk::with(&[("p.yaml", &file("p")), ("q.yaml", &file("q"))]);
+    let ended = desk.run(&["diff", "p.yaml", "q.yaml"]);
+    assert_eq!(ended.code, 6, "{}", ended.stdout);
+    assert!(ended.stdout.contains("~ a.test") && ended.stdout.contains("pool p -> pool q"), "{}", ended.stdout);
+}
+
+#[test]
 fn diff_tells_the_problems_of_both_files() {
     let desk = Desk::with(&[("a.yaml", "listeners: []\n"), ("b.yaml", "rotes: []\n")]);
     let ended = desk.run(&["diff", "a.yaml", "b.yaml"]);

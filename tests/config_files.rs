@@ -284,7 +284,7 @@ fn an_include_that_names_nothing_is_told() {
 
 #[test]
 fn equal_text_gives_an_equal_hash() {
-    let hash = |text: &str| file(text).load().expect("usable").config.hash;
+    let hash = |text: &str| file(text).load().expect("usable").config.settings.hash;
     assert_eq!(hash(GOOD), hash(GOOD));
     assert_ne!(hash(GOOD), hash(&format!("{GOOD}# a comment\n")));
     assert_eq!(hash(GOOD).len(), 16);

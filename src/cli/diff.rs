@@ -8,7 +8,6 @@ mod compare;
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
-use std::ops::Deref;
 use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -43,14 +42,6 @@ pub(super) struct Side {
 impl Side {
     fn new(config: Config) -> Self {
         Self { snapshot: Snapshot::build(config.clone(), None, &Metrics::new()), config }
-    }
-}
-
-impl Deref for Side {
-    type Target = Snapshot;
-
-    fn deref(&self) -> &Snapshot {
-        &self.snapshot
     }
 }
 

@@ -14,7 +14,7 @@ use super::units::{show_duration, show_size as size};
 use super::{
     Admin, AllowControl, Backend, Balance, CheckKind, Conditions, Config, Connect, Destination, Ejection, Family,
     HealthCheck, Keepalive, Level, Limits, Listener, Log, LogConnections, LogFormat, OnRemoved, Pool, ProxyVersion,
-    Refuse, Relay, Reload, Resolve, Route, Runtime, Tcp, Timeouts, Verify, WhenAllDown,
+    Refuse, Relay, Reload, Resolve, Route, Runtime, Settings, Tcp, Timeouts, Verify, WhenAllDown,
 };
 
 /// A route, of which there may be a million.
@@ -39,9 +39,9 @@ struct Routed<'c> {
 
 /// The text, on one line.
 pub(super) fn text(config: &Config) -> String {
-    let Config {
+    let Config { settings, routes } = config;
+    let Settings {
         listeners,
-        routes,
         no_sni,
         unmatched,
         not_tls,
@@ -57,7 +57,7 @@ pub(super) fn text(config: &Config) -> String {
         files: _,
         sources: _,
         hash: _,
-    } = config;
+    } = settings;
     let fallback = |to: &Destination| match to {
         Destination::Pool(pool) => json!({ "pool": &*pools[*pool].name }),
         Destination::Refuse(how) => json!({ "refuse": refuse(*how) }),
@@ -324,7 +324,7 @@ mod tests {
         let parsed = Config::parse(text, Path::new("config.yaml"));
         let mut config = parsed.unwrap_or_else(|problems| panic!("{problems}\n{text}")).config;
         // Where things stand is another matter.
-        config.hash.clear();
+        config.settings.hash.clear();
         for route in &mut config.routes {
             for (_, place) in &mut route.patterns {
                 (place.line, place.column) = (1, 1);

@@ -23,6 +23,7 @@ mod wording;
 mod yaml;
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,11 +92,26 @@ impl Config {
     }
 }
 
-/// Everything the file says, with every default filled in.
+/// Everything the file says, with every default filled in. Its settings are read as if they were its own fields.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    pub listeners: Vec<Listener>,
+    pub settings: Settings,
     pub routes: Vec<Route>,
+}
+
+impl Deref for Config {
+    type Target = Settings;
+
+    fn deref(&self) -> &Settings {
+        &self.settings
+    }
+}
+
+/// What the file says besides its routes. A type of its own, because a snapshot keeps this much and turns the routes, of
+/// which there may be a million, into a table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    pub listeners: Vec<Listener>,
     /// For a hello without a server name, or with an IP literal in its place.
     pub no_sni: Destination,
     /// For a name that no route takes.
@@ -159,13 +175,13 @@ pub struct Conditions {
     pub alpn: Vec<Box<[u8]>>,
     /// The client's address lies in one of these.
     pub source: Vec<IpNet>,
-    /// Indices into [`Config::listeners`].
+    /// Indices into [`Settings::listeners`].
     pub listeners: Vec<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// An index into [`Config::pools`].
+    /// An index into [`Settings::pools`].
     Pool(usize),
     Refuse(Refuse),
 }

@@ -28,7 +28,7 @@ fn told(routes: &[&str]) -> Vec<String> {
 /// Takes out what depends on how a file is written and not on what it says.
 fn meaning(loaded: Loaded) -> Config {
     let mut config = loaded.config;
-    config.hash.clear();
+    config.settings.hash.clear();
     for place in config.routes.iter_mut().flat_map(|route| &mut route.patterns).map(|(_, place)| place) {
         (place.line, place.column) = (0, 0);
     }
@@ -117,8 +117,8 @@ fn what_the_file_says_is_what_the_config_holds() {
                 source_addresses: [127.0.0.2], connect: { timeout: 1s, attempts: 2, total: 3s } }\n\
                 limits: { max_connections: 10, max_hello: 16KiB }\nrelay: { splice: off, pipe_size: 64KiB }\n\
                 runtime: { workers: 3 }\nadmin: { bind: [] }\nlog: { level: debug, format: text, connections: failed }\n";
-    let Config { listeners, routes, not_tls, pools, limits, relay, runtime, admin, log, .. } =
-        parse(text).unwrap_or_else(|problems| panic!("{problems}")).config;
+    let Config { settings, routes } = parse(text).unwrap_or_else(|problems| panic!("{problems}")).config;
+    let Settings { listeners, not_tls, pools, limits, relay, runtime, admin, log, .. } = settings;
 
     assert_eq!(listeners[0].bind.len(), 2);
     assert_eq!(listeners[0].max_connections, Some(7));
@@ -144,7 +144,8 @@ fn congestion_control_is_the_general_one_unless_another_is_named() {
     let text = "tcp: { congestion: cubic }\nlisteners:\n  - { name: one, bind: 127.0.0.1:0 }\n  - { name: two, bind: 127.0.0.1:0, congestion: bbr }\n\
                 routes: [{ sni: a.test, pool: p }, { sni: b.test, pool: q }]\n\
                 pools: { p: { backends: [127.0.0.1:1], congestion: system }, q: { backends: [127.0.0.1:2] } }\n";
-    let Config { listeners, pools, .. } = parse(text).unwrap_or_else(|problems| panic!("{problems}")).config;
+    let Config { settings: Settings { listeners, pools, .. }, .. } =
+        parse(text).unwrap_or_else(|problems| panic!("{problems}")).config;
     let named = [&listeners[0].congestion, &listeners[1].congestion, &pools[0].congestion, &pools[1].congestion];
     assert_eq!(named.map(Option::as_deref), [Some("cubic"), Some("bbr"), None, Some("cubic")]);
     let wrong = parse(&text.replace("cubic", "\"cu bic\"")).expect_err("refused").to_string();

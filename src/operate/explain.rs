@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::alert::Alert;
 use crate::client_hello::Alpn;
-use crate::config::{self, Config, Refuse};
+use crate::config::{self, Refuse, Settings};
 use crate::refuse::{self, Offer};
 use crate::route::{By, Candidate, NearMiss};
 use crate::server_name::{InvalidName, Pattern, ServerName, Sni};
@@ -244,7 +244,7 @@ impl Explanation {
     }
 }
 
-fn listener(config: &Config, asked: Option<&str>) -> Result<usize, BadQuestion> {
+fn listener(config: &Settings, asked: Option<&str>) -> Result<usize, BadQuestion> {
     let Some(asked) = asked else { return Ok(0) };
     config.listeners.iter().position(|listener| *listener.name == *asked).ok_or_else(|| BadQuestion::NoListener {
         asked: asked.to_owned(),
@@ -284,7 +284,7 @@ fn suffix(name: &ServerName, bytes: usize) -> &str {
     &name[name.len() - bytes..]
 }
 
-fn told_pool(config: &Config, name: &str) -> Pool {
+fn told_pool(config: &Settings, name: &str) -> Pool {
     let backend = |backend: &config::Backend| Backend { address: backend.address.to_string(), weight: backend.weight };
     let pool = config.pools.iter().find(|pool| *pool.name == *name);
     let backends = pool.into_iter().flat_map(|pool| &pool.backends).map(backend).collect();

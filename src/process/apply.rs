@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use crate::config::{self, Config};
+use crate::config::{self, Settings};
 use crate::operate::admin::{App, sockets};
 use crate::process::listening_sockets::{self, CannotBind, ListeningSockets, Plan};
 use crate::process::upgrade;
@@ -87,7 +87,7 @@ impl Process {
     ///
     /// # Errors
     /// One of them cannot be bound, or something else that `config` asks for cannot be had; nothing has changed then.
-    pub(crate) fn prepare(&mut self, config: &Config) -> Result<Prepared<'_>, ApplyError> {
+    pub(crate) fn prepare(&mut self, config: &Settings) -> Result<Prepared<'_>, ApplyError> {
         if config.runtime != self.runtime {
             return Err(ApplyError::NeedsRestart { what: "runtime" });
         }
@@ -233,7 +233,7 @@ impl Prepared<'_> {
 
 /// Refuses a backend that is one of our own listeners, by whichever of this machine's addresses. Backends that are looked
 /// up are judged when they are found.
-fn refuse_self_loop(config: &Config, listening: &[SocketAddr]) -> Result<(), ApplyError> {
+fn refuse_self_loop(config: &Settings, listening: &[SocketAddr]) -> Result<(), ApplyError> {
     let backends = config.pools.iter().flat_map(|pool| pool.backends.iter().map(move |backend| (pool, backend)));
     let known = backends.filter_map(|(pool, backend)| Some((pool, backend.address.inet()?)));
     let mut suspects =
@@ -324,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_backend_where_we_listen_is_refused_under_the_name_of_its_pool() {
-        let config = Config::parse(
+        let config = config::Config::parse(
             "listeners: [{ name: l, bind: \"127.0.0.1:0\" }]\nunmatched: { pool: p }\nno_sni: { pool: q }\n\
              pools:\n  p: { backends: [\"unix:/run/a.sock\", \"127.0.0.1:7001\", \"localhost:7002\"] }\n  \
              q: { backends: [224.0.0.1:7002, 127.0.0.1:7003] }\n",

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
-use crate::config::Config;
+use crate::config::Settings;
 use crate::limits::Permits;
 use crate::listener::{Listener, Order, Shared, Standing};
 use crate::process::worker::Opening;
@@ -143,7 +143,7 @@ impl ListeningSockets {
     ///
     /// # Errors
     /// One of them cannot be bound; then none of them is.
-    pub(crate) fn bind(&self, config: &Config, inherited: &mut Vec<Inherited>) -> Result<Plan, CannotBind> {
+    pub(crate) fn bind(&self, config: &Settings, inherited: &mut Vec<Inherited>) -> Result<Plan, CannotBind> {
         let wanted = wanted(config);
         let kept = self.kept(&wanted);
         let adopted = adopted(&wanted, inherited);
@@ -437,7 +437,7 @@ fn adopted(wanted: &[Wanted], inherited: &mut Vec<Inherited>) -> Vec<Vec<Inherit
 }
 
 /// Every address of every listener, in the order of the file.
-fn wanted(config: &Config) -> Vec<Wanted> {
+fn wanted(config: &Settings) -> Vec<Wanted> {
     let of = |listener: &crate::config::Listener| {
         let options = Options { tcp: tcp_settings(config.tcp), congestion: listener.congestion.clone() };
         let listener_name = Arc::clone(&listener.name);

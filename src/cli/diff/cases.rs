@@ -68,9 +68,9 @@ impl<'a> Cases<'a> {
         protocols.sort_unstable();
         protocols.dedup();
         let networks: Vec<IpNet> = all().flat_map(|conditions| conditions.source.iter().copied()).collect();
-        let named = |snapshot: &'a Side, conditions: &[&Conditions]| -> Vec<&'a str> {
+        let named = |side: &'a Side, conditions: &[&Conditions]| -> Vec<&'a str> {
             let numbers = conditions.iter().flat_map(|conditions| &conditions.listeners);
-            numbers.map(|number| &*snapshot.config.listeners[*number].name).collect()
+            numbers.map(|number| &*side.config.listeners[*number].name).collect()
         };
         let listeners = [named(old, &before), named(new, &after)].concat();
         Self { alpn: subsets(&protocols), source: apart(&networks), listener: shared_listeners(old, new, &listeners) }
@@ -81,27 +81,27 @@ impl<'a> Cases<'a> {
 ///
 /// A client that meets none of them sees them all. Where the networks of a condition leave no address outside, that
 /// entry always holds, and nothing comes after it.
-fn conditions_on_the_way<'a>(snapshot: &'a Side, sni: &Sni) -> Vec<&'a Conditions> {
+fn conditions_on_the_way<'a>(side: &'a Side, sni: &Sni) -> Vec<&'a Conditions> {
     let alpn = Alpn::default();
     let mut seen: Vec<u32> = Vec::new();
     let mut inside: Vec<IpNet> = Vec::new();
     while let Some(outside) = apart(&inside).into_iter().find(|addresses| addresses.network.is_none()) {
         let mut last = None;
         let asked = Asked { sni: Some(sni), alpn: &alpn, source: outside.example, listener: usize::MAX };
-        snapshot.choose_watched(asked, |candidate| {
+        side.snapshot.choose_watched(asked, |candidate| {
             last = Some(candidate);
             if !seen.contains(&candidate.route) {
                 seen.push(candidate.route);
             }
         });
         let Some(taker) = last.filter(|last| last.unmet.is_none()) else { break };
-        let conditions = &snapshot.config.routes[taker.route as usize].conditions;
+        let conditions = &side.config.routes[taker.route as usize].conditions;
         if conditions.source.is_empty() {
             break;
         }
         inside.extend(&conditions.source);
     }
-    seen.iter().map(|route| &snapshot.config.routes[*route as usize].conditions).collect()
+    seen.iter().map(|route| &side.config.routes[*route as usize].conditions).collect()
 }
 
 /// All sets of a few protocols; of many, none, each alone, and all.

@@ -13,7 +13,7 @@ use serde::{Serialize, Serializer};
 use super::Side;
 use super::cases::{Addresses, Cases, Listeners, When};
 use crate::client_hello::Alpn;
-use crate::config::{self, Config, Place};
+use crate::config::{self, Config, Place, Settings};
 use crate::operate::explain::refuse_word;
 use crate::server_name::{Pattern, ServerName, Sni};
 use crate::snapshot::{Asked, Chosen, Destination, Route};
@@ -102,7 +102,13 @@ pub(super) fn compare<'a>(old: &'a Side, new: &'a Side) -> Report<'a> {
     let fallbacks = fallbacks(old, new);
     let pools = pools(&old.config, &new.config);
     let changes = !(patterns.is_empty() && fallbacks.is_empty() && pools.is_empty());
-    Report { changes, patterns, fallbacks, pools, other_settings: other_settings(&old.config, &new.config) }
+    Report {
+        changes,
+        patterns,
+        fallbacks,
+        pools,
+        other_settings: other_settings(&old.config.settings, &new.config.settings),
+    }
 }
 
 impl Target<'_> {
@@ -283,8 +289,8 @@ fn targets<'a>(
     addresses: Addresses,
     listeners: Listeners<'_>,
 ) -> (Target<'a>, Target<'a>) {
-    let target = |snapshot: &'a Side, listener| {
-        target(snapshot.choose(Asked { sni: Some(sni), alpn, source: addresses.example, listener }))
+    let target = |side: &'a Side, listener| {
+        target(side.snapshot.choose(Asked { sni: Some(sni), alpn, source: addresses.example, listener }))
     };
     (target(old, listeners.old), target(new, listeners.new))
 }
@@ -304,9 +310,9 @@ fn target_of(route: &Route) -> Target<'_> {
 
 fn fallbacks<'a>(old: &'a Side, new: &'a Side) -> Vec<FallbackChange<'a>> {
     let pairs = [
-        ("no_sni", &old.no_sni, &new.no_sni),
-        ("unmatched", &old.unmatched, &new.unmatched),
-        ("not_tls", &old.not_tls, &new.not_tls),
+        ("no_sni", &old.snapshot.no_sni, &new.snapshot.no_sni),
+        ("unmatched", &old.snapshot.unmatched, &new.snapshot.unmatched),
+        ("not_tls", &old.snapshot.not_tls, &new.snapshot.not_tls),
     ];
     let change = |(fallback, old, new): (&'static str, &'a Route, &'a Route)| {
         let target = |route| Target { matched: fallback, ..target_of(route) };
@@ -394,8 +400,8 @@ fn pool_settings(old: &config::Pool, new: &config::Pool) -> Vec<&'static str> {
     differing(&alike)
 }
 
-fn other_settings(old: &Config, new: &Config) -> Vec<&'static str> {
-    let Config {
+fn other_settings(old: &Settings, new: &Settings) -> Vec<&'static str> {
+    let Settings {
         listeners,
         timeouts,
         limits,
@@ -406,7 +412,6 @@ fn other_settings(old: &Config, new: &Config) -> Vec<&'static str> {
         log,
         reload,
         // Compared above, or no setting.
-        routes: _,
         no_sni: _,
         unmatched: _,
         not_tls: _,

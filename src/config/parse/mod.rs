@@ -25,7 +25,7 @@ use super::located::{self, Located};
 use super::problem::{Place, Problems};
 use super::raw::{self, Field};
 use super::suggest::DidYouMean;
-use super::{Config, Sources, files, yaml};
+use super::{Config, Settings, Sources, files, yaml};
 
 /// Reads `text`, and the files that it includes. Returns what was read, whatever came of it.
 pub(super) fn config(text: &str, file: &Path, problems: &mut Problems) -> (Option<Config>, Sources) {
@@ -51,7 +51,7 @@ pub(super) fn config(text: &str, file: &Path, problems: &mut Problems) -> (Optio
     let routes = routes::parse(routes, &listeners.names, &pools.names, problems);
     checks::default_names(&mut pools, &routes.parsed, problems);
     let mut fallback = |raw, key, default| routes::fallback(raw, &top, key, default, &pools.names, problems);
-    let config = Config {
+    let settings = Settings {
         no_sni: fallback(raw.no_sni, "no_sni", super::Refuse::Alert),
         unmatched: fallback(raw.unmatched, "unmatched", super::Refuse::Alert),
         not_tls: fallback(raw.not_tls, "not_tls", super::Refuse::Close),
@@ -67,9 +67,9 @@ pub(super) fn config(text: &str, file: &Path, problems: &mut Problems) -> (Optio
         files: reading.files,
         sources: sources.clone(),
         listeners: listeners.parsed,
-        routes: routes.parsed,
         pools: pools.parsed,
     };
+    let config = Config { settings, routes: routes.parsed };
     conflicts::find(&config.routes, &routes.indices, config.listeners.len(), problems);
     if problems.errors() > 0 {
         return (None, sources);

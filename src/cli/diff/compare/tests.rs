@@ -4,7 +4,6 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
-use crate::snapshot::Snapshot;
 
 fn snapshot(routes: &str) -> Side {
     let text = format!(
@@ -165,8 +164,8 @@ proptest! {
         let sni = Sni::from_wire(name.as_bytes()).expect("a name");
         let alpn = if h2 { Alpn::of(&["h2"]) } else { Alpn::default() };
         let source = IpAddr::from(if inside { [10, 0, 0, 1] } else { [192, 0, 2, 1] });
-        let go = |snapshot| target(Snapshot::choose(snapshot, Asked { sni: Some(&sni), alpn: &alpn, source, listener }));
-        let (from, to) = (go(&old), go(&new));
+        let asked = Asked { sni: Some(&sni), alpn: &alpn, source, listener };
+        let (from, to) = (target(old.snapshot.choose(asked)), target(new.snapshot.choose(asked)));
 
         let report = compare(&old, &new);
         // The pattern of either file that is the most specific for this name: what the name is told under.
