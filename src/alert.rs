@@ -11,8 +11,7 @@ pub struct Alert(u8);
 macro_rules! alerts {
     ($($name:ident = $code:literal $word:literal,)*) => {
         impl Alert {
-            $(#[allow(dead_code, reason = "the registry is whole; not every alert is named in code")]
-            pub const $name: Self = Self($code);)*
+            $(pub const $name: Self = Self($code);)*
 
             /// The name that the RFC gives it, or `unknown`.
             pub const fn name(self) -> &'static str {
