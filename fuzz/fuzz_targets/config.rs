@@ -7,11 +7,9 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use snigate::internals::Alpn;
 use snigate::internals::config::{Config, Severity};
-use snigate::internals::Sni;
 use snigate::internals::snapshot::{Asked, Snapshot};
-use snigate::internals::Metrics;
+use snigate::internals::{Alpn, Metrics, Sni};
 
 fuzz_target!(|text: &str| {
     // Nothing stands beside it, and a text that reaches elsewhere on this disk is left alone.

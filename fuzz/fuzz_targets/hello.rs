@@ -7,8 +7,7 @@
 use std::mem::discriminant;
 
 use libfuzzer_sys::fuzz_target;
-use snigate::internals::{Alpn, ClientHello, Hello, MAX_RECORDS, NotHello, Reader, parse};
-use snigate::internals::{ServerName, Sni};
+use snigate::internals::{Alpn, ClientHello, Hello, MAX_RECORDS, NotHello, Reader, ServerName, Sni, parse};
 use snigate_fuzz::{gathered, message_with_extensions, numbers, records, server_name};
 
 fuzz_target!(|bytes: &[u8]| {

@@ -21,8 +21,7 @@ use libfuzzer_sys::fuzz_target;
 use rustls::pki_types::DnsName;
 use rustls::server::Acceptor;
 use rustls::{Error, PeerIncompatible, PeerMisbehaved};
-use snigate::internals::{ClientHello, Hello, parse};
-use snigate::internals::Sni;
+use snigate::internals::{ClientHello, Hello, Sni, parse};
 use snigate_fuzz::{MAX_MESSAGE_BYTES, gathered, message, message_with_extensions, records, server_name};
 
 fuzz_target!(|bytes: &[u8]| {

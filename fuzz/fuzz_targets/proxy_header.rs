@@ -153,7 +153,8 @@ fn check_values(bytes: &[u8], values: Values) {
     for value in &told {
         assert!(asked.any(|(kind, asked)| kind == value.kind && asked == &*value.value), "{value:?} was not given");
     }
-    let short = values.authority.is_none_or(|name| name.len() <= 255) && values.alpn.is_none_or(|name| name.len() < 198);
+    let short =
+        values.authority.is_none_or(|name| name.len() <= 255) && values.alpn.is_none_or(|name| name.len() < 198);
     let given = [values.unique_id.is_some(), values.authority.is_some(), values.alpn.is_some()];
     assert!(!short || told.len() == given.into_iter().filter(|given| *given).count(), "a value is missing");
 }

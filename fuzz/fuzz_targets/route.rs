@@ -10,9 +10,8 @@ use std::net::IpAddr;
 
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use snigate::internals::Alpn;
 use snigate::internals::route::{Builder, By, Conditions, Request};
-use snigate::internals::ServerName;
+use snigate::internals::{Alpn, ServerName};
 
 fuzz_target!(|input: Input| {
     let mut builder = Builder::default();
