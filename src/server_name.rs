@@ -409,8 +409,8 @@ mod tests {
             ("'a.test'", "quotes", ": a.test"),
             ("`a.test`", "quotes", ": a.test"),
             ("true", "boolean", "`*` for any name"),
-            ("-bad.test", "begins nor ends with `-`", ""),
-            ("bad-.test", "begins nor ends with `-`", ""),
+            ("-bad.test", "begin or end with `-`", ""),
+            ("bad-.test", "begin or end with `-`", ""),
         ] {
             let error = text.parse::<Pattern>().expect_err(text).to_string();
             assert!(error.contains(cause) && error.ends_with(cure), "{text}: {error}");
