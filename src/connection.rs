@@ -8,6 +8,7 @@ mod account;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
 
@@ -15,14 +16,15 @@ pub(crate) use self::account::Accepted;
 use self::account::{Account, server_name};
 use crate::alert::Alert;
 use crate::client_hello::{ClientHello, NotHello};
-use crate::connect::{self, Ask, BackendStream, ConnectError, FirstBytes, Said};
+use crate::config::Refuse;
+use crate::connect::{self, Ask, BackendStream, ConnectError, Connected, FirstBytes, Said};
 use crate::peek::{self, First, PeekError, ProxyHeader};
 use crate::pool::Request;
 use crate::proxy_header::{Addresses, Version};
-use crate::refuse::{self, Offer, Refusal, refuse};
+use crate::refuse::{self, Offer, Refusal, TurnedAway, refuse};
 use crate::relay::Relay;
 use crate::server_name::Sni;
-use crate::snapshot::{Asked, Chosen, Destination, Snapshot, is_trusted};
+use crate::snapshot::{Asked, Chosen, Destination, Route, Snapshot, is_trusted};
 use crate::socket::ResetUnlessReleased;
 use crate::telemetry::{ConnectResult, Enforced, HelloResult, LimitScope, Match, ProxyHeaderResult, Reason, State};
 
@@ -47,48 +49,17 @@ enum Established {
     Unix(Pin<Box<Relay<TcpStream, UnixStream, Box<Account>>>>),
 }
 
-/// The path up to the relay: each stage takes what the one before it gave. `None` is a connection that was refused.
+/// A connection that has a backend, which has answered or was at least given the first bytes.
+struct Walked {
+    connected: Connected,
+    idle: Duration,
+}
+
+/// Walks the path and makes the relay. `None` is a connection that was turned away.
 async fn establish(client: TcpStream, mut account: Box<Account>, snapshot: Arc<Snapshot>) -> Option<Established> {
     let mut client = ResetUnlessReleased::new(client);
-    let (prefix, told) = match hello(&mut client, &mut account, &snapshot).await {
-        Ok(read) => read,
-        Err((reason, refusal)) => return turn_away(client, account, reason, refusal).await,
-    };
-    let Chosen { route, matched } = choose(&snapshot, &mut account);
-    let pool = match &route.to {
-        Destination::Pool(pool) => Arc::clone(pool),
-        Destination::Refuse(how) => {
-            let (reason, refusal) = match &account.hello {
-                Some(hello) => refuse::for_hello(*how, matched, Offer::of(hello)),
-                None => refuse::for_not_tls(*how, &prefix),
-            };
-            // Only what a route itself refuses counts as that route; what a fallback refuses counts as the listener.
-            if reason == Reason::Refused {
-                account.routed(&snapshot, route);
-            }
-            return turn_away(client, account, reason, refusal).await;
-        }
-    };
-    account.routed(&snapshot, route);
-    account.enter(State::Connecting);
-    let header = pool.connect.send_proxy_protocol.map(|version| {
-        let addresses = told.unwrap_or_else(|| addresses(&mut client, account.live(|live| live.peer)));
-        account.proxy_header(version, addresses, &prefix)
-    });
-    let first_bytes = FirstBytes { header: header.as_deref().unwrap_or_default(), prefix: &prefix };
-    let ask = Ask {
-        request: Request {
-            client: account.live(|live| live.client.ip()),
-            server_name: server_name(account.hello.as_ref()),
-        },
-        client: client.stream(),
-        first_bytes,
-        said: said(account.hello.as_ref(), &prefix),
-        nodelay: snapshot.relay.tcp.nodelay,
-    };
-    match connect::to_any(&pool, ask, &mut account.attempts).await {
-        Ok(connected) => {
-            let idle = route.idle_timeout.unwrap_or(snapshot.relay.idle);
+    match walk(&mut client, &mut account, &snapshot).await {
+        Ok(Walked { connected, idle }) => {
             let (backend, first) = account.connected(connected);
             let (client, settings) = (client.release(), Arc::clone(&snapshot.relay));
             Some(match backend {
@@ -100,30 +71,89 @@ async fn establish(client: TcpStream, mut account: Box<Account>, snapshot: Arc<S
                 }
             })
         }
-        Err(error) => {
-            let reason = connect_reason(&error);
-            if reason == Reason::LimitBackend {
-                account.accepted.metrics.limit_rejected(LimitScope::Backend, Enforced::Yes);
-            }
-            account.error = Some(Box::new(error));
-            turn_away(client, account, reason, Refusal::Reset).await
+        Err(turned_away) => {
+            turn_away(client, account, turned_away).await;
+            None
         }
     }
 }
 
-/// Reads the PROXY header and the hello, and counts what came of it; gives what the backend must read first, and who
-/// the PROXY header says speaks to whom.
+/// The path up to the relay: each stage takes what the one before it gave.
+async fn walk(
+    client: &mut ResetUnlessReleased,
+    account: &mut Account,
+    snapshot: &Snapshot,
+) -> Result<Walked, TurnedAway> {
+    let (prefix, announced) = hello(client, account, snapshot).await?;
+    let Chosen { route, matched } = choose(snapshot, account);
+    let pool = match &route.to {
+        Destination::Pool(pool) => pool,
+        Destination::Refuse(how) => return Err(refused(account, snapshot, route, *how, matched, &prefix)),
+    };
+    account.routed(snapshot, route);
+    account.enter(State::Connecting);
+    let header = pool.connect.send_proxy_protocol.map(|version| {
+        let addresses = announced.unwrap_or_else(|| addresses(client, account.live(|live| live.peer)));
+        account.proxy_header(version, addresses, &prefix)
+    });
+    let ask = Ask {
+        request: Request {
+            client: account.live(|live| live.client.ip()),
+            server_name: server_name(account.hello.as_ref()),
+        },
+        client: client.stream(),
+        first_bytes: FirstBytes { header: header.as_deref().unwrap_or_default(), prefix: &prefix },
+        said: said(account.hello.as_ref(), &prefix),
+        nodelay: snapshot.relay.tcp.nodelay,
+    };
+    let connected = connect::to_any(pool, ask, &mut account.attempts).await;
+    let connected = connected.map_err(|error| not_connected(account, error))?;
+    Ok(Walked { connected, idle: route.idle_timeout.unwrap_or(snapshot.relay.idle) })
+}
+
+/// What a route or a fallback without a pool makes of a connection.
+fn refused(
+    account: &mut Account,
+    snapshot: &Snapshot,
+    route: &Route,
+    how: Refuse,
+    matched: Match,
+    prefix: &[u8],
+) -> TurnedAway {
+    let turned_away = match &account.hello {
+        Some(hello) => refuse::for_hello(how, matched, Offer::of(hello)),
+        None => refuse::for_not_tls(how, prefix),
+    };
+    // Only what a route itself refuses counts as that route; what a fallback refuses counts as the listener.
+    if turned_away.reason == Reason::Refused {
+        account.routed(snapshot, route);
+    }
+    turned_away
+}
+
+/// What becomes of a client that no backend takes: a reset, as if it had met the backend's.
+fn not_connected(account: &mut Account, error: ConnectError) -> TurnedAway {
+    let reason = connect_reason(&error);
+    if reason == Reason::LimitBackend {
+        account.accepted.metrics.limit_rejected(LimitScope::Backend, Enforced::Yes);
+    }
+    account.error = Some(Box::new(error));
+    TurnedAway { reason, refusal: Refusal::Reset }
+}
+
+/// Reads the PROXY header and the hello, and counts the result. Returns the bytes that the backend must read first, and
+/// the addresses that the PROXY header announced.
 async fn hello(
     client: &mut ResetUnlessReleased,
     account: &mut Account,
     snapshot: &Snapshot,
-) -> Result<(Vec<u8>, Option<Addresses>), (Reason, Refusal)> {
+) -> Result<(Vec<u8>, Option<Addresses>), TurnedAway> {
     let (peer, at, listener) = account.live(|live| (live.peer, live.at, live.listener));
     let metrics = Arc::clone(&account.accepted.listener_metrics);
     let trusted = snapshot.config.listeners[listener].trusted_proxies.as_deref();
     if trusted.is_some_and(|trusted| !is_trusted(trusted, peer.ip().to_canonical())) {
         metrics.proxy_header(ProxyHeaderResult::Untrusted);
-        return Err((Reason::ProxyUntrusted, Refusal::Close));
+        return Err(TurnedAway { reason: Reason::ProxyUntrusted, refusal: Refusal::Close });
     }
     let proxy_header = if trusted.is_some() { ProxyHeader::Required } else { ProxyHeader::None };
     let max_hello_bytes = snapshot.config.limits.max_hello_bytes;
@@ -153,23 +183,25 @@ async fn hello(
             Ok((peeked.prefix, peeked.proxy_header.and_then(|header| header.addresses)))
         }
         Err(error) => {
-            let (result, reason, refusal) = no_hello(&error);
+            let (result, turned_away) = no_hello(&error);
             if let Some(result) = result {
                 metrics.hello(result, after, 0, 0);
             } else {
                 metrics.proxy_header(ProxyHeaderResult::Malformed);
             }
             account.error = Some(Box::new(error));
-            Err((reason, refusal))
+            Err(turned_away)
         }
     }
 }
 
-/// For a connection without a hello: what is counted, why it ended, what the client sees.
-fn no_hello(error: &PeekError) -> (Option<HelloResult>, Reason, Refusal) {
+/// For a connection without a hello: what is counted, and how it is turned away.
+fn no_hello(error: &PeekError) -> (Option<HelloResult>, TurnedAway) {
     let alert = |alert| Refusal::Alert { version: 0x0303, alert };
     let (result, reason, refusal) = match error {
-        PeekError::ProxyHeader(_) => return (None, Reason::ProxyHeader, Refusal::Close),
+        PeekError::ProxyHeader(_) => {
+            return (None, TurnedAway { reason: Reason::ProxyHeader, refusal: Refusal::Close });
+        }
         PeekError::TimedOut { got: 0 } | PeekError::Gone { got: 0 } | PeekError::Io { got: 0, .. } => {
             (HelloResult::Probe, Reason::Probe, Refusal::Leave)
         }
@@ -186,7 +218,7 @@ fn no_hello(error: &PeekError) -> (Option<HelloResult>, Reason, Refusal) {
             }
         },
     };
-    (Some(result), reason, refusal)
+    (Some(result), TurnedAway { reason, refusal })
 }
 
 /// Finds the route; the decision itself is [`Snapshot::choose`].
@@ -207,12 +239,8 @@ fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account) -> Chosen<'a> {
 }
 
 /// Refuses; the account closes when the client has had its answer.
-async fn turn_away<T>(
-    client: ResetUnlessReleased,
-    mut account: Box<Account>,
-    reason: Reason,
-    refusal: Refusal,
-) -> Option<T> {
+async fn turn_away(client: ResetUnlessReleased, mut account: Box<Account>, turned_away: TurnedAway) {
+    let TurnedAway { reason, refusal } = turned_away;
     account.enter(State::Refusing);
     if let Refusal::Alert { alert, .. } = refusal {
         account.accepted.metrics.alert_sent(alert);
@@ -220,7 +248,6 @@ async fn turn_away<T>(
     // From here on a drop may say FIN or RST: the answer is the same, and the reason is known.
     account.reason = Some(reason);
     refuse(client.release(), refusal).await;
-    None
 }
 
 /// Who speaks to whom, for a PROXY header towards the backend.

@@ -1,7 +1,7 @@
 //! Refuses a client in its own protocol.
 //!
 //! In:  what the configuration says of refusing, and what the client sent; then its stream.
-//! Out: a reason and a [`Refusal`]; then the alert or answer on the wire, and a close that does not discard it.
+//! Out: [`TurnedAway`]; then the alert or answer on the wire, and a close that does not discard it.
 //! Source: RFC 8446 §6 (alerts), RFC 6066 §3 (unrecognized_name).
 
 use std::future::poll_fn;
@@ -36,6 +36,14 @@ pub(crate) enum Refusal {
     Reset,
 }
 
+/// The end of a connection that is not relayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TurnedAway {
+    /// For the log and the metrics.
+    pub reason: Reason,
+    pub refusal: Refusal,
+}
+
 /// What of a ClientHello decides how its client is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Offer {
@@ -55,9 +63,8 @@ impl Offer {
     }
 }
 
-/// Decides how a client that sent a ClientHello is refused, when the configuration says `how` for what `matched`: the
-/// reason in the log and the metrics, and what the client sees.
-pub(crate) fn for_hello(how: Refuse, matched: Match, offer: Offer) -> (Reason, Refusal) {
+/// Decides how a client that sent a ClientHello is refused, when the configuration says `how` for what `matched`.
+pub(crate) fn for_hello(how: Refuse, matched: Match, offer: Offer) -> TurnedAway {
     let (reason, alert) = match matched {
         // RFC 8446 §9.2: a server that requires server_name answers missing_extension. TLS 1.2 has no such alert.
         Match::NoSni if offer.tls13 => (Reason::NoSni, Alert::MISSING_EXTENSION),
@@ -70,17 +77,17 @@ pub(crate) fn for_hello(how: Refuse, matched: Match, offer: Offer) -> (Reason, R
         Refuse::Close => Refusal::Close,
         Refuse::Reset => Refusal::Reset,
     };
-    (reason, refusal)
+    TurnedAway { reason, refusal }
 }
 
 /// Decides the same for a client whose `first_bytes` are not TLS. It would not understand an alert.
-pub(crate) fn for_not_tls(how: Refuse, first_bytes: &[u8]) -> (Reason, Refusal) {
+pub(crate) fn for_not_tls(how: Refuse, first_bytes: &[u8]) -> TurnedAway {
     let refusal = match how {
         Refuse::Reset => Refusal::Reset,
         Refuse::Alert | Refuse::Close if looks_like_http(first_bytes) => Refusal::Http,
         Refuse::Alert | Refuse::Close => Refusal::Close,
     };
-    (Reason::NotTls, refusal)
+    TurnedAway { reason: Reason::NotTls, refusal }
 }
 
 /// Refuses `client`, and waits until it has read the answer or has had its time.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::alert::Alert;
 use crate::client_hello::Alpn;
 use crate::config::{self, Refuse, Settings};
-use crate::refuse::{self, Offer};
+use crate::refuse::{self, Offer, TurnedAway};
 use crate::route::{By, Candidate, NearMiss};
 use crate::server_name::{InvalidName, Pattern, ServerName, Sni};
 use crate::snapshot::{Asked, Chosen, Destination, Snapshot};
@@ -297,8 +297,8 @@ fn refusal(how: Refuse, matched: Match) -> Refusal {
         refuse::Refusal::Alert { alert, .. } => Some(alert),
         _ => None,
     };
-    let (reason, with_tls13) = refuse::for_hello(how, matched, Offer::TLS13);
-    let (_, before_tls13) = refuse::for_hello(how, matched, Offer::TLS12);
+    let TurnedAway { reason, refusal: with_tls13 } = refuse::for_hello(how, matched, Offer::TLS13);
+    let before_tls13 = refuse::for_hello(how, matched, Offer::TLS12).refusal;
     let (sent, before) = (alert(with_tls13), alert(before_tls13));
     Refusal {
         reason: reason.as_str().to_owned(),

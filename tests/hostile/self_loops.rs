@@ -17,7 +17,8 @@ fn a_reload_to_our_own_listener_is_refused_and_what_was_in_force_serves_on() {
     let lb = Trial::with(&everywhere(Lb::new().route("a.test", &backend).config()));
     let port = lb.port();
     let local = local_addresses().unwrap().into_iter().filter(|ip| !is_link_local(*ip));
-    let ours = local.chain(["0.0.0.0", "::", "127.1.2.3"].map(|ip| ip.parse().unwrap()));
+    // `0.0.0.0` and `::` are refused as backends before it comes to this.
+    let ours = local.chain(["127.1.2.3".parse().unwrap()]);
     for ours in ours.map(|ip| SocketAddr::new(ip, port)) {
         let seen = lb.log().len();
         let config = Lb::new().route("a.test", [backend.address, ours]).config();
