@@ -254,7 +254,7 @@ fn watched(socket: OwnedFd) -> io::Result<UnixStream> {
     UnixStream::from_std(socket)
 }
 
-/// argv[0] rather than /proc/self/exe: a symlink that now points at a new version must be resolved again.
+/// `argv[0]` rather than /proc/self/exe: a symlink that now points at a new version must be resolved again.
 fn program() -> io::Result<PathBuf> {
     match env::args_os().next().filter(|name| !name.is_empty()) {
         Some(name) => Ok(name.into()),

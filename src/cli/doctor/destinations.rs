@@ -11,7 +11,7 @@ use foldhash::fast::RandomState;
 use crate::config::{Config, Destination};
 use crate::server_name::Pattern;
 
-/// Where names lead. Pools are indices into [`Config::pools`].
+/// Where names lead. Pools are indices into [`Settings::pools`](crate::config::Settings::pools).
 pub(super) struct Destinations<'a> {
     exact: Map<&'a str, Level>,
     one_label: Map<&'a str, Level>,

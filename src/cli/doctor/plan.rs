@@ -16,7 +16,7 @@ use crate::server_name::{Pattern, ServerName};
 /// A pool, and what its backends are asked for.
 #[derive(Clone, Debug)]
 pub(super) struct Round {
-    /// Its index into [`Config::pools`].
+    /// Its index into [`Settings::pools`](crate::config::Settings::pools).
     pub pool: usize,
     pub asked: Arc<[Asked]>,
     /// How many names there were too many to ask for.
