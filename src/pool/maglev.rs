@@ -18,8 +18,8 @@ pub(super) struct Maglev {
 }
 
 impl Maglev {
-    /// Fills the table: in turn, each backend takes the next free slot of its own permutation, as many per round as its
-    /// weight.
+    /// Fills the table: backends take turns in proportion to their weights, each taking the next free slot of its own
+    /// permutation.
     pub(super) fn new(backends: &[(&str, u32)]) -> Self {
         let size = if backends.len() > MOST_IN_SMALL { LARGE } else { SMALL };
         let mut order: Vec<u32> = (0..).take(backends.len()).collect();
