@@ -22,7 +22,7 @@ use crate::server_name::{InvalidName, Sni};
 /// The result of parsing the bytes so far.
 #[derive(Debug)]
 pub enum Hello {
-    /// A whole hello; bytes after it are the backend's business.
+    /// A whole hello; any bytes after it are left for the backend.
     Whole(ClientHello),
     /// A valid beginning; at least this many more bytes are needed.
     Needs(NonZeroUsize),

@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// Counts the open connections, and wakes tasks that wait for room or for the end.
+/// Counts the open connections, and wakes tasks that wait for a free place or for the last one to be returned.
 #[derive(Debug, Default)]
 pub(crate) struct Permits {
     open: AtomicUsize,
     given_back: Notify,
 }
 
-/// A place under a limit.
+/// A place under a limit, returned when dropped.
 #[derive(Debug)]
 pub(crate) struct Permit(Arc<Permits>);
 

@@ -160,7 +160,7 @@ impl RouteTable {
         }
     }
 
-    /// Finds the wildcards that cover one label too few or one too many to match `name`: for hints.
+    /// Finds the wildcards whose suffix `name` ends in but that match a different number of labels: for hints.
     pub fn near_misses(&self, name: &ServerName) -> Vec<NearMiss> {
         let name = name.as_str().as_bytes();
         let mut near = Vec::new();

@@ -291,7 +291,7 @@ pub(crate) fn for_backend(backend: SocketAddr, options: Towards<'_>) -> io::Resu
 /// Whether the kernel has this congestion control algorithm and lets us use it.
 ///
 /// # Errors
-/// It does not.
+/// The kernel does not have it, or does not let us use it.
 pub(crate) fn check_congestion(name: &str) -> io::Result<()> {
     set_congestion(&Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?, name)
 }

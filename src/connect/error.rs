@@ -11,7 +11,7 @@ use crate::telemetry::ConnectResult;
 /// Why no backend accepted the connection: the reason of the last attempt.
 #[derive(Debug)]
 pub(crate) enum ConnectError {
-    /// The pool has no backend to try.
+    /// The pool has no backend that can be tried.
     NoBackend,
     /// Every backend that could be tried is at its connection limit.
     Full,

@@ -75,7 +75,7 @@ pub struct Connect {
     pub timeout: Duration,
     /// Each to a different backend.
     pub attempts: usize,
-    /// Over all attempts.
+    /// For all attempts together.
     pub total: Duration,
     /// How long a backend that accepted the hello may stay silent before another is tried, if there is another.
     pub first_byte: Duration,

@@ -1,7 +1,7 @@
 //! Judges one backend by the operator's setting, its checks and its own connections.
 //!
 //! In:  verdicts, each with its time.
-//! Out: a [`Grade`] for the pick, a [`BackendState`](State) for people.
+//! Out: a [`Grade`] for the pick, a [`BackendState`](State) for display.
 //!
 //! All fields are atomics read on the path: a few relaxed loads per pick. Concurrent events on two workers may be
 //! counted in either order; nothing here needs a stronger ordering.

@@ -125,7 +125,7 @@ impl<C: Stream, B: Stream, M: Meter> Future for Relay<C, B, M> {
     }
 }
 
-/// All of a relay but its timer.
+/// Everything in a relay except its timer.
 struct Carrier<C: Stream, B: Stream, M> {
     // Dropped first, so that the counts a meter reports on its own drop are already final.
     ends: Ends<C, B>,

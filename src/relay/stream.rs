@@ -14,7 +14,7 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin {
     /// Runs `operation`; if it returns WouldBlock, the readiness is cleared.
     ///
     /// # Errors
-    /// The operation's.
+    /// The error of `operation`.
     fn try_io<R>(&self, interest: Interest, operation: impl FnMut() -> io::Result<R>) -> io::Result<R>;
 
     /// Checks the cached readiness only: registers no wakeup and makes no system call.

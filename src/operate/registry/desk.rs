@@ -35,7 +35,7 @@ pub struct Listed {
 }
 
 impl Rosters {
-    /// Registers a worker. Each worker calls this once and passes the result to [`serve`].
+    /// Registers a worker. Each worker calls this once and passes the result to `serve`.
     pub fn join(&self) -> Desk {
         let (orders, desk) = mpsc::channel(MOST_WAITING);
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(orders);
