@@ -2,10 +2,11 @@
 //!
 //! In:  all bytes received so far, from the first one on.
 //! Out: [`Hello::Whole`], [`Hello::Needs`] with the number of bytes missing, or [`NotHello`]; no I/O, no clock.
-//! Source: RFC 8446 §5.1 (records), §4.1.2 (ClientHello), §4.2 (extensions), RFC 6066 §3 (server_name), RFC 7301 §3.1 (ALPN).
+//! Source: RFC 8446 §5.1 (records), §4.1.2 (ClientHello), §4.2 (extensions), RFC 6066 §3 (server_name), RFC 7301 §3.1
+//!         (ALPN).
 //!
 //! ```text
-//! record:    type 0x16 | version 0x03 xx | length (2) | fragment             one message, cut into 1 or more records
+//! record:    type 0x16 | version 0x03 xx | length (2) | fragment        one message, cut into 1 or more records
 //! message:   type 0x01 | length (3) | version (2) | random (32) | session id | cipher suites | compression | extensions
 //! ```
 //!

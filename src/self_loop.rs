@@ -3,7 +3,7 @@
 //! In:  the backend's address, our listeners' addresses, this machine's addresses.
 //! Out: yes or no; no I/O.
 //! Source: bind(2), connect(2): a wildcard listens on every address of its family, and `[::]` on those of IPv4 as well;
-//!          a connection to a wildcard goes to loopback.
+//!         a connection to a wildcard goes to loopback.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

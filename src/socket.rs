@@ -87,7 +87,7 @@ pub(crate) fn configure_listener(
 /// Starts to listen; called again, changes the backlog.
 ///
 /// # Errors
-/// The kernel's error: another process has started to listen on the address in the meantime.
+/// The kernel's error: another socket has started to listen on the address in the meantime.
 pub(crate) fn listen(socket: &std::net::TcpListener, backlog: u32) -> io::Result<()> {
     SockRef::from(socket).listen(i32::try_from(backlog).unwrap_or(i32::MAX))
 }

@@ -23,8 +23,8 @@ impl BackendStream {
     /// Waits until a write can be attempted. Uses the stream's single waker per direction, so only one task may wait.
     ///
     /// # Errors
-    /// The connection failed. That includes soft errors: an ICMP error that arrives during `connect` leaves the socket in
-    /// SYN-SENT, where writes return `WouldBlock`, and its error readiness never clears. Waiting again would spin.
+    /// The connection failed. That includes soft errors: an ICMP error during `connect` leaves the socket in SYN-SENT,
+    /// where writes return `WouldBlock`, and its error readiness never clears. Waiting again would spin.
     pub(super) async fn writable(&self) -> io::Result<()> {
         poll_fn(|cx| match self {
             Self::Tcp(stream) => stream.poll_write_ready(cx),

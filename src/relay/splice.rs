@@ -1,7 +1,7 @@
 //! Moves bytes between sockets through a pipe, without copying them to user space (Linux).
 //!
 //! Source: splice(2). A transfer shorter than requested does not mean that the socket is drained: continue until
-//!          WouldBlock.
+//!         WouldBlock.
 
 use std::io;
 use std::task::{Context, Poll, ready};
