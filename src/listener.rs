@@ -41,7 +41,7 @@ pub(crate) enum Order {
     Serve(Listener),
     /// Accept no new connections; serve those the kernel has accepted or is accepting; then close.
     Drain,
-    /// Close: another process accepts from the same socket.
+    /// Close without draining: the socket stays open in another process, and its queue with it.
     Leave,
 }
 
