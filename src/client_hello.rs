@@ -1,17 +1,18 @@
 //! Reads a ClientHello from the first bytes of a connection.
 //!
-//! In:  all bytes that came so far, from the first one on.
-//! Out: [`Hello::Whole`], [`Hello::Needs`] so many bytes more, or [`NotHello`]; no I/O, no clock.
-//! Source: RFC 8446 §5.1 (records), §4.1.2 (ClientHello), §4.2 (extensions), RFC 6066 §3 (server_name), RFC 7301 §3.1 (ALPN).
+//! In:  all bytes received so far, from the first one on.
+//! Out: [`Hello::Whole`], [`Hello::Needs`] with the number of bytes missing, or [`NotHello`]; no I/O, no clock.
+//! Source: RFC 8446 §5.1 (records), §4.1.2 (ClientHello), §4.2 (extensions), RFC 6066 §3 (server_name), RFC 7301 §3.1
+//!         (ALPN).
 //!
 //! ```text
-//! record:    type 0x16 | version 0x03 xx | length (2) | fragment             one message, cut into 1 or more records
+//! record:    type 0x16 | version 0x03 xx | length (2) | fragment        one message, cut into 1 or more records
 //! message:   type 0x01 | length (3) | version (2) | random (32) | session id | cipher suites | compression | extensions
 //! ```
 //!
-//! tls-parser reads the message, once it is whole. Records are gathered here, since its record parsers answer "error"
-//! for a fragment; the extension list is walked here, since its own parser drops what it cannot read, and a name that
-//! we read otherwise than the backend does would be a way round the routing.
+//! tls-parser reads the message once it is whole. Records are assembled here, since its record parsers return an error
+//! for a fragment. The extension list is walked here, since its own parser drops what it cannot read, and a name that
+//! we read differently from the backend would be a way around the routing.
 
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
@@ -19,21 +20,21 @@ use std::ops::Range;
 
 use crate::server_name::{InvalidName, Sni};
 
-/// What the bytes so far are.
+/// The result of parsing the bytes so far.
 #[derive(Debug)]
 pub enum Hello {
-    /// A whole hello; bytes after it are the backend's business.
+    /// A whole hello; any bytes after it are left for the backend.
     Whole(ClientHello),
-    /// A true beginning; at least so many bytes are still to come.
+    /// A valid beginning; at least this many more bytes are needed.
     Needs(NonZeroUsize),
 }
 
-/// What routing and the log want to know of a hello.
+/// The parts of a hello that routing and the log use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientHello {
     /// `None`: the client sent no server_name extension, or an empty name in it.
     pub server_name: Option<Sni>,
-    /// Where that name stands in the message.
+    /// Position of that name in the message.
     server_name_at: Range<u32>,
     pub alpn: Alpn,
     pub offers: Offers,
@@ -42,39 +43,40 @@ pub struct ClientHello {
     pub records: usize,
 }
 
-/// The protocols a client offers: a well-formed `ProtocolNameList`, as it was sent; empty when there was none.
+/// The protocols a client offers: a well-formed `ProtocolNameList` as it was sent; empty if there was none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Alpn(Box<[u8]>);
 
-/// What else a client offers, as far as it is counted.
+/// Other features a client offers that have a metric.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offers {
     /// The highest version offered, as on the wire: 0x0304 is TLS 1.3.
     pub version: u16,
-    /// X25519MLKEM768 among the supported groups.
+    /// Whether X25519MLKEM768 is among the supported groups.
     pub x25519mlkem768: bool,
-    /// An encrypted_client_hello extension, real or GREASE: the name outside is the public one (RFC 9849 §6).
+    /// Whether there is an encrypted_client_hello extension, real or GREASE: the outer name is the public one (RFC 9849
+    /// §6).
     pub ech: bool,
 }
 
-/// Why bytes are no ClientHello.
+/// Why bytes are not a ClientHello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotHello {
-    /// The first bytes are no TLS handshake record.
+    /// The first bytes are not a TLS handshake record.
     NotTls,
-    /// A handshake that breaks its own format; says where.
+    /// A handshake message that violates its own format; the text says where.
     Malformed(&'static str),
-    /// The server name must not be routed by.
+    /// The server name cannot be used for routing.
     Name(InvalidName),
     /// More than one server name: two extensions, or two names in one.
     TwoNames,
     /// The message announces `bytes` bytes, more than the limit.
     TooLong { bytes: usize },
-    /// Cut into more records than any client has reason to.
+    /// Split into more records than any client needs.
     TooManyRecords,
 }
 
-/// Reads a hello in one go; see [`Reader`] for one that comes in pieces.
+/// Parses a hello in one go; see [`Reader`] for one that arrives in pieces.
 ///
 /// # Errors
 /// [`NotHello`], as soon as the bytes can no longer become a hello of at most `max_message_bytes`.
@@ -82,14 +84,14 @@ pub fn parse(bytes: &[u8], max_message_bytes: usize) -> Result<Hello, NotHello> 
     Reader::new(max_message_bytes).read(bytes)
 }
 
-/// Remembers how far a hello was read, so that one which drips in costs no more than its bytes.
+/// Remembers how far a hello has been parsed, so that one that arrives in small pieces is still parsed in linear time.
 #[derive(Debug)]
 pub struct Reader {
     max_message_bytes: usize,
-    /// Offset of the first record that was not whole yet.
+    /// Offset of the first incomplete record.
     at: usize,
     records: usize,
-    /// The fragments so far, when there is more than one; grows only by what was received.
+    /// The fragments so far, if there is more than one; grows only by bytes received.
     message: Vec<u8>,
 }
 
@@ -98,10 +100,10 @@ impl Reader {
         Self { max_message_bytes, at: 0, records: 0, message: Vec::new() }
     }
 
-    /// Looks at `bytes`, which begins with all that earlier calls were shown.
+    /// Parses `bytes`, which must begin with all the bytes passed to earlier calls.
     ///
     /// # Errors
-    /// [`NotHello`]; later calls make no sense after it.
+    /// [`NotHello`]; the reader must not be used after that.
     pub fn read(&mut self, bytes: &[u8]) -> Result<Hello, NotHello> {
         loop {
             let rest = &bytes[self.at..];
@@ -112,7 +114,7 @@ impl Reader {
             let Some(fragment) = fragment.get(..fragment_bytes) else {
                 self.foresee(fragment, fragment_bytes)?;
                 let missing = fragment_bytes - fragment.len() + self.missing_after(fragment_bytes);
-                // Until the message has said how long it is, nothing beyond that is asked for: it may be too long.
+                // Until the message's length is known, ask for no more than that: it may be too long.
                 let to_length = MESSAGE_HEADER_BYTES.saturating_sub(self.message.len() + fragment.len());
                 return needs(if to_length > 0 { missing.min(to_length) } else { missing });
             };
@@ -130,7 +132,8 @@ impl Reader {
         }
     }
 
-    /// Checks the header at the start of `rest` as far as it is there; the fragment's length once it is all there.
+    /// Checks as much of the header at the start of `rest` as is present; returns the fragment's length once it is
+    /// complete.
     fn record_header(&self, rest: &[u8]) -> Result<Option<usize>, NotHello> {
         let first = self.records == 0;
         let wrong =
@@ -149,7 +152,7 @@ impl Reader {
         }
     }
 
-    /// Refuses at once what can be seen to go wrong later: `partial` is the start of a fragment of `fragment_bytes`.
+    /// Rejects early what is certain to fail later: `partial` is the start of a fragment of `fragment_bytes`.
     fn foresee(&self, partial: &[u8], fragment_bytes: usize) -> Result<(), NotHello> {
         let begun = if self.message.is_empty() { partial } else { &self.message };
         self.check_header(begun)?;
@@ -161,8 +164,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Checks the message's own header, as far as it is there; always first and in this order, since what a client is
-    /// told must not depend on how its bytes come.
+    /// Checks as much of the message's own header as is present. Always done first and in this order, since the alert a
+    /// client gets must not depend on how its bytes are split.
     fn check_header(&self, begun: &[u8]) -> Result<(), NotHello> {
         if begun.first().is_some_and(|&kind| kind != CLIENT_HELLO) {
             return Err(NotHello::Malformed("a handshake message that is not a ClientHello"));
@@ -173,10 +176,10 @@ impl Reader {
         }
     }
 
-    /// Bytes that must come after a record of `fragment_bytes` more, at the least.
+    /// The minimum number of bytes that must follow a record of `fragment_bytes` more.
     fn missing_after(&self, fragment_bytes: usize) -> usize {
         match message_bytes(&self.message) {
-            // What is missing of the message, in one more record.
+            // The missing part of the message, in one more record.
             Some(bytes) => match bytes.saturating_sub(self.message.len() + fragment_bytes) {
                 0 => 0,
                 missing if fragment_bytes == 0 => missing,
@@ -195,13 +198,13 @@ impl Reader {
 }
 
 impl ClientHello {
-    /// The version to answer in, as alerts want it (RFC 8446 §5.1: 0x0303 unless the hello is older than TLS 1.2).
+    /// The record version for alerts to this client (RFC 8446 §5.1: 0x0303 unless the hello is older than TLS 1.2).
     pub fn alert_version(&self) -> u16 {
         if self.offers.version >= TLS12 { TLS12 } else { TLS10 }
     }
 
-    /// The server name as the client sent it, with its case and its trailing dot, from the `wire` bytes that the hello was
-    /// read from. Allocates only when records cut the hello.
+    /// The server name as the client sent it, with its case and trailing dot, from the `wire` bytes the hello was
+    /// parsed from. Allocates only if the hello was split over records.
     pub fn server_name_as_sent<'a>(&self, wire: &'a [u8]) -> Option<Cow<'a, [u8]>> {
         self.server_name.as_ref()?;
         let Range { start, end } = self.server_name_at;
@@ -232,12 +235,12 @@ impl Alpn {
         })
     }
 
-    /// The list as it was sent, without its length: each name with a length byte before it.
+    /// The list as it was sent, without its own length: each name preceded by a length byte.
     pub fn as_wire(&self) -> &[u8] {
         &self.0
     }
 
-    /// The protocol of a client that offers no other.
+    /// The protocol, if the client offers exactly one.
     pub fn only(&self) -> Option<&[u8]> {
         let mut protocols = self.protocols();
         protocols.next().filter(|_| protocols.next().is_none())
@@ -250,7 +253,7 @@ impl Alpn {
     /// Makes a list as a client would send it; for `explain` and tests.
     ///
     /// # Panics
-    /// When a protocol is empty or longer than 255 bytes.
+    /// If a protocol is empty or longer than 255 bytes.
     pub fn of<P: AsRef<[u8]>>(protocols: &[P]) -> Self {
         let mut list = Vec::new();
         for protocol in protocols.iter().map(AsRef::as_ref) {
@@ -267,7 +270,7 @@ impl Offers {
         self.version >= TLS13
     }
 
-    /// The highest version offered, for people.
+    /// The highest version offered, in readable form.
     pub fn version_name(&self) -> &'static str {
         match self.version {
             0x0300 => "ssl3.0",
@@ -280,9 +283,9 @@ impl Offers {
     }
 }
 
-/// Checks what stands before the extensions against the announced length, as far as it is there.
+/// Checks the fields before the extensions against the announced length, as far as they are present.
 ///
-/// A length that lies would otherwise look like a hello that is still coming, until the deadline.
+/// Otherwise a false length would look like an incomplete hello until the deadline.
 fn check_outline(begun: &[u8], message_bytes: usize) -> Result<(), NotHello> {
     const SHORT: NotHello = NotHello::Malformed("the hello ends before its fields do");
     let mut at = MESSAGE_HEADER_BYTES + 2 + 32;
@@ -324,7 +327,7 @@ fn check_outline(begun: &[u8], message_bytes: usize) -> Result<(), NotHello> {
     }
 }
 
-/// Reads one whole message, whose header was checked before.
+/// Parses one whole message whose header has been checked.
 fn read_message(message: &[u8]) -> Result<ClientHello, NotHello> {
     const BROKEN: NotHello = NotHello::Malformed("the fields before the extensions");
     let body = &message[MESSAGE_HEADER_BYTES..];
@@ -344,8 +347,8 @@ fn read_message(message: &[u8]) -> Result<ClientHello, NotHello> {
     Ok(read)
 }
 
-/// Walks the list strictly: every length must fit, no type may come twice (RFC 8446 §4.2). It ends where the message of
-/// `message_bytes` does.
+/// Walks the list strictly: every length must fit, and no type may occur twice (RFC 8446 §4.2). The list ends where the
+/// message of `message_bytes` ends.
 fn walk_extensions(mut list: &[u8], message_bytes: usize, read: &mut ClientHello) -> Result<(), NotHello> {
     let mut seen = Seen::default();
     while !list.is_empty() {
@@ -367,7 +370,7 @@ fn walk_extensions(mut list: &[u8], message_bytes: usize, read: &mut ClientHello
         match kind {
             SERVER_NAME => {
                 read.server_name = read_server_name(data)?;
-                // It is the one name of its list, so it ends where the extension does.
+                // It is the only name in its list, so it ends where the extension does.
                 let end = message_bytes - list.len();
                 read.server_name_at = in_message(end - data.len() + BEFORE_NAME_BYTES)..in_message(end);
             }
@@ -381,10 +384,10 @@ fn walk_extensions(mut list: &[u8], message_bytes: usize, read: &mut ClientHello
     Ok(())
 }
 
-/// `ServerNameList`, RFC 6066 §3: one `host_name`, and since no other type was ever defined, nothing else.
+/// `ServerNameList`, RFC 6066 §3: one `host_name` and nothing else, since no other type was ever defined.
 ///
-/// An empty `host_name` breaks the RFC (`HostName<1..2^16-1>`), but real clients send it and OpenSSL takes it as no name. It
-/// names nobody, so it cannot lead a backend elsewhere than us: `None`.
+/// An empty `host_name` violates the RFC (`HostName<1..2^16-1>`), but real clients send it and OpenSSL treats it as
+/// absent. It names no host, so it cannot route a client differently at the backend than here: `None`.
 fn read_server_name(data: &[u8]) -> Result<Option<Sni>, NotHello> {
     const BROKEN: NotHello = NotHello::Malformed("the server_name extension");
     let list = u16_prefixed(data).ok_or(BROKEN)?;
@@ -394,7 +397,7 @@ fn read_server_name(data: &[u8]) -> Result<Option<Sni>, NotHello> {
         return Err(NotHello::Malformed("a server name whose type is not host_name"));
     }
     if !rest.is_empty() {
-        // Told apart, so that a name length that is too short is not called two names.
+        // Distinguished so that a name length that is too short is not reported as two names.
         let second = rest.split_first_chunk().and_then(|(&[_, high, low], after)| {
             (usize::from(u16::from_be_bytes([high, low])) == after.len()).then_some(())
         });
@@ -420,14 +423,14 @@ fn read_alpn(data: &[u8]) -> Result<Alpn, NotHello> {
     Ok(Alpn(list.into()))
 }
 
-/// `NamedGroupList`, RFC 8446 §4.2.7; whether X25519MLKEM768 is in it.
+/// `NamedGroupList`, RFC 8446 §4.2.7; returns whether X25519MLKEM768 is in it.
 fn read_groups(data: &[u8]) -> Result<bool, NotHello> {
     let list = u16_prefixed(data).filter(|list| list.len() % 2 == 0);
     let list = list.ok_or(NotHello::Malformed("the supported_groups extension"))?;
     Ok(list.chunks_exact(2).any(|group| group == X25519MLKEM768))
 }
 
-/// `SupportedVersions`, RFC 8446 §4.2.1; the highest that is no GREASE and no draft.
+/// `SupportedVersions`, RFC 8446 §4.2.1; returns the highest that is neither GREASE nor a draft.
 fn read_versions(data: &[u8]) -> Result<u16, NotHello> {
     const BROKEN: NotHello = NotHello::Malformed("the supported_versions extension");
     let (&length, list) = data.split_first().ok_or(BROKEN)?;
@@ -438,13 +441,13 @@ fn read_versions(data: &[u8]) -> Result<u16, NotHello> {
     Ok(known.max().unwrap_or(TLS12))
 }
 
-/// Extension types met so far. Real hellos have about fifteen, most of them below 64.
+/// The extension types seen so far. Real hellos have about fifteen, most of them below 64.
 #[derive(Default)]
 struct Seen {
     low: u64,
     high: [u16; 16],
     high_count: usize,
-    /// All further ones; a hostile list of thousands must not cost their square.
+    /// All other types; a hostile list of thousands must not take quadratic time.
     more: Option<Box<[u64; 1024]>>,
 }
 
@@ -472,7 +475,7 @@ impl Seen {
     }
 }
 
-/// The announced length of a handshake message, its header included; `None` while the header is not there.
+/// The announced length of a handshake message, including its header; `None` until the header is complete.
 fn message_bytes(begun: &[u8]) -> Option<usize> {
     let &[_, high, middle, low] = begun.first_chunk()?;
     Some(MESSAGE_HEADER_BYTES + usize::try_from(u32::from_be_bytes([0, high, middle, low])).expect("24 bits"))
@@ -486,7 +489,7 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<usize> {
     Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?).into())
 }
 
-/// The content of a vector that fills `data` and is prefixed with its length in two bytes.
+/// The content of a vector that fills `data`, without its two-byte length prefix.
 fn u16_prefixed(data: &[u8]) -> Option<&[u8]> {
     let (&length, content) = data.split_first_chunk()?;
     (usize::from(u16::from_be_bytes(length)) == content.len()).then_some(content)
@@ -517,7 +520,7 @@ const RECORD_HEADER_BYTES: usize = 5;
 const MESSAGE_HEADER_BYTES: usize = 4;
 /// RFC 8446 §5.1.
 const MAX_FRAGMENT_BYTES: usize = 1 << 14;
-/// Enough for a post-quantum hello in records of one byte; keeps the framing of a hostile one within 20 KiB.
+/// Enough for a post-quantum hello in one-byte records; limits the framing overhead of a hostile one to 20 KiB.
 pub const MAX_RECORDS: usize = 4096;
 
 /// <https://www.iana.org/assignments/tls-extensiontype-values>
@@ -528,7 +531,7 @@ const SUPPORTED_VERSIONS: u16 = 43;
 const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
 
 const HOST_NAME: u8 = 0;
-/// The length of the list, the type of the name, the length of the name.
+/// Length of the list, type of the name, length of the name.
 const BEFORE_NAME_BYTES: usize = 2 + 1 + 2;
 const X25519MLKEM768: [u8; 2] = [0x11, 0xec];
 const TLS10: u16 = 0x0301;

@@ -1,12 +1,12 @@
-//! Connects to a backend of a pool, going on to the next until one is good for this connection.
+//! Connects to a backend of a pool, trying the next one until one works for this connection.
 //!
-//! In:  a pool, who asks, what the backend must read first.
+//! In:  a pool, the client's request, the bytes the backend must read first.
 //! Out: [`Connected`], or [`ConnectError`] of the last attempt.
 //! Source: docs/design.md; RFC 8305 (happy eyeballs).
 //!
-//! Until a backend has taken a byte, another one can be tried, since nothing was said yet. The same holds until it has
-//! answered, if all that was said is a ClientHello: another backend reads the same one. So, where there is another, the
-//! first answer is waited for here. Where there is none, the relay waits for it.
+//! Until a backend has accepted a byte, another one can be tried, since nothing has been sent. The same holds until it
+//! has answered, if only a ClientHello was sent: another backend can be sent the same one. So if there is another
+//! backend to try, the first answer is awaited here; if there is none, the relay waits for it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -31,20 +31,20 @@ mod answer;
 mod error;
 mod stream;
 
-/// A backend that has taken the first of the client's bytes.
+/// A backend that has accepted the first of the client's bytes.
 #[derive(Debug)]
 pub(crate) struct Connected {
     pub stream: BackendStream,
     pub lease: Lease,
-    /// What it did not take with the first write.
+    /// Bytes the first write did not accept.
     pub rest: Prefix,
-    /// How many of the client's bytes it took.
+    /// How many of the client's bytes the first write accepted.
     pub taken_bytes: usize,
     pub after: Duration,
     pub answer: Option<Answer>,
 }
 
-/// A client and what it wants.
+/// A client and what it asks for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ask<'a> {
     pub request: Request<'a>,
@@ -54,12 +54,12 @@ pub(crate) struct Ask<'a> {
     pub nodelay: bool,
 }
 
-/// What the client's first bytes are.
+/// What the client's first bytes consist of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Said {
-    /// A ClientHello and nothing behind it: as long as there is no answer, another backend can be asked the same.
+    /// A ClientHello and nothing after it: until a backend answers, another one can be sent the same bytes.
     HelloAlone,
-    /// More than a backend may be told twice: early data must not be replayed (RFC 8446 §8).
+    /// More than may be sent to two backends: early data must not be replayed (RFC 8446 §8).
     More,
 }
 
@@ -70,14 +70,14 @@ pub(crate) struct FirstBytes<'a> {
     pub prefix: &'a [u8],
 }
 
-/// Told of each attempt as it begins, so that a connection that is cut short is still logged whole.
+/// Records each attempt as it begins, so that the log line is complete even if the connection is cut short.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Attempts {
     pub count: u32,
     pub last: Option<Arc<Backend>>,
 }
 
-/// Tries backends in the pool's order until one is good: at most `connect.attempts`, each within `connect.timeout`, all
+/// Tries backends in the pool's order until one works: at most `connect.attempts`, each within `connect.timeout`, all
 /// within `connect.total`.
 ///
 /// # Errors
@@ -102,21 +102,21 @@ pub(crate) async fn to_any(pool: &Pool, ask: Ask<'_>, attempts: &mut Attempts) -
         }
     }
     if attempts.count == 0 {
-        // A name may have addresses by now.
+        // The name may have resolved to addresses by now.
         pool.look_again.notify_one();
     }
     if attempts.count == 0 && picks.met_full() { Err(ConnectError::Full) } else { Err(failed) }
 }
 
-/// Connects to one address as connections of `pool` do, for its checks; the caller keeps the deadline.
+/// Connects to one address with the pool's options, for health checks. The caller enforces the deadline.
 ///
 /// # Errors
-/// What the kernel says.
+/// The kernel's error.
 pub(crate) async fn to_one(pool: &Pool, address: &Address) -> io::Result<BackendStream> {
     to_the_end(pool, address, Options { nodelay: true, fast_open: false }).await
 }
 
-/// What differs from one connection to another of a pool.
+/// The options that vary between connections of one pool.
 #[derive(Clone, Copy, Debug)]
 struct Options {
     nodelay: bool,
@@ -125,14 +125,14 @@ struct Options {
 
 impl Options {
     fn of(pool: &Pool, ask: Ask<'_>, backend: &Backend) -> Self {
-        // What travels with a SYN may arrive twice, as early data must not (RFC 7413 §6.1). Among the addresses of a name
-        // the one that answers is looked for before anything is said.
+        // Data sent with a SYN may arrive twice, which early data must not (RFC 7413 §6.1). Among the addresses of a
+        // DNS name, we first find one that connects before sending anything.
         let fast_open = pool.connect.fast_open && ask.said == Said::HelloAlone && !backend.looked_up;
         Self { nodelay: ask.nodelay, fast_open }
     }
 }
 
-/// One attempt came to nothing.
+/// An attempt that failed.
 struct Failed {
     backend: Arc<Backend>,
     error: ConnectError,
@@ -147,7 +147,7 @@ impl Failed {
 fn note_failure(pool: &Pool, backend: &Arc<Backend>, error: &ConnectError) {
     let result = error.result();
     backend.metrics.connect(result);
-    // What we lack ourselves is not the backend's fault.
+    // Running out of our own resources is not the backend's fault.
     if result != ConnectResult::Exhausted {
         pool.failed(backend, Instant::now());
     }
@@ -156,7 +156,7 @@ fn note_failure(pool: &Pool, backend: &Arc<Backend>, error: &ConnectError) {
     }
 }
 
-/// Connects, writes, and waits for the answer if there is somebody else to ask.
+/// Connects, writes, and waits for the answer if another backend could be tried.
 async fn attempt(
     pool: &Pool,
     lease: Lease,
@@ -187,7 +187,7 @@ async fn attempt(
     let mut answer = None;
     let took = Instant::now();
     let patience = took + pool.connect.first_byte;
-    // What the backend did not take at once is left to the relay, which writes and reads at the same time.
+    // What the backend did not accept at once is left to the relay, which writes and reads at the same time.
     let can_ask_again = ask.said == Said::HelloAlone && rest.is_empty();
     let more = (attempts.count as usize) < pool.connect.attempts && patience < total;
     if can_ask_again && more && picks.has_more(now) {
@@ -211,8 +211,8 @@ async fn attempt(
     Ok(Connected { stream, lease, rest, taken_bytes, after, answer })
 }
 
-/// Opens a stream to the leased backend. One that was looked up and takes its time gets a rival at an address of the
-/// other family, if its name has one: the first to connect is taken.
+/// Opens a stream to the leased backend. If the backend came from DNS and is slow to connect, also tries an address of
+/// the other family, if the name has one; the first to connect wins.
 async fn open(
     pool: &Pool,
     lease: Lease,
@@ -230,7 +230,8 @@ async fn open(
     Box::pin(race(pool, lease, picks, options, attempts)).await
 }
 
-/// Connects to the leased backend and, if that takes its time, to a rival of the other family; the first one wins.
+/// Connects to the leased backend and, if that is slow, to a rival of the other address family; the first to connect
+/// wins.
 async fn race(
     pool: &Pool,
     lease: Lease,
@@ -272,7 +273,7 @@ async fn finish(pool: &Pool, lease: Lease, options: Options) -> Result<(Lease, B
     }
 }
 
-/// Connects until the stream is known to be connected.
+/// Connects and waits until the connection is established.
 async fn to_the_end(pool: &Pool, address: &Address, options: Options) -> io::Result<BackendStream> {
     let stream = begin(pool, address, options).await?;
     match stream.error() {
@@ -281,7 +282,7 @@ async fn to_the_end(pool: &Pool, address: &Address, options: Options) -> io::Res
     }
 }
 
-/// Begins to connect, and waits until the socket can be written to: the write carries the error, if there is one.
+/// Starts to connect and waits until the socket is writable; an error, if any, is reported by the write.
 async fn begin(pool: &Pool, address: &Address, options: Options) -> io::Result<BackendStream> {
     let stream = match address {
         Address::Inet(address) => BackendStream::Tcp(begin_tcp(pool, *address, options)?),
@@ -293,7 +294,7 @@ async fn begin(pool: &Pool, address: &Address, options: Options) -> io::Result<B
 
 fn begin_tcp(pool: &Pool, address: SocketAddr, options: Options) -> io::Result<TcpStream> {
     let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
-    // A source address whose ports are all in use is passed over.
+    // A source address whose ports are all in use is skipped.
     for _ in 0..pool.connect.source_addresses.len().max(1) {
         let from = pool.source_address(address.ip());
         let Options { nodelay, fast_open } = options;
@@ -307,7 +308,7 @@ fn begin_tcp(pool: &Pool, address: SocketAddr, options: Options) -> io::Result<T
     TcpStream::from_std(result?)
 }
 
-/// Writes the first bytes, and tells how many of them were taken by a backend that is known to be there.
+/// Writes the first bytes and returns how many were accepted by a backend known to be connected.
 async fn give(stream: &BackendStream, first: FirstBytes<'_>, options: Options) -> io::Result<usize> {
     let taken = write_first(stream, first).await?;
     if options.fast_open {
@@ -320,7 +321,7 @@ async fn write_first(stream: &BackendStream, first: FirstBytes<'_>) -> io::Resul
     loop {
         match stream.try_write(first.header, first.prefix) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // The readiness is older than the connection.
+            // The readiness predates the connection.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => {
                 if let Some(error) = stream.error() {
                     return Err(error);

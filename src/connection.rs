@@ -1,6 +1,6 @@
-//! Walks one client from its first byte to its last.
+//! Follows one client from its first byte to its last.
 //!
-//! In:  an accepted stream, the snapshot of that moment.
+//! In:  an accepted stream, the snapshot in force at that moment.
 //! Out: exactly one outcome, which its account counts and logs.
 
 mod account;
@@ -28,11 +28,11 @@ use crate::snapshot::{Asked, Chosen, Destination, Route, Snapshot, is_trusted};
 use crate::socket::ResetUnlessReleased;
 use crate::telemetry::{ConnectResult, Enforced, HelloResult, LimitScope, Match, ProxyHeaderResult, Reason, State};
 
-/// Serves `client` to its end. Dropped before, the connection is counted as drained, or as panicked.
+/// Serves `client` to its end. If dropped earlier, the connection is counted as drained, or as panicked.
 ///
-/// No `async fn`: that would keep room for its arguments as long as it lives.
+/// Not an `async fn`: that would reserve space for its arguments for its whole life.
 pub(crate) fn serve(client: TcpStream, accepted: Accepted, snapshot: Arc<Snapshot>) -> impl Future<Output = ()> + Send {
-    // Both are boxed, so that a relay, which may live for days, holds room for itself alone.
+    // Both are boxed, so that a relay, which may live for days, takes up only its own space.
     let established = Box::pin(establish(client, Account::open(accepted), snapshot));
     async {
         match established.await {
@@ -43,19 +43,19 @@ pub(crate) fn serve(client: TcpStream, accepted: Accepted, snapshot: Arc<Snapsho
     }
 }
 
-/// A relay, boxed before it is first polled: it does not move through the tasks before it.
+/// A relay, boxed before it is first polled, so that it is not moved through the futures that led to it.
 enum Established {
     Tcp(Pin<Box<Relay<TcpStream, TcpStream, Box<Account>>>>),
     Unix(Pin<Box<Relay<TcpStream, UnixStream, Box<Account>>>>),
 }
 
-/// A connection that has a backend, which has answered or was at least given the first bytes.
+/// A connection that has a backend, which has answered or at least been sent the first bytes.
 struct Walked {
     connected: Connected,
     idle: Duration,
 }
 
-/// Walks the path and makes the relay. `None` is a connection that was turned away.
+/// Walks the path and builds the relay. Returns `None` if the connection was turned away.
 async fn establish(client: TcpStream, mut account: Box<Account>, snapshot: Arc<Snapshot>) -> Option<Established> {
     let mut client = ResetUnlessReleased::new(client);
     match walk(&mut client, &mut account, &snapshot).await {
@@ -78,7 +78,7 @@ async fn establish(client: TcpStream, mut account: Box<Account>, snapshot: Arc<S
     }
 }
 
-/// The path up to the relay: each stage takes what the one before it gave.
+/// The path up to the relay: each stage takes what the previous one returned.
 async fn walk(
     client: &mut ResetUnlessReleased,
     account: &mut Account,
@@ -111,7 +111,7 @@ async fn walk(
     Ok(Walked { connected, idle: route.idle_timeout.unwrap_or(snapshot.relay.idle) })
 }
 
-/// What a route or a fallback without a pool makes of a connection.
+/// How a connection ends whose route or fallback has no pool.
 fn refused(
     account: &mut Account,
     snapshot: &Snapshot,
@@ -124,14 +124,14 @@ fn refused(
         Some(hello) => refuse::for_hello(how, matched, Offer::of(hello)),
         None => refuse::for_not_tls(how, prefix),
     };
-    // Only what a route itself refuses counts as that route; what a fallback refuses counts as the listener.
+    // A refusal by a route counts for that route; a refusal by a fallback counts for the listener.
     if turned_away.reason == Reason::Refused {
         account.routed(snapshot, route);
     }
     turned_away
 }
 
-/// What becomes of a client that no backend takes: a reset, as if it had met the backend's.
+/// What a client gets that no backend accepted: a reset, as if it had come from the backend.
 fn not_connected(account: &mut Account, error: ConnectError) -> TurnedAway {
     let reason = connect_reason(&error);
     if reason == Reason::LimitBackend {
@@ -141,8 +141,8 @@ fn not_connected(account: &mut Account, error: ConnectError) -> TurnedAway {
     TurnedAway { reason, refusal: Refusal::Reset }
 }
 
-/// Reads the PROXY header and the hello, and counts the result. Returns the bytes that the backend must read first, and
-/// the addresses that the PROXY header announced.
+/// Reads the PROXY header and the hello, and counts the result. Returns the bytes the backend must read first, and the
+/// addresses from the PROXY header.
 async fn hello(
     client: &mut ResetUnlessReleased,
     account: &mut Account,
@@ -195,7 +195,7 @@ async fn hello(
     }
 }
 
-/// For a connection without a hello: what is counted, and how it is turned away.
+/// For a connection without a hello: the result to count, and how to turn the client away.
 fn no_hello(error: &PeekError) -> (Option<HelloResult>, TurnedAway) {
     let alert = |alert| Refusal::Alert { version: 0x0303, alert };
     let (result, reason, refusal) = match error {
@@ -221,7 +221,7 @@ fn no_hello(error: &PeekError) -> (Option<HelloResult>, TurnedAway) {
     (Some(result), TurnedAway { reason, refusal })
 }
 
-/// Finds the route; the decision itself is [`Snapshot::choose`].
+/// Finds the route; [`Snapshot::choose`] makes the decision.
 fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account) -> Chosen<'a> {
     let chosen = match &account.hello {
         None => Chosen { route: &snapshot.not_tls, matched: Match::NotTls },
@@ -238,19 +238,19 @@ fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account) -> Chosen<'a> {
     chosen
 }
 
-/// Refuses; the account closes when the client has had its answer.
+/// Refuses a client; the account closes once the client has been answered.
 async fn turn_away(client: ResetUnlessReleased, mut account: Box<Account>, turned_away: TurnedAway) {
     let TurnedAway { reason, refusal } = turned_away;
     account.enter(State::Refusing);
     if let Refusal::Alert { alert, .. } = refusal {
         account.accepted.metrics.alert_sent(alert);
     }
-    // From here on a drop may say FIN or RST: the answer is the same, and the reason is known.
+    // From here on a drop may send FIN or RST: the client has its answer, and the reason is known.
     account.reason = Some(reason);
     refuse(client.release(), refusal).await;
 }
 
-/// Who speaks to whom, for a PROXY header towards the backend.
+/// The two addresses of the client's connection, for a PROXY header to the backend.
 fn addresses(client: &mut ResetUnlessReleased, peer: SocketAddr) -> Addresses {
     Addresses { client: peer, local: client.stream().local_addr().unwrap_or(peer) }
 }
@@ -290,7 +290,7 @@ mod tests {
         size_of::<F>()
     }
 
-    /// Each open connection is one such future; what it grows by is paid for every idle relay.
+    /// Each open connection is one of these futures: every idle relay pays for any growth.
     #[test]
     fn the_future_of_a_connection_stays_small() {
         let task = size_of_future(serve);

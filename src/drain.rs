@@ -1,26 +1,26 @@
-//! Tells every worker when to stop accepting, and when to give up what is still open.
+//! Signals to every worker when to stop accepting, and when to reset what is still open.
 
 use tokio::sync::watch;
 
-/// The life of the data path.
+/// The phases of the data path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     Serving,
-    /// No new connections; those that are open may end.
+    /// No new connections; open ones may finish.
     Draining,
-    /// What is still open is reset.
+    /// Connections still open are reset.
     Over,
 }
 
-/// Starts and ends the drain; dropped, the drain is over.
+/// Starts and ends the drain. Dropping it ends the drain.
 #[derive(Debug)]
 pub(crate) struct Drain(watch::Sender<Phase>);
 
-/// Hears of the drain.
+/// Receives the phases of the drain.
 #[derive(Clone, Debug)]
 pub(crate) struct Watch(watch::Receiver<Phase>);
 
-/// Makes both ends.
+/// Creates both ends.
 pub(crate) fn channel() -> (Drain, Watch) {
     let (sender, receiver) = watch::channel(Phase::Serving);
     (Drain(sender), Watch(receiver))
@@ -33,9 +33,9 @@ impl Drain {
 }
 
 impl Watch {
-    /// Waits until `phase` has come, or a later one.
+    /// Waits until `phase` or a later one is reached.
     pub(crate) async fn reached(&mut self, phase: Phase) {
-        // An error is a sender that is gone, which ends everything.
+        // An error means the sender is gone, which ends everything.
         let _ = self.0.wait_for(|now| *now >= phase).await;
     }
 }

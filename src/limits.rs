@@ -1,6 +1,6 @@
-//! Bounds how many connections are open at a time: in all, and on one listener.
+//! Bounds how many connections are open at once: in total, and per listener.
 //!
-//! In:  a bound, read from the snapshot at each accept, so that a reload takes effect at once.
+//! In:  a bound, read from the snapshot on each accept, so that a reload takes effect at once.
 //! Out: a [`Permit`], given back when dropped.
 
 use std::sync::Arc;
@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// Counts what is open, and wakes whoever waits for room or for the end.
+/// Counts the open connections, and wakes tasks that wait for a free place or for the last one to be returned.
 #[derive(Debug, Default)]
 pub(crate) struct Permits {
     open: AtomicUsize,
     given_back: Notify,
 }
 
-/// A place under a limit.
+/// A place under a limit, returned when dropped.
 #[derive(Debug)]
 pub(crate) struct Permit(Arc<Permits>);
 
@@ -24,24 +24,24 @@ impl Permits {
         self.open.load(Ordering::SeqCst)
     }
 
-    /// Takes a place, however many are taken.
+    /// Takes a place, however many are in use.
     pub(crate) fn acquire(self: &Arc<Self>) -> Permit {
         self.open.fetch_add(1, Ordering::SeqCst);
         Permit(Arc::clone(self))
     }
 
-    /// Takes a place if fewer than `most` are taken.
+    /// Takes a place if fewer than `most` are in use.
     pub(crate) fn try_acquire(self: &Arc<Self>, most: usize) -> Option<Permit> {
         let taken = self.open.fetch_add(1, Ordering::SeqCst);
         let permit = Permit(Arc::clone(self));
         (taken < most).then_some(permit)
     }
 
-    /// Waits until `enough` holds of the number that is open.
+    /// Waits until `enough` returns true for the number of open places.
     pub(crate) async fn wait_until(&self, enough: impl Fn(usize) -> bool) {
         loop {
             let mut given_back = std::pin::pin!(self.given_back.notified());
-            // Registered before the look, so that a permit given back between the two is not missed.
+            // Registered before the check, so that a permit returned between the two is not missed.
             given_back.as_mut().enable();
             if enough(self.open()) {
                 return;
@@ -58,7 +58,7 @@ impl Drop for Permit {
     }
 }
 
-/// What `max_connections: auto` means for a process that may open `descriptors` files: two for each connection, with
+/// What `max_connections: auto` resolves to for a process that may open `descriptors` files: two per connection, and
 /// the rest for listeners, pipes, admin and log.
 pub(crate) fn auto_max_connections(descriptors: u64, reserved: u64) -> usize {
     usize::try_from(descriptors.saturating_sub(reserved) / 2).unwrap_or(usize::MAX).clamp(1, MOST_AUTO)

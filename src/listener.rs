@@ -1,7 +1,7 @@
 //! Accepts clients on one address, for one worker.
 //!
-//! In:  a listening socket; limits; orders, as reloads and the end of the process bring them.
-//! Out: a task for each client; a pause when there is no room or no descriptor.
+//! In:  a listening socket; limits; orders from reloads and from shutdown.
+//! Out: a task for each client; a pause when the connection limit is reached or descriptors run out.
 
 use std::future::poll_fn;
 use std::io;
@@ -24,7 +24,7 @@ use crate::snapshot::Snapshot;
 use crate::socket;
 use crate::telemetry::{AcceptError, Enforced, LimitScope, ListenerMetrics, Metrics, Paused, Reason};
 
-/// What all workers share of one listener, for as long as the configuration has its name.
+/// What all workers share for one listener, as long as its name is in the configuration.
 #[derive(Clone)]
 pub(crate) struct Listener {
     pub name: Arc<str>,
@@ -32,20 +32,20 @@ pub(crate) struct Listener {
     pub permits: Arc<Permits>,
 }
 
-/// What an accept loop is told while it runs.
+/// An order to a running accept loop.
 #[derive(Clone)]
 pub(crate) enum Order {
-    /// Take nobody yet.
+    /// Do not accept yet.
     Wait,
     /// Accept for this listener. Its name may be new: a listening socket outlives a listener that is renamed.
     Serve(Listener),
-    /// Take nobody new; serve those whom the kernel has accepted, or is accepting, already; close.
+    /// Accept no new connections; serve those the kernel has accepted or is accepting; then close.
     Drain,
-    /// Close: somebody else accepts from the same socket.
+    /// Close without draining: the socket stays open in another process, and its queue with it.
     Leave,
 }
 
-/// A listener, and its place in one snapshot: whoever comes in is served by both.
+/// A listener and its index in one snapshot. Each client is served by both.
 #[derive(Clone)]
 pub(crate) struct Standing {
     listener: Listener,
@@ -55,7 +55,7 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
-    /// `None`: `snapshot` has no listener of that name.
+    /// `None` if `snapshot` has no listener with that name.
     pub(crate) fn find(listener: &Listener, snapshot: &Arc<Snapshot>) -> Option<Self> {
         let number = snapshot.config.listeners.iter().position(|known| known.name == listener.name)?;
         Some(Self { listener: listener.clone(), snapshot: Arc::clone(snapshot), number })
@@ -71,16 +71,16 @@ pub(crate) struct Shared {
     /// Listening sockets that may still have clients queued.
     pub doors: Arc<Permits>,
     pub ids: Arc<AtomicU64>,
-    /// What `limits.max_connections: auto` comes to here.
+    /// What `limits.max_connections: auto` resolves to in this process.
     pub auto_max_connections: usize,
-    /// Of each worker.
+    /// Per worker.
     pub most_pipes: usize,
     pub drain: Watch,
     pub rosters: Rosters,
 }
 
-/// Accepts until it is ordered otherwise, and gives `_place` back when `socket`, which is non-blocking, is closed. It is
-/// ordered to drain when whoever gives the orders is gone.
+/// Accepts until an order says stop; a dropped sender means drain. `_place` is held until the socket closes. `socket`
+/// must be non-blocking.
 pub(crate) async fn accept(
     socket: std::net::TcpListener,
     mut orders: watch::Receiver<Order>,
@@ -88,7 +88,8 @@ pub(crate) async fn accept(
     shared: Shared,
     _place: Permit,
 ) {
-    // A socket that does not listen yet is hung up to epoll, and stays so to tokio: it is shown to it once it does.
+    // epoll reports HUP for a socket that does not listen yet, and tokio would keep that readiness. So the socket is
+    // registered only once it listens.
     let began = orders.wait_for(|order| !matches!(order, Order::Wait)).await.is_ok();
     let socket = match TcpListener::from_std(socket) {
         Ok(socket) if began => socket,
@@ -128,8 +129,8 @@ impl Door {
         self.find_standing();
     }
 
-    /// Moves on to the snapshot in force. One that does not have the listener (it was removed, and the order to close
-    /// is still to come) is left alone: clients are served by the last that had it.
+    /// Switches to the snapshot in force. If that one no longer has the listener (it was removed, and the order to
+    /// close has yet to arrive), the last snapshot that had it continues to serve clients.
     fn find_standing(&mut self) {
         if let Some(standing) = Standing::find(&self.ordered, self.snapshot.load()) {
             self.standing = standing;
@@ -149,9 +150,9 @@ impl Door {
         }
     }
 
-    /// Closing a socket resets whoever is queued on it, and whoever is in the middle of its handshake. So no handshake
-    /// is begun any more, and those that are under way get the time to end: a SYN that is not answered is sent again
-    /// after a second, and then finds whoever listens there by that time.
+    /// Closing a socket resets the clients queued on it and those in the middle of a handshake. So no new handshakes
+    /// are started, and those in progress get time to finish. An unanswered SYN is retransmitted after a second and
+    /// then reaches whichever process listens by that time.
     async fn drain(&mut self, socket: &TcpListener) {
         socket::begin_no_handshakes(socket);
         let closes = Instant::now() + HANDSHAKES_UNDER_WAY;
@@ -168,7 +169,8 @@ impl Door {
 
     async fn accept_queued(&mut self, socket: &TcpListener) {
         loop {
-            // First, and often enough: tokio calls a queue empty that was looked at too often in one turn of the task.
+            // Yield first, and on every pass: tokio reports an empty queue once it has been polled too often in one
+            // turn of the task.
             tokio::task::yield_now().await;
             for _ in 0..MOST_ACCEPTS_IN_A_ROW {
                 match poll_fn(|cx| Poll::Ready(socket.poll_accept(cx))).await {
@@ -180,7 +182,7 @@ impl Door {
         }
     }
 
-    /// The global limit: what cannot be served waits in the kernel's queue.
+    /// Enforces the global limit: connections beyond it wait in the kernel's queue.
     async fn wait_for_room(&mut self) {
         if self.shared.permits.open() < self.most() {
             return;
@@ -190,7 +192,7 @@ impl Door {
         let permits = Arc::clone(&self.shared.permits);
         loop {
             let most = self.most();
-            // A reload may change the limit, so it is looked at again now and then.
+            // A reload may change the limit, so it is re-read at intervals.
             if timeout(LIMIT_LOOK, permits.wait_until(|open| open < most)).await.is_ok() {
                 break;
             }
@@ -209,7 +211,8 @@ impl Door {
         }
         let Standing { listener, snapshot, number } = &self.standing;
         let on_listener = snapshot.config.listeners[*number].max_connections.unwrap_or(usize::MAX);
-        // The global limit was waited for; those who waited together may overshoot it by one each.
+        // We waited for room under the global limit; loops that waited at the same time may overshoot it by one
+        // connection each.
         let permit = self.shared.permits.acquire();
         let Some(listener_permit) = listener.permits.try_acquire(on_listener) else {
             return self.turn_away(&client);
@@ -228,7 +231,7 @@ impl Door {
         registry::runs_as(place, task.abort_handle());
     }
 
-    /// Over the listener's own limit: RST, before a byte is read.
+    /// Refuses a client over the listener's own limit: RST, before a byte is read.
     fn turn_away(&self, client: &TcpStream) {
         let metrics = &self.standing.listener.metrics;
         drop(metrics.accepted());
@@ -237,7 +240,7 @@ impl Door {
         socket::reset_on_drop(client);
     }
 
-    /// Out of descriptors, a loop that goes on without a pause makes a million failed accepts a second.
+    /// Pauses after an error: out of descriptors, a loop without a pause makes a million failed accepts a second.
     async fn pause_after(&self, error: &io::Error) {
         let kind = match error.raw_os_error() {
             Some(libc::EMFILE | libc::ENFILE) => AcceptError::Descriptors,
@@ -257,9 +260,9 @@ impl Door {
     }
 }
 
-/// Then others on the worker have a turn.
+/// After this many, other tasks on the worker get a turn.
 const MOST_ACCEPTS_IN_A_ROW: u32 = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const LIMIT_LOOK: Duration = Duration::from_secs(1);
-/// Longer than the round trip to a distant client, short enough for a reload or an end that waits for it.
+/// Longer than the round trip to a distant client, short enough not to hold up a reload or shutdown.
 const HANDSHAKES_UNDER_WAY: Duration = Duration::from_millis(300);

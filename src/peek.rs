@@ -1,11 +1,11 @@
 //! Reads a client's first bytes until they hold one whole ClientHello.
 //!
 //! In:  a fresh stream, a deadline, a byte limit; whether a PROXY header must come first.
-//! Out: [`Peeked`]: what the bytes are, and every one of them after the PROXY header, which the backend reads first.
-//! Source: docs/design.md: read and replay. To both ends it is a peek, since the backend sees the same bytes.
+//! Out: [`Peeked`]: what the bytes hold, and all bytes after the PROXY header, which the backend reads first.
+//! Source: docs/design.md: read and replay. To both peers it looks like a peek, since the backend sees the same bytes.
 //!
-//! `MSG_PEEK` costs one more system call, is quadratic for a hello that drips in, and stalls when the hello is larger
-//! than the receive buffer; so the bytes are read for good, and kept.
+//! `MSG_PEEK` costs one more system call, is quadratic for a hello that arrives in small pieces, and stalls when the
+//! hello is larger than the receive buffer. So the bytes are consumed and kept.
 
 use std::io;
 use std::pin::Pin;
@@ -29,25 +29,25 @@ pub(crate) struct Peeked {
 #[derive(Debug)]
 pub(crate) enum First {
     Hello(ClientHello),
-    /// No TLS handshake; still a connection that a `not_tls` pool may want.
+    /// Not a TLS handshake; a `not_tls` pool may still accept the connection.
     NotTls,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProxyHeader {
-    /// Bytes that look like one are the client's own.
+    /// No PROXY header is expected: bytes that look like one are the client's own.
     None,
     Required,
 }
 
-/// Why there is no hello to route by. `got` counts the bytes that came, a PROXY header not among them.
+/// Why there is no hello to route by. `got` counts the bytes received, without any PROXY header.
 #[derive(Debug)]
 pub(crate) enum PeekError {
     /// The deadline passed.
     TimedOut {
         got: usize,
     },
-    /// FIN came first.
+    /// The client sent FIN first.
     Gone {
         got: usize,
     },
@@ -59,8 +59,8 @@ pub(crate) enum PeekError {
     ProxyHeader(Malformed),
 }
 
-/// Reads until the hello is whole, or it cannot become one. One deadline holds for all of it, so that a client that
-/// drips gains nothing.
+/// Reads until the hello is whole or can no longer become one. One deadline covers all of it, so a client gains nothing
+/// by sending slowly.
 ///
 /// # Errors
 /// [`PeekError`].
@@ -89,7 +89,7 @@ async fn read_hello(
         ProxyHeader::Required => Some(read_proxy_header(client, bytes).await?),
     };
     let mut reader = Reader::new(max_hello_bytes);
-    // Bytes may have come with the header already.
+    // Bytes may have arrived together with the header.
     let mut more = usize::from(bytes.is_empty());
     loop {
         if more > 0 {
@@ -120,7 +120,7 @@ async fn read_proxy_header(client: &mut (impl AsyncRead + Unpin), bytes: &mut Ve
     }
 }
 
-/// Reads `wanted` bytes or more onto the end of `bytes`; grows it by what came, never by what was announced.
+/// Appends at least `wanted` bytes to `bytes`, which grows by what was received, never by what was announced.
 async fn read_more(client: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>, wanted: usize) -> Result<(), PeekError> {
     let enough = bytes.len() + wanted;
     while bytes.len() < enough {
@@ -130,7 +130,7 @@ async fn read_more(client: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>, w
                 let mut buffer = ReadBuf::new(&mut scratch[..READ_BYTES]);
                 let poll = Pin::new(&mut *client).poll_read(cx, &mut buffer);
                 if bytes.is_empty() {
-                    // Most hellos come in one piece, and this is their only copy.
+                    // Most hellos arrive in one piece, and this is their only copy.
                     bytes.reserve_exact(buffer.filled().len());
                 }
                 bytes.extend_from_slice(buffer.filled());
@@ -167,7 +167,7 @@ impl std::error::Error for PeekError {
     }
 }
 
-/// The most that one read takes, and so the most that is kept of what follows a hello.
+/// The most one read returns, and so the most we keep of what follows a hello.
 const READ_BYTES: usize = 16 << 10;
 
 #[cfg(test)]

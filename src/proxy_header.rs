@@ -1,7 +1,7 @@
-//! Reads and writes PROXY protocol headers, which carry the client's address past a proxy; no I/O.
+//! Reads and writes PROXY protocol headers, which pass on the client's address through a proxy; no I/O.
 //!
-//! In:  the first bytes of a connection; or two addresses, and what else is known of one.
-//! Out: [`Header`], [`Parsed::Needs`] so many bytes more, or [`Malformed`]; or a header's bytes.
+//! In:  the first bytes of a connection; or two addresses and other facts about a connection.
+//! Out: [`Header`], [`Parsed::Needs`] with the number of bytes missing, or [`Malformed`]; or the bytes of a header.
 //! Source: the PROXY protocol, versions 1 and 2, revision of 2020-03-05 (haproxy.org, `proxy-protocol.txt`).
 
 mod checksum;
@@ -24,28 +24,28 @@ pub enum Version {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     pub version: Version,
-    /// How many bytes it takes; what follows is the client's.
+    /// Length of the header; the bytes after it are the client's.
     pub bytes: usize,
-    /// `None`: the proxy speaks for itself (LOCAL), or for an address family that is not the Internet's.
+    /// `None`: the proxy itself opened the connection (LOCAL), or the address family is neither IPv4 nor IPv6.
     pub addresses: Option<Addresses>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
     pub client: SocketAddr,
-    /// Where the client connected to.
+    /// The address the client connected to.
     pub local: SocketAddr,
 }
 
-/// What the bytes so far are.
+/// The result of parsing the bytes so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parsed {
     Whole(Header),
-    /// A true beginning; at least so many bytes are still to come.
+    /// A valid beginning; at least this many more bytes are needed.
     Needs(NonZeroUsize),
 }
 
-/// The bytes are no PROXY header; says where.
+/// The bytes are not a PROXY header; the text says where they go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed(pub &'static str);
 

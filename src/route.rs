@@ -1,11 +1,11 @@
-//! Finds the route that takes a server name.
+//! Finds the route that matches a server name.
 //!
-//! In:  a [`Request`]: the name and what the conditions look at.
-//! Out: [`Found`]: the number of a route, and by which kind of pattern; or `None`.
-//! Source: docs/configuration.md: exact, then the longest suffix (`*.` before `**.`), then `*`; with conditions, the entry that has
-//! more of them first.
+//! In:  a [`Request`]: the name and the facts that conditions test.
+//! Out: [`Found`]: the number of a route and the kind of pattern that matched; or `None`.
+//! Source: docs/configuration.md: exact, then the longest suffix (`*.` before `**.`), then `*`; among entries with
+//!         conditions, the one with more of them first.
 //!
-//! One hash look-up a label, whatever the number of routes, and no allocation. `explain` watches the same walk.
+//! One hash look-up per label, whatever the number of routes, and no allocation. `explain` observes the same walk.
 
 mod name_map;
 
@@ -18,21 +18,21 @@ use self::name_map::{NameMap, Slot};
 use crate::client_hello::Alpn;
 use crate::server_name::{Pattern, ServerName};
 
-/// What is known of a connection when it is routed.
+/// What is known about a connection when it is routed.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     pub server_name: &'a ServerName,
     pub alpn: &'a Alpn,
-    /// The client's address, IPv4 as IPv4.
+    /// The client's address; IPv4-mapped addresses as IPv4.
     pub source: IpAddr,
-    /// The number of the listener.
+    /// Index of the listener.
     pub listener: usize,
 }
 
-/// The route that takes a request.
+/// The route that matches a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// As it was given to [`Builder::add`].
+    /// The number passed to [`Builder::add`].
     pub route: u32,
     pub by: By,
 }
@@ -46,7 +46,7 @@ pub enum By {
     Any,
 }
 
-/// What must hold besides the name; an empty list is no condition.
+/// Conditions besides the name; an empty list imposes none.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Conditions {
     pub alpn: Vec<Box<[u8]>>,
@@ -54,7 +54,7 @@ pub struct Conditions {
     pub listeners: Vec<usize>,
 }
 
-/// Which condition of an entry did not hold.
+/// The condition of an entry that did not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unmet {
     Alpn,
@@ -62,55 +62,56 @@ pub enum Unmet {
     Listener,
 }
 
-/// A candidate that the walk came past, most specific first.
+/// A candidate the walk has visited, most specific first.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate<'t> {
     pub route: u32,
     pub by: By,
-    /// How many bytes at the end of the name the pattern fixes; all of it for an exact one, none for `*`.
+    /// How many bytes at the end of the name the pattern fixes: the whole name for an exact one, 0 for `*`.
     pub suffix_bytes: usize,
     pub conditions: &'t Conditions,
-    /// `None`: this one takes the request.
+    /// `None`: this candidate matches the request.
     pub unmet: Option<Unmet>,
     number: Number<'t>,
 }
 
-/// A wildcard that does not take a name, though its suffix is the name's end.
+/// A wildcard that does not match a name although the name ends in its suffix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NearMiss {
-    /// As [`Candidate::number`]; of several entries of one pattern, the first that is tried.
+    /// See [`Candidate::number`]; of several entries with one pattern, the first that is tried.
     pub number: u32,
     pub by: By,
     pub suffix_bytes: usize,
 }
 
-/// Patterns to routes, immutable.
+/// An immutable table from patterns to routes.
 #[derive(Debug)]
 pub struct RouteTable {
     exact: NameMap,
     one_label: NameMap,
     many_labels: NameMap,
-    /// What stands behind `*`, and the number of its entry.
+    /// The choice for `*`, and the number of its entry.
     any: Option<(Choice, u32)>,
-    /// Runs of entries for the patterns that have conditions, each closed by its last entry.
+    /// Runs of entries for the patterns that have conditions; the last entry of each run is marked.
     runs: Vec<Entry>,
 }
 
 /// Collects entries; [`Builder::build`] makes the table.
 #[derive(Debug, Default)]
 pub struct Builder {
-    /// Those without conditions, which are nearly all where there are many: pattern, route, how many came before.
+    /// Entries without conditions, nearly all of them in a large table: pattern, route, entry number.
     plain: Vec<(Pattern, u32, u32)>,
     conditional: Vec<(Pattern, Entry)>,
 }
 
 impl RouteTable {
-    /// Finds the route for `request` in time that depends on its labels alone.
+    /// Finds the route for `request` in time that depends only on the number of its labels.
     pub fn find(&self, request: &Request<'_>) -> Option<Found> {
         self.walk(request, |_| {})
     }
 
-    /// Finds the route, showing `see` every candidate on the way. The one function behind the path and `explain`.
+    /// Finds the route and calls `see` with every candidate on the way. The single function behind the path and
+    /// `explain`.
     pub fn walk<'t>(&'t self, request: &Request<'_>, mut see: impl FnMut(Candidate<'t>)) -> Option<Found> {
         let name = request.server_name.as_str().as_bytes();
         let mut try_map = |map: &'t NameMap, name: &[u8], by| {
@@ -136,7 +137,8 @@ impl RouteTable {
         self.decide(choice, Number::Known(number), By::Any, 0, request, &mut see)
     }
 
-    /// Shows every entry: its pattern's kind and name (of `*`, none), its route, its conditions, its number.
+    /// Calls `see` for every entry with its pattern's kind and name (empty for `*`), its route, its conditions, its
+    /// number.
     pub fn each<'t>(&'t self, mut see: impl FnMut(By, &'t [u8], u32, &'t Conditions, u32)) {
         let mut choice = |by, name, choice: Choice, number: u32| match choice.read() {
             Chosen::Route(route) => see(by, name, route, &NO_CONDITIONS, number),
@@ -158,7 +160,7 @@ impl RouteTable {
         }
     }
 
-    /// Finds the wildcards that stop one label short of `name`, or reach one label too far: for hints.
+    /// Finds the wildcards whose suffix `name` ends in but that match a different number of labels: for hints.
     pub fn near_misses(&self, name: &ServerName) -> Vec<NearMiss> {
         let name = name.as_str().as_bytes();
         let mut near = Vec::new();
@@ -182,7 +184,7 @@ impl RouteTable {
         near
     }
 
-    /// Tries the entries behind a pattern, the one with the most conditions first.
+    /// Tries the entries of a pattern, the one with the most conditions first.
     fn decide<'t>(
         &'t self,
         choice: Choice,
@@ -216,7 +218,7 @@ impl RouteTable {
 }
 
 impl Candidate<'_> {
-    /// How many entries were given to [`Builder::add`] before this one.
+    /// How many entries were added with [`Builder::add`] before this one.
     pub fn number(&self) -> u32 {
         match self.number {
             Number::Known(number) => number,
@@ -226,7 +228,7 @@ impl Candidate<'_> {
 }
 
 impl Builder {
-    /// Adds one pattern of `route`, a number below 2³¹ that [`Found`] gives back.
+    /// Adds one pattern of `route`, a number below 2³¹ that [`Found`] returns.
     pub fn add(&mut self, pattern: Pattern, conditions: Conditions, route: u32) {
         let number = u32::try_from(self.plain.len() + self.conditional.len()).expect("less than 2³² entries");
         if conditions.count() == 0 {
@@ -236,7 +238,7 @@ impl Builder {
         }
     }
 
-    /// Makes the table. Of two entries that are alike the first counts; the configuration has refused such before.
+    /// Builds the table. Of two identical entries the first wins; the configuration rejects such duplicates earlier.
     pub fn build(mut self) -> RouteTable {
         let mut table = self.empty_table();
         for (pattern, route, number) in self.plain {
@@ -244,7 +246,7 @@ impl Builder {
                 table.set(&pattern, Choice::route(route), number);
             }
         }
-        // Stable, so that what was added first stays first among equals.
+        // A stable sort, so that among equals the first added stays first.
         let key = |(pattern, entry): &(Pattern, Entry)| (pattern.clone(), Reverse(entry.conditions.rank()));
         self.conditional.sort_by_cached_key(key);
         let mut rest = self.conditional.into_iter().peekable();
@@ -266,7 +268,7 @@ impl Builder {
         table
     }
 
-    /// A table with room for all patterns.
+    /// An empty table with capacity for all patterns.
     fn empty_table(&self) -> RouteTable {
         let mut room = [(0, 0); 3];
         let patterns = self.plain.iter().map(|(pattern, ..)| pattern);
@@ -312,14 +314,14 @@ impl RouteTable {
 }
 
 impl Conditions {
-    /// How many kinds of condition there are, 0 to 3.
+    /// The number of kinds of condition set, 0 to 3.
     pub fn count(&self) -> usize {
         usize::from(!self.alpn.is_empty())
             + usize::from(!self.source.is_empty())
             + usize::from(!self.listeners.is_empty())
     }
 
-    /// Orders entries of one pattern: more kinds first; of as many, `source` before `alpn` before `listeners`.
+    /// Orders entries of one pattern: more kinds first; for equal counts, `source` before `alpn` before `listeners`.
     fn rank(&self) -> (usize, bool, bool) {
         (self.count(), !self.source.is_empty(), !self.alpn.is_empty())
     }
@@ -359,19 +361,19 @@ impl Unmet {
     }
 }
 
-/// The number of an entry, or where to find it: it lies away from the path, which has no use for it.
+/// The number of an entry, or where to find it: it is stored away from the path, which does not use it.
 #[derive(Clone, Copy, Debug)]
 enum Number<'t> {
     Known(u32),
     In(&'t NameMap, &'t Slot),
 }
 
-/// What stands behind a pattern, in four bytes.
+/// The choice for a pattern, in four bytes.
 #[derive(Clone, Copy, Debug)]
 struct Choice(u32);
 
 enum Chosen {
-    /// A route without conditions, as most are.
+    /// A route without conditions, the usual case.
     Route(u32),
     /// The start of a run in [`RouteTable::runs`].
     Run(usize),
@@ -402,9 +404,9 @@ impl Choice {
 struct Entry {
     conditions: Conditions,
     route: u32,
-    /// How many were added before it.
+    /// How many entries were added before it.
     number: u32,
-    /// The last one for its pattern.
+    /// Whether it is the last entry of its pattern.
     last: bool,
 }
 

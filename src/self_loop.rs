@@ -1,16 +1,16 @@
-//! Tells a backend that is one of our own listeners: what goes there comes in again, for ever.
+//! Detects a backend that is one of our own listeners, where every connection would loop forever.
 //!
-//! In:  where a backend is, where we listen, which addresses this machine has.
+//! In:  the backend's address, our listeners' addresses, this machine's addresses.
 //! Out: yes or no; no I/O.
-//! Source: bind(2), connect(2): a wildcard listens on every address of its family, `[::]` on those of IPv4 too; a
-//!         connection to a wildcard goes to loopback.
+//! Source: bind(2), connect(2): a wildcard listens on every address of its family, and `[::]` on those of IPv4 as well;
+//!         a connection to a wildcard goes to loopback.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Whether a connection to `address` would come in at one of `listeners`. `local` are the addresses of this machine's
-/// interfaces ([`crate::sys::local_addresses`]); loopback need not be among them, and without I/O it is empty.
+/// Whether a connection to `address` would reach one of `listeners`. `local` are the addresses of this machine's
+/// interfaces ([`crate::sys::local_addresses`]); it may omit loopback, and is empty where no I/O is allowed.
 ///
-/// A listener at port 0 has no address yet, and so is never met.
+/// A listener at port 0 has no address yet, so it never matches.
 pub(crate) fn is_own_listener(address: SocketAddr, listeners: &[SocketAddr], local: &[IpAddr]) -> bool {
     let to = destination(address.ip());
     let is_here = || to.is_loopback() || local.iter().any(|local| local.to_canonical() == to);
@@ -23,7 +23,7 @@ pub(crate) fn is_own_listener(address: SocketAddr, listeners: &[SocketAddr], loc
     })
 }
 
-/// Where a connection to `ip` ends up.
+/// Where a connection to `ip` actually goes.
 fn destination(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -49,7 +49,7 @@ mod tests {
         assert!(loops("[::ffff:192.0.2.1]:443", "192.0.2.1:443", &[]));
         assert!(!loops("192.0.2.1:444", "192.0.2.1:443", &[]));
         assert!(!loops("192.0.2.2:443", "192.0.2.1:443", &["192.0.2.1", "192.0.2.2"]));
-        // Each address of 127.0.0.0/8 is one of its own.
+        // The addresses of 127.0.0.0/8 are distinct.
         assert!(!loops("127.0.0.2:443", "127.0.0.1:443", &[]));
     }
 

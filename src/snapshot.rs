@@ -1,7 +1,8 @@
 //! Builds what a connection needs from the configuration: routes, pools, limits, timeouts.
 //!
-//! In:  a [`Config`], and the snapshot before it, whose backends keep their identity.
-//! Out: a [`Snapshot`], replaced whole; [`Snapshot::choose`] is the one decision behind the path and `explain`.
+//! In:  a [`Config`], and the previous snapshot, whose backends keep their identity.
+//! Out: a [`Snapshot`], replaced as a whole; [`Snapshot::choose`] makes the routing decision for both the path and
+//!      `explain`.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -23,9 +24,9 @@ use crate::server_name::{Pattern, ServerName, Sni};
 use crate::socket::{self, TcpSettings};
 use crate::telemetry::{ConnectionLog, Format, Match, Metrics, RouteMetrics, Which};
 
-/// Everything in force at one time.
+/// Everything in force at one moment.
 pub struct Snapshot {
-    /// What the file says besides its routes: those are in the table, which takes less room.
+    /// The settings of the file, without its routes: those are in the table, which takes less memory.
     pub config: Settings,
     pub table: RouteTable,
     pub routes: Vec<Route>,
@@ -34,7 +35,7 @@ pub struct Snapshot {
     pub not_tls: Route,
     pub pools: Vec<Arc<Pool>>,
     pub relay: Arc<relay::Settings>,
-    /// Counts the snapshots of a process.
+    /// Numbers the snapshots of a process.
     pub generation: u64,
     pub terms: Arc<Terms>,
     places: Places,
@@ -42,24 +43,24 @@ pub struct Snapshot {
     replaced: SetOnce<()>,
 }
 
-/// What a connection needs of its snapshot to its end. It keeps this alone, so that connections that live for days do not
-/// keep the tables of all reloads since.
+/// What a connection needs of its snapshot until it ends. It holds only this, so that connections that live for days do
+/// not keep the tables of every reload since.
 pub struct Terms {
     /// [`Snapshot::generation`]
     pub generation: u64,
     pub hash: Arc<str>,
-    /// The names of the listeners, in their order.
+    /// The names of the listeners, in configuration order.
     pub listeners: Vec<Arc<str>>,
     pub connection_log: ConnectionLog,
 }
 
-/// Where connections go that a pattern or a fallback takes.
+/// Where connections that match a pattern or a fallback go.
 pub struct Route {
     pub name: Arc<str>,
     pub to: Destination,
     pub idle_timeout: Option<Duration>,
     pub on_removed: OnRemoved,
-    /// Made when it is first used, so that a million routes cost nothing.
+    /// Created on first use, so that a million routes cost nothing.
     metrics: OnceLock<Arc<RouteMetrics>>,
 }
 
@@ -69,17 +70,17 @@ pub enum Destination {
     Refuse(Refuse),
 }
 
-/// What is asked: whose connection is it?
+/// The connection to route.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
-    /// `None`: the hello has no server_name.
+    /// `None`: the hello has no server_name extension.
     pub sni: Option<&'a Sni>,
     pub alpn: &'a Alpn,
     pub source: IpAddr,
     pub listener: usize,
 }
 
-/// The answer.
+/// The result of [`Snapshot::choose`].
 #[derive(Clone, Copy)]
 pub struct Chosen<'a> {
     pub route: &'a Route,
@@ -87,7 +88,7 @@ pub struct Chosen<'a> {
 }
 
 impl Snapshot {
-    /// Builds from `config`; backends that `before` has too, by pool name and address, are taken over.
+    /// Builds from `config`; backends that are also in `before`, by pool name and address, are carried over.
     pub fn build(config: Config, before: Option<&Self>, metrics: &Arc<Metrics>) -> Self {
         let Config { settings: config, routes: from } = config;
         let pools = build_pools(&config, before, metrics);
@@ -137,12 +138,13 @@ impl Snapshot {
         snapshot
     }
 
-    /// Finds where a TLS connection goes. A name is routed; no name, or an address in its place, falls to `no_sni`.
+    /// Finds where a TLS connection goes. A name is routed; without one, or with an IP address in its place, `no_sni`
+    /// applies.
     pub fn choose(&self, asked: Asked<'_>) -> Chosen<'_> {
         self.choose_watched(asked, |_| {})
     }
 
-    /// As [`Self::choose`], showing `see` the candidates on the way.
+    /// The same as [`Self::choose`], but calls `see` with each candidate on the way.
     pub fn choose_watched<'s>(&'s self, asked: Asked<'_>, see: impl FnMut(Candidate<'s>)) -> Chosen<'s> {
         let Asked { sni, alpn, source, listener } = asked;
         let Some(Sni::Name(server_name)) = sni else {
@@ -162,7 +164,7 @@ impl Snapshot {
         }
     }
 
-    /// The series of `route`; made when they are first asked for.
+    /// The metrics of `route`, created on first use.
     pub fn metrics_of<'a>(&self, route: &'a Route) -> &'a Arc<RouteMetrics> {
         route.metrics.get_or_init(|| {
             let listeners: Vec<&str> = self.config.listeners.iter().map(|listener| &*listener.name).collect();
@@ -178,7 +180,7 @@ impl Snapshot {
         &self.config.hash
     }
 
-    /// The whole configuration again, routes included: what is in force, whatever became of the file since.
+    /// Reconstructs the whole configuration in force, routes included, whatever has happened to the file since.
     pub fn effective(&self) -> Config {
         let mut patterns: Vec<(u32, u32, Pattern)> = Vec::new();
         let mut conditions: HashMap<u32, &Conditions> = HashMap::new();
@@ -195,7 +197,7 @@ impl Snapshot {
                 conditions.insert(route, has);
             }
         });
-        // By route, and within a route as they were given.
+        // By route, and within a route in the order given.
         patterns.sort_unstable_by_key(|(route, number, _)| (*route, *number));
         let mut patterns = patterns.into_iter().peekable();
         let numbers: HashMap<&str, usize> =
@@ -217,21 +219,21 @@ impl Snapshot {
         Config { settings: self.config.clone(), routes }
     }
 
-    /// Where the pattern stands that has this [`Candidate::number`].
+    /// The place in the configuration of the pattern with this [`Candidate::number`].
     ///
     /// # Panics
-    /// When it is another snapshot's.
+    /// If the number is from another snapshot.
     pub fn place(&self, number: u32) -> Place {
         self.places.get(number as usize)
     }
 
-    /// Brings the gauges of all backends up to date.
+    /// Updates the gauges of all backends.
     pub fn publish(&self) {
         let now = Instant::now();
         self.pools.iter().for_each(|pool| pool.publish(now));
     }
 
-    /// Takes over what the pools of `before`, of which this was built, were told in the meantime.
+    /// Carries over what the pools of `before`, from which this snapshot was built, have learned since.
     pub fn catch_up(&self, before: &Self) {
         let known: HashMap<&str, &Pool> = before.pools.iter().map(|pool| (&*pool.name, &**pool)).collect();
         for pool in &self.pools {
@@ -241,18 +243,18 @@ impl Snapshot {
         }
     }
 
-    /// To be called once another is in force.
+    /// Marks this snapshot as replaced. Call once another is in force.
     pub fn set_replaced(&self) {
-        // Once is enough.
+        // An error means it was already set.
         let _ = self.replaced.set(());
     }
 
-    /// Waits until another is in force; at once if one is already.
+    /// Waits until another snapshot is in force; returns at once if one already is.
     pub async fn until_replaced(&self) {
         self.replaced.wait().await;
     }
 
-    /// Has the series of routes, pools and backends that are gone disappear.
+    /// Removes the series of routes, pools and backends that no longer exist.
     pub fn retire_series(&self) {
         let fallbacks = [&self.no_sni, &self.unmatched, &self.not_tls].into_iter();
         let routes = fallbacks.chain(&self.routes).map(|route| &*route.name).collect();
@@ -265,7 +267,7 @@ impl Snapshot {
     }
 }
 
-/// The places of all patterns, in the order in which the table was given them: a million in 12 MB.
+/// The places of all patterns, in the order in which they were added to the table: a million take 12 MB.
 #[derive(Default)]
 struct Places {
     files: Vec<Arc<Path>>,
@@ -273,7 +275,7 @@ struct Places {
 }
 
 struct Spot {
-    /// An index into [`Places::files`].
+    /// Index into [`Places::files`].
     file: u32,
     line: u32,
     column: u32,
@@ -281,7 +283,7 @@ struct Spot {
 
 impl Places {
     fn push(&mut self, Place { file, line, column }: &Place) {
-        // The patterns of a file come together.
+        // The patterns of a file are consecutive.
         if self.files.last() != Some(file) {
             self.files.push(Arc::clone(file));
         }
@@ -295,7 +297,7 @@ impl Places {
     }
 }
 
-/// Whether `peer` is one of the proxies that may speak for clients.
+/// Whether `peer` is a trusted proxy, whose PROXY header is believed.
 pub(crate) fn is_trusted(trusted: &[IpNet], peer: IpAddr) -> bool {
     trusted.iter().any(|net| net.contains(&peer))
 }
@@ -380,7 +382,7 @@ pub(crate) fn tcp_settings(tcp: config::Tcp) -> TcpSettings {
     }
 }
 
-/// The first congestion control of `config` that the kernel does not have.
+/// The first congestion control algorithm of `config` that the kernel does not have.
 pub(crate) fn missing_congestion(config: &Settings) -> Option<(&str, std::io::Error)> {
     let listeners = config.listeners.iter().filter_map(|listener| listener.congestion.as_deref());
     let mut asked = listeners.chain(config.pools.iter().filter_map(|pool| pool.congestion.as_deref()));
@@ -423,5 +425,5 @@ pub(crate) fn log_format(format: config::LogFormat) -> Format {
     }
 }
 
-/// Beyond it, a route's series appear when it is first used.
+/// With more routes than this, a route's series are created on first use.
 const MOST_ROUTES_WITH_SERIES_AT_ONCE: usize = 200;

@@ -1,6 +1,6 @@
-//! Sets every socket option, one function a purpose; the only user of socket2.
+//! Sets every socket option, one function per purpose; the only user of socket2.
 //!
-//! What the kernel refuses is never fatal unless the purpose fails with it: each function says so.
+//! An option the kernel rejects is fatal only if the purpose fails without it; each function documents which.
 
 mod label;
 
@@ -18,34 +18,34 @@ use tokio::net::TcpStream;
 
 pub(crate) use self::label::{Kind, Label};
 
-/// How a backend is connected to.
+/// Options for connecting to a backend.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Towards<'a> {
-    /// The local address; `None` leaves it to the kernel.
+    /// The local address; `None` lets the kernel choose.
     pub from: Option<IpAddr>,
     pub nodelay: bool,
-    /// The SYN waits for the first write, if the backend has given a cookie before (RFC 7413).
+    /// The SYN waits for the first write, if the backend has issued a cookie before (RFC 7413).
     pub fast_open: bool,
     pub congestion: Option<&'a str>,
 }
 
-/// How our TCP sockets behave, on both sides.
+/// Options of our TCP sockets, on both sides.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TcpSettings {
     pub nodelay: bool,
     pub keepalive_idle: Duration,
     pub keepalive_interval: Duration,
     pub keepalive_probes: u32,
-    /// How long sent data may stay unacknowledged before the peer counts as dead.
+    /// How long sent data may stay unacknowledged before the peer is considered dead.
     pub user_timeout: Duration,
     pub backlog: u32,
 }
 
-/// Binds one of possibly several sockets that are to [`listen`] on an address; the kernel spreads connections over them.
+/// Binds one of possibly several sockets that will [`listen`] on an address; the kernel spreads connections over them.
 ///
 /// # Errors
-/// The address is in use or not ours, the process may not bind it, or the kernel has no such congestion control. Other
-/// refused options are passed over.
+/// The address is in use or not ours, the process may not bind it, or the kernel does not have the congestion control
+/// algorithm. Other rejected options are ignored.
 pub(crate) fn for_listener(
     address: SocketAddr,
     settings: &TcpSettings,
@@ -54,7 +54,7 @@ pub(crate) fn for_listener(
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     if address.is_ipv6() {
-        // Dual-stack whatever net.ipv6.bindv6only says.
+        // Dual-stack regardless of net.ipv6.bindv6only.
         let _ = socket.set_only_v6(false);
     }
     socket.set_reuse_address(true)?;
@@ -65,11 +65,11 @@ pub(crate) fn for_listener(
     Ok(socket.into())
 }
 
-/// Sets what accepted sockets inherit, so that nothing is set for each client (tcp(7) on Linux); also on a socket that
-/// listens already, for the clients to come.
+/// Sets what accepted sockets inherit, so that nothing has to be set per client (tcp(7) on Linux). Also works on a
+/// socket that already listens, for clients accepted later.
 ///
 /// # Errors
-/// The kernel has no such congestion control. Other refused options are passed over.
+/// The kernel does not have the congestion control algorithm. Other rejected options are ignored.
 pub(crate) fn configure_listener(
     socket: &impl AsFd,
     settings: &TcpSettings,
@@ -84,24 +84,24 @@ pub(crate) fn configure_listener(
     }
 }
 
-/// Lets clients come; called again, changes how many of them may wait.
+/// Starts to listen; called again, changes the backlog.
 ///
 /// # Errors
-/// The kernel's: somebody else has come to listen on the address meanwhile.
+/// The kernel's error: another socket has started to listen on the address in the meantime.
 pub(crate) fn listen(socket: &std::net::TcpListener, backlog: u32) -> io::Result<()> {
     SockRef::from(socket).listen(i32::try_from(backlog).unwrap_or(i32::MAX))
 }
 
-/// Has the kernel pass over new SYNs to a listening socket, as if they had been lost on the way. Handshakes that have
-/// begun go on. Clients accepted from now on inherit the filter, to which no segment of theirs is a match.
+/// Makes the kernel drop new SYNs to a listening socket, as if they had been lost in transit. Handshakes in progress
+/// continue. Clients accepted from now on inherit the filter, which none of their segments match.
 ///
-/// If the kernel refuses it, handshakes go on beginning, and those that are unfinished when the socket is closed are lost.
+/// If the kernel rejects the filter, new handshakes still begin, and those unfinished when the socket closes are lost.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(crate) fn begin_no_handshakes(socket: &impl AsFd) {
     const FLAGS_OFFSET: u32 = 13;
     const SYN: u32 = 0x02;
     const ACK: u32 = 0x10;
-    // Classic BPF over the TCP header (RFC 9293 §3.1): drop what has SYN but no ACK.
+    // Classic BPF over the TCP header (RFC 9293 §3.1): drop segments with SYN but not ACK.
     let filter = [
         SockFilter::new(0x30, 0, 0, FLAGS_OFFSET), // A = byte of the flags
         SockFilter::new(0x54, 0, 0, SYN | ACK),    // A &= SYN | ACK
@@ -115,12 +115,12 @@ pub(crate) fn begin_no_handshakes(socket: &impl AsFd) {
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub fn begin_no_handshakes(_: &impl AsFd) {}
 
-/// Whether others may be bound to the same address, each with a queue of its own.
+/// Whether other sockets may be bound to the same address, each with its own queue.
 pub(crate) fn shares_address(socket: &std::net::TcpListener) -> bool {
     SockRef::from(socket).reuse_port().unwrap_or(false)
 }
 
-/// A listening socket that another process opened.
+/// A listening socket opened by another process.
 #[derive(Debug)]
 pub(crate) enum Listening {
     Tcp(std::net::TcpListener, SocketAddr),
@@ -128,7 +128,7 @@ pub(crate) enum Listening {
 }
 
 impl Listening {
-    /// `None`: that is no listening stream socket.
+    /// `None` if it is not a listening stream socket.
     pub(crate) fn of(socket: OwnedFd) -> Option<Self> {
         let looked_at = SockRef::from(&socket);
         if looked_at.r#type().ok()? != Type::STREAM || !looked_at.is_listener().ok()? {
@@ -143,7 +143,7 @@ impl Listening {
     }
 }
 
-/// Where a server listens that is no listener: the admin server.
+/// An address of the admin server, which is not a `Listener`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     Tcp(SocketAddr),
@@ -157,8 +157,9 @@ pub(crate) enum AdminSocket {
     Unix(UnixListener),
 }
 
-/// Binds a socket that is to listen for the admin server. Unlike a listener it has its address to itself, so that a second
-/// process with the same configuration is told; only sockets of `leaving`, which are about to close, may overlap.
+/// Binds a socket on which the admin server will listen. Unlike a listener it has its address to itself, so that a
+/// second process with the same configuration gets an error; only sockets in `leaving`, which are about to close, may
+/// overlap.
 ///
 /// # Errors
 /// The address is in use or not ours, the process may not bind it, or the path is too long.
@@ -174,7 +175,7 @@ pub(crate) fn for_admin(address: &Address, leaving: &[&AdminSocket]) -> io::Resu
             let share = |on| overlapping.iter().try_for_each(|other| other.set_reuse_port(on));
             socket.set_reuse_port(!overlapping.is_empty())?;
             share(true)?;
-            // Also listening, since that looks at the others again.
+            // Also listen, since that checks for conflicts again.
             let bound = socket.bind(&(*address).into()).and_then(|()| socket.listen(ADMIN_BACKLOG));
             share(false)?;
             socket.set_reuse_port(false)?;
@@ -190,22 +191,22 @@ pub(crate) fn for_admin(address: &Address, leaving: &[&AdminSocket]) -> io::Resu
 }
 
 impl AdminSocket {
-    /// Lets clients come.
+    /// Starts to listen.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's error.
     pub(crate) fn listen(&self) -> io::Result<()> {
         SockRef::from(self).listen(ADMIN_BACKLOG)
     }
 
     /// # Errors
-    /// The kernel's.
+    /// The kernel's error.
     pub(crate) fn set_nonblocking(&self) -> io::Result<()> {
         SockRef::from(self).set_nonblocking(true)
     }
 
     /// # Errors
-    /// The kernel's; a unix socket without a path has no address.
+    /// The kernel's error; a unix socket without a path has no address.
     pub(crate) fn address(&self) -> io::Result<Address> {
         match self {
             Self::Tcp(socket) => socket.local_addr().map(Address::Tcp),
@@ -218,7 +219,7 @@ impl AdminSocket {
     }
 
     /// # Errors
-    /// No descriptor is left.
+    /// Out of descriptors.
     pub(crate) fn try_clone(&self) -> io::Result<Self> {
         match self {
             Self::Tcp(socket) => socket.try_clone().map(Self::Tcp),
@@ -254,21 +255,21 @@ impl std::fmt::Display for Address {
     }
 }
 
-/// Opens a socket to `backend` and starts to connect it; the first write tells how that went.
+/// Opens a socket to `backend` and starts to connect it; the first write reports the result.
 ///
 /// # Errors
-/// No descriptor or port is left, `from` is not ours, or there is no route to `backend`.
+/// Out of descriptors or ports, `from` is not ours, or there is no route to `backend`.
 pub(crate) fn for_backend(backend: SocketAddr, options: Towards<'_>) -> io::Result<std::net::TcpStream> {
     let Towards { from, nodelay, fast_open, congestion } = options;
     let socket = Socket::new(Domain::for_address(backend), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     if nodelay {
         let _ = socket.set_tcp_nodelay(true);
     }
-    // The third packet of the handshake then rides on the hello that follows at once.
+    // The third packet of the handshake is then carried by the hello, which follows at once.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let _ = socket.set_tcp_quickack(false);
     if let Some(congestion) = congestion {
-        // Whether the kernel has it was seen when the configuration came into force.
+        // The kernel's support was checked when the configuration came into force.
         let _ = set_congestion(&socket, congestion);
     }
     if let Some(from) = from {
@@ -276,7 +277,7 @@ pub(crate) fn for_backend(backend: SocketAddr, options: Towards<'_>) -> io::Resu
         socket.bind(&SocketAddr::new(from, 0).into())?;
     }
     if fast_open {
-        // A system that does not know it connects as ever.
+        // A system without support for it connects in the usual way.
         let _ = crate::sys::fast_open_connect(&socket);
     }
     match socket.connect(&backend.into()) {
@@ -287,15 +288,15 @@ pub(crate) fn for_backend(backend: SocketAddr, options: Towards<'_>) -> io::Resu
     Ok(socket.into())
 }
 
-/// Whether the kernel has this congestion control, and lets us use it.
+/// Whether the kernel has this congestion control algorithm and lets us use it.
 ///
 /// # Errors
-/// It does not.
+/// The kernel does not have it, or does not let us use it.
 pub(crate) fn check_congestion(name: &str) -> io::Result<()> {
     set_congestion(&Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?, name)
 }
 
-/// Back to what the kernel gives a new socket.
+/// Restores the kernel's default for a new socket.
 #[cfg(any(target_os = "linux", target_os = "freebsd"))]
 fn reset_congestion(socket: &Socket) -> io::Result<()> {
     let default = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?.tcp_congestion()?;
@@ -317,7 +318,8 @@ fn set_congestion(_: &Socket, _: &str) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Has the kernel find out that a silent peer is gone. Refused options are passed over: the idle timeout is still there.
+/// Enables keepalive, so that the kernel detects a silent peer that is gone. Rejected options are ignored: the idle
+/// timeout still applies.
 pub(crate) fn keep_alive(socket: &impl AsFd, settings: &TcpSettings) {
     let socket = SockRef::from(socket);
     let keepalive = TcpKeepalive::new().with_time(settings.keepalive_idle).with_interval(settings.keepalive_interval);
@@ -326,7 +328,7 @@ pub(crate) fn keep_alive(socket: &impl AsFd, settings: &TcpSettings) {
     let _ = socket.set_tcp_user_timeout(Some(settings.user_timeout));
 }
 
-/// A stream that says RST, not FIN, if it is dropped before it is released: by a drain deadline or a panic.
+/// A stream that sends RST, not FIN, if it is dropped before it is released: at a drain deadline or in a panic.
 #[derive(Debug)]
 pub(crate) struct ResetUnlessReleased(Option<TcpStream>);
 
@@ -352,17 +354,17 @@ impl Drop for ResetUnlessReleased {
     }
 }
 
-/// Has the drop of `socket` send RST, not FIN (SO_LINGER 0). If that is refused, the peer sees a FIN.
+/// Makes dropping `socket` send RST instead of FIN (SO_LINGER 0). If the kernel rejects that, the peer sees a FIN.
 pub(crate) fn reset_on_drop(socket: &impl AsFd) {
     let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
 
-/// Takes the error that the kernel holds for `socket`, if there is one.
+/// Takes the socket's pending error, if there is one.
 pub(crate) fn error(socket: &impl AsFd) -> Option<io::Error> {
     SockRef::from(socket).take_error().ok().flatten()
 }
 
-/// As std has it.
+/// The same as in std.
 const ADMIN_BACKLOG: i32 = 128;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Holds the system calls that no safe wrapper offers; the only room with `unsafe`.
+//! Wraps the system calls that have no safe wrapper; the only module with `unsafe`.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -6,27 +6,27 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
-/// Has the allocator give free pages back at once, and the kernel hand out small ones.
+/// Makes mimalloc return freed pages immediately and turns transparent huge pages off.
 ///
-/// A proxy's memory goes with its connections: pages kept for later, and pages of 2 MiB that a few relays pin, are what
-/// a crowd would leave behind (docs/performance.md has the figures). `MIMALLOC_PURGE_DELAY` has the last word.
+/// A proxy's memory should shrink with its connections: cached pages, and 2 MiB pages pinned by a few relays, are what
+/// a peak would leave behind (docs/performance.md has the figures). `MIMALLOC_PURGE_DELAY` overrides this.
 pub fn give_memory_back() {
     #[cfg(target_os = "linux")]
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     #[cfg(feature = "mimalloc")]
     {
-        /// `mi_option_purge_delay` of mimalloc.h, in milliseconds; the same number in versions 2 and 3.
+        /// `mi_option_purge_delay` in mimalloc.h, in milliseconds; the same number in versions 2 and 3.
         const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
         // SAFETY: it writes one number into the allocator's options, which are static.
         unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, 0) };
     }
 }
 
-/// Puts off the choice of a local port until `connect` (ip(7), IP_BIND_ADDRESS_NO_PORT), so that one source address
-/// gives as many ports as there are destinations, not as many as there are ports.
+/// Defers the choice of a local port until `connect` (ip(7), IP_BIND_ADDRESS_NO_PORT), so that one source address has a
+/// full port range per destination instead of one for all of them.
 ///
 /// # Errors
-/// The kernel's; older ones than 4.2 do not know it.
+/// The kernel's error; kernels before 4.2 do not support it.
 #[cfg(target_os = "linux")]
 pub(crate) fn bind_address_no_port(socket: impl AsFd) -> io::Result<()> {
     set_flag(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT)
@@ -37,11 +37,11 @@ pub fn bind_address_no_port(_: impl AsFd) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Lets `connect` leave the SYN to the first write, which then travels with it, where the peer has allowed that before
-/// (tcp(7), TCP_FASTOPEN_CONNECT; RFC 7413).
+/// Makes `connect` defer the SYN to the first write, so that the data travels with it if the peer has allowed that
+/// before (tcp(7), TCP_FASTOPEN_CONNECT; RFC 7413).
 ///
 /// # Errors
-/// The kernel's; older ones than 4.11 do not know it.
+/// The kernel's error; kernels before 4.11 do not support it.
 #[cfg(target_os = "linux")]
 pub(crate) fn fast_open_connect(socket: impl AsFd) -> io::Result<()> {
     set_flag(socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT)
@@ -61,26 +61,26 @@ fn set_flag(socket: impl AsFd, level: libc::c_int, name: libc::c_int) -> io::Res
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Takes a descriptor that this process was started with, and keeps it from those that it starts.
+/// Takes a descriptor this process was started with, and sets close-on-exec on it.
 ///
-/// To be called once for each number, before anything is opened: nobody else may have it.
+/// Call once per number, before anything is opened: nothing else may own it.
 ///
 /// # Errors
-/// No such descriptor is open.
+/// The descriptor is not open.
 pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: F_SETFD takes any number; of one that is not open it says EBADF.
+    // SAFETY: F_SETFD accepts any number; for one that is not open it returns EBADF.
     if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the call above has shown that it is open, and whoever started this process gave it to it: no value of
-    // this process owns it.
+    // SAFETY: the call above has shown that it is open, and it was inherited from the parent process: no value in this
+    // process owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// How many bytes the kernel still holds that the peer has not acknowledged (tcp(7), SIOCOUTQ).
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn unsent_bytes(socket: impl AsFd) -> io::Result<usize> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the descriptor is borrowed and open; TIOCOUTQ, which SIOCOUTQ equals, writes one c_int.
@@ -88,11 +88,11 @@ pub fn unsent_bytes(socket: impl AsFd) -> io::Result<usize> {
     if result == 0 { Ok(usize::try_from(bytes).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Whether a TCP connection is over: reset, timed out, or closed by both sides and acknowledged (tcp(7), TCP_INFO). False
-/// for other sockets, and where the kernel cannot say.
+/// Whether a TCP connection is over: reset, timed out, or closed by both sides and acknowledged (tcp(7), TCP_INFO).
+/// False for other sockets, and where the kernel does not report it.
 #[cfg(target_os = "linux")]
 pub(crate) fn is_closed(socket: impl AsFd) -> bool {
-    /// TCP_CLOSE of the kernel's tcp_states.h.
+    /// TCP_CLOSE in the kernel's tcp_states.h.
     const CLOSED: u8 = 7;
     let mut state: u8 = 0;
     let mut bytes: libc::socklen_t = 1;
@@ -108,13 +108,13 @@ pub fn is_closed(_: impl AsFd) -> bool {
     false
 }
 
-/// The addresses of this machine's interfaces, loopback among them (getifaddrs(3)).
+/// The addresses of this machine's interfaces, including loopback (getifaddrs(3)).
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn local_addresses() -> io::Result<Vec<IpAddr>> {
     let mut first: *mut libc::ifaddrs = ptr::null_mut();
-    // SAFETY: it writes one pointer to where it is told, which is a live local.
+    // SAFETY: it writes one pointer to the given location, which is a live local.
     if unsafe { libc::getifaddrs(&raw mut first) } != 0 {
         return Err(io::Error::last_os_error());
     }
@@ -122,7 +122,7 @@ pub fn local_addresses() -> io::Result<Vec<IpAddr>> {
     let mut next: *const libc::ifaddrs = first;
     // SAFETY: null, or an entry of the list, which lives until freeifaddrs below.
     while let Some(interface) = unsafe { next.as_ref() } {
-        // SAFETY: null, or an address in that list, as long as its family says.
+        // SAFETY: null, or an address in that list, as long as its family requires.
         addresses.extend(unsafe { ip_of(interface.ifa_addr) });
         next = interface.ifa_next;
     }
@@ -132,17 +132,17 @@ pub fn local_addresses() -> io::Result<Vec<IpAddr>> {
 }
 
 /// # Safety
-/// `address` is null, or points to a live socket address that is as long as its family says.
+/// `address` is null, or points to a live socket address of the length its family requires.
 unsafe fn ip_of(address: *const libc::sockaddr) -> Option<IpAddr> {
     // SAFETY: the caller's promise.
     let family = unsafe { address.as_ref() }?.sa_family;
     match libc::c_int::from(family) {
-        // SAFETY: the family says that a sockaddr_in lies here; it may lie unaligned.
+        // SAFETY: AF_INET means that this is a sockaddr_in; it may be unaligned.
         libc::AF_INET => unsafe {
             let address = address.cast::<libc::sockaddr_in>().read_unaligned();
             Some(Ipv4Addr::from(address.sin_addr.s_addr.to_ne_bytes()).into())
         },
-        // SAFETY: the family says that a sockaddr_in6 lies here; it may lie unaligned.
+        // SAFETY: AF_INET6 means that this is a sockaddr_in6; it may be unaligned.
         libc::AF_INET6 => unsafe {
             let address = address.cast::<libc::sockaddr_in6>().read_unaligned();
             Some(Ipv6Addr::from(address.sin6_addr.s6_addr).into())
@@ -162,7 +162,7 @@ mod tests {
     fn loopback_is_one_of_the_local_addresses() {
         let addresses = local_addresses().expect("a kernel with interfaces");
         assert!(addresses.contains(&Ipv4Addr::LOCALHOST.into()), "{addresses:?}");
-        // An address can be bound if, and only if, it is one of them.
+        // An address can be bound if and only if it is one of them.
         let strangers = [[192, 0, 2, 1], [198, 51, 100, 77], [203, 0, 113, 77]].map(|ip| Ipv4Addr::from(ip).into());
         for ip in addresses.iter().copied().filter(IpAddr::is_ipv4).chain(strangers) {
             assert_eq!(TcpListener::bind((ip, 0)).is_ok(), addresses.contains(&ip), "{ip} of {addresses:?}");

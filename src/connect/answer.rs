@@ -1,7 +1,7 @@
-//! Waits for a backend's first answer to a hello, and reads what kind it is in passing.
+//! Waits for a backend's first answer to a hello, and classifies it on the way through.
 //!
-//! In:  a backend that has taken a ClientHello, the client that sent it.
-//! Out: an [`Answer`] that is on its way to the client; or [`Silence`], and then another backend can be asked.
+//! In:  a backend that has accepted a ClientHello, the client that sent it.
+//! Out: an [`Answer`] already being written to the client; or [`Silence`], after which another backend can be tried.
 //! Source: RFC 8446 §5.1 (records), §4.1.3 (ServerHello, HelloRetryRequest), §6 (alerts).
 
 use std::convert::Infallible;
@@ -21,28 +21,28 @@ use crate::telemetry::FirstRecord;
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub kind: FirstRecord,
-    /// The AlertDescription, if it is one.
+    /// The AlertDescription, if the record is an alert.
     pub alert: Option<u8>,
-    /// When the backend had taken the hello.
+    /// When the backend had accepted the hello.
     pub took: Instant,
     pub at: Instant,
-    /// How many of them the client has taken already.
+    /// How many of these bytes the client has already accepted.
     pub carried_bytes: usize,
     pub rest: Prefix,
 }
 
-/// Why there is no answer.
+/// Why no answer came.
 #[derive(Debug)]
 pub(super) enum Silence {
     TimedOut,
     Closed,
     NotTls,
     Io(io::Error),
-    /// The client reset the connection meanwhile.
+    /// The client reset the connection in the meantime.
     ClientGone(io::Error),
 }
 
-/// Waits until `deadline`; `None` is a client that says more, which is the relay's business.
+/// Waits until `deadline`. `None` means the client has sent more, which the relay handles.
 pub(super) async fn first_answer(
     backend: &BackendStream,
     client: &TcpStream,
@@ -63,13 +63,13 @@ pub(super) async fn first_answer(
             }
             _ = client.readable(), if !half_closed => match has_more(client) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // A FIN: the client may well wait for an answer all the same.
+                // A FIN: the client may still be waiting for an answer.
                 Ok(0) => half_closed = true,
                 Ok(_) => return Ok(None),
-                // The look has taken the error from the socket: nobody will see it again.
+                // The peek consumed the socket's error: nothing else will report it.
                 Err(error) => return Err(Silence::ClientGone(error)),
             },
-            // Readable for ever, with nothing more to read: what can still come is a reset.
+            // Readable from now on, with nothing more to read: all that can still arrive is a reset.
             _ = client.ready(Interest::ERROR), if half_closed => {
                 let Err(error) = reset_of(client);
                 if error.kind() != io::ErrorKind::WouldBlock {
@@ -90,13 +90,13 @@ fn read(backend: &BackendStream, client: &TcpStream, took: Instant, scratch: &mu
         known => known,
     };
     let at = Instant::now();
-    // An error shows again when the relay writes.
+    // An error will be reported again when the relay writes.
     let carried_bytes = client.try_write(bytes).unwrap_or(0);
     Ok(Answer { kind, alert, took, at, carried_bytes, rest: Prefix::new(bytes[carried_bytes..].to_vec()) })
 }
 
-/// Tells what a backend's first bytes are, and the AlertDescription if they are an alert. A record that is cut short is
-/// judged by what is there.
+/// Classifies a backend's first bytes, and returns the AlertDescription if they are an alert. A truncated record is
+/// classified by the bytes present.
 pub(crate) fn first_record(bytes: &[u8]) -> (FirstRecord, Option<u8>) {
     match bytes {
         [] => (FirstRecord::None, None),
@@ -112,7 +112,7 @@ pub(crate) fn first_record(bytes: &[u8]) -> (FirstRecord, Option<u8>) {
     }
 }
 
-/// Looks without taking it whether the client said more: the relay is to read it.
+/// Peeks, without consuming, whether the client has sent more: the relay must read it.
 fn has_more(client: &TcpStream) -> io::Result<usize> {
     client.try_io(Interest::READABLE, || {
         let (taken, _) = rustix::net::recv(client, &mut [0_u8; 1], RecvFlags::PEEK)?;
@@ -120,12 +120,12 @@ fn has_more(client: &TcpStream) -> io::Result<usize> {
     })
 }
 
-/// The error that a reset has left on the socket; `WouldBlock` if there is none.
+/// The error a reset has left on the socket; `WouldBlock` if there is none.
 fn reset_of(client: &TcpStream) -> io::Result<Infallible> {
     client.try_io(Interest::ERROR, || Err(client.take_error()?.unwrap_or_else(|| io::ErrorKind::WouldBlock.into())))
 }
 
-/// The random of a ServerHello that is a HelloRetryRequest: the SHA-256 of that word (RFC 8446 §4.1.3).
+/// The random of a ServerHello that is a HelloRetryRequest: SHA-256 of "HelloRetryRequest" (RFC 8446 §4.1.3).
 const HELLO_RETRY_REQUEST: &[u8] = &[
     0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91, 0xc2, 0xa2, 0x11,
     0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(first_record(&[0x15, 3, 3, 0, 2, 2, 112]), (FirstRecord::Alert, Some(112)));
         assert_eq!(first_record(b"SSH-2.0-OpenSSH"), (FirstRecord::Other, None));
         assert_eq!(first_record(b"HTTP/1.1 400 Bad Request"), (FirstRecord::Other, None));
-        // A handshake record that holds another message than ServerHello.
+        // A handshake record that carries a message other than ServerHello.
         assert_eq!(first_record(&[0x16, 3, 3, 0, 4, 0, 0, 0, 0]), (FirstRecord::Other, None));
         assert_eq!(first_record(&[]), (FirstRecord::None, None));
     }

@@ -1,4 +1,4 @@
-//! Tells why no backend took a connection, for the log, the metrics and the reason it ends with.
+//! Reports why no backend accepted a connection, for the log, the metrics and the reason label.
 
 use std::io;
 use std::time::Duration;
@@ -8,27 +8,27 @@ use tokio::time::Instant;
 use super::answer::Silence;
 use crate::telemetry::ConnectResult;
 
-/// Why no backend took the connection; the last attempt's reason.
+/// Why no backend accepted the connection: the reason of the last attempt.
 #[derive(Debug)]
 pub(crate) enum ConnectError {
-    /// The pool has no backend to try.
+    /// The pool has no backend that can be tried.
     NoBackend,
-    /// Every backend that could be tried has as many connections as it may have.
+    /// Every backend that could be tried is at its connection limit.
     Full,
-    /// No connection within `after`.
+    /// Not connected within `after`.
     TimedOut {
         after: Duration,
     },
-    /// It took the hello and said nothing for `after`.
+    /// The backend accepted the hello and sent nothing for `after`.
     Silent {
         after: Duration,
     },
-    /// It took the hello and closed.
+    /// The backend accepted the hello and closed.
     Closed,
-    /// It answered a hello with something that is no TLS.
+    /// The backend answered the hello with something other than TLS.
     NotTls,
     Io(io::Error),
-    /// The client reset the connection while the answer was waited for.
+    /// The client reset the connection while we waited for the answer.
     ClientGone(io::Error),
 }
 
@@ -58,7 +58,7 @@ impl ConnectError {
                 ConnectResult::Exhausted
             }
             Self::Io(error) => match error.kind() {
-                // A unix socket that is not there is a backend that does not run.
+                // A missing unix socket means that the backend is not running.
                 ErrorKind::ConnectionRefused | ErrorKind::NotFound => ConnectResult::Refused,
                 ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => ConnectResult::Reset,
                 ErrorKind::TimedOut => ConnectResult::TimedOut,

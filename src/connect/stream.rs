@@ -1,4 +1,4 @@
-//! Is a stream to a backend, over TCP or a unix socket, until the relay takes it as what it is.
+//! A connected stream to a backend, TCP or unix, before the relay takes over.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -20,11 +20,11 @@ impl BackendStream {
         UnixStream::connect(path).await.map(Self::Unix)
     }
 
-    /// Waits until a write can be tried. Uses the one waker a stream keeps for each direction, so only one task may wait.
+    /// Waits until a write can be attempted. Uses the stream's single waker per direction, so only one task may wait.
     ///
     /// # Errors
-    /// The connection failed. That includes soft errors: an ICMP error that arrives during `connect` leaves the socket in
-    /// SYN-SENT, where writes return `WouldBlock`, and its error readiness never clears. To wait again would spin.
+    /// The connection failed. That includes soft errors: an ICMP error during `connect` leaves the socket in SYN-SENT,
+    /// where writes return `WouldBlock`, and its error readiness never clears. Waiting again would spin.
     pub(super) async fn writable(&self) -> io::Result<()> {
         poll_fn(|cx| match self {
             Self::Tcp(stream) => stream.poll_write_ready(cx),
@@ -38,10 +38,10 @@ impl BackendStream {
         Err(self.error().unwrap_or_else(|| io::ErrorKind::HostUnreachable.into()))
     }
 
-    /// Waits for write readiness that is newer than the present one.
+    /// Waits for a write readiness newer than the current one.
     ///
     /// # Errors
-    /// As [`Self::writable`].
+    /// See [`Self::writable`].
     pub(super) async fn writable_again(&self) -> io::Result<()> {
         let stale = || io::Result::<()>::Err(io::ErrorKind::WouldBlock.into());
         let _ = match self {
@@ -74,20 +74,21 @@ impl BackendStream {
         }
     }
 
-    /// Waits until the handshake is over: after a fast open, the first bytes were sent before anybody had answered.
+    /// Waits until the handshake is complete: with TCP Fast Open, the first bytes are sent before the backend has
+    /// answered.
     pub(super) async fn established(&self) -> io::Result<()> {
         let Self::Tcp(stream) = self else { return Ok(()) };
         while stream.peer_addr().is_err() {
             if let Some(error) = self.error() {
                 return Err(error);
             }
-            // The present readiness was for the first write.
+            // The current readiness was for the first write.
             self.writable_again().await?;
         }
         Ok(())
     }
 
-    /// In one call, so that header and hello leave in one segment.
+    /// Writes both in one system call, so that header and hello leave in one segment.
     pub(super) fn try_write(&self, header: &[u8], prefix: &[u8]) -> io::Result<usize> {
         let both = [IoSlice::new(header), IoSlice::new(prefix)];
         match self {
@@ -97,7 +98,7 @@ impl BackendStream {
         }
     }
 
-    /// The error that the kernel holds for it, if there is one.
+    /// Takes the socket's pending error, if there is one.
     pub(super) fn error(&self) -> Option<io::Error> {
         match self {
             Self::Tcp(stream) => socket::error(stream),

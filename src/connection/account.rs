@@ -1,10 +1,10 @@
-//! Keeps all that is known of one connection, and counts and logs it once, when it ends.
+//! Keeps everything known about one connection, and counts and logs it once, when it ends.
 //!
-//! In:  what each stage of the path found out; what the relay tells of bytes; how it ended.
-//! Out: one reason, one line of the log, what the backend is judged by.
+//! In:  what each stage of the path found; the bytes the relay reports; how it ended.
+//! Out: one reason, one log line, and the result the backend is judged by.
 //!
-//! An account is dropped however a connection ends: its own way, by a deadline, by a panic. Its drop is the one place that
-//! counts, so that accepted = active + the sum over reasons always holds.
+//! An account is dropped however a connection ends: normally, at a deadline, or by a panic. Its drop is the only place
+//! that counts, so accepted = active + the sum over reasons always holds.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::telemetry::{
 };
 use crate::way::Way;
 
-/// What a connection has from its acceptance on. Who it is stands on the roster.
+/// What a connection has when it is accepted. Its identity (id, client, listener) is in the registry.
 pub(crate) struct Accepted {
     pub listener_metrics: Arc<ListenerMetrics>,
     pub metrics: Arc<Metrics>,
@@ -36,7 +36,7 @@ pub(crate) struct Accepted {
     pub live: Ticket,
 }
 
-/// All that is known of a connection. Its drop is the one place where a connection is counted and logged.
+/// Everything known about a connection. Its drop is the only place where a connection is counted and logged.
 pub(super) struct Account {
     pub(super) accepted: Accepted,
     pub(super) active: Active,
@@ -52,13 +52,13 @@ pub(super) struct Account {
     pub(super) connect_after: Option<Duration>,
     pub(super) connected_at: Option<Instant>,
     pub(super) first_byte: Option<Duration>,
-    /// The backend said FIN while the client had not.
+    /// The backend sent FIN before the client did.
     pub(super) backend_closed_first: bool,
     pub(super) reason: Option<Reason>,
 }
 
 impl Account {
-    /// Boxed, since it goes from stage to stage.
+    /// Boxed because it moves from stage to stage.
     pub(super) fn open(accepted: Accepted) -> Box<Self> {
         Box::new(Self {
             active: accepted.listener_metrics.accepted(),
@@ -79,7 +79,7 @@ impl Account {
         })
     }
 
-    /// What the roster knows of it.
+    /// The connection's entry in the registry.
     pub(super) fn live<R>(&self, look: impl FnOnce(&Entry) -> R) -> R {
         self.accepted.live.see(look)
     }
@@ -104,7 +104,7 @@ impl Account {
         self.route = Some(metrics);
     }
 
-    /// What the backend is told of the client, whose bytes are `prefix`.
+    /// The PROXY header that describes the client, whose bytes are `prefix`, to the backend.
     pub(super) fn proxy_header(&self, version: Version, addresses: Addresses, prefix: &[u8]) -> Vec<u8> {
         let hello = self.hello.as_ref();
         let authority = hello.and_then(|hello| hello.server_name_as_sent(prefix));
@@ -118,7 +118,7 @@ impl Account {
         self.enter(State::Relaying);
         self.accepted.live.relays_to(Arc::clone(&lease.backend().name));
         self.connect_after = Some(after);
-        // Until now the answer was waited for, if there is one.
+        // Up to here we waited for the answer, if there is one.
         let connected_at = answer.as_ref().map_or_else(Instant::now, |answer| answer.took);
         self.connected_at = Some(connected_at);
         self.lease = Some(lease);
@@ -130,7 +130,7 @@ impl Account {
         (stream, Opening { to_backend: rest, to_client: answer.rest, heard: Heard::Yes })
     }
 
-    /// Has the backend be judged by what it said first.
+    /// Judges the backend by its first answer.
     fn answered(&mut self, kind: FirstRecord, alert: Option<u8>) {
         let (Some(pool), Some(lease)) = (&self.pool, &self.lease) else { return };
         if self.hello.is_some() {
@@ -149,12 +149,12 @@ impl Account {
         }
     }
 
-    /// Whether an alert speaks of the backend's state. Most alerts speak of what the client offered, and a client that
-    /// offers nonsense must not be able to have a backend ejected. (RFC 8446 §6.2)
+    /// Whether an alert reflects the backend's state. Most alerts are about what the client offered, and a client that
+    /// offers nonsense must not be able to get a backend ejected (RFC 8446 §6.2).
     fn blames_backend(&self, alert: Option<u8>) -> bool {
         match alert.map(Alert::new) {
             Some(Alert::INTERNAL_ERROR) => true,
-            // A client can make up names under a wildcard, but not one that stands in the configuration.
+            // A client can invent names under a wildcard, but not one that is in the configuration.
             Some(Alert::UNRECOGNIZED_NAME) => self.matched == Some(Match::Exact),
             _ => false,
         }
@@ -199,7 +199,7 @@ impl Meter for Account {
     }
 }
 
-/// The features of a hello that are counted.
+/// The features of a hello that have a metric.
 fn features(hello: &ClientHello) -> impl Iterator<Item = Feature> {
     let offers = &hello.offers;
     let asked = [

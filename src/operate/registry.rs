@@ -1,11 +1,11 @@
-//! Knows every live connection, so that an operator can see them and end them.
+//! Registers every live connection, so that an operator can list and end them.
 //!
-//! In:  connections as they come, get on and go, on their own worker; questions from the control thread.
-//! Out: rows, one for each connection that is asked for; ends.
+//! In:  connections as they start, progress and end, on their own worker; requests from the control thread.
+//! Out: a row for each connection requested; connections ended.
 //!
-//! Each worker has a roster of its own in the memory of its thread, and only that thread touches it: the path writes
-//! into a slot, without a lock, an atomic or a system call. Questions go to a task on each worker, which walks the slots
-//! a few at a time, so that connections have their turn in between.
+//! Each worker has a registry of its own in thread-local memory, and only that thread touches it: the path writes into
+//! a slot without a lock, an atomic or a system call. Requests go to a task on each worker, which walks the slots in
+//! small batches, so that connections get their turn in between.
 
 mod condemned;
 mod desk;
@@ -28,37 +28,37 @@ use crate::snapshot::Terms;
 use crate::telemetry::{Reason, State};
 use crate::way::Way;
 
-/// What is known of a live connection.
+/// What is known about a live connection.
 pub struct Entry {
     pub id: u64,
     pub peer: SocketAddr,
-    /// Told by a PROXY header, else the peer.
+    /// From the PROXY header if there was one, otherwise the peer.
     pub client: SocketAddr,
     pub at: Instant,
-    /// Of the snapshot it is served by.
+    /// Terms of the snapshot that serves it.
     pub terms: Arc<Terms>,
-    /// An index into the listeners of `terms`.
+    /// Index into the listeners of `terms`.
     pub listener: usize,
     pub state: State,
     pub sni: Option<Box<str>>,
     pub route: Option<Arc<str>>,
     pub pool: Option<Arc<str>>,
     pub backend: Option<Arc<str>>,
-    /// To the backend, to the client.
+    /// Bytes to the backend, bytes to the client.
     pub bytes: [u64; 2],
     /// Why it was ended from outside, if it was.
     pub ended_by: Option<Reason>,
     task: Option<AbortHandle>,
-    /// What was condemned before it was known whether this connection is meant.
+    /// Pending removals that could not yet be matched against this connection.
     #[expect(clippy::box_collection, reason = "there is nearly never one, and every connection has the room")]
     late: Option<Box<Vec<Arc<Condemned>>>>,
 }
 
-/// A connection's place in the roster of its worker, given back when dropped. It stays on the thread it was made on.
+/// A connection's slot in its worker's registry, released when dropped. It stays on the thread that created it.
 #[derive(Debug)]
 pub struct Ticket(Option<u32>);
 
-/// A live connection as it is told of.
+/// A live connection as it is reported.
 #[derive(Clone, Debug)]
 pub struct Row {
     pub id: u64,
@@ -75,7 +75,7 @@ pub struct Row {
     pub state: State,
 }
 
-/// Which connections are meant: those of which all that is given here holds.
+/// Selects connections: every field that is set must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     pub id: Option<u64>,
@@ -86,7 +86,7 @@ pub struct Filter {
     pub client: Option<IpNet>,
 }
 
-/// Puts a connection that was accepted at `at` on the roster of this thread.
+/// Registers a connection that was accepted at `at` with this thread.
 pub fn enter(id: u64, peer: SocketAddr, at: Instant, terms: Arc<Terms>, listener: usize) -> Ticket {
     let entry = Entry {
         id,
@@ -109,7 +109,7 @@ pub fn enter(id: u64, peer: SocketAddr, at: Instant, terms: Arc<Terms>, listener
 }
 
 impl Ticket {
-    /// A number by which [`runs_as`] knows it.
+    /// The slot number, for [`runs_as`].
     pub fn number(&self) -> u32 {
         self.0.unwrap_or(u32::MAX)
     }
@@ -119,7 +119,7 @@ impl Ticket {
         SLOTS.with_borrow_mut(|slots| slots.get_mut(number).map(update))
     }
 
-    /// To be called while the connection is on the roster, which it is until [`Ticket::leave`].
+    /// Calls `look` with the entry. Call only while the connection is registered, that is until [`Ticket::leave`].
     pub fn see<R>(&self, look: impl FnOnce(&Entry) -> R) -> R {
         self.update(|entry| look(entry)).expect("it is on the roster")
     }
@@ -128,8 +128,8 @@ impl Ticket {
         self.update(|entry| entry.bytes[way as usize] += bytes);
     }
 
-    /// The connection has its backend, and so all by which it can be meant. One that is condemned ends at the next
-    /// chance.
+    /// Records the backend; from now on filters and removals can match this connection. If a pending removal already
+    /// does, it is aborted at its next await.
     pub fn relays_to(&self, backend: Arc<str>) {
         self.update(|entry| {
             entry.backend = Some(backend);
@@ -140,7 +140,7 @@ impl Ticket {
         });
     }
 
-    /// Gives the place back; what was known last.
+    /// Releases the slot and returns the entry.
     pub fn leave(&mut self) -> Option<Entry> {
         let number = self.0.take()?;
         SLOTS.with_borrow_mut(|slots| slots.remove(number))
@@ -149,12 +149,12 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        // What a slot holds is dropped after the borrow.
+        // The entry is dropped after the borrow ends.
         let _ = self.leave();
     }
 }
 
-/// Tells by which task the connection with this number is served, so that it can be ended.
+/// Records the task that serves the connection with this number, so that it can be aborted.
 pub(crate) fn runs_as(number: u32, task: AbortHandle) {
     SLOTS.with_borrow_mut(|slots| {
         if let Some(entry) = slots.get_mut(number) {
@@ -164,7 +164,7 @@ pub(crate) fn runs_as(number: u32, task: AbortHandle) {
 }
 
 impl Entry {
-    /// Ends it with RST on both sides. One whose reason is known already is only ended sooner.
+    /// Ends the connection with RST on both sides. If its reason is already set, it only ends sooner.
     fn end(&mut self, reason: Reason) {
         self.ended_by.get_or_insert(reason);
         if let Some(task) = &self.task {
@@ -172,7 +172,7 @@ impl Entry {
         }
     }
 
-    /// Ends it if `condemned` takes it; as long as that cannot be known, keeps it in mind.
+    /// Ends the connection if `condemned` matches it; while that cannot be decided yet, keeps the removal for later.
     fn judge(&mut self, condemned: &Arc<Condemned>) {
         match self.state {
             State::Hello | State::Connecting => self.late.get_or_insert_default().push(Arc::clone(condemned)),
@@ -204,7 +204,7 @@ impl Entry {
 }
 
 impl Filter {
-    /// Whether nothing is given, so that every connection is meant.
+    /// Whether the filter is empty and matches everything.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }

@@ -1,4 +1,4 @@
-//! Holds one backend of a pool: where it is, what is thought of it, and how many connections use it.
+//! Holds one backend of a pool: its address, its health, and the number of connections that use it.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,14 +12,14 @@ use tokio::time::Instant;
 use super::standing::Standing;
 use crate::telemetry::{BackendMetrics, CheckResult};
 
-/// One address in a pool. It keeps its identity (pool, entry and address) across reloads, and with it its counts and
-/// what is thought of it.
+/// One address in a pool. It keeps its identity (pool, entry and address) across reloads, and with it its counters and
+/// its standing.
 #[derive(Debug)]
 pub struct Backend {
-    /// As it stands in the configuration; of a name that is looked up, with a number behind it.
+    /// As written in the configuration; for a name that is looked up, with a number appended.
     pub name: Arc<str>,
     pub address: Address,
-    /// Whether the address came from a name, and may move.
+    /// Whether the address was looked up by name, and so may change.
     pub looked_up: bool,
     pub metrics: Arc<BackendMetrics>,
     pub standing: Standing,
@@ -27,7 +27,7 @@ pub struct Backend {
     last_check: Mutex<Option<LastCheck>>,
 }
 
-/// The newest active check, for the status.
+/// The latest active check, for the status.
 #[derive(Clone, Debug)]
 pub struct LastCheck {
     pub at: SystemTime,
@@ -36,11 +36,11 @@ pub struct LastCheck {
     pub certificate: Option<Shown>,
 }
 
-/// What is told of a certificate that a backend showed.
+/// What is reported about a backend's certificate.
 #[derive(Clone, Debug)]
 pub struct Shown {
     pub names: Vec<String>,
-    /// Seconds since 1970.
+    /// Seconds since the Unix epoch.
     pub not_after: i64,
 }
 
@@ -76,14 +76,14 @@ impl Backend {
         self.last_check.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How many connections use this backend now, those being opened included.
+    /// How many connections use this backend now, including those being opened.
     pub fn active(&self) -> usize {
         self.active.load(Ordering::Relaxed)
     }
 }
 
 impl Lease {
-    /// Takes a place if fewer than `most` are taken.
+    /// Takes a place if fewer than `most` are in use.
     pub fn try_new(backend: &Arc<Backend>, most: usize) -> Option<Self> {
         let taken = backend.active.fetch_add(1, Ordering::Relaxed);
         let lease = Self(Arc::clone(backend));

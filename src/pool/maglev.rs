@@ -1,7 +1,8 @@
-//! Spreads keys over backends so that all who know the same backends agree, and few keys move when one comes or goes.
+//! Spreads keys over backends so that all instances with the same backends agree, and few keys move when one is added
+//! or removed.
 //!
 //! In:  backends by name and weight; a key.
-//! Out: a backend's number for each try.
+//! Out: a backend's index for each attempt.
 //! Source: Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016, §3.4.
 
 use std::hash::Hasher;
@@ -9,16 +10,16 @@ use std::net::IpAddr;
 
 use siphasher::sip::SipHasher13;
 
-/// A look-up table that depends on names and weights alone, not on their order, the process or the time.
+/// A look-up table that depends only on names and weights, not on their order, the process or the time.
 #[derive(Debug)]
 pub(super) struct Maglev {
-    /// The number of a backend in each slot.
+    /// The index of a backend in each slot.
     slots: Vec<u32>,
 }
 
 impl Maglev {
-    /// Fills the table: each backend in turn takes the next slot of its own permutation that is free, as often as its
-    /// weight says.
+    /// Fills the table: backends take turns in proportion to their weights, each taking the next free slot of its own
+    /// permutation.
     pub(super) fn new(backends: &[(&str, u32)]) -> Self {
         let size = if backends.len() > MOST_IN_SMALL { LARGE } else { SMALL };
         let mut order: Vec<u32> = (0..).take(backends.len()).collect();
@@ -50,7 +51,7 @@ impl Maglev {
         Self { slots }
     }
 
-    /// The number of the backend for `key` at its `attempt`-th try; each try looks at another place, so that the keys of a
+    /// The index of the backend for `key` at its `attempt`-th try. Each try uses a different slot, so the keys of a
     /// backend that is down are spread over all others.
     pub(super) fn get(&self, key: u64, attempt: u64) -> Option<usize> {
         let place = if attempt == 0 { key } else { key_of(&[&key.to_le_bytes(), &attempt.to_le_bytes()]) };
@@ -59,7 +60,7 @@ impl Maglev {
     }
 }
 
-/// The slots in the order in which one backend wants them.
+/// Iterates over the slots in one backend's order of preference.
 struct Walk {
     number: u32,
     share: f64,
@@ -78,7 +79,7 @@ impl Walk {
     fn next_free(&mut self, slots: &[u32]) -> usize {
         loop {
             let slot = self.next;
-            // The size is prime, so that each walk comes to every slot.
+            // The size is prime, so each walk visits every slot.
             self.next = (self.next + self.skip) % slots.len();
             if slots[slot] == FREE {
                 return slot;
@@ -87,7 +88,7 @@ impl Walk {
     }
 }
 
-/// The key of a client: its address, or the /64 of an IPv6 address, since clients change the rest of it.
+/// The key of a client: its address, or its /64 for IPv6, since clients change the remaining bits.
 pub(super) fn key_of_client(client: IpAddr) -> u64 {
     match client.to_canonical() {
         IpAddr::V4(address) => key_of(&[&address.octets()]),
@@ -95,8 +96,8 @@ pub(super) fn key_of_client(client: IpAddr) -> u64 {
     }
 }
 
-/// The same for the same parts for ever: SipHash-1-3 with a key of zeros. It is not meant to withstand a client that
-/// looks for collisions: a client can choose its backend at the most.
+/// Stable across processes and versions: SipHash-1-3 with a zero key. It does not resist a client that looks for
+/// collisions, since all that client could gain is to choose its backend.
 pub(super) fn key_of(parts: &[&[u8]]) -> u64 {
     let mut hasher = SipHasher13::new_with_keys(0, 0);
     for part in parts {
@@ -107,7 +108,7 @@ pub(super) fn key_of(parts: &[&[u8]]) -> u64 {
 }
 
 const FREE: u32 = u32::MAX;
-/// Prime. 256 KiB; the shares of a hundred backends differ by a percent or so.
+/// Prime. 256 KiB; the shares of a hundred backends differ by about a percent.
 const SMALL: usize = 65_537;
 /// Prime. 4 MiB, for many backends.
 const LARGE: usize = 1_048_573;
@@ -168,7 +169,7 @@ mod tests {
             was == 19 || after.get(*key, 0) == Some(was)
         };
         let moved = (0..SMALL as u64).filter(|key| !stayed(key)).count();
-        // The paper shows a few percent of needless movement at this size.
+        // The paper reports a few percent of needless movement at this size.
         assert!(moved < SMALL / 50, "{moved} of {SMALL} moved that had no need to");
     }
 
@@ -187,7 +188,7 @@ mod tests {
         assert!(hits.iter().enumerate().all(|(number, &hits)| number == 3 || hits > 300), "{hits:?}");
     }
 
-    /// A fleet must agree across versions: a change here moves every client of every user.
+    /// A fleet must agree across versions: a change here would move every client of every user.
     #[test]
     fn the_table_is_the_same_for_ever() {
         let table = table(&names(5), |_| 1);

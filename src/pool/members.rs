@@ -1,7 +1,7 @@
-//! Holds the backends of a pool that are in force at one time, laid out for the pick; replaced whole.
+//! Holds the backends of a pool in force at one moment, laid out for the pick; replaced as a whole.
 //!
-//! In:  the entries of the configuration, with the addresses that those which are names have now.
-//! Out: [`Members`]: backends with what is asked of them, and the order of their policy.
+//! In:  the entries of the configuration, with the current addresses of those that are names.
+//! Out: [`Members`]: backends with their settings, and the policy's order.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,23 +16,23 @@ use super::standing::Grade;
 #[derive(Debug)]
 pub(super) struct Members {
     list: Vec<Member>,
-    /// Those that are asked first, then the backups.
+    /// The primaries, then the backups.
     groups: [Group; 2],
 }
 
-/// A backend and what is asked of it.
+/// A backend and its settings.
 #[derive(Clone, Debug)]
 pub struct Member {
     pub backend: Arc<Backend>,
     pub weight: u32,
     pub backup: bool,
-    /// At a time.
+    /// Concurrent connections.
     pub max_connections: usize,
-    /// Which entry of the configuration it comes from.
+    /// Index of the configuration entry it comes from.
     pub entry: usize,
 }
 
-/// A run of members that one order is for.
+/// A group of members that share one order.
 #[derive(Debug)]
 pub(super) struct Group {
     first: usize,
@@ -46,7 +46,7 @@ impl Members {
         let primaries = list.partition_point(|member| !member.backup);
         let group = |first: usize, count: usize| {
             let of = &list[first..first + count];
-            // The hash is of what is the same on every instance of a fleet: the address, not a number behind a name.
+            // Hashes what is the same on every instance of a fleet: the address, not the number appended to a name.
             let names: Vec<String> = of.iter().map(|member| member.backend.address.to_string()).collect();
             let weighted: Vec<(&str, u32)> =
                 names.iter().zip(of).map(|(name, member)| (&**name, member.weight)).collect();
@@ -64,7 +64,7 @@ impl Members {
         &self.groups
     }
 
-    /// The members of `group`, as far as `may` takes them.
+    /// The members of `group` that `may` accepts.
     pub(super) fn view<'a, F: Fn(&Member) -> bool>(
         &'a self,
         group: &Group,
@@ -75,19 +75,19 @@ impl Members {
         Seen { members: &self.list[group.first..group.first + group.count], slow_start, now, may }
     }
 
-    /// The best grade that any of them has.
+    /// The best grade of any member.
     pub(super) fn best_grade(&self, now: Instant) -> Grade {
         self.list.iter().map(|member| member.backend.standing.grade(now)).min().unwrap_or(Grade::Closed)
     }
 
-    /// Whether somebody else than `backend` can be picked, so that it can be spared.
+    /// Whether a backend other than `backend` can be picked, so that this one can be ejected.
     pub(super) fn can_spare(&self, backend: &Arc<Backend>, now: Instant) -> bool {
         let usable = |member: &Member| member.backend.standing.grade(now) == Grade::Usable;
         self.list.iter().any(|member| !Arc::ptr_eq(&member.backend, backend) && usable(member))
     }
 }
 
-/// Members of one group, at one time.
+/// The members of one group at one moment.
 pub(super) struct Seen<'a, F> {
     pub members: &'a [Member],
     slow_start: Duration,

@@ -1,7 +1,7 @@
-//! Holds a named set of backends, and picks one of them for a connection.
+//! Holds a named set of backends, and picks one of them for each connection.
 //!
-//! In:  the entries of the configuration, the answers to those that are names, what became of connections and checks.
-//! Out: a [`Lease`] on a backend: no I/O, no lock, no allocation.
+//! In:  the entries of the configuration, the addresses of those that are names, the results of connections and checks.
+//! Out: a [`Lease`] on a backend. Picking does no I/O, takes no lock and does not allocate.
 //!
 //! The path calls [`Pool::picks`], [`Pool::failed`] and [`Pool::answered`]; the control thread calls the rest.
 
@@ -40,12 +40,12 @@ pub struct Pool {
     pub metrics: Arc<PoolMetrics>,
     settings: Settings,
     members: ArcSwap<Members>,
-    /// Where the members come from. Held by the control thread alone, while it changes them.
+    /// Where the members come from. Locked only by the control thread, while it changes them.
     entries: Mutex<Vec<Known>>,
-    /// Rings when a backend that was looked up could not be reached: its name may have moved.
+    /// Notified when a backend that was looked up could not be reached: its name may have new addresses.
     pub look_again: Notify,
     all_metrics: Arc<Metrics>,
-    /// Counts the changes of the members.
+    /// Incremented on each change of the members.
     version: AtomicU64,
     turn: AtomicUsize,
     source_turn: AtomicUsize,
@@ -55,70 +55,70 @@ pub struct Pool {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     pub policy: Policy,
-    /// `None`: off.
+    /// `None` means off.
     pub ejection: Option<Ejection>,
     pub when_all_down: WhenAllDown,
     pub slow_start: Duration,
 }
 
-/// What becomes of a connection when the checks of all backends fail.
+/// What happens to a connection when the checks of all backends fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenAllDown {
     Try,
     Refuse,
 }
 
-/// How connections to backends are made: how long and how often that is tried, and what is set on their sockets.
+/// How connections to backends are made: timeouts, attempts and socket options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connect {
-    /// For one attempt.
+    /// Per attempt.
     pub timeout: Duration,
-    /// To distinct backends.
+    /// Each to a different backend.
     pub attempts: usize,
-    /// Over all attempts.
+    /// For all attempts together.
     pub total: Duration,
-    /// How long a backend that took the hello may say nothing before another is tried, if there is another.
+    /// How long a backend that accepted the hello may stay silent before another is tried, if there is another.
     pub first_byte: Duration,
-    /// To send a hello with the SYN (RFC 7413).
+    /// Whether to send a hello with the SYN (RFC 7413).
     pub fast_open: bool,
     pub send_proxy_protocol: Option<proxy_header::Version>,
-    /// Local addresses to connect from, in turn.
+    /// Local addresses to connect from, used in turn.
     pub source_addresses: Vec<IpAddr>,
-    /// `None`: the kernel's default.
+    /// `None` means the kernel's default.
     pub congestion: Option<Arc<str>>,
 }
 
-/// One backend of the configuration, or a name behind which there are any number.
+/// One backend entry of the configuration: a single address, or a name that resolves to any number of them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    /// As it stands in the configuration.
+    /// As written in the configuration.
     pub name: Arc<str>,
-    /// `None`: it is looked up.
+    /// `None` if it has to be looked up.
     pub address: Option<Address>,
     pub weight: u32,
     pub backup: bool,
-    /// At a time, to each of its addresses.
+    /// Concurrent connections to each of its addresses.
     pub max_connections: usize,
 }
 
-/// One answer to an entry that is looked up.
+/// One address an entry resolved to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     pub address: Address,
-    /// In place of 1, beside the entry's other answers.
+    /// Replaces the weight of 1 among the entry's addresses.
     pub weight: u32,
     pub backup: bool,
 }
 
-/// An entry with the backends that it stands for now.
+/// An entry and the backends it currently stands for.
 struct Known {
     entry: Entry,
     backends: Vec<(Found, Arc<Backend>)>,
 }
 
 impl Pool {
-    /// Makes a pool. Backends that `before` has too, by entry and address, are taken over with all that is known of them;
-    /// so are the answers to names.
+    /// Makes a pool. Backends that are also in `before`, by entry and address, are carried over with all their state,
+    /// and so are the looked-up addresses of names.
     pub fn new(
         name: Arc<str>,
         settings: Settings,
@@ -159,7 +159,7 @@ impl Pool {
         pool
     }
 
-    /// Takes over the answers that came to `before`, of which this was made, in the meantime.
+    /// Carries over the addresses that `before`, from which this pool was made, has received since.
     pub fn catch_up(&self, before: &Self) {
         let answers = before.lock();
         let mut entries = self.lock();
@@ -178,7 +178,7 @@ impl Pool {
         }
     }
 
-    /// Puts in force the addresses that the entry called `entry` has now. Live connections to others run on.
+    /// Puts the current addresses of the entry called `entry` in force. Live connections to other addresses continue.
     ///
     /// Returns whether anything changed.
     pub fn answer(&self, entry: &str, found: Vec<Found>) -> bool {
@@ -197,7 +197,7 @@ impl Pool {
                 }
             }
             for (_, backend) in &known.backends {
-                // A number that was given back may have been taken again.
+                // A number that was released may have been assigned again.
                 self.all_metrics.backend(&self.name, &backend.name);
             }
         }
@@ -215,12 +215,12 @@ impl Pool {
             .collect()
     }
 
-    /// The backends there are now, primaries first.
+    /// The current backends, primaries first.
     pub fn list(&self) -> Vec<Member> {
         self.members.load().list().to_vec()
     }
 
-    /// Another one each time that the backends change.
+    /// Changes each time the backends change.
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Relaxed)
     }
@@ -229,13 +229,13 @@ impl Pool {
         &self.settings
     }
 
-    /// Begins the walk of one connection.
+    /// Starts the walk for one connection.
     pub fn picks(&self, request: Request<'_>) -> Picks<'_> {
         Picks::new(self, request)
     }
 
-    /// Notes that a connection to `backend` failed before it said anything sensible; leaves it out for a while if that was
-    /// once too often and the pool can do without it.
+    /// Records that a connection to `backend` failed before the backend sent a valid answer. Ejects the backend for a
+    /// while if that was one failure too many and the pool can spare it.
     pub fn failed(&self, backend: &Arc<Backend>, now: Instant) {
         let spare = || self.members.load().can_spare(backend, now);
         if let Some(length) = backend.standing.failed(self.settings.ejection.as_ref(), now, spare) {
@@ -252,12 +252,12 @@ impl Pool {
         }
     }
 
-    /// Notes that `backend` answered as a backend should.
+    /// Records that `backend` gave a valid answer.
     pub fn answered(&self, backend: &Backend, now: Instant) {
         backend.standing.answered(self.settings.ejection.as_ref(), now);
     }
 
-    /// The local address to connect to `backend` from; `None` leaves the choice to the kernel.
+    /// The local address to connect to `backend` from; `None` lets the kernel choose.
     pub fn source_address(&self, backend: IpAddr) -> Option<IpAddr> {
         let usable = || self.connect.source_addresses.iter().filter(|source| source.is_ipv4() == backend.is_ipv4());
         match usable().count() {
@@ -266,7 +266,7 @@ impl Pool {
         }
     }
 
-    /// Brings the gauges of all backends up to date.
+    /// Updates the gauges of all backends.
     pub fn publish(&self, now: Instant) {
         for member in self.members.load().list() {
             let Backend { standing, metrics, .. } = &*member.backend;
@@ -274,7 +274,7 @@ impl Pool {
         }
     }
 
-    /// The backends behind `entry`: those in `was` that are still there, and new ones under the lowest free numbers.
+    /// The backends behind `entry`: those in `was` that still exist, and new ones with the lowest free numbers.
     fn backends(
         &self,
         entry: &Entry,

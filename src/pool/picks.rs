@@ -1,6 +1,6 @@
-//! Walks a pool for one connection: a place on one backend after another, each backend once.
+//! Walks a pool for one connection: leases one backend after another, each at most once.
 //!
-//! In:  the pool, who asks, the time.
+//! In:  the pool, the request, the time.
 //! Out: a [`Lease`]; no I/O, no lock, no allocation.
 
 use std::cell::Cell;
@@ -18,22 +18,22 @@ use super::policy::{Policy, Turn};
 use super::standing::Grade;
 use super::{Pool, WhenAllDown};
 
-/// Whose connection it is.
+/// The connection to pick for.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     pub client: IpAddr,
     pub server_name: Option<&'a str>,
 }
 
-/// Gives each backend of a pool once, in the order of its policy.
+/// Returns each backend of a pool once, in the order of its policy.
 #[derive(Debug)]
 pub struct Picks<'a> {
     pool: &'a Pool,
     turn: Turn,
-    /// Backends already given, the first `count` of them, by where they are in memory: they are compared, not used.
+    /// The first `count` are backends already returned, as addresses in memory: only compared, never dereferenced.
     tried: [usize; MOST_ATTEMPTS],
     count: usize,
-    /// A backend was passed over since it has as many connections as it may have.
+    /// A backend was skipped because it is at its connection limit.
     met_full: bool,
 }
 
@@ -48,14 +48,14 @@ impl<'a> Picks<'a> {
         Self { pool, turn, tried: [0; MOST_ATTEMPTS], count: 0, met_full: false }
     }
 
-    /// The next backend, and a place on it.
+    /// Leases the next backend.
     pub fn next(&mut self, now: Instant) -> Option<Lease> {
         let members = self.pool.members.load();
         let grades = [Grade::Usable, Grade::Ejected, Grade::Failing];
         grades.into_iter().find_map(|grade| self.next_of(grade, &members, now))
     }
 
-    /// A place on a backend of the same entry as `one`, at an address of the other family (RFC 8305 §4).
+    /// Leases a backend of the same entry as `one`, with an address of the other family (RFC 8305 §4).
     pub fn other_family(&mut self, one: &Backend, now: Instant) -> Option<Lease> {
         let members = self.pool.members.load();
         let entry = members.list().iter().find(|member| std::ptr::eq(&*member.backend, one))?.entry;
@@ -67,7 +67,7 @@ impl<'a> Picks<'a> {
         self.lease(other)
     }
 
-    /// Whether [`Self::next`] would give another one.
+    /// Whether [`Self::next`] would return another one.
     pub fn has_more(&self, now: Instant) -> bool {
         if self.count == MOST_ATTEMPTS {
             return false;
@@ -81,14 +81,14 @@ impl<'a> Picks<'a> {
             || (self.pool.settings.when_all_down == WhenAllDown::Try && all_fail() && left(Grade::Failing))
     }
 
-    /// Whether a backend would have been given but for its limit of connections.
+    /// Whether a backend was skipped only because of its connection limit.
     pub fn met_full(&self) -> bool {
         self.met_full
     }
 
     fn next_of(&mut self, grade: Grade, members: &Members, now: Instant) -> Option<Lease> {
         match grade {
-            // One that is full is well: it is no reason to try those that are not.
+            // A full backend is healthy: being full is no reason to try unhealthy ones.
             Grade::Ejected | Grade::Failing if self.met_full => return None,
             Grade::Failing if self.pool.settings.when_all_down == WhenAllDown::Refuse => return None,
             Grade::Failing if members.best_grade(now) < Grade::Failing => return None,
@@ -98,7 +98,7 @@ impl<'a> Picks<'a> {
     }
 
     fn next_in(&mut self, group: &Group, grade: Grade, members: &Members, now: Instant) -> Option<Lease> {
-        // Between the look and the lease another worker may take the last place: then that one is full.
+        // Between the check and the lease another worker may take the last place; that backend is then full.
         loop {
             let (tried, met_full) = (&self.tried[..self.count], Cell::new(false));
             let may = |member: &Member| {
@@ -137,5 +137,5 @@ fn address_of(member: &Member) -> usize {
     Arc::as_ptr(&member.backend).addr()
 }
 
-/// No connection is worth more attempts than this, whatever is configured.
+/// Upper bound on attempts per connection, whatever is configured.
 const MOST_ATTEMPTS: usize = 16;

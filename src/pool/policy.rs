@@ -1,7 +1,7 @@
-//! Orders the backends of a group: who is next for this connection.
+//! Orders the backends of a group: which one is next for this connection.
 //!
-//! In:  what a [`View`] tells of each backend: whether it may be picked, how busy it is.
-//! Out: the number of one that may be; `None` when there is none.
+//! In:  a [`View`] of each backend: whether it may be picked, and how busy it is.
+//! Out: the index of one that may be picked; `None` when there is none.
 
 use fastrand::Rng;
 
@@ -21,7 +21,7 @@ pub enum Policy {
     First,
 }
 
-/// A policy, made ready for the backends of one group.
+/// A policy, prepared for the backends of one group.
 #[derive(Debug)]
 pub(super) enum Order {
     RoundRobin(Schedule),
@@ -32,27 +32,27 @@ pub(super) enum Order {
     First,
 }
 
-/// What an order may ask about the backends of its group, by their numbers.
+/// What an order may ask about the backends of its group, by index.
 pub(super) trait View {
     fn count(&self) -> usize;
     fn may(&self, number: usize) -> bool;
-    /// How much of its share it gets at this time, up to 1.
+    /// The fraction of its share it gets at the moment, up to 1.
     fn share(&self, number: usize) -> f32;
-    /// Open connections for its weight and share; the lower, the sooner.
+    /// Open connections relative to weight and share; the lowest is picked first.
     fn load(&self, number: usize) -> f32;
 }
 
-/// Where one connection stands in its walk.
+/// The position of one connection in its walk.
 #[derive(Debug)]
 pub(super) struct Turn {
-    /// The first place of the schedule that it looks at; `None` before its first pick.
+    /// The first position in the schedule it tries; `None` before its first pick.
     pub at: Option<usize>,
     pub key: u64,
     pub rng: Rng,
 }
 
 impl Order {
-    /// Makes `policy` ready for backends with these names and weights.
+    /// Prepares `policy` for backends with these names and weights.
     pub(super) fn new(policy: Policy, backends: &[(&str, u32)]) -> Self {
         let schedule = || Schedule::new(backends.iter().map(|(_, weight)| *weight));
         match policy {
@@ -65,7 +65,7 @@ impl Order {
         }
     }
 
-    /// The next backend of `view` for a connection; `next_turn` takes a turn of those that all connections share.
+    /// The next backend of `view` for a connection; `next_turn` advances the counter all connections share.
     pub(super) fn pick(&self, turn: &mut Turn, view: &impl View, next_turn: impl Fn() -> usize) -> Option<usize> {
         match self {
             Self::RoundRobin(schedule) => round_robin(schedule, turn, view, next_turn),
@@ -84,8 +84,8 @@ impl Order {
     }
 }
 
-/// A backend that may not be picked costs a turn, so that its neighbour does not get its share; a connection that has
-/// failed walks on from its own turn.
+/// A backend that may not be picked uses up a turn, so that its neighbour does not get its share; after a failure a
+/// connection continues from its own turn.
 fn round_robin(schedule: &Schedule, turn: &mut Turn, view: &impl View, next_turn: impl Fn() -> usize) -> Option<usize> {
     if let Some(at) = turn.at {
         return schedule.from(at).find(|&number| view.may(number));
@@ -103,7 +103,7 @@ fn round_robin(schedule: &Schedule, turn: &mut Turn, view: &impl View, next_turn
     schedule.from(at).find(|&number| view.may(number))
 }
 
-/// Draws by weight; after some misses, takes whoever comes next.
+/// Draws by weight; after several misses, takes the next one that may be picked.
 fn draw(schedule: &Schedule, turn: &mut Turn, view: &impl View) -> Option<usize> {
     if schedule.len() == 0 {
         return None;
@@ -122,7 +122,7 @@ fn has_its_share(number: usize, turn: &mut Turn, view: &impl View) -> bool {
     share >= 1.0 || turn.rng.f32() < share
 }
 
-/// From a start of its own, so that equals take turns.
+/// Starts at `start`, so that equally loaded backends take turns.
 fn least_connections(start: usize, view: &impl View) -> Option<usize> {
     let count = view.count();
     let start = start % count.max(1);
@@ -140,24 +140,24 @@ fn any_from(start: usize, view: &impl View) -> Option<usize> {
     (start..view.count()).chain(0..start).find(|&number| view.may(number))
 }
 
-/// Weighted turns, smooth: those of a backend are spread evenly over the round.
+/// Smooth weighted round robin: a backend's turns are spread evenly over the round.
 #[derive(Debug)]
 pub(super) struct Schedule {
-    /// One round: the number of a backend for each turn.
+    /// One round: the index of a backend for each turn.
     round: Vec<u32>,
 }
 
 impl Schedule {
-    /// Lays out one round for `weights`, one a backend, each at least 1.
+    /// Lays out one round for `weights`, one per backend, each at least 1.
     pub(super) fn new(weights: impl Iterator<Item = u32> + Clone) -> Self {
         let divisor = weights.clone().fold(0, gcd).max(1);
-        // A round beyond the bound is scaled down; every backend keeps a turn.
+        // A round longer than the bound is scaled down; every backend keeps at least one turn.
         let sum: u64 = weights.clone().map(|weight| u64::from(weight / divisor)).sum();
         let scale = sum.div_ceil(MOST_TURNS).max(1);
         let mut turns = Vec::new();
         for (number, weight) in (0_u32..).zip(weights) {
             let count = (u64::from(weight / divisor) / scale).max(1);
-            // The k-th of n turns belongs in the middle of the k-th n-th of the round.
+            // The k-th of n turns goes in the middle of the k-th n-th of the round.
             turns.extend((0..count).map(|turn| ((2 * turn + 1) * TICKS / (2 * count), number)));
         }
         turns.sort_unstable();
@@ -173,7 +173,7 @@ impl Schedule {
         self.round[turn % self.round.len()] as usize
     }
 
-    /// The numbers of the backends from `turn` on, once round; a number may come more than once.
+    /// The indices of the backends from `turn` on, for one full round; an index may occur more than once.
     fn from(&self, turn: usize) -> impl Iterator<Item = usize> {
         let start = if self.round.is_empty() { 0 } else { turn % self.round.len() };
         self.round[start..].iter().chain(&self.round[..start]).map(|&number| number as usize)
@@ -184,7 +184,7 @@ fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// A round has no more turns than this, unless there are more backends.
+/// Maximum turns in a round, unless there are more backends.
 const MOST_TURNS: u64 = 1 << 16;
 const TICKS: u64 = 1 << 40;
 const DRAWS: u32 = 16;
@@ -196,7 +196,7 @@ mod tests {
 
     use super::*;
 
-    /// Backends as a test says they are.
+    /// Backends in the state a test sets.
     struct Group {
         may: Vec<bool>,
         loads: Vec<f32>,
@@ -208,7 +208,7 @@ mod tests {
             Self { may: vec![true; count], loads: vec![0.0; count], shares: vec![1.0; count] }
         }
 
-        /// How often each is picked by so many connections.
+        /// How often each backend is picked for this number of connections.
         fn picks(&self, order: &Order, connections: usize) -> Vec<usize> {
             let turns = Cell::new(0);
             let mut hits = vec![0; self.may.len()];

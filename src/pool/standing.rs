@@ -1,10 +1,10 @@
-//! Judges one backend, from what the operator, the checks and its own connections say of it.
+//! Judges one backend by the operator's setting, its checks and its own connections.
 //!
 //! In:  verdicts, each with its time.
-//! Out: a [`Grade`] for the pick, a [`BackendState`](State) for people.
+//! Out: a [`Grade`] for the pick, a [`BackendState`](State) for display.
 //!
-//! All of it is atomics that are read on the path: a few relaxed loads a pick. What happens at the same time on two
-//! workers may be counted in either order; nothing here needs more.
+//! All fields are atomics read on the path: a few relaxed loads per pick. Concurrent events on two workers may be
+//! counted in either order; nothing here needs a stronger ordering.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -13,59 +13,59 @@ use tokio::time::Instant;
 
 use crate::telemetry::BackendState as State;
 
-/// What is thought of a backend.
+/// The state a backend is judged by.
 #[derive(Debug)]
 pub struct Standing {
-    /// Times are kept as milliseconds since then, from 1 up; 0 is never.
+    /// Times are stored in milliseconds since this instant, starting at 1; 0 means never.
     origin: Instant,
     operator: AtomicU8,
     health: AtomicU8,
-    /// Connections that failed in a row.
+    /// Consecutive failed connections.
     failures: AtomicU32,
-    /// Ejections in a row; each is twice as long as the one before.
+    /// Consecutive ejections; each lasts twice as long as the one before.
     ejections: AtomicU32,
     ejected_until: AtomicU64,
-    /// When it came, or came back, for the slow start.
+    /// When the backend was added or came back, for the slow start.
     back_since: AtomicU64,
 }
 
-/// What an operator wants of a backend.
+/// The state an operator has set for a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operator {
     Ready,
-    /// No new connections; those that are open run on.
+    /// No new connections; open ones continue.
     Drain,
     /// No new connections and no checks.
     Down,
 }
 
-/// What the active checks say.
+/// The verdict of the active checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
-    /// None has ended yet, or there are none.
+    /// No check has completed yet, or none is configured.
     Unchecked,
     Up,
     Down,
 }
 
-/// How eagerly a backend is picked; the first that there is any of is taken.
+/// How eagerly a backend is picked; the best grade present is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Grade {
     Usable,
-    /// Left out for a while, yet better than nobody.
+    /// Ejected for a while, but still better than no backend.
     Ejected,
     /// Its checks fail.
     Failing,
-    /// Never picked: so the operator wants it.
+    /// Never picked: set by the operator.
     Closed,
 }
 
-/// When a backend whose connections fail is left out.
+/// When a backend whose connections fail is ejected.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ejection {
-    /// In a row.
+    /// Consecutive failures.
     pub failures: u32,
-    /// For so long the first time, twice as long each time after.
+    /// Length of the first ejection; each further one is twice as long.
     pub base: Duration,
     pub max: Duration,
 }
@@ -105,7 +105,7 @@ impl Standing {
         }
     }
 
-    /// How much of its share a backend gets that is back since a while, 0.1 to 1.
+    /// The fraction of its share, 0.1 to 1, for a backend that came back recently.
     pub fn share(&self, slow_start: Duration, now: Instant) -> f32 {
         if slow_start.is_zero() {
             return 1.0;
@@ -120,8 +120,9 @@ impl Standing {
         }
     }
 
-    /// A connection failed: its connect, or what the backend did before it said anything sensible. Returns for how long
-    /// the backend is left out, if that was one failure too many; `spare` tells whether the pool can do without it.
+    /// Records a failed connection: the connect failed, or the backend did something wrong before its first valid
+    /// answer. If that was one failure too many, ejects the backend and returns for how long; `spare` returns whether
+    /// the pool can do without it.
     pub fn failed(&self, ejection: Option<&Ejection>, now: Instant, spare: impl FnOnce() -> bool) -> Option<Duration> {
         let Ejection { failures, base, max } = ejection?;
         let in_a_row = self.failures.fetch_add(1, Relaxed).saturating_add(1);
@@ -132,17 +133,17 @@ impl Standing {
         let doublings = self.ejections.load(Relaxed).min(MOST_DOUBLINGS);
         let length = base.saturating_mul(1 << doublings).min(*max);
         let end = self.millis(now + length);
-        // Of two workers that see the last failure at once, one ejects.
+        // If two workers see the last failure at once, only one ejects.
         self.ejected_until.compare_exchange(until, end, Relaxed, Relaxed).ok()?;
         self.ejections.fetch_add(1, Relaxed);
-        // When it is back, one more failure is enough.
+        // After its return, a single further failure is enough.
         self.failures.store(failures - 1, Relaxed);
         Some(length)
     }
 
-    /// A backend answered as it should.
+    /// Records a valid answer.
     pub fn answered(&self, ejection: Option<&Ejection>, now: Instant) {
-        // Loaded first: a store would take the cache line away from the other workers at each connection.
+        // Loaded first: an unconditional store would take the cache line from the other workers on each connection.
         if self.failures.load(Relaxed) != 0 {
             self.failures.store(0, Relaxed);
         }
@@ -154,7 +155,7 @@ impl Standing {
         }
     }
 
-    /// The active checks came to a verdict. One that is good also ends an ejection.
+    /// Records a verdict of the active checks. A good one also ends an ejection.
     pub fn checked(&self, health: Health, now: Instant) {
         let before = self.health.swap(health as u8, Relaxed);
         if health == Health::Up && before == Health::Down as u8 {
@@ -178,7 +179,7 @@ impl Standing {
         }
     }
 
-    /// An operator who says ready again also ends an ejection.
+    /// Sets the operator's state. Setting it to ready also ends an ejection.
     pub fn set_operator(&self, operator: Operator, now: Instant) {
         let before = self.operator.swap(operator as u8, Relaxed);
         if operator == Operator::Ready {
@@ -191,14 +192,14 @@ impl Standing {
         }
     }
 
-    /// Ends an ejection before its time.
+    /// Ends an ejection early.
     pub fn readmit(&self, now: Instant) {
         if self.is_ejected(now) {
             self.ejected_until.store(self.millis(now), Relaxed);
         }
     }
 
-    /// Starts the slow start.
+    /// Begins the slow start.
     pub fn is_back(&self, now: Instant) {
         self.back_since.store(self.millis(now), Relaxed);
     }
@@ -215,7 +216,7 @@ impl Standing {
     }
 }
 
-/// A backend that gets nothing could never show that it is well.
+/// A backend that gets no connections could never show that it has recovered.
 const LEAST_SHARE: f32 = 0.1;
 const MOST_DOUBLINGS: u32 = 20;
 

@@ -53,7 +53,7 @@ fn port(backend: &Backend) -> u16 {
     }
 }
 
-/// The ports that one connection is given, in order.
+/// The ports one connection is given, in order.
 fn walk(pool: &Pool, now: Instant) -> Vec<u16> {
     let mut picks = pool.picks(REQUEST);
     std::iter::from_fn(|| picks.next(now)).map(|lease| port(lease.backend())).collect()

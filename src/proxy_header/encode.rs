@@ -1,7 +1,7 @@
-//! Writes the header that goes before a client's bytes.
+//! Writes the header sent before a client's bytes.
 //!
-//! In:  two addresses, and what else is known of the connection.
-//! Out: bytes that fit into one segment anywhere.
+//! In:  two addresses and other facts about the connection.
+//! Out: bytes that fit into one TCP segment on any path.
 //! Source: the PROXY protocol, section 2.1 (version 1), 2.2 (version 2), 2.2.1 to 2.2.5 (type-length-values).
 //!
 //! ```text
@@ -17,21 +17,21 @@ use super::{
     V2_FIXED_BYTES, V2_SIGNATURE, V2_VERSION, Version,
 };
 
-/// What version 2 tells beside the addresses; version 1 has no room for it.
+/// What version 2 carries besides the addresses; version 1 has no place for it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Values<'a> {
-    /// The connection's id, written as the log writes it: 16 hexadecimal digits.
+    /// The connection's id, formatted as in the log: 16 hexadecimal digits.
     pub unique_id: Option<u64>,
-    /// The server name as the client sent it, case and all.
+    /// The server name as the client sent it, with its case.
     pub authority: Option<&'a [u8]>,
-    /// The one protocol that the client offers. Of several, none is agreed on yet, and so none is told.
+    /// The client's protocol if it offers exactly one. If it offers several, none is agreed on yet, so none is sent.
     pub alpn: Option<&'a [u8]>,
 }
 
-/// Writes the header of a client's connection. In version 2 a checksum ends it.
+/// Encodes the header for a client's connection. In version 2 it ends with a checksum.
 ///
-/// A client decides how long its name and its protocol are. What would make the header longer than a segment may be, or
-/// a name longer than receivers take, is left out.
+/// The client controls the length of its name and its protocol. A value that would make the header longer than one
+/// segment, or a name longer than receivers accept, is omitted.
 pub fn encode(version: Version, addresses: Addresses, values: &Values<'_>) -> Vec<u8> {
     let addresses = same_family(addresses);
     match version {
@@ -40,7 +40,7 @@ pub fn encode(version: Version, addresses: Addresses, values: &Values<'_>) -> Ve
     }
 }
 
-/// The header of a connection that is our own, say a health check: it speaks for no client.
+/// The header for a connection of our own, such as a health check: it carries no client address.
 pub fn local(version: Version) -> &'static [u8] {
     match version {
         Version::V1 => b"PROXY UNKNOWN\r\n",
@@ -80,7 +80,7 @@ fn encode_v2(Addresses { client, local }: Addresses, values: &Values<'_>) -> Vec
     header.extend([TYPE_CRC32C, 0, 4, 0, 0, 0, 0]);
     let length = u16::try_from(header.len() - V2_FIXED_BYTES).expect("within MOST_BYTES");
     header[V2_FIXED_BYTES - 2..V2_FIXED_BYTES].copy_from_slice(&length.to_be_bytes());
-    // Section 2.2.3: over the whole header, with zeros where the checksum will stand.
+    // Section 2.2.3: over the whole header, with the checksum field set to zero.
     let sum = crc32c(header.iter().copied()).to_be_bytes();
     let at = header.len() - sum.len();
     header[at..].copy_from_slice(&sum);
@@ -95,7 +95,7 @@ fn push_if_it_fits(header: &mut Vec<u8>, kind: u8, value: &[u8]) {
     header.extend(value);
 }
 
-/// A header has one family: an IPv4 address beside an IPv6 one is written as an IPv4-mapped one.
+/// A header has a single family: if one address is IPv4 and the other IPv6, the IPv4 one is written as IPv4-mapped.
 pub(super) fn same_family(Addresses { client, local }: Addresses) -> Addresses {
     let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let mapped = |address: SocketAddr| match address.ip() {
@@ -110,9 +110,9 @@ pub(super) fn same_family(Addresses { client, local }: Addresses) -> Addresses {
     }
 }
 
-/// The segment that every host must take (section 2): a receiver may want the header whole in its first read.
+/// The segment every host must accept (section 2): a receiver may require the whole header in its first read.
 pub(super) const MOST_BYTES: usize = 536;
-/// What HAProxy takes; a DNS name is never longer, an address with a zone could be.
+/// The limit HAProxy accepts; a DNS name is never longer, an address with a zone could be.
 const MOST_AUTHORITY_BYTES: usize = 255;
-/// With its type and length.
+/// Including its type and length.
 const CHECKSUM_BYTES: usize = 7;

@@ -73,9 +73,9 @@ fn what_a_client_makes_long_never_makes_the_header_longer_than_a_segment() {
     let long = [b'x'; 70_000];
     for (name_bytes, protocol_bytes, expected) in [
         (255, 197, MOST_BYTES),
-        // Without the protocol, which the name leaves no room for.
+        // Without the protocol: the name leaves no space for it.
         (255, 198, 16 + 36 + 19 + 258 + 7),
-        // Without the name, which is longer than receivers take.
+        // Without the name: it is longer than receivers accept.
         (256, 255, 16 + 36 + 19 + 258 + 7),
         (70_000, 70_000, 16 + 36 + 19 + 7),
     ] {

@@ -1,7 +1,7 @@
-//! Copies through the worker's scratch buffer: the engine for messages, and for streams that cannot splice.
+//! Copies through the worker's scratch buffer: used for small messages, and for streams that cannot splice.
 //!
 //! In:  a stream to read.
-//! Out: its bytes written to the other; what that one does not take goes to an exact-size buffer.
+//! Out: its bytes, written to the other stream; what that one does not accept goes to an exact-size buffer.
 
 use std::io;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use super::direction::Fault;
 use crate::prefix::Prefix;
 use crate::scratch::with_scratch;
 
-/// What one message was, and what came right behind it.
+/// One message, and what came directly after it.
 #[derive(Debug)]
 pub(super) struct Message {
     pub bytes: usize,
@@ -24,17 +24,18 @@ pub(super) struct Message {
 
 #[derive(Debug)]
 pub(super) enum Then {
-    /// Nothing yet: whoever polls is woken when there is more.
+    /// Nothing yet; the polling task is woken when there is more.
     Drained,
-    /// Perhaps more.
+    /// There may be more.
     Open,
     /// FIN.
     End,
-    /// The stream failed; the bytes before that are whole.
+    /// The stream failed; the bytes before the failure are intact.
     Failed(io::Error),
 }
 
-/// Reads what is there, lets `hear` look at it, and writes it once. The scratch is borrowed inside this call only, never across an await.
+/// Reads what is available, passes it to `hear`, and writes it once. The scratch buffer is borrowed inside this call
+/// only, never across an await.
 pub(super) fn message(
     cx: &mut Context<'_>,
     from: &mut impl Stream,
@@ -66,8 +67,8 @@ pub(super) fn message(
     })
 }
 
-/// Reads what came behind the first bytes. A read that did not fill its buffer has emptied the socket, and the runtime
-/// knows that: this asks the kernel again only if the end has been announced too.
+/// Reads what follows the first bytes. A read that did not fill its buffer has emptied the socket, and the runtime
+/// knows that: this makes another system call only if the end has been signalled as well.
 fn read_on(cx: &mut Context<'_>, from: &mut impl Stream, buffer: &mut ReadBuf<'_>) -> Then {
     while buffer.remaining() > 0 {
         let before = buffer.filled().len();
@@ -88,7 +89,8 @@ pub(super) fn write(cx: &mut Context<'_>, to: &mut impl Stream, bytes: &[u8]) ->
     }
 }
 
-/// Writes the last bytes of a direction, so that they leave in one segment with the FIN that follows at once.
+/// Writes the last bytes of a direction with MSG_MORE, so that they leave in one segment with the FIN that follows at
+/// once.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn write_last(cx: &mut Context<'_>, to: &mut impl Stream, bytes: &[u8]) -> Poll<io::Result<usize>> {
     let flags = SendFlags::MORE | SendFlags::NOSIGNAL;

@@ -1,4 +1,4 @@
-//! Moves one direction of a relay: what is unwritten first, then a message or a pipeful, then the end.
+//! Moves one direction of a relay: first the unwritten rest, then a message or a pipe's worth, then the end.
 //!
 //! In:  readiness of the two streams.
 //! Out: bytes moved; ready when this direction is closed, or when one of the streams failed.
@@ -17,35 +17,35 @@ use super::{Engine, Heard, Meter, Stream, copy};
 use crate::prefix::Prefix;
 use crate::way::Way;
 
-/// The state of one direction. A closed one may be polled again.
+/// The state of one direction. Polling a closed one is allowed.
 #[derive(Debug)]
 pub(super) struct Flow {
     way: Way,
     state: State,
     mode: Mode,
-    /// Read, and not yet taken by the other side; an exact-size buffer, empty most of the time.
+    /// Read but not yet accepted by the other side; an exact-size buffer, empty most of the time.
     rest: Prefix,
-    /// Whether the meter knows of the first bytes.
+    /// Whether the meter has seen the first bytes.
     heard: Heard,
-    /// There was nothing to read, and who polls is woken when there is.
+    /// There was nothing to read, and the polling task will be woken when there is.
     waits: bool,
-    /// Held only while it holds bytes.
+    /// Present only while it holds bytes.
     pipe: Option<Box<Pipe>>,
-    /// Bytes that the other side's kernel has taken.
+    /// Bytes the other side's kernel has accepted.
     pub(super) carried: u64,
 }
 
 #[derive(Debug)]
 enum State {
     Open,
-    /// The end was read; what came before it is still to be written.
+    /// EOF was read; the bytes before it are still to be written.
     Ending,
-    /// Reading failed; what came before that is still to be written.
+    /// Reading failed; the bytes before the error are still to be written.
     Failing(io::Error),
     Closed,
 }
 
-/// How bytes are moved, and how many transfers in a row speak for the other way.
+/// How bytes are moved, and how many consecutive transfers have argued for the other engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     CopyOnly,
@@ -60,10 +60,10 @@ pub(super) enum Fault {
     Write(io::Error),
 }
 
-/// How a transfer into the worker's hands ended.
+/// How a transfer into user space or a pipe ended.
 pub(super) enum Moved {
     Bytes(usize),
-    /// All there was.
+    /// Everything was moved.
     All,
     End,
 }
@@ -81,21 +81,21 @@ impl Flow {
         matches!(self.state, State::Closed)
     }
 
-    /// Somebody else polls, who was not promised to be woken.
+    /// A different task polls now, and has no wakeup registered.
     pub(super) fn is_polled_anew(&mut self) {
         self.waits = false;
     }
 
-    /// Closes without delivering what is held; for a side that can take no more.
+    /// Closes without delivering the bytes held; for a side that can accept no more.
     pub(super) fn abandon(&mut self) {
         self.state = State::Closed;
         self.waits = false;
         self.rest = Prefix::default();
-        // Bytes may be in it, so it is not given back to the pool.
+        // It may hold bytes, so it is not returned to the pool.
         self.pipe = None;
     }
 
-    /// Moves what can be moved now. `last`: the other direction is closed, so that a drop will say FIN.
+    /// Moves what can be moved now. `last`: the other direction is closed, so dropping the stream will send FIN.
     pub(super) fn poll<M: Meter>(
         &mut self,
         cx: &mut Context<'_>,
@@ -127,7 +127,7 @@ impl Flow {
                 }
                 State::Ending => {
                     if !last {
-                        // An error here shows again on the other direction, with its reason.
+                        // An error here is reported again by the other direction, with its reason.
                         let _ = ready!(Pin::new(&mut *to).poll_shutdown(cx));
                     }
                     self.state = State::Closed;
@@ -154,14 +154,14 @@ impl Flow {
         }
     }
 
-    /// To be called when the stream has said that it has nothing, so that it need not be asked again before it is ready.
+    /// Call after the stream returned pending, so that it is not polled again before it is ready.
     fn wait<T>(&mut self) -> Poll<T> {
-        // Out of budget, the runtime says so too, and promises nothing.
+        // Out of coop budget the runtime also returns pending, but registers no wakeup for readiness.
         self.waits = has_budget_remaining();
         Poll::Pending
     }
 
-    /// Reads one message and writes it; what is not taken becomes the rest.
+    /// Reads one message and writes it; bytes not accepted become the rest.
     fn poll_copy<M: Meter>(
         &mut self,
         cx: &mut Context<'_>,
@@ -228,7 +228,7 @@ impl Flow {
                 };
                 Poll::Ready(Ok(Moved::Bytes(bytes)))
             }
-            // This kind of socket, or this kernel, does not splice.
+            // This kind of socket, or this kernel, does not support splice.
             Poll::Ready(Err(error)) if super::splice::is_unsupported(&error) => {
                 self.mode = Mode::CopyOnly;
                 Poll::Ready(Ok(Moved::Bytes(0)))
@@ -268,18 +268,18 @@ impl Flow {
     }
 }
 
-/// Has the task polled again once others had their turn. That is after the runtime has looked for events: a task that is
-/// woken without more ado comes before them, and a few that flow in bulk would keep everybody else waiting.
+/// Schedules another poll of this task after others have had a turn, and after the runtime has polled for I/O events. A
+/// plain `wake` would run the task before that, and a few bulk transfers would keep everything else waiting.
 fn yield_to_others<T>(cx: &mut Context<'_>) -> Poll<T> {
     let _ = pin!(tokio::task::yield_now()).poll(cx);
     Poll::Pending
 }
 
-/// How much one direction moves before other connections of the worker have a turn.
+/// How many bytes one direction moves before other connections of the worker get a turn.
 const BUDGET_BYTES: usize = 1 << 20;
-/// A read of so much, so many times in a row, is a bulk transfer: splice costs more than copying below it.
+/// This many consecutive reads of at least this size make a bulk transfer; below it, splice costs more than copying.
 const LARGE_READ_BYTES: usize = 32 << 10;
 const LARGE_READS: u8 = 2;
-/// A splice of less, so many times in a row, is a conversation again.
+/// This many consecutive splices below this size end a bulk transfer.
 const SHORT_SPLICE_BYTES: usize = 8 << 10;
 const SHORT_SPLICES: u8 = 3;

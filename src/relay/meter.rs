@@ -1,15 +1,15 @@
-//! Is told of what a relay does, as it does it.
+//! Observes one relay.
 
 use crate::way::Way;
 
-/// Told of what a relay does, as it does it; called often, so counting should be an atomic add. It belongs to the relay
-/// and is dropped with it, so that what it was told survives an error, a cancelled relay and a panic.
+/// Observes one relay. Called on every transfer, so implementations should do no more than an atomic add. The relay
+/// owns the meter and drops it at its end, so the counts survive an error, a cancelled relay and a panic.
 pub(crate) trait Meter {
     fn carried(&mut self, way: Way, bytes: u64);
     fn spliced(&mut self, way: Way, bytes: u64);
-    /// The backend's first bytes were read; called once, unless they were read before the relay began.
+    /// The backend's first bytes were read. Called once, unless they were read before the relay began.
     fn first_bytes(&mut self, bytes: &[u8]);
-    /// One side said FIN, and the other did not yet: nothing more will come in the direction `way`.
+    /// One side sent FIN and the other has not yet: no more bytes will arrive in the direction `way`.
     fn half_closed(&mut self, way: Way);
     fn ended(&mut self, end: End);
 }
@@ -45,6 +45,6 @@ pub(crate) enum End {
     BackendReset,
     IdleTimeout,
     HalfCloseTimeout,
-    /// The kernel gave a side up: keepalive or user timeout.
+    /// The kernel gave up on a peer: keepalive or user timeout.
     PeerDead,
 }

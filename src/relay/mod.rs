@@ -1,11 +1,11 @@
-//! Carries bytes both ways until both ways are closed.
+//! Relays bytes both ways until both directions are closed.
 //!
 //! In:  two connected streams, what the backend must read first, the timeouts.
-//! Out: [`End`]: why it ended. FIN and RST are passed on as they came, after what was read before them.
+//! Out: [`End`]: why it ended. FIN and RST are passed on as received, after the bytes read before them.
 //! Source: docs/design.md.
 //!
-//! One future polls both directions on one task: no `split`, no lock, no buffer of its own per connection. Small
-//! messages are copied through the worker's scratch buffer; a direction in full flow goes over to splice.
+//! One future polls both directions on one task: no `split`, no lock, no buffer per connection. Small messages are
+//! copied through the worker's scratch buffer; a direction in bulk transfer switches to splice.
 
 mod copy;
 mod direction;
@@ -36,12 +36,12 @@ use crate::socket::{self, TcpSettings};
 use crate::sys;
 use crate::way::Way;
 
-/// What a relay must know besides its two streams.
+/// Relay settings.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
-    /// No byte in either direction.
+    /// The relay ends after this long without a byte in either direction.
     pub idle: Duration,
-    /// After the first FIN, no byte in the other direction.
+    /// The same after the first FIN, for the other direction.
     pub half_closed: Duration,
     pub engine: Engine,
     pub tcp: TcpSettings,
@@ -49,13 +49,13 @@ pub struct Settings {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
-    /// Through user space; for any stream on any system.
+    /// Copies through user space; works for any stream on any system.
     Copy,
-    /// Copies messages, and splices through pipes of `pipe_bytes` what flows in bulk (Linux).
+    /// Copies messages, and splices bulk transfers through pipes of `pipe_bytes` (Linux).
     Adaptive { pipe_bytes: usize },
 }
 
-/// What was said before a relay begins and is not yet written; and whether the backend has said anything.
+/// Bytes read before the relay began and not yet written, and whether the backend has sent anything.
 #[derive(Debug, Default)]
 pub(crate) struct Opening {
     pub to_backend: Prefix,
@@ -63,7 +63,7 @@ pub(crate) struct Opening {
     pub heard: Heard,
 }
 
-/// Whether the meter has been told of the backend's first bytes.
+/// Whether the meter has seen the backend's first bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Heard {
     #[default]
@@ -72,7 +72,7 @@ pub(crate) enum Heard {
 }
 
 pin_project! {
-    /// Carries bytes between a client and a backend until both ways are closed; its output says why it ended.
+    /// Relays bytes between a client and a backend until both directions are closed; its output says why it ended.
     ///
     /// Dropped before that, it resets both sides.
     pub(crate) struct Relay<C: Stream, B: Stream, M> {
@@ -83,7 +83,7 @@ pin_project! {
 }
 
 impl<C: Stream, B: Stream, M: Meter> Relay<C, B, M> {
-    /// `idle` stands in for the one of `settings`.
+    /// `idle` replaces the one in `settings`.
     pub(crate) fn new(
         client: C,
         backend: B,
@@ -125,21 +125,21 @@ impl<C: Stream, B: Stream, M: Meter> Future for Relay<C, B, M> {
     }
 }
 
-/// All of a relay but its timer.
+/// Everything in a relay except its timer.
 struct Carrier<C: Stream, B: Stream, M> {
-    // Dropped first: what a meter counts on its drop is then true.
+    // Dropped first, so that the counts a meter reports on its own drop are already final.
     ends: Ends<C, B>,
     to_backend: Flow,
     to_client: Flow,
     stage: Stage,
-    /// The side that failed, once one did; what it sent before is still delivered.
+    /// The side that failed, if any; bytes received from it earlier are still delivered.
     broken: Option<(Side, End)>,
     last_activity: Instant,
-    /// The backend's keepalive is set when a connection has lived as long as its first probe would take.
+    /// The backend's keepalive is not set until a connection is old enough for its first probe to be due.
     keepalive_set: bool,
-    /// Who is to be woken.
+    /// The task to wake.
     polled_by: Option<Waker>,
-    /// The timer will wake it.
+    /// The timer will wake the task.
     timer_waits: bool,
     idle: Duration,
     settings: Arc<Settings>,
@@ -149,7 +149,8 @@ struct Carrier<C: Stream, B: Stream, M> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Carrying,
-    /// A reset is held back until the kernel has delivered to `side` what was written before, since it would discard it.
+    /// The reset is held back until the kernel has delivered to `side` what was written before, since a reset would
+    /// discard it.
     Settling {
         end: End,
         side: Side,
@@ -211,11 +212,12 @@ impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
         }
     }
 
-    /// Ends what can no longer be carried: nothing more goes to a side that failed, and what it sent is read to its end.
+    /// Ends what can no longer be relayed: nothing more is written to a side that failed, and what it sent is read to
+    /// the end.
     fn break_off(&mut self, fault: Fault, way: Way) {
         let (side, error) = match (fault, way) {
             (Fault::Read(error), _) => {
-                // All that was read has been written, or this direction would not have read on.
+                // Everything read has been written, or this direction would not have read on.
                 self.to_backend.abandon();
                 self.to_client.abandon();
                 (if way == Way::ToBackend { Side::Client } else { Side::Backend }, error)
@@ -249,7 +251,7 @@ impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
         }
     }
 
-    /// Re-armed only when it fires, however many bytes have passed meanwhile.
+    /// Re-armed only when it fires, however many bytes have passed in the meantime.
     fn poll_timer(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<End> {
         while timer.as_mut().poll(cx).is_ready() {
             if !self.keepalive_set {
@@ -269,7 +271,7 @@ impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
         Poll::Pending
     }
 
-    /// Finds a side that said FIN and then RST. Nobody reads from it any more, so that its error would wake nobody.
+    /// Finds a side that sent FIN and then RST. Nothing reads from it any more, so its error would wake no task.
     fn reset_after_fin(&mut self) -> Option<End> {
         let (error, way) = match (self.to_backend.is_closed(), self.to_client.is_closed()) {
             (true, false) => (socket::error(&self.ends.client)?, Way::ToClient),
@@ -293,7 +295,7 @@ impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
         self.to_backend.is_closed() != self.to_client.is_closed()
     }
 
-    /// What is to be done after the last byte was carried.
+    /// The stage that follows once the last byte has been relayed.
     fn closing_stage(&mut self, end: End) -> Stage {
         let side = match self.broken {
             Some((Side::Client, _)) => Side::Backend,
@@ -309,7 +311,8 @@ impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
         Stage::Settling { end, side, unsent_bytes: u32::MAX, pause_ms, patience_ms }
     }
 
-    /// Waits with growing pauses while the kernel still holds bytes for the healthy side and gets rid of some.
+    /// Waits, polling at growing intervals, while the kernel still holds bytes for the healthy side and keeps making
+    /// progress.
     fn poll_settled(&mut self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Poll<End> {
         loop {
             match self.stage {
@@ -338,7 +341,7 @@ impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
     }
 }
 
-/// Both streams; dropped before the relay is finished, they send RST, so that a truncation is seen as one.
+/// Both streams. Dropped before the relay has finished they send RST, so that the peers can see the truncation.
 struct Ends<C: Stream, B: Stream> {
     client: C,
     backend: B,
@@ -366,7 +369,7 @@ enum Side {
     Backend,
 }
 
-/// How many written bytes can still reach the peer. The kernel keeps counting those of a connection that is over.
+/// How many written bytes can still reach the peer. The kernel keeps counting them after a connection has died.
 fn deliverable_bytes(socket: &impl AsFd) -> u32 {
     match sys::unsent_bytes(socket) {
         Ok(bytes) if bytes > 0 && !sys::is_closed(socket) => u32::try_from(bytes).unwrap_or(u32::MAX - 1),
@@ -374,16 +377,16 @@ fn deliverable_bytes(socket: &impl AsFd) -> u32 {
     }
 }
 
-/// Whether the kernel gave the peer up, rather than the peer us.
+/// Whether the kernel gave up on the peer, rather than the peer closing on us.
 fn dead(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable)
 }
 
-/// How long a reset that follows a FIN may go unseen.
+/// How long a reset that follows a FIN may go unnoticed.
 const RESET_LOOK: Duration = Duration::from_secs(1);
 const SETTLE_PAUSE_MS: u16 = 1;
 const SETTLE_PAUSE_MOST_MS: u16 = 200;
-/// How long a reset is held back while the other side takes nothing.
+/// How long a reset is held back while the other side reads nothing.
 const SETTLE_PATIENCE_MS: u16 = 5000;
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
-//! Keeps the worker's pipes: as many as bulk directions are blocked at a time, each empty while it is here.
+//! Keeps the worker's pipes: one for each bulk direction that is blocked, each empty while it is in the pool.
 //!
-//! No pipe to be had is no failure: the direction copies instead.
+//! Failing to get a pipe is not an error: the direction copies instead.
 
 use std::cell::RefCell;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-/// A pipe, and how many bytes are in it. Dropped with bytes in it, it is closed, never reused.
+/// A pipe, and how many bytes it holds. If dropped while holding bytes it is closed, never reused.
 #[derive(Debug)]
 pub(super) struct Pipe {
     read: OwnedFd,
@@ -46,17 +46,17 @@ impl Pipe {
 
 impl Drop for Pipe {
     fn drop(&mut self) {
-        // While the thread ends, the pool may be gone before its pipes.
+        // At thread exit the pool may be dropped before its pipes.
         let _ = POOL.try_with(|pool| pool.try_borrow_mut().map(|mut pool| pool.open -= 1));
     }
 }
 
-/// Bounds this worker's pipes from now on; more than [`MOST_OPEN`] are never open.
+/// Bounds this worker's pipes from now on; never more than [`MOST_OPEN`] are open.
 pub(crate) fn bound(most: usize) {
     POOL.with_borrow_mut(|pool| pool.most = most.min(MOST_OPEN));
 }
 
-/// Takes an empty pipe of about `bytes`; `None` when the kernel or our own bound gives no useful one.
+/// Takes an empty pipe of about `bytes`; `None` when the kernel or our own bound does not allow a useful one.
 pub(super) fn take(bytes: usize) -> Option<Box<Pipe>> {
     POOL.with_borrow_mut(|pool| {
         if let Some(pipe) = pool.idle.pop() {
@@ -71,7 +71,7 @@ pub(super) fn take(bytes: usize) -> Option<Box<Pipe>> {
     })
 }
 
-/// Returns a pipe; one that still holds bytes, or one too many, is closed.
+/// Returns a pipe. One that still holds bytes, or is surplus, is closed.
 pub(super) fn give_back(pipe: Box<Pipe>) {
     let surplus = POOL.with_borrow_mut(|pool| {
         if pipe.is_empty() && pool.idle.len() < MOST_IDLE {
@@ -80,7 +80,7 @@ pub(super) fn give_back(pipe: Box<Pipe>) {
         }
         Some(pipe)
     });
-    // Outside of the borrow, which its drop takes again.
+    // Dropped after the borrow ends, since Drop borrows again.
     drop(surplus);
 }
 
@@ -88,7 +88,7 @@ pub(super) fn give_back(pipe: Box<Pipe>) {
 fn open(bytes: usize) -> Option<Box<Pipe>> {
     use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
     let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
-    // Beyond the user's share of pipe memory the kernel says EPERM, or has made the pipe tiny from the start (pipe(7)).
+    // Beyond the user's pipe quota the kernel returns EPERM, or has made the pipe tiny from the start (pipe(7)).
     let granted = fcntl_setpipe_size(&write, bytes).or_else(|_| fcntl_getpipe_size(&write)).ok()?;
     (granted >= LEAST_USEFUL_BYTES).then(|| Box::new(Pipe { read, write, capacity_bytes: granted, held_bytes: 0 }))
 }
@@ -99,7 +99,7 @@ fn open(_: usize) -> Option<Box<Pipe>> {
 }
 
 struct Pool {
-    /// Boxed, so that a direction without a pipe holds a pointer's room for it.
+    /// Boxed, so that a direction without a pipe costs only a pointer.
     #[expect(clippy::vec_box, reason = "they move between directions and here without being boxed anew")]
     idle: Vec<Box<Pipe>>,
     /// All of this worker's pipes, idle and in use.
@@ -111,7 +111,7 @@ thread_local! {
     static POOL: RefCell<Pool> = const { RefCell::new(Pool { idle: Vec::new(), open: 0, most: MOST_OPEN }) };
 }
 
-/// The most pipes of one worker; two descriptors each, counted in the descriptor budget.
+/// The most pipes of one worker, two descriptors each; counted in the descriptor budget.
 pub(crate) const MOST_OPEN: usize = 256;
 const MOST_IDLE: usize = 32;
 const LEAST_USEFUL_BYTES: usize = 64 << 10;

@@ -1,6 +1,7 @@
-//! Moves bytes between sockets through a pipe, without their passing through user space (Linux).
+//! Moves bytes between sockets through a pipe, without copying them to user space (Linux).
 //!
-//! Source: splice(2). A transfer shorter than asked for does not mean that the socket is drained: go on to WouldBlock.
+//! Source: splice(2). A transfer shorter than requested does not mean that the socket is drained: continue until
+//!         WouldBlock.
 
 use std::io;
 use std::task::{Context, Poll, ready};
@@ -11,7 +12,7 @@ use tokio::io::Interest;
 use super::Stream;
 use super::pipe::Pipe;
 
-/// Splices from `from` into the empty `pipe`; 0 is the end of the stream.
+/// Splices from `from` into the empty `pipe`; 0 means end of stream.
 pub(super) fn fill(cx: &mut Context<'_>, from: &impl Stream, pipe: &mut Pipe) -> Poll<io::Result<usize>> {
     loop {
         ready!(from.poll_read_ready(cx))?;
@@ -29,7 +30,7 @@ pub(super) fn fill(cx: &mut Context<'_>, from: &impl Stream, pipe: &mut Pipe) ->
     }
 }
 
-/// Splices what `pipe` holds into `to`, as far as that takes it.
+/// Splices what `pipe` holds into `to`, as much as that accepts.
 pub(super) fn empty(cx: &mut Context<'_>, pipe: &mut Pipe, to: &impl Stream) -> Poll<io::Result<usize>> {
     loop {
         ready!(to.poll_write_ready(cx))?;
@@ -47,7 +48,7 @@ pub(super) fn empty(cx: &mut Context<'_>, pipe: &mut Pipe, to: &impl Stream) -> 
     }
 }
 
-/// Whether splice cannot work here at all, so that copying must.
+/// Whether splice cannot work on these descriptors at all, so that we must copy.
 pub(super) fn is_unsupported(error: &io::Error) -> bool {
     use rustix::io::Errno;
     [Errno::INVAL, Errno::NOSYS, Errno::PERM, Errno::ACCESS]

@@ -1,4 +1,4 @@
-//! Is what a relay can carry: a stream's bytes, its readiness, its descriptor.
+//! The interface of a stream that can be relayed: its bytes, its readiness, its descriptor.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -7,17 +7,17 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpStream, UnixStream};
 
-/// A stream that a relay can carry: bytes, readiness, a descriptor.
+/// A stream that can be relayed: bytes, readiness, a descriptor.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin {
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-    /// Runs `operation`; a WouldBlock of it clears the readiness.
+    /// Runs `operation`; if it returns WouldBlock, the readiness is cleared.
     ///
     /// # Errors
-    /// The operation's.
+    /// The error of `operation`.
     fn try_io<R>(&self, interest: Interest, operation: impl FnMut() -> io::Result<R>) -> io::Result<R>;
 
-    /// Looks at the readiness alone: nobody is woken for the answer, and the kernel is not asked.
+    /// Checks the cached readiness only: registers no wakeup and makes no system call.
     fn is_read_ready(&self) -> bool {
         self.try_io(Interest::READABLE, || Ok(())).is_ok()
     }

@@ -59,7 +59,7 @@ struct Outcome {
     heard_backend: bool,
 }
 
-/// A client and a backend with a relay between them; the relay's outcome when it ends.
+/// A client and a backend with a relay between them, and the relay's result once it ends.
 async fn relayed(
     settings: Settings,
     prefix: &'static [u8],
@@ -225,7 +225,7 @@ async fn a_reset_after_the_fin_is_noticed() {
         let mut got = Vec::new();
         client.read_to_end(&mut got).await.expect("a clean end so far");
         assert_eq!(got, b"bye");
-        // Nobody is there to read it: the kernel answers with RST.
+        // The socket is already closed: the kernel answers with RST.
         client.write_all(b"too late").await.expect("written");
         let started = Instant::now();
         assert_eq!(relay.await.expect("no panic").end, End::BackendReset);
@@ -240,7 +240,7 @@ async fn nothing_is_waited_for_once_both_sides_are_gone() {
         drop(client);
         let mut got = Vec::new();
         backend.read_to_end(&mut got).await.expect("hello, FIN");
-        // Nobody is left to take this: the client's kernel answers with RST.
+        // The client's socket is already closed: its kernel answers with RST.
         backend.write_all(&[7; 24]).await.expect("written");
         socket::reset_on_drop(&backend);
         drop(backend);
@@ -258,7 +258,7 @@ async fn another_task_that_takes_over_is_woken_too() {
     let idle = settings.idle;
     let count = Arc::new(Count::default());
     let mut relay = Box::pin(Relay::new(near_client, near_backend, Opening::default(), settings, idle, count));
-    // Twice: the second time there is a promise to wake whoever asked first.
+    // Twice: the second time, a wakeup is already registered for the first task.
     for _ in 0..2 {
         assert!(relay.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     }

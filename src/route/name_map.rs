@@ -1,4 +1,4 @@
-//! Maps names to what stands behind them, for millions of names that are looked up at random.
+//! Maps names to numbers, for millions of names that are looked up at random.
 //!
 //! In:  names, each with two numbers.
 //! Out: the numbers of a name.
@@ -8,10 +8,11 @@
 //! record:  second number (4) | name                                                end to end in one arena
 //! ```
 //!
-//! In a table that no cache holds, the cost of a look-up is how often it waits for memory. The hash table has a byte a
-//! name that tells what is not there, and these bytes the cache does hold. For what is there, the number that the path
-//! needs lies in the slot, so that the processor goes on with it while the record, which only confirms it, is still on
-//! its way. (Tried, and slower: the length or both numbers in the record, and buckets that hold 32 bits of the hash.)
+//! In a table larger than any cache, the cost of a look-up is the number of cache misses. The hash table has one byte
+//! per name that rules out most absent names, and those bytes do fit in cache. For a name that is present, the number
+//! the path needs is in the slot, so the CPU can continue with it while the record, which only confirms the match, is
+//! still being fetched. (Tried, and slower: the length or both numbers in the record, and buckets that hold 32 bits of
+//! the hash.)
 
 use std::hash::{BuildHasher, Hasher};
 
@@ -26,7 +27,7 @@ pub(super) struct NameMap {
     hasher: FixedState,
 }
 
-/// A name and its first number, where they are kept.
+/// The first number of a name, and where its record is.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub first: u32,
@@ -35,7 +36,7 @@ pub(super) struct Slot {
 }
 
 impl NameMap {
-    /// Makes an empty map with room for `count` names that have `name_bytes` bytes together.
+    /// Makes an empty map with capacity for `count` names of `name_bytes` bytes in total.
     pub(super) fn with_room_for(count: usize, name_bytes: usize) -> Self {
         Self {
             slots: HashTable::with_capacity(count),
@@ -49,19 +50,19 @@ impl NameMap {
     }
 
     pub(super) fn get(&self, name: &[u8]) -> Option<&Slot> {
-        // Where there is no such pattern at all, there is nothing to hash.
+        // With no pattern of this kind at all, skip the hash.
         if self.slots.is_empty() {
             return None;
         }
         self.slots.find(hash(&self.hasher, name), |slot| slot.name(&self.records) == name)
     }
 
-    /// Shows every name, in no order.
+    /// Calls `see` for every name, in no particular order.
     pub(super) fn each<'m>(&'m self, mut see: impl FnMut(&'m [u8], &'m Slot)) {
         self.slots.iter().for_each(|slot| see(slot.name(&self.records), slot));
     }
 
-    /// The second number, which lies elsewhere.
+    /// The second number, read from the record.
     pub(super) fn second(&self, slot: &Slot) -> u32 {
         let bytes = &self.records[slot.place as usize..];
         u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
@@ -70,7 +71,7 @@ impl NameMap {
     /// Sets the numbers of `name`.
     ///
     /// # Panics
-    /// When the name is longer than 255 bytes, or the records do not fit into 4 GiB.
+    /// If the name is longer than 255 bytes, or the records exceed 4 GiB.
     pub(super) fn set(&mut self, name: &[u8], first: u32, second: u32) {
         let Self { slots, records, hasher } = self;
         let key = hash(hasher, name);
@@ -94,7 +95,7 @@ impl Slot {
     }
 }
 
-/// The names are the operator's own, so a client cannot make them collide; a fixed seed keeps builds alike.
+/// The names are the operator's own, so a client cannot make them collide; a fixed seed keeps builds reproducible.
 fn hash(hasher: &FixedState, name: &[u8]) -> u64 {
     let mut state = hasher.build_hasher();
     state.write(name);

@@ -65,7 +65,7 @@ fn more_conditions_come_first_and_failing_ones_fall_through() {
     assert_eq!(seen, [(2, Some(Unmet::Source)), (1, Some(Unmet::Alpn)), (3, Some(Unmet::Alpn)), (4, None)]);
 }
 
-/// The rule of docs/configuration.md without a table: every pattern against the name, the best one wins.
+/// The rule of docs/configuration.md without a table: matches every pattern against the name, and the best one wins.
 fn naive(entries: &[(Pattern, Conditions)], request: &Request<'_>) -> Option<u32> {
     let name = request.server_name.as_str();
     let rank = |pattern: &Pattern| {

@@ -1,14 +1,14 @@
-//! Describes a listening socket that one process hands to the next.
+//! Describes a listening socket that one process hands over to the next.
 
 use serde::{Deserialize, Serialize};
 
-/// What is said of a socket that is handed over.
+/// The description of a socket that is handed over.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Label {
     pub kind: Kind,
-    /// Of the listener, or as the service manager says.
+    /// The name of the listener, or the one the service manager gave.
     pub name: String,
-    /// The address in the configuration, which may have port 0; none for one of the service manager.
+    /// The address in the configuration, which may have port 0; `None` for a socket from the service manager.
     pub wanted: Option<String>,
     /// The service manager keeps it open.
     pub lent: bool,

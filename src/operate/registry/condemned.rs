@@ -1,11 +1,12 @@
-//! Tells which connections end because a reload took their route or their backend away.
+//! Decides which connections end because a reload removed their route or their backend.
 //!
 //! In:  the snapshot before and the one after.
-//! Out: [`Fates`]: who ends at once and who at the end of the drain; [`Condemned::takes`] knows a connection that is meant.
+//! Out: [`Fates`]: which connections end at once and which at the end of the drain; [`Condemned::takes`] matches a
+//!      connection.
 //!
-//! A route is its name, a backend its pool and its name in the configuration. A route that is renamed is gone, whatever
-//! its patterns; one whose patterns or pool change is not. What becomes of a connection is what its route says in the
-//! new configuration or, where that has none of the name, in the one before.
+//! A route is identified by its name, a backend by its pool and its name in the configuration. A renamed route counts
+//! as removed, whatever its patterns; one whose patterns or pool change does not. What happens to a connection is set
+//! by its route in the new configuration or, if that has no route of the name, in the old one.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -15,20 +16,20 @@ use crate::config::OnRemoved;
 use crate::pool::Pool;
 use crate::snapshot::Snapshot;
 
-/// Connections that are to end, among those that older snapshots serve.
+/// The connections of older snapshots that are to end.
 #[derive(Debug)]
 pub struct Condemned {
-    /// Connections of this generation and later ones are not meant.
+    /// Connections of this generation and later ones do not match.
     generation: u64,
-    /// Routes that are gone.
+    /// Removed routes.
     routes: HashSet<Arc<str>>,
-    /// Backends that are gone, by their pool.
+    /// Removed backends, by pool.
     backends: HashMap<Arc<str>, HashSet<Arc<str>>>,
-    /// Routes whose connections end with their backend.
+    /// Routes whose connections end when their backend is removed.
     strict: HashSet<Arc<str>>,
 }
 
-/// What a reload means for those who are connected.
+/// The connections a reload ends, by when they end.
 #[derive(Debug)]
 pub(crate) struct Fates {
     /// `on_removed: close`
@@ -38,7 +39,7 @@ pub(crate) struct Fates {
 }
 
 impl Fates {
-    /// `None`, and at little cost, where no route says other than `keep`, or nothing is gone.
+    /// `None`, found cheaply, if every route says `keep` or nothing was removed.
     pub(crate) fn of(before: &Snapshot, after: &Snapshot) -> Option<Self> {
         let strict = strict(before, after);
         if strict.is_empty() {
@@ -61,7 +62,7 @@ impl Fates {
 }
 
 impl Condemned {
-    /// Whether `entry`, which has a route and a backend, is meant.
+    /// Whether `entry` matches. One that does not have a route and a backend yet never does.
     pub fn takes(&self, entry: &Entry) -> bool {
         let (Some(route), Some(pool), Some(backend)) = (&entry.route, &entry.pool, &entry.backend) else {
             return false;
@@ -74,7 +75,7 @@ impl Condemned {
         entry.terms.generation < self.generation && is_gone(route)
     }
 
-    /// Spares what is back in `now`: its routes and backends were taken away and given back.
+    /// Drops routes and backends that exist in `now`: they were removed and have been added back.
     pub fn spare(&mut self, now: &Snapshot) {
         now.routes.iter().for_each(|route| _ = self.routes.remove(&route.name));
         for pool in &now.pools {
@@ -84,13 +85,13 @@ impl Condemned {
         }
     }
 
-    /// Whether nobody can be meant.
+    /// Whether no connection can match.
     pub fn is_empty(&self) -> bool {
         self.routes.is_empty() && (self.strict.is_empty() || self.backends.values().all(HashSet::is_empty))
     }
 }
 
-/// The routes that do not keep their connections, those of `after` before those of `before`.
+/// The routes that do not keep their connections; settings in `after` override those in `before`.
 fn strict<'s>(before: &'s Snapshot, after: &'s Snapshot) -> HashMap<&'s Arc<str>, OnRemoved> {
     let mut strict: HashMap<&Arc<str>, OnRemoved> = HashMap::new();
     for route in before.routes.iter().filter(|route| route.on_removed != OnRemoved::Keep) {
@@ -120,7 +121,7 @@ fn gone_backends(before: &Snapshot, after: &Snapshot) -> HashMap<Arc<str>, HashS
     gone
 }
 
-/// Of a DNS name, the addresses that it has now.
+/// For a DNS name, the addresses it currently has.
 fn backend_names(pool: &Pool) -> impl Iterator<Item = Arc<str>> {
     pool.list().into_iter().map(|member| Arc::clone(&member.backend.name))
 }

@@ -1,7 +1,7 @@
-//! Answers the control thread on each worker.
+//! Serves the control thread's requests on each worker.
 //!
-//! In:  questions about the connections of all workers.
-//! Out: rows in the order of their ids, or how many were ended.
+//! In:  requests about the connections of all workers.
+//! Out: rows ordered by id, or the number of connections ended.
 
 use std::collections::BinaryHeap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,37 +12,37 @@ use tokio::time::Instant;
 use super::{Condemned, Filter, Row, SLOTS};
 use crate::telemetry::Reason;
 
-/// All workers' rosters, as the control thread reaches them.
+/// The registries of all workers, as the control thread reaches them.
 #[derive(Clone, Default)]
 pub struct Rosters(Arc<Mutex<Vec<mpsc::Sender<Order>>>>);
 
-/// Where a worker takes the orders for its roster.
+/// The receiving end of one worker's requests.
 pub struct Desk(mpsc::Receiver<Order>);
 
-/// What a worker is asked or told.
+/// A request to one worker.
 pub(super) enum Order {
     List { filter: Filter, after: u64, limit: usize, answer: oneshot::Sender<Listed> },
     End { filter: Filter, reason: Reason, answer: oneshot::Sender<usize> },
     Condemn(Arc<Condemned>),
 }
 
-/// A page of the connections that were asked for.
+/// One page of the connections requested.
 #[derive(Debug, Default)]
 pub struct Listed {
     pub rows: Vec<Row>,
-    /// How many are meant in all, on other pages too.
+    /// How many connections match in total, including other pages.
     pub matching: usize,
 }
 
 impl Rosters {
-    /// Opens a desk; to be called by each worker, which serves it.
+    /// Registers a worker. Each worker calls this once and passes the result to `serve`.
     pub fn join(&self) -> Desk {
         let (orders, desk) = mpsc::channel(MOST_WAITING);
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(orders);
         Desk(desk)
     }
 
-    /// The first `limit` connections with an id above `after` that are meant, in the order of their ids.
+    /// Returns the first `limit` matching connections with an id above `after`, ordered by id.
     pub async fn list(&self, filter: &Filter, after: u64, limit: usize) -> Listed {
         let ask = |answer| Order::List { filter: filter.clone(), after, limit, answer };
         let mut listed = Listed::default();
@@ -55,15 +55,15 @@ impl Rosters {
         listed
     }
 
-    /// Ends those that are meant, and returns how many that were.
+    /// Ends all matching connections and returns the number ended.
     pub async fn end(&self, filter: &Filter, reason: Reason) -> usize {
         self.ask(|answer| Order::End { filter: filter.clone(), reason, answer }).await.into_iter().sum()
     }
 
-    /// Ends what `condemned` takes, now or as soon as it is known to be taken.
+    /// Ends the connections `condemned` matches, now or as soon as they are known to match.
     pub async fn condemn(&self, condemned: &Arc<Condemned>) {
         for desk in self.desks() {
-            // A worker that is gone has no connections.
+            // A worker that has stopped has no connections.
             let _ = desk.send(Order::Condemn(Arc::clone(condemned))).await;
         }
     }
@@ -88,7 +88,7 @@ impl Rosters {
     }
 }
 
-/// Carries orders out, on the worker whose connections they are about; ends with the last [`Rosters`].
+/// Carries out requests on the worker that owns the connections; returns when the last [`Rosters`] is dropped.
 pub(crate) async fn serve(mut desk: Desk) {
     while let Some(order) = desk.0.recv().await {
         match order {
@@ -118,7 +118,7 @@ async fn list(filter: &Filter, after: u64, limit: usize) -> Listed {
             matching += 1;
             if entry.id > after {
                 lowest.push(entry.id);
-                // The largest goes.
+                // Drops the largest.
                 if lowest.len() > limit {
                     lowest.pop();
                 }
@@ -137,7 +137,7 @@ async fn list(filter: &Filter, after: u64, limit: usize) -> Listed {
     Listed { rows, matching }
 }
 
-/// Shows every connection of this worker, some at a time; those that come or go meanwhile may be left out.
+/// Calls `see` for every connection of this worker, in batches; those that start or end meanwhile may be missed.
 async fn walk(mut see: impl FnMut(&mut super::Entry)) {
     let mut at = 0;
     loop {
@@ -153,7 +153,7 @@ async fn walk(mut see: impl FnMut(&mut super::Entry)) {
     }
 }
 
-/// Some microseconds.
+/// Slots visited before other tasks get a turn: a few microseconds.
 const MOST_IN_A_TURN: usize = 256;
-/// Whoever asks more waits for its turn.
+/// Requests queued per worker; further senders wait.
 const MOST_WAITING: usize = 16;

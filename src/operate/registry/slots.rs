@@ -1,5 +1,4 @@
-//! Keeps entries in numbered slots that are used again, the lowest first, so that the room of a crowd that has gone can
-//! be given back.
+//! Keeps entries in numbered slots that are reused lowest first, so that memory can be released after a peak.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -8,9 +7,9 @@ use super::Entry;
 
 pub(super) struct Slots {
     entries: Vec<Option<Entry>>,
-    /// Slots below the length that are empty.
+    /// Empty slots below the length.
     free: BinaryHeap<Reverse<u32>>,
-    /// Since the room was last looked at.
+    /// Removals since shrinking was last considered.
     removals: usize,
 }
 
@@ -38,7 +37,7 @@ impl Slots {
         self.free.push(Reverse(number));
         self.removals += 1;
         let (len, live) = (self.entries.len(), self.entries.len() - self.free.len());
-        // Looked at when the last slot becomes free, and every now and then.
+        // Considered when the last slot becomes free, and otherwise at intervals.
         let is_time = number as usize + 1 == len || self.removals > live + KEPT;
         if len > KEPT && live < len / 4 && is_time {
             self.give_room_back();
@@ -46,12 +45,12 @@ impl Slots {
         Some(entry)
     }
 
-    /// How many slots there are, empty ones included.
+    /// The number of slots, including empty ones.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// The entries of some slots.
+    /// The entries in a range of slots.
     pub(super) fn some(&mut self, range: std::ops::Range<usize>) -> impl Iterator<Item = &mut Entry> {
         let end = range.end.min(self.entries.len());
         self.entries[range.start.min(end)..end].iter_mut().flatten()
@@ -69,5 +68,5 @@ impl Slots {
     }
 }
 
-/// Room that is never given back.
+/// Slots that are never released.
 const KEPT: usize = 256;

@@ -23,7 +23,7 @@ fn snapshot(before: Option<&Snapshot>, routes: &[(&str, &str)], ports: &[u16]) -
     Snapshot::build(config, before, &Metrics::new())
 }
 
-/// A connection that is served by `snapshot`, and has come as far as its backend.
+/// A connection served by `snapshot` that has reached its backend.
 fn relaying(id: u64, snapshot: &Snapshot, route: &str, port: u16) -> Ticket {
     let ticket = enter(id, ([10, 0, 0, 1], 7).into(), Instant::now(), Arc::clone(&snapshot.terms), 0);
     ticket.update(|entry| {
@@ -39,7 +39,7 @@ fn ended_by(ticket: &Ticket) -> Option<Reason> {
     ticket.update(|entry| entry.ended_by).unwrap()
 }
 
-/// Serves this thread's desk as long as the test runs.
+/// Serves this thread's requests for the duration of the test.
 fn rosters() -> Rosters {
     let rosters = Rosters::default();
     tokio::spawn(serve(rosters.join()));
@@ -49,7 +49,7 @@ fn rosters() -> Rosters {
 #[tokio::test]
 async fn a_list_is_a_page_in_the_order_of_ids() {
     let (rosters, snapshot) = (rosters(), snapshot(None, &[("a", "keep")], &[1]));
-    // More than are walked in a turn, and in no order.
+    // More than one batch, and in no particular order.
     let mut tickets: Vec<Ticket> = (1..=1000).rev().map(|id| relaying(id, &snapshot, "a", 1)).collect();
     tickets[0].carried(Way::ToClient, 5);
     let client = Filter { client: Some("10.0.0.0/8".parse().unwrap()), ..Filter::default() };
@@ -121,7 +121,7 @@ async fn the_route_says_what_becomes_of_its_connections() {
 async fn a_backend_that_goes_takes_the_connections_of_strict_routes_along() {
     let rosters = rosters();
     let before = snapshot(None, &[("kept", "close"), ("closed", "keep")], &[1, 2]);
-    // The new file decides, where it has the route.
+    // The new file decides if it has the route.
     let after = snapshot(Some(&before), &[("kept", "keep"), ("closed", "close")], &[2]);
     let tickets = [("kept", 1), ("closed", 1), ("closed", 2)].map(|(route, port)| relaying(1, &before, route, port));
     let fates = Fates::of(&before, &after).unwrap();
@@ -131,7 +131,7 @@ async fn a_backend_that_goes_takes_the_connections_of_strict_routes_along() {
     assert_eq!(tickets.each_ref().map(ended_by), [None, Some(Reason::RouteRemoved), None]);
 }
 
-/// A client that is slow to say what it wants is judged when it is known.
+/// A connection that is routed only after the reload is matched once its backend is known.
 #[tokio::test]
 async fn who_is_not_yet_routed_when_the_route_goes_is_not_forgotten() {
     let rosters = rosters();
