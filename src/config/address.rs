@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-/// Why a text is no address that can be used here.
+/// Why a text is not a usable address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum AddressError {
     /// `10.0.0.1`
@@ -29,7 +29,7 @@ pub(super) enum AddressError {
     Other(String),
 }
 
-/// Why a text is no network.
+/// Why a text is not a valid network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum NetworkError {
     /// `10.0.0.1/8`, whose address has bits beyond the prefix.
@@ -54,7 +54,7 @@ pub(super) fn socket_path(text: &str) -> Result<PathBuf, SocketPathError> {
     }
 }
 
-/// Why a text is no path of a socket.
+/// Why a text is not a valid socket path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SocketPathError {
     Relative,
@@ -86,7 +86,7 @@ fn explain(text: &str) -> AddressError {
     }
 }
 
-/// Tells a DNS name from a mistyped address.
+/// Distinguishes a DNS name from a mistyped address.
 fn looks_like_a_name(text: &str) -> bool {
     let allowed = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
     text.chars().all(allowed) && text.chars().any(char::is_alphabetic)
@@ -159,7 +159,7 @@ impl fmt::Display for NetworkError {
 
 impl std::error::Error for NetworkError {}
 
-/// `sun_path` of unix(7), without its zero.
+/// `sun_path` of unix(7), without the final NUL.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 
 #[cfg(test)]
