@@ -35,7 +35,7 @@ impl fmt::Display for Shapes {
     }
 }
 
-/// Truncates a text so that a message stays readable.
+/// Escapes and truncates a text so that a message stays readable.
 pub(super) fn shortened(text: &str) -> String {
     let mut short: String = text.chars().take(MAX_SHOWN).flat_map(char::escape_debug).collect();
     if text.chars().nth(MAX_SHOWN).is_some() {
@@ -44,5 +44,5 @@ pub(super) fn shortened(text: &str) -> String {
     short
 }
 
-/// Longer than any word that can be recognised.
+/// In characters: enough to recognise any value.
 const MAX_SHOWN: usize = 60;
