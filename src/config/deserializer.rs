@@ -1,6 +1,6 @@
 //! Lets serde deserialize the raw structs from a tree of YAML nodes.
 //!
-//! In:  a [`Node`], where it stands, and where its problems go.
+//! In:  a [`Node`], its position, and where to report its problems.
 //! Out: what serde asks for; or [`Wrong`], which the nearest `Located` turns into a problem with its place.
 //!
 //! Four conventions carry what serde has no API for:

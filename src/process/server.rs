@@ -345,7 +345,7 @@ async fn join(workers: Vec<JoinHandle<()>>) {
     let _ = joined.await;
 }
 
-/// Keeps the histograms small while nobody scrapes.
+/// Keeps the histograms small even if nothing scrapes them.
 async fn upkeep(metrics: Arc<Metrics>, log: Option<LogGuard>) {
     let mut every = tokio::time::interval(UPKEEP);
     loop {

@@ -91,7 +91,7 @@ pub(super) struct PoolChange<'a> {
 pub(super) struct BackendChange {
     pub address: String,
     pub kind: Kind,
-    /// `None` if the backend is not in the old file.
+    /// `None` if the backend is not in that file; likewise for the new weight.
     pub old_weight: Option<u32>,
     pub new_weight: Option<u32>,
 }

@@ -53,7 +53,7 @@ pub(super) fn judge_more(place: &Place<'_>, exam: &Exam, more: &More, findings: 
              before 1.23.4: `ssl_protocols TLSv1.2 TLSv1.3`)."
                 .to_owned(),
         )),
-        // A backend should reject a missing version with an alert, not close the connection.
+        // An unsupported version is rejected with an alert; a closed connection has another cause.
         ([Version::Tls13], Err(Failure::Handshake(HandshakeError::Alert(_) | HandshakeError::Tls(_)))) => findings.push(place.whole(
             Severity::Info,
             Kind::NoTls12,
