@@ -1,7 +1,7 @@
-//! Reads addresses, ports and networks.
+//! Parses addresses, ports and networks.
 //!
 //! In:  `10.0.0.1:443`, `[2001:db8::1]:443`; `10.0.0.0/8`, `2001:db8::/32`, `10.0.0.1`.
-//! Out: std's and ipnet's types, or an error that says what is missing.
+//! Out: types of std and ipnet, or an error that says what is missing.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -32,19 +32,19 @@ pub(super) enum AddressError {
 /// Why a text is not a valid network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum NetworkError {
-    /// `10.0.0.1/8`, whose address has bits beyond the prefix.
+    /// `10.0.0.1/8`, whose address has bits set beyond the prefix.
     HostBits {
         meant: IpNet,
     },
     Other(String),
 }
 
-/// Reads an address with its port.
+/// Parses an address with its port.
 pub(super) fn socket(text: &str) -> Result<SocketAddr, AddressError> {
     text.parse().map_err(|_| explain(text))
 }
 
-/// Reads the path of a socket.
+/// Parses the path of a unix socket.
 pub(super) fn socket_path(text: &str) -> Result<PathBuf, SocketPathError> {
     match text {
         _ if !text.starts_with('/') => Err(SocketPathError::Relative),
@@ -92,7 +92,7 @@ fn looks_like_a_name(text: &str) -> bool {
     text.chars().all(allowed) && text.chars().any(char::is_alphabetic)
 }
 
-/// Reads a network; an address alone is the network of that address.
+/// Parses a network; a plain address is the network of only that address.
 pub(super) fn network(text: &str) -> Result<IpNet, NetworkError> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(address.into());
@@ -104,7 +104,7 @@ pub(super) fn network(text: &str) -> Result<IpNet, NetworkError> {
     }
 }
 
-/// Reads an address without a port.
+/// Parses an address without a port.
 pub(super) fn ip(text: &str) -> Result<IpAddr, AddressError> {
     text.parse().map_err(|_| AddressError::Other(text.to_owned()))
 }

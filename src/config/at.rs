@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::problem::{Place, Problem, Severity};
 
-/// One step of the way down from the top of a file; the steps above are borrowed.
+/// One step of the path from the top of a file; the steps above are borrowed.
 #[derive(Clone, Copy)]
 pub(super) struct At<'a> {
     file: &'a Arc<Path>,
@@ -62,7 +62,7 @@ impl Spot {
     pub(super) const TOP: Self = Self { line: 1, column: 1 };
 }
 
-/// Writes the path: `pools.web.backends[2].address`.
+/// Formats the path: `pools.web.backends[2].address`.
 impl fmt::Display for At<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(outer) = self.outer else { return Ok(()) };

@@ -32,7 +32,7 @@ pub(super) struct NodeDeserializer<'t, 'r> {
     pub sink: &'r RefCell<Problems>,
 }
 
-/// A value of the wrong type; its place is added by the [`Located`](super::located::Located) around it.
+/// A value of the wrong type; the surrounding [`Located`](super::located::Located) adds its place.
 #[derive(Debug)]
 pub(super) struct Wrong(String);
 
@@ -287,7 +287,7 @@ impl<'t> MapAccess<'t> for Map<'t, '_> {
     }
 }
 
-/// Gives [`Located`](super::located::Located) its parts one after the other: line, column, value.
+/// Passes [`Located`](super::located::Located) its parts in sequence: line, column, value.
 struct LocatedParts<'t, 'r> {
     spot: Spot,
     next: Part,

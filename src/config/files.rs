@@ -210,7 +210,7 @@ impl std::fmt::Display for IncludeError {
 impl std::error::Error for FileError {}
 impl std::error::Error for IncludeError {}
 
-/// Half a million routes with their names.
+/// Enough for half a million routes with their names.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 /// In total, including included files.
 pub(super) const MAX_FILES: usize = 4_096;

@@ -25,7 +25,7 @@ pub(super) struct Located<T> {
     pub value: Option<T>,
 }
 
-/// The entries of a map whose keys are names that the operator chose, in the order of the file.
+/// The entries of a map whose keys are user-defined names, in the order of the file.
 #[derive(Debug)]
 pub(super) struct Named<T>(pub Vec<(Located<String>, Located<T>)>);
 

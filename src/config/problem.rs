@@ -27,7 +27,7 @@ pub struct Problem {
     pub message: String,
 }
 
-/// An error keeps the file from being used; a warning does not.
+/// An error makes the file unusable; a warning does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     Error,

@@ -82,7 +82,7 @@ pub(super) fn show_size(bytes: usize) -> String {
     format!("{}{name}", bytes / factor)
 }
 
-/// Splits `10m` into its number and its unit.
+/// Splits `10m` into number and unit.
 fn split(text: &str) -> Option<(u64, &str)> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

@@ -1,8 +1,8 @@
 //! Applies a configuration to the running process: its listeners, its admin addresses, its log.
 //!
 //! In:  a configuration whose snapshot is built.
-//! Out: [`Prepared`], with everything done that can fail and nothing changed yet; once the snapshot is in force,
-//!      [`Prepared::commit`] makes the rest so.
+//! Out: [`Prepared`], for which everything that can fail has been done and nothing has changed; once the snapshot is in
+//! force, [`Prepared::commit`] applies the rest.
 
 use std::error::Error;
 use std::fmt;

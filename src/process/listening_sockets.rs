@@ -1,7 +1,7 @@
 //! Opens, renames and closes the listening sockets of all workers, so that a reload may change every listener.
 //!
 //! In:  the listeners of a configuration; at start-up, inherited sockets.
-//! Out: a [`Plan`] with every new address bound, or the one that cannot be; put in force, orders to the accept loops.
+//! Out: a [`Plan`] with every new address bound, or the one that cannot be; after commit, orders to the accept loops.
 //!
 //! A socket outlives its configuration: when a listener is renamed or its options change, its sockets stay open and
 //! keep their queued clients. Only an address that no listener uses any more is closed.

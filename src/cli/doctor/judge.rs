@@ -1,4 +1,4 @@
-//! Turns what backends answered into findings that a person can act on.
+//! Turns the backends' answers into findings that a person can act on.
 //!
 //! In:  all [`Exam`]s, the configuration, the time.
 //! Out: [`Finding`]s. Pure: depends only on its input.

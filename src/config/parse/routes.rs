@@ -1,4 +1,4 @@
-//! Parses routes and the fallbacks behind them.
+//! Parses routes and the fallbacks after them.
 //!
 //! In:  the raw lists of all files; the names of listeners and pools.
 //! Out: [`Route`]s in the order of the files, and the index of each in its own file.
