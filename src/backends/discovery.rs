@@ -1,7 +1,7 @@
 //! Resolves the DNS names of the configuration in force, and updates the backends of the pools.
 //!
 //! In:  the snapshot in force, and each that replaces it; requests for a fresh look-up from pools with unreachable
-//! backends.
+//!      backends.
 //! Out: addresses in the pools; counts; the status of each name.
 //!
 //! A name that both the old and the new snapshot have keeps its task: a reload sends no DNS queries for it.

@@ -1,7 +1,7 @@
 //! Makes one TLS handshake with a backend as a client, and reports what it observed.
 //!
 //! In:  a connected stream (TCP or unix), and an [`Asking`]: the name, protocols and versions to offer, the roots to
-//! trust.
+//!      trust.
 //! Out: [`Handshake`]: what was negotiated, the certificates, and whether they are trusted; or [`HandshakeError`].
 //! Source: RFC 8446 §4 and §6 (TLS 1.3), RFC 5246 §7 (TLS 1.2).
 //!

@@ -2,7 +2,7 @@
 //!
 //! In:  two valid routing files.
 //! Out: patterns, fallbacks and pools that differ, with the effect on clients; an exit code that says whether any
-//! differs.
+//!      differs.
 
 mod cases;
 mod compare;

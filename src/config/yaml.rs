@@ -2,9 +2,9 @@
 //!
 //! In:  the text of one file.
 //! Out: a [`Node`], and a problem for everything that YAML allows and a routing file does not: anchors, aliases, tags,
-//! duplicate keys, a second document, deep nesting.
+//!      duplicate keys, a second document, deep nesting.
 //! Source: YAML 1.2. The only module that uses the YAML crate, and only its event parser: nothing in a file is ever
-//! expanded, so the cost is linear in its length.
+//!         expanded, so the cost is linear in its length.
 
 mod mistake;
 

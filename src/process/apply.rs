@@ -2,7 +2,7 @@
 //!
 //! In:  a configuration whose snapshot is built.
 //! Out: [`Prepared`], for which everything that can fail has been done and nothing has changed; once the snapshot is in
-//! force, [`Prepared::commit`] applies the rest.
+//!      force, [`Prepared::commit`] applies the rest.
 
 use std::error::Error;
 use std::fmt;

@@ -2,7 +2,7 @@
 //!
 //! In:  listening sockets; in the new process, descriptor 0, which the old one set up.
 //! Out: [`Successor`]: the new process, and when it starts serving; [`Predecessor`]: the old process, which waits for
-//! that report.
+//!      that report.
 //!
 //! ```text
 //! old                                     new

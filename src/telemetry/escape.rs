@@ -2,7 +2,7 @@
 //!
 //! In:  keys (ours) and values (untrusted).
 //! Out: a line that is safe to parse and to print on a terminal: control characters (below 0x20, DEL, C1) and
-//! characters that reorder or break lines are escaped.
+//!      characters that reorder or break lines are escaped.
 //! Source: RFC 8259 §7; logfmt, which has no formal specification: `key=value`, quoted as in JSON where necessary.
 
 use std::fmt::{self, Write};

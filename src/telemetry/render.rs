@@ -2,7 +2,7 @@
 //!
 //! In:  the recorder's text; the names that are gone.
 //! Out: the text with families and series sorted. Series of removed routes, pools and backends are left out, but their
-//! closed connections stay in the sum, so that accepted = active + closed holds across reloads.
+//!      closed connections stay in the sum, so that accepted = active + closed holds across reloads.
 
 use std::collections::BTreeMap;
 

@@ -2,7 +2,7 @@
 //!
 //! In:  the old snapshot and the new.
 //! Out: a [`Report`]. Every name and pattern of either file is looked up in both, by `Snapshot::choose` itself; a
-//! pattern by a name that only it and less specific ones match.
+//!      pattern by a name that only it and less specific ones match.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;

@@ -2,9 +2,9 @@
 //!
 //! In:  the parsed routes.
 //! Out: an error for two entries of one pattern that can both match and have the same kinds of conditions; a warning
-//! for an entry that is always shadowed by another.
+//!      for an entry that is always shadowed by another.
 //! Source: docs/configuration.md, "How a name finds its route". Takes the time of sorting the entries, not of comparing
-//! all pairs.
+//!         all pairs.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -2,7 +2,7 @@
 //!
 //! In:  the address of a backend, the addresses of the listeners.
 //! Out: a problem, or nothing. Cases that depend on the machine or on DNS (local addresses, a resolved name) are
-//! checked when the configuration comes into force.
+//!      checked when the configuration comes into force.
 
 use std::net::SocketAddr;
 
