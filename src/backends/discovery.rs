@@ -1,9 +1,10 @@
-//! Follows the DNS names of whatever is in force, and hands their addresses to the pools.
+//! Resolves the DNS names of the configuration in force, and updates the backends of the pools.
 //!
-//! In:  the snapshot in force, and each that replaces it; the bells of pools whose backends cannot be reached.
-//! Out: answers in the pools; counts; what there is to tell of each name.
+//! In:  the snapshot in force, and each that replaces it; requests for a fresh look-up from pools with unreachable
+//!      backends.
+//! Out: addresses in the pools; counts; the status of each name.
 //!
-//! A name that stays from one snapshot to the next is followed on: a reload asks nobody anything.
+//! A name that both the old and the new snapshot have keeps its task: a reload sends no DNS queries for it.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -24,7 +25,7 @@ use crate::snapshot::Snapshot;
 use crate::sys;
 use crate::telemetry::{DnsMetrics, DnsResult, Metrics, Timestamp};
 
-/// All names that are followed. Clones are the same.
+/// All names that are being resolved. Clones share the state.
 #[derive(Clone)]
 pub(crate) struct Discovery(Arc<Inner>);
 
@@ -34,14 +35,14 @@ struct Inner {
     /// The addresses of our own listeners.
     listening: watch::Receiver<Arc<[SocketAddr]>>,
     names: Mutex<BTreeMap<Key, Followed>>,
-    /// Set when the names of the first snapshot are followed.
+    /// Set once the tasks for the names of the first snapshot have started.
     begun: SetOnce<()>,
 }
 
-/// The same name under other settings may have other addresses.
+/// Settings are part of the key: the same name may resolve differently under other settings.
 type Key = (Query, Settings);
 
-/// A name with the task that follows it, which ends with this.
+/// A name and the task that resolves it. Dropping this stops the task.
 struct Followed {
     name: Arc<Name>,
     task: JoinHandle<()>,
@@ -50,7 +51,7 @@ struct Followed {
 struct Name {
     query: Query,
     kick: Arc<Notify>,
-    /// Set when the first look-up has ended, well or not.
+    /// Set when the first look-up has finished, whether or not it succeeded.
     tried: SetOnce<()>,
     state: Mutex<State>,
 }
@@ -58,13 +59,13 @@ struct Name {
 #[derive(Default)]
 struct State {
     users: Vec<User>,
-    /// `None`: there was no answer yet.
+    /// `None`: no answer so far.
     found: Option<Arc<[Found]>>,
     answered: Option<(SystemTime, Duration)>,
     failure: Option<Failure>,
 }
 
-/// An entry of a pool.
+/// A pool entry that uses the name.
 struct User {
     pool: Arc<Pool>,
     entry: Arc<str>,
@@ -81,18 +82,18 @@ impl Discovery {
         Self(Arc::new(Inner { snapshot, metrics, listening, names, begun }))
     }
 
-    /// Follows the names of the snapshot in force until the process ends.
+    /// Resolves the names of the snapshot in force until the process ends.
     pub(crate) async fn run(self) {
         let mut listening = self.0.listening.clone();
         loop {
             let snapshot = self.0.snapshot.load_full();
-            // Its tasks end when the next snapshot brings pools of its own.
+            // These tasks end when the next snapshot brings its own pools.
             let _bells = self.follow(&snapshot);
-            // Only the first time counts.
+            // Only the first call has an effect.
             let _ = self.0.begun.set(());
             tokio::select! {
                 () = snapshot.until_replaced() => {}
-                // Answers that were good before may now lead back to us, and the other way round.
+                // Addresses that were usable may now be our own, and the other way round.
                 Ok(()) = listening.changed() => {
                     self.names().values().for_each(|followed| followed.name.kick.notify_one());
                 }
@@ -100,7 +101,7 @@ impl Discovery {
         }
     }
 
-    /// Waits until every name of what is in force was looked up once, well or not.
+    /// Waits until every name in force has been looked up once, successfully or not.
     pub(crate) async fn tried(&self) {
         self.0.begun.wait().await;
         let names: Vec<_> = self.names().values().map(|followed| Arc::clone(&followed.name)).collect();
@@ -109,17 +110,17 @@ impl Discovery {
         }
     }
 
-    /// What is known of each name.
+    /// The status of each name.
     pub(crate) fn status(&self) -> Value {
         self.names().values().map(|followed| followed.name.status()).collect()
     }
 
-    /// Begins, goes on and ends as the names of `snapshot` ask for it.
+    /// Starts, keeps and stops tasks to match the names in `snapshot`.
     fn follow(&self, snapshot: &Snapshot) -> JoinSet<()> {
         let mut users = users(snapshot, &self.0.metrics);
         let mut names = self.names();
         let before = std::mem::take(&mut *names);
-        // Under other settings, what a name had is good until there is something better.
+        // When only the settings changed, the old answer is used until there is a new one.
         let mut known: BTreeMap<Query, Arc<[Found]>> = BTreeMap::new();
         for (key, followed) in before {
             known.extend(followed.name.found().map(|found| (key.0.clone(), found)));
@@ -164,18 +165,18 @@ impl Discovery {
 impl Inner {
     fn is_ours(&self, address: SocketAddr) -> bool {
         let listening = self.listening.borrow();
-        // Which addresses this machine has is asked only where it matters.
+        // The local addresses are queried only when a port matches.
         listening.iter().any(|listener| listener.port() == address.port())
             && is_own_listener(address, &listening, &sys::local_addresses().unwrap_or_default())
     }
 }
 
 impl Name {
-    /// Hands what is known to `users`, and whatever comes from now on.
+    /// Passes the current addresses to `users`, and every later change.
     fn use_for(&self, users: Vec<User>) {
         let mut state = self.state();
         state.users = users;
-        // Their pool took over what the one before it had when it was built, which may be a while ago.
+        // A pool took over its predecessor's addresses when it was built; they may have changed since.
         if let Some(found) = &state.found {
             state.users.iter().for_each(|user| user.take(found));
         }
@@ -249,7 +250,7 @@ impl Drop for Followed {
     }
 }
 
-/// Which names `snapshot` has, and who wants them.
+/// The names in `snapshot`, and the pool entries that use each.
 fn users(snapshot: &Snapshot, metrics: &Metrics) -> BTreeMap<Key, Vec<User>> {
     let mut users: BTreeMap<Key, Vec<User>> = BTreeMap::new();
     for (config, pool) in snapshot.config.pools.iter().zip(&snapshot.pools) {
@@ -265,7 +266,7 @@ fn users(snapshot: &Snapshot, metrics: &Metrics) -> BTreeMap<Key, Vec<User>> {
     users
 }
 
-/// Where a backend is.
+/// The address of a backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     Known(Address),
@@ -287,7 +288,7 @@ pub(crate) fn place(address: &BackendAddress) -> Place {
     }
 }
 
-/// How the configuration says that names are looked up.
+/// The look-up settings from the configuration.
 pub(crate) fn settings(config: &config::Resolve) -> Settings {
     Settings {
         family: match config.family {
@@ -302,7 +303,7 @@ pub(crate) fn settings(config: &config::Resolve) -> Settings {
     }
 }
 
-/// Passes the bell of each pool on to its names.
+/// Forwards each pool's requests for a fresh look-up to its names.
 fn bells<'a>(names: impl Iterator<Item = &'a Name>) -> JoinSet<()> {
     let mut bells: BTreeMap<Arc<str>, Bell> = BTreeMap::new();
     for name in names {

@@ -1,11 +1,12 @@
-//! Makes one TLS handshake with a backend as a client, and tells all that it showed.
+//! Makes one TLS handshake with a backend as a client, and reports what it observed.
 //!
-//! In:  a connected stream (TCP or unix), and an [`Asking`]: the name, protocols and versions to ask for, whom to trust.
-//! Out: [`Handshake`]: what was agreed, the certificates, and whether they would be trusted; or [`HandshakeError`].
+//! In:  a connected stream (TCP or unix), and an [`Asking`]: the name, protocols and versions to offer, the roots to
+//!      trust.
+//! Out: [`Handshake`]: what was negotiated, the certificates, and whether they are trusted; or [`HandshakeError`].
 //! Source: RFC 8446 §4 and §6 (TLS 1.3), RFC 5246 §7 (TLS 1.2).
 //!
-//! For active checks and `snigate doctor`; connections that are routed never come here. Certificates that nobody should
-//! trust do not end the handshake, so that one tells everything: nothing secret is ever sent over it.
+//! For active checks and `snigate doctor`; proxied connections never use it. An untrusted certificate does not end the
+//! handshake, so that one handshake reports everything; nothing secret is ever sent over it.
 
 mod certificate;
 mod observed;
@@ -29,18 +30,18 @@ use self::verifier::{NameCheck, Verifier, Witness};
 pub(crate) use self::verifier::{Roots, RootsError, Verdict};
 use crate::alert::Alert;
 
-/// What to ask a backend for. The default asks for nothing in particular, by either version, and judges nothing.
+/// What to offer a backend. The default sends no name and no ALPN, offers both versions, and verifies nothing.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Asking {
-    /// Sent as SNI if it is a DNS name; `None`: the hello has no server name.
+    /// Sent as SNI if it is a DNS name. `None`: the hello has no server name.
     pub server_name: Option<Arc<str>>,
-    /// Protocols in the order of preference; empty: the hello has no ALPN.
+    /// In order of preference; empty: the hello has no ALPN.
     pub alpn: Vec<Vec<u8>>,
     pub versions: Versions,
     pub key_exchange: KeyExchange,
-    /// Judge the chain by these, and the certificate by the server name; `None`: judge nothing.
+    /// Verify the chain against these roots, and the certificate against the server name. `None`: verify nothing.
     pub roots: Option<Roots>,
-    /// Cuts the hello into records of at most so many bytes, their five bytes of header included; 32 or more.
+    /// Splits the hello into records of at most this many bytes, including the five-byte record header; 32 or more.
     pub max_record_bytes: Option<usize>,
 }
 
@@ -55,37 +56,38 @@ pub(crate) enum Versions {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum KeyExchange {
-    /// X25519 and the curves of NIST: the hello fits into one packet.
+    /// X25519 and the NIST curves: the hello fits into one packet.
     #[default]
     Classical,
-    /// X25519MLKEM768 before these, as browsers do: the hello takes more than one packet of Ethernet.
+    /// X25519MLKEM768 first, as browsers do: the hello is larger than one Ethernet packet.
     PostQuantum,
 }
 
-/// What a backend answered with.
+/// What a backend answered.
 #[derive(Clone, Debug)]
 pub(crate) struct Handshake {
     pub version: Version,
-    /// The name of the cipher suite at IANA.
+    /// The IANA name of the cipher suite.
     #[cfg_attr(not(test), expect(dead_code, reason = "tests compare it"))]
     pub cipher: &'static str,
-    /// The name of the key exchange group, as `X25519`.
+    /// The name of the key exchange group, such as `X25519`.
     pub group: Option<String>,
-    /// The size of our hello, its records' headers included.
+    /// The size of our hello, including record headers.
     #[cfg_attr(not(test), expect(dead_code, reason = "tests compare it"))]
     pub hello_bytes: u64,
-    /// Whether the backend asked for another hello first.
+    /// Whether the backend sent a HelloRetryRequest.
     #[cfg_attr(not(test), expect(dead_code, reason = "tests compare it"))]
     pub retried: bool,
     pub alpn: Option<Vec<u8>>,
-    /// As sent: the leaf first, at least one.
+    /// As sent: leaf first, at least one.
     pub chain: Arc<[CertificateDer<'static>]>,
-    /// The first of the chain, read.
+    /// The first certificate of the chain, parsed.
     pub leaf: Result<Certificate, Unreadable>,
     pub verdict: Verdict,
-    /// The backend asked who the client is; it was told nothing.
+    /// The backend sent a CertificateRequest; we answered without a certificate.
     pub asked_for_client_certificate: bool,
-    /// An alert that came after the handshake was done for the client, as TLS 1.3 does without a client's certificate.
+    /// An alert received after the client side finished the handshake, as happens in TLS 1.3 when a client certificate
+    /// is missing.
     pub late_alert: Option<Alert>,
 }
 
@@ -95,33 +97,33 @@ pub(crate) enum Version {
     Tls13,
 }
 
-/// Why there was no handshake.
+/// Why the handshake failed.
 #[derive(Debug)]
 pub(crate) enum HandshakeError {
-    /// The backend refused the hello.
+    /// The backend rejected the hello.
     Alert(Alert),
-    /// The backend asked who the client is, and refused that it has no certificate.
+    /// The backend requested a client certificate, and rejected the handshake because we have none.
     WantsClientCertificate(Alert),
-    /// The backend closed or reset the connection without a byte.
+    /// The backend closed or reset the connection without sending a byte.
     ClosedWithoutAnswer,
-    /// The backend closed or reset the connection after `got` bytes of TLS.
+    /// The backend closed or reset the connection after sending `got` bytes of TLS.
     ClosedEarly {
         got: u64,
     },
-    /// The backend speaks something else; its first bytes, at most 64.
+    /// The backend does not speak TLS; its first bytes, at most 64.
     NotTls {
         first: Vec<u8>,
     },
-    /// The backend speaks TLS, but breaks its rules or has nothing in common with us.
+    /// The backend speaks TLS, but violates the protocol or has no parameters in common with us.
     Tls(rustls::Error),
-    /// The name cannot be sent: it is no DNS name.
+    /// The name is not a DNS name, so it cannot be sent.
     NotAName,
     Io(io::Error),
 }
 
-/// Makes a handshake over `stream`, and closes it.
+/// Makes a handshake over `stream`, then closes it.
 ///
-/// Waits as long as the backend lets it: the caller keeps the deadline. Cancel-safe in that nothing is left behind.
+/// There is no timeout here: the caller sets the deadline. Cancel-safe: dropping the future leaves nothing behind.
 ///
 /// # Errors
 /// [`HandshakeError`].
@@ -132,7 +134,7 @@ where
     let witness = Arc::new(Witness::default());
     let name = match &asking.server_name {
         Some(name) => ServerName::DnsName(DnsName::try_from(name.to_string()).map_err(|_| HandshakeError::NotAName)?),
-        // Never sent; rustls wants to know whom it talks to.
+        // A placeholder that is never sent: rustls requires a server name.
         None => ServerName::IpAddress(IpAddr::from(std::net::IpAddr::from([192, 0, 2, 1]))),
     };
     let config = asking.config(&witness).map_err(HandshakeError::Tls)?;
@@ -159,7 +161,7 @@ impl Asking {
         config.alpn_protocols.clone_from(&self.alpn);
         config.enable_sni = self.server_name.is_some();
         config.max_fragment_size = self.max_record_bytes;
-        // A resumed session would show no certificate.
+        // A resumed session does not send a certificate.
         config.resumption = rustls::client::Resumption::disabled();
         Ok(config)
     }
@@ -175,7 +177,8 @@ impl Versions {
     }
 }
 
-/// Says goodbye and hears the backend out for a moment, since what is left unread would turn our FIN into a RST.
+/// Sends close_notify and reads for a moment what the backend still sends: closing with unread data would send RST
+/// instead of FIN.
 async fn close<S>(stream: &mut TlsStream<Observed<S>>) -> Option<Alert>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -248,7 +251,7 @@ impl HandshakeError {
         }
     }
 
-    /// The kind of failure in one word.
+    /// The kind of failure as one word.
     #[cfg(test)]
     pub(crate) fn reason(&self) -> &'static str {
         match self {
@@ -266,7 +269,7 @@ fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-/// Whether the first bytes can be a TLS record's: a content type, then a version that begins with 3 (RFC 8446 §5.1).
+/// Whether the first bytes can be the start of a TLS record: a content type, then a major version of 3 (RFC 8446 §5.1).
 fn looks_like_tls(first: &[u8]) -> bool {
     matches!(first, [] | [20..=24]) || matches!(first, [20..=24, 3, ..])
 }
@@ -310,7 +313,7 @@ impl std::error::Error for HandshakeError {
 static ONLY_TLS12: [&SupportedProtocolVersion; 1] = [&rustls::version::TLS12];
 static ONLY_TLS13: [&SupportedProtocolVersion; 1] = [&rustls::version::TLS13];
 
-/// How long a backend may take over its last words, and how many reads of a KiB they may take.
+/// How long to read a backend's last bytes before closing, and in how many reads of 1 KiB.
 const FAREWELL: Duration = Duration::from_millis(250);
 const FAREWELL_READS: usize = 64;
 

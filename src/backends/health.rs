@@ -1,9 +1,9 @@
-//! Checks backends while they are in force: one task a backend, off the path.
+//! Runs active health checks: one task per backend, off the connection path.
 //!
-//! In:  the snapshot in force, whose pools say what to check and how.
-//! Out: verdicts in each backend's standing; counts and certificates in metrics and status.
+//! In:  the snapshot in force, whose pools define what to check and how.
+//! Out: a verdict for each backend; counts and certificates in metrics and status.
 //!
-//! The checks of a pool are spread over its interval, so that a thousand backends do not hear from us at once.
+//! The checks of a pool are spread over its interval, so that a thousand backends are not checked all at once.
 
 mod probe;
 mod streak;
@@ -23,7 +23,7 @@ use crate::pool::{Backend, Health, LastCheck, Operator, Pool};
 use crate::snapshot::Snapshot;
 use crate::telemetry::CheckResult;
 
-/// Keeps one task for each backend that is to be checked; runs until it is dropped.
+/// Keeps one task for each backend with a health check; runs until dropped.
 pub(crate) async fn run(snapshot: Arc<ArcSwap<Snapshot>>) {
     let mut checks = Checks::default();
     let mut every = interval(LOOK);
@@ -33,11 +33,12 @@ pub(crate) async fn run(snapshot: Arc<ArcSwap<Snapshot>>) {
     }
 }
 
-/// The tasks that run, by the backend that each is for.
+/// The running tasks, by backend.
 #[derive(Default)]
 struct Checks {
     tasks: HashMap<usize, Task>,
-    /// What they were made from: a look that finds the same does nothing.
+    /// The snapshot they were started for, and the sum of its pools' versions. If neither changed, there is nothing to
+    /// do.
     followed: Option<(Arc<Snapshot>, u64)>,
 }
 
@@ -45,15 +46,15 @@ struct Task {
     backend: Arc<Backend>,
     check: HealthCheck,
     pool: Arc<Pool>,
-    /// Told in its last look.
+    /// Still present at the last update.
     wanted: bool,
-    /// Another task goes on from its verdict.
+    /// Another task has taken over from its verdict.
     replaced: bool,
     task: AbortHandle,
 }
 
 impl Checks {
-    /// Starts and ends tasks until they are those that `snapshot` asks for.
+    /// Starts and stops tasks to match `snapshot`.
     fn follow(&mut self, snapshot: &Arc<Snapshot>) {
         let version = snapshot.pools.iter().map(|pool| pool.version()).sum();
         if self.followed.as_ref().is_some_and(|(before, at)| Arc::ptr_eq(before, snapshot) && *at == version) {
@@ -105,19 +106,20 @@ impl Drop for Task {
     }
 }
 
-/// When backend `number` of `count` is first checked: evenly over one interval.
+/// The delay before the first check of backend `number` of `count`: spread evenly over one interval.
 fn spread(number: u32, count: u32, interval: Duration) -> Duration {
     interval.mul_f64(f64::from(number) / f64::from(count))
 }
 
-/// Checks one backend for ever.
+/// Checks one backend until the task is dropped.
 async fn watch(backend: Arc<Backend>, pool: Arc<Pool>, probe: Arc<Probe>, check: HealthCheck, first: Duration) {
     let mut streak = Streak::new(check.rise, check.fall, backend.standing.health());
     let mut passes_while_ejected = 0;
     let mut next = Instant::now() + first;
     loop {
         sleep_until(next).await;
-        // From when it was due, so that the spread is kept; give or take a tenth, so that instances do not march in step.
+        // Counted from the scheduled time, so that checks stay spread out; ±10 % jitter keeps instances from
+        // synchronising.
         let jitter = 0.9 + 0.2 * fastrand::f64();
         next = (next + check.interval.mul_f64(jitter)).max(Instant::now());
         if backend.standing.operator() == Operator::Down {
@@ -173,7 +175,7 @@ fn log(pool: &Pool, backend: &Backend, health: Health) {
     }
 }
 
-/// How soon a change of the snapshot or of a name's addresses is followed.
+/// How often to look for a new snapshot or new addresses of a name.
 const LOOK: Duration = Duration::from_millis(250);
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Learns about backends off the path of a connection: where they are and whether they work.
+//! Finds out about backends off the connection path: their addresses and their health.
 //!
 //! In:  the snapshot in force.
 //! Out: addresses and health verdicts, written into its pools.

@@ -1,12 +1,12 @@
-//! Follows a DNS name of the configuration: looks it up again and again, and tells what its addresses are now.
+//! Keeps a DNS name of the configuration resolved: looks it up repeatedly and reports its current addresses.
 //!
-//! In:  a [`Query`], its [`Settings`], and a [`Notify`] by which others ask for an early look.
-//! Out: a [`Report`] after each look-up, and when what was kept has become too old.
+//! In:  a [`Query`], its [`Settings`], and a [`Notify`] that requests an early look-up.
+//! Out: a [`Report`] after each look-up, and when a kept answer has become stale.
 //! Source: RFC 1035, RFC 2181 §8 (TTL), RFC 2782 (SRV), RFC 8305 §3 (one family does not wait long for the other).
 //!
-//! Only names of the configuration are ever looked up, never one from the wire. What a name last had is kept for
-//! `stale` whenever it cannot be had anew, whatever the reason: a name that is gone for a moment (a service between two
-//! deployments, a nameserver that restarts) is the rule, and backends that are truly gone refuse connections anyway.
+//! Only names of the configuration are ever looked up, never one from the wire. When a look-up fails, for whatever
+//! reason, the last answer is kept for `stale`: usually the name is only gone for a moment (a service between two
+//! deployments, a nameserver that restarts), and backends that are really gone refuse connections anyway.
 
 mod answers;
 mod failure;
@@ -30,16 +30,16 @@ pub(crate) use self::failure::Failure;
 use self::lookup::{Looked, Lookup};
 use self::schedule::Schedule;
 
-/// What is looked up. Names are A-labels; a trailing dot keeps the search domains out.
+/// What to look up. Names are A-labels; a trailing dot disables the search domains.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Query {
-    /// Every A and AAAA record of `host`, each with `port`.
+    /// All A and AAAA records of `host`, each with `port`.
     Host { host: Arc<str>, port: u16 },
-    /// Every target of the SRV records of `name`, say `_https._tcp.shop.internal`.
+    /// All targets of the SRV records of `name`, such as `_https._tcp.shop.internal`.
     Service { name: Arc<str> },
 }
 
-/// Which addresses a name may give.
+/// Which address families are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Family {
     #[default]
@@ -52,42 +52,43 @@ pub(crate) enum Family {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Settings {
     pub family: Family,
-    /// A shorter TTL counts as this one; nor is a name looked up more often because connects fail.
+    /// Lower bound for the TTL, and for the time between look-ups that failing connects request.
     pub min_ttl: Duration,
-    /// A longer TTL counts as this one.
+    /// Upper bound for the TTL.
     pub max_ttl: Duration,
-    /// How long after its last look-up an answer is used that cannot be had anew.
+    /// How long after its look-up an answer is used while newer look-ups fail.
     pub stale: Duration,
-    /// Empty: those of `/etc/resolv.conf`, with its search domains, and `/etc/hosts` before them. If there are any, names
-    /// are taken as they stand.
+    /// Empty: the servers of `/etc/resolv.conf` with its search domains, after `/etc/hosts`. Otherwise names are taken
+    /// as absolute.
     pub nameservers: Vec<SocketAddr>,
 }
 
-/// An address that a name has.
+/// A resolved address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Found {
     pub address: SocketAddr,
-    /// 1 to 1000. `None`: the records say nothing of it.
+    /// 1 to 1000. `None`: the records have no weight.
     pub weight: Option<u32>,
-    /// The SRV record has not the best priority.
+    /// The SRV record does not have the best priority.
     pub backup: bool,
 }
 
-/// What there is to tell of a name.
+/// The state of a name after a look-up.
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
-    /// All that may be connected to now: each address once, those that are no backup first, then by address.
+    /// All usable addresses: each once, primaries before backups, then by address.
     pub found: Arc<[Found]>,
-    /// Whether that is another set than in the report before.
+    /// Whether the set differs from that of the previous report.
     pub changed: bool,
-    /// The TTL of the answer, clamped, or why there is none. `None`: no look-up, but what was kept is now too old.
+    /// The clamped TTL of the answer, or why there is none. `None`: not a look-up; a kept answer has become stale.
     pub looked: Option<Result<Duration, Failure>>,
 }
 
-/// Follows `query` for ever; drop the future to end that.
+/// Keeps `query` resolved until the future is dropped.
 ///
-/// `known` is what it had when it was last followed, and is kept like an answer of now. `kick` asks for a look-up before its time, say because connects fail. Answers that `is_ours` takes for one of our
-/// own listening addresses are refused: connections would go round in a circle.
+/// `known` is its last known answer and is kept as if it had just arrived. `kick` requests a look-up ahead of time, for
+/// example because connects fail. Addresses for which `is_ours` is true, our own listeners, are rejected: connections
+/// would loop.
 pub(crate) async fn follow(
     query: Query,
     settings: Settings,
@@ -107,10 +108,10 @@ pub(crate) async fn follow(
     }
 }
 
-/// Looks `query` up once: what may be connected to now.
+/// Looks `query` up once and returns the usable addresses.
 ///
 /// # Errors
-/// [`Failure`], when there is no answer.
+/// [`Failure`], if there is no answer.
 pub(crate) async fn once(query: &Query, settings: &Settings) -> Result<Vec<Found>, Failure> {
     let looked = Lookup::new(query, settings).look().await;
     let mut memory = Memory::default();
@@ -118,7 +119,7 @@ pub(crate) async fn once(query: &Query, settings: &Settings) -> Result<Vec<Found
     looked.map(|_| memory.found(settings.family, |_| false).0)
 }
 
-/// What is known of a name between two look-ups.
+/// The state of a name between two look-ups.
 struct Follower<'a, O, R> {
     name: &'a str,
     settings: &'a Settings,
@@ -147,7 +148,7 @@ impl<'a, O: Fn(SocketAddr) -> bool, R: FnMut(Report)> Follower<'a, O, R> {
         }
     }
 
-    /// Takes in what a look-up brought that began at `begun`.
+    /// Records the result of a look-up that began at `begun`.
     fn learn(&mut self, looked: Result<Looked, Failure>, begun: Instant, spread: f64) {
         let now = Instant::now();
         self.memory.learn(&looked, now);
@@ -211,7 +212,7 @@ impl<'a, O: Fn(SocketAddr) -> bool, R: FnMut(Report)> Follower<'a, O, R> {
         (self.report)(Report { found: Arc::clone(&self.found), changed, looked });
     }
 
-    /// A failure that lasts is told once.
+    /// Logs a failure; one that repeats is logged once.
     fn log_failure(&mut self, failure: Option<&Failure>) {
         let now = failure.map(|failure| failure.result().as_str());
         match failure {
@@ -236,7 +237,7 @@ impl<'a, O: Fn(SocketAddr) -> bool, R: FnMut(Report)> Follower<'a, O, R> {
     }
 }
 
-/// Something between 0 and 1, so that many names, and many instances, do not ask all at once.
+/// A random number from 0 to 1, so that names and instances do not all query at the same time.
 fn spread() -> f64 {
     let random = RandomState::new().build_hasher().finish();
     f64::from(random as u32) / f64::from(u32::MAX)

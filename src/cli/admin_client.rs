@@ -1,7 +1,7 @@
-//! Asks a running snigate at its admin address.
+//! Queries a running snigate at its admin address.
 //!
-//! In:  the address (TCP or a unix socket), a path, how long and how much of an answer is waited for.
-//! Out: [`Answer`]: the status and the body. HTTP/1.1 over a blocking socket, for commands that ask once.
+//! In:  the address (TCP or a unix socket), a path, limits for the time and for the size of the response.
+//! Out: [`Answer`]: the status and the body. HTTP/1.1 over a blocking socket, for commands that send a single request.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -10,17 +10,17 @@ use std::time::{Duration, Instant};
 
 use crate::socket::Address;
 
-/// What came back, or as much of it as counts.
+/// The response, up to the size limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
-    /// None: that was no HTTP.
+    /// `None`: the response was not HTTP.
     pub status: Option<u16>,
-    /// The first line as it came.
+    /// The first line as received.
     pub status_line: String,
     pub body: String,
 }
 
-/// Reads `HOST:PORT`, with or without `http://` before it, or `unix:/PATH`.
+/// Parses `HOST:PORT`, optionally with `http://` before it, or `unix:/PATH`.
 ///
 /// # Errors
 /// It is neither, or the host has no address.
@@ -33,15 +33,15 @@ pub(crate) fn address(told: &str) -> io::Result<Address> {
     first.map(Address::Tcp).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
 }
 
-/// Sends `GET path` and reads the answer until the server closes.
+/// Sends `GET path` and reads the response until the server closes.
 ///
 /// # Errors
-/// When there is no connection, or no whole answer within `limit`.
+/// There is no connection, or no complete response within `limit`.
 pub(crate) fn get(address: &Address, path: &str, limit: Duration, most_bytes: usize) -> io::Result<Answer> {
     let deadline = Instant::now() + limit;
     let mut stream = Stream::connect(address, limit)?;
     stream.set_timeouts(left(deadline)?)?;
-    // RFC 9110 §7.2: the host of a socket that has none is empty.
+    // RFC 9110 §7.2: Host is empty for a socket without a host name.
     let host = if let Address::Tcp(address) = address { address.to_string() } else { String::new() };
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
@@ -112,7 +112,7 @@ impl Answer {
     }
 }
 
-/// Writes `value` so that it can stand in a query (RFC 3986 §2.3).
+/// Encodes `value` for use in a query (RFC 3986 §2.3).
 pub(crate) fn percent_encoded(value: &str) -> String {
     let encoded = value.bytes().map(|byte| match byte {
         b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),

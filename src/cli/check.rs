@@ -1,7 +1,7 @@
 //! `snigate check FILE`: shows every problem of a routing file.
 //!
 //! In:  the path of the file.
-//! Out: one line a problem, optionally with the line of the file below it, and a summary; or everything as JSON.
+//! Out: one line per problem, optionally with the line of the file below it, and a summary; or everything as JSON.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -86,7 +86,7 @@ fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Reads the lines that the problems stand in. A file that cannot be read has none, and its problem says so.
+/// Reads the lines that have problems. For a file that cannot be read there are none; its problem says why.
 fn lines_of(problems: &Problems) -> HashMap<(Arc<Path>, u32), String> {
     let mut wanted: HashMap<Arc<Path>, Vec<u32>> = HashMap::new();
     for Problem { place, .. } in problems {
@@ -113,7 +113,7 @@ fn snippet(line: &str, place: &Place, out: &mut dyn Write) -> io::Result<()> {
     if line.chars().count() > MAX_SNIPPET || line.trim().is_empty() {
         return Ok(());
     }
-    // A tab is as wide as the terminal makes it, so that it is repeated; a control character is not let through.
+    // A tab is repeated, since its width depends on the terminal; control characters are replaced.
     let shown: String = line.chars().map(|c| if c.is_control() && c != '\t' { ' ' } else { c }).collect();
     let indent: String = line.chars().take(column).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
     let number = place.line.to_string();

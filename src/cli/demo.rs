@@ -1,7 +1,7 @@
-//! `snigate demo`: something to curl within a second of the first build.
+//! `snigate demo`: a complete setup to try with curl right after the first build.
 //!
 //! In:  nothing; the routing file is the project's own `config.yaml`.
-//! Out: two TLS backends with fresh certificates, the real proxy in front of them, and the commands to try.
+//! Out: two TLS backends with new certificates, the real proxy in front of them, and the commands to try.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -54,7 +54,7 @@ pub(super) fn demo(options: &Options) -> ExitCode {
     }
 }
 
-/// Starts the backends on a thread of their own, and writes the routing file that leads to them.
+/// Starts the backends on a separate thread, and writes the routing file for them.
 fn prepare(
     options: &Options,
 ) -> Result<(Directory, Vec<Backend>, tokio::runtime::Runtime), Box<dyn std::error::Error>> {
@@ -100,7 +100,7 @@ fn invitation(server: &Server, backends: &[Backend], directory: &Path) -> String
     text
 }
 
-/// A fresh directory, gone with the demo.
+/// A new directory, removed when the demo ends.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -117,7 +117,7 @@ impl Drop for Directory {
     }
 }
 
-/// The project's own example, with these addresses in it.
+/// The project's own example; the addresses in it are replaced.
 const ROUTING_FILE: &str = include_str!("../../config.yaml");
 const HTTPS: SocketAddr = loopback(8443);
 const ADMIN: SocketAddr = loopback(9901);

@@ -1,11 +1,11 @@
-//! Serves the small HTTPS backends that `snigate demo` puts behind the proxy.
+//! The small HTTPS backends that `snigate demo` puts behind the proxy.
 //!
-//! In:  for each backend its name and the server names its certificate is for.
-//! Out: [`Backend`]: the address it listens on and the certificate a client is to trust.
+//! In:  for each backend its name and the server names of its certificate.
+//! Out: [`Backend`]: the address it listens on and the certificate that clients should trust.
 //! Source: RFC 9112 §2–3 (the request head).
 //!
-//! Each answers one GET a connection with a few lines that say who answered and what it saw, so that whoever
-//! tries the demo sees that TLS ended here and not in the proxy.
+//! Each answers one GET per connection with a few lines that show which backend answered and what it received, which
+//! demonstrates that TLS ended here and not in the proxy.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -27,15 +27,15 @@ use tokio_rustls::server::TlsStream;
 pub(crate) struct Backend {
     pub name: Arc<str>,
     pub address: SocketAddr,
-    /// Self-signed, so a client that trusts exactly this one (`curl --cacert`) verifies the backend.
+    /// Self-signed: a client that trusts exactly this certificate (`curl --cacert`) verifies the backend.
     pub certificate_pem: String,
 }
 
-/// Starts a backend for every `(name, port, server names)` on loopback, each with a certificate of its own; on a free
-/// port where the wanted one is taken. They serve until the runtime that this is called on ends.
+/// Starts a backend for every `(name, port, server names)` on loopback, each with its own certificate; uses a free port
+/// if the wanted one is taken. They run until the current runtime ends.
 ///
 /// # Errors
-/// A server name that cannot stand in a certificate, or no port to be had.
+/// A server name is not allowed in a certificate, or no port is available.
 pub(crate) async fn spawn_backends(wanted: &[(&str, u16, &[&str])]) -> Result<Vec<Backend>, StartError> {
     let mut backends = Vec::with_capacity(wanted.len());
     for (name, port, names) in wanted {
@@ -55,7 +55,7 @@ pub(crate) async fn spawn_backends(wanted: &[(&str, u16, &[&str])]) -> Result<Ve
     Ok(backends)
 }
 
-/// Answers on `listener` as the backend called `name`, until it is dropped.
+/// Serves `listener` as the backend called `name`, until dropped.
 pub(crate) async fn serve(listener: TcpListener, name: Arc<str>, certificate: Certificate) {
     let acceptor = TlsAcceptor::from(certificate.tls);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -63,7 +63,7 @@ pub(crate) async fn serve(listener: TcpListener, name: Arc<str>, certificate: Ce
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let (stream, client) = match listener.accept().await {
             Ok(accepted) => accepted,
-            // Out of descriptors most likely: wait for some to come back instead of spinning.
+            // Most likely out of descriptors: wait for some to be freed instead of spinning.
             Err(_) => {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
@@ -71,24 +71,24 @@ pub(crate) async fn serve(listener: TcpListener, name: Arc<str>, certificate: Ce
         };
         let (acceptor, name) = (acceptor.clone(), Arc::clone(&name));
         tokio::spawn(async move {
-            // Whatever goes wrong is the client's to see; a demo backend keeps no log.
+            // Errors are only visible to the client; a demo backend has no log.
             let _ = timeout(DEADLINE, answer(stream, client, &acceptor, &name)).await;
             drop(place);
         });
     }
 }
 
-/// A fresh key with a certificate signed by itself.
+/// A new key with a self-signed certificate.
 pub(crate) struct Certificate {
     pub pem: String,
     tls: Arc<ServerConfig>,
 }
 
 impl Certificate {
-    /// Makes one for the server names `names`, with `common_name` as what viewers show.
+    /// Creates a certificate for the server names `names`, with `common_name` as the name that viewers display.
     ///
     /// # Errors
-    /// A server name that cannot stand in a certificate.
+    /// A server name is not allowed in a certificate.
     pub(crate) fn self_signed(common_name: &str, names: &[&str]) -> Result<Self, StartError> {
         let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
         params.distinguished_name = DistinguishedName::new();
@@ -104,7 +104,7 @@ fn tls_config(
     certificate: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
 ) -> Result<Arc<ServerConfig>, StartError> {
-    // The provider is named, so that no process-wide default has to be installed first.
+    // The provider is passed explicitly, so that no process-wide default needs to be installed first.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -125,7 +125,7 @@ async fn answer(stream: TcpStream, client: SocketAddr, acceptor: &TlsAcceptor, n
     stream.shutdown().await
 }
 
-/// What was read of a request before its empty line.
+/// The request head, as far as it was read.
 enum Head {
     Whole(Vec<u8>),
     TooLong,
@@ -159,7 +159,7 @@ fn respond(head: &[u8], describe: impl FnOnce() -> String) -> String {
     }
 }
 
-/// Whether the body follows the head (a HEAD request gets its length only).
+/// Whether the body follows the head (the response to HEAD has only its length).
 enum Body {
     Sent,
     LeftOut,
@@ -227,7 +227,7 @@ impl From<rustls::Error> for StartError {
     }
 }
 
-/// From accept to the last byte of the answer.
+/// From accept to the last byte of the response.
 const DEADLINE: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -295,7 +295,7 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
     }
 
-    /// Asks as a client that trusts the backend's certificate and nothing else, and reads to a clean end.
+    /// Sends a request as a client that trusts only the backend's certificate, and reads to a clean end.
     async fn ask(
         backend: &Backend,
         server_name: &str,

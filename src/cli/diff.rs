@@ -1,7 +1,8 @@
-//! `snigate diff OLD NEW`: tells which names another routing file would send elsewhere.
+//! `snigate diff OLD NEW`: shows which names would be routed differently by another file.
 //!
-//! In:  two files that `check` takes.
-//! Out: patterns, fallbacks and pools that differ, with what it means to clients; an exit code that says whether any does.
+//! In:  two valid routing files.
+//! Out: patterns, fallbacks and pools that differ, with the effect on clients; an exit code that says whether any
+//!      differs.
 
 mod cases;
 mod compare;
@@ -33,7 +34,7 @@ pub(super) struct Options {
     json: bool,
 }
 
-/// One of the two files: what it says, and the snapshot that `run` would make of it.
+/// One of the two files: its configuration, and the snapshot that `run` would build from it.
 pub(super) struct Side {
     pub config: Config,
     snapshot: Snapshot,
@@ -47,12 +48,12 @@ impl Side {
 
 /// Compares the files.
 pub(super) fn run(options: &Options) -> ExitCode {
-    // Large files take their time: they are read at the same time.
+    // Large files take a while, so both are read in parallel.
     let (old, new) = thread::scope(|scope| {
         let new = scope.spawn(|| Config::load(&options.new));
         (Config::load(&options.old), new.join().unwrap_or_else(|panic| resume_unwind(panic)))
     });
-    // The problems of both are told, in this order.
+    // The problems of both files are printed, in this order.
     let (old, new) = match (usable(&options.old, old), usable(&options.new, new)) {
         (Ok(old), Ok(new)) => (Side::new(old.config), Side::new(new.config)),
         (Err(exit), _) | (_, Err(exit)) => return exit,
@@ -71,7 +72,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
     }
 }
 
-/// Says it for people: `+` is new, `-` is gone, `~` is there in both and differs.
+/// Formats the report for people: `+` is new, `-` is removed, `~` is in both and differs.
 fn text(report: &Report<'_>) -> String {
     let mut text = String::new();
     section(&mut text, "names", report.patterns.iter().map(pattern));
@@ -134,7 +135,7 @@ fn effect(effect: &Effect<'_>) -> String {
     format!("{} -> {}", decided(from), decided(to))
 }
 
-/// The destination, and what sends clients there if it is not called the same.
+/// The destination, and the route or fallback that decided if its name differs.
 fn decided(target: &Target<'_>) -> String {
     match target.matched {
         "unmatched" => format!("unmatched ({})", destination(target)),

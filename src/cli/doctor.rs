@@ -105,7 +105,7 @@ fn stop(exit: Exit, error: &dyn std::error::Error) -> ExitCode {
     exit.into()
 }
 
-/// Looks up and examines every backend; those that cannot be looked up are findings already.
+/// Resolves and examines every backend; failed look-ups become findings here.
 async fn visit(config: &Config, rounds: &[Round], trust: &[Trust], limit: Duration) -> (Vec<Exam>, Vec<Finding>) {
     let (mut subjects, mut unresolved) = (Vec::new(), Vec::new());
     for round in rounds {
@@ -164,13 +164,14 @@ impl Options {
     }
 }
 
-/// Whom the backends of a pool are judged by, and whether it matters.
+/// The roots that a pool's backends are verified against, and whether the result matters.
 struct Trust {
     roots: Option<Roots>,
     matters: bool,
 }
 
-/// For each pool: what the command line says, else its `health_check`, else the system's authorities for information.
+/// For each pool: the command line's, otherwise those of its `health_check`, otherwise the system's, for information
+/// only.
 fn trust(options: &Options, config: &Config) -> Result<Vec<Trust>, NoRoots> {
     let given = match &options.ca {
         Some(file) => Some(Roots::from_file(file).map_err(|error| NoRoots::Given { file: file.clone(), error })?),
@@ -195,14 +196,14 @@ fn trust(options: &Options, config: &Config) -> Result<Vec<Trust>, NoRoots> {
     pools.collect()
 }
 
-/// Why there is nobody to trust.
+/// Why the trusted roots could not be loaded.
 #[derive(Debug)]
 enum NoRoots {
     Given {
         file: PathBuf,
         error: RootsError,
     },
-    /// A `ca_file` of a health check.
+    /// The `ca_file` of a health check.
     Checks {
         file: PathBuf,
         error: RootsError,
@@ -236,5 +237,5 @@ fn timeout(text: &str) -> Result<Duration, UnitError> {
     duration_in(Duration::from_millis(1)..=Duration::from_secs(600))(text)
 }
 
-/// For one backend.
+/// Per backend.
 const MOST_NAMES: usize = 100;

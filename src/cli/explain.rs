@@ -47,7 +47,7 @@ pub(super) struct Options {
     admin: Option<String>,
 }
 
-/// Answers from `config` or from the admin address.
+/// Answers from `config` or through the admin address.
 pub(super) fn run(options: &Options, config: Option<PathBuf>) -> ExitCode {
     let explained = match &options.admin {
         Some(admin) => ask(admin, options).map_err(|error| {
@@ -94,7 +94,7 @@ fn from_file(options: &Options, config: Option<PathBuf>) -> Result<Explanation, 
     })
 }
 
-/// The snapshot that `run` would serve with; its series are counted nowhere.
+/// The snapshot that `run` would serve; its metrics are not exported.
 pub(super) fn offline(loaded: Loaded) -> Snapshot {
     Snapshot::build(loaded.config, None, &Metrics::new())
 }
@@ -145,7 +145,7 @@ enum AskError {
         address: Address,
         error: serde_json::Error,
     },
-    /// The process says that the question is wrong.
+    /// The process reports that the question is invalid.
     Question(String),
 }
 
@@ -175,7 +175,7 @@ impl fmt::Display for AskError {
     }
 }
 
-/// Says it for people. Nothing in it can move their cursor.
+/// Formats the explanation for people. It contains no control characters for the terminal.
 fn text(explanation: &Explanation) -> String {
     let mut text = headline(explanation);
     let mut rows = vec![("asked", asked(explanation))];
@@ -229,7 +229,7 @@ fn asked(Explanation { alpn, source, listener, assumed, .. }: &Explanation) -> S
     format!("{alpn}{}, from {source}{}, through listener {listener}{}", mark("alpn"), mark("source"), mark("listener"))
 }
 
-/// A label stands beside the first of its rows only.
+/// Only the first row has the label.
 fn labelled(label: &'static str, rows: impl Iterator<Item = String>) -> impl Iterator<Item = (&'static str, String)> {
     rows.enumerate().map(move |(number, row)| (if number == 0 { label } else { "" }, row))
 }
@@ -245,7 +245,7 @@ fn passed_over(over: &PassedOver, widths: Widths) -> String {
     format!("{}{why}", widths.row(&over.entry))
 }
 
-/// The conditions that held.
+/// The conditions that matched.
 fn conditions(entry: &Entry) -> String {
     let listed = [("ALPN", &entry.alpn), ("from", &entry.source), ("through listener", &entry.listeners)];
     let listed = listed.iter().filter(|(_, list)| !list.is_empty());
@@ -263,7 +263,7 @@ fn client_sees(Explanation { refusal, .. }: &Explanation) -> String {
     }
 }
 
-/// How wide the columns of routes and patterns are.
+/// The widths of the route and pattern columns.
 #[derive(Clone, Copy)]
 struct Widths {
     route: usize,
@@ -292,7 +292,7 @@ fn place(entry: &Entry) -> String {
     format!("{}:{}:{}", entry.file, entry.line, entry.column)
 }
 
-/// For the whole question and answer.
+/// For the whole request and response.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Room for a pool of ten thousand backends.
+/// Enough for a pool of ten thousand backends.
 const MOST_ANSWER_BYTES: usize = 4 << 20;

@@ -72,7 +72,7 @@ fn page(address: &Address) -> String {
     }
 }
 
-/// What listens on every address is asked on loopback.
+/// A wildcard address is replaced by loopback.
 fn reachable(address: &Address) -> Address {
     match address {
         Address::Tcp(address) if address.ip().is_unspecified() => {
@@ -83,7 +83,7 @@ fn reachable(address: &Address) -> Address {
     }
 }
 
-/// For the whole question and answer.
+/// For the whole request and response.
 const LIMIT: Duration = Duration::from_secs(2);
 const MAX_ANSWER_BYTES: usize = 4096;
 
@@ -96,7 +96,7 @@ mod tests {
 
     use super::*;
 
-    /// A server that reads one request and answers with these bytes.
+    /// A server that reads one request and sends these bytes.
     fn answering(answer: &'static [u8]) -> Address {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();

@@ -14,7 +14,7 @@ pub(super) fn man(name: Option<&str>, mut program: Command, out: &mut dyn Write)
     program.build();
     let page = match name {
         None => program,
-        // `snigate-explain`, as the page is called.
+        // The name of the page, such as `snigate-explain`.
         Some(name) => {
             let command = program.find_subcommand(name)?.clone();
             command.display_name(format!("snigate-{name}")).disable_help_subcommand(true)

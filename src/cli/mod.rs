@@ -115,7 +115,7 @@ fn with_config(given: Option<PathBuf>, command: impl FnOnce(PathBuf) -> ExitCode
     config_file(given).map_or_else(|exit| exit, command)
 }
 
-/// Finds the routing file, or prints where it was looked for.
+/// Finds the routing file, or prints where it was searched for.
 fn config_file(given: Option<PathBuf>) -> Result<PathBuf, ExitCode> {
     run::find_config(given).map_err(|message| {
         eprintln!("snigate: {message}");
@@ -184,7 +184,7 @@ fn ask_health(file: &Path) -> ExitCode {
     }
 }
 
-/// Standard output is closed: the command itself did not fail, but it cannot claim success either.
+/// Standard output is closed: the command did not fail, but cannot report success either.
 fn output_failed(error: &io::Error) -> ExitCode {
     eprintln!("snigate: cannot write: {error}");
     ExitCode::FAILURE

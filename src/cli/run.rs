@@ -57,7 +57,7 @@ pub(super) fn serve(
     })
 }
 
-/// Starts logging as configured; the warnings of the file are its first lines.
+/// Starts logging as configured; the file's warnings are its first lines.
 pub(super) fn start_log(config: &Config, warnings: &Problems) -> LogGuard {
     let guard = log::init(log_settings(config.log));
     for warning in warnings.iter() {
@@ -78,10 +78,10 @@ pub(super) fn tell(problems: &Problems) {
     );
 }
 
-/// Finds the configuration: the given file, then the working directory, then /etc.
+/// Finds the routing file: the given one, then the working directory, then /etc.
 ///
 /// # Errors
-/// Where it was looked for.
+/// Where it was searched for.
 pub(super) fn find_config(given: Option<PathBuf>) -> Result<PathBuf, String> {
     if let Some(given) = given {
         return Ok(given);
@@ -95,7 +95,7 @@ pub(super) fn find_config(given: Option<PathBuf>) -> Result<PathBuf, String> {
 }
 
 fn start_failed(error: &ApplyError, log: LogGuard) -> ExitCode {
-    // Lines that are queued come first.
+    // Queued lines are written first.
     drop(log);
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
     eprintln!("snigate: {error}{cause}");

@@ -1,7 +1,7 @@
-//! Reads addresses, ports and networks.
+//! Parses addresses, ports and networks.
 //!
 //! In:  `10.0.0.1:443`, `[2001:db8::1]:443`; `10.0.0.0/8`, `2001:db8::/32`, `10.0.0.1`.
-//! Out: std's and ipnet's types, or an error that says what is missing.
+//! Out: types of std and ipnet, or an error that says what is missing.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-/// Why a text is no address that can be used here.
+/// Why a text is not a usable address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum AddressError {
     /// `10.0.0.1`
@@ -29,22 +29,22 @@ pub(super) enum AddressError {
     Other(String),
 }
 
-/// Why a text is no network.
+/// Why a text is not a valid network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum NetworkError {
-    /// `10.0.0.1/8`, whose address has bits beyond the prefix.
+    /// `10.0.0.1/8`, whose address has bits set beyond the prefix.
     HostBits {
         meant: IpNet,
     },
     Other(String),
 }
 
-/// Reads an address with its port.
+/// Parses an address with its port.
 pub(super) fn socket(text: &str) -> Result<SocketAddr, AddressError> {
     text.parse().map_err(|_| explain(text))
 }
 
-/// Reads the path of a socket.
+/// Parses the path of a unix socket.
 pub(super) fn socket_path(text: &str) -> Result<PathBuf, SocketPathError> {
     match text {
         _ if !text.starts_with('/') => Err(SocketPathError::Relative),
@@ -54,7 +54,7 @@ pub(super) fn socket_path(text: &str) -> Result<PathBuf, SocketPathError> {
     }
 }
 
-/// Why a text is no path of a socket.
+/// Why a text is not a valid socket path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SocketPathError {
     Relative,
@@ -86,13 +86,13 @@ fn explain(text: &str) -> AddressError {
     }
 }
 
-/// Tells a DNS name from a mistyped address.
+/// Distinguishes a DNS name from a mistyped address.
 fn looks_like_a_name(text: &str) -> bool {
     let allowed = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
     text.chars().all(allowed) && text.chars().any(char::is_alphabetic)
 }
 
-/// Reads a network; an address alone is the network of that address.
+/// Parses a network; a plain address is the network of only that address.
 pub(super) fn network(text: &str) -> Result<IpNet, NetworkError> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(address.into());
@@ -104,7 +104,7 @@ pub(super) fn network(text: &str) -> Result<IpNet, NetworkError> {
     }
 }
 
-/// Reads an address without a port.
+/// Parses an address without a port.
 pub(super) fn ip(text: &str) -> Result<IpAddr, AddressError> {
     text.parse().map_err(|_| AddressError::Other(text.to_owned()))
 }
@@ -159,7 +159,7 @@ impl fmt::Display for NetworkError {
 
 impl std::error::Error for NetworkError {}
 
-/// `sun_path` of unix(7), without its zero.
+/// `sun_path` of unix(7), without the final NUL.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Knows where a reader of the configuration stands: in which file, at which key, in which line.
+//! The current position while a configuration is read: file, key and line.
 //!
 //! In:  the file, then each step down, as [`At::key`] and [`At::index`].
-//! Out: a [`Problem`] for that place, with the path written out only then: most steps never fail.
+//! Out: a [`Problem`] for that position. The path is formatted only then, since most steps never fail.
 
 use std::fmt;
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::problem::{Place, Problem, Severity};
 
-/// One step of the way down from the top of a file; the steps above are borrowed.
+/// One step of the path from the top of a file; the steps above are borrowed.
 #[derive(Clone, Copy)]
 pub(super) struct At<'a> {
     file: &'a Arc<Path>,
@@ -18,7 +18,7 @@ pub(super) struct At<'a> {
     pub spot: Spot,
 }
 
-/// A place whose file is known from elsewhere; counts from 1, columns in characters.
+/// A place in a file that is known from context; counts from 1, columns in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Spot {
     pub line: u32,
@@ -62,7 +62,7 @@ impl Spot {
     pub(super) const TOP: Self = Self { line: 1, column: 1 };
 }
 
-/// Writes the path: `pools.web.backends[2].address`.
+/// Formats the path: `pools.web.backends[2].address`.
 impl fmt::Display for At<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(outer) = self.outer else { return Ok(()) };

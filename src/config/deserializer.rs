@@ -1,13 +1,13 @@
-//! Lets serde read the raw structs from a tree of YAML nodes.
+//! Lets serde deserialize the raw structs from a tree of YAML nodes.
 //!
-//! In:  a [`Node`], where it stands, and where its problems go.
+//! In:  a [`Node`], its position, and where to report its problems.
 //! Out: what serde asks for; or [`Wrong`], which the nearest `Located` turns into a problem with its place.
 //!
-//! Four names carry what serde has no word for:
+//! Four conventions carry what serde has no API for:
 //! - the tuple struct [`LOCATED`] asks for the place beside the value;
-//! - the enum [`SHAPE`] is told apart by what stands in the file: its variants are called `scalar`, `list`, `map`;
-//! - any newtype takes a scalar as it is written, whatever YAML would make of it;
-//! - an unknown key of a struct is told, with the nearest of the keys that the struct has, and passed over.
+//! - the variant of the enum [`SHAPE`] is chosen by the shape of the value: `scalar`, `list` or `map`;
+//! - any newtype takes a scalar verbatim, without YAML's type rules;
+//! - an unknown key of a struct is reported, with the closest known key, and skipped.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -25,14 +25,14 @@ use super::suggest::DidYouMean;
 use super::wording::{Shapes, Words, shortened};
 use super::yaml::{Key, Node, Style, Value};
 
-/// A node to be read, and where its problems go.
+/// A node to deserialize, and where its problems go.
 pub(super) struct NodeDeserializer<'t, 'r> {
     pub node: Node<'t>,
     pub at: At<'r>,
     pub sink: &'r RefCell<Problems>,
 }
 
-/// A value of the wrong type; its place is added by the [`Located`](super::located::Located) around it.
+/// A value of the wrong type; the surrounding [`Located`](super::located::Located) adds its place.
 #[derive(Debug)]
 pub(super) struct Wrong(String);
 
@@ -51,7 +51,7 @@ impl<'t> NodeDeserializer<'t, '_> {
         }
     }
 
-    /// A word or a number, plain or quoted; not nothing.
+    /// A word or a number, plain or quoted; an empty value is not a scalar.
     fn scalar(self, expected: impl fmt::Display) -> Result<std::borrow::Cow<'t, str>, Wrong> {
         match self.node.value {
             ref nothing if nothing.is_nothing() => Err(self.unexpected(expected)),
@@ -114,7 +114,7 @@ impl<'t> Deserializer<'t> for NodeDeserializer<'t, '_> {
     }
 
     fn deserialize_option<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Wrong> {
-        // A key without a value is a mistake, not a key left out: `proxy_protocol:` must not mean off.
+        // A key without a value is an error, not the same as an absent key: `proxy_protocol:` must not mean off.
         visitor.visit_some(self)
     }
 
@@ -184,7 +184,7 @@ impl<'t> Deserializer<'t> for NodeDeserializer<'t, '_> {
                 None => Err(self.unexpected(Shapes(variants))),
             };
         }
-        // What a tool that speaks YAML 1.1 makes of `off`.
+        // A YAML 1.1 tool turns `off` into `false`.
         let off = matches!(&self.node.value, Value::Scalar { text, style: Style::Plain } if text == "false");
         if off && variants.contains(&"off") {
             return visitor.visit_enum("off".into_deserializer());
@@ -225,7 +225,7 @@ impl<'t> SeqAccess<'t> for List<'t, '_> {
 
 struct Map<'t, 'r> {
     entries: std::vec::IntoIter<(Key<'t>, Node<'t>)>,
-    /// Those that the struct has; `None`: any key will do.
+    /// The keys of the struct; `None`: any key is accepted.
     keys: Option<&'static [&'static str]>,
     value: Option<(Key<'t>, Node<'t>)>,
     at: &'r At<'r>,
@@ -244,7 +244,7 @@ impl<'t, 'r> Map<'t, 'r> {
 
     fn tell_unknown(&self, key: &Key<'t>, keys: &'static [&'static str]) {
         let mut sink = self.sink.borrow_mut();
-        // Whoever has so many mistakes needs no suggestion for the next, and each costs time.
+        // Past the limit on kept problems, suggestions are useless, and each costs time.
         let known = if sink.left_off() == 0 { keys } else { &[] };
         let meant = DidYouMean::new(&key.text, known.iter().copied());
         sink.error(&self.at.key(&key.text, key.spot), format_args!("unknown key{meant}"));
@@ -287,7 +287,7 @@ impl<'t> MapAccess<'t> for Map<'t, '_> {
     }
 }
 
-/// Gives [`Located`](super::located::Located) its parts one after the other: line, column, value.
+/// Passes [`Located`](super::located::Located) its parts in sequence: line, column, value.
 struct LocatedParts<'t, 'r> {
     spot: Spot,
     next: Part,
@@ -379,6 +379,6 @@ impl std::error::Error for Wrong {}
 
 /// The name of a tuple struct that asks for line, column and value.
 pub(super) const LOCATED: &str = "$located";
-/// The name of an enum that is told apart by [`NodeDeserializer::shape`].
+/// The name of an enum whose variant is chosen by [`NodeDeserializer::shape`].
 pub(super) const SHAPE: &str = "$shape";
 const ONE_FIELD: &str = "a variant told apart by its shape has one field";

@@ -1,9 +1,9 @@
-//! Writes a configuration as a routing file would have it, with every default filled in.
+//! Writes a configuration as a routing file, with every default filled in.
 //!
 //! In:  a [`Config`].
-//! Out: JSON, which is YAML too: read as a routing file, it gives the same configuration.
+//! Out: JSON, which is also YAML: parsed as a routing file, it gives the same configuration.
 //!
-//! Every struct is taken apart whole, so that a new key cannot be forgotten here.
+//! Every struct is destructured in full, so that a new key that is not written here does not compile.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use super::{
     Refuse, Relay, Reload, Resolve, Route, Runtime, Settings, Tcp, Timeouts, Verify, WhenAllDown,
 };
 
-/// A route, of which there may be a million.
+/// A route; there may be a million of them.
 #[derive(Serialize)]
 struct Routed<'c> {
     name: &'c str,
@@ -37,7 +37,7 @@ struct Routed<'c> {
     on_removed: &'static str,
 }
 
-/// The text, on one line.
+/// The file as one line.
 pub(super) fn text(config: &Config) -> String {
     let Config { settings, routes } = config;
     let Settings {
@@ -323,7 +323,7 @@ mod tests {
     fn parsed(text: &str) -> Config {
         let parsed = Config::parse(text, Path::new("config.yaml"));
         let mut config = parsed.unwrap_or_else(|problems| panic!("{problems}\n{text}")).config;
-        // Where things stand is another matter.
+        // The hash depends on the text of the file, so it is not compared.
         config.settings.hash.clear();
         for route in &mut config.routes {
             for (_, place) in &mut route.patterns {

@@ -1,7 +1,7 @@
-//! Reads the files of a configuration from the disk, each within a bound.
+//! Reads the files of a configuration from disk, with a size limit for each.
 //!
 //! In:  the path of a routing file; the globs of its `include`.
-//! Out: the text of each, or a problem that says why there is none; a hash over all of them.
+//! Out: the text of each, or a problem that says why it could not be read; a hash over all of them.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::at::{At, Spot};
 use super::problem::Problems;
 
-/// Reads a file whole.
+/// Reads a whole file.
 pub(super) fn read(path: &Path, problems: &mut Problems) -> Option<String> {
     let file: Arc<Path> = path.into();
     let at = At::top(&file);
@@ -25,8 +25,8 @@ pub(super) fn read(path: &Path, problems: &mut Problems) -> Option<String> {
     }
 }
 
-/// Reads at most [`MAX_FILE_BYTES`]. The size is asked first, so that a huge file costs nothing; and counted
-/// again, since a file can grow meanwhile.
+/// Reads at most [`MAX_FILE_BYTES`]. The size is checked first, so that a huge file costs nothing, and again while
+/// reading, since the file can grow.
 fn bytes(path: &Path) -> Result<Vec<u8>, FileError> {
     let metadata = fs::metadata(path).map_err(FileError::Io)?;
     if metadata.is_dir() {
@@ -62,7 +62,8 @@ fn decode(bytes: Vec<u8>, at: &At<'_>, problems: &mut Problems) -> Option<String
         .ok()
 }
 
-/// Tells whether `text` can be read as YAML at all. A byte order mark is invisible in an editor, so it is named.
+/// Checks that `text` can be read as YAML at all. A byte order mark is invisible in an editor, so it gets a message of
+/// its own.
 pub(super) fn check_start(text: &str, at: &At<'_>, problems: &mut Problems) -> Option<()> {
     if text.len() as u64 > MAX_FILE_BYTES {
         problems.error(at, FileError::TooLarge);
@@ -75,13 +76,13 @@ pub(super) fn check_start(text: &str, at: &At<'_>, problems: &mut Problems) -> O
     Some(())
 }
 
-/// Where [`find`] looks for `pattern`.
+/// The directory in which [`find`] looks for `pattern`.
 pub(super) fn directory(pattern: &str, beside: &Path) -> PathBuf {
     let path = beside.parent().unwrap_or(Path::new("")).join(pattern);
     path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf()
 }
 
-/// Finds the files that `pattern` names, relative to the directory of `beside`, in the order of their names.
+/// Finds the files that match `pattern`, relative to the directory of `beside`, sorted by name.
 ///
 /// # Errors
 /// [`IncludeError`], if the pattern cannot be used or its directory cannot be read.
@@ -105,7 +106,7 @@ pub(super) fn find(pattern: &str, beside: &Path) -> Result<Vec<PathBuf>, Include
     let mut names = Vec::new();
     for entry in entries {
         let found = entry.map_err(IncludeError::Io)?.file_name();
-        // A hidden file is an editor's or the file system's own, as in every shell.
+        // Hidden files are skipped, as in every shell: they belong to editors or the file system.
         let fits =
             found.to_str().is_some_and(|found| !found.starts_with('.') && fits(name.as_bytes(), found.as_bytes()));
         if fits {
@@ -119,10 +120,10 @@ pub(super) fn find(pattern: &str, beside: &Path) -> Result<Vec<PathBuf>, Include
     Ok(names.iter().map(|name| directory.join(name)).collect())
 }
 
-/// Matches `name` against a pattern with `*` and `?`, in time that is at most the product of their lengths.
+/// Matches `name` against a pattern with `*` and `?`, in time proportional to at most the product of their lengths.
 fn fits(pattern: &[u8], name: &[u8]) -> bool {
     let (mut p, mut n) = (0, 0);
-    // Where the last star stood, and how far it has been stretched.
+    // The position of the last star, and how much of the name it matches so far.
     let mut star = None;
     while n < name.len() {
         match pattern.get(p) {
@@ -141,7 +142,7 @@ fn fits(pattern: &[u8], name: &[u8]) -> bool {
     pattern[p..].iter().all(|&rest| rest == b'*')
 }
 
-/// A hash over texts, the same on every machine: FNV-1a, 64 bits. It tells changes, not forgeries.
+/// A hash over texts, the same on every machine: FNV-1a, 64 bits. It detects changes; it is not cryptographic.
 #[derive(Debug)]
 pub(super) struct Hash(u64);
 
@@ -150,7 +151,7 @@ impl Hash {
         Self(0xcbf2_9ce4_8422_2325)
     }
 
-    /// Adds a text. Its length goes in too, so that a line moved from one file to the next is a change.
+    /// Adds a text. The length is hashed too, so that moving a line from one file to the next changes the hash.
     pub(super) fn add(&mut self, text: &str) {
         for byte in text.bytes().chain((text.len() as u64).to_le_bytes()) {
             self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
@@ -166,7 +167,7 @@ fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
-/// Why a file has no text.
+/// Why a file could not be read.
 #[derive(Debug)]
 enum FileError {
     Io(io::Error),
@@ -175,7 +176,7 @@ enum FileError {
     TooLarge,
 }
 
-/// Why an `include` names no files.
+/// Why an `include` pattern failed.
 #[derive(Debug)]
 pub(super) enum IncludeError {
     Io(io::Error),
@@ -209,9 +210,9 @@ impl std::fmt::Display for IncludeError {
 impl std::error::Error for FileError {}
 impl std::error::Error for IncludeError {}
 
-/// Half a million routes with their names.
+/// Enough for half a million routes with their names.
 const MAX_FILE_BYTES: u64 = 64 << 20;
-/// In all, `include` and all.
+/// In total, including included files.
 pub(super) const MAX_FILES: usize = 4_096;
 
 #[cfg(test)]

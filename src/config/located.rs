@@ -1,10 +1,10 @@
-//! Holds values of the raw structs that know their place, and goes on where serde would stop.
+//! Values of the raw structs with their places, and error recovery that serde does not have.
 //!
 //! In:  a [`Node`]; a type that derives `Deserialize`, whose values are all [`Located`].
-//! Out: the type; what is of the wrong type or unknown is told and left out, the rest is read on.
+//! Out: the type. Values of the wrong type and unknown keys are reported and left out; the rest is still read.
 //!
-//! serde stops at the first error. Here it stops only at the nearest [`Located`], which tells the error, takes `None` for
-//! its value, and lets the structs around it go on.
+//! serde stops at the first error. Here it stops only at the nearest [`Located`], which reports the error, sets its
+//! value to `None`, and lets the surrounding structs continue.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -17,24 +17,24 @@ use super::deserializer::{LOCATED, NodeDeserializer};
 use super::problem::Problems;
 use super::yaml::Node;
 
-/// A value of the file and where it stands.
+/// A value of the file and its place.
 #[derive(Clone, Debug)]
 pub(super) struct Located<T> {
     pub spot: Spot,
-    /// `None`: it was of the wrong type, and that has been told.
+    /// `None`: it was of the wrong type, which has been reported.
     pub value: Option<T>,
 }
 
-/// The entries of a map whose keys are names that the operator chose, in the order of the file.
+/// The entries of a map whose keys are user-defined names, in the order of the file.
 #[derive(Debug)]
 pub(super) struct Named<T>(pub Vec<(Located<String>, Located<T>)>);
 
-/// Reads `node` as a `T`; `None` if it is none at all.
+/// Deserializes `node` as a `T`; `None` if that is not possible at all.
 pub(super) fn read<'t, T: Deserialize<'t>>(node: Node<'t>, at: &At<'_>, problems: &mut Problems) -> Option<T> {
     let sink = RefCell::new(std::mem::take(problems));
     let located = Located::deserialize(NodeDeserializer { at: at.moved(node.spot), node, sink: &sink });
     *problems = sink.into_inner();
-    // `Located` hands no error on: it has told it.
+    // `Located` never returns an error: it has reported it.
     located.ok().and_then(|located| located.value)
 }
 

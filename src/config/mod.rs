@@ -1,10 +1,10 @@
-//! Turns the routing file into values that cannot be wrong, or into all of its problems at once.
+//! Turns the routing file into validated values, or reports all of its problems at once.
 //!
 //! In:  the path of a YAML file, or its text.
-//! Out: [`Config`], or [`Problems`], each with `file:line:column`, the path of the key and how to mend it.
+//! Out: [`Config`], or [`Problems`], each with `file:line:column`, the path of the key and how to fix it.
 //! Source: docs/configuration.md (keys, defaults, what a route may hold).
 //!
-//! Loading binds no port and resolves no name, so that `run`, `check` and reload share it.
+//! Loading binds no port and resolves no name, so `run`, `check` and reload share it.
 
 mod address;
 mod at;
@@ -37,7 +37,7 @@ pub(crate) use self::units::{UnitError, duration_in};
 use crate::server_name::{Pattern, ServerName};
 use crate::socket::Address;
 
-/// A configuration that can be used, and what is probably not meant by it.
+/// A valid configuration, and warnings about probable mistakes in it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {
     pub config: Config,
@@ -45,15 +45,15 @@ pub struct Loaded {
 }
 
 impl Config {
-    /// Reads the file at `path`, and those that it includes.
+    /// Reads the file at `path` and the files it includes.
     ///
     /// # Errors
-    /// All [`Problems`], warnings included, in the order of their places.
+    /// All [`Problems`], including warnings, sorted by place.
     pub fn load(path: &Path) -> Result<Loaded, Problems> {
         Self::load_from(path).0
     }
 
-    /// As [`Config::load`], and tells what was read for it, also of a file that cannot be used.
+    /// As [`Config::load`]; also returns which files were read, even if the configuration is invalid.
     pub fn load_from(path: &Path) -> (Result<Loaded, Problems>, Sources) {
         let mut problems = Problems::default();
         match files::read(path, &mut problems) {
@@ -62,10 +62,10 @@ impl Config {
         }
     }
 
-    /// Reads `text` as [`Config::load`] would if it stood in `file_name`, beside which `include` looks.
+    /// Parses `text` as if it were the content of `file_name`; `include` is relative to that file.
     ///
     /// # Errors
-    /// All [`Problems`], warnings included, in the order of their places.
+    /// All [`Problems`], including warnings, sorted by place.
     pub fn parse(text: &str, file_name: &Path) -> Result<Loaded, Problems> {
         Self::parse_from(text, file_name).0
     }
@@ -81,18 +81,19 @@ impl Config {
         (loaded, sources)
     }
 
-    /// Writes it out as a routing file in JSON, which is YAML too, with every default filled in. The token is left out.
+    /// Writes the configuration as a routing file in JSON, which is also YAML, with every default filled in. The token
+    /// is left out.
     pub fn to_text(&self) -> String {
         effective::text(self)
     }
 
-    /// The JSON Schema (draft 2020-12) of the routing file, as a document to be saved.
+    /// The JSON Schema (draft 2020-12) of the routing file, ready to be saved.
     pub fn json_schema() -> String {
         format!("{:#}\n", raw::schema().to_value())
     }
 }
 
-/// Everything the file says, with every default filled in. Its settings are read as if they were its own fields.
+/// Everything in the file, with every default filled in. Derefs to its settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub settings: Settings,
@@ -107,16 +108,16 @@ impl Deref for Config {
     }
 }
 
-/// What the file says besides its routes. A type of its own, because a snapshot keeps this much and turns the routes, of
-/// which there may be a million, into a table.
+/// Everything in the file except the routes. A separate type because a snapshot keeps this part and turns the routes,
+/// possibly a million, into a table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     pub listeners: Vec<Listener>,
-    /// For a hello without a server name, or with an IP literal in its place.
+    /// For a hello without a server name, or with an IP literal as server name.
     pub no_sni: Destination,
-    /// For a name that no route takes.
+    /// For a name that no route matches.
     pub unmatched: Destination,
-    /// For first bytes that are no TLS handshake.
+    /// For first bytes that are not a TLS handshake.
     pub not_tls: Destination,
     pub pools: Vec<Pool>,
     pub timeouts: Timeouts,
@@ -127,11 +128,11 @@ pub struct Settings {
     pub admin: Admin,
     pub log: Log,
     pub reload: Reload,
-    /// Every routing file that was read: the main one first, then what it includes.
+    /// All routing files that were read: the main one first, then the included ones.
     pub files: Vec<PathBuf>,
     pub sources: Sources,
-    /// Sixteen hexadecimal digits over the bytes of all files but the token, of which it would give hints: equal text,
-    /// equal hash.
+    /// Sixteen hexadecimal digits, computed over all files except the token, since a hash would leak hints about it.
+    /// The same text gives the same hash.
     pub hash: String,
 }
 
@@ -139,17 +140,17 @@ pub struct Settings {
 pub struct Listener {
     pub name: Arc<str>,
     pub bind: Vec<SocketAddr>,
-    /// Present: every connection must begin with a PROXY header, and only these sources may connect.
+    /// If set, every connection must begin with a PROXY header, and only these sources may connect.
     pub trusted_proxies: Option<Vec<IpNet>>,
     pub max_connections: Option<usize>,
-    /// Towards its clients; `None`: what the kernel defaults to.
+    /// For connections to clients; `None`: the kernel's default.
     pub congestion: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     pub name: Arc<str>,
-    /// Each with its place, so that a conflict can be shown where it stands.
+    /// Each with its place, for messages about conflicts.
     pub patterns: Vec<(Pattern, Place)>,
     pub conditions: Conditions,
     pub to: Destination,
@@ -157,23 +158,23 @@ pub struct Route {
     pub on_removed: OnRemoved,
 }
 
-/// What becomes of live connections when their route or their backend goes away.
+/// What happens to open connections when their route or backend is removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnRemoved {
     #[default]
     Keep,
-    /// They end by themselves within `timeouts.drain`, or are reset.
+    /// They may finish within `timeouts.drain`; after that they are reset.
     Drain,
-    /// They are reset at once.
+    /// They are reset immediately.
     Close,
 }
 
-/// What must hold besides the name. An empty list is no condition.
+/// Conditions besides the name. An empty list means no condition.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Conditions {
-    /// The client offers at least one of these protocols, byte for byte.
+    /// The client offers at least one of these protocols, compared byte for byte.
     pub alpn: Vec<Box<[u8]>>,
-    /// The client's address lies in one of these.
+    /// The client's address is in one of these networks.
     pub source: Vec<IpNet>,
     /// Indices into [`Settings::listeners`].
     pub listeners: Vec<usize>,
@@ -201,15 +202,15 @@ pub struct Pool {
     pub resolve: Resolve,
     pub connect: Connect,
     pub health_check: Option<HealthCheck>,
-    /// `None`: no backend is ever left out for what its connections do.
+    /// `None`: backends are never ejected because of failed connections.
     pub ejection: Option<Ejection>,
     pub when_all_down: WhenAllDown,
-    /// Zero: a backend that comes back has its full share at once.
+    /// Zero: a backend that comes back gets its full share immediately.
     pub slow_start: Duration,
     pub send_proxy_protocol: Option<ProxyVersion>,
-    /// Local addresses to connect from, in turn; empty: the kernel chooses.
+    /// Local addresses to connect from, in rotation; empty: the kernel chooses.
     pub source_addresses: Vec<IpAddr>,
-    /// Towards its backends; `None`: what the kernel defaults to.
+    /// For connections to backends; `None`: the kernel's default.
     pub congestion: Option<Arc<str>>,
 }
 
@@ -235,34 +236,34 @@ pub struct Backend {
     pub address: BackendAddress,
     /// 1 to 1,000.
     pub weight: u32,
-    /// Used only when no other can take the connection.
+    /// Used only when no other backend can take the connection.
     pub backup: bool,
-    /// At a time, to each of its addresses.
+    /// Concurrent, for each of its addresses.
     pub max_connections: Option<usize>,
 }
 
-/// Where a backend is, or where its addresses are looked up. `Display` writes it as the file does.
+/// The address of a backend, or the name to look it up by. `Display` writes it as in the file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum BackendAddress {
     Inet(SocketAddr),
     Unix(Arc<Path>),
-    /// Every A and AAAA answer is a backend.
+    /// Every A and AAAA record is a backend.
     Name {
         host: ServerName,
         port: u16,
         search: Search,
     },
-    /// Every target of the SRV answer (RFC 2782) is one, at the port given there.
+    /// Every SRV target (RFC 2782) is a backend, at the port of its record.
     Srv {
         name: ServerName,
     },
 }
 
-/// Whether the system's search domains may stand behind a name.
+/// Whether the system's search domains are applied to a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Search {
     Allowed,
-    /// It ends with a dot: it is whole as it stands.
+    /// The name ends with a dot: it is absolute.
     No,
 }
 
@@ -272,9 +273,9 @@ pub struct Resolve {
     pub family: Family,
     pub min_ttl: Duration,
     pub max_ttl: Duration,
-    /// How long the last answer serves while there is no new one.
+    /// How long the last answer is used while new look-ups fail.
     pub stale: Duration,
-    /// In the order in which they are asked; empty: those of the system.
+    /// In query order; empty: the system's.
     pub nameservers: Vec<SocketAddr>,
 }
 
@@ -291,11 +292,11 @@ pub struct HealthCheck {
     pub interval: Duration,
     /// For one check.
     pub timeout: Duration,
-    /// So many good checks in a row bring a backend up.
+    /// This many consecutive passes mark a backend up.
     pub rise: u32,
-    /// So many bad checks in a row take it down.
+    /// This many consecutive failures mark it down.
     pub fall: u32,
-    /// Where it is not the backend's own.
+    /// If different from the backend's own.
     pub port: Option<u16>,
 }
 
@@ -303,42 +304,43 @@ pub struct HealthCheck {
 pub enum CheckKind {
     Tcp,
     Tls {
-        /// `None`: no name is asked for.
+        /// `None`: no server name is sent.
         server_name: Option<ServerName>,
         alpn: Vec<Box<[u8]>>,
         verify: Verify,
     },
 }
 
-/// What is judged of a backend's certificate.
+/// How a backend's certificate is verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verify {
     Nothing,
-    /// Chain and name, against the system's authorities, or those of a PEM file.
+    /// Chain and name, against the system's CA certificates or those of a PEM file.
     Chain {
         ca_file: Option<PathBuf>,
     },
 }
 
-/// When a backend whose connections fail is left out.
+/// When a backend is ejected because its connections fail.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ejection {
-    /// In a row.
+    /// Consecutive.
     pub failures: u32,
-    /// For so long the first time, twice as long each time after.
+    /// Length of the first ejection; each further one is twice as long.
     pub base: Duration,
     pub max: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Connect {
-    /// For one attempt.
+    /// Per attempt.
     pub timeout: Duration,
     /// To distinct backends.
     pub attempts: usize,
-    /// Over all attempts.
+    /// For all attempts together.
     pub total: Duration,
-    /// How long a backend that took the hello may say nothing before another is tried, if there is another.
+    /// How long to wait for the first byte of a backend that took the hello before another is tried, if there is
+    /// another.
     pub first_byte: Duration,
     /// TCP Fast Open.
     pub fast_open: bool,
@@ -358,7 +360,7 @@ pub struct Timeouts {
     pub drain: Duration,
     /// Between the signal and the drain.
     pub pre_stop: Duration,
-    /// For a process that is to follow this one.
+    /// For the new process of an upgrade.
     pub upgrade: Duration,
 }
 
@@ -371,7 +373,7 @@ pub struct Limits {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Relay {
-    /// `auto` in the file: splice where the kernel offers it.
+    /// `auto` in the file: splice if the kernel supports it.
     pub splice: bool,
     pub pipe_bytes: usize,
 }
@@ -404,10 +406,10 @@ pub struct Admin {
     pub token: Option<Token>,
 }
 
-/// Who may change state over the admin address.
+/// Who may change state through the admin address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AllowControl {
-    /// Whoever connects from this host, and whoever has the token.
+    /// Clients on this host, and clients with the token.
     Auto,
     Token,
     Never,

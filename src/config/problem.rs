@@ -1,7 +1,7 @@
-//! Holds what is wrong with a routing file, each problem with its place.
+//! The problems found in a routing file, each with its place.
 //!
-//! In:  what the readers of the file found, in any order.
-//! Out: [`Problems`] in the order of their places, one line each; bounded, however broken the file is.
+//! In:  problems from the readers of the file, in any order.
+//! Out: [`Problems`] sorted by place, one line each; bounded, however broken the file is.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::at::At;
 
-/// All problems of a file, in the order of their places. Only the first hundred of each severity are kept.
+/// All problems of a file, sorted by place. Only the first hundred of each severity are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problems {
     told: Vec<Problem>,
@@ -17,17 +17,17 @@ pub struct Problems {
     warnings: usize,
 }
 
-/// One thing that is wrong, said so that it can be mended.
+/// One problem, worded so that it shows how to fix it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub severity: Severity,
     pub place: Place,
-    /// The path of the key, as `pools.web.backends[2].address`; empty for the file as a whole.
+    /// The path of the key, such as `pools.web.backends[2].address`; empty for the file as a whole.
     pub path: String,
     pub message: String,
 }
 
-/// An error keeps the file from being used; a warning does not.
+/// An error makes the file unusable; a warning does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     Error,
@@ -43,22 +43,22 @@ pub struct Place {
 }
 
 impl Problems {
-    /// Adds one; beyond a hundred of its severity it is only counted.
+    /// Adds a problem; beyond a hundred of its severity it is only counted.
     pub fn push(&mut self, problem: Problem) {
         self.add(problem.severity, || problem);
     }
 
-    /// Adds what keeps the file from being used.
+    /// Adds an error, which makes the file unusable.
     pub(super) fn error(&mut self, at: &At<'_>, message: impl fmt::Display) {
         self.add(Severity::Error, || at.problem(Severity::Error, message));
     }
 
-    /// Adds what is probably not meant.
+    /// Adds a warning about a probable mistake.
     pub(super) fn warning(&mut self, at: &At<'_>, message: impl fmt::Display) {
         self.add(Severity::Warning, || at.problem(Severity::Warning, message));
     }
 
-    /// Counts one more, and writes it out only if it is kept.
+    /// Counts a problem, and formats it only if it is kept.
     fn add(&mut self, severity: Severity, problem: impl FnOnce() -> Problem) {
         let count = match severity {
             Severity::Error => &mut self.errors,
@@ -74,17 +74,17 @@ impl Problems {
         self.told.is_empty()
     }
 
-    /// How many errors there are, those that were not kept included.
+    /// The number of errors, including those that were not kept.
     pub fn errors(&self) -> usize {
         self.errors
     }
 
-    /// How many warnings there are, those that were not kept included.
+    /// The number of warnings, including those that were not kept.
     pub fn warnings(&self) -> usize {
         self.warnings
     }
 
-    /// How many were counted, but not kept.
+    /// How many were counted but not kept.
     pub fn left_off(&self) -> usize {
         self.errors + self.warnings - self.told.len()
     }
@@ -93,7 +93,7 @@ impl Problems {
         self.told.iter()
     }
 
-    /// Puts them in the order of their places, file by file in the order of `files`.
+    /// Sorts by place, with files in the order of `files`.
     pub(super) fn sort(&mut self, files: &[PathBuf]) {
         let rank = |place: &Place| {
             let file = files.iter().position(|file| **file == *place.file).unwrap_or(files.len());
@@ -148,5 +148,5 @@ impl fmt::Display for Place {
     }
 }
 
-/// More help nobody: a file with so many problems is the wrong file, or has one cause for all.
+/// More would not help: a file with this many problems is the wrong file, or they all have one cause.
 const MAX_TOLD: usize = 100;

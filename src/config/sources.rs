@@ -1,19 +1,19 @@
-//! Tells where a configuration comes from, so that changes of it can be looked for.
+//! The files a configuration was read from, so that changes can be detected.
 //!
-//! In:  what was read, and what was looked for.
-//! Out: the files that there are now, those included that came since.
+//! In:  the files that were read, and the patterns that were searched.
+//! Out: the files that exist now, including new matches.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::files;
 
-/// What a configuration was read from, or could not be.
+/// What a configuration was read from, successfully or not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sources {
-    /// The routing file first, then those that it includes, then the token, as far as they could be read.
+    /// The routing file first, then the included files, then the token, as far as they could be read.
     pub files: Vec<PathBuf>,
-    /// The patterns of `include`, beside the first of `files`.
+    /// The `include` patterns, relative to the first of `files`.
     pub(super) patterns: Vec<String>,
     pub(super) token: Option<PathBuf>,
 }
@@ -23,14 +23,14 @@ impl Sources {
         Self { files: vec![main.to_path_buf()], patterns: Vec::new(), token: None }
     }
 
-    /// Every file that would be read now. One that is missing is among them, if it is named.
+    /// Every file that would be read now. A missing file is included if it is named explicitly.
     pub fn present(&self) -> BTreeSet<PathBuf> {
         let main = self.main();
         let included = self.patterns.iter().filter_map(|pattern| files::find(pattern, main).ok()).flatten();
         included.chain(self.files.iter().cloned()).chain(self.token.clone()).collect()
     }
 
-    /// Where further files may come.
+    /// The directories in which new files may match.
     pub fn directories(&self) -> impl Iterator<Item = PathBuf> {
         self.patterns.iter().map(|pattern| files::directory(pattern, self.main()))
     }

@@ -1,17 +1,17 @@
-//! Finds the word that was probably meant.
+//! Suggests the word that was probably intended.
 //!
-//! In:  a word that is not known, and those that are.
-//! Out: [`DidYouMean`], which prints as the end of a message, or as nothing.
+//! In:  an unknown word, and the known ones.
+//! Out: [`DidYouMean`], which formats as the end of a message, or as nothing.
 
 use std::fmt;
 
-/// The nearest known word, if one is near.
+/// The closest known word, if one is close enough.
 pub(super) struct DidYouMean<'a>(Option<Meant<'a>>);
 
 #[derive(Clone, Copy)]
 enum Meant<'a> {
     Word(&'a str),
-    /// What is written elsewhere, or otherwise.
+    /// It belongs elsewhere, or is written differently.
     Elsewhere(&'static str),
 }
 
@@ -46,7 +46,7 @@ impl fmt::Display for DidYouMean<'_> {
     }
 }
 
-/// What other programs call our things.
+/// The terms that other programs use for our keys.
 const FOREIGN_WORDS: &[(&str, &str)] = &[
     ("frontends", "listeners"),
     ("listen", "listeners"),
@@ -81,7 +81,7 @@ const FOREIGN_WORDS: &[(&str, &str)] = &[
     ("ip_hash", "source_hash"),
 ];
 
-/// A word, a key that is known where it stands, and what to write instead.
+/// A word, a key that is valid at that place, and what to write instead.
 const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("host", "address", "write `address: HOST:PORT`"),
     ("port", "address", "write `address: HOST:PORT`"),
@@ -89,9 +89,9 @@ const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("connect", "half_closed", "each pool has its own, `pools.NAME.connect.timeout`"),
 ];
 
-/// The distance costs the product of the lengths.
+/// Computing the distance takes time proportional to the product of the lengths.
 const MAX_WORD_BYTES: usize = 300;
-/// A suggestion out of a hundred thousand pools is not worth its time.
+/// Searching a hundred thousand pools for a suggestion is not worth the time.
 const MAX_KNOWN: usize = 2_000;
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ fn parse(text: &str) -> Result<Loaded, Problems> {
     Config::parse(text, Path::new("config.yaml"))
 }
 
-/// Loads `routes`, one a line, and returns what is told of them: `E` or `W`, and the number of the route.
+/// Loads `routes`, one per line, and returns the problems: `E` or `W`, and the number of the route.
 fn told(routes: &[&str]) -> Vec<String> {
     let list: String = routes.iter().map(|route| format!("  - {{ {route}, pool: p }}\n")).collect();
     let problems = match parse(&format!("{AROUND}{list}")) {
@@ -25,7 +25,7 @@ fn told(routes: &[&str]) -> Vec<String> {
     problems.iter().map(|problem| format!("{}{}", sign(problem), problem.place.line - first)).collect()
 }
 
-/// Takes out what depends on how a file is written and not on what it says.
+/// Removes what depends on how a file is formatted rather than on its content.
 fn meaning(loaded: Loaded) -> Config {
     let mut config = loaded.config;
     config.settings.hash.clear();
@@ -56,7 +56,7 @@ fn a_backend_that_is_one_of_the_listeners_is_refused_with_both_places() {
         assert!(told.contains(&format!("`{backend}` is the listener at")), "{bind} {backend}: {told}");
         assert!(told.contains(&format!("which listens on `{bind}`")), "{bind} {backend}: {told}");
     }
-    // Only the machine knows whether that is its own.
+    // Whether that is a local address is known only at run time.
     assert_eq!(told("0.0.0.0:443", "192.0.2.1:443"), "");
     assert_eq!(told("192.0.2.1:443", "192.0.2.1:8443"), "");
     assert_eq!(told("0.0.0.0:443", "unix:/run/a.sock"), "");
@@ -152,7 +152,7 @@ fn congestion_control_is_the_general_one_unless_another_is_named() {
     assert!(wrong.contains("tcp.congestion: `cu bic` is not a congestion control"), "{wrong}");
 }
 
-/// A pool with these keys beside its backend, under these routes.
+/// Loads a pool with these keys besides its backend, and these routes.
 fn pool(keys: &str, routes: &str) -> Result<Loaded, Problems> {
     let keys: String = keys.lines().map(|line| format!("    {line}\n")).collect();
     parse(&format!(
@@ -235,7 +235,7 @@ fn two_routes_that_could_both_hold_are_a_conflict() {
     assert_eq!(told(&["sni: a.test", "sni: A.test."]), ["E1"]);
     assert_eq!(told(&["sni: [a.test, b.test, a.test]"]), ["E0"]);
     assert_eq!(told(&["sni: a.test", "sni: '*.test'", "sni: '**.test'", "sni: '*'"]), none);
-    // Lists that have something in common, for every kind that is given.
+    // Overlapping lists, for every kind of condition that is present.
     assert_eq!(told(&["sni: a.test, alpn: [h2, x]", "sni: a.test, alpn: [y, h2]"]), ["E1"]);
     assert_eq!(told(&["sni: a.test, source: [10.0.0.0/8]", "sni: a.test, source: [10.1.0.0/16]"]), ["E1"]);
     assert_eq!(told(&["sni: a.test, source: [10.1.0.0/16]", "sni: a.test, source: [10.0.0.0/8]"]), ["E1"]);
@@ -244,11 +244,11 @@ fn two_routes_that_could_both_hold_are_a_conflict() {
     assert_eq!(told(&["sni: a.test, source: ['::/0']", "sni: a.test, source: [10.0.0.0/8]"]), none);
     assert_eq!(told(&["sni: a.test, listeners: [one]", "sni: a.test, listeners: [two, one]"]), ["E1"]);
     assert_eq!(told(&["sni: a.test, listeners: [one]", "sni: a.test, listeners: [two]"]), none);
-    // Apart by one kind is apart.
+    // Entries that are disjoint in one kind of condition are disjoint.
     let apart =
         ["sni: a.test, listeners: [one], source: [10.0.0.0/8]", "sni: a.test, listeners: [two], source: [10.0.0.0/8]"];
     assert_eq!(told(&apart), none);
-    // Different kinds: the one with more comes first.
+    // Different kinds: the entry with more kinds comes first.
     assert_eq!(told(&["sni: a.test", "sni: a.test, alpn: [h2]", "sni: a.test, alpn: [h2], listeners: [one]"]), none);
 }
 
@@ -301,7 +301,7 @@ fn a_problem_prints_as_one_line() {
     assert_eq!(lines.len(), 2, "{problems}");
 }
 
-/// Whether two conditions of the same kinds have a client in common, told by looking at each pair of values; a client may offer
+/// Whether two conditions of the same kinds can match one client, by comparing each pair of values; a client may offer
 /// any protocols.
 fn intersect(a: &Conditions, b: &Conditions) -> bool {
     let overlap = |a: &IpNet, b: &IpNet| a.contains(b) || b.contains(a);
@@ -329,7 +329,7 @@ proptest! {
     fn conflicts_are_those_that_comparing_each_with_each_finds(
         conditions in proptest::collection::vec(some_conditions(), 1..8)
     ) {
-        // Each under its own name first, to have the conditions parsed.
+        // Each under its own name first, to get the conditions parsed.
         let apart: Vec<String> = (0..).zip(&conditions).map(|(n, more)| format!("sni: a{n}.test{more}")).collect();
         let list: String = apart.iter().map(|route| format!("  - {{ {route}, pool: p }}\n")).collect();
         let parsed = parse(&format!("{AROUND}{list}")).expect("nothing conflicts").config.routes;

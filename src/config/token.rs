@@ -1,7 +1,7 @@
-//! Reads the token that lets its holder change state over the admin address.
+//! Reads the token that authorises state changes through the admin address.
 //!
-//! In:  the path of a file that holds it alone.
-//! Out: [`Token`], which no log and no dump of the configuration shows.
+//! In:  the path of a file that contains only the token.
+//! Out: [`Token`], which never appears in a log or a dump of the configuration.
 
 use std::fmt;
 use std::fs::File;
@@ -9,14 +9,14 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A secret of visible ASCII, so that it can stand in a header.
+/// A secret of visible ASCII characters, so that it fits into a header.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
     secret: Arc<str>,
     file: Arc<Path>,
 }
 
-/// Why a file holds no token.
+/// Why a token could not be read.
 #[derive(Debug)]
 pub enum TokenError {
     Io { file: PathBuf, error: io::Error },
@@ -26,10 +26,10 @@ pub enum TokenError {
 }
 
 impl Token {
-    /// Reads `file`; blanks and line ends around the token are not part of it.
+    /// Reads `file`; whitespace around the token is ignored.
     ///
     /// # Errors
-    /// A file that cannot be read, or holds no token: one too long, none at all, one that no header can carry.
+    /// The file cannot be read, or its token is empty, too long, or has characters that are not allowed in a header.
     pub fn read(file: &Path) -> Result<Self, TokenError> {
         let path = || file.to_path_buf();
         let mut bytes = Vec::new();
@@ -52,7 +52,7 @@ impl Token {
         &self.secret
     }
 
-    /// Where it was read.
+    /// The file it was read from.
     pub fn file(&self) -> &Path {
         &self.file
     }

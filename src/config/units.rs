@@ -1,31 +1,31 @@
-//! Reads durations and sizes.
+//! Parses durations and sizes.
 //!
 //! In:  `500ms`, `5s`, `10m`, `1h`; `512B`, `16KiB`, `1MiB`, `1GiB`.
-//! Out: a [`Duration`] or a number of bytes, or an error that says the right form.
+//! Out: a [`Duration`] or a number of bytes, or an error that shows the correct form.
 
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-/// Why a text is no duration or size that can be used here.
+/// Why a text is not a usable duration or size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum UnitError {
-    /// `10`, `10 sec`: not written as durations are; what was probably meant.
+    /// `10`, `10 sec`: not a valid duration; with the probable intention.
     NoDuration { text: String, meant: Option<String> },
-    /// `64kb`: not written as sizes are; what was probably meant.
+    /// `64kb`: not a valid size; with the probable intention.
     NoSize { text: String, meant: Option<String> },
-    /// Beyond what makes sense for this key.
+    /// Outside the useful range for this key.
     OutOfRange { least: String, most: String },
     /// `500ms`, where the kernel counts in seconds.
     PartOfASecond,
 }
 
-/// Reads a duration of any length up to a year.
+/// Parses a duration of any length up to a year.
 pub(super) fn duration(text: &str) -> Result<Duration, UnitError> {
     duration_in(Duration::ZERO..=YEAR)(text)
 }
 
-/// Makes a reader of durations in `range`.
+/// Returns a parser for durations in `range`.
 pub(crate) fn duration_in(range: RangeInclusive<Duration>) -> impl Fn(&str) -> Result<Duration, UnitError> {
     move |text| {
         let millis = split(text).and_then(|(count, unit)| Some((count, factor(DURATION_UNITS, unit)?)));
@@ -41,7 +41,7 @@ pub(crate) fn duration_in(range: RangeInclusive<Duration>) -> impl Fn(&str) -> R
     }
 }
 
-/// Makes a reader of durations in `range` that are whole seconds.
+/// Returns a parser for durations in `range` that are whole seconds.
 pub(super) fn seconds_in(range: RangeInclusive<Duration>) -> impl Fn(&str) -> Result<Duration, UnitError> {
     let read = duration_in(range);
     move |text| {
@@ -50,7 +50,7 @@ pub(super) fn seconds_in(range: RangeInclusive<Duration>) -> impl Fn(&str) -> Re
     }
 }
 
-/// Makes a reader of sizes in `range`, in bytes.
+/// Returns a parser for sizes in `range`, in bytes.
 pub(super) fn size_in(range: RangeInclusive<usize>) -> impl Fn(&str) -> Result<usize, UnitError> {
     move |text| {
         let bytes = split(text).and_then(|(count, unit)| Some((count, factor(SIZE_UNITS, unit)?)));
@@ -66,7 +66,7 @@ pub(super) fn size_in(range: RangeInclusive<usize>) -> impl Fn(&str) -> Result<u
     }
 }
 
-/// Writes a duration as a file would, in the largest unit that fits without a rest.
+/// Formats a duration as in a file, in the largest unit that divides it.
 pub(super) fn show_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
     let fits = |factor: u64| millis >= factor.into() && millis.is_multiple_of(factor.into());
@@ -74,7 +74,7 @@ pub(super) fn show_duration(duration: Duration) -> String {
     format!("{}{name}", millis / u128::from(factor))
 }
 
-/// Writes a size in the largest unit that it is a whole number of.
+/// Formats a size in the largest unit that divides it.
 pub(super) fn show_size(bytes: usize) -> String {
     let bytes = bytes as u64;
     let (name, factor) =
@@ -82,7 +82,7 @@ pub(super) fn show_size(bytes: usize) -> String {
     format!("{}{name}", bytes / factor)
 }
 
-/// Splits `10m` into its number and its unit.
+/// Splits `10m` into number and unit.
 fn split(text: &str) -> Option<(u64, &str)> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -93,7 +93,7 @@ fn factor(units: &[(&str, u64)], unit: &str) -> Option<u64> {
     units.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor)
 }
 
-/// Guesses what `10 sec` or `64kb` was to say.
+/// Guesses the intended value of `10 sec` or `64kb`.
 fn meant(text: &str, words: &[(&[&str], &str)]) -> Option<String> {
     let (count, unit) = split(text.trim())?;
     let unit = unit.trim().to_ascii_lowercase();

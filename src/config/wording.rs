@@ -1,7 +1,7 @@
-//! Words what was expected and what was found.
+//! Formats what was expected and what was found.
 //!
-//! In:  the words that a key takes; a text of any length out of a file.
-//! Out: what fits into one line of a message.
+//! In:  the words that a key accepts; a text of any length from a file.
+//! Out: text that fits into a one-line message.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ impl fmt::Display for Words {
     }
 }
 
-/// Lists the shapes that a `$shape` enum has.
+/// Lists the shapes that a `$shape` enum accepts.
 pub(super) struct Shapes(pub &'static [&'static str]);
 
 impl fmt::Display for Shapes {
@@ -35,7 +35,7 @@ impl fmt::Display for Shapes {
     }
 }
 
-/// Keeps a message readable whatever the file holds.
+/// Escapes and truncates a text so that a message stays readable.
 pub(super) fn shortened(text: &str) -> String {
     let mut short: String = text.chars().take(MAX_SHOWN).flat_map(char::escape_debug).collect();
     if text.chars().nth(MAX_SHOWN).is_some() {
@@ -44,5 +44,5 @@ pub(super) fn shortened(text: &str) -> String {
     short
 }
 
-/// Longer words are not recognised by their end.
+/// In characters: enough to recognise any value.
 const MAX_SHOWN: usize = 60;

@@ -1,10 +1,10 @@
-//! Reads YAML text into a tree in which every value knows its place.
+//! Parses YAML text into a tree in which every value has its place.
 //!
 //! In:  the text of one file.
-//! Out: a [`Node`], and a problem for whatever YAML allows and a routing file does not: anchors, aliases, tags,
+//! Out: a [`Node`], and a problem for everything that YAML allows and a routing file does not: anchors, aliases, tags,
 //!      duplicate keys, a second document, deep nesting.
-//! Source: YAML 1.2. The only user of the YAML crate, and of its event parser alone: nothing in a file is ever expanded,
-//!         so that a file costs no more than its length.
+//! Source: YAML 1.2. The only module that uses the YAML crate, and only its event parser: nothing in a file is ever
+//!         expanded, so the cost is linear in its length.
 
 mod mistake;
 
@@ -18,7 +18,7 @@ use serde_yaml::granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError
 use super::at::{At, Spot};
 use super::problem::{Place, Problem, Problems, Severity};
 
-/// A value and where it stands.
+/// A value and its place.
 #[derive(Debug)]
 pub(super) struct Node<'t> {
     pub spot: Spot,
@@ -34,7 +34,7 @@ pub(super) enum Value<'t> {
     List(Vec<Node<'t>>),
     /// Without duplicates, in the order of the file.
     Map(Vec<(Key<'t>, Node<'t>)>),
-    /// Stands in for an alias, which has been told.
+    /// Stands in for an alias, which has been reported.
     Told,
 }
 
@@ -44,7 +44,7 @@ impl Value<'_> {
         self.plain().is_some_and(|text| matches!(text, "" | "~" | "null" | "Null" | "NULL"))
     }
 
-    /// Whether YAML 1.2 (§10.3.2) reads this as a number or a boolean, and not as text.
+    /// Whether YAML 1.2 (§10.3.2) reads this as a number or a boolean rather than as text.
     pub(super) fn is_number_or_boolean(&self) -> bool {
         let number_like = |first: char| first.is_ascii_digit() || matches!(first, '+' | '-' | '.');
         self.plain().is_some_and(|text| {
@@ -61,7 +61,7 @@ impl Value<'_> {
     }
 }
 
-/// Whether a scalar was written plain, and so may be a number, a boolean or nothing.
+/// Whether a scalar was written plain, and so may be a number, a boolean or null.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Style {
     Plain,
@@ -74,11 +74,11 @@ pub(super) struct Key<'t> {
     pub text: Cow<'t, str>,
 }
 
-/// Reads `text`. `None`: there is no tree to look at, and why not has been told.
+/// Parses `text`. `None`: there is no usable tree; the reason has been reported.
 pub(super) fn read<'t>(text: &'t str, file: &Arc<Path>, problems: &mut Problems) -> Option<Node<'t>> {
     let options = options! {
         emit_comments: false,
-        // So that `sni: *.example.com` can be answered with what is wrong about it.
+        // So that `sni: *.example.com` gets a specific message.
         emit_unresolved_aliases: true,
         flow_nesting_limit: MAX_DEPTH,
         block_nesting_limit: MAX_DEPTH,
@@ -89,7 +89,7 @@ pub(super) fn read<'t>(text: &'t str, file: &Arc<Path>, problems: &mut Problems)
             Ok((event, span)) => tree.take(event, &span).ok()?,
             Err(error) => {
                 let (spot, message) = explain(&error, text);
-                // Without a path: what the parser has open is not where the mistake is.
+                // Without a path: the collection that the parser has open is not where the mistake is.
                 tree.push(spot, String::new(), message);
                 return None;
             }
@@ -104,7 +104,7 @@ pub(super) fn read<'t>(text: &'t str, file: &Arc<Path>, problems: &mut Problems)
 struct Tree<'f, 't> {
     file: &'f Arc<Path>,
     problems: &'f mut Problems,
-    /// The lists and maps that are not closed yet, outermost first.
+    /// The lists and maps that are still open, outermost first.
     open: Vec<Open<'t>>,
     root: Option<Node<'t>>,
     documents: usize,
@@ -119,11 +119,11 @@ enum Open<'t> {
 enum PendingKey<'t> {
     None,
     Some(Key<'t>),
-    /// A list or map in the place of a key; told already, and its value is left out.
+    /// A list or map used as a key; already reported, and its value is skipped.
     Unfit,
 }
 
-/// Reading on makes no sense; why has been told.
+/// Parsing cannot continue; the reason has been reported.
 struct Stop;
 
 impl<'t> Tree<'_, 't> {
@@ -217,7 +217,8 @@ impl<'t> Tree<'_, 't> {
         Ok(())
     }
 
-    /// Keeps the first of each key. Both places are told: which one was meant only the writer knows.
+    /// Keeps the first of duplicate keys. The message shows both places, since only the author knows which one is
+    /// right.
     fn drop_duplicates(&mut self, entries: &mut Vec<(Key<'t>, Node<'t>)>) {
         let mut seen: HashMap<Cow<'t, str>, Spot> = HashMap::with_capacity(entries.len());
         entries.retain(|(key, _)| {
@@ -245,7 +246,7 @@ impl<'t> Tree<'_, 't> {
         self.problems.push(Problem { severity: Severity::Error, place, path, message });
     }
 
-    /// The path of the value that comes next.
+    /// The path of the next value.
     fn path(&self) -> String {
         let mut path = String::new();
         for open in &self.open {
@@ -268,7 +269,7 @@ fn spot(error: &ScanError) -> Spot {
     Spot { line: count(error.marker().line().max(1)), column: count(error.marker().col() + 1) }
 }
 
-/// Where the mistake is, as far as can be seen, and how to mend it.
+/// The most likely place of the mistake, and how to fix it.
 fn explain(error: &ScanError, text: &str) -> (Spot, String) {
     if *error.kind() == ErrorKind::RecursionLimitExceeded {
         return (spot(error), TOO_DEEP.to_owned());
@@ -283,7 +284,7 @@ fn explain(error: &ScanError, text: &str) -> (Spot, String) {
 
 fn message(error: &ScanError, text: &str) -> String {
     let mut said = format!("invalid YAML: {}", error.info());
-    // `sni: *` is the most natural thing to write, and YAML reads it as an alias without a name.
+    // `sni: *` is a natural thing to write, but YAML reads it as an alias without a name.
     let line = text.lines().nth(error.marker().line().saturating_sub(1)).unwrap_or_default();
     if line.split(['#', '"', '\'']).next().is_some_and(|plain| plain.contains('*')) {
         said.push_str(STAR);
@@ -296,8 +297,8 @@ fn count(from_parser: usize) -> u32 {
 }
 
 const STAR: &str = "; a value that begins with `*` must be in quotes";
-/// The deepest key of a routing file is at six.
+/// The deepest key of a routing file is at level six.
 const MAX_DEPTH: usize = 16;
 const TOO_DEEP: &str = "lists and maps are nested more than 16 deep";
-/// A million routes of eight values each, and then some.
+/// A million routes with eight values each, and some headroom.
 const MAX_NODES: usize = 16_000_000;

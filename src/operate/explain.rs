@@ -1,8 +1,8 @@
-//! Explains which route takes a connection, and why no other does.
+//! Explains which route matches a connection, and why no other does.
 //!
 //! In:  a [`Snapshot`], of a file or of the running process, and a [`Question`].
 //! Out: an [`Explanation`], the same for the command line and for `/api/v1/explain`.
-//! Source: [`Snapshot::choose_watched`], the very function that the path of a connection calls.
+//! Source: [`Snapshot::choose_watched`], the same function that routes real connections.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -18,10 +18,10 @@ use crate::server_name::{InvalidName, Pattern, ServerName, Sni};
 use crate::snapshot::{Asked, Chosen, Destination, Snapshot};
 use crate::telemetry::{Match, Reason};
 
-/// A connection that might come. What is left open is assumed, and the answer says so.
+/// A hypothetical connection. Properties that are not given are assumed, and the answer says so.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Question {
-    /// As a client sends it; [`NO_NAME`] for one that sends none.
+    /// As a client sends it; [`NO_NAME`] for a client that sends none.
     pub name: String,
     pub alpn: Vec<String>,
     pub source: Option<IpAddr>,
@@ -29,7 +29,7 @@ pub(crate) struct Question {
     pub listener: Option<String>,
 }
 
-/// Why a question makes no sense here.
+/// Why a question is invalid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum BadQuestion {
     NoListener {
@@ -42,31 +42,31 @@ pub(crate) enum BadQuestion {
     },
 }
 
-/// Where a connection goes. Its JSON is an interface: names stay, further ones may come.
+/// Where a connection goes. Its JSON is a stable interface: fields keep their names, new ones may be added.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Explanation {
-    /// As it was asked.
+    /// As given in the question.
     pub name: String,
-    /// The name that is routed: lower-case, without a dot at its end. None: there is none, or it is invalid.
+    /// The name that is routed: lower-case, without a trailing dot. `None`: there is none, or it is invalid.
     pub server_name: Option<String>,
     pub alpn: Vec<String>,
     pub source: IpAddr,
     pub listener: String,
-    /// Which of `alpn`, `source` and `listener` the question left open.
+    /// Which of `alpn`, `source` and `listener` were not given.
     pub assumed: Vec<String>,
-    /// What decided, in the words of the log: a kind of pattern, or a fallback. None: the name is invalid.
+    /// The kind of pattern or the fallback that decided, as in the log. `None`: the name is invalid.
     #[serde(rename = "match")]
     pub matched: Option<String>,
-    /// The route, or the fallback, in the words of the log.
+    /// The route or the fallback, as in the log.
     pub route: Option<String>,
-    /// What of the route took the name. None: a fallback decided.
+    /// The entry of the route that matched. `None`: a fallback decided.
     pub taken: Option<Entry>,
-    /// More specific entries, in the order in which they were looked at.
+    /// More specific entries, in the order they were checked.
     pub passed_over: Vec<PassedOver>,
-    /// Where it goes; either this or `refusal`.
+    /// The destination; either this or `refusal` is set.
     pub pool: Option<Pool>,
     pub refusal: Option<Refusal>,
-    /// What a person may want to know besides.
+    /// Further hints for people.
     pub hints: Vec<String>,
     pub config: Source,
 }
@@ -79,7 +79,7 @@ pub(crate) struct Entry {
     pub file: String,
     pub line: u32,
     pub column: u32,
-    /// An empty list is no condition, here and below.
+    /// An empty list means no condition, here and below.
     pub alpn: Vec<String>,
     pub source: Vec<String>,
     pub listeners: Vec<String>,
@@ -107,29 +107,29 @@ pub(crate) struct Backend {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Refusal {
-    /// As in the log and in the metrics.
+    /// As in the log and the metrics.
     pub reason: String,
     /// `alert`, `close` or `reset`.
     pub client_sees: String,
-    /// Its name in RFC 8446 §6.2.
+    /// The name of the alert in RFC 8446 §6.2.
     pub alert: Option<String>,
-    /// What a client gets instead that does not offer TLS 1.3.
+    /// The alert for a client that does not offer TLS 1.3, if it differs.
     pub alert_before_tls13: Option<String>,
-    /// What is wrong with an invalid name.
+    /// Why the name is invalid.
     pub detail: Option<String>,
 }
 
-/// What was asked.
+/// The question, as answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Source {
     pub file: String,
     pub hash: String,
 }
 
-/// Answers `question` as the path would decide.
+/// Answers `question` with the decision that a real connection would get.
 ///
 /// # Errors
-/// [`BadQuestion`]. An invalid name is no such error: clients can send it, and are refused.
+/// [`BadQuestion`]. An invalid name is not an error here: clients can send one, and are refused.
 pub(crate) fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explanation, BadQuestion> {
     let config = &snapshot.config;
     let listener = listener(config, question.listener.as_deref())?;
@@ -176,7 +176,7 @@ pub(crate) fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explan
 }
 
 impl Explanation {
-    /// Fills in what the path decides.
+    /// Fills in the routing decision.
     fn decide(&mut self, snapshot: &Snapshot, asked: Asked<'_>) {
         let mut candidates = Vec::new();
         let Chosen { route, matched } = snapshot.choose_watched(asked, |candidate| candidates.push(candidate));
@@ -206,7 +206,7 @@ impl Explanation {
         }
     }
 
-    /// Fills in how the path refuses a name that it would not even route to a fallback.
+    /// Fills in the refusal of an invalid name, which is not routed even to a fallback.
     fn refuse_name(&mut self, invalid: InvalidName) {
         self.refusal = Some(Refusal {
             reason: Reason::InvalidSni.as_str().to_owned(),
@@ -225,7 +225,7 @@ impl Explanation {
         });
     }
 
-    /// Names what was assumed and made a difference, or might have.
+    /// Adds hints for assumptions that made a difference, or could have.
     fn hint_at_assumptions(&mut self) {
         let entries: Vec<&Entry> = self.passed_over.iter().map(|over| &over.entry).chain(&self.taken).collect();
         for what in &self.assumed {
@@ -252,7 +252,7 @@ fn listener(config: &Settings, asked: Option<&str>) -> Result<usize, BadQuestion
     })
 }
 
-/// Says in words what the candidate's numbers mean.
+/// Converts a candidate's indices into names.
 fn entry(snapshot: &Snapshot, candidate: &Candidate<'_>, name: &ServerName) -> Entry {
     let Candidate { route, by, suffix_bytes, conditions, .. } = *candidate;
     let place = snapshot.place(candidate.number());
@@ -269,7 +269,7 @@ fn entry(snapshot: &Snapshot, candidate: &Candidate<'_>, name: &ServerName) -> E
     }
 }
 
-/// As the routing file spells it.
+/// As written in the routing file.
 fn pattern(by: By, suffix: &str) -> String {
     match by {
         By::Exact => suffix.to_owned(),
@@ -291,7 +291,7 @@ fn told_pool(config: &Settings, name: &str) -> Pool {
     Pool { name: name.to_owned(), backends }
 }
 
-/// How the path refuses a client that offers TLS 1.3, and where the alert differs, one that does not.
+/// How a client that offers TLS 1.3 is refused and, if the alert differs, one that does not.
 fn refusal(how: Refuse, matched: Match) -> Refusal {
     let alert = |refusal| match refusal {
         refuse::Refusal::Alert { alert, .. } => Some(alert),
@@ -309,7 +309,7 @@ fn refusal(how: Refuse, matched: Match) -> Refusal {
     }
 }
 
-/// As the routing file spells it.
+/// As written in the routing file.
 pub(crate) fn refuse_word(how: Refuse) -> &'static str {
     match how {
         Refuse::Alert => "alert",
@@ -318,7 +318,7 @@ pub(crate) fn refuse_word(how: Refuse) -> &'static str {
     }
 }
 
-/// Patterns that look as if they took `name`, and do not.
+/// Patterns that look as if they matched `name`, but do not.
 fn near_misses(snapshot: &Snapshot, name: &ServerName) -> Vec<String> {
     let near = snapshot.table.near_misses(name).into_iter().map(|NearMiss { number, by, suffix_bytes }| {
         let suffix = suffix(name, suffix_bytes);
@@ -334,7 +334,7 @@ fn near_misses(snapshot: &Snapshot, name: &ServerName) -> Vec<String> {
     near.take(MOST_HINTS).collect()
 }
 
-/// Tells who pasted a URL or an address with a port what the name in it is.
+/// A hint for a URL or an address with a port: the server name in it.
 fn no_bare_name(asked: &str) -> Option<String> {
     let host = asked.split_once("://").map_or(asked, |(_, rest)| rest);
     let host = host.split(['/', ':']).next().unwrap_or_default();
@@ -355,9 +355,9 @@ impl fmt::Display for BadQuestion {
 
 impl std::error::Error for BadQuestion {}
 
-/// Asks for a client that sends no server name.
+/// Stands for a client that sends no server name.
 pub(crate) const NO_NAME: &str = "-";
-/// A client that nobody's network holds (RFC 5737).
+/// A client address outside every real network (RFC 5737).
 const SOME_CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 const MOST_HINTS: usize = 5;
 

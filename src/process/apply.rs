@@ -1,8 +1,8 @@
 //! Applies a configuration to the running process: its listeners, its admin addresses, its log.
 //!
 //! In:  a configuration whose snapshot is built.
-//! Out: [`Prepared`], with everything done that can fail and nothing changed yet; once the snapshot is in force,
-//!      [`Prepared::commit`] makes the rest so.
+//! Out: [`Prepared`], for which everything that can fail has been done and nothing has changed; once the snapshot is in
+//!      force, [`Prepared::commit`] applies the rest.
 
 use std::error::Error;
 use std::fmt;
@@ -23,15 +23,15 @@ use crate::socket::{Kind, Label};
 use crate::sys;
 use crate::telemetry::{Level, LogControl, LogSettings};
 
-/// What of the process is not in the snapshot.
+/// The parts of the process that are not in the snapshot.
 pub(crate) struct Process {
     listeners: ListeningSockets,
     admin: sockets::Sockets,
-    /// `None`: the log is not ours to change.
+    /// `None`: the log is not under our control.
     log: Option<LogControl>,
-    /// What it runs with; a restart alone changes that.
+    /// The values in use; changing them requires a restart.
     runtime: config::Runtime,
-    /// Sockets that were there before, until the first configuration has taken what it has use for.
+    /// Sockets that existed before this process, until the first configuration has taken those it needs.
     before: Before,
 }
 
@@ -42,7 +42,7 @@ struct Before {
     unwanted: Vec<usize>,
 }
 
-/// A configuration that can be put in force; dropped, nothing has changed.
+/// A configuration that is ready to be put in force. Dropping it leaves everything unchanged.
 #[must_use]
 pub(crate) struct Prepared<'a> {
     process: &'a mut Process,
@@ -51,26 +51,26 @@ pub(crate) struct Prepared<'a> {
     log: LogSettings,
 }
 
-/// Why a configuration cannot be put in force here, though nothing is wrong with it.
+/// Why a valid configuration cannot be put in force on this machine.
 #[derive(Debug)]
 pub(crate) enum ApplyError {
     Bind(CannotBind),
     BindAdmin(sockets::CannotBind),
-    /// The kernel does not have it, or does not let us use it.
+    /// The kernel does not have the algorithm, or does not allow us to use it.
     Congestion {
         name: String,
         error: io::Error,
     },
-    /// A backend is one of the addresses that we listen on.
+    /// A backend address is one of our own listening addresses.
     SelfLoop {
         pool: Arc<str>,
         backend: SocketAddr,
     },
-    /// It changes what is fixed while the process runs.
+    /// It changes a setting that is fixed while the process runs.
     NeedsRestart {
         what: &'static str,
     },
-    /// No thread, or no runtime, is to be had.
+    /// A thread or a runtime cannot be created.
     Io(io::Error),
 }
 
@@ -83,10 +83,10 @@ impl Process {
         Self { listeners, admin: sockets::Sockets::default(), log: None, runtime, before: Before::sort(inherited) }
     }
 
-    /// Does what can fail: binds every new address.
+    /// Does everything that can fail: binds every new address.
     ///
     /// # Errors
-    /// One of them cannot be bound, or something else that `config` asks for cannot be had; nothing has changed then.
+    /// An address cannot be bound, or another resource that `config` needs is unavailable; nothing has changed then.
     pub(crate) fn prepare(&mut self, config: &Settings) -> Result<Prepared<'_>, ApplyError> {
         if config.runtime != self.runtime {
             return Err(ApplyError::NeedsRestart { what: "runtime" });
@@ -94,12 +94,12 @@ impl Process {
         if let Some((name, error)) = missing_congestion(config) {
             return Err(ApplyError::Congestion { name: name.to_owned(), error });
         }
-        // Listeners first: what the service manager gives may be either, if its address says so.
+        // Listeners first: an inherited socket of the service manager may serve either, if its address matches.
         let listeners = self.listeners.bind(config, &mut self.before.listeners).map_err(ApplyError::Bind)?;
         refuse_self_loop(config, &self.listeners.addresses(&listeners))?;
         self.before.rest_may_be_admin();
         let admin = self.admin.prepare(&config.admin.bind, &mut self.before.admin).map_err(ApplyError::BindAdmin)?;
-        // Last, since clients may come from here on.
+        // Last, since clients may connect from here on.
         self.listeners.listen(&listeners).map_err(ApplyError::Bind)?;
         Ok(Prepared { listeners, admin, log: log_settings(config.log), process: self })
     }
@@ -112,35 +112,35 @@ impl Process {
         &self.admin
     }
 
-    /// Lets reloads change the log.
+    /// Allows reloads to change the log.
     pub(crate) fn control_log(&mut self, log: LogControl) {
         self.log = Some(log);
     }
 
-    /// Answers at the admin addresses from now on, and at those to come.
+    /// Serves the admin addresses from now on, including those added later.
     pub(crate) fn serve_admin(&mut self, app: Arc<App>) {
         self.admin.serve(app);
     }
 
-    /// Takes no new connections; those that the kernel has accepted already are served.
+    /// Takes no new connections; those already accepted by the kernel are served.
     pub(crate) fn drain(&mut self) {
         self.listeners.drain();
     }
 
-    /// Accepts from now on, if it did not already, and closes what was there before and nobody has use for: the numbers
-    /// of those that the process before handed over.
+    /// Starts accepting, if it has not already, and closes inherited sockets that are not needed. Returns the numbers
+    /// of those that the old process handed over.
     pub(crate) fn begin(&mut self) -> Vec<usize> {
         self.listeners.begin();
         mem::take(&mut self.before).close()
     }
 
-    /// Every socket, to be handed over to another process.
+    /// All sockets, to be handed over to another process.
     pub(crate) fn hand_over(&self) -> Vec<(Label, BorrowedFd<'_>)> {
         [self.listeners.hand_over(), self.admin.hand_over()].concat()
     }
 
-    /// Leaves every socket to the process that [`Self::hand_over`] gave them to. Those that it has no use for are
-    /// closed here: `unwanted`, by their place.
+    /// Leaves all sockets to the process that [`Self::hand_over`] gave them to. Those it does not need, `unwanted` by
+    /// index, are closed here.
     pub(crate) fn leave(&mut self, unwanted: &[usize]) {
         let first_admin = self.listeners.hand_over().len();
         self.listeners.leave(unwanted);
@@ -188,7 +188,7 @@ impl Before {
         before
     }
 
-    /// What no listener has taken of the service manager's may still be the admin server's.
+    /// Sockets of the service manager that no listener took may belong to the admin server.
     fn rest_may_be_admin(&mut self) {
         let rest = self.listeners.extract_if(.., |inherited| inherited.label.kind == Kind::Unknown);
         self.admin.extend(rest.map(|listening_sockets::Inherited { label, address, socket, number }| {
@@ -220,8 +220,8 @@ impl Before {
 }
 
 impl Prepared<'_> {
-    /// Makes it so. To be called right after `now`, the snapshot of the same configuration, came into force: those who
-    /// come in by a new address, or under a new name, are looked up there.
+    /// Puts the changes in force. Call it right after `now`, the snapshot of the same configuration, came into force:
+    /// connections that arrive on a new address, or under a new name, are routed by it.
     pub(crate) fn commit(self, now: &Arc<Snapshot>) {
         self.process.listeners.commit(self.listeners, now);
         self.process.admin.commit(self.admin);
@@ -231,8 +231,8 @@ impl Prepared<'_> {
     }
 }
 
-/// Refuses a backend that is one of our own listeners, by whichever of this machine's addresses. Backends that are looked
-/// up are judged when they are found.
+/// Rejects a backend that is one of our own listeners, under any address of this machine. Backends with DNS names are
+/// checked when they resolve.
 fn refuse_self_loop(config: &Settings, listening: &[SocketAddr]) -> Result<(), ApplyError> {
     let backends = config.pools.iter().flat_map(|pool| pool.backends.iter().map(move |backend| (pool, backend)));
     let known = backends.filter_map(|(pool, backend)| Some((pool, backend.address.inet()?)));
@@ -241,7 +241,7 @@ fn refuse_self_loop(config: &Settings, listening: &[SocketAddr]) -> Result<(), A
     if suspects.peek().is_none() {
         return Ok(());
     }
-    // Without them, what the addresses say by themselves must do.
+    // Without local addresses, only the configured addresses are compared.
     let local = sys::local_addresses().unwrap_or_else(|error| {
         let consequence = "only backends on loopback can be recognised as our own listeners";
         tracing::warn!(event = "local_addresses_unknown", %error, "cannot list this machine's addresses: {consequence}");
@@ -253,7 +253,7 @@ fn refuse_self_loop(config: &Settings, listening: &[SocketAddr]) -> Result<(), A
     }
 }
 
-/// How the log is, as `config` says it.
+/// The log settings from `config`.
 pub(crate) fn log_settings(log: config::Log) -> LogSettings {
     let level = match log.level {
         config::Level::Error => Level::Error,
@@ -335,7 +335,7 @@ mod tests {
             let listening: Vec<_> = listening.iter().map(|address| address.parse().expect("an address")).collect();
             refuse_self_loop(&config, &listening).err().map(|error| error.to_string())
         };
-        // No machine has a multicast address as its own.
+        // A multicast address is never a local address.
         assert_eq!(refused(&["127.0.0.1:7000", "0.0.0.0:7002", "127.0.0.2:7003"]), None);
         let told = refused(&["127.0.0.1:7000", "0.0.0.0:7003"]).expect("refused");
         assert!(told.starts_with("pool q: its backend `127.0.0.1:7003` is where snigate itself listens"), "{told}");

@@ -1,10 +1,10 @@
 //! Opens, renames and closes the listening sockets of all workers, so that a reload may change every listener.
 //!
-//! In:  the listeners of a configuration; at the start, sockets that were there before the process.
-//! Out: a [`Plan`] with every new address bound, or the one that cannot be; put in force, orders to the accept loops.
+//! In:  the listeners of a configuration; at start-up, inherited sockets.
+//! Out: a [`Plan`] with every new address bound, or the one that cannot be; after commit, orders to the accept loops.
 //!
-//! A socket outlives its configuration: when a listener is renamed or its options change, its sockets and the clients
-//! queued on them stay. Only an address that no listener has any more is closed.
+//! A socket outlives its configuration: when a listener is renamed or its options change, its sockets stay open and
+//! keep their queued clients. Only an address that no listener uses any more is closed.
 
 use std::collections::HashMap;
 use std::io;
@@ -26,7 +26,7 @@ use crate::socket::{Kind, Label};
 pub(crate) struct ListeningSockets {
     /// In the order of the configuration.
     open: Vec<Open>,
-    /// By name, so that a listener that stays, or comes back, counts on.
+    /// By name, so that a listener that stays, or comes back, keeps its count.
     permits: HashMap<Arc<str>, Arc<Permits>>,
     workers: Vec<mpsc::UnboundedSender<Opening>>,
     begin: Begin,
@@ -44,17 +44,17 @@ pub(crate) enum Begin {
     Later,
 }
 
-/// A listening socket that was there before this process.
+/// A listening socket inherited by this process.
 #[derive(Debug)]
 pub(crate) struct Inherited {
     pub label: Label,
     pub address: SocketAddr,
     pub socket: TcpListener,
-    /// As [`crate::process::upgrade::Inherited::number`] says.
+    /// See [`crate::process::upgrade::Inherited::number`].
     pub number: Option<usize>,
 }
 
-/// An address that cannot be listened on.
+/// An address that cannot be bound.
 #[derive(Debug)]
 pub(crate) struct CannotBind {
     pub listener: Arc<str>,
@@ -62,7 +62,7 @@ pub(crate) struct CannotBind {
     pub error: io::Error,
 }
 
-/// The listening sockets that a configuration needs; dropped, nothing has changed.
+/// The listening sockets that a configuration needs. Dropping it leaves everything unchanged.
 pub(crate) struct Plan(Vec<Planned>);
 
 struct Planned {
@@ -92,16 +92,16 @@ struct Options {
 
 struct Open {
     wanted: Wanted,
-    /// Where it really is: not port 0.
+    /// The bound address, with the actual port instead of 0.
     address: SocketAddr,
-    /// One a worker, unless they were there before.
+    /// One per worker, unless they are inherited.
     sockets: Vec<TcpListener>,
     /// The service manager keeps the sockets open too.
     lent: bool,
     orders: watch::Sender<Order>,
 }
 
-/// The sockets of one address, and the second handle to one of them, or more, that each worker gets.
+/// The sockets of one address. Each worker gets a second handle to one or more of them.
 struct Sockets {
     address: SocketAddr,
     ours: Vec<TcpListener>,
@@ -110,7 +110,7 @@ struct Sockets {
 }
 
 impl ListeningSockets {
-    /// No socket is open yet.
+    /// Opens no sockets yet.
     pub(crate) fn new(workers: Vec<mpsc::UnboundedSender<Opening>>, begin: Begin, shared: Shared) -> Self {
         let addresses = watch::Sender::new(Arc::from([]));
         Self { open: Vec::new(), permits: HashMap::new(), workers, begin, shared, addresses }
@@ -139,10 +139,10 @@ impl ListeningSockets {
         self.open.iter().map(|open| (&open.wanted.listener, open.address))
     }
 
-    /// Binds every address of `config` that is not bound yet. What it has use for among `inherited`, it takes.
+    /// Binds every address of `config` that is not bound yet. Takes the sockets it needs from `inherited`.
     ///
     /// # Errors
-    /// One of them cannot be bound; then none of them is.
+    /// One of them cannot be bound; then none is.
     pub(crate) fn bind(&self, config: &Settings, inherited: &mut Vec<Inherited>) -> Result<Plan, CannotBind> {
         let wanted = wanted(config);
         let kept = self.kept(&wanted);
@@ -187,7 +187,7 @@ impl ListeningSockets {
         Ok(())
     }
 
-    /// Puts `plan` in force. `now`, in force already, is the snapshot of the same configuration.
+    /// Puts `plan` in force. `now` is the snapshot of the same configuration, already in force.
     pub(crate) fn commit(&mut self, Plan(plan): Plan, now: &Arc<Snapshot>) {
         let mut before: Vec<Option<Open>> = self.open.drain(..).map(Some).collect();
         for Planned { wanted, binding } in plan {
@@ -223,7 +223,7 @@ impl ListeningSockets {
         self.open.drain(..).for_each(|open| open.close(self.begin));
     }
 
-    /// Every socket, to be handed over.
+    /// All sockets, for the hand-over.
     pub(crate) fn hand_over(&self) -> Vec<(Label, BorrowedFd<'_>)> {
         let of = |open: &Open| Label {
             kind: Kind::Listener,
@@ -254,7 +254,7 @@ impl ListeningSockets {
     fn kept(&self, wanted: &[Wanted]) -> Vec<Option<usize>> {
         let mut kept = vec![None; wanted.len()];
         let mut free = vec![true; self.open.len()];
-        // First those whose listener keeps its name, so that a name that moves takes nobody else's socket.
+        // First those whose listener keeps its name, so that a renamed listener does not take another one's socket.
         for same_name in [true, false] {
             for (wanted, kept) in wanted.iter().zip(&mut kept).filter(|(_, kept)| kept.is_none()) {
                 *kept = self.open.iter().enumerate().position(|(number, open)| {
@@ -305,7 +305,7 @@ impl ListeningSockets {
 }
 
 impl Open {
-    /// Goes on with the same sockets, under what the configuration says of them now.
+    /// Keeps the sockets, with the options of the new configuration.
     fn keep(mut self, wanted: Wanted, order: Order) -> Self {
         let address = self.address;
         if wanted.options != self.wanted.options {
@@ -340,7 +340,7 @@ impl Open {
 }
 
 impl Sockets {
-    /// One for each of `workers`, which share the port that the first one was given.
+    /// One socket per worker; all share the port that the first one got.
     fn bind(wanted: &Wanted, workers: usize) -> io::Result<Self> {
         let mut ours: Vec<TcpListener> = Vec::with_capacity(workers);
         let mut address = wanted.address;
@@ -353,8 +353,8 @@ impl Sockets {
         Ok(Self { address, ours, theirs: theirs.into_iter().enumerate().collect(), lent: false })
     }
 
-    /// All of `inherited`, which have one address, are accepted from: each has its own queue. If they are fewer than
-    /// the workers, more are bound beside them; where that cannot be, workers share.
+    /// Accepts from all of `inherited`, which share one address: each has its own queue. If there are fewer than
+    /// workers, more are bound beside them; if that fails, workers share.
     fn adopt(inherited: Vec<Inherited>, wanted: &Wanted, workers: usize) -> io::Result<Self> {
         let address = inherited.first().map_or(wanted.address, |first| first.address);
         let lent = inherited.iter().any(|inherited| inherited.label.lent);
@@ -398,7 +398,7 @@ impl Options {
         socket::listen(socket, self.tcp.backlog)
     }
 
-    /// Sets them on a socket that is listening already.
+    /// Sets the options on a socket that is already listening.
     fn set(&self, socket: &TcpListener, lent: bool, listener: &str, address: SocketAddr) {
         let listen = || if lent { Ok(()) } else { self.listen(socket) };
         if let Err(error) = self.configure(socket).and_then(|()| listen()) {
@@ -415,8 +415,8 @@ impl Options {
 
 type Rule = fn(&Wanted, &Inherited) -> bool;
 
-/// What of `inherited` each address of `wanted` gets: the sockets that are bound there or, for port 0, were; else one
-/// that the service manager has under the name of its listener.
+/// Which of `inherited` each address of `wanted` gets: the sockets bound to it or, for port 0, to its earlier port;
+/// otherwise one that the service manager named after its listener.
 fn adopted(wanted: &[Wanted], inherited: &mut Vec<Inherited>) -> Vec<Vec<Inherited>> {
     let is_there = |wanted: &Wanted, inherited: &Inherited| {
         let was_wanted = || inherited.label.wanted.as_deref() == Some(&*wanted.address.to_string());

@@ -1,9 +1,9 @@
-//! Starts, changes and ends the process: what one `snigate run` is, from its sockets to its last connection.
+//! Starts, changes and stops the process: everything in one `snigate run`, from its sockets to its last connection.
 //!
 //! In:  a routing file, the sockets of a predecessor or of the service manager, signals.
 //! Out: [`worker`] threads that serve connections, and control tasks beside them, until the process ends.
 
-// In the order of reading: what starts everything first.
+// In reading order: first the module that starts everything.
 pub(crate) mod server;
 pub(crate) mod reload;
 pub(crate) mod apply;

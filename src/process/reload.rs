@@ -39,7 +39,7 @@ pub(crate) struct Reloader {
     file: PathBuf,
     snapshot: Arc<ArcSwap<Snapshot>>,
     metrics: Arc<Metrics>,
-    /// What a reload changes besides the snapshot.
+    /// The parts of the process besides the snapshot that a reload changes.
     process: Arc<Mutex<Process>>,
     rosters: Rosters,
     triggers: Triggers,
@@ -51,7 +51,7 @@ pub(crate) struct Reloader {
     retired: Vec<Arc<Snapshot>>,
 }
 
-/// Asks for reloads from elsewhere.
+/// Requests reloads from other tasks.
 #[derive(Clone, Debug)]
 pub(crate) struct Asker(mpsc::Sender<Request>);
 
@@ -66,12 +66,12 @@ pub(crate) struct Request {
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub result: ReloadResult,
-    /// Of the configuration that is in force now.
+    /// The hash of the configuration now in force.
     pub hash: String,
     pub took: Duration,
-    /// Why it was rejected, if it was.
+    /// The reason, if it was rejected.
     pub why: Option<String>,
-    /// All of the file, or its warnings if it is in force.
+    /// All problems of a rejected file, or the warnings of an accepted one.
     pub problems: Problems,
 }
 
@@ -116,7 +116,7 @@ impl Reloader {
         Self { file, snapshot, metrics, process, rosters, triggers, tried, seen: None, retired: Vec::new() }
     }
 
-    /// Reloads whenever the files change or `asked` says so; ends when nobody can ask any more.
+    /// Reloads whenever the files change or a request arrives; ends when all senders are gone.
     pub(crate) async fn run(mut self, mut asked: mpsc::Receiver<Request>) {
         self.listen();
         let fingerprint = self.fingerprint().await;
@@ -144,15 +144,15 @@ impl Reloader {
             let outcome = self.reload(trigger).await;
             self.sweep();
             if let (Some(answer), Some(outcome)) = (answer, outcome) {
-                // The requester may have gone.
+                // The requester may no longer be waiting.
                 let _ = answer.send(outcome);
             }
         }
     }
 
-    /// Reads the files once they are at rest and puts them in force, or says why not. All triggers end here.
+    /// Waits until the files are stable and puts them in force, or logs why not. All triggers end here.
     ///
-    /// `None`: nothing has changed. Who asks expressly gets an outcome.
+    /// `None`: nothing has changed. An explicit request always gets an outcome.
     async fn reload(&mut self, trigger: Trigger) -> Option<Outcome> {
         let (started, is_asked) = (Instant::now(), matches!(trigger, Trigger::Signal | Trigger::Api));
         let patience = started + if is_asked { PATIENCE_OF_WHO_ASKS } else { PATIENCE };
@@ -179,7 +179,7 @@ impl Reloader {
             let after = self.fingerprint().await;
             let is_late = Instant::now() >= patience;
             if !after.is_same(&fingerprint) && !is_late {
-                // It changed while it was read, or names files that were not looked at before.
+                // The files changed while being read, or include files that were not fingerprinted before.
                 sleep(RETRY_DELAY).await;
                 continue;
             }
@@ -196,31 +196,31 @@ impl Reloader {
                 Err(rejected) => Err(rejected),
             };
             systemd::ready();
-            // What is not read any more does not count any more.
+            // Files that are no longer read no longer count.
             self.seen = Some(fingerprint.only(&self.paths().await));
             if !is_asked && !was_sure && matches!(applied, Ok(Applied::Already)) {
-                // It was not known whether there was a change, and there was none.
+                // It was unknown whether the files had changed; they had not.
                 return None;
             }
             return Some(self.conclude(trigger, began.elapsed(), applied));
         }
     }
 
-    /// Waits until the files are at rest: no writer has one open, none is missing or empty, nothing changes any more.
-    /// Each wait is bounded, since a missing or empty file may be intended.
+    /// Waits until the files are stable: no writer has one open, none is missing or empty, and nothing changes any
+    /// more. Each wait is bounded, since a missing or empty file may be intended.
     async fn settle(&self, trigger: Trigger, mut fingerprint: Fingerprint, patience: Instant) -> Fingerprint {
         let mut since = Instant::now();
         loop {
             let quiet = match self.triggers.quiet_for() {
                 Some(quiet) if trigger == Trigger::File => quiet,
-                // What is missing has no time of change.
+                // A missing file has no modification time.
                 _ if fingerprint.has_gap() => since.elapsed(),
                 _ => since.elapsed().max(fingerprint.quiet_for()),
             };
             let needed = match trigger {
                 _ if fingerprint.has_gap() || self.triggers.has_writer() => QUIET_OF_A_WRITER,
                 Trigger::File => QUIET,
-                // Without a watch, writers are not seen.
+                // Without a watch, writers cannot be detected.
                 _ => QUIET_UNHEARD,
             };
             let now = Instant::now();
@@ -236,10 +236,10 @@ impl Reloader {
         }
     }
 
-    /// Builds and swaps.
+    /// Builds the snapshot and swaps it in.
     async fn apply(&mut self, Loaded { config, warnings }: Loaded) -> Result<Applied, Rejected> {
         let (before, metrics) = (self.snapshot.load_full(), Arc::clone(&self.metrics));
-        // The token has no part in the hash.
+        // The hash does not cover the token.
         if config.hash == before.config.hash && config.admin.token == before.config.admin.token {
             return Ok(Applied::Already);
         }
@@ -326,14 +326,14 @@ impl Reloader {
         }
     }
 
-    /// Puts `snapshot` in force, and what else its configuration changes; all of it or, with an error, nothing.
+    /// Puts `snapshot` in force, with everything else that its configuration changes. On error, nothing has changed.
     async fn swap(&mut self, snapshot: Snapshot) -> Result<(), Rejected> {
         let mut process = self.process.lock().await;
-        // No await from here on: the change must not be seen half done, nor be cut off by the end of the process.
+        // No await from here on: the change must not be observed half done, nor be interrupted by shutdown.
         let prepared = match process.prepare(&snapshot.config) {
             Ok(prepared) => prepared,
             Err(error) => {
-                // Building has registered the series of routes and backends that do not come.
+                // Building registered series of routes and backends that will not come into force.
                 self.snapshot.load().retire_series();
                 return Err(Rejected::Apply(error));
             }
@@ -348,8 +348,7 @@ impl Reloader {
         Ok(())
     }
 
-    /// Frees snapshots that are no longer used, on another thread: otherwise the worker that drops the last reference
-    /// would have to.
+    /// Frees unused snapshots on another thread: otherwise the worker that drops the last reference would do it.
     fn sweep(&mut self) {
         let (free, held) = mem::take(&mut self.retired).into_iter().partition(|old| Arc::strong_count(old) == 1);
         self.retired = held;
@@ -392,12 +391,12 @@ impl Reloader {
     }
 }
 
-/// What became of a configuration that can be used.
+/// What happened to a valid configuration.
 enum Applied {
     Now {
         warnings: Problems,
     },
-    /// It is what is in force.
+    /// It is already in force.
     Already,
 }
 
@@ -412,7 +411,7 @@ impl std::fmt::Display for Rejected {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Problems(_) => f.write_str("the file has problems"),
-            // In one line, as the log wants it.
+            // On one line, for the log.
             Self::Apply(error) => match error.source() {
                 Some(cause) => write!(f, "{error}: {cause}"),
                 None => write!(f, "{error}"),
@@ -428,16 +427,16 @@ impl Error for Rejected {}
 const MOST_WAITING: usize = 16;
 /// After the last change; a file is often written in several steps.
 const QUIET: Duration = Duration::from_millis(150);
-/// Where a writer has a file open, or a file is missing or empty. With what it takes to load, less than two seconds.
+/// When a writer has a file open, or a file is missing or empty. Including loading, less than two seconds.
 const QUIET_OF_A_WRITER: Duration = Duration::from_millis(1500);
-/// Without a watch, where neither changes nor writers are seen.
+/// Without a watch, when neither changes nor writers are seen.
 const QUIET_UNHEARD: Duration = Duration::from_secs(1);
-/// Files that keep changing are read anyway after this.
+/// After this, files are read even if they keep changing.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE_OF_WHO_ASKS: Duration = Duration::from_secs(2);
 const RECHECK: Duration = Duration::from_millis(250);
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 /// How often unused old snapshots are freed.
 const SWEEP: Duration = Duration::from_secs(2);
-/// Between a file system's clock and ours.
+/// The possible difference between a file system's clock and ours.
 const CLOCK_SLACK: Duration = Duration::from_secs(2);

@@ -59,19 +59,19 @@ pub(crate) struct Server {
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// Every connection ended by itself.
+    /// All connections ended on their own.
     Drained,
-    /// The drain deadline, or a second signal, ended `connections` of them.
+    /// The drain deadline, or a second signal, cut off `connections` connections.
     Cut { connections: usize },
 }
 
 impl Server {
-    /// Starts on the current runtime, which becomes the control runtime. What it has use for of `inheritance`, it takes.
+    /// Starts on the current runtime, which becomes the control runtime. Takes the sockets it needs from `inheritance`.
     ///
     /// # Errors
-    /// An address cannot be bound, or no thread or descriptor is to be had. Nothing keeps running then.
+    /// An address cannot be bound, or a thread or descriptor cannot be created. Nothing keeps running then.
     pub(crate) async fn start(loaded: Loaded, file: PathBuf, inheritance: Inheritance) -> Result<Self, ApplyError> {
-        // Before anything is bound: as the first process of a container there are no default actions.
+        // Before anything is bound: as the first process of a container, signals have no default action.
         let signals = Signals::listen().map_err(ApplyError::Io)?;
         let config = loaded.config;
         let workers = config.runtime.workers.unwrap_or_else(available_cores);
@@ -95,7 +95,7 @@ impl Server {
         shared.metrics.collect_with(move || in_force.load().publish());
         let (to_workers, openings): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let Inheritance { sockets, predecessor } = inheritance;
-        // The old process serves until this one can.
+        // The old process keeps serving until this one can.
         let begin = if predecessor.is_some() { Begin::Later } else { Begin::AtOnce };
         let mut process =
             Process::new(ListeningSockets::new(to_workers, begin, shared.clone()), config.runtime, sockets);
@@ -127,10 +127,10 @@ impl Server {
         })
     }
 
-    /// Runs until a signal asks for the end, or another process has come to serve in its place: drains, and returns
-    /// when all is over.
+    /// Runs until a signal asks it to stop, or a new process has taken over: drains, and returns once everything has
+    /// ended.
     ///
-    /// `log` is looked at for lines it dropped.
+    /// `log` provides the count of dropped lines.
     pub(crate) async fn run(mut self, log: Option<LogGuard>) -> Ended {
         let (reloads, asked) = reload::channel();
         let app = self.open_admin(&reloads, log.as_ref()).await;
@@ -140,12 +140,12 @@ impl Server {
         let discovering = tokio::spawn(self.discovery.clone().run());
         let starting = tokio::spawn(self.starting(app));
         let parting = self.serve(&reloads).await;
-        // A reload is over or has not begun: what it changes, it changes between two turns of this runtime.
+        // A reload is either complete or not started: it makes its changes between two await points of this runtime.
         if let Some(reloading) = reloading {
             reloading.abort();
             let _ = reloading.await;
         }
-        // Whether it came to an end or not, it says nothing after this.
+        // Finished or not, it reports nothing after this.
         starting.abort();
         let _ = starting.await;
         let left = self.part(parting).await;
@@ -157,13 +157,13 @@ impl Server {
         let ended = if left == 0 { Ended::Drained } else { Ended::Cut { connections: left } };
         tracing::info!(event = "ended", cut = left, "stopped");
         upkeep.abort();
-        // Its log guard is dropped with it, which writes what is queued.
+        // This drops its log guard, which writes the queued lines.
         let _ = upkeep.await;
         ended
     }
 
-    /// Answers at the admin addresses, unless the process before does: then with what is given, from the time when this
-    /// one serves.
+    /// Serves the admin addresses, unless the old process still does: then returns the app, to be served when this
+    /// process starts serving.
     async fn open_admin(&self, reloads: &Asker, log: Option<&LogGuard>) -> Option<App> {
         let app = self.app(reloads.clone());
         let mut process = self.process.lock().await;
@@ -177,12 +177,12 @@ impl Server {
         None
     }
 
-    /// Begins to serve once the backend names are resolved, and reports it to the old process and to systemd.
+    /// Starts serving once the backend names are resolved, and reports it to the old process and to systemd.
     fn starting(&mut self, app: Option<App>) -> impl Future<Output = ()> + use<> {
         let (discovery, readiness) = (self.discovery.clone(), self.readiness.clone());
         let (process, predecessor) = (Arc::clone(&self.process), self.predecessor.take());
         async move {
-            // Not for long, since other pools may need no name.
+            // Bounded, since other pools may not need DNS.
             if timeout(FIRST_LOOKUPS, discovery.tried()).await.is_err() {
                 let waited_s = FIRST_LOOKUPS.as_secs();
                 tracing::warn!(
@@ -224,13 +224,13 @@ impl Server {
         }
     }
 
-    /// Starts the new process, and leaves it the sockets once it serves.
+    /// Starts the new process, and hands the sockets over once it serves.
     async fn upgrade(&mut self, reloads: &Asker) -> Upgrade {
         if self.readiness.stage() != Stage::Ready {
             return not_upgraded(&UpgradeError::NotReady);
         }
         let limit = self.shared.snapshot.load().config.timeouts.upgrade;
-        // Reloads wait meanwhile: they would change sockets that are being handed over.
+        // Reloads wait meanwhile: they would change the sockets being handed over.
         let process = Arc::clone(&self.process);
         let mut process = process.lock().await;
         let mut successor = match Successor::start() {
@@ -262,7 +262,7 @@ impl Server {
         }
     }
 
-    /// Drains; returns how many connections are left and will be reset.
+    /// Drains; returns the number of connections that are left and will be reset.
     async fn part(&mut self, parting: Parting) -> usize {
         self.readiness.enter(Stage::Draining);
         let (pre_stop, wait) = {
@@ -345,7 +345,7 @@ async fn join(workers: Vec<JoinHandle<()>>) {
     let _ = joined.await;
 }
 
-/// Keeps the histograms small while nobody scrapes.
+/// Keeps the histograms small even if nothing scrapes them.
 async fn upkeep(metrics: Arc<Metrics>, log: Option<LogGuard>) {
     let mut every = tokio::time::interval(UPKEEP);
     loop {
@@ -357,7 +357,7 @@ async fn upkeep(metrics: Arc<Metrics>, log: Option<LogGuard>) {
     }
 }
 
-/// Why this process does not serve any more.
+/// Why this process stops serving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Parting {
     Asked,
@@ -406,7 +406,7 @@ impl Signals {
         }
     }
 
-    /// Waits for the signal that ends the process. A reload is passed on; another upgrade is not.
+    /// Waits for the signal that ends the process. Reload requests are passed on; upgrade requests are ignored.
     async fn end(&mut self, reloads: &Asker) {
         loop {
             match self.next().await {
@@ -436,21 +436,21 @@ enum Asked {
     Upgrade,
 }
 
-/// Raises the soft limit to the hard one, as every proxy does; the limit now in force.
+/// Raises the soft limit to the hard limit, as proxies usually do; returns the limit now in force.
 fn raise_descriptor_limit() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     if raised.is_ok() { maximum } else { current }.unwrap_or(u64::MAX)
 }
 
-/// How many pipes each worker may have open. Where descriptors are few, pipes get a quarter of them: bulk that finds
-/// no pipe is copied, but a client that finds no descriptor is not served at all.
+/// The pipe limit of each worker. When descriptors are scarce, pipes get a quarter of them: without a pipe, bulk data
+/// is copied, but without a descriptor a client is not served at all.
 fn most_pipes(workers: usize, descriptors: u64) -> usize {
     let quarter = usize::try_from(descriptors / 4).unwrap_or(usize::MAX);
     (quarter / (2 * workers)).min(relay::MOST_PIPES)
 }
 
-/// Descriptors that are no connection's: pipes, runtimes, listeners, admin, log, files.
+/// Descriptors not used for connections: pipes, runtimes, listeners, admin, log, files.
 fn reserved_descriptors(workers: usize, pipes: usize) -> u64 {
     64 + (workers * (8 + 2 * pipes)) as u64
 }

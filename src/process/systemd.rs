@@ -1,7 +1,7 @@
-//! Reports the state of the process to systemd, and takes the sockets that systemd opened for it.
+//! Reports the state of the process to systemd, and takes the sockets of its socket units.
 //!
-//! In:  `NOTIFY_SOCKET`, `WATCHDOG_USEC`, `LISTEN_FDS` and their like, as systemd sets them.
-//! Out: datagrams; descriptors with their names. Without systemd, nothing at all.
+//! In:  `NOTIFY_SOCKET`, `WATCHDOG_USEC`, `LISTEN_FDS` and related variables, as systemd sets them.
+//! Out: datagrams; descriptors with their names. Without systemd, nothing.
 //! Source: sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3).
 
 use std::env;
@@ -36,12 +36,12 @@ pub(crate) fn stopping() {
     tell("STOPPING=1");
 }
 
-/// Another process is the service from now on.
+/// Makes another process the main process of the service.
 pub(crate) fn main_process_is(id: u32) {
     tell(&format!("MAINPID={id}"));
 }
 
-/// A watchdog keep-alive; send it more often than [`watchdog`].
+/// A watchdog keep-alive; send it more often than the interval from [`watchdog`].
 pub(crate) fn alive() {
     tell("WATCHDOG=1");
 }
@@ -53,12 +53,12 @@ pub(crate) fn watchdog() -> Option<Duration> {
     Some(Duration::from_micros(micros)).filter(|interval| !interval.is_zero())
 }
 
-/// The sockets that the service manager opened for this process, with their names.
+/// The sockets that the service manager passed to this process, with their names.
 ///
-/// To be called once, before anything else is opened.
+/// Call it once, before anything else is opened.
 ///
 /// # Errors
-/// A descriptor that should be there is not.
+/// A passed descriptor is missing.
 pub(crate) fn sockets() -> io::Result<Vec<(String, OwnedFd)>> {
     let read = |name| env::var(name).unwrap_or_default();
     let count = listed(&read("LISTEN_PID"), &read("LISTEN_FDS"), process::id());
@@ -68,7 +68,7 @@ pub(crate) fn sockets() -> io::Result<Vec<(String, OwnedFd)>> {
     descriptors.map(|number| Ok((names.next().unwrap_or_default().to_owned(), sys::inherited(number)?))).collect()
 }
 
-/// How many descriptors were passed to process `ours`.
+/// How many descriptors were passed to the process `ours`.
 fn listed(for_process: &str, count: &str, ours: u32) -> RawFd {
     if for_process != ours.to_string() {
         return 0;
@@ -84,7 +84,7 @@ fn tell(state: &str) {
     let Some(path) = env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()) else { return };
     let tell = || {
         let (socket, address) = (UnixDatagram::unbound()?, address(&path)?);
-        // It may be stopped, and its queue full.
+        // systemd may be stopped, and its queue full.
         socket.set_write_timeout(Some(PATIENCE))?;
         socket.send_to_addr(state.as_bytes(), &address)
     };
@@ -93,7 +93,7 @@ fn tell(state: &str) {
     }
 }
 
-/// A path, or with `@` a name in the abstract namespace.
+/// A path, or with a leading `@` a name in the abstract namespace.
 fn address(path: &OsString) -> io::Result<SocketAddr> {
     match path.as_bytes() {
         #[cfg(target_os = "linux")]

@@ -1,8 +1,8 @@
-//! Hands the listening sockets of a process to the one that comes after it, so that no client notices the change.
+//! Hands the listening sockets to the new process of an upgrade, so that no client notices.
 //!
-//! In:  listening sockets; in the process that comes after, the descriptor 0 that the one before gave it.
-//! Out: [`Successor`]: the new process, and the moment when it serves; [`Predecessor`]: the process that
-//!      waits for that report.
+//! In:  listening sockets; in the new process, descriptor 0, which the old one set up.
+//! Out: [`Successor`]: the new process, and when it starts serving; [`Predecessor`]: the old process, which waits for
+//!      that report.
 //!
 //! ```text
 //! old                                     new
@@ -12,8 +12,8 @@
 //!  | drains and ends                        | serves
 //! ```
 //!
-//! In between both accept from the same queues, so there is no gap. Any failure before `serving` ends the new process
-//! and leaves the old one as it was.
+//! In between, both accept from the same queues, so there is no gap. Any failure before `serving` ends the new process
+//! and leaves the old one unchanged.
 //! Source: unix(7), SCM_RIGHTS.
 
 use std::env;
@@ -37,12 +37,12 @@ use tokio::time::{sleep, timeout};
 use crate::process::systemd;
 use crate::socket::{Kind, Label};
 
-/// A listening socket that was there before this process.
+/// A listening socket inherited by this process.
 #[derive(Debug)]
 pub(crate) struct Inherited {
     pub label: Label,
     pub socket: OwnedFd,
-    /// Its index among the sockets that the old process handed over; `None` for one of the service manager.
+    /// Its index among the sockets that the old process handed over; `None` for a socket of the service manager.
     pub number: Option<usize>,
 }
 
@@ -57,7 +57,7 @@ impl Inheritance {
     /// Takes the sockets of the old process or of the service manager. Call it once, before anything is opened.
     ///
     /// # Errors
-    /// They are not there, or not as they should be.
+    /// The sockets are missing or invalid.
     pub(crate) fn take() -> io::Result<Self> {
         let lent = systemd::sockets()?.into_iter().map(|(name, socket)| {
             let label = Label { kind: Kind::Unknown, name, wanted: None, lent: true };
@@ -72,14 +72,14 @@ impl Inheritance {
     }
 }
 
-/// The process that serves until this one does.
+/// The old process, which serves until this one does.
 #[derive(Debug)]
 pub(crate) struct Predecessor(OwnedFd);
 
 impl Predecessor {
     fn find() -> io::Result<Option<Self>> {
         let parent = rustix::process::getppid().map(|parent| parent.as_raw_nonzero().to_string());
-        // A variable inherited from some other process does not count.
+        // Ignore a variable that was set for another process.
         if parent.is_none() || env::var(FROM).ok() != parent {
             return Ok(None);
         }
@@ -113,7 +113,7 @@ impl Predecessor {
         let said = serde_json::to_vec(&Serving { unwanted })?;
         send(&self.0, &said, SendFlags::NOSIGNAL)?;
         let socket = watched(self.0)?;
-        // An answer and a closed socket both mean that we may go on.
+        // Both an acknowledgement and a closed socket mean that this process may continue.
         let _ = timeout(PATIENCE, socket.readable()).await;
         Ok(())
     }
@@ -129,20 +129,20 @@ pub(crate) struct Successor {
 /// Why an upgrade failed; the old process keeps serving.
 #[derive(Debug)]
 pub(crate) enum UpgradeError {
-    /// The first process of a container takes all others with it when it ends.
+    /// We are the first process of a container: when it ends, all others are killed.
     FirstProcess,
-    /// This process does not serve yet itself.
+    /// This process is not serving yet itself.
     NotReady,
-    /// It could not be started.
+    /// The new process could not be started.
     Start(io::Error),
-    /// It ended before it served.
+    /// The new process ended before it served.
     Ended(Option<ExitStatus>),
-    /// It did not serve within this time.
+    /// The new process did not serve within this time.
     Hung(Duration),
 }
 
 impl Successor {
-    /// Starts what the file that this process was started from holds now, with the same arguments.
+    /// Starts the current version of this process's executable, with the same arguments.
     ///
     /// # Errors
     /// It cannot be started.
@@ -162,10 +162,10 @@ impl Successor {
         Ok(Self { child: Some(command.spawn()?), socket })
     }
 
-    /// Gives it `sockets`, and waits until it serves; the numbers of those that it has no use for.
+    /// Hands over `sockets` and waits until the new process serves; returns the numbers of those it does not use.
     ///
     /// # Errors
-    /// It ended, or did not come to serve within `limit`.
+    /// It ended, or did not serve within `limit`.
     pub(crate) async fn serve(
         &mut self,
         sockets: &[(Label, BorrowedFd<'_>)],
@@ -262,7 +262,7 @@ fn program() -> io::Result<PathBuf> {
     }
 }
 
-/// One message to the new process, its sockets beside it.
+/// A message to the new process, sent with its sockets.
 #[derive(Debug, Serialize, Deserialize)]
 struct Part {
     protocol: u32,
@@ -270,7 +270,7 @@ struct Part {
     last: bool,
 }
 
-/// The one message from it.
+/// The only message from it.
 #[derive(Debug, Serialize, Deserialize)]
 struct Serving {
     unwanted: Vec<usize>,
@@ -332,13 +332,13 @@ impl std::fmt::Display for UpgradeError {
 
 impl std::error::Error for UpgradeError {}
 
-/// Holds the id of the process that starts another to follow it.
+/// Set to the process id of the old process.
 const FROM: &str = "SNIGATE_UPGRADE_FROM";
 /// Version of the messages sent with the sockets.
 const PROTOCOL: u32 = 1;
 /// Below SCM_MAX_FD, 253.
 const MOST_SOCKETS_AT_ONCE: usize = 64;
-/// Of one message: far more than so many labels.
+/// For one message: far more than this many labels need.
 const MOST_BYTES: usize = 128 << 10;
 /// How long to wait for a message that the other process is about to send.
 const PATIENCE: Duration = Duration::from_secs(5);

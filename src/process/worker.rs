@@ -1,6 +1,6 @@
-//! Runs one data thread: its runtime, the listening sockets it is given, and every connection they accept.
+//! Runs one data thread: its runtime, its listening sockets, and every connection they accept.
 //!
-//! A connection lives and dies on its worker: no lock, no wake-up across threads, no work stealing.
+//! A connection stays on its worker for its whole life: no locks, no wake-ups across threads, no work stealing.
 
 use std::io;
 use std::thread::JoinHandle;
@@ -15,20 +15,20 @@ use crate::listener::{self, Order, Shared, Standing};
 use crate::operate::registry;
 use crate::relay;
 
-/// A listening socket of this worker's own, and what its accept loop is to know.
+/// A listening socket for this worker, and the context of its accept loop.
 pub(crate) struct Opening {
     /// Non-blocking.
     pub socket: std::net::TcpListener,
     pub orders: watch::Receiver<Order>,
     pub standing: Standing,
-    /// Among the sockets that may still have clients queued.
+    /// Held while the socket may still have queued clients.
     pub place: Permit,
 }
 
-/// Starts worker `number`; its thread ends when the drain is over.
+/// Starts worker `number`; its thread ends after the drain.
 ///
 /// # Errors
-/// No thread, or no runtime, is to be had.
+/// A thread or a runtime cannot be created.
 pub(crate) fn spawn(
     number: usize,
     openings: mpsc::UnboundedReceiver<Opening>,
@@ -38,7 +38,7 @@ pub(crate) fn spawn(
     std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
         relay::bound_pipes(shared.most_pipes);
         runtime.block_on(serve(openings, shared));
-        // Connections that are still open are dropped with their runtime: reset, and counted as drained.
+        // Connections that are still open are dropped with the runtime: reset, and counted as drained.
     })
 }
 
@@ -52,7 +52,7 @@ async fn serve(openings: mpsc::UnboundedReceiver<Opening>, shared: Shared) {
     }
 }
 
-/// Never ends: without more to open there is still what was opened.
+/// Never returns: sockets that were opened stay in use when no more can arrive.
 async fn open(mut openings: mpsc::UnboundedReceiver<Opening>, shared: &Shared) {
     while let Some(Opening { socket, orders, standing, place }) = openings.recv().await {
         tokio::spawn(listener::accept(socket, orders, standing, shared.clone(), place));
@@ -60,13 +60,13 @@ async fn open(mut openings: mpsc::UnboundedReceiver<Opening>, shared: &Shared) {
     std::future::pending().await
 }
 
-/// Keeps a timer pending that is nearer than any deadline of a connection. The runtime wakes itself through the kernel
-/// for each timer that becomes the nearest one; so none ever does, which saves some system calls a connection.
+/// Keeps a timer pending that is earlier than any deadline of a connection. The runtime makes a system call whenever a
+/// timer becomes the earliest one; this way none does, which saves a few per connection.
 async fn beat() {
     loop {
         tokio::time::sleep(BEAT).await;
     }
 }
 
-/// Below the shortest time that a relay sets a timer for.
+/// Shorter than any timer that a relay sets.
 const BEAT: Duration = Duration::from_millis(500);

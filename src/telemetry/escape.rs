@@ -1,13 +1,13 @@
 //! Writes `key: value` pairs as one JSON object or one line of text, whatever bytes the values hold.
 //!
-//! In:  keys (ours) and values (anybody's).
-//! Out: a line that a parser takes and a terminal is not moved by: nothing below 0x20, no DEL, no C1 control, no
-//!      character that reorders or breaks lines appears as itself.
-//! Source: RFC 8259 §7; logfmt, which no standard defines: `key=value`, quoted as in JSON where need be.
+//! In:  keys (ours) and values (untrusted).
+//! Out: a line that is safe to parse and to print on a terminal: control characters (below 0x20, DEL, C1) and
+//!      characters that reorder or break lines are escaped.
+//! Source: RFC 8259 §7; logfmt, which has no formal specification: `key=value`, quoted as in JSON where necessary.
 
 use std::fmt::{self, Write};
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     Json,
@@ -36,7 +36,7 @@ impl<'o> Fields<'o> {
         let _ = write!(self.out, "{value}");
     }
 
-    /// Text of ours or of others.
+    /// Text from us or from outside.
     pub(super) fn text(&mut self, key: &str, value: impl fmt::Display) {
         self.key(key);
         match self.format {
@@ -84,7 +84,7 @@ impl<'o> Fields<'o> {
     }
 }
 
-/// Bytes that ought to be text: what is not UTF-8 reads as `\xNN`.
+/// Bytes that should be text: invalid UTF-8 is written as `\xNN`.
 pub(super) struct Bytes<'a>(pub &'a [u8]);
 
 impl fmt::Display for Bytes<'_> {
@@ -103,7 +103,7 @@ fn write_quoted(out: &mut String, value: impl fmt::Display) {
     out.push('"');
 }
 
-/// Quotes only where a reader would otherwise stumble.
+/// Quotes only where a parser needs it.
 fn write_bare(out: &mut String, value: impl fmt::Display) {
     let start = out.len();
     write_quoted(out, value);
@@ -114,12 +114,12 @@ fn write_bare(out: &mut String, value: impl fmt::Display) {
     }
 }
 
-/// Escapes what is written to it as the inside of a JSON string.
+/// Escapes what is written to it, for use inside a JSON string.
 struct Escaping<'o>(&'o mut String);
 
 impl fmt::Write for Escaping<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        // Nearly all text needs nothing, and is copied whole.
+        // Nearly all text needs no escaping, and is copied as a whole.
         if text.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')) {
             self.0.push_str(text);
             return Ok(());
@@ -144,7 +144,7 @@ impl fmt::Write for Escaping<'_> {
     }
 }
 
-/// Line and paragraph separators, and the marks that make a line read otherwise than it is (bidirectional overrides).
+/// Line and paragraph separators, and characters that make a line display misleadingly (bidirectional overrides).
 const fn misleads(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }

@@ -1,4 +1,4 @@
-//! Writes operator messages (tracing events) so that they look like connection lines.
+//! Formats operator messages (tracing events) like connection lines.
 //!
 //! In:  an event.
 //! Out: `{"ts":…,"level":"INFO","event":…,"msg":…,fields…}`, or the same as a line of text. `event` is a stable name
@@ -62,7 +62,7 @@ impl OperatorMessage {
     }
 }
 
-/// Takes the event's name and the message, which may stand anywhere among the fields. A library's message has no name.
+/// Extracts the event name and the message, which may be at any position. A library's message has no event name.
 #[derive(Default)]
 struct Message {
     event: String,
@@ -85,7 +85,7 @@ impl Visit for Message {
     }
 }
 
-/// Takes the other fields, in the order they were given.
+/// Writes the other fields, in order.
 struct Rest<'f, 'o>(&'f mut Fields<'o>);
 
 impl Visit for Rest<'_, '_> {
@@ -118,12 +118,12 @@ impl Visit for Rest<'_, '_> {
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        // JSON has no word for infinity or for what is no number.
+        // JSON cannot represent infinity or NaN.
         if value.is_finite() { self.0.plain(field.name(), value) } else { self.0.text(field.name(), value) }
     }
 }
 
-/// An error and what caused it, since `Display` leaves the cause to `source`.
+/// An error with its chain of causes, since `Display` shows only the first.
 struct Chain<'e>(&'e (dyn std::error::Error + 'static));
 
 impl fmt::Display for Chain<'_> {

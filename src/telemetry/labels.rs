@@ -1,7 +1,7 @@
-//! Names every closed set of label values, so that no label can ever come from the wire.
+//! Defines every closed set of label values, so that a label can never come from the wire.
 //!
 //! In:  nothing.
-//! Out: one small enum a label; `as_str` is the value in the metrics and in the log.
+//! Out: one small enum per label; `as_str` is its value in the metrics and in the log.
 //! Source: docs/metrics.md, docs/logs.md.
 
 macro_rules! labels {
@@ -23,17 +23,17 @@ macro_rules! labels {
 }
 
 labels! {
-    /// How far an open connection has come.
+    /// The stage of an open connection.
     State {
         /// Waiting for the whole hello (and a PROXY header before it).
         Hello => "hello",
         Connecting => "connecting",
         Relaying => "relaying",
-        /// A refusal is on the wire and the client has not closed yet.
+        /// A refusal was sent and the client has not closed yet.
         Refusing => "refusing",
     }
 
-    /// What became of reading a ClientHello. The words are those of `Reason`.
+    /// The result of reading a ClientHello. The values are those of `Reason`.
     HelloResult {
         Whole => "whole",
         NotTls => "not_tls",
@@ -41,17 +41,17 @@ labels! {
         InvalidSni => "invalid_sni",
         TooLarge => "hello_too_large",
         TimedOut => "hello_timeout",
-        /// No byte came at all.
+        /// No byte was received.
         Probe => "probe",
         ClientGone => "client_gone",
     }
 
-    /// Which kind of pattern, or which fallback, decided.
+    /// The kind of pattern, or the fallback, that decided.
     Match {
         Exact => "exact",
-        /// `*.` and a suffix.
+        /// `*.` followed by a suffix.
         OneLabel => "one_label",
-        /// `**.` and a suffix.
+        /// `**.` followed by a suffix.
         ManyLabels => "many_labels",
         /// `*`
         Any => "any",
@@ -60,7 +60,7 @@ labels! {
         NotTls => "not_tls",
     }
 
-    /// What a client's hello offers.
+    /// A feature that a client's hello offers.
     Feature {
         Tls13 => "tls13",
         Tls12Only => "tls12_only",
@@ -71,64 +71,64 @@ labels! {
         AcmeTls => "acme_tls",
     }
 
-    /// What became of one attempt to connect to a backend.
+    /// The result of one attempt to connect to a backend.
     ConnectResult {
-        /// It took the client's first bytes, and nothing showed that another would do better.
+        /// The backend took the client's first bytes, and there was no reason to try another.
         Ok => "ok",
         Refused => "refused",
         TimedOut => "timeout",
         Unreachable => "unreachable",
-        /// No local port is left, or no descriptor: our own lack, not the backend's.
+        /// No local port or descriptor is available: our own shortage, not the backend's fault.
         Exhausted => "exhausted",
-        /// It took the hello and said nothing for too long.
+        /// The backend took the hello and sent nothing for too long.
         Silent => "silent",
-        /// It took the hello and closed without a byte.
+        /// The backend took the hello and closed without sending a byte.
         Closed => "closed",
-        /// It reset the connection before it said anything.
+        /// The backend reset the connection before sending anything.
         Reset => "reset",
-        /// What it said first is no TLS.
+        /// The backend's first bytes are not TLS.
         NotTls => "not_tls",
         Failed => "failed",
     }
-    /// What a backend said first.
+    /// The first record from a backend.
     FirstRecord {
         ServerHello => "server_hello",
-        /// A ServerHello that asks for another ClientHello, RFC 8446 §4.1.4.
+        /// A HelloRetryRequest, RFC 8446 §4.1.4.
         HelloRetry => "hello_retry",
         Alert => "alert",
         Other => "other",
-        /// It closed, or was reset, without a byte.
+        /// Closed or reset without a byte.
         None => "none",
     }
-    /// What is thought of a backend.
+    /// The state of a backend.
     BackendState {
         Up => "up",
-        /// Its checks fail.
+        /// Its health checks fail.
         Failing => "failing",
-        /// Its connections failed: it is left out for a while.
+        /// Its connections failed: no new ones for a while.
         Ejected => "ejected",
-        /// So the operator wants it: no new connections.
+        /// Set by the operator: no new connections.
         Drain => "drain",
-        /// So the operator wants it: no new connections and no checks.
+        /// Set by the operator: no new connections and no checks.
         Down => "down",
     }
-    /// What became of one active check.
+    /// The result of one active check.
     CheckResult {
         Ok => "ok",
-        /// Nothing was there: refused, unreachable, reset.
+        /// Not reachable: refused, unreachable, reset.
         Connect => "connect",
         TimedOut => "timeout",
-        /// The handshake failed: an alert, or no TLS.
+        /// The handshake failed: an alert, or not TLS.
         Tls => "tls",
-        /// The certificate is not to be trusted, or is another name's.
+        /// The certificate is untrusted, or for another name.
         Certificate => "certificate",
     }
 
-    /// What became of one look-up of a DNS name.
+    /// The result of one DNS look-up.
     DnsResult {
         Ok => "ok",
         NoSuchName => "nxdomain",
-        /// There is such a name, but without such a record.
+        /// The name exists, but has no such record.
         NoData => "no_data",
         TimedOut => "timeout",
         /// The nameserver answered with an error.
@@ -141,28 +141,28 @@ labels! {
         /// The process or the system is out of file descriptors.
         Descriptors => "descriptors",
         Memory => "memory",
-        /// The client went away while it was queued.
+        /// The client disconnected while it was queued.
         Aborted => "aborted",
         Other => "other",
     }
 
-    /// Whether a listener holds back from accepting.
+    /// Whether a listener has paused accepting.
     Paused {
         No => "no",
         Yes => "yes",
     }
 
-    /// What became of reading a PROXY header.
+    /// The result of reading a PROXY header.
     ProxyHeaderResult {
         V1 => "v1",
         V2 => "v2",
-        /// A v2 LOCAL or a v1 UNKNOWN: the connection speaks for itself.
+        /// A v2 LOCAL or v1 UNKNOWN header: the peer's own address is used.
         Local => "local",
         Malformed => "malformed",
         Untrusted => "untrusted",
     }
 
-    /// Which limit a connection ran into.
+    /// The limit that a connection exceeded.
     LimitScope {
         Global => "global",
         Listener => "listener",
@@ -171,21 +171,21 @@ labels! {
         Backend => "backend",
     }
 
-    /// Whether the limit turned the connection away or was only counted.
+    /// Whether the connection was rejected because of the limit or only counted.
     Enforced {
         Yes => "true",
         No => "false",
     }
 
-    /// What became of a reload.
+    /// The result of a reload.
     ReloadResult {
         Applied => "applied",
         Rejected => "rejected",
-        /// The file holds what is already in force.
+        /// The file has the configuration already in force.
         Unchanged => "unchanged",
     }
 
-    /// What asked for a reload.
+    /// What triggered a reload.
     Trigger {
         Start => "start",
         File => "file",

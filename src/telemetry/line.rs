@@ -1,7 +1,7 @@
-//! Writes the connection line: all that is known of one connection at its end.
+//! Writes the connection line, which summarises a connection when it ends.
 //!
-//! In:  a [`ConnectionLine`]; what is unknown is `None`.
-//! Out: one line, in the field order of docs/logs.md, with unknown fields left out.
+//! In:  a [`ConnectionLine`]; unknown fields are `None`.
+//! Out: one line, in the field order of docs/logs.md, without the unknown fields.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -17,29 +17,29 @@ use super::timestamp::Timestamp;
 pub struct ConnectionLine<'a> {
     pub id: u64,
     pub listener: &'a str,
-    /// The client's address: from a PROXY header, else the same as `peer`.
+    /// The client's address: from a PROXY header, otherwise the same as `peer`.
     pub client: SocketAddr,
-    /// Who opened the TCP connection.
+    /// The remote address of the TCP connection.
     pub peer: SocketAddr,
-    /// As it was parsed, also when no route took it.
+    /// As parsed, even if no route matched.
     pub sni: Option<&'a str>,
     pub alpn: Alpn<'a>,
     /// The highest version that the hello offers.
     pub tls: Option<&'static str>,
-    /// What else it offers, as far as that is counted too.
+    /// Other features that it offers, of those that are counted.
     pub offers: &'a [Feature],
     pub hello_bytes: Option<usize>,
     pub hello_records: Option<usize>,
-    /// From accept to the whole hello.
+    /// From accept to the complete hello.
     pub hello_ms: Option<Duration>,
     pub route: Option<&'a str>,
     pub matched: Option<Match>,
     pub pool: Option<&'a str>,
-    /// As it stands in the configuration.
+    /// As written in the configuration.
     pub backend: Option<&'a str>,
-    /// What was connected to, or tried last.
+    /// The address connected to, or tried last.
     pub address: Option<&'a dyn fmt::Display>,
-    /// Attempts to connect; not shown while none was made.
+    /// Attempts to connect; omitted if there was none.
     pub attempts: u32,
     pub connect_ms: Option<Duration>,
     /// From the connect to the backend's first byte.
@@ -48,32 +48,32 @@ pub struct ConnectionLine<'a> {
     pub duration_ms: Duration,
     pub bytes_to_backend: u64,
     pub bytes_to_client: u64,
-    /// How far it had come.
+    /// The stage it had reached.
     pub phase: State,
     pub reason: Reason,
-    /// Hash of the configuration that it was served by.
+    /// The hash of the configuration that served it.
     pub config: &'a str,
     pub error: Option<&'a dyn fmt::Display>,
 }
 
-/// The protocols that a client offers, RFC 7301 §3.1.
+/// The ALPN protocols that a client offers, RFC 7301 §3.1.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum Alpn<'a> {
-    /// No such extension, or no hello.
+    /// No ALPN extension, or no hello.
     #[default]
     Absent,
-    /// The entries as they are on the wire: each a length byte and a name.
+    /// The entries in wire format: a length byte and a name each.
     Wire(&'a [u8]),
     List(&'a [&'a [u8]]),
 }
 
 impl ConnectionLine<'_> {
-    /// Appends the line, its newline included.
+    /// Appends the line, including its newline.
     pub(super) fn write(&self, out: &mut String, format: Format, now: SystemTime) {
         let mut fields = Fields::new(out, format);
         fields.text("ts", Timestamp(now));
         fields.text("event", "connection");
-        // A string also in JSON: readers that hold numbers as doubles would round an id above 2^53.
+        // A string in JSON too: parsers that use doubles would round an id above 2^53.
         fields.text("id", format_args!("{:016x}", self.id));
         fields.text("listener", self.listener);
         fields.text("client", self.client);
@@ -153,7 +153,7 @@ impl<'a> Alpn<'a> {
         };
         let from_wire = std::iter::from_fn(move || {
             let (length, rest) = wire.split_first()?;
-            // A length that lies ends the list; judging it is the parser's business.
+            // A length beyond the end terminates the list; validation is the parser's job.
             let (name, rest) = rest.split_at_checked(usize::from(*length))?;
             wire = rest;
             Some(name)
@@ -162,7 +162,7 @@ impl<'a> Alpn<'a> {
     }
 }
 
-/// Milliseconds to the microsecond.
+/// Milliseconds with microsecond precision.
 struct Millis(Duration);
 
 impl fmt::Display for Millis {
@@ -172,7 +172,7 @@ impl fmt::Display for Millis {
     }
 }
 
-/// The list is the client's, and a hello has room for thousands. Browsers offer two.
+/// The client chooses the list, and a hello has space for thousands. Browsers offer two.
 const MAX_ALPN_NAMES: usize = 8;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Carries log lines to stdout without ever making their writer wait.
+//! Writes log lines to stdout without ever blocking the caller.
 //!
-//! In:  operator messages (tracing events); one line a connection.
-//! Out: lines on stdout, written by a thread of their own. When nobody reads them, lines are dropped and counted.
+//! In:  operator messages (tracing events); one line per connection.
+//! Out: lines on stdout, written by a dedicated thread. If the reader is too slow, lines are dropped and counted.
 //! Source: docs/logs.md.
 
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -24,14 +24,14 @@ pub(crate) use super::escape::Format;
 use super::event::{Colour, OperatorMessage};
 use super::line::ConnectionLine;
 
-/// How operator messages look and which are shown.
+/// The format and level of operator messages.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LogSettings {
     pub level: Level,
     pub format: Format,
 }
 
-/// The lowest severity that is shown.
+/// The lowest severity that is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     Error,
@@ -41,8 +41,8 @@ pub enum Level {
     Trace,
 }
 
-/// Sends operator messages to stdout from now on. A process has one such log: a second call changes nothing but
-/// returns a guard all the same.
+/// Sends operator messages to stdout from now on. A process has one such log: a second call changes nothing but also
+/// returns a guard.
 pub(crate) fn init(settings: LogSettings) -> LogGuard {
     let stdout = Stdout::shared();
     let is_terminal = io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -51,13 +51,13 @@ pub(crate) fn init(settings: LogSettings) -> LogGuard {
     let is_text = Arc::new(AtomicBool::new(settings.format == Format::Text));
     let format = EitherFormat { is_text: Arc::clone(&is_text), colour };
     let messages = tracing_subscriber::fmt::layer().event_format(format).with_writer(stdout.writer.clone());
-    // Refused when there is a subscriber already: the first one stays.
+    // Fails if there is a subscriber already: the first one stays.
     let _ = tracing::subscriber::set_global_default(Registry::default().with(filter).with(messages));
     let worker = stdout.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
     LogGuard { control: LogControl { level, is_text }, worker, writer: stdout.writer.clone() }
 }
 
-/// Holds the log open; dropped, it writes what is still queued, for a second and a half at most.
+/// Keeps the log open. Dropping this writes the queued lines, for at most a second and a half.
 #[must_use]
 pub(crate) struct LogGuard {
     control: LogControl,
@@ -66,7 +66,7 @@ pub(crate) struct LogGuard {
 }
 
 impl LogGuard {
-    /// A handle that changes level and format while the log is open.
+    /// A handle to change level and format while the log is open.
     pub(crate) fn control(&self) -> LogControl {
         self.control.clone()
     }
@@ -80,7 +80,7 @@ impl LogGuard {
 impl Drop for LogGuard {
     fn drop(&mut self) {
         let Some(worker) = self.worker.take() else { return };
-        // Flushing may itself get stuck, on a stdout that nobody reads: it must not keep the process from ending.
+        // Flushing can itself block on a stdout that nobody reads: it must not keep the process from exiting.
         let (done, flushed) = mpsc::channel::<()>();
         let flush = thread::Builder::new().name("log-flush".to_owned()).spawn(move || {
             drop(worker);
@@ -92,7 +92,7 @@ impl Drop for LogGuard {
     }
 }
 
-/// Changes what operator messages look like and which are shown.
+/// Changes the format and level of operator messages.
 #[derive(Clone)]
 pub(crate) struct LogControl {
     level: reload::Handle<LevelFilter, Registry>,
@@ -102,12 +102,12 @@ pub(crate) struct LogControl {
 impl LogControl {
     pub(crate) fn set(&self, settings: LogSettings) {
         self.is_text.store(settings.format == Format::Text, Ordering::Relaxed);
-        // Fails only when the subscriber is gone, and then nothing is shown.
+        // Fails only if the subscriber is gone, and then nothing is logged.
         let _ = self.level.modify(|now| *now = settings.level.into());
     }
 }
 
-/// Writes each message in the format of that moment.
+/// Writes each message in the format currently set.
 struct EitherFormat {
     is_text: Arc<AtomicBool>,
     colour: Colour,
@@ -128,7 +128,7 @@ where
     }
 }
 
-/// Which connections get a line.
+/// Which connections are logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
     All,
@@ -161,7 +161,7 @@ impl ConnectionLog {
         Self { sink: Sink::Direct(Arc::new(Mutex::new(Box::new(writer)))), format, which }
     }
 
-    /// Whether such a connection gets a line, so that nothing is gathered and formatted when it does not.
+    /// Whether a connection with this reason is logged; check it first to avoid formatting a line in vain.
     pub fn wants(&self, reason: Reason) -> bool {
         match self.which {
             Which::All => true,
@@ -177,7 +177,7 @@ impl ConnectionLog {
         }
         let mut text = String::with_capacity(LINE_BYTES);
         line.write(&mut text, self.format, SystemTime::now());
-        // A connection can do nothing about an error here; the queue counts the lines it drops.
+        // A connection cannot handle a write error; the queue counts the lines it drops.
         match &self.sink {
             Sink::Queued(queue) => _ = queue.clone().write_all(text.as_bytes()),
             Sink::Direct(writer) => {
@@ -187,8 +187,8 @@ impl ConnectionLog {
     }
 }
 
-/// Whether `log.connections: failed` writes a line. A client that left before its ClientHello, a port scan and a load
-/// balancer's TCP check do not count: there are thousands of them, and an operator cannot fix them.
+/// Whether `log.connections: failed` logs it. A client that left before its ClientHello, a port scan and a load
+/// balancer's TCP check are excluded: there are thousands of them, and an operator cannot fix them.
 const fn is_failure(reason: Reason) -> bool {
     !matches!(reason, Reason::Ok | Reason::Probe | Reason::ClientGone)
 }
@@ -204,7 +204,7 @@ impl Stdout {
     fn shared() -> &'static Self {
         static SHARED: OnceLock<Stdout> = OnceLock::new();
         SHARED.get_or_init(|| {
-            // The thread flushes when its queue is empty, so that a burst costs a system call per 64 KiB, not per line.
+            // The thread flushes when its queue is empty, so a burst costs a system call per 64 KiB, not per line.
             let (writer, worker) = queue(BufWriter::with_capacity(64 << 10, io::stdout()), QUEUED_LINES);
             Self { writer, worker: Mutex::new(Some(worker)) }
         })
@@ -227,7 +227,7 @@ impl From<Level> for LevelFilter {
     }
 }
 
-/// With lines of half a kilobyte, what a stalled output may cost is 8 MiB.
+/// Bounds the memory of a stalled output: 8 MiB with lines of half a kilobyte.
 const QUEUED_LINES: usize = 16_384;
 const LINE_BYTES: usize = 640;
 const FLUSH_LIMIT: Duration = Duration::from_millis(1500);

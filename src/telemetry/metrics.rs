@@ -1,8 +1,8 @@
-//! Counts what happens in the process: hands out a handle for each listener, route, pool and backend.
+//! The metrics of the process: provides a handle for each listener, route, pool and backend.
 //!
 //! In:  names from the configuration; events.
-//! Out: handles that are registered once and then only add; the text that Prometheus reads.
-//! Source: docs/metrics.md. Names, labels and help stand in `table`.
+//! Out: handles that are registered once, after which an event is an atomic add; the exposition text for Prometheus.
+//! Source: docs/metrics.md. Names, labels and help are in `table`.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -34,7 +34,7 @@ pub struct Metrics {
     log_dropped: Counter,
 }
 
-/// What became of the newest reload, for the status page.
+/// The result of the latest reload, for the status page.
 #[derive(Clone, Debug)]
 pub struct LastReload {
     pub result: ReloadResult,
@@ -71,13 +71,13 @@ impl Metrics {
         })
     }
 
-    /// The text that Prometheus reads, in format 0.0.4.
+    /// The exposition text for Prometheus, format 0.0.4.
     pub fn render(&self) -> String {
         if let Some(collect) = self.collector.get() {
             collect();
         }
         let mut text = self.registry.render();
-        // The recorder would keep every hash there ever was.
+        // The recorder would keep every hash it has ever seen.
         if let Some(reload) = self.last_reload().filter(|reload| !reload.hash.is_empty()) {
             let hash = label_value(&reload.hash);
             process::write_sample(&mut text, &table::CONFIG_INFO, &format!("{{hash=\"{hash}\"}}"), 1.0);
@@ -87,24 +87,25 @@ impl Metrics {
         render::arrange(&text, &gone)
     }
 
-    /// Has `collect` set the gauges that nobody keeps up to date, before each rendering. The first one stays.
+    /// Registers `collect`, which sets gauges that are not kept up to date, before each rendering. Only the first call
+    /// counts.
     pub fn collect_with(&self, collect: impl Fn() + Send + Sync + 'static) {
         let _ = self.collector.set(Box::new(collect));
     }
 
-    /// To be called every few seconds, whether or not anybody scrapes: samples of histograms pile up until then.
+    /// Call it every few seconds, whether or not anyone scrapes: histogram samples accumulate until then.
     pub fn upkeep(&self) {
         self.registry.upkeep();
     }
 
-    /// The same name gives the same series.
+    /// The same name returns the same series.
     pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
         let name = self.names().admit_listener(name);
         Arc::new(ListenerMetrics::register(&self.registry, &name))
     }
 
-    /// Series of a route, on these listeners. With few routes all of them are there from the start; once there are
-    /// many, each appears when it is first used, so that a million routes cost nothing.
+    /// The series of a route, on these listeners. With few routes all are registered at the start; with many, each
+    /// appears when it is first used, so that a million routes cost nothing.
     pub fn route(self: &Arc<Self>, name: &str, pool: &str, listeners: &[&str]) -> Arc<RouteMetrics> {
         let (route, registering) = {
             let mut names = self.names();
@@ -135,18 +136,18 @@ impl Metrics {
         Arc::new(BackendMetrics::register(&self.registry, &pool, &backend))
     }
 
-    /// Hides the series of a backend that is gone, until its name comes back.
+    /// Hides the series of a removed backend until its name comes back.
     pub fn retire_backend(&self, pool: &str, backend: &str) {
         self.names().retire_backend(pool, backend);
     }
 
-    /// To be called once a reload is in force: series of what is not named here are no longer rendered. They come
-    /// back with their old count if the name comes back. Backends are pool and backend.
+    /// Call it once a reload is in force: series not named here are no longer rendered. If the name comes back, so do
+    /// they, with their old count. A backend is a pair of pool and backend name.
     pub fn retain(&self, routes: &HashSet<&str>, pools: &HashSet<&str>, backends: &HashSet<(&str, &str)>) {
         self.names().retain(routes, pools, backends);
     }
 
-    /// `hash` is that of the configuration now in force; of a rejected one it is not looked at.
+    /// `hash` is that of the configuration now in force; ignored for a rejected one.
     pub fn reload(&self, result: ReloadResult, trigger: Trigger, hash: &str) {
         self.reloads[result as usize][trigger as usize].increment(1);
         let at = SystemTime::now();
@@ -186,7 +187,7 @@ impl Metrics {
         self.limited[scope as usize][enforced as usize].increment(1);
     }
 
-    /// `total` is the count since start, as the log keeps it.
+    /// `total` is the count since the start, from the log.
     pub fn log_lines_dropped(&self, total: u64) {
         self.log_dropped.absolute(total);
     }
@@ -200,7 +201,7 @@ impl Metrics {
     }
 }
 
-/// One of `T` for each label, in the order of the discriminants, so that a label is an index.
+/// One `T` per label, in the order of the discriminants, so that a label can be used as index.
 pub(super) fn each<L: Copy, T>(labels: &[L], make: impl FnMut(L) -> T) -> Vec<T> {
     labels.iter().copied().map(make).collect()
 }
@@ -210,13 +211,13 @@ fn unix_seconds(at: SystemTime) -> f64 {
 }
 
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The commit, where the build was told of it.
+/// The commit, if the build set it.
 pub(crate) const REVISION: &str = match option_env!("SNIGATE_REVISION") {
     Some(revision) => revision,
     None => "unknown",
 };
 
-/// Alerts with a series of their own: those that a refusal may send.
+/// Alerts with their own series: those that a refusal can send.
 const ALERTS: &[Alert] = &[
     Alert::UNEXPECTED_MESSAGE,
     Alert::RECORD_OVERFLOW,

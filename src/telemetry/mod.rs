@@ -1,4 +1,4 @@
-//! Tells operators what happened: the metrics, the connection log, the names of all outcomes.
+//! Reports to operators what happened: the metrics, the connection log, the names of all outcomes.
 //!
 //! Imports only `alert` and `way`, so that every other module can call it.
 

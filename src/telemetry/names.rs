@@ -1,23 +1,23 @@
-//! Knows which routes, pools and backends have series, and which of them are gone from the configuration.
+//! Tracks which routes, pools and backends have series, and which of them were removed from the configuration.
 //!
-//! In:  names as they are first counted; after a reload, the names that remain.
-//! Out: the label to count under, bounded in number; whether a label is still in force.
+//! In:  names when they are first counted; after a reload, the remaining names.
+//! Out: the label to count under, with a bounded number of labels; whether a label is still in force.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
 use super::registry::label_value;
 
-/// A recorder cannot forget a series, so the number of names that may have their own is bounded; the ones above
-/// share [`OTHER`]. A name that comes back is the same name and finds its old count.
+/// A recorder cannot remove a series, so the number of names with their own is bounded; further names share [`OTHER`].
+/// A name that comes back continues its old count.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    /// They never go: what was counted on them is part of the accounts.
+    /// Never removed: their counts are part of the totals.
     listeners: HashSet<String>,
     routes: HashMap<String, Standing>,
     pools: HashMap<String, Standing>,
     backends: HashMap<(String, String), Standing>,
-    /// Routes times their listeners so far: what registering every series at once would cost.
+    /// The number of route-listener pairs so far: the cost of registering every series at once.
     pub(super) pairs: usize,
 }
 
@@ -63,7 +63,7 @@ impl Names {
         }
     }
 
-    /// Marks what is no longer in the configuration as gone, and what is in it as in force.
+    /// Marks names that are no longer in the configuration as gone, and the others as in force.
     pub(super) fn retain(&mut self, routes: &HashSet<&str>, pools: &HashSet<&str>, backends: &HashSet<(&str, &str)>) {
         let routes: HashSet<String> = routes.iter().map(|name| label_value(name)).collect();
         mark(&mut self.routes, |name| routes.contains(name));
@@ -74,13 +74,13 @@ impl Names {
         mark(&mut self.backends, |both| backends.contains(both));
     }
 
-    /// What is gone at this moment, so that nobody holds the names while a long text is looked through.
+    /// A copy of what is gone now, so that the lock is not held while a long text is processed.
     pub(super) fn gone(&self) -> Gone {
         Gone { routes: gone(&self.routes), pools: gone(&self.pools), backends: gone(&self.backends) }
     }
 }
 
-/// Labels of what is no longer in the configuration.
+/// Labels of names that were removed from the configuration.
 #[derive(Debug)]
 pub(super) struct Gone {
     routes: HashSet<String>,
@@ -128,9 +128,9 @@ fn gone<L: Clone + Eq + Hash>(names: &HashMap<L, Standing>) -> HashSet<L> {
     names.iter().filter(|(_, standing)| **standing == Standing::Gone).map(|(label, _)| label.clone()).collect()
 }
 
-/// The label of what has no series of its own, because too many others have.
+/// The shared label of names without their own series, used beyond the limit.
 pub(super) const OTHER: &str = "(other)";
-/// The label under which closed connections of gone routes are still counted.
+/// The label that keeps counting the closed connections of removed routes.
 pub(super) const REMOVED: &str = "(removed)";
 
 const MAX_LISTENERS: usize = 1024;

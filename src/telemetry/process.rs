@@ -1,7 +1,7 @@
-//! Reads the process's own figures from the kernel, at each scrape.
+//! Reads the process's own metrics from the kernel, at each scrape.
 //!
 //! In:  nothing.
-//! Out: `process_*` lines, each left out where the system does not tell (another Unix, no /proc).
+//! Out: `process_*` lines; those that the system cannot provide are left out (another Unix, no /proc).
 //! Source: <https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics>; proc(5).
 
 use std::fmt::Write;
@@ -12,7 +12,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::table::{self, Kind, Metric};
 
-/// Appends the figures to text in the exposition format.
+/// Appends the metrics in the exposition format.
 pub(super) fn write(out: &mut String) {
     let cpu = clock_gettime(ClockId::ProcessCPUTime);
     write_sample(out, &table::PROCESS_CPU, "", cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9);
@@ -30,7 +30,7 @@ pub(super) fn write(out: &mut String) {
     }
 }
 
-/// Appends one metric that has one series and no handle. `labels` are rendered, braces and all.
+/// Appends a metric that has one series and no handle. `labels` are already rendered, including braces.
 pub(super) fn write_sample(out: &mut String, metric: &Metric, labels: &str, value: f64) {
     let Metric { name, help, kind, .. } = metric;
     let kind = if matches!(kind, Kind::Counter) { "counter" } else { "gauge" };
@@ -38,7 +38,7 @@ pub(super) fn write_sample(out: &mut String, metric: &Metric, labels: &str, valu
     let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{labels} {value}\n\n");
 }
 
-/// Since Linux 6.2 the size of the directory is the count; reading all its entries costs 20 ms when 65,536 are open.
+/// Since Linux 6.2 the size of the directory is the count; reading all entries takes 20 ms with 65,536 open.
 fn open_fds() -> Option<u64> {
     let path = "/proc/self/fd";
     match fs::metadata(path).ok()?.len() {
@@ -69,7 +69,7 @@ mod tests {
     fn an_open_file_is_counted() {
         let before = open_fds().unwrap();
         let held: Vec<_> = (0..100).map(|_| fs::File::open("/dev/null").unwrap()).collect();
-        // Tests run side by side, so the count moves by more than ours.
+        // Tests run in parallel, so other descriptors are counted too.
         assert!(open_fds().unwrap() + 50 > before + held.len() as u64);
     }
 }

@@ -1,12 +1,12 @@
-//! Names every way a connection can end; the label of `snigate_connections_closed_total`.
+//! Defines every reason for a connection to end; the label of `snigate_connections_closed_total`.
 //!
-//! Law: accepted = active + the sum over these. docs/logs.md explains each.
+//! Invariant: accepted = active + the sum over these. docs/logs.md explains each.
 
 use std::fmt;
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident => $label:literal,)*) => {
-        /// Why a connection ended. Closed: every accepted connection ends with exactly one of them.
+        /// Why a connection ended. A closed set: every accepted connection ends with exactly one of them.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Reason { $($(#[$doc])* $variant,)* }
 
@@ -23,9 +23,9 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// No route takes the name.
+    /// No route matches the name.
     NoRoute => "no_route",
-    /// A route or a fallback says refuse.
+    /// A route or a fallback refuses it.
     Refused => "refused",
     NoSni => "no_sni",
     NotTls => "not_tls",
@@ -33,9 +33,9 @@ reasons! {
     InvalidSni => "invalid_sni",
     HelloTooLarge => "hello_too_large",
     HelloTimeout => "hello_timeout",
-    /// The connection said nothing at all before it closed or the deadline passed.
+    /// The peer sent nothing at all before it closed or the deadline passed.
     Probe => "probe",
-    /// The client went away before routing.
+    /// The client disconnected before routing.
     ClientGone => "client_gone",
     ProxyHeader => "proxy_header",
     ProxyUntrusted => "proxy_untrusted",

@@ -1,7 +1,7 @@
-//! Registers the table's metrics with a Prometheus recorder of their own and renders it.
+//! Registers the metrics of the table with a Prometheus recorder of their own and renders it.
 //!
 //! In:  a [`Metric`] and its label values.
-//! Out: a handle whose use is an atomic add; the text that Prometheus reads.
+//! Out: a handle for which an event is an atomic add; the exposition text for Prometheus.
 //! Source: metrics-exporter-prometheus; the text format 0.0.4.
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
@@ -9,7 +9,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 
 use super::table::{ALL, Kind, Metric};
 
-/// A recorder that is never the global one: a process may have many, as tests do.
+/// A recorder that is never installed globally: a process can have several, as tests do.
 pub(super) struct Registry {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
@@ -36,7 +36,7 @@ impl Registry {
         Self { recorder, handle }
     }
 
-    /// The same labels give the same counter.
+    /// The same labels return the same counter.
     pub(super) fn counter(&self, metric: &Metric, values: &[&str]) -> Counter {
         debug_assert!(matches!(metric.kind, Kind::Counter));
         self.recorder.register_counter(&key(metric, values), &METADATA)
@@ -57,7 +57,7 @@ impl Registry {
         self.handle.render()
     }
 
-    /// Sorts the samples of histograms into their buckets; until then each costs 16 bytes.
+    /// Sorts histogram samples into their buckets; until then each takes 16 bytes.
     pub(super) fn upkeep(&self) {
         self.handle.run_upkeep();
     }
@@ -69,11 +69,11 @@ fn key(metric: &Metric, values: &[&str]) -> Key {
     Key::from_parts(metric.name, labels.collect::<Vec<_>>())
 }
 
-/// A name as it stands in a label. The few characters that the text format escapes become `_`, so that two spellings
-/// cannot collide after escaping and a rendered line can be read back without unescaping.
+/// A name as label value. The few characters that the text format escapes become `_`, so that two spellings cannot
+/// collide after escaping and a rendered line can be parsed without unescaping.
 pub(super) fn label_value(name: &str) -> String {
     name.chars().map(|c| if matches!(c, '"' | '\\') || c.is_control() { '_' } else { c }).collect()
 }
 
-/// Asked for by the trait, used by no one: this recorder filters nothing.
+/// Required by the trait but unused: this recorder does not filter.
 const METADATA: Metadata<'static> = Metadata::new("snigate", Level::INFO, None);

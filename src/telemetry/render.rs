@@ -1,8 +1,8 @@
-//! Puts rendered metrics in order and leaves out what is gone from the configuration.
+//! Sorts rendered metrics and leaves out what was removed from the configuration.
 //!
 //! In:  the recorder's text; the names that are gone.
-//! Out: the text with families and series sorted. Series of gone routes, pools and backends are left out, but their
-//!      closed connections stay in the sum, so that accepted = active + closed holds over every reload.
+//! Out: the text with families and series sorted. Series of removed routes, pools and backends are left out, but their
+//!      closed connections stay in the sum, so that accepted = active + closed holds across reloads.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ pub(super) fn arrange(text: &str, gone: &Gone) -> String {
         if family.series.is_empty() && removed.is_empty() {
             continue;
         }
-        // The buckets of a histogram must stay in the order of their bounds.
+        // Histogram buckets must stay in the order of their bounds.
         if family.kind != "histogram" {
             family.series.sort_unstable();
         }
@@ -77,7 +77,7 @@ fn add_removed<'a>(removed: &mut BTreeMap<(&'a str, &'a str), u64>, line: &'a st
     }
 }
 
-/// The value of one label of a rendered line. `label_value` keeps quotes and backslashes out of values.
+/// The value of one label in a rendered line. `label_value` keeps quotes and backslashes out of values.
 fn label<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     let mut rest = line.split_once('{')?.1;
     loop {

@@ -1,7 +1,7 @@
-//! The handles that the path of a connection holds. An event is atomic adds: no look-up, no lock, no formatting.
+//! The metric handles used on the connection path. An event costs only atomic adds: no look-up, no lock, no formatting.
 //!
-//! In:  events, each a function named for it.
-//! Out: counts in the series that were registered when the handle was made.
+//! In:  events, one function each.
+//! Out: counts in the series that were registered when the handle was created.
 
 use std::array;
 use std::sync::{Arc, OnceLock};
@@ -55,7 +55,7 @@ impl ListenerMetrics {
         }
     }
 
-    /// Counts a connection, which is open in state hello until the guard is dropped.
+    /// Counts a connection as open, in state hello, until the guard is dropped.
     pub fn accepted(&self) -> Active {
         self.accepted.increment(1);
         self.active[State::Hello as usize].increment(1.0);
@@ -67,7 +67,7 @@ impl ListenerMetrics {
         self.unrouted[reason as usize].increment(1);
     }
 
-    /// The figures describe the hello, so they are looked at only when it is whole.
+    /// The figures describe the hello, so they are used only if it is complete.
     pub fn hello(&self, result: HelloResult, after: Duration, bytes: usize, records: usize) {
         self.hellos[result as usize].increment(1);
         if result == HelloResult::Whole {
@@ -94,7 +94,7 @@ impl ListenerMetrics {
     }
 }
 
-/// An open connection; dropped, it is open no more.
+/// An open connection; dropping this ends it.
 #[must_use]
 pub struct Active {
     states: Arc<[Gauge; State::ALL.len()]>,
@@ -115,7 +115,7 @@ impl Drop for Active {
     }
 }
 
-/// Series of one route. Each is registered when it is first used, or all at once while there are few.
+/// The series of one route. Each is registered when first used, or all at once while there are few.
 pub struct RouteMetrics {
     metrics: Arc<Metrics>,
     route: String,
@@ -129,7 +129,7 @@ pub struct RouteMetrics {
 /// `connections_closed_total` of one route on one listener.
 struct ClosedOnListener {
     listener: String,
-    /// Boxed when first used: a row of counters is a hundred times what a route needs that nobody asks for.
+    /// Boxed when first used: the row of counters is a hundred times the size of an unused route's handle.
     by_reason: OnceLock<Box<[OnceLock<Counter>; Reason::ALL.len()]>>,
 }
 
@@ -164,13 +164,13 @@ impl RouteMetrics {
         this
     }
 
-    /// A connection ended that was routed here; `listener` is an index into the listeners given to `Metrics::route`.
+    /// A connection routed here ended; `listener` is an index into the listeners passed to `Metrics::route`.
     pub fn closed(&self, listener: usize, reason: Reason, lived: Duration) {
         self.closed_counter(listener, reason).increment(1);
         self.lived().record(lived);
     }
 
-    /// To be called while the connection is open, with the bytes since the last call.
+    /// Call it while the connection is open, with the bytes since the last call.
     pub fn bytes(&self, way: Way, n: u64) {
         self.bytes_counter(way).increment(n);
     }
@@ -213,7 +213,7 @@ impl RouteMetrics {
     }
 }
 
-/// Whether a connection that has a route can end so. The others need no series for each route.
+/// Whether a routed connection can end with this reason. The others need no series per route.
 const fn ends_routed(reason: Reason) -> bool {
     !matches!(
         reason,
@@ -331,7 +331,7 @@ impl BackendMetrics {
         self.certificate_expiry.set(at as f64);
     }
 
-    /// What holds at this moment; to be called before each rendering, so that the path keeps no gauge.
+    /// The current state; call it before each rendering, so that the connection path updates no gauge.
     pub fn standing(&self, is_up: bool, state: BackendState, active: usize) {
         self.up.set(if is_up { 1.0 } else { 0.0 });
         for (label, gauge) in BackendState::ALL.iter().zip(&self.states) {

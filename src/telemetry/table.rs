@@ -1,10 +1,10 @@
 //! The one table of metrics: names with their units, kinds, labels, help and buckets.
 //!
 //! In:  nothing.
-//! Out: a [`Metric`] for each, and [`ALL`] of them, which the user docs are tested against.
+//! Out: a [`Metric`] for each, and [`ALL`] of them, which tests compare with the user docs.
 //! Source: docs/metrics.md; <https://prometheus.io/docs/practices/naming/>.
 
-/// What a metric is called and what it means. The unit is the last word of the name before `_total`.
+/// The name and meaning of a metric. The unit is the last word of the name before `_total`.
 #[derive(Debug)]
 pub(super) struct Metric {
     pub name: &'static str,
@@ -83,11 +83,11 @@ table! {
     PROCESS_VIRTUAL: Gauge, "process_virtual_memory_bytes", [], "Virtual memory.";
 }
 
-/// Seconds. From a cache hit on the same host to a peer that needs several SYN retries.
+/// In seconds, from a cache hit on the same host to a peer that needs several SYN retries.
 const WAITS: &[f64] = &[0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-/// Seconds. From one request to a WebSocket of a day.
+/// In seconds, from a single request to a WebSocket open for a day.
 const LIFETIMES: &[f64] = &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0, 28800.0, 86400.0];
-/// Bytes. 517 is the padded classic hello, 1.8 kB a post-quantum one; 16 KiB is one full record.
+/// In bytes. 517 is the classic padded hello, 1.8 kB a post-quantum one; 16 KiB is one full record.
 const HELLO_SIZES: &[f64] = &[256.0, 517.0, 768.0, 1024.0, 1536.0, 2048.0, 3072.0, 4096.0, 8192.0, 16384.0, 65536.0];
 const HELLO_PARTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 64.0];
 

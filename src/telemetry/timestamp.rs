@@ -1,4 +1,4 @@
-//! Writes a time as RFC 3339 in UTC with milliseconds, as every log line begins with.
+//! Formats a time as RFC 3339 in UTC with milliseconds, for the start of every log line.
 //!
 //! In:  a `SystemTime`.
 //! Out: `2026-03-01T12:34:56.789Z`.
@@ -7,7 +7,7 @@
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Times before 1970 are shown as its first instant.
+/// Times before 1970 are shown as 1970-01-01T00:00:00.
 pub(crate) struct Timestamp(pub SystemTime);
 
 impl fmt::Display for Timestamp {
@@ -22,7 +22,7 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// Counts in eras of 400 years that begin on the first of March, so that the leap day is the last of its year.
+/// Uses eras of 400 years that begin on 1 March, so that the leap day is the last day of its year.
 fn civil_from_days(since_1970: u64) -> (u64, u64, u64) {
     let days = since_1970 + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);

@@ -1,4 +1,4 @@
-//! Reads from a certificate what an operator asks about, and tells which names it covers.
+//! Parses the fields of a certificate that operators need, and matches names against it.
 //!
 //! In:  DER.
 //! Out: [`Certificate`], or [`Unreadable`].
@@ -13,30 +13,31 @@ use x509_parser::parse_x509_certificate;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Certificate {
-    /// The DNS names that it is for, as they stand in it, wildcards included (subjectAltName).
+    /// DNS names from subjectAltName, verbatim, including wildcards.
     pub names: Vec<String>,
-    /// The addresses that it is for (subjectAltName).
+    /// IP addresses from subjectAltName.
     pub addresses: Vec<IpAddr>,
-    /// Its subject's common name, if it has no subjectAltName; no client takes it for a name any more.
+    /// The subject's common name, set only without a subjectAltName; clients no longer match it against the server
+    /// name.
     pub common_name: Option<String>,
     /// Seconds since 1970, both inclusive.
     pub not_before: i64,
     pub not_after: i64,
-    /// From the certificate and so the backend's to choose: to be escaped where it is shown.
+    /// Untrusted, since the backend chose the certificate: escape it before display.
     pub issuer: String,
     pub subject: String,
-    /// It names itself as its issuer.
+    /// Issuer and subject are the same.
     pub self_signed: bool,
-    /// SHA-256 over its DER.
+    /// SHA-256 of the DER.
     pub fingerprint: [u8; 32],
 }
 
-/// The bytes are no certificate.
+/// The bytes are not a valid certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unreadable;
 
 impl Certificate {
-    /// Reads one certificate.
+    /// Parses one certificate.
     ///
     /// # Errors
     /// [`Unreadable`].
@@ -58,7 +59,7 @@ impl Certificate {
         })
     }
 
-    /// Whether a client that asked for `name`, a DNS name or an address, may take this certificate for its.
+    /// Whether the certificate is valid for `name`, a DNS name or an IP address.
     pub(crate) fn covers(&self, name: &str) -> bool {
         match name.parse::<IpAddr>() {
             Ok(address) => self.addresses.contains(&address),
@@ -67,10 +68,11 @@ impl Certificate {
     }
 }
 
-/// Whether `presented`, a name in a certificate, stands for `name`: equal but for case, or a wildcard for its first label.
+/// Whether `presented`, a name in a certificate, matches `name`: equal ignoring case, or with a wildcard as first
+/// label.
 ///
-/// A wildcard is a whole label, the first, and stands for exactly one (RFC 9525 §6.3). As OpenSSL and webpki do, at least two labels
-/// are asked for behind it.
+/// A wildcard is the whole first label and matches exactly one label (RFC 9525 §6.3). As in OpenSSL and webpki, at
+/// least two labels must follow it.
 fn covers(presented: &str, name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     let Some(suffix) = presented.strip_prefix("*.") else {

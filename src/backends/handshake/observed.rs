@@ -1,7 +1,7 @@
-//! Watches a stream: how much we said first, how much the peer said, and how that began.
+//! Wraps a stream and records how much we sent first, how much the peer sent, and the peer's first bytes.
 //!
 //! In:  any stream.
-//! Out: the same stream, and what was seen on it.
+//! Out: the same stream, and what was recorded.
 
 use std::io;
 use std::pin::Pin;
@@ -22,7 +22,7 @@ impl<S> Observed<S> {
         Self { stream, said_first: 0, got: 0, first: Vec::new() }
     }
 
-    /// How many bytes we had sent when the peer began to.
+    /// How many bytes we had sent when the peer's first byte arrived.
     pub(super) fn said_first(&self) -> u64 {
         self.said_first
     }
@@ -32,7 +32,7 @@ impl<S> Observed<S> {
         self.got
     }
 
-    /// The first of them, at most 64.
+    /// The first bytes from the peer, at most 64.
     pub(super) fn first(&self) -> &[u8] {
         &self.first
     }

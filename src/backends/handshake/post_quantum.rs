@@ -1,6 +1,6 @@
-//! The key exchange that browsers offer first, X25519MLKEM768, whose share makes a hello larger than one packet.
+//! X25519MLKEM768, the key exchange that browsers offer first. Its key share makes a hello larger than one packet.
 //!
-//! Out: [`X25519MLKEM768`], for a client; rustls brings it only with another provider than ours.
+//! Out: [`X25519MLKEM768`], for a client; rustls has it only in a crypto provider that we do not use.
 //! Source: draft-ietf-tls-ecdhe-mlkem (shares and secrets, ML-KEM's before X25519's), FIPS 203 (ML-KEM).
 //!
 //! ```text
@@ -59,7 +59,8 @@ impl ActiveKeyExchange for Started {
         Ok(SharedSecret::from(secret))
     }
 
-    /// A share of X25519 alone goes along, as browsers do, so that a backend without ML-KEM need not ask again.
+    /// Offers a plain X25519 share as well, as browsers do, so that a backend without ML-KEM needs no
+    /// HelloRetryRequest.
     fn hybrid_component(&self) -> Option<(NamedGroup, &[u8])> {
         Some((self.classical.group(), self.classical.pub_key()))
     }

@@ -13,11 +13,11 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 
-/// A certificate for some names, with what it is signed by.
+/// A certificate for some names, and its issuers.
 struct Signed {
     chain: Vec<CertificateDer<'static>>,
     key: KeyPair,
-    /// What a client must trust.
+    /// The root that a client must trust.
     root: CertificateDer<'static>,
 }
 
@@ -25,9 +25,9 @@ struct Signed {
 enum By {
     Itself,
     Root,
-    /// The chain holds the intermediate.
+    /// The chain includes the intermediate.
     Intermediate,
-    /// The chain lacks it.
+    /// The chain does not include the intermediate.
     IntermediateLeftOut,
 }
 
@@ -74,7 +74,7 @@ fn server(signed: &Signed) -> ServerConfig {
         .unwrap()
 }
 
-/// One handshake with a server of this configuration.
+/// Makes one handshake with a server that has this configuration.
 async fn ask(config: ServerConfig, asking: &Asking) -> Result<Handshake, HandshakeError> {
     let (client, backend) = duplex(1024);
     let serve = async {
@@ -86,7 +86,7 @@ async fn ask(config: ServerConfig, asking: &Asking) -> Result<Handshake, Handsha
     tokio::join!(with(client, asking), serve).0
 }
 
-/// One handshake with a peer that says `bytes` and closes.
+/// Makes one handshake with a peer that sends `bytes` and closes.
 async fn ask_a_peer_that_says(bytes: &[u8]) -> HandshakeError {
     let (client, mut backend) = duplex(64 * 1024);
     backend.write_all(bytes).await.unwrap();
@@ -181,7 +181,7 @@ async fn without_roots_nothing_is_judged_and_without_a_name_no_name_is() {
     assert_eq!(ask(server(&signed), &nameless).await.unwrap().verdict, Verdict::Verified);
 }
 
-/// Remembers the server names it was asked for, and refuses all.
+/// Records the server names it receives, and rejects all of them.
 #[derive(Debug, Default)]
 struct Refuses(Mutex<Vec<Option<String>>>);
 
@@ -260,7 +260,7 @@ async fn a_hello_in_small_records_is_the_same_hello() {
     assert_eq!(ask(server(&signed), &asking).await.unwrap().verdict, Verdict::Verified);
 }
 
-/// The backend's side of the exchange, which the product does not need.
+/// The backend's side of the key exchange, which production code does not need.
 #[derive(Debug)]
 struct Encapsulating;
 
@@ -306,7 +306,7 @@ async fn the_post_quantum_hello_is_larger_than_a_packet_and_both_its_shares_are_
     for (handshake, group) in [(&classical, "X25519"), (&hybrid, "X25519MLKEM768")] {
         assert_eq!((handshake.group.as_deref(), handshake.retried), (Some(group), false));
         assert_eq!(handshake.verdict, Verdict::Verified);
-        // What one packet of Ethernet leaves to TCP: 1500 less two headers of 20.
+        // The TCP payload of one Ethernet packet: 1500 bytes minus two headers of 20.
         assert!(handshake.hello_bytes > 1460, "{}", handshake.hello_bytes);
     }
 }
@@ -355,7 +355,7 @@ fn an_address_is_covered_by_an_address_only() {
     assert!(leaf.addresses.contains(&Ipv4Addr::new(192, 0, 2, 7).into()));
 }
 
-/// The same question, answered by webpki.
+/// The same check, by webpki.
 fn webpki_covers(leaf: &CertificateDer<'_>, name: &str) -> bool {
     let leaf = rustls::server::ParsedCertificate::try_from(leaf).unwrap();
     let Ok(name) = ServerName::try_from(name) else { return false };

@@ -1,6 +1,6 @@
-//! Judges a backend's certificates without ending the handshake, and remembers the judgement.
+//! Verifies a backend's certificates without ending the handshake, and records the result.
 //!
-//! In:  the certificates and signatures that rustls asks about, the roots to trust.
+//! In:  the certificates and signatures passed by rustls, the roots to trust.
 //! Out: [`Verdict`].
 //! Source: RFC 5280 §6 (by webpki), RFC 9525 §6 (the name).
 
@@ -18,35 +18,35 @@ use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-/// What a client that trusts the roots would have done.
+/// What a client that trusts these roots would do.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Verdict {
-    /// No roots were given.
+    /// Not verified: there are no roots.
     NotAsked,
-    /// Gone on: chain, dates, signature and, if one was asked for, name are right.
+    /// Continue: chain, validity period and signature are valid, and so is the name if one was sent.
     Verified,
-    /// Refused. The chain is judged before the name, so a wrong name means a right chain.
+    /// Abort. The chain is verified before the name, so a name error implies a valid chain.
     Refused(Error),
 }
 
-/// The certificates to trust.
+/// The trusted root certificates.
 #[derive(Clone)]
 pub(crate) struct Roots(Arc<RootCertStore>);
 
-/// Why there are no roots.
+/// Why the roots could not be loaded.
 #[derive(Debug)]
 pub(crate) enum RootsError {
-    /// The file cannot be read, or is no PEM.
+    /// The file cannot be read or is not valid PEM.
     Pem(pem::Error),
-    /// There is none that can be used.
+    /// No usable certificate was found.
     None,
 }
 
 impl Roots {
-    /// Takes the certificates that can serve as roots.
+    /// Takes the certificates that are usable as roots.
     ///
     /// # Errors
-    /// [`RootsError::None`] of them can.
+    /// [`RootsError::None`] if none is usable.
     pub(crate) fn new(certificates: impl IntoIterator<Item = CertificateDer<'static>>) -> Result<Self, RootsError> {
         let mut store = RootCertStore::empty();
         match store.add_parsable_certificates(certificates) {
@@ -64,19 +64,19 @@ impl Roots {
         Self::new(certificates.map_err(RootsError::Pem)?)
     }
 
-    /// Takes those that the system trusts (`SSL_CERT_FILE` and `SSL_CERT_DIR` name others).
+    /// Loads the system's trusted roots (`SSL_CERT_FILE` and `SSL_CERT_DIR` override the location).
     ///
     /// # Errors
-    /// [`RootsError::None`] was found.
+    /// [`RootsError::None`] if there are none.
     pub(crate) fn of_the_system() -> Result<Self, RootsError> {
         Self::new(rustls_native_certs::load_native_certs().certs)
     }
 }
 
-/// Sees the handshake from inside.
+/// Records what the rustls callbacks see during the handshake.
 #[derive(Debug, Default)]
 pub(super) struct Witness {
-    /// Set once, by the first fault.
+    /// Set once, by the first error.
     fault: OnceLock<Error>,
     judged: AtomicBool,
     asked_for_a_certificate: AtomicBool,
@@ -95,7 +95,7 @@ impl Witness {
         self.asked_for_a_certificate.load(Ordering::Relaxed)
     }
 
-    /// Remembers the first fault only: the others follow from it.
+    /// Records only the first error: later ones follow from it.
     fn note(&self, judgement: Result<(), Error>) {
         if let Err(fault) = judgement {
             let _ = self.fault.set(fault);
@@ -103,7 +103,7 @@ impl Witness {
     }
 }
 
-/// Has no certificate to show, and remembers that it was asked for one.
+/// Offers no client certificate, and records that one was requested.
 impl ResolvesClientCert for Witness {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         self.asked_for_a_certificate.store(true, Ordering::Relaxed);
@@ -157,7 +157,7 @@ impl Verifier {
     }
 }
 
-/// Answers "go on" to everything: the verdict is the witness's to tell.
+/// Accepts everything, so that the handshake completes; the verdict is recorded in the witness.
 impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,

@@ -1,7 +1,7 @@
-//! Makes one check: a connection, or a whole TLS handshake.
+//! Performs one check: a TCP connect, or a whole TLS handshake.
 //!
-//! In:  an address; what its pool is checked for.
-//! Out: [`Passed`], or [`Failed`] and why.
+//! In:  an address; the health-check settings of its pool.
+//! Out: [`Passed`], or [`Failed`] with the reason.
 
 use std::fmt;
 use std::io;
@@ -18,15 +18,15 @@ use crate::proxy_header;
 use crate::socket;
 use crate::telemetry::CheckResult;
 
-/// What the backends of one pool are asked.
+/// The check that all backends of one pool get.
 pub(super) struct Probe {
     pool: Arc<Pool>,
     port: Option<u16>,
-    /// `None`: whether it takes a connection. An error fails every check, and says why.
+    /// `None`: connect only. An error fails every check and gives the reason.
     asking: Option<Result<Asking, RootsError>>,
 }
 
-/// A check that passed, and the certificate it was shown.
+/// A passed check, and the certificate the backend sent.
 #[derive(Debug)]
 pub(super) struct Passed {
     pub certificate: Option<Shown>,
@@ -37,7 +37,7 @@ pub(super) struct Passed {
 pub(super) enum Failed {
     Connect(io::Error),
     Handshake(HandshakeError),
-    /// The handshake was made, but the certificate is not to be trusted.
+    /// The handshake succeeded, but the certificate is not trusted.
     Untrusted {
         error: String,
         certificate: Option<Shown>,
@@ -59,7 +59,7 @@ impl Probe {
         Self { pool, port: check.port, asking }
     }
 
-    /// Checks the backend at `address`; the caller keeps the deadline.
+    /// Checks the backend at `address`; the caller sets the deadline.
     ///
     /// # Errors
     /// [`Failed`].
@@ -78,7 +78,7 @@ impl Probe {
         self.introduce(&mut stream).await?;
         match &self.asking {
             None => {
-                // There is nothing to say goodbye for, and RST leaves no TIME_WAIT behind.
+                // There is no data to lose, and RST leaves no TIME_WAIT behind.
                 socket::reset_on_drop(&stream);
                 Ok(Passed { certificate: None })
             }
@@ -94,7 +94,7 @@ impl Probe {
         }
     }
 
-    /// Says that nobody but we speak, where a PROXY header is expected.
+    /// Sends a PROXY header without a client address (LOCAL), where the backend expects one.
     async fn introduce(&self, stream: &mut (impl AsyncWriteExt + Unpin)) -> Result<(), Failed> {
         match self.pool.connect.send_proxy_protocol {
             Some(version) => stream.write_all(proxy_header::local(version)).await.map_err(Failed::Connect),

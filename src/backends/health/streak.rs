@@ -1,25 +1,25 @@
-//! Turns the results of checks into a verdict: so many in a row.
+//! Turns check results into a verdict that changes after enough consecutive results.
 
 use crate::pool::Health;
 
-/// What the checks of one backend say so far.
+/// The state of one backend's checks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Streak {
     rise: u32,
     fall: u32,
     verdict: Health,
-    /// Results in a row that contradict the verdict.
+    /// Consecutive results that contradict the verdict.
     contradictions: u32,
 }
 
 impl Streak {
-    /// Goes on from `verdict`. Where there is none, the first check decides alone; after that, `rise` passes or `fall`
-    /// failures in a row are needed.
+    /// Starts from `verdict`. If that is `Unchecked`, the first check decides alone; after that, `rise` consecutive
+    /// passes or `fall` consecutive failures are needed.
     pub(super) fn new(rise: u32, fall: u32, verdict: Health) -> Self {
         Self { rise, fall, verdict, contradictions: 0 }
     }
 
-    /// Takes one result; the new verdict, if it changes.
+    /// Records one result; returns the verdict if it changes.
     pub(super) fn after(&mut self, passed: bool) -> Option<Health> {
         let (says, needed) = if passed { (Health::Up, self.rise) } else { (Health::Down, self.fall) };
         if says == self.verdict {

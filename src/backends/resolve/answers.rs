@@ -1,7 +1,7 @@
-//! Remembers what a name last had, part by part, and makes of it the addresses to connect to.
+//! Keeps the last answer for each part of a name, and derives the addresses to connect to.
 //!
-//! In:  what look-ups brought. A part is one family of one host: it can fail alone, and then its last answer stays.
-//! Out: [`Found`], each address once, sorted, bounded; and the addresses that nobody should connect to.
+//! In:  look-up results. A part is one family of one host: it can fail on its own, and then keeps its last answer.
+//! Out: [`Found`], each address once, sorted, bounded; and the addresses that are rejected.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -23,11 +23,11 @@ struct Kept {
     kind: Kind,
     addresses: Vec<IpAddr>,
     good_at: Instant,
-    /// It could not be had anew.
+    /// The last look-up of this part failed.
     failing: bool,
 }
 
-/// An address that is not used.
+/// Why an address is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Refused {
     pub(super) address: SocketAddr,
@@ -36,7 +36,7 @@ pub(super) struct Refused {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Why {
-    /// Unspecified, multicast, broadcast, or an IPv6 link-local address, which is none without its zone.
+    /// Unspecified, multicast, broadcast, or an IPv6 link-local address, which is useless without its zone.
     NotUnicast,
     /// An IPv4 address in an AAAA record where only IPv6 is wanted.
     OtherFamily,
@@ -45,7 +45,7 @@ pub(super) enum Why {
 }
 
 impl Memory {
-    /// As if the answer had come `now`.
+    /// Treats `found` as an answer that arrived `now`.
     pub(super) fn of(found: &[Found], now: Instant) -> Self {
         let kept = |found: &Found| {
             let Found { address, weight, backup } = *found;
@@ -56,7 +56,7 @@ impl Memory {
         Self { kept: found.iter().map(kept).collect() }
     }
 
-    /// Takes in a look-up that ended `now`.
+    /// Records a look-up that ended `now`.
     pub(super) fn learn(&mut self, looked: &Result<Looked, Failure>, now: Instant) {
         match looked {
             Ok(Looked { parts, .. }) => {
@@ -74,7 +74,7 @@ impl Memory {
             Ok(addresses) => return kept(addresses.clone(), now, false),
             Err(failure) => failure,
         };
-        // A host that has addresses of the one family has none of the other if the nameserver says so.
+        // If a host has addresses of one family, a negative answer for the other family is definite.
         let of_host = |other: &&Part| other.host.is(host) && other.addresses.is_ok();
         if failure.is_final() && all.iter().any(|other| of_host(&other)) {
             return None;
@@ -83,28 +83,28 @@ impl Memory {
         kept(before.addresses.clone(), before.good_at, true)
     }
 
-    /// Drops what failed to be renewed and is older than `stale`.
+    /// Drops failing parts older than `stale`.
     pub(super) fn forget(&mut self, now: Instant, stale: Duration) {
         self.kept.retain(|kept| !kept.failing || now < kept.good_at + stale);
     }
 
-    /// When [`Self::forget`] has something to drop.
+    /// When [`Self::forget`] next has something to drop.
     pub(super) fn forgets_at(&self, stale: Duration) -> Option<Instant> {
         self.kept.iter().filter(|kept| kept.failing).map(|kept| kept.good_at + stale).min()
     }
 
-    /// How many addresses are remembered.
+    /// How many addresses are kept.
     pub(super) fn len(&self) -> usize {
         self.kept.iter().map(|kept| kept.addresses.len()).sum()
     }
 
-    /// What to connect to, and what not.
+    /// The addresses to connect to, and those that are rejected.
     pub(super) fn found(&self, family: Family, is_ours: impl Fn(SocketAddr) -> bool) -> (Vec<Found>, Vec<Refused>) {
         let mut refused = Vec::new();
         let mut found: Vec<Found> = Vec::new();
         for Kept { host, addresses, .. } in &self.kept {
             for address in addresses {
-                // An IPv4 address in IPv6's clothes is the same listener, and the same backend.
+                // An IPv4-mapped IPv6 address is the same listener, and the same backend.
                 let address = SocketAddr::new(address.to_canonical(), host.port);
                 match check(address, family, &is_ours) {
                     Some(why) => refused.push(Refused { address, why }),
@@ -112,7 +112,7 @@ impl Memory {
                 }
             }
         }
-        // Of an address that is there twice, the better entry stays: no backup, the greater weight.
+        // Of duplicate addresses the better entry is kept: primary before backup, then the greater weight.
         found.sort_by_key(|found| (found.address, found.backup, std::cmp::Reverse(found.weight)));
         found.dedup_by_key(|found| found.address);
         found.sort_by_key(|found| (found.backup, found.address));
@@ -146,7 +146,7 @@ fn check(address: SocketAddr, family: Family, is_ours: impl Fn(SocketAddr) -> bo
     }
 }
 
-/// SRV weights go to 65535, a pool's to 1000: where they go beyond, all shrink alike.
+/// SRV weights go up to 65535, a pool's to 1000: if one exceeds that, all are scaled down proportionally.
 fn scale(found: &mut [Found]) {
     let greatest = found.iter().filter_map(|found| found.weight).max().unwrap_or(0);
     for weight in found.iter_mut().filter_map(|found| found.weight.as_mut()) {

@@ -1,7 +1,7 @@
-//! Says why a name has no answer.
+//! Classifies why a name has no answer.
 //!
-//! In:  what hickory reports.
-//! Out: [`Failure`]; of two, the one that says more of what to look after; a metric's label.
+//! In:  hickory's errors.
+//! Out: [`Failure`]; of two failures, the more informative one; a metric label.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,18 +16,18 @@ use crate::telemetry::DnsResult;
 pub(crate) enum Failure {
     /// NXDOMAIN.
     NoSuchName,
-    /// There is such a name, but it has no such record.
+    /// The name exists, but has no such record.
     NoData,
-    /// The nameserver answered with an error, say SERVFAIL.
+    /// The nameserver answered with an error such as SERVFAIL.
     Server(ResponseCode),
     Net(Arc<NetError>),
-    /// Neither the configuration nor `/etc/resolv.conf` names a server.
+    /// Neither the configuration nor `/etc/resolv.conf` lists a nameserver.
     NoNameserver,
     TimedOut,
 }
 
 impl Failure {
-    /// The label in the metrics.
+    /// The metric label.
     pub(crate) fn result(&self) -> DnsResult {
         match self {
             Self::NoSuchName => DnsResult::NoSuchName,
@@ -38,12 +38,12 @@ impl Failure {
         }
     }
 
-    /// Whether the nameserver knows that there is nothing.
+    /// Whether this is an authoritative negative answer.
     pub(super) fn is_final(&self) -> bool {
         matches!(self, Self::NoSuchName | Self::NoData)
     }
 
-    /// The one of two that leaves more to hope for, so that it says what to look after.
+    /// Of two failures the one that may be temporary, since that is what an operator should look into.
     pub(super) fn or(self, other: Self) -> Self {
         let rank = |failure: &Self| match failure {
             Self::NoNameserver => 0,

@@ -1,7 +1,7 @@
 //! Looks a name up once, under one deadline.
 //!
-//! In:  a [`Query`]; the nameservers and files that [`Sources`] reads.
-//! Out: [`Looked`]: for each host and family its addresses, or why there are none; the least TTL of all of it.
+//! In:  a [`Query`]; the nameservers and files of [`Sources`].
+//! Out: [`Looked`]: for each host and family its addresses, or why there are none; the lowest TTL of all answers.
 //! Source: RFC 2782 (SRV: priority, weight, `.`), RFC 8305 §3 (waiting for the other family).
 
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +15,7 @@ use super::nameservers::Answer;
 use super::sources::{Service, Sources};
 use super::{Failure, Family, Query, Settings};
 
-/// What a look-up brought; at least one part of it is good.
+/// The result of a look-up; at least one part succeeded.
 #[derive(Debug)]
 pub(super) struct Looked {
     pub(super) parts: Vec<Part>,
@@ -31,7 +31,7 @@ pub(super) struct Part {
     pub(super) addresses: Result<Vec<IpAddr>, Failure>,
 }
 
-/// Whose addresses they are, and what the SRV record says of it.
+/// The host the addresses belong to, and the fields of its SRV record.
 #[derive(Clone, Debug)]
 pub(super) struct Host {
     pub(super) name: Arc<str>,
@@ -40,7 +40,7 @@ pub(super) struct Host {
     pub(super) backup: bool,
 }
 
-/// Which records hold addresses.
+/// The address record types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     A,
@@ -48,18 +48,18 @@ pub(super) enum Kind {
 }
 
 impl Host {
-    /// Whether both are the same host and port, whatever is said of it.
+    /// Whether both are the same host and port; other fields are ignored.
     pub(super) fn is(&self, other: &Self) -> bool {
         self.port == other.port && self.name == other.name
     }
 }
 
-/// Looks one name up, as often as it is asked to.
+/// Looks one name up, repeatedly.
 pub(super) struct Lookup<'a> {
     query: &'a Query,
     family: Family,
     nameservers: &'a [SocketAddr],
-    /// Read anew when its files have changed.
+    /// Reloaded when the files have changed.
     sources: Option<Arc<Sources>>,
 }
 
@@ -99,7 +99,7 @@ async fn one_host(sources: &Sources, host: Host, family: Family) -> Result<Looke
     Ok(Looked { parts: answers.into_iter().map(part).collect(), ttl })
 }
 
-/// Looks up the SRV records, then their targets, some at a time. It fails only when all of them do.
+/// Looks up the SRV records, then their targets with bounded concurrency. Fails only if all targets fail.
 async fn every_target(sources: &Arc<Sources>, name: &str, family: Family) -> Result<Looked, Failure> {
     let Answer { data: services, mut ttl } = sources.services(name).await?;
     let hosts = hosts(services);
@@ -111,7 +111,7 @@ async fn every_target(sources: &Arc<Sources>, name: &str, family: Family) -> Res
             let sources = Arc::clone(sources);
             looking.spawn(async move { (host.clone(), one_host(&sources, host, family).await) });
         }
-        // A task that panicked is as one that had no answer.
+        // A task that panicked counts as a failed look-up.
         while let Some(Ok((host, looked))) = looking.join_next().await {
             match looked {
                 Ok(looked) => {
@@ -129,9 +129,9 @@ async fn every_target(sources: &Arc<Sources>, name: &str, family: Family) -> Res
     if parts.iter().any(|part| part.addresses.is_ok()) { Ok(Looked { parts, ttl }) } else { Err(worst) }
 }
 
-/// The targets as a pool sees them: those of the best priority are used first, the others are backups.
+/// The SRV targets as pool entries: those of the best priority are primaries, the others backups.
 fn hosts(mut services: Vec<Service>) -> Vec<Host> {
-    // A target `.` says that the service is not there; port 0 cannot be connected to.
+    // Target `.` means that the service is not available; port 0 cannot be connected to.
     services.retain(|service| service.target != "." && service.port != 0);
     services.sort_by(|a, b| (a.priority, &a.target, a.port).cmp(&(b.priority, &b.target, b.port)));
     let best = services.first().map_or(0, |service| service.priority);
@@ -153,7 +153,7 @@ fn hosts(mut services: Vec<Service>) -> Vec<Host> {
     services.into_iter().map(host).collect()
 }
 
-/// Also when every nameserver is silent and there are many search domains.
+/// Holds even if every nameserver is silent and there are many search domains.
 const LONGEST_LOOKUP: Duration = Duration::from_secs(15);
 const MOST_TARGETS: usize = 128;
 const TARGETS_AT_ONCE: usize = 16;

@@ -1,11 +1,11 @@
-//! Asks nameservers for the records of a name.
+//! Queries nameservers for the records of a name.
 //!
-//! In:  the servers, in the order in which they are asked; a whole name.
+//! In:  the servers, in query order; a fully qualified name.
 //! Out: an [`Answer`] with its TTL, or a [`Failure`].
 //! Source: RFC 1035 §4.2 (UDP, and TCP for what is truncated), RFC 1034 §3.6.2 (CNAME), RFC 2181 §8 (TTL).
 //!
-//! hickory's own resolver is not used: its cache would stand before our TTLs, and it does not follow a CNAME to SRV
-//! records. Its messages, sockets and retransmissions are.
+//! hickory's own resolver is not used: its cache would override our TTLs, and it does not follow a CNAME to SRV
+//! records. Its messages, sockets and retransmissions are used.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,16 +22,16 @@ use tokio::time::timeout;
 use super::Failure;
 
 pub(super) struct Nameservers {
-    /// A pool for each, so that the order, and who is asked next, are ours.
+    /// One pool per server, so that we control the order and when the next is queried.
     servers: Vec<NameServerPool<TokioRuntimeProvider>>,
     options: DnsRequestOptions,
 }
 
-/// Data of one kind, at least one.
+/// Records of one kind, at least one.
 #[derive(Debug)]
 pub(super) struct Answer<T> {
     pub(super) data: Vec<T>,
-    /// The least of the data and of the aliases on the way.
+    /// The lowest TTL of the records and of the aliases leading to them.
     pub(super) ttl: Duration,
 }
 
@@ -47,7 +47,7 @@ impl Nameservers {
         Self { servers: servers.into_iter().filter_map(pool).collect(), options: request }
     }
 
-    /// Asks for records of one kind, following aliases.
+    /// Queries records of one kind, following aliases.
     pub(super) async fn ask<T>(
         &self,
         name: &Name,
@@ -73,8 +73,8 @@ impl Nameservers {
         Err(Failure::NoData)
     }
 
-    /// Asks one nameserver after the other: the next at once when one fails, and as well when one takes long. The first
-    /// answer counts, also one that says no.
+    /// Queries the nameservers one after the other: moves on at once when one fails, and queries the next in parallel
+    /// when one is slow. The first answer wins, even a negative one.
     async fn exchange(&self, name: &Name, kind: RecordType) -> Result<DnsResponse, Failure> {
         let query = Query::query(name.clone(), kind);
         let mut asked = JoinSet::new();
@@ -87,7 +87,7 @@ impl Nameservers {
             }
             let patience = if servers.len() > 0 { PATIENCE } else { LONGEST_EXCHANGE };
             match timeout(patience, asked.join_next()).await {
-                // Time to ask the next as well.
+                // Slow: query the next one as well.
                 Err(_) if servers.len() > 0 => {}
                 Ok(Some(Ok(Ok(Ok(response))))) => return Ok(response),
                 Ok(Some(Ok(Ok(Err(error))))) => match Failure::from(error) {
@@ -102,14 +102,14 @@ impl Nameservers {
     }
 }
 
-/// Where the aliases of an answer lead, and what is there.
+/// The end of the alias chain in an answer, and its records.
 struct Walked<T> {
     end: Name,
     data: Vec<T>,
     ttl: u32,
 }
 
-/// Records of other names are not looked at: nobody asked for them.
+/// Records of other names are ignored: they were not queried.
 fn walk<T>(answers: &[Record], name: &Name, read: fn(&RData) -> Option<T>) -> Walked<T> {
     let mut walked = Walked { end: name.clone(), data: Vec::new(), ttl: u32::MAX };
     for _ in 0..MOST_ALIASES {
@@ -132,13 +132,13 @@ fn walk<T>(answers: &[Record], name: &Name, read: fn(&RData) -> Option<T>) -> Wa
     walked
 }
 
-/// RFC 2181 §8: a TTL with the highest bit set is none.
+/// RFC 2181 §8: a TTL with the highest bit set counts as 0.
 fn seconds(ttl: u32) -> u32 {
     if ttl > i32::MAX as u32 { 0 } else { ttl }
 }
 
-/// UDP and, for a truncated answer, TCP.
+/// Covers UDP and, after a truncated answer, TCP.
 const LONGEST_EXCHANGE: Duration = Duration::from_secs(10);
-/// How long a server may take before the next is asked as well.
+/// How long to wait for a server before the next is queried as well.
 const PATIENCE: Duration = Duration::from_secs(1);
 const MOST_ALIASES: usize = 16;

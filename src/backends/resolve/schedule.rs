@@ -1,7 +1,7 @@
-//! Says when a name is looked up next. Time and chance are arguments.
+//! Computes when a name is looked up next. Time and randomness are arguments.
 //!
-//! In:  how look-ups ended, and when.
-//! Out: the moment of the next.
+//! In:  the results of look-ups, and when they ended.
+//! Out: the time of the next look-up.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ pub(super) struct Schedule {
     /// When the last look-up began.
     begun: Instant,
     next: Instant,
-    /// In a row.
+    /// Consecutive failures.
     failures: u32,
 }
 
@@ -27,7 +27,7 @@ impl Schedule {
         self.next
     }
 
-    /// The next look-up comes when the answer's time is over; that time, clamped. `spread` is 0 to 1.
+    /// Schedules the next look-up for when the TTL expires; returns the clamped TTL. `spread` is 0 to 1.
     pub(super) fn succeeded(&mut self, ttl: Duration, begun: Instant, now: Instant, spread: f64) -> Duration {
         let ttl = ttl.clamp(self.min_ttl, self.max_ttl);
         self.begun = begun;
@@ -36,7 +36,7 @@ impl Schedule {
         ttl
     }
 
-    /// The next look-up comes soon, and later with each failure in a row.
+    /// Schedules the next look-up with a back-off that grows with each consecutive failure.
     pub(super) fn failed(&mut self, begun: Instant, now: Instant, spread: f64) {
         let doubled = FIRST_RETRY.min(self.min_ttl).saturating_mul(1 << self.failures.min(16));
         self.begun = begun;
@@ -44,13 +44,13 @@ impl Schedule {
         self.next = now + jittered(doubled.min(LAST_RETRY).min(self.max_ttl), spread);
     }
 
-    /// Brings the next look-up forward, but not within `min_ttl` of the one before.
+    /// Brings the next look-up forward, but not within `min_ttl` of the previous one.
     pub(super) fn hasten(&mut self, now: Instant) {
         self.next = self.next.min(now.max(self.begun + self.min_ttl));
     }
 }
 
-/// A twentieth less or more.
+/// ±5 %.
 fn jittered(wait: Duration, spread: f64) -> Duration {
     wait.mul_f64(0.95 + 0.1 * spread.clamp(0.0, 1.0))
 }

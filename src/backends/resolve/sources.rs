@@ -1,8 +1,8 @@
-//! Knows whom to ask for a name, and which whole names a written one may mean.
+//! Knows which nameservers to query, and which full names a relative name expands to.
 //!
-//! In:  nameservers that were given; or the system's own files, `/etc/resolv.conf` and `/etc/hosts`.
+//! In:  the configured nameservers; or the system's own files, `/etc/resolv.conf` and `/etc/hosts`.
 //! Out: the addresses of a host, the SRV records of a service; or a [`Failure`].
-//! Source: resolv.conf(5), hosts(5), and what the C library makes of them; RFC 8305 §3.
+//! Source: resolv.conf(5), hosts(5), and how the C library interprets them; RFC 8305 §3.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
@@ -26,9 +26,9 @@ pub(super) struct Sources {
     nameservers: Nameservers,
     hosts: Hosts,
     search: Vec<Name>,
-    /// From so many dots on, a name is first tried as it stands.
+    /// A name with at least this many dots is first tried as absolute.
     ndots: usize,
-    /// The files as they were when they were read; none for nameservers that were given.
+    /// The files as of when they were read; empty for configured nameservers.
     read: Vec<(PathBuf, Look)>,
 }
 
@@ -41,11 +41,11 @@ pub(super) struct Service {
     pub(super) target: String,
 }
 
-/// What was asked for each family that was asked for.
+/// The result for each family that was queried.
 pub(super) type Addresses = Vec<(Kind, Result<Answer<IpAddr>, Failure>)>;
 
 impl Sources {
-    /// Asks these and nobody else; names are taken as they stand.
+    /// Queries only these servers; names are taken as absolute.
     pub(super) fn given(nameservers: &[SocketAddr]) -> Self {
         let mut options = ResolverOpts::default();
         options.timeout = GIVEN_TIMEOUT;
@@ -73,7 +73,7 @@ impl Sources {
     fn of_files(resolv_conf: &Path, hosts_file: &Path) -> Self {
         let read = [resolv_conf, hosts_file].map(|file| (file.to_owned(), look(file))).into();
         let mut hosts = Hosts::default();
-        // Without a hosts file there are nameservers all the same, and the other way round.
+        // A missing hosts file does not prevent reading resolv.conf, and the other way round.
         if let Err(error) = fs::File::open(hosts_file).and_then(|file| hosts.read_hosts_conf(file)) {
             tracing::debug!(event = "resolver_file_unreadable", %error, file = %hosts_file.display(), "cannot read resolver file");
         }
@@ -83,19 +83,19 @@ impl Sources {
         });
         options.timeout = options.timeout.clamp(Duration::from_secs(1), LONGEST_TIMEOUT);
         let (domain, mut search, servers) = config.into_parts();
-        // resolv.conf(5): without a search list it is the domain of the host's own name.
+        // resolv.conf(5): without a search list, the domain of the host's own name is used.
         if search.is_empty() {
             search.extend(domain.filter(|domain| !domain.is_root()));
         }
         Self { nameservers: Nameservers::new(servers, &options), hosts, search, ndots: options.ndots, read }
     }
 
-    /// Whether the files are as they were.
+    /// Whether the files are unchanged.
     pub(super) fn are_fresh(&self) -> bool {
         self.read.iter().all(|(file, before)| look(file) == *before)
     }
 
-    /// The addresses of `host`; fails if it has none in any family that was asked for.
+    /// The addresses of `host`; fails if there is none in any queried family.
     pub(super) async fn addresses(&self, host: &str, family: Family) -> Result<Addresses, Failure> {
         let kinds: &[Kind] = match family {
             Family::Any => &[Kind::A, Kind::Aaaa],
@@ -133,7 +133,7 @@ impl Sources {
         Err(failed.unwrap_or(Failure::NoSuchName))
     }
 
-    /// Asks for both families at once. Once the one has answered, the other has a second left.
+    /// Queries both families in parallel. Once one has answered, the other gets one more second.
     async fn both(&self, name: &Name) -> Addresses {
         let v4 = self.nameservers.ask(name, RecordType::A, address);
         let v6 = self.nameservers.ask(name, RecordType::AAAA, address);
@@ -162,7 +162,7 @@ impl Sources {
         (!found.is_empty()).then_some(found)
     }
 
-    /// The whole names that `written` may mean, in the order in which they are tried.
+    /// The full names that `written` may expand to, in the order they are tried.
     fn candidates(&self, written: &str) -> Result<Vec<Name>, Failure> {
         let name = parse(written)?;
         let mut whole = name.clone();
@@ -201,8 +201,8 @@ fn parse(name: &str) -> Result<Name, Failure> {
     Name::from_ascii(name).map_err(|error| Failure::from(NetError::from(error)))
 }
 
-/// Whether the next candidate is tried, as the C library does it: after an answer that says no, and after an error that
-/// the nameserver told, but not after silence.
+/// Decides whether to try the next candidate, as the C library does: yes after a negative answer or an error response
+/// of the nameserver, no after a timeout.
 fn also_failed(before: Option<Failure>, failure: Failure) -> Result<Option<Failure>, Failure> {
     match failure {
         Failure::TimedOut | Failure::NoNameserver | Failure::Net(_) => Err(failure),
@@ -219,7 +219,7 @@ impl From<Kind> for RecordType {
     }
 }
 
-/// What shows that a file changed without reading it.
+/// Detects a changed file without reading it.
 type Look = Option<(u64, u64, Option<SystemTime>)>;
 
 fn look(file: &Path) -> Look {
@@ -227,12 +227,12 @@ fn look(file: &Path) -> Look {
     Some((metadata.ino(), metadata.len(), metadata.modified().ok()))
 }
 
-/// The file says nothing of how long its lines hold, and looking at it costs little.
+/// The hosts file has no TTLs, and checking it costs little.
 const HOSTS_TTL: Duration = Duration::ZERO;
-/// For one server, in which hickory sends the question up to three times.
+/// Per server; hickory sends the query up to three times within it.
 const GIVEN_TIMEOUT: Duration = Duration::from_secs(2);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long one family is waited for when the other has an answer.
+/// How long to wait for one family once the other has answered.
 const OTHER_FAMILY: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn search_domains_and_ndots_are_those_of_resolv_conf() {
-        // As a pod of Kubernetes has it.
+        // As in a Kubernetes pod.
         let text = "nameserver 10.96.0.10\nsearch ns.svc.cluster.local svc.cluster.local\noptions ndots:5\n";
         let (_directory, sources) = files(text, "");
         let tried = ["shop.ns.svc.cluster.local.", "shop.svc.cluster.local.", "shop."];

@@ -1,4 +1,4 @@
-//! Names are followed against a real nameserver on loopback; what depends on long times, on paused time.
+//! Resolves names with a real nameserver on loopback; tests that depend on long times use paused time.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -20,7 +20,7 @@ mod nameserver;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Reports of a name that is being followed.
+/// The reports of a name that is being resolved.
 struct Followed {
     reports: mpsc::UnboundedReceiver<Report>,
     kick: Arc<Notify>,
@@ -57,7 +57,7 @@ impl Followed {
         timeout(DEADLINE, self.reports.recv()).await.expect("a report in time").expect("it is followed")
     }
 
-    /// The first report that has just these addresses.
+    /// The first report with exactly these addresses.
     async fn until(&mut self, addresses: &[&str]) -> Report {
         loop {
             let report = self.report().await;
@@ -67,7 +67,7 @@ impl Followed {
         }
     }
 
-    /// The first look-up that came to `result`.
+    /// The first look-up with this result.
     async fn until_result(&mut self, wanted: DnsResult) -> Report {
         loop {
             let report = self.report().await;
@@ -215,7 +215,7 @@ async fn a_family_that_is_not_answered_costs_a_second_and_does_not_lose_the_othe
     dns.addresses("shop.test", 0, &["127.0.0.2", "::1"]).fail("shop.test", Some(RecordType::AAAA), Fails::Silent);
     let report = shop.until(&["127.0.0.2:443", "[::1]:443"]).await;
     assert_eq!(result(&report), Some(DnsResult::Ok));
-    // What was not had anew for a moment is not what the nameserver says is gone.
+    // A temporary failure is not the same as a negative answer.
     dns.addresses("shop.test", 0, &["127.0.0.2"]);
     shop.until(&["127.0.0.2:443"]).await;
     dns.addresses("shop.test", 0, &["127.0.0.2", "::1"]).fail("shop.test", Some(RecordType::A), Fails::ServFail);
@@ -332,7 +332,7 @@ async fn names_of_the_hosts_file_need_no_nameserver() {
     assert_eq!(told(&local.report().await), ["127.0.0.1:443"]);
 }
 
-// On paused time, with look-ups from a list.
+// On paused time, with a list of look-up results.
 
 fn one(address: &str) -> Result<Looked, Failure> {
     let host = Host { name: "shop.test".into(), port: 443, weight: None, backup: false };
@@ -368,7 +368,7 @@ async fn between_two_look_ups_what_failed_is_forgotten_in_time() {
         follower.wait(&kick).await;
     }
     let reports = reports.into_inner();
-    // The answer holds for 60 s; then come retries after 1, 2, 4, 8, 16 and 30 s. At 100 s it is gone.
+    // The answer is valid for 60 s; then come retries after 1, 2, 4, 8, 16 and 30 s. At 100 s it expires.
     let wanted = [
         (0, 1, true, true),
         (60, 1, false, true),

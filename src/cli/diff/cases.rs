@@ -1,7 +1,7 @@
-//! Makes up clients, one for each way in which the conditions on the way of a name can hold.
+//! Enumerates clients, one for each way in which the conditions that apply to a name can match.
 //!
 //! In:  two snapshots and a name.
-//! Out: [`Cases`]: all combinations of protocols, networks and listeners that can make a difference to this name.
+//! Out: [`Cases`]: all combinations of protocols, networks and listeners that can make a difference for this name.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,52 +15,52 @@ use crate::config::Conditions;
 use crate::server_name::Sni;
 use crate::snapshot::Asked;
 
-/// The values to combine; each list holds one at least.
+/// The values to combine; each list has at least one.
 pub(super) struct Cases<'a> {
     pub alpn: Vec<Protocols<'a>>,
     pub source: Vec<Addresses>,
     pub listener: Vec<Listeners<'a>>,
 }
 
-/// A client that offers just these.
+/// A client that offers exactly these protocols.
 pub(super) struct Protocols<'a> {
     pub offered: Vec<&'a [u8]>,
     pub alpn: Alpn,
 }
 
-/// The addresses that no condition tells apart.
+/// A set of addresses for which all conditions give the same result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Addresses {
     pub example: IpAddr,
-    /// The smallest network that holds them. `None`: they are in none.
+    /// The smallest network that contains them. `None`: they are in no network.
     pub network: Option<IpNet>,
 }
 
-/// One listener in the old file and the new.
+/// The same listener in the old and the new file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Listeners<'a> {
     pub old: usize,
     pub new: usize,
-    /// `None`: any that no condition names.
+    /// `None`: any listener that no condition names.
     pub name: Option<&'a str>,
 }
 
-/// Which clients are meant. What is not said makes no difference.
+/// Which clients are affected. A field that is not set makes no difference.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct When {
-    /// They offer just these of the protocols that the conditions name.
+    /// They offer exactly these of the protocols that the conditions name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpn: Option<Vec<String>>,
-    /// Their address is in this network; `other`: in none of those that the conditions name.
+    /// Their address is in this network; `other`: in none that the conditions name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
-    /// They come through this listener; `other`: through one that no condition names.
+    /// They connect to this listener; `other`: to one that no condition names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listener: Option<String>,
 }
 
 impl<'a> Cases<'a> {
-    /// Finds what can make a difference to `sni`.
+    /// Finds what can make a difference for `sni`.
     pub(super) fn of(old: &'a Side, new: &'a Side, sni: &Sni) -> Self {
         let (before, after) = (conditions_on_the_way(old, sni), conditions_on_the_way(new, sni));
         let all = || before.iter().chain(&after);
@@ -77,10 +77,10 @@ impl<'a> Cases<'a> {
     }
 }
 
-/// The conditions of all entries that some client with this name can come to.
+/// The conditions of all entries that some client with this name can reach.
 ///
-/// A client that meets none of them sees them all. Where the networks of a condition leave no address outside, that
-/// entry always holds, and nothing comes after it.
+/// A client that meets none of them reaches them all. If the networks of a condition cover all addresses, its entry
+/// always matches, and later entries are unreachable.
 fn conditions_on_the_way<'a>(side: &'a Side, sni: &Sni) -> Vec<&'a Conditions> {
     let alpn = Alpn::default();
     let mut seen: Vec<u32> = Vec::new();
@@ -104,7 +104,7 @@ fn conditions_on_the_way<'a>(side: &'a Side, sni: &Sni) -> Vec<&'a Conditions> {
     seen.iter().map(|route| &side.config.routes[*route as usize].conditions).collect()
 }
 
-/// All sets of a few protocols; of many, none, each alone, and all.
+/// All subsets of a few protocols; of many, only the empty set, each alone, and all.
 fn subsets<'a>(protocols: &[&'a [u8]]) -> Vec<Protocols<'a>> {
     let count = protocols.len();
     let sets: Vec<Vec<&[u8]>> = if count <= MOST_COMBINED {
@@ -117,10 +117,11 @@ fn subsets<'a>(protocols: &[&'a [u8]]) -> Vec<Protocols<'a>> {
     sets.into_iter().map(|offered| Protocols { alpn: Alpn::of(&offered), offered }).collect()
 }
 
-/// One address for each set that `networks` tell apart; that outside of all comes last.
+/// One address for each set of addresses that `networks` distinguish; the one outside all networks comes last.
 ///
-/// Of two networks that overlap one holds the other, so that the smallest around an address says which others hold it.
-/// Every set begins at a network's first address, or after a network's last, or where the addresses begin.
+/// Of two overlapping networks one contains the other, so the smallest network around an address determines which
+/// others contain it. Every set begins at a network's first address, just after a network's last one, or at the lowest
+/// address.
 fn apart(networks: &[IpNet]) -> Vec<Addresses> {
     if networks.is_empty() {
         return vec![Addresses { example: ANYWHERE[0], network: None }];
@@ -144,7 +145,7 @@ fn apart(networks: &[IpNet]) -> Vec<Addresses> {
     sets
 }
 
-/// The listeners that both files have: those that conditions name, and one for all others.
+/// The listeners that both files have: those that conditions name, and one that stands for all others.
 fn shared_listeners<'a>(old: &'a Side, new: &'a Side, named: &[&str]) -> Vec<Listeners<'a>> {
     let mut shared = Vec::new();
     for (number, listener) in new.config.listeners.iter().enumerate() {
@@ -156,7 +157,7 @@ fn shared_listeners<'a>(old: &'a Side, new: &'a Side, named: &[&str]) -> Vec<Lis
         }
     }
     if shared.is_empty() {
-        // All are called otherwise now; the first is then the first.
+        // All were renamed; compare the first of both files.
         shared.push(Listeners { old: 0, new: 0, name: None });
     }
     shared
@@ -187,7 +188,7 @@ mod tests {
         assert_eq!(sets(&[]), ["other"]);
         assert_eq!(sets(&["10.0.0.0/8", "10.1.0.0/16"]), ["10.0.0.0/8", "10.1.0.0/16", "other"]);
         assert_eq!(sets(&["0.0.0.0/0", "::/0"]), ["0.0.0.0/0", "::/0"]);
-        // Nothing is left of the outer one.
+        // Nothing is left of the outer network.
         assert_eq!(sets(&["10.0.0.0/8", "10.0.0.0/9", "10.128.0.0/9"]), ["10.0.0.0/9", "10.128.0.0/9", "other"]);
     }
 

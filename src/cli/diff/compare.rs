@@ -1,8 +1,8 @@
-//! Compares two snapshots: who goes elsewhere, and which pools hold something else.
+//! Compares two snapshots: which clients are routed differently, and which pools differ.
 //!
 //! In:  the old snapshot and the new.
-//! Out: a [`Report`]. Every name and pattern of either is asked for in both, by `Snapshot::choose` itself: for a
-//!      pattern, by a name that only it and less specific ones take.
+//! Out: a [`Report`]. Every name and pattern of either file is looked up in both, by `Snapshot::choose` itself; a
+//!      pattern by a name that only it and less specific ones match.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -18,16 +18,16 @@ use crate::operate::explain::refuse_word;
 use crate::server_name::{Pattern, ServerName, Sni};
 use crate::snapshot::{Asked, Chosen, Destination, Route};
 
-/// All that differs. Its JSON is an interface.
+/// All differences. The JSON is a stable interface.
 #[derive(Debug, Serialize)]
 pub(super) struct Report<'a> {
-    /// Whether anything of `patterns`, `fallbacks` and `pools` is told.
+    /// Whether `patterns`, `fallbacks` or `pools` has any entry.
     pub changes: bool,
-    /// In the order of the new file; what only the old one has comes last.
+    /// In the order of the new file; those only in the old file come last.
     pub patterns: Vec<PatternChange<'a>>,
     pub fallbacks: Vec<FallbackChange<'a>>,
     pub pools: Vec<PoolChange<'a>>,
-    /// Other top-level keys whose values differ; they route nobody elsewhere.
+    /// Other top-level keys whose values differ; they do not change routing.
     pub other_settings: Vec<&'static str>,
 }
 
@@ -43,10 +43,10 @@ pub(super) enum Kind {
 pub(super) struct PatternChange<'a> {
     pub pattern: String,
     pub kind: Kind,
-    /// In the new file, or in the old one if it is removed.
+    /// In the new file, or in the old one if removed.
     #[serde(serialize_with = "place_as_text")]
     pub place: &'a Place,
-    /// Who goes elsewhere. If nobody does, where one of them goes: `from` and `to` are then alike.
+    /// The clients that are routed differently. If there are none, one example, whose `from` and `to` are the same.
     pub effects: Vec<Effect<'a>>,
 }
 
@@ -57,10 +57,10 @@ pub(super) struct Effect<'a> {
     pub to: Target<'a>,
 }
 
-/// Where a connection goes, and what sends it there.
+/// Where a connection goes, and what decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub(super) struct Target<'a> {
-    /// Either this or `refuse`.
+    /// Either this or `refuse` is set.
     pub pool: Option<&'a str>,
     pub refuse: Option<&'static str>,
     #[serde(rename = "idle_timeout_s", serialize_with = "in_seconds")]
@@ -83,7 +83,7 @@ pub(super) struct PoolChange<'a> {
     pub pool: &'a str,
     pub kind: Kind,
     pub backends: Vec<BackendChange>,
-    /// Its other keys whose values differ.
+    /// The other keys whose values differ.
     pub settings: Vec<&'static str>,
 }
 
@@ -91,7 +91,7 @@ pub(super) struct PoolChange<'a> {
 pub(super) struct BackendChange {
     pub address: String,
     pub kind: Kind,
-    /// None where there is no such backend.
+    /// `None` if the backend is not in that file; likewise for the new weight.
     pub old_weight: Option<u32>,
     pub new_weight: Option<u32>,
 }
@@ -112,7 +112,7 @@ pub(super) fn compare<'a>(old: &'a Side, new: &'a Side) -> Report<'a> {
 }
 
 impl Target<'_> {
-    /// Whether a client notices no difference; routes may be called otherwise.
+    /// Whether clients notice no difference; route names may differ.
     pub(super) fn is_same_for_clients(&self, other: &Self) -> bool {
         (self.pool, self.refuse, self.idle_timeout) == (other.pool, other.refuse, other.idle_timeout)
     }
@@ -140,7 +140,7 @@ fn patterns<'a>(old: &'a Side, new: &'a Side) -> Vec<PatternChange<'a>> {
             (Some(before), Some(after)) => written_alike(&old.config, before, &new.config, after),
             _ => false,
         };
-        // A name that would be too long is asked for by nobody.
+        // A name that would be too long is sent by no client.
         let Some(name) = only_for(pattern, &stranger) else { continue };
         let effects = effects(old, new, &Sni::Name(name));
         if kind != Kind::Changed || effects.iter().any(Effect::changes) || !alike() {
@@ -162,9 +162,9 @@ fn entries(config: &Config) -> Entries<'_> {
     entries
 }
 
-/// Whether two files say the same of a pattern, in whatever order.
+/// Whether both files have the same entries for a pattern, in any order.
 fn written_alike(old: &Config, before: &[&config::Route], new: &Config, after: &[&config::Route]) -> bool {
-    // Most patterns stand there once, without conditions.
+    // Most patterns occur once, without conditions.
     if let ([before], [after]) = (before, after)
         && [before, after].iter().all(|route| route.conditions == config::Conditions::default())
     {
@@ -180,7 +180,7 @@ fn destination<'a>(config: &'a Config, route: &config::Route) -> (Option<&'a str
     }
 }
 
-/// What the file says, in an order of its own.
+/// The entries in a canonical order.
 fn written(config: &Config, routes: &[&config::Route]) -> Vec<String> {
     let entry = |route: &&config::Route| {
         let config::Conditions { alpn, source, listeners } = &route.conditions;
@@ -205,18 +205,18 @@ fn stranger<'a>(patterns: impl Iterator<Item = &'a Pattern>) -> String {
     free.expect("there are more numbers than labels")
 }
 
-/// A name that is taken by `pattern` or by less specific ones, and by no other.
+/// A name that `pattern` matches, possibly less specific patterns too, but no other.
 fn only_for(pattern: &Pattern, stranger: &str) -> Option<ServerName> {
     match pattern {
         Pattern::Exact(name) => Some(name.clone()),
         Pattern::OneLabel(suffix) => format!("{stranger}.{suffix}").parse().ok(),
-        // Two labels more, since a `*.` of the same suffix takes those with one.
+        // Two more labels, since a `*.` pattern with the same suffix matches names with one.
         Pattern::ManyLabels(suffix) => format!("{stranger}.{stranger}.{suffix}").parse().ok(),
         Pattern::Any => stranger.parse().ok(),
     }
 }
 
-/// Who of those that ask for `sni` goes elsewhere; if nobody does, one of them.
+/// The clients with this `sni` that are routed differently; if there are none, one example.
 fn effects<'a>(old: &'a Side, new: &'a Side, sni: &Sni) -> Vec<Effect<'a>> {
     let cases = Cases::of(old, new, sni);
     let mut outcomes = Vec::new();
@@ -252,14 +252,14 @@ fn effects<'a>(old: &'a Side, new: &'a Side, sni: &Sni) -> Vec<Effect<'a>> {
     effects
 }
 
-/// What comes of one combination of protocols, addresses and listeners, by their numbers. `None`: of any.
+/// The result for a combination of protocols, addresses and listeners, by index. `None`: any.
 struct Outcome<'a> {
     at: [Option<usize>; 3],
     from: Target<'a>,
     to: Target<'a>,
 }
 
-/// Makes one of outcomes that are alike for all `size` values on `axis`.
+/// Merges outcomes that are the same for all `size` values on `axis`.
 fn without_idle_axis<'a>(outcomes: Vec<Outcome<'a>>, axis: usize, size: usize) -> Vec<Outcome<'a>> {
     let elsewhere = |outcome: &Outcome<'_>| {
         let mut at = outcome.at;
@@ -299,7 +299,7 @@ fn target(Chosen { route, matched }: Chosen<'_>) -> Target<'_> {
     Target { matched: matched.as_str(), ..target_of(route) }
 }
 
-/// Of a fallback: the match has its name.
+/// For a fallback, the match has its name.
 fn target_of(route: &Route) -> Target<'_> {
     let (pool, refuse) = match &route.to {
         Destination::Pool(pool) => (Some(&*pool.name), None),
@@ -345,7 +345,7 @@ fn pools<'a>(old: &'a Config, new: &'a Config) -> Vec<PoolChange<'a>> {
 }
 
 fn backends(old: Option<&config::Pool>, new: Option<&config::Pool>) -> Vec<BackendChange> {
-    // One address may stand in a pool twice; its weights add up.
+    // An address may occur twice in a pool; the weights add up.
     let weights = |pool: Option<&config::Pool>| {
         let mut weights: BTreeMap<String, u32> = BTreeMap::new();
         for backend in pool.into_iter().flat_map(|pool| &pool.backends) {
@@ -370,7 +370,7 @@ fn backends(old: Option<&config::Pool>, new: Option<&config::Pool>) -> Vec<Backe
 }
 
 fn pool_settings(old: &config::Pool, new: &config::Pool) -> Vec<&'static str> {
-    // Taken apart by name, here and below, so that a key that is new does not compile until it is compared.
+    // Destructured in full, here and below, so that a new key does not compile until it is compared.
     let config::Pool {
         name: _,
         backends: _,
@@ -411,7 +411,7 @@ fn other_settings(old: &Settings, new: &Settings) -> Vec<&'static str> {
         admin,
         log,
         reload,
-        // Compared above, or no setting.
+        // Compared above, or not a setting.
         no_sni: _,
         unmatched: _,
         not_tls: _,

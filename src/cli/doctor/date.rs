@@ -1,4 +1,4 @@
-//! Writes an instant as a day.
+//! Formats an instant as a date.
 //!
 //! In:  seconds since 1970.
 //! Out: `2026-03-01`, in UTC.
@@ -8,15 +8,15 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::telemetry::Timestamp;
 
-/// Days before 1970 are shown as its first.
+/// Days before 1970 are shown as 1970-01-01.
 #[derive(Clone, Copy)]
 pub(super) struct Date(pub i64);
 
 impl Date {
-    /// With the time of day, as RFC 3339 writes it.
+    /// With the time of day, in RFC 3339 format.
     pub(super) fn in_full(self) -> String {
         let since = Duration::from_secs(u64::try_from(self.0).unwrap_or_default());
-        // Years past 9999 are beyond RFC 5280, and some are beyond the clock.
+        // Years past 9999 are invalid in RFC 5280, and some are beyond the range of the clock.
         UNIX_EPOCH.checked_add(since).map(|at| Timestamp(at).to_string()).unwrap_or_default()
     }
 }

@@ -1,7 +1,7 @@
-//! Tells to which pools a name can lead, whoever asks.
+//! Finds the pools that a name can be routed to, for any client.
 //!
 //! In:  a [`Config`].
-//! Out: [`Destinations`]: pools by name, over every condition that a route may have; and the names below a wildcard.
+//! Out: [`Destinations`]: pools by name, for all possible conditions; and the names below a wildcard.
 //! Source: docs/configuration.md (precedence).
 
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ use foldhash::fast::RandomState;
 use crate::config::{Config, Destination};
 use crate::server_name::Pattern;
 
-/// Where names lead. Pools are indices into [`Settings::pools`](crate::config::Settings::pools).
+/// Where names are routed. Pools are indices into [`Settings::pools`](crate::config::Settings::pools).
 pub(super) struct Destinations<'a> {
     exact: Map<&'a str, Level>,
     one_label: Map<&'a str, Level>,
@@ -28,7 +28,7 @@ type Map<K, V> = HashMap<K, V, RandomState>;
 #[derive(Default)]
 struct Level {
     pools: Vec<usize>,
-    /// One of them takes everybody, so that no less specific pattern is ever looked at.
+    /// One of them matches every client, so less specific patterns are never reached.
     takes_all: bool,
 }
 
@@ -67,7 +67,7 @@ impl<'a> Destinations<'a> {
         all
     }
 
-    /// The pools that a client of `name` (in lower case) may reach, each once.
+    /// The pools that a client with `name` (in lower case) may reach, each once.
     pub(super) fn of(&self, name: &str) -> Vec<usize> {
         let mut pools: Vec<usize> = Vec::new();
         let mut add = |pool: usize| {
@@ -95,7 +95,7 @@ impl<'a> Destinations<'a> {
         self.one_label.contains_key(suffix)
     }
 
-    /// The entries that are looked at for `name`, the most specific first.
+    /// The entries checked for `name`, most specific first.
     fn levels<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s Level> {
         let suffixes = name.match_indices('.').map(|(at, _)| &name[at + 1..]).enumerate();
         let wildcards = suffixes.flat_map(|(nth, suffix)| {

@@ -1,9 +1,9 @@
-//! Asks backends: every name, then what else a client may do.
+//! Probes backends: with every name, then with other kinds of hello.
 //!
-//! In:  [`Subject`]s: a backend's address and the names to ask it for.
-//! Out: an [`Exam`] each: what it answered to every question.
+//! In:  [`Subject`]s: a backend's address and the names to send.
+//! Out: an [`Exam`] each: its answer to every probe.
 //!
-//! A few backends at a time, and of each a few questions at a time; every question has a deadline.
+//! A few backends are probed at once, each with a few probes at once; every probe has a deadline.
 
 use std::collections::HashSet;
 use std::io;
@@ -24,10 +24,10 @@ use crate::backends::handshake::{self, Asking, Handshake, HandshakeError, KeyExc
 pub(super) struct Subject {
     /// An index into the configuration's pools.
     pub pool: usize,
-    /// As the configuration writes it, and the address if that is another.
+    /// As written in the configuration, and the address if that differs.
     pub label: Arc<str>,
     pub way: Way,
-    /// Whom to trust; `None`: nobody, and nothing is judged.
+    /// The roots to trust; `None`: verify nothing.
     pub roots: Option<Roots>,
     pub asked: Arc<[Asked]>,
 }
@@ -36,9 +36,9 @@ pub(super) struct Subject {
 #[derive(Debug)]
 pub(super) struct Exam {
     pub subject: Subject,
-    /// In the order of the questions; those of a backend that answers nothing are not asked to the end.
+    /// In the order of the questions; a backend that never answers is not asked all of them.
     pub answers: Vec<Answer>,
-    /// What else was asked, by the first name that was answered, a real one if there is one; `None`: none was.
+    /// The further probes, with the first name that was answered, preferably a real one; `None`: no name was answered.
     pub more: Option<More>,
 }
 
@@ -46,39 +46,40 @@ pub(super) struct Exam {
 pub(super) struct Answer {
     pub asked: Asked,
     pub outcome: Outcome,
-    /// It refused the protocols that browsers offer, and was asked again without.
+    /// The backend rejected the ALPN protocols of browsers, and was asked again without ALPN.
     pub alpn_refused: bool,
 }
 
 pub(super) type Outcome = Result<Handshake, Failure>;
 
-/// Answers to what is not about a name.
+/// Answers to probes that are not about a name.
 #[derive(Debug)]
 pub(super) struct More {
     pub name: Asked,
-    /// TLS 1.2 alone.
+    /// Only TLS 1.2 offered.
     pub tls12: Outcome,
-    /// The hello of a browser with post-quantum key exchange.
+    /// A browser's hello with post-quantum key exchange.
     pub large: Outcome,
-    /// A hello cut into records of [`RECORD_BYTES`].
+    /// A hello split into records of [`RECORD_BYTES`].
     pub in_records: Outcome,
-    /// A hello cut into TCP segments.
+    /// A hello split into TCP segments.
     pub in_segments: Outcome,
-    /// A name that is nobody's.
+    /// A name that no backend serves.
     pub unknown: Outcome,
     pub nameless: Outcome,
 }
 
 impl Exam {
-    /// The first handshake that came about.
+    /// The first successful handshake.
     pub(super) fn first(&self) -> Option<&Handshake> {
         self.answers.iter().find_map(|answer| answer.outcome.as_ref().ok())
     }
 
-    /// The versions that it speaks; none if it spoke none.
+    /// The versions that it speaks; empty if none.
     pub(super) fn versions(&self) -> Vec<Version> {
         let Some(first) = self.first() else { return Vec::new() };
-        // Before TLS 1.3 the wish for a client's certificate ends the handshake, but it has shown its version.
+        // Before TLS 1.3, a request for a client certificate makes the handshake fail, but the version was already
+        // negotiated.
         let tls12 = self.more.as_ref().is_some_and(|more| {
             matches!(more.tls12, Ok(_) | Err(Failure::Handshake(HandshakeError::WantsClientCertificate(_))))
         });
@@ -97,18 +98,18 @@ pub(super) enum Failure {
     ConnectTimedOut {
         after: Duration,
     },
-    /// It took the connection, and then said nothing to the end.
+    /// It accepted the connection, and then sent nothing until the deadline.
     Silent {
         after: Duration,
     },
     Handshake(HandshakeError),
-    /// It speaks TLS with a PROXY header if the pool sends none, and without if it does (`sent`).
+    /// It speaks TLS if a PROXY header is added, or left out where the pool sends one (`sent`).
     ProxyHeader {
         sent: bool,
     },
 }
 
-/// Examines all, and answers in their order. `limit` holds for connecting, and again for a handshake.
+/// Examines all, and returns the results in order. `limit` applies to connecting, and again to a handshake.
 pub(super) async fn examine(subjects: Vec<Subject>, limit: Duration) -> Vec<Exam> {
     let places = Arc::new(Semaphore::new(BACKENDS_AT_A_TIME));
     let mut exams = JoinSet::new();
@@ -126,7 +127,7 @@ pub(super) async fn examine(subjects: Vec<Subject>, limit: Duration) -> Vec<Exam
 
 async fn exam(subject: Subject, limit: Duration) -> Exam {
     let mut answers = Vec::with_capacity(subject.asked.len());
-    // The first alone: who cannot be connected to is not asked again.
+    // The first one alone: if connecting fails, the others are not asked.
     let mut rest = &subject.asked[..];
     let mut at_a_time = 1;
     while !rest.is_empty() && !hopeless(&answers) {
@@ -151,7 +152,7 @@ async fn exam(subject: Subject, limit: Duration) -> Exam {
     Exam { subject, answers, more }
 }
 
-/// Most names are answered with one and the same chain, which is then held once.
+/// Most names get the same chain, which is then stored once.
 fn share_chains(answers: &mut [Answer]) {
     let mut seen: HashSet<Arc<[CertificateDer<'static>]>> = HashSet::new();
     for handshake in answers.iter_mut().filter_map(|answer| answer.outcome.as_mut().ok()) {
@@ -162,11 +163,11 @@ fn share_chains(answers: &mut [Answer]) {
     }
 }
 
-/// A backend that fails may do so for a PROXY header that it misses, or does not want: asks it the other way.
+/// A failure may be caused by a missing or unexpected PROXY header: tries the other way.
 async fn look_for_proxy_header(answer: &mut Answer, way: &Way, limit: Duration) {
     use HandshakeError::{Alert, ClosedEarly, ClosedWithoutAnswer, NotTls, Tls};
     let Err(failure) = &answer.outcome else { return };
-    // One who takes the header for a hello may refuse it by an alert; one who waits for it has none to send.
+    // A backend that parses the header as a hello may reject it with an alert; one that waits for a header sends none.
     let alert = matches!(failure, Failure::Handshake(Alert(_)));
     let may_be = match failure {
         Failure::Silent { .. } => true,
@@ -190,7 +191,7 @@ async fn look_for_proxy_header(answer: &mut Answer, way: &Way, limit: Duration) 
     }
 }
 
-/// Whether to go on asking would only take time.
+/// Whether further probes would only waste time.
 fn hopeless(answers: &[Answer]) -> bool {
     let last = &answers[answers.len().saturating_sub(NAMES_AT_A_TIME)..];
     !last.is_empty()
@@ -237,14 +238,14 @@ async fn more(asked: &Asked, alpn: Vec<Vec<u8>>, way: &Way, limit: Duration) -> 
     }
 }
 
-/// Whether what we say is cut.
+/// How our hello is split.
 #[derive(Clone, Copy, PartialEq)]
 enum Pieces {
     Whole,
     Segments,
 }
 
-/// A single failure may be bad luck, as when a backend is just restarted.
+/// Asks again after a failure, which may be a coincidence, such as a backend that is just restarting.
 async fn ask_twice(way: &Way, asking: &Asking, pieces: Pieces, limit: Duration) -> Outcome {
     match ask(way, asking, pieces, limit).await {
         Ok(handshake) => Ok(handshake),
@@ -274,5 +275,5 @@ fn browser_alpn() -> Vec<Vec<u8>> {
 
 const BACKENDS_AT_A_TIME: usize = 16;
 const NAMES_AT_A_TIME: usize = 8;
-/// Cuts a hello into some five records.
+/// Splits a hello into about five records.
 pub(super) const RECORD_BYTES: usize = 64;

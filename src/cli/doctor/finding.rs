@@ -1,25 +1,25 @@
-//! What the doctor found, in a form that says it once.
+//! The doctor's findings, merged so that each is reported once.
 //!
-//! In:  findings, one for each place where something was seen.
-//! Out: the same, those of one cause told together; the gravest first.
+//! In:  findings, one for each place where something was observed.
+//! Out: the same, with those of one cause merged; most severe first.
 
 use std::fmt;
 
 use clap::ValueEnum;
 use serde::Serialize;
 
-/// Something to know about. Its JSON is an interface.
+/// One finding. Its JSON is a stable interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Finding {
     pub severity: Severity,
     pub kind: Kind,
     pub pool: String,
-    /// All to whom it applies; empty: the pool as a whole.
+    /// The affected backends; empty: the pool as a whole.
     pub backends: Vec<String>,
-    /// The names that were asked for; empty: whatever the name.
+    /// The names that were sent; empty: any name.
     pub names: Vec<String>,
     pub seen: String,
-    /// What it means, and how to mend it.
+    /// What it means, and how to fix it.
     pub mend: String,
 }
 
@@ -70,13 +70,13 @@ pub(super) enum Kind {
     NamesLeftOut,
 }
 
-/// Tells together what is alike: first the names of a backend, then backends with the same names.
+/// Merges equal findings: first the names of a backend, then backends with the same names.
 pub(super) fn gather(findings: Vec<Finding>) -> Vec<Finding> {
     let by_names = merge(
         findings,
         |one, other| one.backends == other.backends,
         |all, one| {
-            // One name may be told twice in a row, for two certificates of its chain.
+            // A name may occur twice in a row, for two certificates of its chain.
             for name in one.names {
                 if all.names.last() != Some(&name) {
                     all.names.push(name);
@@ -134,7 +134,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Findings that are alike stand near each other; a bound keeps a thousand backends from costing a million comparisons.
+/// Equal findings are close together; this bound keeps a thousand backends from costing a million comparisons.
 const MOST_COMPARED: usize = 64;
 
 #[cfg(test)]

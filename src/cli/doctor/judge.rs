@@ -1,7 +1,7 @@
-//! Turns what backends answered into findings that a person can act on.
+//! Turns the backends' answers into findings that a person can act on.
 //!
 //! In:  all [`Exam`]s, the configuration, the time.
-//! Out: [`Finding`]s. Pure: what was seen alone decides.
+//! Out: [`Finding`]s. Pure: depends only on its input.
 
 mod certificates;
 mod failures;
@@ -16,19 +16,19 @@ use super::plan::{Asked, Round, Why};
 use crate::backends::handshake::{Certificate, Handshake};
 use crate::config::Config;
 
-/// What else the judgement depends on.
+/// The context of the judgement.
 pub(super) struct Bench<'a> {
     pub config: &'a Config,
     pub destinations: &'a Destinations<'a>,
     /// Seconds since 1970.
     pub now: i64,
-    /// A certificate that ends within so many days is told.
+    /// Report certificates that expire within this many days.
     pub days: i64,
-    /// For each pool, whether a chain that is not trusted is a fault, or just worth knowing.
+    /// For each pool, whether an untrusted chain is a fault or only information.
     pub trust_matters: Vec<bool>,
 }
 
-/// Judges all that was seen, pool by pool.
+/// Judges all results, pool by pool.
 pub(super) fn judge(bench: &Bench<'_>, rounds: &[Round], exams: &[Exam]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for round in rounds {
@@ -61,7 +61,7 @@ fn judge_backend(bench: &Bench<'_>, exam: &Exam, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Where something was seen.
+/// Where something was observed.
 struct Place<'a> {
     pool: &'a str,
     backend: &'a str,
@@ -83,7 +83,7 @@ impl<'a> Place<'a> {
         Finding { names: vec![asked.to_string()], ..self.whole(severity, kind, seen, mend) }
     }
 
-    /// A finding about the backend, whatever the name.
+    /// A finding about the backend, independent of the name.
     fn whole(&self, severity: Severity, kind: Kind, seen: String, mend: String) -> Finding {
         let (pool, backends) = (self.pool.to_owned(), vec![self.backend.to_owned()]);
         Finding { severity, kind, pool, backends, names: Vec::new(), seen, mend }
@@ -100,19 +100,19 @@ fn not_asked(place: &Place<'_>, missed: usize) -> Finding {
 }
 
 impl Asked {
-    /// How grave it is when the backend fails this name.
+    /// The severity if the backend fails for this name.
     fn gravity(&self) -> Severity {
         match self.why {
             Why::Routed => Severity::Error,
-            // Others that the wildcard takes may do well.
+            // Other names that the wildcard matches may work.
             Why::MadeUpFor(_) | Why::NoName | Why::Unrouted => Severity::Warning,
-            // A backend need not know a name that nobody has.
+            // A backend need not know a name that does not exist.
             Why::AnyName => Severity::Info,
         }
     }
 }
 
-/// The leaf of an answer, if there is one that can be read.
+/// The leaf certificate of an answer, if it can be parsed.
 fn leaf(outcome: &Outcome) -> Option<&Certificate> {
     outcome.as_ref().ok().and_then(|handshake: &Handshake| handshake.leaf.as_ref().ok())
 }

@@ -1,9 +1,9 @@
 //! Decides which names each pool's backends are asked for.
 //!
-//! In:  a [`Config`], and what the command line narrows it to.
-//! Out: [`Round`]s, one a pool.
+//! In:  a [`Config`], and the restrictions from the command line.
+//! Out: [`Round`]s, one per pool.
 //!
-//! A wildcard is asked for by a name that is made up for it: what is routed there, nobody can list.
+//! For a wildcard a name is made up, since the real names below it are unknown.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -13,56 +13,56 @@ use super::destinations::Destinations;
 use crate::config::{Config, Destination};
 use crate::server_name::{Pattern, ServerName};
 
-/// A pool, and what its backends are asked for.
+/// A pool, and the names to ask its backends for.
 #[derive(Clone, Debug)]
 pub(super) struct Round {
     /// Its index into [`Settings::pools`](crate::config::Settings::pools).
     pub pool: usize,
     pub asked: Arc<[Asked]>,
-    /// How many names there were too many to ask for.
+    /// How many names were skipped because there were too many.
     pub left_out: usize,
 }
 
 /// A name to ask for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Asked {
-    /// `None`: the hello has none.
+    /// `None`: a hello without a server name.
     pub name: Option<Arc<str>>,
     pub why: Why,
 }
 
-/// Why a name is asked for, and so what may be expected of the certificate.
+/// Why a name is asked for, which determines what to expect of the certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Why {
     /// A route names it.
     Routed,
-    /// It stands for the names that this wildcard takes.
+    /// It stands for the names that this wildcard matches.
     MadeUpFor(Pattern),
-    /// It stands for any name, by `*` or `unmatched`: no certificate can cover all of them.
+    /// It stands for any name, for `*` or `unmatched`: no certificate can cover all of them.
     AnyName,
-    /// Clients without a name are sent there.
+    /// Clients without a server name are routed there.
     NoName,
     /// No route leads to the pool.
     Unrouted,
 }
 
-/// What the command line narrows the questions to.
+/// The restrictions from the command line.
 #[derive(Clone, Debug)]
 pub(super) struct Narrowed {
     pub pools: Vec<String>,
     pub names: Vec<ServerName>,
-    /// For one backend.
+    /// Per backend.
     pub most_names: usize,
 }
 
-/// A pool or name that the command line asks for and the configuration does not have.
+/// A pool or name on the command line that is not in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum NotThere {
     Pool { name: String, known: Vec<Arc<str>> },
     Name(ServerName),
 }
 
-/// Makes the rounds, in the order of the pools.
+/// Builds the rounds, in the order of the pools.
 ///
 /// # Errors
 /// [`NotThere`].
@@ -90,7 +90,7 @@ fn round(pool: usize, mut asked: Vec<Asked>, most: usize) -> Round {
     Round { pool, asked: asked.into(), left_out }
 }
 
-/// For each pool everything that leads to it: wildcards and fallbacks first, since each stands for many.
+/// For each pool everything that is routed to it: wildcards and fallbacks first, since each stands for many names.
 fn routed(config: &Config, all: &Destinations<'_>) -> Vec<Vec<Asked>> {
     let mut asked: Vec<Vec<Asked>> = vec![Vec::new(); config.pools.len()];
     let mut seen = HashSet::new();
@@ -123,7 +123,7 @@ fn question(pattern: &Pattern, all: &Destinations<'_>) -> Asked {
     let name = match pattern {
         Pattern::Exact(name) => return Asked { name: Some(name.as_str().into()), why: Why::Routed },
         Pattern::Any => return Asked { name: Some(UNKNOWN.into()), why: Why::AnyName },
-        // The names with one label more are another pattern's.
+        // Names with one more label match another pattern.
         Pattern::ManyLabels(suffix) if all.has_one_label(suffix.as_str()) => {
             format!("{LABEL}.{LABEL}.{suffix}")
         }
@@ -132,7 +132,7 @@ fn question(pattern: &Pattern, all: &Destinations<'_>) -> Asked {
     Asked { name: Some(name.into()), why: Why::MadeUpFor(pattern.clone()) }
 }
 
-/// For each pool those of `names` that can lead to it.
+/// For each pool those of `names` that can be routed to it.
 fn named(config: &Config, all: &Destinations<'_>, names: &[ServerName]) -> Result<Vec<Vec<Asked>>, NotThere> {
     let mut asked: Vec<Vec<Asked>> = vec![Vec::new(); config.pools.len()];
     for name in names {
@@ -171,9 +171,9 @@ impl fmt::Display for NotThere {
 
 impl std::error::Error for NotThere {}
 
-/// The label that stands for any in a made-up name.
+/// The label used in made-up names.
 const LABEL: &str = "snigate-doctor";
-/// A name that no backend is for (RFC 6761 §6.4).
+/// A name that no backend serves (RFC 6761 §6.4).
 pub(super) const UNKNOWN: &str = "snigate-doctor.invalid";
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Opens connections to a backend as snigate would.
 //!
 //! In:  a backend of the configuration.
-//! Out: its addresses; a stream to one, on which a PROXY header was sent if the pool sends one.
+//! Out: its addresses; a stream to one of them, on which the PROXY header was sent if the pool sends one.
 
 use std::fmt;
 use std::io;
@@ -39,7 +39,7 @@ pub(super) enum Unresolved {
     TimedOut { after: Duration },
 }
 
-/// Looks up where `backend` is now, within `limit`.
+/// Resolves the current addresses of `backend`, within `limit`.
 ///
 /// # Errors
 /// [`Unresolved`].
@@ -69,7 +69,7 @@ impl Way {
         self.proxy.is_some()
     }
 
-    /// The same address, with a PROXY header if there was none, and without if there was.
+    /// The same address, with a PROXY header if there was none, without it if there was one.
     pub(super) fn otherwise(&self) -> Self {
         let proxy = if self.proxy.is_some() { None } else { Some(ProxyVersion::V2) };
         Self { proxy, ..self.clone() }
@@ -78,7 +78,7 @@ impl Way {
     /// Connects, and sends the header.
     ///
     /// # Errors
-    /// As the kernel tells it.
+    /// As reported by the kernel.
     pub(super) async fn open(&self) -> io::Result<Box<dyn Stream>> {
         let mut stream: Box<dyn Stream> = match &self.address {
             Address::Inet(address) => Box::new(self.connect(*address).await?),
@@ -99,13 +99,13 @@ impl Way {
         if let Some(from) = self.from {
             socket.bind(SocketAddr::new(from, 0))?;
         }
-        // Each write its own segment, for the hello that comes in pieces.
+        // Each write is its own segment, for the hello that is sent in pieces.
         socket.set_nodelay(true)?;
         socket.connect(address).await
     }
 }
 
-/// Writes in pieces, with a pause after each, so that they travel in segments of their own.
+/// Writes in pieces with a pause after each, so that each travels in its own segment.
 pub(super) struct InPieces {
     stream: Box<dyn Stream>,
     pause: Option<Pin<Box<Sleep>>>,
@@ -164,6 +164,6 @@ impl std::error::Error for Unresolved {
     }
 }
 
-/// Cuts a hello in the middle of its server name or not far from it.
+/// Splits a hello in or near its server name.
 pub(super) const PIECE_BYTES: usize = 64;
 const PAUSE: Duration = Duration::from_millis(10);

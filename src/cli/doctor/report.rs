@@ -1,7 +1,7 @@
-//! Tells what the doctor saw and found, to people and as JSON.
+//! Formats what the doctor observed and found, for people and as JSON.
 //!
 //! In:  exams and findings.
-//! Out: [`Report`]; its JSON is an interface.
+//! Out: [`Report`]; its JSON is a stable interface.
 
 use std::fmt::Write as _;
 
@@ -25,27 +25,27 @@ pub(super) struct Report {
     pub findings: Vec<Finding>,
 }
 
-/// What was seen of one address.
+/// The observations for one address.
 #[derive(Debug, Serialize)]
 pub(super) struct Backend {
     pub pool: String,
     pub backend: String,
-    /// How many names it was asked for, and for how many a handshake came about.
+    /// How many names were asked for, and for how many the handshake succeeded.
     pub names_asked: usize,
     pub names_answered: usize,
-    /// Versions of TLS that it speaks.
+    /// The TLS versions it supports.
     pub tls: Vec<String>,
-    /// What it picks of h2 and http/1.1.
+    /// What it selects from h2 and http/1.1.
     pub alpn: Option<String>,
-    /// What it picks when X25519MLKEM768 is offered before the usual.
+    /// What it selects when X25519MLKEM768 is offered first.
     pub key_exchange: Option<String>,
-    /// Each once.
+    /// Without duplicates.
     pub certificates: Vec<Shown>,
     /// Why there was no handshake at all.
     pub failure: Option<String>,
 }
 
-/// A certificate, and for which names it was shown.
+/// A certificate, and the names for which it was sent.
 #[derive(Debug, Serialize)]
 pub(super) struct Shown {
     pub subject: String,
@@ -69,7 +69,7 @@ impl Report {
         Self { ok: errors + warnings == 0, errors, warnings, infos, backends, findings }
     }
 
-    /// Says it for people.
+    /// Formats the report for people.
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
         let mut pool = None;
@@ -167,7 +167,7 @@ impl Shown {
     }
 }
 
-/// `error  pool shop, 10.0.0.11:443, a.test: what was seen`, and below it how to mend it.
+/// `error  pool shop, 10.0.0.11:443, a.test: what was observed`, and the fix below it.
 fn told(finding: &Finding) -> String {
     let mut place = format!("pool {}", finding.pool);
     for some in [&finding.backends, &finding.names] {
@@ -180,7 +180,7 @@ fn told(finding: &Finding) -> String {
     format!("{seen}\n{mend}\n")
 }
 
-/// Joins words until a line is full; further lines are indented.
+/// Wraps words into lines; further lines are indented.
 fn wrapped(text: &str) -> String {
     let indent = text.len() - text.trim_start().len();
     let mut lines = " ".repeat(indent);
@@ -220,6 +220,6 @@ fn hexadecimal(bytes: &[u8]) -> String {
 }
 
 const WIDTH: usize = 110;
-/// Below the severity and two spaces.
+/// The width of the severity and two spaces.
 const INDENT: usize = 9;
 const MOST_TOLD: usize = 3;

@@ -1,6 +1,6 @@
-//! Parses the backends of a pool: where each is, and how much it takes.
+//! Parses the backends of a pool: their addresses and limits.
 //!
-//! In:  the raw list of a pool, what the listeners bind.
+//! In:  the raw list of a pool, the addresses of the listeners.
 //! Out: [`Backend`]s, each address once.
 
 use std::collections::HashMap;
@@ -32,7 +32,7 @@ pub(super) fn parse(
     let mut first: HashMap<BackendAddress, Place> = HashMap::new();
     each_of(list, &at, problems, |raw, at, problems| {
         let backend = backend(raw, at, problems)?;
-        // A backend is known by its address, across reloads too.
+        // The address identifies a backend, across reloads too.
         if let Some(first) = first.insert(backend.address.clone(), at.place()) {
             let address = &backend.address;
             problems.error(at, format_args!("`{address}` is already in this pool, at {first}; set its `weight` there"));
@@ -66,7 +66,7 @@ fn backend(raw: raw::Backend, at: &At<'_>, problems: &mut Problems) -> Option<Ba
     Some(Backend { address, weight, backup, max_connections: max_connections.flatten() })
 }
 
-/// Reads `10.0.0.1:443`, `shop.internal:443`, `srv:_https._tcp.shop.internal` or `unix:/run/shop.sock`.
+/// Parses `10.0.0.1:443`, `shop.internal:443`, `srv:_https._tcp.shop.internal` or `unix:/run/shop.sock`.
 fn address(raw::BackendAddress(text): &raw::BackendAddress) -> Result<BackendAddress, String> {
     if let Some(path) = text.strip_prefix("unix:") {
         return unix(path);
@@ -111,7 +111,7 @@ fn unix(path: &str) -> Result<BackendAddress, String> {
     }
 }
 
-/// Reads a name to be looked up; Unicode becomes A-labels.
+/// Parses a name to look up; Unicode becomes A-labels.
 fn dns_name(text: &str) -> Result<ServerName, String> {
     match text.parse() {
         Ok(Pattern::Exact(name)) => Ok(name),
@@ -133,7 +133,7 @@ impl fmt::Display for BackendAddress {
 }
 
 impl BackendAddress {
-    /// The address, where it does not have to be looked up and is no path.
+    /// The address, unless it is a name to look up or a path.
     pub fn inet(&self) -> Option<SocketAddr> {
         match self {
             Self::Inet(address) => Some(*address),

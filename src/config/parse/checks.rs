@@ -1,6 +1,6 @@
-//! Parses how the backends of a pool are judged: active checks and ejection.
+//! Parses the health settings of a pool: active checks and ejection.
 //!
-//! In:  the raw maps of a pool; the routes, for the name that a TLS check asks for.
+//! In:  the raw maps of a pool; the routes, for the default server name of a TLS check.
 //! Out: [`HealthCheck`], [`Ejection`].
 
 use std::collections::HashMap;
@@ -55,7 +55,7 @@ pub(super) fn health_check(
     Some(HealthCheck { kind, interval, timeout, rise, fall, port: port.flatten() })
 }
 
-/// What only a TLS check looks at.
+/// Settings that only a TLS check uses.
 struct Asked {
     sni: Field<String>,
     alpn: Field<Vec<Located<String>>>,
@@ -101,7 +101,7 @@ fn tls(raw: Asked, at: &At<'_>, problems: &mut Problems) -> CheckKind {
     CheckKind::Tls { server_name, alpn: alpn.unwrap_or_default(), verify }
 }
 
-/// Sees that the file holds certificates. They are read again when the checks begin.
+/// Checks that the file contains certificates. It is read again when the checks start.
 fn authorities(path: &str) -> Result<PathBuf, String> {
     let unreadable = |error| format!("cannot read certificates from {}: {error}", path.escape_debug());
     let mut count = 0;
@@ -112,8 +112,8 @@ fn authorities(path: &str) -> Result<PathBuf, String> {
     if count == 0 { Err(unreadable("it contains no PEM certificate".to_owned())) } else { Ok(path.into()) }
 }
 
-/// Has each TLS check ask for the first exact name that leads to its pool, if it was not told a name. A check without any
-/// name is likely to be refused, so that is warned of.
+/// Sets the server name of each TLS check that has none to the first exact name routed to its pool. A check without any
+/// name is likely to be refused, so it gets a warning.
 pub(super) fn default_names(pools: &mut Pools, routes: &[Route], problems: &mut Problems) {
     let mut first: HashMap<usize, &ServerName> = HashMap::new();
     for route in routes {

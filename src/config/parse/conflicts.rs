@@ -1,9 +1,10 @@
-//! Finds routes that contradict each other, and routes that can never be reached.
+//! Finds routes that contradict each other, and routes that are unreachable.
 //!
 //! In:  the parsed routes.
-//! Out: an error for two entries of one pattern that could both hold with the same kinds of conditions; a warning for
-//!      an entry that another always takes before it.
-//! Source: docs/configuration.md, "How a name finds its route". The time is that of sorting the entries, not of comparing each with each.
+//! Out: an error for two entries of one pattern that can both match and have the same kinds of conditions; a warning
+//!      for an entry that is always shadowed by another.
+//! Source: docs/configuration.md, "How a name finds its route". Takes the time of sorting the entries, not of comparing
+//!         all pairs.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -15,7 +16,7 @@ use crate::config::problem::{Place, Problem, Problems, Severity};
 use crate::config::{Conditions, Route};
 use crate::server_name::Pattern;
 
-/// Tells conflicts between `routes`. `indices` says where each stands in its file.
+/// Reports conflicts between `routes`. `indices` gives the index of each in its file.
 pub(super) fn find(routes: &[Route], indices: &[usize], listeners: usize, problems: &mut Problems) {
     for group in shared_patterns(routes) {
         let mut seen = Seen { routes, indices, told: HashSet::new() };
@@ -40,14 +41,14 @@ struct Entry<'r> {
     conditions: &'r Conditions,
 }
 
-/// Collects the patterns that stand in the routes more than once, each with all of its entries in their order.
+/// Collects the patterns that occur more than once, each with all of its entries in order.
 fn shared_patterns(routes: &[Route]) -> Vec<Vec<Entry<'_>>> {
     let entries = routes.iter().enumerate().flat_map(|(number, route)| {
         route.patterns.iter().enumerate().map(move |(index, (pattern, place))| {
             (pattern, Entry { route: number, pattern: index, place, conditions: &route.conditions })
         })
     });
-    // Most patterns stand alone, so that nothing is allocated for the first of each.
+    // Most patterns occur once, so the first occurrence allocates nothing.
     let mut first: HashMap<&Pattern, (Entry<'_>, Option<usize>), RandomState> = HashMap::default();
     let mut groups: Vec<Vec<Entry<'_>>> = Vec::new();
     for (pattern, entry) in entries {
@@ -90,11 +91,12 @@ impl Kinds {
     }
 }
 
-/// Calls `tell` with two entries that could both hold, the earlier one first; at least once for each that has an earlier.
+/// Calls `tell` with pairs of entries that can both match, the earlier one first; at least once for each entry that
+/// overlaps an earlier one.
 ///
-/// Lists of protocols always overlap, since one client may offer a protocol of each: browsers offer both of HTTP's. In
-/// the bucket of a listener two entries overlap just if their networks do, and of two networks that overlap one holds
-/// the other.
+/// Lists of protocols always overlap, since one client may offer a protocol of each: browsers offer both of HTTP's.
+/// Among the entries of one listener, two overlap if and only if their networks do, and of two networks that overlap
+/// one contains the other.
 fn overlaps<'r>(entries: &[Entry<'r>], mut tell: impl FnMut(Entry<'r>, Entry<'r>)) {
     if entries.len() < 2 {
         return;
@@ -114,7 +116,7 @@ fn overlaps<'r>(entries: &[Entry<'r>], mut tell: impl FnMut(Entry<'r>, Entry<'r>
     }
 }
 
-/// Gives each of `some`, or one `None` if there is none.
+/// Yields each of `some`, or a single `None` if it is empty.
 fn one_at_least<T>(some: impl Iterator<Item = T>) -> impl Iterator<Item = Option<T>> {
     let mut some = some.peekable();
     let none = some.peek().is_none().then_some(None);
@@ -124,10 +126,10 @@ fn one_at_least<T>(some: impl Iterator<Item = T>) -> impl Iterator<Item = Option
 fn overlapping_networks<'r>(bucket: &[Entry<'r>], tell: &mut impl FnMut(Entry<'r>, Entry<'r>)) {
     let networks = bucket.iter().flat_map(|entry| entry.conditions.source.iter().map(|network| (*network, *entry)));
     let mut networks: Vec<(IpNet, Entry<'r>)> = networks.collect();
-    // A network comes right before those that it holds.
+    // A network sorts immediately before those that it contains.
     networks.sort_by_key(|(network, entry)| (network.network(), network.prefix_len(), entry.number()));
-    // Those that hold the one at hand, widest first. Each stands there once, for the first entry that has it: the
-    // others that have it have been told because of that one.
+    // The networks that contain the current one, widest first. Each is listed once, for the first entry that has it:
+    // overlaps of the other entries that have it are already reported against that one.
     let mut around: Vec<(IpNet, Entry<'r>)> = Vec::new();
     for (network, entry) in networks {
         while around.last().is_some_and(|(outer, _)| !outer.contains(&network)) {
@@ -136,7 +138,7 @@ fn overlapping_networks<'r>(bucket: &[Entry<'r>], tell: &mut impl FnMut(Entry<'r
         for (_, other) in &around {
             match other.number().cmp(&entry.number()) {
                 Ordering::Less => tell(*other, entry),
-                // One entry may list a network and one inside it.
+                // One entry may list a network and another inside it.
                 Ordering::Equal => {}
                 Ordering::Greater => tell(entry, *other),
             }
@@ -148,13 +150,13 @@ fn overlapping_networks<'r>(bucket: &[Entry<'r>], tell: &mut impl FnMut(Entry<'r
 }
 
 impl Entry<'_> {
-    /// Its place in the order of the files.
+    /// Its position in the order of the files.
     fn number(&self) -> (usize, usize) {
         (self.route, self.pattern)
     }
 }
 
-/// What has been told about the entries of one pattern.
+/// What has been reported about the entries of one pattern.
 struct Seen<'r> {
     routes: &'r [Route],
     indices: &'r [usize],
@@ -183,7 +185,7 @@ impl<'r> Seen<'r> {
         self.tell(later, Severity::Error, message, problems);
     }
 
-    /// Tells of entries that another, looked at before them, takes whenever they would hold.
+    /// Reports entries that never match because an earlier one matches whenever they would.
     fn unreachable(&mut self, group: &[Entry<'r>], listeners: usize, problems: &mut Problems) {
         if group.len() > MAX_COMPARED {
             return;
@@ -218,7 +220,7 @@ fn share_protocol(a: &Conditions, b: &Conditions) -> bool {
     a.alpn.is_empty() || a.alpn.iter().any(|protocol| b.alpn.contains(protocol))
 }
 
-/// Whether `outer` holds for every client for which `inner` does.
+/// Whether `outer` holds for every client for which `inner` holds.
 fn covers(outer: &Conditions, inner: &Conditions, listeners: usize) -> bool {
     let alpn = outer.alpn.is_empty()
         || !inner.alpn.is_empty() && inner.alpn.iter().all(|protocol| outer.alpn.contains(protocol));
@@ -232,5 +234,5 @@ fn covers(outer: &Conditions, inner: &Conditions, listeners: usize) -> bool {
     alpn && source && through
 }
 
-/// Each is compared with each; a pattern with so many conditional routes was made by a program.
+/// All pairs are compared; a pattern with more conditional routes than this was generated.
 const MAX_COMPARED: usize = 64;

@@ -1,7 +1,7 @@
-//! Parses listeners: names, addresses, who may speak PROXY.
+//! Parses listeners: names, addresses, trusted PROXY sources.
 //!
 //! In:  the raw list.
-//! Out: [`Listener`]s, their names for the routes, what they bind for the admin server not to bind it too.
+//! Out: [`Listener`]s, their names for the routes, their addresses so that the admin server does not use them too.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::config::{Config, Destination, Listener, address};
 /// The listeners of the file.
 pub(super) struct Listeners {
     pub parsed: Vec<Listener>,
-    /// Also of those that could not be parsed, so that a route that names one is not told of it as well.
+    /// Includes listeners that failed to parse, so that a route that names one is not reported as well.
     pub names: Names,
     pub places: Vec<Place>,
     pub bound: Vec<(SocketAddr, Place)>,
@@ -88,7 +88,7 @@ fn bind(
     })
 }
 
-/// Notes that `address` will be bound, and tells if it cannot be because of another.
+/// Records that `address` will be bound, and reports a conflict with one that already is.
 pub(super) fn claim(address: SocketAddr, at: &At<'_>, bound: &mut Vec<(SocketAddr, Place)>, problems: &mut Problems) {
     if let Some((other, place)) = bound.iter().find(|(other, _)| collide(*other, address)) {
         let cure = match [*other, address].into_iter().find(SocketAddr::is_ipv6) {
@@ -100,7 +100,7 @@ pub(super) fn claim(address: SocketAddr, at: &At<'_>, bound: &mut Vec<(SocketAdd
     bound.push((address, at.place()));
 }
 
-/// Whether two addresses take each other's connections. `[::]` is dual-stack, so that it takes IPv4's too.
+/// Whether two addresses conflict. `[::]` is dual-stack, so it takes IPv4 connections too.
 fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     let dual_stack = |a: SocketAddr, b: SocketAddr| a.is_ipv6() && a.ip().is_unspecified() && b.ip().is_unspecified();
     a.port() != 0 && a.port() == b.port() && (a == b || dual_stack(a, b) || dual_stack(b, a))
@@ -122,7 +122,7 @@ fn trusted(field: Field<raw::ProxyProtocol>, at: &At<'_>, problems: &mut Problem
     }))
 }
 
-/// Reads a count of at least one, or the word that means no count.
+/// Parses a count of at least one, or the word for no count.
 pub(super) fn count_or(text: &str, word: &'static str) -> Result<Option<usize>, String> {
     match text.parse() {
         _ if text == word => Ok(None),
@@ -131,7 +131,7 @@ pub(super) fn count_or(text: &str, word: &'static str) -> Result<Option<usize>, 
     }
 }
 
-/// Warns of a listener whose every TLS connection would be refused.
+/// Warns about a listener that would refuse every TLS connection.
 pub(super) fn warn_of_unused(config: &Config, places: &[Place], problems: &mut Problems) {
     let to_pool = |to: Destination| matches!(to, Destination::Pool(_));
     if [config.no_sni, config.unmatched, config.not_tls].into_iter().any(to_pool) {

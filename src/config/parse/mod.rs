@@ -1,7 +1,7 @@
 //! Turns the raw structs of all files into one [`Config`]: parse, don't validate.
 //!
-//! In:  the text of the routing file and its path, beside which `include` looks.
-//! Out: a [`Config`], if nothing was wrong; and what was.
+//! In:  the text of the routing file and its path, which `include` is relative to.
+//! Out: a [`Config`], if there are no errors; and all problems.
 
 mod backends;
 mod checks;
@@ -27,7 +27,7 @@ use super::raw::{self, Field};
 use super::suggest::DidYouMean;
 use super::{Config, Settings, Sources, files, yaml};
 
-/// Reads `text`, and the files that it includes. Returns what was read, whatever came of it.
+/// Parses `text` and the files it includes. Always returns which files were read, even on errors.
 pub(super) fn config(text: &str, file: &Path, problems: &mut Problems) -> (Option<Config>, Sources) {
     let mut reading = Reading { files: Vec::new(), patterns: Vec::new(), hash: files::Hash::new() };
     let main: Arc<Path> = file.into();
@@ -79,7 +79,7 @@ pub(super) fn config(text: &str, file: &Path, problems: &mut Problems) -> (Optio
     (Some(config), sources)
 }
 
-/// What each file says under one key.
+/// The values of one key, from each file.
 type FromFiles<T> = Vec<(Arc<Path>, Field<T>)>;
 
 /// What has been read so far.
@@ -100,7 +100,7 @@ impl Reading {
     }
 }
 
-/// Reads the files that `include` names, in its order and then in that of their names.
+/// Reads the files that `include` names, in the order of its patterns, then by file name.
 fn include(
     field: Field<raw::OneOrMany<String>>,
     top: &At<'_>,
@@ -144,7 +144,7 @@ fn include(
     included
 }
 
-/// Opens a map that may be left out: what it holds, and where it stands.
+/// Opens an optional map: its content and its place.
 fn section<'a, T: Default>(field: Field<T>, outer: &'a At<'a>, key: &'a str) -> (T, At<'a>) {
     match field {
         Some(located) => (located.value.unwrap_or_default(), outer.key(key, located.spot)),
@@ -152,7 +152,7 @@ fn section<'a, T: Default>(field: Field<T>, outer: &'a At<'a>, key: &'a str) -> 
     }
 }
 
-/// Reads a value that may be left out. `None`: it was, or it is wrong, which is told.
+/// Parses an optional value. `None`: it is absent, or invalid and reported.
 fn read<T, R, E: fmt::Display>(
     field: Field<T>,
     outer: &At<'_>,
@@ -164,7 +164,7 @@ fn read<T, R, E: fmt::Display>(
     parse(value?).map_err(|error| problems.error(&outer.key(key, spot), error)).ok()
 }
 
-/// Reads every value of one or a list of them; those that are wrong are told and left out.
+/// Parses a value or a list of values; invalid ones are reported and left out.
 fn each<T, R>(
     field: Field<raw::OneOrMany<T>>,
     outer: &At<'_>,
@@ -182,7 +182,7 @@ fn each<T, R>(
     }
 }
 
-/// Reads every value of a list; those that are wrong are told and left out.
+/// Parses a list of values; invalid ones are reported and left out.
 fn each_of<T, R>(
     list: Vec<Located<T>>,
     at: &At<'_>,
@@ -193,7 +193,7 @@ fn each_of<T, R>(
     list.into_iter().enumerate().filter_map(read).collect()
 }
 
-/// Refuses what is not built, unless it says what leaving it out says.
+/// Rejects a value that is not implemented, unless it equals the default.
 fn only<T: PartialEq>(
     field: Field<T>,
     outer: &At<'_>,
@@ -206,30 +206,30 @@ fn only<T: PartialEq>(
     });
 }
 
-/// Refuses a key whose function is not built.
+/// Rejects a key that is not implemented.
 fn refuse_unbuilt<T>(field: Option<&Located<T>>, outer: &At<'_>, key: &str, problems: &mut Problems) {
     if let Some(located) = field {
         problems.error(&outer.key(key, located.spot), "not supported yet");
     }
 }
 
-/// Says that a key is missing from the map at `at`.
+/// Reports that a key is missing from the map at `at`.
 fn require<T>(field: Option<&T>, at: &At<'_>, key: &str, problems: &mut Problems) {
     if field.is_none() {
         problems.error(at, format_args!("`{key}` is missing"));
     }
 }
 
-/// Names to numbers, for what refers to them.
+/// Maps names to numbers, to resolve references.
 #[derive(Debug, Default)]
 struct Names {
     numbers: HashMap<Arc<str>, usize>,
-    /// How many have been looked for in vain. Each suggestion compares with every name.
+    /// How many look-ups have failed. Each suggestion compares with every name.
     missed: Cell<usize>,
 }
 
 impl Names {
-    /// Takes the next number for `name`, wherever it is defined.
+    /// Assigns the next number to `name`, wherever it is defined.
     fn define(&mut self, name: &Arc<str>, number: usize) {
         self.numbers.entry(Arc::clone(name)).or_insert(number);
     }
@@ -249,7 +249,7 @@ impl Names {
     }
 }
 
-/// A name that nothing has.
+/// A reference to an undefined name.
 struct Dangling<'n> {
     kind: &'static str,
     name: String,
@@ -262,7 +262,7 @@ impl fmt::Display for Dangling<'_> {
     }
 }
 
-/// Reads a name that the operator chose; it goes into metrics and the log as it is.
+/// Validates a name that the operator chose; it is used verbatim in metrics and the log.
 fn name(text: &str) -> Result<Arc<str>, NameError> {
     match text {
         "" => Err(NameError::Empty),
@@ -289,12 +289,12 @@ impl fmt::Display for NameError {
     }
 }
 
-/// Makes a place out of a spot in the file of `at`.
+/// Converts a spot in the file of `at` into a place.
 fn place(at: &At<'_>, spot: Spot) -> Place {
     at.moved(spot).place()
 }
 
-/// No more problems than that are kept anyway.
+/// No more problems than this are kept anyway.
 const MAX_SUGGESTIONS: usize = 100;
-/// The longest pattern, and so the longest name that a route has by default, is three bytes longer than a DNS name.
+/// The longest pattern, and so the longest default route name, is three bytes longer than a DNS name.
 const MAX_NAME_BYTES: usize = 256;

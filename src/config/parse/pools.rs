@@ -1,4 +1,4 @@
-//! Parses pools: their backends, and how these are found, balanced and connected to.
+//! Parses pools: their backends, and how these are resolved, balanced and connected to.
 //!
 //! In:  the raw maps of all files.
 //! Out: [`Pool`]s in the order of the files, their names for the routes, their places for warnings.
@@ -19,15 +19,15 @@ use crate::config::{Balance, Config, Connect, Destination, Family, Pool, ProxyVe
 /// The pools of all files.
 pub(super) struct Pools {
     pub parsed: Vec<Pool>,
-    /// Also of those that could not be parsed, so that a route that names one is not told of it as well.
+    /// Includes pools that failed to parse, so that a route that names one is not reported as well.
     pub names: Names,
     pub places: Vec<Place>,
 }
 
-/// What the rest of the file says that matters to pools.
+/// The parts of the file outside a pool that pools depend on.
 #[derive(Clone, Copy)]
 pub(super) struct Around<'a> {
-    /// What the listeners bind, which no backend may be.
+    /// The addresses of the listeners, which no backend may use.
     pub bound: &'a [(SocketAddr, Place)],
     pub congestion: Option<&'a Arc<str>>,
 }
@@ -130,7 +130,7 @@ fn resolve(field: Field<raw::Resolve>, at: &At<'_>, problems: &mut Problems) -> 
     Resolve { family, min_ttl, max_ttl, stale, nameservers: nameservers.unwrap_or_default() }
 }
 
-/// Reads `10.0.0.53` or `10.0.0.53:5353`.
+/// Parses `10.0.0.53` or `10.0.0.53:5353`.
 fn nameserver(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = address::ip(text) {
         return Ok(SocketAddr::new(address, DNS_PORT));
@@ -167,7 +167,7 @@ fn connect(field: Field<raw::Connect>, at: &At<'_>, problems: &mut Problems) -> 
     Connect { timeout, attempts: attempts.unwrap_or(DEFAULT_CONNECT.attempts), total, first_byte, fast_open }
 }
 
-/// Warns of a pool that nothing leads to.
+/// Warns about a pool that nothing routes to.
 pub(super) fn warn_of_unused(config: &Config, places: &[Place], problems: &mut Problems) {
     let mut used = vec![false; config.pools.len()];
     let fallbacks = [config.no_sni, config.unmatched, config.not_tls];

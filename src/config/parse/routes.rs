@@ -1,4 +1,4 @@
-//! Parses routes and the fallbacks behind them.
+//! Parses routes and the fallbacks after them.
 //!
 //! In:  the raw lists of all files; the names of listeners and pools.
 //! Out: [`Route`]s in the order of the files, and the index of each in its own file.
@@ -17,7 +17,7 @@ use crate::server_name::Pattern;
 /// The routes of all files.
 pub(super) struct Routes {
     pub parsed: Vec<Route>,
-    /// Where each stands in the `routes` of its file.
+    /// The index of each in the `routes` of its file.
     pub indices: Vec<usize>,
 }
 
@@ -71,9 +71,9 @@ fn route(
     let idle_timeout = read(raw.idle_timeout, at, "idle_timeout", problems, |text| moment(&text.0));
     let to = destination(raw.pool, raw.refuse, at, pools, problems);
     patterns.first()?;
-    // Where it leads nowhere, the file is refused; until then its patterns are still looked at.
+    // Without a destination the file is rejected; the patterns are still checked first.
     let to = to.unwrap_or(Destination::Refuse(Refuse::Alert));
-    // No name is the empty one, which is filled in when all names are known.
+    // An empty name is filled in once all names are known.
     Some(Route { name: name.unwrap_or_default(), patterns, conditions, to, idle_timeout, on_removed })
 }
 
@@ -90,7 +90,7 @@ fn patterns(field: Field<raw::OneOrMany<raw::Pattern>>, at: &At<'_>, problems: &
     })
 }
 
-/// Reads a list of alternatives. An empty one could never hold, so that it is refused.
+/// Parses a list of alternatives. An empty list is rejected, since it could never match.
 fn condition<T, R, E: std::fmt::Display>(
     field: Field<Vec<Located<T>>>,
     outer: &At<'_>,
@@ -106,7 +106,7 @@ fn condition<T, R, E: std::fmt::Display>(
     each_of(list, &at, problems, |value, at, problems| parse(value).map_err(|error| problems.error(at, error)).ok())
 }
 
-/// Reads the name of an application protocol (RFC 7301 §3.1: 1 to 255 bytes).
+/// Parses the name of an application protocol (RFC 7301 §3.1: 1 to 255 bytes).
 pub(super) fn protocol(text: &str) -> Result<Box<[u8]>, &'static str> {
     match text.len() {
         1..=255 => Ok(text.as_bytes().into()),
@@ -115,7 +115,7 @@ pub(super) fn protocol(text: &str) -> Result<Box<[u8]>, &'static str> {
     }
 }
 
-/// Reads one of the three fallbacks.
+/// Parses one of the three fallbacks.
 pub(super) fn fallback(
     field: Field<raw::Fallback>,
     top: &At<'_>,
@@ -153,7 +153,7 @@ fn destination(
             raw::Refuse::Reset => Refuse::Reset,
         })),
         (pool, None) => {
-            // One wrong key at the top is one problem, and not one of each route as well.
+            // A misspelt top-level key is one problem; do not report each route as well.
             let misspelt = |problem: &Problem| problem.message.ends_with("did you mean `pools`?");
             if pools.is_empty() && problems.iter().any(misspelt) {
                 return None;
@@ -164,14 +164,14 @@ fn destination(
     }
 }
 
-/// The names of routes, each given once.
+/// The names of routes, which must be unique.
 #[derive(Default)]
 struct TakenNames {
     given: HashMap<Arc<str>, Place>,
 }
 
 impl TakenNames {
-    /// Reads a name that stands in the file.
+    /// Parses a name given in the file.
     fn read(&mut self, field: Field<String>, at: &At<'_>, problems: &mut Problems) -> Option<Arc<str>> {
         let spot = field.as_ref()?.spot;
         let name = read(field, at, "name", problems, |text| name(&text))?;
@@ -182,7 +182,7 @@ impl TakenNames {
         Some(name)
     }
 
-    /// Calls each route without a name after its first pattern: `a.test`, and the next such `a.test#2`.
+    /// Names each unnamed route after its first pattern: `a.test`, then `a.test#2` for the next with that pattern.
     fn name_the_unnamed(mut self, routes: &mut [Route]) {
         let mut next: HashMap<Arc<str>, usize> = HashMap::new();
         for route in routes.iter_mut().filter(|route| route.name.is_empty()) {
@@ -199,5 +199,5 @@ impl TakenNames {
     }
 }
 
-/// A week; what is silent for longer is gone.
+/// A week; a connection that is silent for longer is dead.
 const MAX_IDLE: Duration = Duration::from_secs(7 * 24 * 3600);

@@ -1,8 +1,8 @@
-//! Refuses a backend that is one of the file's own listeners: its connections would come in again, for ever.
+//! Rejects a backend that is one of the file's own listeners: its connections would loop back endlessly.
 //!
-//! In:  the address of a backend, the addresses that the listeners bind.
-//! Out: a problem, or nothing. What only the machine or a look-up can tell (its own addresses, a DNS name) is seen when
-//!      the configuration comes into force.
+//! In:  the address of a backend, the addresses of the listeners.
+//! Out: a problem, or nothing. Cases that depend on the machine or on DNS (local addresses, a resolved name) are
+//!      checked when the configuration comes into force.
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,4 @@
-//! Parses the settings that stand beside routing: timeouts, limits, sockets, threads, admin, log, reload.
+//! Parses the settings other than routing: timeouts, limits, sockets, threads, admin, log, reload.
 //!
 //! In:  one raw section each, absent or not.
 //! Out: the section with its defaults filled in.
@@ -65,7 +65,7 @@ pub(super) fn tcp(field: Field<raw::Tcp>, top: &At<'_>, problems: &mut Problems)
     }
 }
 
-/// Takes `tcp.congestion` out, since listeners and pools are parsed with it.
+/// Extracts `tcp.congestion`, since listeners and pools use it as their default.
 pub(super) fn default_congestion(
     tcp: Option<&mut Located<raw::Tcp>>,
     top: &At<'_>,
@@ -76,7 +76,7 @@ pub(super) fn default_congestion(
     congestion(tcp.value.as_mut()?.congestion.take(), &at, None, problems)
 }
 
-/// An algorithm by its name; whether the kernel has it is seen when it is used.
+/// Parses an algorithm name; whether the kernel supports it is checked when it is used.
 pub(super) fn congestion(
     field: Field<raw::Congestion>,
     at: &At<'_>,
@@ -150,7 +150,7 @@ pub(super) fn admin(
     Admin { bind, allow_control, token }
 }
 
-/// The file with the token, wherever `main` says it is, be there one or not.
+/// The path of the token file, relative to `main`, whether or not the file exists.
 pub(super) fn token_file(admin: Option<&Located<raw::Admin>>, main: &Path) -> Option<PathBuf> {
     let named = admin?.value.as_ref()?.token_file.as_ref()?.value.as_deref().filter(|file| *file != "none")?;
     Some(beside(main, named))
@@ -160,7 +160,7 @@ fn beside(main: &Path, file: &str) -> PathBuf {
     main.parent().unwrap_or(Path::new("")).join(file)
 }
 
-/// Who may change state, and the token that says so.
+/// Who may change state, and the token for it.
 fn control(
     allow: Field<raw::AllowControl>,
     token_file: Field<String>,
@@ -216,7 +216,7 @@ pub(super) fn log(field: Field<raw::Log>, top: &At<'_>) -> Log {
 
 pub(super) fn reload(field: Field<raw::Reload>, top: &At<'_>, problems: &mut Problems) -> Reload {
     let (raw, at) = section(field, top, "reload");
-    // Each look reads all files.
+    // Every poll reads all files.
     let poll = |text: raw::Duration| units::duration_in(Duration::from_millis(100)..=DAY)(&text.0);
     let poll = read(raw.poll, &at, "poll", problems, poll);
     Reload {
@@ -230,12 +230,12 @@ fn number_in(number: u64, range: RangeInclusive<u32>) -> Result<u32, String> {
     fits.ok_or_else(|| format!("must be from {} to {}", range.start(), range.end()))
 }
 
-/// TCP_CA_NAME_MAX of the kernel, without its zero.
+/// The kernel's TCP_CA_NAME_MAX, without the final NUL.
 const MAX_CONGESTION_BYTES: usize = 15;
 const MILLISECOND: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
-/// The kernel's own bound (MAX_TCP_KEEPIDLE, MAX_TCP_KEEPINTVL).
+/// The kernel's own limit (MAX_TCP_KEEPIDLE, MAX_TCP_KEEPINTVL).
 const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
 const MAX_WORKERS: usize = 1_024;

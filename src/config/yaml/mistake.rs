@@ -1,14 +1,14 @@
-//! Finds the slip of the pen behind a text that is not YAML.
+//! Finds the typo behind a text that is not valid YAML.
 //!
-//! In:  the text, and the line in which the parser gave up: rarely the line of the mistake.
-//! Out: where it is, and how to mend it; `None` for a mistake that is not among the usual ones.
+//! In:  the text, and the line where the parser gave up, which is rarely the line of the mistake.
+//! Out: its place, and how to fix it; `None` if it is not one of the common mistakes.
 
 use crate::config::at::Spot;
 
 /// `line` counts from 1.
 pub(super) fn find(text: &str, line: usize, parser_said: &str) -> Option<(Spot, String)> {
     let lines: Vec<&str> = text.lines().take(line).collect();
-    // A value that goes on in the next line is reported where it begins.
+    // An error in a value that continues on the next line is reported where the value begins.
     let ahead = if parser_said.contains("tab") { line + NEAR_LINES } else { line };
     tab(text.lines().take(ahead))
         .or_else(|| near(&lines, bare_brackets))
@@ -29,13 +29,13 @@ fn tab<'t>(lines: impl Iterator<Item = &'t str>) -> Option<(Spot, String)> {
     Some((spot(index, column), "a tab cannot indent; indent with spaces".to_owned()))
 }
 
-/// Looks at the last lines, the last one first.
+/// Checks the last lines, the last one first.
 fn near(lines: &[&str], look: impl Fn(&str) -> Option<(usize, String)>) -> Option<(Spot, String)> {
     let last = lines.iter().enumerate().rev().take(NEAR_LINES);
     last.filter_map(|(index, line)| look(line).map(|(column, message)| (spot(index, column), message))).next()
 }
 
-/// `bind: [::]:443`, which begins a list in YAML.
+/// `bind: [::]:443`, which YAML reads as the start of a list.
 fn bare_brackets(line: &str) -> Option<(usize, String)> {
     line.match_indices('[').find_map(|(start, _)| {
         let (inside, after) = line[start + 1..].split_once(']')?;
@@ -59,7 +59,7 @@ fn no_blank(line: &str) -> Option<(usize, String)> {
     wrong.then(|| (column, format!("a space is missing after the colon; write `{key}: {}`", value.trim_end())))
 }
 
-/// The innermost bracket that is open where the parser gave up.
+/// The innermost bracket still open where the parser gave up.
 fn unclosed(lines: &[&str]) -> Option<(Spot, String)> {
     let mut open: Vec<(Spot, char)> = Vec::new();
     for (index, line) in lines.iter().enumerate() {
@@ -106,9 +106,9 @@ fn spot(line_index: usize, column_index: usize) -> Spot {
     Spot { line: super::count(line_index + 1), column: super::count(column_index + 1) }
 }
 
-/// The parser goes on for a line or two after a mistake.
+/// The parser notices a mistake up to a few lines later.
 const NEAR_LINES: usize = 3;
-/// Those that are written by hand most.
+/// The keys most often written by hand.
 const KEYS: &[&str] = &[
     "address",
     "backends",

@@ -1,11 +1,11 @@
-//! Decides who may change state over the admin address.
+//! Decides who may change state through the admin address.
 //!
-//! In:  what the configuration allows, where a request comes from, its headers.
-//! Out: nothing, or [`Denied`], with what would help.
+//! In:  the configured access, the peer of a request, its headers.
+//! Out: nothing, or [`Denied`], which says what would help.
 //!
-//! Whoever connects from this host needs no token. Two others can seem to: a web page in a browser on this host, and
-//! everybody behind a reverse proxy on this host. A page gives itself away by `Origin` or `Sec-Fetch-Site`, and one that
-//! lets its own name lead here (DNS rebinding) by that name in `Host`; a proxy by the headers that it adds. They
+//! Clients on this host need no token. Two others can look like one: a web page in a browser on this host, and anyone
+//! behind a reverse proxy on this host. A page is detected by `Origin` or `Sec-Fetch-Site`, or, if its own name
+//! resolves to this host (DNS rebinding), by that name in `Host`; a proxy by the headers that it adds. Those requests
 //! need the token, which a page cannot know.
 
 use std::net::{IpAddr, SocketAddr};
@@ -19,7 +19,7 @@ use subtle::ConstantTimeEq;
 
 use super::{App, error};
 
-/// What the configuration says.
+/// The configured access.
 #[derive(Clone)]
 pub(crate) struct Access {
     pub allow: Allow,
@@ -35,11 +35,11 @@ pub(crate) enum Allow {
     Never,
 }
 
-/// Where a request comes from.
+/// The peer of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Peer {
     Tcp(SocketAddr),
-    /// Through a socket in the file system, whose permissions say who may.
+    /// Through a unix socket, whose file permissions control access.
     Unix,
 }
 
@@ -47,18 +47,18 @@ pub(crate) enum Peer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Denied {
     Never,
-    /// The token that came is not the one, or is not written as one, or there is none.
+    /// The token is missing, malformed or wrong.
     WrongToken,
     NeedsToken,
-    /// A token would be needed, and none is configured.
+    /// A token is required, and none is configured.
     FromElsewhere,
-    /// A web page sent it, or may have.
+    /// Sent by a web page, or possibly so.
     Page,
-    /// It came through a proxy, so that nobody knows from where.
+    /// Forwarded by a proxy, so the real client is unknown.
     Proxied,
 }
 
-/// Lets a request pass that only reads, or that may change state; answers the others.
+/// Passes requests that only read and requests that may change state; answers the others with an error.
 pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     if request.method().is_safe() {
         return next.run(request).await;
@@ -81,16 +81,16 @@ pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: N
 }
 
 impl Access {
-    /// `peer` is `None` where it is not known.
+    /// `peer` is `None` if it is unknown.
     ///
     /// # Errors
-    /// Why not: in words that tell the one who asks what to give, and nothing of what was expected.
+    /// The reason for the denial. It says what to provide, but reveals nothing about the expected token.
     pub(crate) fn decide(&self, peer: Option<Peer>, uri: &Uri, headers: &HeaderMap) -> Result<(), Denied> {
         if self.allow == Allow::Never {
             return Err(Denied::Never);
         }
         let mut given = headers.get_all(header::AUTHORIZATION).iter();
-        // One that is given must be right, wherever it comes from.
+        // A token that is present must be correct, wherever the request comes from.
         if let Some(first) = given.next() {
             let is_right = given.next().is_none() && self.is_token(first);
             return if is_right { Ok(()) } else { Err(Denied::WrongToken) };
@@ -117,14 +117,14 @@ impl Access {
     }
 }
 
-/// Whether a request from this host was sent by a program on this host, and not on behalf of somebody else.
+/// Whether a request from this host was sent by a program on this host, not on behalf of someone else.
 fn without_token(uri: &Uri, headers: &HeaderMap) -> Result<(), Denied> {
     if FORWARDED.iter().any(|name| headers.contains_key(*name)) {
         return Err(Denied::Proxied);
     }
     let mut hosts = headers.get_all(header::HOST).iter().map(text);
     let host = hosts.next();
-    // A name that anybody could point here is no proof; HTTP/1.0 knows no Host, but no browser speaks it.
+    // A name that anyone could point at this host proves nothing. HTTP/1.0 has no Host, but no browser speaks it.
     let is_ours = host.is_none_or(names_this_host) && uri.authority().is_none_or(|host| names_this_host(host.as_str()));
     let from_itself = |origin: &HeaderValue| text(origin).split_once("://").map(|(_, origin)| origin) == host;
     let site_is_fine = |site: &HeaderValue| matches!(text(site), "same-origin" | "none");
@@ -135,7 +135,7 @@ fn without_token(uri: &Uri, headers: &HeaderMap) -> Result<(), Denied> {
     if is_fine { Ok(()) } else { Err(Denied::Page) }
 }
 
-/// `127.0.0.1:9901`, `[::1]:9901`, `localhost`: an address, or the one name that is always this host.
+/// `127.0.0.1:9901`, `[::1]:9901`, `localhost`: an address, or the one name that always means this host.
 fn names_this_host(host: &str) -> bool {
     let port = |rest: &str| rest.is_empty() || rest.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
     if let Some((address, rest)) = host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
@@ -146,7 +146,7 @@ fn names_this_host(host: &str) -> bool {
     port(rest) && (name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok())
 }
 
-/// Of a header; what is no ASCII equals nothing.
+/// The text of a header value; a value that is not ASCII matches nothing.
 fn text(value: &HeaderValue) -> &str {
     value.to_str().unwrap_or("\0")
 }
@@ -190,7 +190,7 @@ impl std::fmt::Display for Denied {
 impl std::error::Error for Denied {}
 
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-/// Headers by which a proxy says that it is one.
+/// Headers that a proxy adds.
 const FORWARDED: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Answers programs in JSON, under `/api/v1`.
+//! The JSON API under `/api/v1`.
 //!
 //! In:  the app.
-//! Out: its status; which route takes a name; what a reload came to; who is connected.
+//! Out: its status; which route matches a name; the result of a reload; open connections.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -38,12 +38,12 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
     with_json(StatusCode::OK, value)
 }
 
-/// What `/api/v1/explain` is asked.
+/// The query of `/api/v1/explain`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ExplainQuery {
     pub name: String,
-    /// Protocols that the client would offer, separated by commas.
+    /// Protocols that the client would offer, comma-separated.
     pub alpn: Option<String>,
     pub source: Option<IpAddr>,
     pub listener: Option<String>,
@@ -60,7 +60,7 @@ pub(super) async fn explain(
     }
 }
 
-/// The body is the state alone, as in `curl -X PUT -d drain …`, or `{"state": "drain"}`.
+/// The body is the plain state, as in `curl -X PUT -d drain …`, or `{"state": "drain"}`.
 pub(super) async fn set_backend_state(
     State(app): State<Arc<App>>,
     Path((pool, backend)): Path<(String, String)>,
@@ -99,7 +99,7 @@ pub(super) async fn reload(State(app): State<Arc<App>>) -> Response {
     }
 }
 
-/// Which connections `/api/v1/connections` is about: those of which all that is given holds.
+/// Filter of `/api/v1/connections`. A connection must match every field that is set.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ConnectionsQuery {
@@ -107,15 +107,15 @@ pub(crate) struct ConnectionsQuery {
     pub route: Option<String>,
     pub pool: Option<String>,
     pub backend: Option<String>,
-    /// A network, or one address.
+    /// A network, or a single address.
     #[serde(deserialize_with = "network")]
     pub client: Option<IpNet>,
-    /// Of a list: at most so many,
+    /// GET: page size.
     pub limit: Option<usize>,
-    /// with ids above this one.
+    /// GET: return ids greater than this.
     #[serde(deserialize_with = "id")]
     pub after: Option<u64>,
-    /// Of an end: that really all are meant.
+    /// DELETE: required to end every connection.
     pub all: bool,
 }
 

@@ -1,8 +1,8 @@
-//! What the admin address tells of and changes in the rest of the process, as a trait, so that it knows none of it.
+//! What the admin API reads and changes in the rest of the process, as a trait, so that it does not depend on it.
 //!
-//! A new call: a method here; a handler in `api` that asks [`App::control`](super::App::control); its route in
-//! `router`. Whatever is no GET passes `access` first, so that a handler need not ask who may. A new section of
-//! `/api/v1/status`: a method here that gives its [`Value`], and a line in `api::status`.
+//! To add a call: a method here; a handler in `api` that calls [`App::control`](super::App::control); its route in
+//! `router`. Requests other than GET pass `access` first, so a handler does not check permissions. To add a section of
+//! `/api/v1/status`: a method here that returns its [`Value`], and a line in `api::status`.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,31 +15,31 @@ use super::api::{ConnectionsQuery, ExplainQuery};
 
 /// The process behind the admin address.
 pub(crate) trait Control: Send + Sync {
-    /// Who may change state, now.
+    /// Who may change state, as configured now.
     fn access(&self) -> Access;
 
-    /// Which route takes a name.
+    /// Which route matches a name.
     ///
     /// # Errors
-    /// What is wrong with the question.
+    /// Why the query is invalid.
     fn explain(&self, query: ExplainQuery) -> Result<Value, String>;
 
-    /// The pools with their backends and what is thought of them.
+    /// The pools with their backends and their state.
     fn pools(&self) -> Value;
 
-    /// Changes what an operator wants of a backend, by its name or address.
+    /// Sets the administrative state of a backend, by its name or address.
     ///
     /// # Errors
-    /// There is no such backend.
+    /// The backend does not exist.
     fn set_backend_state(&self, pool: &str, backend: &str, wanted: WantedState) -> Result<Value, String>;
 
-    /// The DNS names among the backends, and what they have.
+    /// The DNS names among the backends, and their addresses.
     fn names(&self) -> Value;
 
-    /// Reads the configuration again and waits for what comes of it.
+    /// Reloads the configuration and waits for the result.
     fn reload(&self) -> Soon<'_, Reloaded>;
 
-    /// The configuration in force as a routing file in JSON; `None` if that could not be written.
+    /// The configuration in force as a routing file in JSON; `None` if it could not be written.
     fn config(&self) -> Soon<'_, Option<String>>;
 
     /// The first `limit` connections that match.
@@ -48,27 +48,27 @@ pub(crate) trait Control: Send + Sync {
     /// Ends the connections that match; returns the number ended.
     fn end_connections(&self, query: ConnectionsQuery) -> Soon<'_, usize>;
 
-    /// Ends the connection with this id, if there is one; how many that were.
+    /// Ends the connection with this id, if it exists; returns the number ended.
     fn end_connection(&self, id: u64) -> Soon<'_, usize>;
 }
 
-/// What [`Control::reload`] came to.
+/// The result of [`Control::reload`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Reloaded {
-    /// What was read is in force, now or already.
+    /// The configuration is in force, newly or already before.
     InForce(Value),
-    /// What was read cannot be used.
+    /// The configuration was rejected.
     Rejected(Value),
-    /// Nothing reloads any more: the process ends.
+    /// The process is shutting down and no longer reloads.
     Ending,
 }
 
-/// What an operator may want of a backend.
+/// The administrative state of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum WantedState {
     Ready,
-    /// No new connections; those that are open run on.
+    /// No new connections; open ones continue.
     Drain,
     /// No new connections and no checks.
     Down,
@@ -84,5 +84,5 @@ impl WantedState {
     }
 }
 
-/// An answer that takes a while.
+/// A boxed future.
 pub(crate) type Soon<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

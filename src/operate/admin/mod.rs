@@ -1,7 +1,7 @@
 //! Answers operators and their tools over HTTP: metrics, probes, status.
 //!
-//! In:  requests on the admin address; the process behind it, as [`Control`], and telemetry handles.
-//! Out: text for Prometheus, JSON for programs, one page for people; changes of state, from those who may.
+//! In:  requests on the admin address; the process, through [`Control`], and telemetry handles.
+//! Out: text for Prometheus, JSON for programs, one page for people; state changes, for authorised clients.
 
 mod access;
 mod api;
@@ -26,7 +26,7 @@ pub(crate) use self::api::{ConnectionsQuery, ExplainQuery};
 pub(crate) use self::control::{Control, Reloaded, Soon, WantedState};
 use crate::telemetry::Metrics;
 
-/// What the admin pages are about.
+/// The data behind the admin pages.
 pub(crate) struct App {
     pub metrics: Arc<Metrics>,
     pub ready: Readiness,
@@ -58,7 +58,7 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
     (METRICS_TYPE, app.metrics.render()).into_response()
 }
 
-/// Lives as long as it answers.
+/// Answers as long as the process is alive.
 async fn healthz() -> &'static str {
     "ok\n"
 }
@@ -78,11 +78,11 @@ fn with_json(status: StatusCode, value: Value) -> Response {
     (status, NEVER_CACHED, Json(value)).into_response()
 }
 
-/// Whether new connections should be sent here. Clones share the state.
+/// Whether new connections should be sent to this process. Clones share the state.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Readiness(Arc<AtomicU8>);
 
-/// The life of the process, as `/readyz` reports it.
+/// The lifecycle of the process, as `/readyz` reports it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Stage {
     #[default]

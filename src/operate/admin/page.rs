@@ -1,4 +1,4 @@
-//! Shows people what runs, on one page without scripts.
+//! The status page: HTML without scripts.
 //!
 //! In:  the app.
 //! Out: HTML, in which every value is escaped.
@@ -66,7 +66,7 @@ dd {{ margin: 0 0 .5rem; overflow-wrap: anywhere }}
     )
 }
 
-/// Text as the inside of an HTML element.
+/// Text escaped for use inside an HTML element.
 struct Escaped<'a>(&'a str);
 
 impl fmt::Display for Escaped<'_> {

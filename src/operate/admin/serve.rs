@@ -1,7 +1,7 @@
-//! Serves HTTP to a bounded number of clients for a bounded time each, so that no client of the admin address costs
-//! the process more than a little, whatever it does or leaves undone.
+//! Serves HTTP to a bounded number of clients for a bounded time each, so that no admin client can cost the process
+//! much, whatever it does.
 //!
-//! In:  a listener, the app, the moment to stop.
+//! In:  a listener, the app, the time to stop.
 //! Out: answers.
 
 use std::future::Future;
@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::{App, Peer, router};
 use crate::socket::AdminSocket;
 
-/// Answers until `shutdown` completes; then idle clients are closed and answers under way get a second.
+/// Serves until `shutdown` completes; then idle clients are closed and answers in progress get one more second.
 pub(super) async fn serve(socket: AdminSocket, app: Arc<App>, shutdown: impl Future<Output = ()>) {
     let listener = match Listener::of(socket) {
         Ok(listener) => listener,
@@ -38,13 +38,13 @@ pub(super) async fn serve(socket: AdminSocket, app: Arc<App>, shutdown: impl Fut
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                // Dropped, so closed: clients that are served already keep their answers.
+                // Dropped and therefore closed; clients already being served keep their connections.
                 Ok((_excess, _)) if clients.len() >= MAX_CLIENTS => {}
                 Ok((stream, peer)) => {
                     let router = router.clone().layer(Extension(peer));
                     clients.spawn(converse(stream, router, stopped.clone()));
                 }
-                // Most likely out of descriptors: trying again at once would spin.
+                // Most likely out of file descriptors: retrying at once would spin.
                 Err(error) => {
                     tracing::debug!(event = "admin_accept_failed", %error, "admin accept failed");
                     sleep(ACCEPT_PAUSE).await;
@@ -54,7 +54,7 @@ pub(super) async fn serve(socket: AdminSocket, app: Arc<App>, shutdown: impl Fut
             () = &mut shutdown => break,
         }
     }
-    // Closing the socket resets the clients that wait in its queue, so they are answered first.
+    // Closing the socket resets the clients in its queue, so they are answered first.
     while clients.len() < MAX_CLIENTS
         && let Ok(Ok((stream, peer))) = timeout(QUEUE_LOOK, listener.accept()).await
     {
@@ -91,8 +91,8 @@ impl Listener {
     }
 }
 
-/// One client. hyper ends it after [`IDLE`] without a whole request; [`LIFETIME`] ends one that sends requests for
-/// ever or does not read its answer.
+/// Serves one client. hyper ends it after [`IDLE`] without a complete request; [`LIFETIME`] ends a client that keeps
+/// sending requests or does not read its answer.
 async fn converse(stream: Box<dyn Stream>, router: Router, mut stopped: watch::Receiver<()>) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -105,8 +105,8 @@ async fn converse(stream: Box<dyn Stream>, router: Router, mut stopped: watch::R
     tokio::select! {
         _ = &mut connection => return,
         () = sleep(LIFETIME) => {}
-        // hyper would close a client that has not sent a request yet. One that has just connected gets the moment it
-        // needs; for the others this is one look at whether a request has come.
+        // hyper would close a client that has not sent a request yet. A client that has just connected gets a moment
+        // to send it; for older ones this checks once whether a request has arrived.
         _ = stopped.changed() => if timeout_at(accepted + FIRST_REQUEST, &mut connection).await.is_ok() {
             return;
         },
@@ -121,6 +121,6 @@ const IDLE: Duration = Duration::from_secs(30);
 const LIFETIME: Duration = Duration::from_secs(120);
 const GRACE: Duration = Duration::from_secs(1);
 const FIRST_REQUEST: Duration = Duration::from_millis(200);
-/// tokio learns of a client in the queue only when it next polls the kernel, so one look is not enough.
+/// tokio sees a queued client only at its next poll of the kernel, so checking once is not enough.
 const QUEUE_LOOK: Duration = Duration::from_millis(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -1,7 +1,7 @@
-//! Opens and closes the admin addresses, so that a reload may change them.
+//! Opens and closes the admin sockets, so that a reload can change the admin addresses.
 //!
-//! In:  addresses; the app, once there is one to answer with.
-//! Out: a [`Plan`] with every new address bound, or the one that cannot be; in force, a server task for each address.
+//! In:  addresses; the app, once it exists.
+//! Out: a [`Plan`] with every new address bound, or the one that cannot be; after commit, a server task per address.
 
 use std::fs;
 use std::io;
@@ -17,18 +17,18 @@ use super::serve::serve;
 use crate::socket::{self, Address, AdminSocket};
 use crate::socket::{Kind, Label};
 
-/// The admin addresses of the process.
+/// The admin sockets of the process.
 #[derive(Default)]
 pub(crate) struct Sockets {
     open: Vec<Open>,
-    /// Until there is one, clients wait in the kernel's queue.
+    /// `None`: not started yet; clients wait in the kernel's queue.
     app: Option<Arc<App>>,
 }
 
-/// What a configuration makes of them; dropped, nothing has changed.
+/// The sockets that a configuration needs. Dropping it leaves everything unchanged.
 pub(crate) struct Plan(Vec<(Address, Planned)>);
 
-/// An address that cannot be listened on.
+/// An address that cannot be bound.
 #[derive(Debug)]
 pub(crate) struct CannotBind {
     pub address: Address,
@@ -41,18 +41,18 @@ enum Planned {
     New(Bound),
 }
 
-/// A listening socket that was there before this process.
+/// A listening socket inherited by this process.
 #[derive(Debug)]
 pub(crate) struct Inherited {
     pub label: Label,
     pub address: Address,
     pub socket: AdminSocket,
-    /// As [`crate::process::upgrade::Inherited::number`] says.
+    /// See [`crate::process::upgrade::Inherited::number`].
     pub number: Option<usize>,
 }
 
 impl Inherited {
-    /// By its address; for port 0 by what was wanted; else by the service manager's name.
+    /// Matches by address; for port 0 by the configured address; otherwise by the service manager's name.
     fn is_for(&self, address: &Address, wanted: &[Address]) -> bool {
         let Label { kind, name, wanted: was_wanted, .. } = &self.label;
         let is_named = *kind == Kind::Unknown && name == ADMIN_NAME && !wanted.contains(&self.address);
@@ -63,12 +63,12 @@ impl Inherited {
 
 struct Open {
     wanted: Address,
-    /// Where it really is: not port 0.
+    /// The bound address, with the actual port instead of 0.
     address: Address,
     socket: AdminSocket,
-    /// Until the app serves it.
+    /// The socket, until the app serves it.
     waiting: Option<AdminSocket>,
-    /// Dropped, the server ends.
+    /// Dropping this stops the server.
     stop: Option<oneshot::Sender<()>>,
     file: Option<SocketFile>,
     lent: bool,
@@ -77,24 +77,24 @@ struct Open {
 struct Bound {
     address: Address,
     socket: AdminSocket,
-    /// A second handle, for the server.
+    /// A second handle to the socket, for the server.
     served: AdminSocket,
     file: Option<SocketFile>,
     lent: bool,
 }
 
 impl Sockets {
-    /// Their addresses; with port 0, the port that the kernel chose.
+    /// The bound addresses; with port 0, the port that the kernel chose.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = &Address> {
         self.open.iter().map(|open| &open.address)
     }
 
     /// Binds every address that is not bound yet.
     ///
-    /// What it has use for among `inherited`, it takes.
+    /// Takes the sockets it needs from `inherited`.
     ///
     /// # Errors
-    /// One of them cannot be bound; then none of them is.
+    /// One of them cannot be bound; then none is.
     pub(crate) fn prepare(&self, wanted: &[Address], inherited: &mut Vec<Inherited>) -> Result<Plan, CannotBind> {
         let mut free = vec![true; self.open.len()];
         let mut keep = |wanted: &Address| {
@@ -138,7 +138,7 @@ impl Sockets {
         self.start();
     }
 
-    /// Answers with `app` from now on.
+    /// Serves `app` on all sockets from now on.
     pub(crate) fn serve(&mut self, app: Arc<App>) {
         self.app = Some(app);
         self.start();
@@ -148,7 +148,7 @@ impl Sockets {
         self.open.clear();
     }
 
-    /// Every socket, to be handed over.
+    /// All sockets, for the hand-over.
     pub(crate) fn hand_over(&self) -> Vec<(Label, BorrowedFd<'_>)> {
         let label = |open: &Open| Label {
             kind: Kind::Admin,
@@ -159,7 +159,7 @@ impl Sockets {
         self.open.iter().map(|open| (label(open), open.socket.as_fd())).collect()
     }
 
-    /// Closes all after [`Self::hand_over`]. Those that are not `unwanted` have another process behind them now.
+    /// Closes all sockets after [`Self::hand_over`]. Those not in `unwanted` are now served by another process.
     pub(crate) fn leave(&mut self, unwanted: impl Fn(usize) -> bool) {
         for (number, open) in self.open.drain(..).enumerate() {
             if let Some(file) = open.file.filter(|_| !unwanted(number)) {
@@ -190,7 +190,7 @@ impl Bound {
         let mut file = None;
         if let Address::Unix(path) = wanted {
             file = Some(SocketFile::of(path)?);
-            // Nobody can connect before it listens, so nobody comes in under the mode that the umask gave it.
+            // Nobody can connect before it listens, so the mode left by the umask is never in effect.
             fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         }
         socket.listen()?;
@@ -200,7 +200,7 @@ impl Bound {
     fn adopt(Inherited { label, address, socket, .. }: Inherited) -> io::Result<Self> {
         socket.set_nonblocking()?;
         let file = match &address {
-            // Gone already, or never to be reached again: then there is nothing to remove.
+            // If the file is already gone or can never be reached again, there is nothing to remove.
             Address::Unix(path) if !label.lent => SocketFile::of(path).ok(),
             _ => None,
         };
@@ -208,10 +208,10 @@ impl Bound {
     }
 }
 
-/// Removes the socket file of a process that ended without doing so.
+/// Removes the socket file left behind by a process that crashed.
 ///
 /// # Errors
-/// Somebody listens on it, or it is no socket.
+/// Another process listens on it, or it is not a socket.
 fn remove_stale(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -225,7 +225,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A socket in the file system; dropped, its file goes, unless another has come in its place.
+/// A socket file. Dropping this removes the file, unless another one has replaced it.
 struct SocketFile {
     path: PathBuf,
     /// Device and inode.
@@ -237,7 +237,7 @@ impl SocketFile {
         Ok(Self { path: path.to_owned(), identity: identity(path)? })
     }
 
-    /// Leaves the file to somebody else.
+    /// Keeps the file, since another process now owns it.
     fn leave(mut self) {
         self.identity = NOBODYS;
     }
@@ -256,7 +256,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// What the service manager's name for an admin socket must be, where its address does not tell.
+/// The name that an admin socket must have in the service manager if its address does not identify it.
 const ADMIN_NAME: &str = "admin";
-/// No file has it: there is no inode 0.
+/// Matches no file: inode 0 does not exist.
 const NOBODYS: (u64, u64) = (0, 0);

@@ -12,7 +12,7 @@ use crate::cli::healthcheck::{HealthcheckError, healthcheck};
 use crate::socket::AdminSocket;
 use crate::telemetry::{ReloadResult, Trigger};
 
-/// What would run behind the admin address.
+/// Stands in for the process behind the admin address.
 struct Process {
     access: Access,
 }
@@ -227,7 +227,7 @@ async fn what_changes_state_is_for_those_who_may() {
     assert!(answer.head.contains("\r\nwww-authenticate: bearer"), "{}", answer.head);
     assert!(answer.json()["error"].as_str().unwrap().contains("Bearer TOKEN"), "{}", answer.body);
     assert_eq!(admin.ask(&post("127.0.0.1", "authorization: Bearer abd\r\n")).await.status, 401);
-    // With the token, the name that leads here does not count.
+    // With the token, a name that resolves to this host does not matter.
     assert_eq!(admin.ask(&post("lb.example", "authorization: Bearer abc\r\n")).await.status, 422);
 }
 
@@ -311,7 +311,7 @@ async fn junk_and_a_huge_header_are_refused() {
     let admin = Admin::start().await;
     assert_eq!(admin.ask("\x16\x03\x01 junk\r\n\r\n").await.status, 400);
 
-    // Far more than is read: the server answers and closes, and the rest meets a closed socket.
+    // Far more than the server reads: it answers and closes, and the rest is sent to a closed socket.
     let mut stream = admin.connect().await;
     let header = format!("GET / HTTP/1.1\r\nx: {}", "x".repeat(10 << 20));
     let sent = timeout(LONG, stream.write_all(header.as_bytes())).await.expect("it is not kept waiting");
@@ -327,7 +327,7 @@ async fn more_clients_than_allowed_are_closed_at_once() {
     let mut held = Vec::new();
     for _ in 0..64 {
         let mut stream = admin.connect().await;
-        // An answer shows that it is being served; then it stays.
+        // A response shows that the client is being served; then it stays connected.
         stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
         assert!(stream.read(&mut [0; 512]).await.unwrap() > 0);
         held.push(stream);
@@ -349,7 +349,7 @@ async fn more_clients_than_allowed_are_closed_at_once() {
     }
 }
 
-/// With its own clock: the pause of a test takes no time, once everybody waits.
+/// With its own clock: a test's sleep takes no real time once all tasks are idle.
 #[tokio::test(start_paused = true)]
 async fn who_says_nothing_or_only_half_is_closed() {
     let admin = Admin::start().await;
@@ -364,7 +364,7 @@ async fn who_says_nothing_or_only_half_is_closed() {
     }
 }
 
-/// A header that drips in, and requests without end.
+/// A header that arrives slowly, and endless requests.
 #[tokio::test(start_paused = true)]
 async fn who_keeps_talking_is_closed_too() {
     let admin = Admin::start().await;

@@ -98,8 +98,8 @@ fn a_question_that_makes_no_sense_is_refused() {
     assert_eq!(ask(&[String::new()], None), Err(BadQuestion::Protocol { bytes: 0 }));
 }
 
-/// One entry of a routing file: a pattern, and one value at most for each kind of condition. Those with the same pattern
-/// and kinds of conditions never hold at the same time, as the configuration demands.
+/// One entry of a routing file: a pattern, and at most one value for each kind of condition. Entries with the same
+/// pattern and kinds of conditions never match at the same time, as the configuration requires.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Line {
     pattern: String,
@@ -122,7 +122,7 @@ impl Line {
         })
     }
 
-    /// Whether the pattern takes `name`, said by taking both apart; the higher, the more specific.
+    /// Whether the pattern matches `name`, determined by splitting both; higher means more specific.
     fn takes(&self, name: &str) -> Option<(usize, usize, usize)> {
         let labels = |text: &str| text.split('.').map(str::to_owned).collect::<Vec<_>>();
         let (stars, base) = match self.pattern.trim_start_matches('*') {
@@ -149,14 +149,14 @@ impl Line {
             && self.listener.is_none_or(|listener| question.listener.as_deref() == Some(listener))
     }
 
-    /// More kinds of conditions come first; of as many, `source` before `alpn` before `listeners`.
+    /// More kinds of conditions come first; with equally many, `source` before `alpn` before `listeners`.
     fn conditions(&self) -> (usize, bool, bool) {
         let count = [self.alpn, self.source, self.listener].iter().flatten().count();
         (count, self.source.is_some(), self.alpn.is_some())
     }
 }
 
-/// The rule of docs/configuration.md, without any table: the best of all that take the name and hold.
+/// The rule of docs/configuration.md, without any table: the best of all entries whose pattern and conditions match.
 fn naive<'l>(lines: &'l [Line], question: &Question) -> Option<(usize, &'l Line)> {
     let candidates = lines.iter().enumerate().filter(|(_, line)| line.holds(question));
     let ranked = candidates.filter_map(|(number, line)| Some((line.takes(&question.name)?, number, line)));
@@ -210,7 +210,7 @@ proptest! {
         prop_assert_eq!(told.refusal.is_some(), expected.is_none());
         prop_assert_eq!(told.taken.as_ref().map(|taken| &taken.pattern), expected.map(|(_, line)| &line.pattern));
 
-        // What was passed over takes the name, does not hold, and is all that is more specific.
+        // Skipped entries match the name but not the conditions, and include every more specific entry.
         let best = expected.map(|(number, line)| (line.takes(&name), line.conditions(), usize::MAX - number));
         let more_specific = lines.iter().enumerate().filter(|(number, line)| {
             let rank = line.takes(&name);

@@ -3,7 +3,8 @@
 //! In:  paths.
 //! Out: a [`Fingerprint`]; comparing two shows whether anything changed.
 //!
-//! Only the content counts: a modification time can stay the same over a change, or change without one.
+//! Only the content counts: a modification time can stay the same when the content changes, and change when it does
+//! not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -13,7 +14,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The content of some files at one moment. Taking it blocks: do so on a thread that may wait for a disk.
+/// The content of some files at one moment. Taking it blocks, so do it on a thread that may wait for a disk.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Fingerprint(BTreeMap<PathBuf, Option<FileState>>);
 
@@ -45,32 +46,32 @@ impl Fingerprint {
         Self(paths.into_iter().map(fingerprint).collect())
     }
 
-    /// The part that is about `paths`.
+    /// The part for `paths`.
     pub(super) fn only(mut self, paths: &BTreeSet<PathBuf>) -> Self {
         self.0.retain(|path, _| paths.contains(path));
         self
     }
 
-    /// Whether the same files hold the same.
+    /// Whether both have the same files with the same content.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         let content = |seen: &Option<FileState>| seen.map(|seen| seen.content);
         self.0.len() == other.0.len()
             && self.0.iter().zip(&other.0).all(|((a, x), (b, y))| a == b && content(x) == content(y))
     }
 
-    /// Whether a file system would say that nothing happened in between.
+    /// Whether, according to file metadata, nothing happened in between.
     pub(super) fn is_untouched(&self, other: &Self) -> bool {
         let stamp = |seen: &Option<FileState>| seen.map(|seen| seen.stamp);
         self.0.len() == other.0.len()
             && self.0.iter().zip(&other.0).all(|((a, x), (b, y))| a == b && stamp(x) == stamp(y))
     }
 
-    /// Whether a file is missing or empty, as they are between two steps of being replaced.
+    /// Whether a file is missing or empty, as happens while it is being replaced.
     pub(super) fn has_gap(&self) -> bool {
         self.0.values().any(|seen| seen.is_none_or(|seen| seen.stamp.size == 0))
     }
 
-    /// For how long nothing has changed, as far as the file system knows and its clock is ours.
+    /// How long nothing has changed, according to the file system and assuming its clock agrees with ours.
     pub(super) fn quiet_for(&self) -> Duration {
         let latest = self.0.values().flatten().map(|seen| seen.stamp.changed).max().unwrap_or_default();
         SystemTime::now().duration_since(time(latest)).unwrap_or_default()
@@ -87,7 +88,7 @@ impl FileState {
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         };
-        // A stamp that is younger than its own resolution could stand for two contents.
+        // A stamp younger than the clock's resolution could belong to two different contents.
         let is_settled = now.duration_since(time(stamp.changed)).is_ok_and(|age| age > COARSEST_CLOCK);
         if let Some(before) = before
             && before.stamp == stamp
@@ -97,7 +98,7 @@ impl FileState {
             return Some(before);
         }
         if !metadata.is_file() || stamp.size > LARGEST_BYTES {
-            // It will be rejected, whatever it contains.
+            // It will be rejected, whatever its content.
             return Some(Self { stamp, content: stamp.size });
         }
         Some(Self { stamp, content: content(path)? })
@@ -125,7 +126,7 @@ fn time((seconds, nanoseconds): (i64, i64)) -> SystemTime {
 const LARGE_BYTES: u64 = 1 << 20;
 /// A larger file cannot be a configuration.
 const LARGEST_BYTES: u64 = 64 << 20;
-/// Some file systems count in two seconds.
+/// Some file systems have a resolution of two seconds.
 const COARSEST_CLOCK: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
@@ -144,13 +145,13 @@ mod tests {
         assert!(!one.has_gap() && !one.is_same(&missing));
         let time = fs::metadata(&file).unwrap().modified().unwrap();
 
-        // The same size, inode and time of modification.
+        // Same size, inode and modification time.
         fs::write(&file, "two").unwrap();
         File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
         let two = fingerprint(&one);
         assert!(!two.is_same(&one) && !two.is_untouched(&one));
 
-        // Another inode and time, the same content.
+        // Different inode and time, same content.
         fs::write(directory.path().join("b"), "two").unwrap();
         fs::rename(directory.path().join("b"), &file).unwrap();
         let again = fingerprint(&two);

@@ -1,6 +1,6 @@
 //! Runs the heavy work of a reload at low priority, so that connections keep the CPU.
 //!
-//! In:  work that computes.
+//! In:  CPU-bound work.
 //! Out: its result, from a thread that yields to the workers when there are fewer cores than threads.
 
 use std::thread;
@@ -8,7 +8,7 @@ use std::thread;
 use rustix::process::setpriority_process;
 use tokio::sync::oneshot;
 
-/// Starts `work` at once; the future waits for its result. `None`: it panicked, or no thread could be started.
+/// Starts `work` at once; the future waits for its result. `None`: it panicked, or the thread could not be started.
 pub(super) fn low_priority<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> impl Future<Output = Option<T>> {
@@ -24,5 +24,5 @@ pub(super) fn low_priority<T: Send + 'static>(
     async { answered.await.ok() }
 }
 
-/// A tenth of what a worker gets where both want the same core.
+/// About a tenth of a worker's share when both compete for a core.
 const NICE: i32 = 10;

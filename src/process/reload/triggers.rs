@@ -1,8 +1,8 @@
-//! Learns from the kernel that files changed, and whether one is still being written.
+//! Detects through the kernel that files changed, and whether one is still being written.
 //!
 //! In:  [`WatchPaths`].
 //! Out: a wake-up, when the last change was, whether a writer still has a file open.
-//! Source: inotify(7), by way of notify.
+//! Source: inotify(7), through the notify crate.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use super::watch_paths::WatchPaths;
 pub(super) struct Triggers {
     events: Arc<Events>,
     paths: WatchPaths,
-    /// `None`: there is no watch; changes are found by the poll alone.
+    /// `None`: there is no watch; only polling finds changes.
     watcher: Option<RecommendedWatcher>,
     has_warned: bool,
 }
@@ -36,7 +36,7 @@ struct SoFar {
     /// There was an event since the last [`Triggers::changed`].
     is_news: bool,
     last: Option<Instant>,
-    /// Written to, and not closed since.
+    /// Files that were written to and not closed since.
     open: HashSet<PathBuf>,
 }
 
@@ -118,7 +118,7 @@ impl Events {
     fn note(&self, event: notify::Result<Event>, paths: &WatchPaths) {
         let mut so_far = self.so_far.lock().unwrap_or_else(PoisonError::into_inner);
         let is_news = match event {
-            // Events were lost, and any of them may be a change.
+            // Events were lost; any of them may have been a change.
             Err(_) => true,
             Ok(event) if event.need_rescan() => true,
             Ok(event) => {

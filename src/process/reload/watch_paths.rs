@@ -1,21 +1,21 @@
-//! Finds where changes of a file show: in its own directory, and in that of every link on the way to it.
+//! Finds where changes of a file are visible: in its own directory, and in that of every symlink on the way to it.
 //!
-//! In:  paths; directories in which further files may come.
-//! Out: [`WatchPaths`]: what to watch, and which names there count.
+//! In:  paths; directories in which new files may appear.
+//! Out: [`WatchPaths`]: what to watch, and which names in it are relevant.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-/// What to watch, and what of it counts. Paths are absolute, and free of links but for their last part.
+/// What to watch, and which names are relevant. Paths are absolute, and free of symlinks except for the last component.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct WatchPaths {
-    /// Files, and links that lead to them.
+    /// Files, and symlinks that lead to them.
     names: BTreeSet<PathBuf>,
-    /// Directories in which every name counts that is not hidden.
+    /// Directories in which every name that is not hidden is relevant.
     open: BTreeSet<PathBuf>,
-    /// The files themselves with their inodes: changes of a bind-mounted file show nowhere else.
+    /// The files themselves with their inodes: changes of a bind-mounted file are visible nowhere else.
     files: BTreeSet<(PathBuf, u64)>,
 }
 
@@ -41,7 +41,7 @@ impl WatchPaths {
         paths
     }
 
-    /// Whether a change of `path` may be one of the configuration.
+    /// Whether a change of `path` may change the configuration.
     pub(super) fn counts(&self, path: &Path) -> bool {
         let in_open = || {
             let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
@@ -50,7 +50,7 @@ impl WatchPaths {
         self.names.contains(path) || in_open()
     }
 
-    /// Directories and files to be watched.
+    /// Directories and files to watch.
     pub(super) fn to_watch(&self) -> BTreeSet<&Path> {
         let parents = self.names.iter().filter_map(|name| name.parent());
         // The number of inotify watches is limited.
@@ -58,7 +58,7 @@ impl WatchPaths {
         parents.chain(self.open.iter().map(|open| &**open)).chain(files).collect()
     }
 
-    /// Walks down to `path` as the kernel does, noting every link; where it ends, be there something or not.
+    /// Resolves `path` as the kernel does, recording every symlink; returns where it ends, whether or not that exists.
     fn follow(&mut self, path: &Path) -> PathBuf {
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
         let mut rest: Vec<OsString> = parts(&absolute);
@@ -85,7 +85,7 @@ impl WatchPaths {
     }
 }
 
-/// The names in `path`, the last one first.
+/// The components of `path`, last one first.
 fn parts(path: &Path) -> Vec<OsString> {
     let part = |component: Component<'_>| match component {
         Component::Normal(_) | Component::ParentDir => Some(component.as_os_str().to_owned()),
@@ -95,7 +95,7 @@ fn parts(path: &Path) -> Vec<OsString> {
 }
 
 const MOST_FILES: usize = 100;
-/// As the kernel's own bound.
+/// The kernel's own limit.
 const MOST_LINKS: usize = 40;
 
 #[cfg(test)]
@@ -136,7 +136,7 @@ mod tests {
         fs::create_dir(&routes).unwrap();
         let paths = WatchPaths::of([&*file].into_iter(), [&*routes].into_iter());
         assert!(paths.counts(&routes.join("a.yaml")) && !paths.counts(&routes.join(".a.yaml.swp")));
-        // A link that leads to itself.
+        // A symlink that points to itself.
         symlink("loop", root.join("loop")).unwrap();
         assert!(WatchPaths::of([&*root.join("loop")].into_iter(), std::iter::empty()).counts(&root.join("loop")));
     }

@@ -1,7 +1,7 @@
-//! Does what the admin address is asked for.
+//! Implements the admin API.
 //!
 //! In:  calls of [`Control`].
-//! Out: answers from what is in force now, as JSON; reloads.
+//! Out: JSON answers from the state in force; reloads.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::process::reload::{Asker, Outcome};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Reason, ReloadResult, Trigger};
 
-/// What the admin address reaches.
+/// The parts of the process that the admin API uses.
 pub(super) struct Controls {
     pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
     pub(super) discovery: Discovery,
@@ -70,7 +70,7 @@ impl Control for Controls {
 
     fn config(&self) -> Soon<'_, Option<String>> {
         let snapshot = self.snapshot.load_full();
-        // A million routes take their time; one at a time, so that many who ask do not take their room.
+        // Writing a million routes takes time and memory, so only one request runs at once.
         Box::pin(async move {
             let _turn = self.writing.lock().await;
             tokio::task::spawn_blocking(move || snapshot.effective().to_text()).await.ok()
@@ -81,7 +81,7 @@ impl Control for Controls {
         Box::pin(async move {
             let after = query.after.unwrap_or_default();
             let Listed { rows, matching } = self.rosters.list(&filter(query), after, limit).await;
-            // A page that is full has another one behind it, or an empty one.
+            // A full page is followed by another, possibly empty.
             let next = rows.last().filter(|_| rows.len() == limit).map(|row| hex(row.id));
             json!({ "connections": rows.iter().map(row).collect::<Vec<_>>(), "matching": matching, "next": next })
         })

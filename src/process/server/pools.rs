@@ -1,7 +1,7 @@
-//! Tells of the pools in force, and changes what an operator wants of their backends.
+//! Reports the pools in force, and changes the administrative state of their backends.
 //!
-//! In:  the snapshot; calls of the admin address.
-//! Out: JSON; a backend's standing.
+//! In:  the snapshot; calls of the admin API.
+//! Out: JSON; a changed backend state.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +13,7 @@ use crate::pool::{LastCheck, Member, Operator, Shown};
 use crate::snapshot::Snapshot;
 use crate::telemetry::Timestamp;
 
-/// Every pool with its backends, as the status shows them.
+/// Every pool with its backends, for the status.
 pub(super) fn told(snapshot: &Snapshot) -> Value {
     let now = Instant::now();
     let pool = |pool: &std::sync::Arc<crate::pool::Pool>| {
@@ -48,11 +48,11 @@ fn certificate(Shown { names, not_after }: &Shown) -> Value {
     json!({ "names": names, "expires": Timestamp(SystemTime::UNIX_EPOCH + since_1970).to_string() })
 }
 
-/// Changes what is wanted of the backends called `name`: one by its name or address, or all addresses of an entry that is
-/// looked up. Returns how they stand now.
+/// Sets the state of the backends called `name`: one by its name or address, or all addresses of an entry with a DNS
+/// name. Returns their new state.
 ///
 /// # Errors
-/// There is no such pool or backend.
+/// The pool or backend does not exist.
 pub(super) fn set_state(snapshot: &Snapshot, pool: &str, name: &str, wanted: WantedState) -> Result<Value, String> {
     let Some(pool) = snapshot.pools.iter().find(|known| &*known.name == pool) else {
         return Err(format!("there is no pool `{pool}`"));

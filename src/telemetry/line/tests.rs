@@ -37,7 +37,7 @@ fn bare() -> ConnectionLine<'static> {
     }
 }
 
-/// The line that the docs show.
+/// The line that the docs use as an example.
 fn full(address: &dyn fmt::Display) -> ConnectionLine<'_> {
     ConnectionLine {
         sni: Some("shop.example.com"),

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::super::{Alpn, State};
 use super::*;
 
-/// Sends on whatever is written.
+/// Forwards everything that is written.
 struct Channel(Sender<Vec<u8>>);
 
 impl Write for Channel {
@@ -20,7 +20,7 @@ impl Write for Channel {
     }
 }
 
-/// Blocks in its first write until told to go on, like a pipe that nobody reads.
+/// Blocks in its first write until released, like a pipe that nobody reads.
 struct Stalled {
     entered: Sender<()>,
     go_on: Receiver<()>,

@@ -8,7 +8,7 @@ use super::super::labels::*;
 use super::super::{Reason, State};
 use super::*;
 
-/// The value of one rendered series, or `None` if it is not there.
+/// The value of one rendered series, or `None` if it is absent.
 fn value(metrics: &Metrics, series: &str) -> Option<f64> {
     let text = metrics.render();
     let line = text.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')))?;
@@ -20,7 +20,7 @@ fn sum(text: &str, name: &str) -> f64 {
     lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
 }
 
-/// One of everything, each used at least once.
+/// Metrics with one of every kind of object, each used at least once.
 fn lived_in() -> Arc<Metrics> {
     let metrics = Metrics::new();
     let listener = metrics.listener("https");
@@ -166,7 +166,7 @@ fn what_a_reload_removes_is_rendered_no_more_but_stays_in_the_sum() {
     }
 
     metrics.retain(&HashSet::from(["kept"]), &HashSet::from(["p"]), &HashSet::from([("p", "b")]));
-    // A connection of the route that is gone ends later than the reload.
+    // A connection of the removed route ends after the reload.
     drop(listener.accepted());
     gone.closed(0, Reason::RouteRemoved, Duration::ZERO);
 
@@ -208,7 +208,7 @@ fn with_many_routes_a_series_appears_when_it_is_first_used() {
 
 #[test]
 fn an_unused_lazy_route_is_small() {
-    // A million of them may be made on one snapshot.
+    // One snapshot can have a million of them.
     assert!(size_of::<super::super::RouteMetrics>() <= 400, "{}", size_of::<super::super::RouteMetrics>());
 }
 
@@ -300,7 +300,7 @@ fn counting_goes_on_beside_rendering_and_upkeep() {
     assert_eq!(sum(&text, "snigate_connections_active"), 0.0);
     assert_eq!(sum(&text, "snigate_connections_closed_total"), 10_000.0);
     assert_eq!(sum(&text, "snigate_bytes_total"), 30_000.0);
-    // The recorder's buckets can lose a sample that comes in the instant in which they are emptied.
+    // The recorder's buckets can lose a sample that arrives just as they are emptied.
     let samples = sum(&text, "snigate_connection_duration_seconds_count");
     assert!((9_900.0..=10_000.0).contains(&samples), "{samples} samples of 10000");
 }

@@ -14,7 +14,7 @@ fn snapshot(routes: &str) -> Side {
     Side::new(config.config)
 }
 
-/// Every change of names as one line: sign, pattern, when, from, to.
+/// Formats every change of names as one line: sign, pattern, when, from, to.
 fn told(old: &str, new: &str) -> Vec<String> {
     let (old, new) = (snapshot(old), snapshot(new));
     let report = compare(&old, &new);
@@ -134,7 +134,7 @@ fn fallbacks_and_pools_are_compared_too() {
     assert_eq!(report.other_settings, ["timeouts"]);
 }
 
-/// Routes of random patterns and conditions, in any order that the file may have.
+/// Routes with random patterns and conditions, in any valid order.
 fn routes() -> impl Strategy<Value = String> {
     let pattern = "(\\*\\*?\\.)?[ab](\\.[ab]){0,2}|\\*";
     let condition = |values: &'static [&'static str]| prop_oneof![3 => Just(None), 1 => proptest::sample::select(values).prop_map(Some)];
@@ -154,7 +154,7 @@ fn routes() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    /// Whoever goes elsewhere is told, and whoever is told goes elsewhere.
+    /// A client is reported if and only if it is routed differently.
     #[test]
     fn a_client_goes_elsewhere_just_if_a_change_says_so(
         old in routes(), new in routes(), fallback in proptest::sample::select(vec!["", "unmatched: { pool: a }"]),
@@ -168,7 +168,7 @@ proptest! {
         let (from, to) = (target(old.snapshot.choose(asked)), target(new.snapshot.choose(asked)));
 
         let report = compare(&old, &new);
-        // The pattern of either file that is the most specific for this name: what the name is told under.
+        // The most specific pattern of either file for this name, under which the name is reported.
         let patterns = old.config.routes.iter().chain(&new.config.routes).flat_map(|route| &route.patterns);
         let most_specific = patterns.filter_map(|(pattern, _)| Some((rank(pattern, &name)?, pattern.to_string()))).max();
         let says = |effect: &&Effect<'_>| {
@@ -193,7 +193,7 @@ proptest! {
     }
 }
 
-/// How specific `pattern` is for `name`, if it takes it.
+/// How specific `pattern` is for `name`, if it matches.
 fn rank(pattern: &Pattern, name: &str) -> Option<(usize, usize, usize)> {
     let more = |base: &ServerName| {
         let before = name.strip_suffix(base.as_str())?.strip_suffix('.')?;

@@ -54,7 +54,7 @@ fn coverage(place: &Place<'_>, asked: &Asked, leaf: &Certificate) -> Option<Find
     Some(place.finding(asked.gravity(), Kind::NameNotCovered, asked, seen, mend))
 }
 
-/// The names of a certificate, the first few of many.
+/// The names of a certificate; only the first few if there are many.
 pub(super) fn covered(leaf: &Certificate) -> String {
     let names = leaf.names.iter().map(|name| name.escape_debug().to_string());
     let all: Vec<_> = names.chain(leaf.addresses.iter().map(ToString::to_string)).collect();
@@ -75,7 +75,7 @@ enum Of {
 fn dates(bench: &Bench<'_>, place: &Place<'_>, asked: &Asked, certificate: &Certificate, of: Of) -> Option<Finding> {
     let (what, grave) = match of {
         Of::Leaf => ("the certificate".to_owned(), Severity::Error),
-        // A client may know another way to a root.
+        // A client may know another path to a root.
         Of::Issuer => (format!("the issuer's certificate {}", certificate.subject.escape_debug()), Severity::Warning),
     };
     let (from, to) = (Date(certificate.not_before), Date(certificate.not_after));
@@ -127,7 +127,7 @@ fn chain(
         Verdict::NotAsked | Verdict::Verified => return None,
     };
     match error {
-        // Its own finding tells more.
+        // Reported by a more specific finding.
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => None,
         CertificateError::Expired | CertificateError::ExpiredContext { .. } if leaf.not_after < bench.now => None,
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => None,
@@ -147,7 +147,7 @@ fn chain(
             format!("the chain leads to {}, which is not a trusted root here", last_issuer(handshake)),
             PRIVATE,
         ),
-        // rustls has no word of its own for this error of webpki.
+        // rustls has no variant for this webpki error.
         CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => match leaf.self_signed {
             true => found(Kind::SelfSigned, SELF_SIGNED_AUTHORITY_SEEN.to_owned(), SELF_SIGNED_AUTHORITY),
             false => {
@@ -166,7 +166,7 @@ fn chain(
     }
 }
 
-/// Whoever signed the last certificate that was sent.
+/// The issuer of the last certificate that was sent.
 fn last_issuer(handshake: &Handshake) -> String {
     let last = handshake.chain.last().and_then(|der| Certificate::read(der).ok());
     last.map_or_else(|| "nobody".to_owned(), |last| last.issuer.escape_debug().to_string())

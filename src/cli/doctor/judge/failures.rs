@@ -1,4 +1,4 @@
-//! Words for a backend that gave no handshake.
+//! Describes why a handshake with a backend failed.
 
 use std::io;
 
@@ -10,7 +10,7 @@ use crate::cli::doctor::examine::Failure;
 use crate::cli::doctor::finding::{Finding, Kind, Severity};
 use crate::cli::doctor::plan::Asked;
 
-/// A finding about `asked`, or about the backend where the name makes no difference.
+/// A finding about `asked`, or about the backend if the failure does not depend on the name.
 pub(super) fn finding(place: &Place<'_>, asked: &Asked, failure: &Failure) -> Finding {
     match failure {
         Failure::Connect(error) => {
@@ -90,7 +90,7 @@ fn alert(place: &Place<'_>, asked: &Asked, alert: Alert, seen: String) -> Findin
     place.finding(asked.gravity(), Kind::HandshakeRefused, asked, seen, mend.to_owned())
 }
 
-/// What happened, as an end of a sentence about the backend.
+/// What happened, as the end of a sentence about the backend.
 pub(crate) fn describe(failure: &Failure) -> String {
     match failure {
         Failure::Connect(error) => match error.kind() {

@@ -1,4 +1,4 @@
-//! Judges the backends of a pool against each other, and pools against each other.
+//! Compares the backends of a pool with each other, and pools with each other.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -37,7 +37,7 @@ pub(super) fn judge(bench: &Bench<'_>, round: &Round, exams: &[&Exam], findings:
     coalescing(bench, round, exams, findings);
 }
 
-/// What the backend picks of h2 and http/1.1.
+/// What the backend selects from h2 and http/1.1.
 fn alpn(handshake: &Handshake) -> String {
     match &handshake.alpn {
         Some(protocol) => protocol.escape_ascii().to_string(),
@@ -53,7 +53,7 @@ fn versions(exam: &Exam) -> Option<String> {
     }
 }
 
-/// Who says what, if not all say the same.
+/// The different answers and who gives them; `None` if all are the same.
 fn difference(exams: &[&Exam], tell: impl Fn(&Exam) -> Option<String>) -> Option<String> {
     let mut told: Vec<(String, Vec<&str>)> = Vec::new();
     for exam in exams {
@@ -67,7 +67,7 @@ fn difference(exams: &[&Exam], tell: impl Fn(&Exam) -> Option<String>) -> Option
     (told.len() > 1).then(|| told.into_iter().map(say).collect::<Vec<_>>().join("; "))
 }
 
-/// The names for which backends show certificates that differ.
+/// The names for which the backends send different certificates.
 fn different_certificates(exams: &[&Exam]) -> impl Iterator<Item = (String, String)> {
     let mut shown: BTreeMap<String, HashMap<[u8; 32], usize>> = BTreeMap::new();
     for answer in exams.iter().flat_map(|exam| &exam.answers) {
@@ -79,7 +79,7 @@ fn different_certificates(exams: &[&Exam]) -> impl Iterator<Item = (String, Stri
     different.map(|(name, shown)| (name, format!("the pool's backends show {} different certificates", shown.len())))
 }
 
-/// Certificates by which a browser takes this pool's backends for those of another (RFC 9113 §9.1.1).
+/// Certificates that let a browser reuse a connection to this pool for names of another (RFC 9113 §9.1.1).
 fn coalescing(bench: &Bench<'_>, round: &Round, exams: &[&Exam], findings: &mut Vec<Finding>) {
     let mut judged: HashMap<[u8; 32], Vec<Strayed>> = HashMap::new();
     for exam in exams {
@@ -111,7 +111,7 @@ fn coalescing(bench: &Bench<'_>, round: &Round, exams: &[&Exam], findings: &mut 
     }
 }
 
-/// Names that a certificate covers and that lead elsewhere.
+/// Names that a certificate covers but that are routed elsewhere.
 struct Strayed {
     pool: usize,
     names: Vec<String>,
@@ -126,7 +126,7 @@ fn strayed(bench: &Bench<'_>, here: usize, leaf: &Certificate) -> Vec<Strayed> {
         }
         for pool in pools.into_iter().filter(|pool| !same_backends(bench, here, *pool)) {
             let names = strayed.entry(pool).or_default();
-            // A name in a certificate is whatever its maker wrote.
+            // A name in a certificate is untrusted text.
             let shown = shown.escape_debug().to_string();
             if !names.contains(&shown) {
                 names.push(shown);
@@ -149,13 +149,13 @@ fn strayed(bench: &Bench<'_>, here: usize, leaf: &Certificate) -> Vec<Strayed> {
     strayed.into_iter().map(|(pool, names)| Strayed { pool, names }).collect()
 }
 
-/// Two pools of the same backends serve the same sites.
+/// Two pools with the same backends serve the same sites.
 fn same_backends(bench: &Bench<'_>, one: usize, other: usize) -> bool {
     let addresses = |pool: usize| bench.config.pools[pool].backends.iter().map(|backend| &backend.address);
     addresses(one).all(|address| addresses(other).any(|there| there == address))
 }
 
-/// A few of many.
+/// The first few of many.
 fn some_of(all: &[&str]) -> String {
     if all.len() <= MOST_TOLD {
         return all.join(", ");

@@ -1,4 +1,4 @@
-//! Judges what a backend speaks: versions, protocols, and hellos that are large or cut.
+//! Judges what a backend supports: versions, protocols, and hellos that are large or split.
 
 use super::failures::describe;
 use super::{Place, leaf};
@@ -53,7 +53,7 @@ pub(super) fn judge_more(place: &Place<'_>, exam: &Exam, more: &More, findings: 
              before 1.23.4: `ssl_protocols TLSv1.2 TLSv1.3`)."
                 .to_owned(),
         )),
-        // A version that is missing is told, not hung up on.
+        // An unsupported version is rejected with an alert; a closed connection has another cause.
         ([Version::Tls13], Err(Failure::Handshake(HandshakeError::Alert(_) | HandshakeError::Tls(_)))) => findings.push(place.whole(
             Severity::Info,
             Kind::NoTls12,
@@ -66,7 +66,7 @@ pub(super) fn judge_more(place: &Place<'_>, exam: &Exam, more: &More, findings: 
     cut_hellos(place, more, findings);
 }
 
-/// How a backend is told that asks who its clients are.
+/// The fix for a backend that requests client certificates.
 pub(super) const CLIENT_CERTIFICATE: &str =
     "Fine if its clients have one: snigate passes it through unseen. The doctor has none.";
 
@@ -103,7 +103,7 @@ fn cut_hellos(place: &Place<'_>, more: &More, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Whether the backend answers a wrong name as if it were the right one.
+/// Whether the backend answers an unknown name as if it were a known one.
 fn default_certificate(place: &Place<'_>, exam: &Exam, more: &More) -> Option<Finding> {
     let takes_any = exam.subject.asked.iter().any(|asked| matches!(asked.why, Why::AnyName | Why::Unrouted));
     let known =
