@@ -1,4 +1,4 @@
-//! What does the roster of live connections cost the path?
+//! What does the registry of live connections cost the path?
 
 use std::net::SocketAddr;
 use std::path::Path;
