@@ -19,8 +19,8 @@ mod cli;
 mod process;
 mod backends;
 
-// The path of a connection, in the order it is walked; `connect` stands above `pool` because it asks it for each
-// backend that it tries.
+// The path of a connection, with what it asks on the way. The order is that of imports: `route` takes types of
+// `client_hello`, and `connect` asks `pool` for each backend that it tries.
 mod listener;
 mod connection;
 mod operate;
