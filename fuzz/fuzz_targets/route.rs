@@ -175,7 +175,7 @@ fn asked(u: &mut Unstructured<'_>) -> arbitrary::Result<Asked> {
 
 /// Few labels, so that names meet patterns; some alike at one end, some long.
 fn name(u: &mut Unstructured<'_>) -> arbitrary::Result<String> {
-    const LABELS: [&str; 6] = ["a", "b", "ab", "a-", "_", "xn--aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"];
+    const LABELS: [&str; 6] = ["a", "b", "ab", "a-b", "_", "xn--aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"];
     let mut name = u.choose(&LABELS)?.to_string();
     for _ in 0..u.int_in_range(0..=4)? {
         let longer = format!("{name}.{}", u.choose(&LABELS)?);
