@@ -130,15 +130,23 @@ impl FromStr for Pattern {
 
     /// Reads a pattern from the configuration; Unicode becomes A-labels (RFC 5891).
     fn from_str(text: &str) -> Result<Self, PatternError> {
+        let read = Self::read(text);
+        // Habits of other programs are looked for only where they can be: a file may hold a million good names.
+        if matches!(read, Err(PatternError::Address)) || (read.is_ok() && !Habit::is_boolean(text)) {
+            return read;
+        }
+        Habit::of(text).map_or(read, |habit| Err(PatternError::Habit(habit)))
+    }
+}
+
+impl Pattern {
+    fn read(text: &str) -> Result<Self, PatternError> {
         if text == "*" {
             return Ok(Self::Any);
         }
         let unrooted = text.strip_suffix('.').unwrap_or(text);
         if is_ip_literal(unrooted.as_bytes()) {
             return Err(PatternError::Address);
-        }
-        if let Some(habit) = Habit::of(text) {
-            return Err(PatternError::Habit(habit));
         }
         let (wrap, base): (fn(ServerName) -> Self, &str) = if let Some(base) = text.strip_prefix("**.") {
             (Self::ManyLabels, base)

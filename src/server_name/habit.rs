@@ -32,6 +32,8 @@ impl Habit {
     pub(super) fn of(text: &str) -> Option<Self> {
         let kind = kind(text)?;
         let write = match kind {
+            // The names to write are guessed for what a person may have typed, not for a file that expands like a bomb.
+            _ if text.len() > MOST_GUESSED_BYTES => Vec::new(),
             Kind::TraefikRule => plain(text.split('`').skip(1).step_by(2)),
             Kind::Quotes => plain([text.trim_matches(QUOTES)]),
             Kind::Semicolon => {
@@ -42,6 +44,11 @@ impl Habit {
             Kind::Variable | Kind::Placeholder | Kind::Boolean => Vec::new(),
         };
         Some(Self { kind, write })
+    }
+
+    /// Whether YAML 1.1 tools read `text` as a boolean, although it could be a name.
+    pub(super) fn is_boolean(text: &str) -> bool {
+        matches!(text, "true" | "false")
     }
 }
 
@@ -60,7 +67,7 @@ fn kind(text: &str) -> Option<Kind> {
         _ if text.contains('<') && text.contains('>') => Some(Kind::Placeholder),
         _ if text.contains(regex) => Some(Kind::Regex),
         _ if text.contains(',') || text.trim().contains(char::is_whitespace) => Some(Kind::List),
-        "true" | "false" => Some(Kind::Boolean),
+        _ if Habit::is_boolean(text) => Some(Kind::Boolean),
         _ => None,
     }
 }
@@ -116,4 +123,5 @@ impl fmt::Display for Habit {
     }
 }
 
+const MOST_GUESSED_BYTES: usize = 1024;
 const QUOTES: [char; 3] = ['"', '\'', '`'];
