@@ -109,7 +109,7 @@ impl fmt::Display for Habit {
             Kind::Variable => ("a variable is not expanded in a name; write the name itself", "shop.example.com"),
             Kind::Placeholder => ("this is a placeholder; write your own name in its place", "shop.example.com"),
             Kind::Regex => (
-                "regular expressions are not supported; write names, or a `*` in place of the first label",
+                "regular expressions are not supported, only whole names and `*` for the first label; write",
                 "*.example.com",
             ),
             Kind::Boolean => return f.write_str("this is a YAML boolean, not a server name; write `*` for any name"),
