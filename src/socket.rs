@@ -41,7 +41,17 @@ pub struct TcpSettings {
     pub backlog: u32,
 }
 
-/// Binds one of possibly several sockets that will [`listen`] on an address; the kernel spreads connections over them.
+/// Whether a socket may share its address with sockets that already listen there (SO_REUSEPORT).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// Not until [`listen_on_all`]. On systems other than Linux, where several sockets could not be bound then, the same
+    /// as `Shared`.
+    Alone,
+    Shared,
+}
+
+/// Binds one of possibly several sockets that will [`listen_on_all`] on an address; the kernel spreads connections over
+/// them.
 ///
 /// # Errors
 /// The address is in use or not ours, the process may not bind it, or the kernel does not have the congestion control
@@ -50,6 +60,7 @@ pub(crate) fn for_listener(
     address: SocketAddr,
     settings: &TcpSettings,
     congestion: Option<&str>,
+    sharing: Sharing,
 ) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
@@ -58,8 +69,7 @@ pub(crate) fn for_listener(
         let _ = socket.set_only_v6(false);
     }
     socket.set_reuse_address(true)?;
-    #[cfg(unix)]
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(sharing == Sharing::Shared || cfg!(not(any(target_os = "linux", target_os = "android"))))?;
     configure_listener(&socket, settings, congestion)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
@@ -88,8 +98,23 @@ pub(crate) fn configure_listener(
 ///
 /// # Errors
 /// The kernel's error: another socket has started to listen on the address in the meantime.
-pub(crate) fn listen(socket: &std::net::TcpListener, backlog: u32) -> io::Result<()> {
+fn listen(socket: &std::net::TcpListener, backlog: u32) -> io::Result<()> {
     SockRef::from(socket).listen(i32::try_from(backlog).unwrap_or(i32::MAX))
+}
+
+/// Starts to listen on all of `sockets`, which are bound to one address.
+///
+/// The first begins alone, because the kernel checks again then: if another program has begun to listen since, it is an
+/// error, and after that no program can bind the address. Only then may the others share it. With SO_REUSEPORT from the
+/// start, a second instance would be let in, and get half of the connections.
+///
+/// # Errors
+/// The kernel's error: another socket has started to listen on the address in the meantime.
+pub(crate) fn listen_on_all(sockets: &[std::net::TcpListener], backlog: u32) -> io::Result<()> {
+    let Some((first, others)) = sockets.split_first() else { return Ok(()) };
+    listen(first, backlog)?;
+    sockets.iter().try_for_each(|socket| SockRef::from(socket).set_reuse_port(true))?;
+    others.iter().try_for_each(|socket| listen(socket, backlog))
 }
 
 /// Makes the kernel drop new SYNs to a listening socket, as if they had been lost in transit. Handshakes in progress

@@ -8,8 +8,9 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::slice;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -19,8 +20,7 @@ use crate::limits::Permits;
 use crate::listener::{Listener, Order, Shared, Standing};
 use crate::process::worker::Opening;
 use crate::snapshot::{Snapshot, tcp_settings};
-use crate::socket::{self, TcpSettings};
-use crate::socket::{Kind, Label};
+use crate::socket::{self, Kind, Label, Sharing, TcpSettings};
 
 /// The listening sockets of the process.
 pub(crate) struct ListeningSockets {
@@ -31,6 +31,8 @@ pub(crate) struct ListeningSockets {
     workers: Vec<mpsc::UnboundedSender<Opening>>,
     begin: Begin,
     shared: Shared,
+    /// Sockets of former listeners, which stay open until their queues are empty.
+    closing: Vec<Closing>,
     /// The addresses of `open`, for tasks that must know which addresses are our own.
     addresses: watch::Sender<Arc<[SocketAddr]>>,
 }
@@ -101,6 +103,12 @@ struct Open {
     orders: watch::Sender<Order>,
 }
 
+/// A closed listener; the workers drop `orders` with their sockets.
+struct Closing {
+    address: SocketAddr,
+    orders: watch::Sender<Order>,
+}
+
 /// The sockets of one address. Each worker gets a second handle to one or more of them.
 struct Sockets {
     address: SocketAddr,
@@ -113,7 +121,7 @@ impl ListeningSockets {
     /// Opens no sockets yet.
     pub(crate) fn new(workers: Vec<mpsc::UnboundedSender<Opening>>, begin: Begin, shared: Shared) -> Self {
         let addresses = watch::Sender::new(Arc::from([]));
-        Self { open: Vec::new(), permits: HashMap::new(), workers, begin, shared, addresses }
+        Self { open: Vec::new(), permits: HashMap::new(), workers, begin, shared, closing: Vec::new(), addresses }
     }
 
     /// Starts to listen on the sockets that were bound with [`Begin::Later`].
@@ -126,8 +134,8 @@ impl ListeningSockets {
             let name = Arc::clone(&self.open[number].wanted.listener);
             let listener = self.listener(&name);
             let Open { address, sockets, wanted, lent, orders } = &self.open[number];
-            let listen = |socket| if *lent { Ok(()) } else { wanted.options.listen(socket) };
-            if let Err(error) = sockets.iter().try_for_each(listen) {
+            let listening = if *lent { Ok(()) } else { wanted.options.listen(sockets) };
+            if let Err(error) = listening {
                 tracing::error!(event = "listen_failed", listener = &*name, %address, %error, "cannot listen");
             }
             orders.send_replace(Order::Serve(listener));
@@ -148,12 +156,16 @@ impl ListeningSockets {
         let kept = self.kept(&wanted);
         let adopted = adopted(&wanted, inherited);
         let mut plan = Vec::with_capacity(wanted.len());
+        let mut ours = self.own_addresses(inherited);
         for ((wanted, kept), adopted) in wanted.into_iter().zip(kept).zip(adopted) {
+            let beside_ours = ours.iter().any(|ours| overlap(*ours, wanted.address));
+            let sharing = if beside_ours { Sharing::Shared } else { Sharing::Alone };
+            ours.push(wanted.address);
             let workers = self.workers.len();
             let new = |sockets: io::Result<Sockets>| sockets.map(Binding::New).map_err(|error| wanted.cannot(error));
             let binding = match kept {
                 Some(open) => Binding::Kept(open),
-                None if adopted.is_empty() => new(Sockets::bind(&wanted, workers))?,
+                None if adopted.is_empty() => new(Sockets::bind(&wanted, workers, sharing))?,
                 None => new(Sockets::adopt(adopted, &wanted, workers))?,
             };
             plan.push(Planned { wanted, binding });
@@ -201,7 +213,8 @@ impl ListeningSockets {
             };
             self.open.extend(open);
         }
-        before.into_iter().flatten().for_each(|open| open.close(self.begin));
+        self.closing.retain(|closing| !closing.orders.is_closed());
+        self.closing.extend(before.into_iter().flatten().map(|open| open.close(self.begin)));
         let open = &self.open;
         let is_bound = |name: &Arc<str>| open.iter().any(|open| open.wanted.listener == *name);
         self.permits.retain(|name, permits| permits.open() > 0 || is_bound(name));
@@ -220,7 +233,7 @@ impl ListeningSockets {
 
     /// Closes every socket, after accepting the clients queued there.
     pub(crate) fn drain(&mut self) {
-        self.open.drain(..).for_each(|open| open.close(self.begin));
+        self.open.drain(..).for_each(|open| _ = open.close(self.begin));
     }
 
     /// All sockets, for the hand-over.
@@ -248,6 +261,14 @@ impl ListeningSockets {
                 open.orders.send_replace(Order::Leave);
             }
         }
+    }
+
+    /// Where sockets of ours may still listen. A new socket may share these: there is no other way to replace
+    /// 127.0.0.1:443 by 0.0.0.0:443 without a gap.
+    fn own_addresses(&self, inherited: &[Inherited]) -> Vec<SocketAddr> {
+        let closing = self.closing.iter().filter(|closing| !closing.orders.is_closed()).map(|closing| closing.address);
+        let inherited = inherited.iter().map(|inherited| inherited.address);
+        self.open.iter().map(|open| open.address).chain(closing).chain(inherited).collect()
     }
 
     /// Which open sockets each address of `wanted` keeps.
@@ -326,7 +347,7 @@ impl Open {
         self
     }
 
-    fn close(self, begin: Begin) {
+    fn close(self, begin: Begin) -> Closing {
         // A socket that stays open in another process keeps its queue, and must keep accepting.
         let stays = self.lent || begin == Begin::Later;
         self.orders.send_replace(if stays { Order::Leave } else { Order::Drain });
@@ -336,16 +357,17 @@ impl Open {
             address = %self.address,
             "stopped listening"
         );
+        Closing { address: self.address, orders: self.orders }
     }
 }
 
 impl Sockets {
     /// One socket per worker; all share the port that the first one got.
-    fn bind(wanted: &Wanted, workers: usize) -> io::Result<Self> {
+    fn bind(wanted: &Wanted, workers: usize, sharing: Sharing) -> io::Result<Self> {
         let mut ours: Vec<TcpListener> = Vec::with_capacity(workers);
         let mut address = wanted.address;
         for _ in 0..workers {
-            let socket = wanted.options.bind(address)?;
+            let socket = wanted.options.bind(address, sharing)?;
             address = socket.local_addr()?;
             ours.push(socket);
         }
@@ -365,7 +387,7 @@ impl Sockets {
         }
         let shares_address = !lent && ours.iter().all(socket::shares_address);
         while shares_address && ours.len() < workers {
-            let Ok(socket) = wanted.options.bind(address) else { break };
+            let Ok(socket) = wanted.options.bind(address, Sharing::Shared) else { break };
             ours.push(socket);
         }
         let shared = (0..ours.len().max(workers)).map(|number| (number % workers, &ours[number % ours.len()]));
@@ -375,7 +397,7 @@ impl Sockets {
 
     fn listen(&self, options: &Options) -> io::Result<()> {
         // The owner of a lent socket chooses its backlog.
-        if self.lent { Ok(()) } else { self.ours.iter().try_for_each(|socket| options.listen(socket)) }
+        if self.lent { Ok(()) } else { options.listen(&self.ours) }
     }
 }
 
@@ -386,21 +408,21 @@ impl Wanted {
 }
 
 impl Options {
-    fn bind(&self, address: SocketAddr) -> io::Result<TcpListener> {
-        socket::for_listener(address, &self.tcp, self.congestion.as_deref())
+    fn bind(&self, address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
+        socket::for_listener(address, &self.tcp, self.congestion.as_deref(), sharing)
     }
 
     fn configure(&self, socket: &TcpListener) -> io::Result<()> {
         socket::configure_listener(socket, &self.tcp, self.congestion.as_deref())
     }
 
-    fn listen(&self, socket: &TcpListener) -> io::Result<()> {
-        socket::listen(socket, self.tcp.backlog)
+    fn listen(&self, sockets: &[TcpListener]) -> io::Result<()> {
+        socket::listen_on_all(sockets, self.tcp.backlog)
     }
 
     /// Sets the options on a socket that is already listening.
     fn set(&self, socket: &TcpListener, lent: bool, listener: &str, address: SocketAddr) {
-        let listen = || if lent { Ok(()) } else { self.listen(socket) };
+        let listen = || if lent { Ok(()) } else { self.listen(slice::from_ref(socket)) };
         if let Err(error) = self.configure(socket).and_then(|()| listen()) {
             tracing::warn!(
                 event = "socket_options_refused",
@@ -434,6 +456,13 @@ fn adopted(wanted: &[Wanted], inherited: &mut Vec<Inherited>) -> Vec<Vec<Inherit
         }
     }
     adopted
+}
+
+/// Whether sockets bound to `a` and `b` can receive the same connections.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let covers = |wild: IpAddr, ip: IpAddr| wild.is_unspecified() && (wild.is_ipv6() || ip.is_ipv4());
+    let (port, a, b) = (a.port() == b.port(), a.ip().to_canonical(), b.ip().to_canonical());
+    port && (a == b || covers(a, b) || covers(b, a))
 }
 
 /// Every address of every listener, in the order of the file.

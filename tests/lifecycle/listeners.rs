@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -9,7 +10,7 @@ use serde_json::Value;
 use crate::backend::Backend;
 use crate::bytes::hello;
 use crate::churn::Churn;
-use crate::harness::{Lb, Reload, Running, poll};
+use crate::harness::{DEADLINE, Lb, Lines, Reload, Running, poll};
 use crate::soaking;
 use crate::wire::send;
 
@@ -208,5 +209,80 @@ fn a_listener_that_comes_back_counts_on() {
     poll(|| if is_served(running.address()) { Ok(()) } else { Err(()) }).expect("the place is free again");
     assert!(running.metric("connections_closed_total", &[("reason", "limit_listener")]) >= 1.0);
     running.wait_for_metric("connections_active", &[], 0.0);
+    running.stop();
+}
+
+/// The binary's exit code and what it wrote to stderr, on a configuration that it refuses.
+fn refused(config: &str) -> (Option<i32>, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("config.yaml");
+    std::fs::write(&file, config).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_snigate"));
+    let output = command.args(["run", "--config"]).arg(&file).stdin(Stdio::null()).output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+/// With SO_REUSEPORT alone, the second instance would be let in and get half of the connections.
+#[test]
+fn a_second_instance_does_not_share_the_port() {
+    let backend = Backend::echoing();
+    let lb = Lb::new().route("a.test", &backend).with("runtime: { workers: 2 }");
+    let first = Running::start(&lb.config());
+    let port = first.port();
+    for bind in ["127.0.0.1", "0.0.0.0", "[::]"] {
+        let (code, said) = refused(&with(&lb, &[listener("https", format!("{bind}:{port}"))]));
+        assert_eq!(code, Some(3), "{bind}: {said}");
+        let wanted = format!("listener https: cannot bind {bind}:{port} (another program listens there: `ss -ltnp`");
+        assert!(said.contains(&wanted), "{bind}: {said}");
+    }
+    // Nor does one that has the other address already.
+    let second = Running::start(&with(&lb, &[listener("https", "127.0.0.1:0")]));
+    let taken = with(&lb, &[listener("https", "127.0.0.1:0"), listener("taken", first.address())]);
+    assert_eq!(second.edit(&taken), Reload::Rejected);
+    let beside = with(&lb, &[listener("https", "127.0.0.1:0"), listener("beside", format!("127.0.0.2:{port}"))]);
+    assert_eq!(second.edit(&beside), Reload::Applied, "another address");
+    assert!(is_served(first.address()) && is_served(format!("127.0.0.2:{port}").parse().unwrap()));
+    second.stop();
+    first.stop();
+}
+
+#[test]
+fn of_instances_that_start_at_once_one_gets_the_port() {
+    let backend = Backend::echoing();
+    let lb = Lb::new().route("a.test", &backend).with("runtime: { workers: 2 }");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("config.yaml");
+    for round in 0..5 {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        std::fs::write(&file, with(&lb, &[listener("https", free)])).unwrap();
+        let start = |_| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_snigate"));
+            command.arg("run").arg(&file).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+            command.spawn().unwrap()
+        };
+        let mut started: Vec<Child> = (0..4).map(start).collect();
+        let outputs: Vec<Lines> = started.iter_mut().map(|child| Lines::follow(child.stdout.take().unwrap())).collect();
+        let ready = |lines: &Lines| lines.wait_for(0, DEADLINE, |line| line["event"] == "ready").is_some();
+        let ready = outputs.iter().filter(|lines| ready(lines)).count();
+        for child in &mut started {
+            let _ = child.kill();
+            child.wait().unwrap();
+        }
+        assert_eq!(ready, 1, "round {round}");
+    }
+}
+
+/// Two addresses of one file may overlap: the narrower one gets its own connections.
+#[test]
+fn one_instance_may_listen_on_a_wildcard_and_on_one_address_of_it() {
+    let backend = Backend::echoing();
+    let lb = Lb::new().route("a.test", &backend).with("log: { connections: off }");
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let wide = listener("wide", format!("0.0.0.0:{}", free.port()));
+    let running = Running::start(&with(&lb, &[wide, listener("narrow", free)]));
+    assert!(is_served(free) && is_served(format!("127.0.0.9:{}", free.port()).parse().unwrap()));
+    for name in ["wide", "narrow"] {
+        assert_eq!(running.metric("connections_accepted_total", &[("listener", name)]), 1.0, "{name}");
+    }
     running.stop();
 }
