@@ -41,6 +41,7 @@ mod self_loop;
 mod limits;
 mod drain;
 mod socket;
+mod descriptors;
 mod sys;
 mod telemetry;
 mod alert;

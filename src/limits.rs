@@ -58,14 +58,6 @@ impl Drop for Permit {
     }
 }
 
-/// What `max_connections: auto` resolves to for a process that may open `descriptors` files: two per connection, and
-/// the rest for listeners, pipes, admin and log.
-pub(crate) fn auto_max_connections(descriptors: u64, reserved: u64) -> usize {
-    usize::try_from(descriptors.saturating_sub(reserved) / 2).unwrap_or(usize::MAX).clamp(1, MOST_AUTO)
-}
-
-const MOST_AUTO: usize = 65_536;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,12 +78,5 @@ mod tests {
         let held = permits.try_acquire(1);
         let wait = permits.wait_until(|open| open == 0);
         let (_, ()) = tokio::join!(async { drop(held) }, wait);
-    }
-
-    #[test]
-    fn auto_leaves_descriptors_for_the_rest() {
-        assert_eq!(auto_max_connections(1024, 200), 412);
-        assert_eq!(auto_max_connections(1 << 20, 200), 65_536);
-        assert_eq!(auto_max_connections(64, 200), 1);
     }
 }

@@ -6,6 +6,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
@@ -17,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::connection::{self, Accepted};
+use crate::descriptors::{self, Budget};
 use crate::drain::Watch;
 use crate::limits::{Permit, Permits};
 use crate::operate::registry::{self, Rosters};
@@ -71,10 +73,7 @@ pub(crate) struct Shared {
     /// Listening sockets that may still have clients queued.
     pub doors: Arc<Permits>,
     pub ids: Arc<AtomicU64>,
-    /// What `limits.max_connections: auto` resolves to in this process.
-    pub auto_max_connections: usize,
-    /// Per worker.
-    pub most_pipes: usize,
+    pub budget: Budget,
     pub drain: Watch,
     pub rosters: Rosters,
 }
@@ -99,7 +98,7 @@ pub(crate) async fn accept(
         }
     };
     let snapshot = Cache::new(Arc::clone(&shared.snapshot));
-    let mut door = Door { snapshot, ordered: standing.listener.clone(), standing, shared };
+    let mut door = Door { snapshot, ordered: standing.listener.clone(), standing, shared, highest: 0 };
     loop {
         let order = orders.borrow_and_update().clone();
         match order {
@@ -121,6 +120,8 @@ struct Door {
     ordered: Listener,
     standing: Standing,
     shared: Shared,
+    /// The highest descriptor of a client so far.
+    highest: RawFd,
 }
 
 impl Door {
@@ -142,7 +143,13 @@ impl Door {
             for _ in 0..MOST_ACCEPTS_IN_A_ROW {
                 self.wait_for_room().await;
                 match socket.accept().await {
-                    Ok((client, peer)) => self.admit(client, peer),
+                    Ok((client, peer)) => {
+                        let scarce = self.are_scarce(&client);
+                        self.admit(client, peer);
+                        if scarce {
+                            self.wait_for_descriptors(socket).await;
+                        }
+                    }
                     Err(error) => self.pause_after(&error).await,
                 }
             }
@@ -200,9 +207,25 @@ impl Door {
         self.standing.listener.metrics.accept_paused(Paused::No);
     }
 
+    /// Whether `client` has one of the last descriptors. The limit is read when more descriptors are in use than ever.
+    fn are_scarce(&mut self, client: &TcpStream) -> bool {
+        if client.as_raw_fd() > self.highest {
+            self.highest = client.as_raw_fd();
+            descriptors::look_at_limit();
+        }
+        descriptors::is_reserved(client)
+    }
+
+    /// The reserve is not for clients: they wait in the kernel's queue.
+    async fn wait_for_descriptors(&self, socket: &TcpListener) {
+        while descriptors::are_scarce(socket) {
+            self.pause_after(&io::Error::from_raw_os_error(libc::EMFILE)).await;
+        }
+    }
+
     fn most(&mut self) -> usize {
         let limits = self.snapshot.load().config.limits;
-        limits.max_connections.unwrap_or(self.shared.auto_max_connections)
+        limits.max_connections.unwrap_or_else(|| self.shared.budget.max_connections())
     }
 
     fn admit(&mut self, client: TcpStream, peer: SocketAddr) {

@@ -17,6 +17,7 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 
 pub(crate) use self::label::{Kind, Label};
+use crate::descriptors;
 
 /// Options for connecting to a backend.
 #[derive(Clone, Copy, Debug)]
@@ -287,6 +288,9 @@ impl std::fmt::Display for Address {
 pub(crate) fn for_backend(backend: SocketAddr, options: Towards<'_>) -> io::Result<std::net::TcpStream> {
     let Towards { from, nodelay, fast_open, congestion } = options;
     let socket = Socket::new(Domain::for_address(backend), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    if descriptors::is_reserved(&socket) {
+        return Err(io::Error::from_raw_os_error(libc::EMFILE));
+    }
     if nodelay {
         let _ = socket.set_tcp_nodelay(true);
     }

@@ -100,7 +100,7 @@ fn start_failed(error: &ApplyError, log: LogGuard) -> ExitCode {
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
     eprintln!("snigate: {error}{cause}");
     match error {
-        ApplyError::SelfLoop { .. } => Exit::Config.into(),
+        ApplyError::SelfLoop { .. } | ApplyError::TooManyConnections(_) => Exit::Config.into(),
         _ => Exit::Bind.into(),
     }
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::descriptors;
 use crate::socket;
 
 #[derive(Debug)]
@@ -17,7 +18,11 @@ pub(crate) enum BackendStream {
 
 impl BackendStream {
     pub(super) async fn unix(path: &Path) -> io::Result<Self> {
-        UnixStream::connect(path).await.map(Self::Unix)
+        let stream = UnixStream::connect(path).await?;
+        if descriptors::is_reserved(&stream) {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
+        Ok(Self::Unix(stream))
     }
 
     /// Waits until a write can be attempted. Uses the stream's single waker per direction, so only one task may wait.

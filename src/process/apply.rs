@@ -13,6 +13,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crate::config::{self, Settings};
+use crate::descriptors::{Budget, TooMany};
 use crate::operate::admin::{App, sockets};
 use crate::process::listening_sockets::{self, CannotBind, ListeningSockets, Plan};
 use crate::process::upgrade;
@@ -31,6 +32,7 @@ pub(crate) struct Process {
     log: Option<LogControl>,
     /// The values in use; changing them requires a restart.
     runtime: config::Runtime,
+    budget: Budget,
     /// Sockets that existed before this process, until the first configuration has taken those it needs.
     before: Before,
 }
@@ -66,6 +68,7 @@ pub(crate) enum ApplyError {
         pool: Arc<str>,
         backend: SocketAddr,
     },
+    TooManyConnections(TooMany),
     /// It changes a setting that is fixed while the process runs.
     NeedsRestart {
         what: &'static str,
@@ -78,9 +81,17 @@ impl Process {
     pub(crate) fn new(
         listeners: ListeningSockets,
         runtime: config::Runtime,
+        budget: Budget,
         inherited: Vec<upgrade::Inherited>,
     ) -> Self {
-        Self { listeners, admin: sockets::Sockets::default(), log: None, runtime, before: Before::sort(inherited) }
+        Self {
+            listeners,
+            admin: sockets::Sockets::default(),
+            log: None,
+            runtime,
+            budget,
+            before: Before::sort(inherited),
+        }
     }
 
     /// Does everything that can fail: binds every new address.
@@ -91,6 +102,7 @@ impl Process {
         if config.runtime != self.runtime {
             return Err(ApplyError::NeedsRestart { what: "runtime" });
         }
+        self.budget.check(config.limits.max_connections).map_err(ApplyError::TooManyConnections)?;
         if let Some((name, error)) = missing_congestion(config) {
             return Err(ApplyError::Congestion { name: name.to_owned(), error });
         }
@@ -283,6 +295,7 @@ impl fmt::Display for ApplyError {
                 "pool {pool}: its backend `{backend}` is where snigate itself listens: each connection would come back for \
                  ever; write where the backend listens"
             ),
+            Self::TooManyConnections(too_many) => too_many.fmt(f),
             Self::NeedsRestart { what } => write!(
                 f,
                 "{what} cannot change while snigate runs: restart it, or have another process follow it (SIGUSR2)"
@@ -311,7 +324,7 @@ impl Error for ApplyError {
             | Self::BindAdmin(sockets::CannotBind { error, .. })
             | Self::Congestion { error, .. }
             | Self::Io(error) => Some(error),
-            Self::SelfLoop { .. } | Self::NeedsRestart { .. } => None,
+            Self::SelfLoop { .. } | Self::TooManyConnections(_) | Self::NeedsRestart { .. } => None,
         }
     }
 }

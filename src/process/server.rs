@@ -16,7 +16,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Interval, interval, sleep, timeout};
@@ -25,8 +24,8 @@ use self::controls::Controls;
 use crate::backends::discovery::Discovery;
 use crate::backends::health;
 use crate::config::Loaded;
+use crate::descriptors::{self, Budget};
 use crate::drain::{self, Drain, Phase};
-use crate::limits::auto_max_connections;
 use crate::listener::Shared;
 use crate::operate::admin::{App, Readiness, Stage};
 use crate::operate::registry::Rosters;
@@ -78,15 +77,14 @@ impl Server {
         let metrics = Metrics::new();
         let snapshot = Snapshot::build(config.clone(), None, &metrics);
         let (drain, watch) = drain::channel();
-        let descriptors = raise_descriptor_limit();
-        let most_pipes = most_pipes(workers, descriptors);
+        let limit = descriptors::raise_limit();
+        let budget = Budget::new(limit, workers, config.limits.max_connections, relay::MOST_PIPES);
         let shared = Shared {
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
             permits: Arc::default(),
             doors: Arc::default(),
             ids: Arc::new(AtomicU64::new(1)),
-            auto_max_connections: auto_max_connections(descriptors, reserved_descriptors(workers, most_pipes)),
-            most_pipes,
+            budget,
             drain: watch,
             rosters: Rosters::default(),
             metrics,
@@ -97,8 +95,8 @@ impl Server {
         let Inheritance { sockets, predecessor } = inheritance;
         // The old process keeps serving until this one can.
         let begin = if predecessor.is_some() { Begin::Later } else { Begin::AtOnce };
-        let mut process =
-            Process::new(ListeningSockets::new(to_workers, begin, shared.clone()), config.runtime, sockets);
+        let listeners = ListeningSockets::new(to_workers, begin, shared.clone());
+        let mut process = Process::new(listeners, config.runtime, budget, sockets);
         let prepared = process.prepare(&config)?;
         let workers = start_workers(openings, &shared)?;
         prepared.commit(&shared.snapshot.load_full());
@@ -434,25 +432,6 @@ enum Asked {
     Reload,
     End,
     Upgrade,
-}
-
-/// Raises the soft limit to the hard limit, as proxies usually do; returns the limit now in force.
-fn raise_descriptor_limit() -> u64 {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-    if raised.is_ok() { maximum } else { current }.unwrap_or(u64::MAX)
-}
-
-/// The pipe limit of each worker. When descriptors are scarce, pipes get a quarter of them: without a pipe, bulk data
-/// is copied, but without a descriptor a client is not served at all.
-fn most_pipes(workers: usize, descriptors: u64) -> usize {
-    let quarter = usize::try_from(descriptors / 4).unwrap_or(usize::MAX);
-    (quarter / (2 * workers)).min(relay::MOST_PIPES)
-}
-
-/// Descriptors not used for connections: pipes, runtimes, listeners, admin, log, files.
-fn reserved_descriptors(workers: usize, pipes: usize) -> u64 {
-    64 + (workers * (8 + 2 * pipes)) as u64
 }
 
 fn available_cores() -> usize {

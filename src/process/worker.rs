@@ -36,7 +36,7 @@ pub(crate) fn spawn(
 ) -> io::Result<JoinHandle<()>> {
     let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-        relay::bound_pipes(shared.most_pipes);
+        relay::bound_pipes(shared.budget.most_pipes);
         runtime.block_on(serve(openings, shared));
         // Connections that are still open are dropped with the runtime: reset, and counted as drained.
     })

@@ -5,6 +5,8 @@
 use std::cell::RefCell;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use crate::descriptors;
+
 /// A pipe, and how many bytes it holds. If dropped while holding bytes it is closed, never reused.
 #[derive(Debug)]
 pub(super) struct Pipe {
@@ -88,6 +90,9 @@ pub(super) fn give_back(pipe: Box<Pipe>) {
 fn open(bytes: usize) -> Option<Box<Pipe>> {
     use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with};
     let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
+    if descriptors::is_reserved(&write) {
+        return None;
+    }
     // Beyond the user's pipe quota the kernel returns EPERM, or has made the pipe tiny from the start (pipe(7)).
     let granted = fcntl_setpipe_size(&write, bytes).or_else(|_| fcntl_getpipe_size(&write)).ok()?;
     (granted >= LEAST_USEFUL_BYTES).then(|| Box::new(Pipe { read, write, capacity_bytes: granted, held_bytes: 0 }))

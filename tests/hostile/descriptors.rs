@@ -6,27 +6,27 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 use crate::backend::Backend;
 use crate::bytes::{hello, noise};
-use crate::harness::{DEADLINE, Lb, Lines, poll};
+use crate::harness::{DEADLINE, Lb, Lines, Reload, poll};
 use crate::trial::Trial;
 use crate::wire::{Close, connect, read_to_close, send};
 
 #[test]
 fn out_of_descriptors_the_accept_loop_pauses_and_recovers() {
     let backend = Backend::answering(b"served");
-    let lb = Lb::new().route("a.test", &backend).with("timeouts: { hello: 1m }\nlimits: { max_connections: 10000 }");
+    let lb = Lb::new().route("a.test", &backend).with("timeouts: { hello: 1m }\nlimits: { max_connections: 9000 }");
     let lb = Trial::of(lb.with("runtime: { workers: 1 }"));
     let started = Instant::now();
     allow_files(&lb, 60);
     let held: Vec<TcpStream> = (0..100).map(|_| connect(lb.address())).collect();
     let taken = poll(|| match std::fs::read_dir(lb.proc("fd")).unwrap().count() {
-        60.. => Ok(()),
+        53.. => Ok(()),
         files => Err(files),
     });
-    taken.expect("all descriptors are taken");
+    taken.expect("clients have all descriptors that they may have");
     let cpu = lb.cpu();
     thread::sleep(Duration::from_secs(1));
     let cpu = lb.cpu().saturating_sub(cpu);
@@ -35,12 +35,73 @@ fn out_of_descriptors_the_accept_loop_pauses_and_recovers() {
     let freed = Instant::now();
     served(&lb);
     assert!(freed.elapsed() < Duration::from_secs(5), "{:?}", freed.elapsed());
-    // Only now, since a look at the metrics costs a descriptor too.
     let (errors, elapsed) = (lb.metric("accept_errors_total", &[("kind", "descriptors")]), started.elapsed());
     assert!(errors >= 5.0 && errors <= 100.0 * elapsed.as_secs_f64(), "{errors} failed accepts in {elapsed:?}");
     allow_files(&lb, 20_000);
     lb.wait_for_metric("accept_paused", &[], 0.0);
     lb.end();
+}
+
+/// The last descriptors are not for clients.
+#[test]
+fn while_clients_have_all_others_the_admin_server_answers_and_files_are_read() {
+    let backend = Backend::answering(b"served");
+    let lb = Lb::new().route("a.test", &backend).with("timeouts: { hello: 1m }\nlimits: { max_connections: 8000 }");
+    let config = lb.config();
+    let lb = Trial::of(lb);
+    allow_files(&lb, 128);
+    let held: Vec<TcpStream> = (0..200).map(|_| connect(lb.address())).collect();
+    let paused = || lb.metric("accept_errors_total", &[("kind", "descriptors")]);
+    poll(|| if paused() >= 3.0 { Ok(()) } else { Err(paused()) })
+        .expect("clients have all descriptors that they may have");
+    for path in ["/healthz", "/readyz", "/metrics", "/api/v1/status"] {
+        let answers: Vec<u16> = (0..5).map(|_| lb.admin_get(path).0).collect();
+        assert_eq!(answers, [200; 5], "{path}");
+    }
+    let more = config.replace("routes:", "routes:\n  - { sni: \"b.test\", pool: pool-0 }");
+    assert_eq!(lb.edit(&more), Reload::Applied);
+    let listens_elsewhere = more.replacen("127.0.0.1:0", "127.0.0.2:0", 1);
+    assert_eq!(lb.edit(&listens_elsewhere), Reload::Applied);
+    let broken = more.replace("routes:", "rotes:");
+    assert_eq!(lb.edit(&broken), Reload::Rejected);
+    drop(held);
+    assert_eq!(lb.edit(&config), Reload::Applied);
+    allow_files(&lb, 20_000);
+    lb.stop();
+}
+
+#[test]
+fn more_connections_than_descriptors_are_refused_at_start_and_at_reload() {
+    let backend = Backend::answering(b"served");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("config.yaml");
+    let lb = Lb::new().route("a.test", &backend).with("runtime: { workers: 2 }");
+    let of = |most: usize| format!("{}limits: {{ max_connections: {most} }}\n", lb.config());
+    let told = |most: usize| {
+        let needed = 2 * most + 80;
+        format!(
+            "limits.max_connections: {most} connections need 2 x {most} + 80 = {needed} open files, and this process may open 256: write at most 88"
+        )
+    };
+    let run = |most: usize| {
+        std::fs::write(&file, of(most)).unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -n 256; exec \"$0\" run \"$1\"", env!("CARGO_BIN_EXE_snigate")]).arg(&file);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let output = run(89).wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && said.contains(&told(89)), "{said}");
+
+    let mut child = run(88);
+    let log = Lines::follow(child.stdout.take().unwrap());
+    assert!(log.wait_for(0, DEADLINE, |line| line["event"] == "ready").is_some(), "{log}");
+    std::fs::write(&file, of(5000)).unwrap();
+    kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
+    let rejected = log.wait_for(0, DEADLINE, |line| line["event"] == "reload_rejected");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(rejected.expect("rejected")["why"].as_str().unwrap().contains(&told(5000)), "{log}");
 }
 
 #[test]

@@ -69,11 +69,11 @@ fn a_client_that_drips_gains_no_time() {
 
 #[test]
 fn a_crowd_that_stalls_costs_honest_clients_nothing() {
-    let crowd = if soaking() { 10_000 } else { 1000 };
+    let crowd = if soaking() { 8_000 } else { 1000 };
     let backend = Backend::answering(b"served");
     let lb = Lb::new()
         .route("honest.test", &backend)
-        .with("timeouts: { hello: 4s }\nlog: { connections: off }\nlimits: { max_connections: 12000 }");
+        .with("timeouts: { hello: 4s }\nlog: { connections: off }\nlimits: { max_connections: 9000 }");
     let lb = Trial::of(lb);
     let begun = hello("stalled.test");
     let mut crowds = 0;
