@@ -11,8 +11,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use hyper::StatusCode;
 
-use super::admin_client::{self, percent_encoded};
+use super::admin_client;
 use super::{Exit, config_file, load, output_failed};
 use crate::config::Loaded;
 use crate::operate::explain::{Entry, Explanation, PassedOver, Question, explain};
@@ -103,24 +104,22 @@ pub(super) fn offline(loaded: Loaded) -> Snapshot {
 fn ask(admin: &str, options: &Options) -> Result<Explanation, AskError> {
     let address = admin_client::address(admin);
     let address = address.map_err(|error| AskError::Address { told: admin.to_owned(), error })?;
-    let mut path = format!("/api/v1/explain?name={}", percent_encoded(&options.name));
     let source = options.source.map(|source| source.to_string());
     let alpn = (!options.alpn.is_empty()).then(|| options.alpn.join(","));
-    for (key, value) in [("alpn", alpn), ("source", source), ("listener", options.listener.clone())] {
-        if let Some(value) = value {
-            path.push_str(&format!("&{key}={}", percent_encoded(&value)));
-        }
-    }
+    let pairs = [("name", Some(options.name.clone())), ("alpn", alpn), ("source", source)];
+    let pairs = pairs.into_iter().chain([("listener", options.listener.clone())]);
+    let pairs = pairs.filter_map(|(key, value)| Some((key, value?)));
+    let path = form_urlencoded::Serializer::for_suffix(PATH.to_owned(), PATH.len()).extend_pairs(pairs).finish();
     let answer = match admin_client::get(&address, &path, PATIENCE, MOST_ANSWER_BYTES) {
         Ok(answer) => answer,
         Err(error) => return Err(AskError::NoAnswer { address, error }),
     };
     let said = || serde_json::from_str::<serde_json::Value>(&answer.body).ok()?["error"].as_str().map(str::to_owned);
     match answer.status {
-        Some(200) => serde_json::from_str(&answer.body).map_err(|error| AskError::NotOurs { address, error }),
+        StatusCode::OK => serde_json::from_str(&answer.body).map_err(|error| AskError::NotOurs { address, error }),
         status => Err(match (status, said()) {
-            (Some(400), Some(said)) => AskError::Question(said),
-            (_, said) => AskError::Status { address, status: answer.status_line, said },
+            (StatusCode::BAD_REQUEST, Some(said)) => AskError::Question(said),
+            (_, said) => AskError::Status { address, status, said },
         }),
     }
 }
@@ -137,7 +136,7 @@ enum AskError {
     },
     Status {
         address: Address,
-        status: String,
+        status: StatusCode,
         said: Option<String>,
     },
     /// The answer is not an explanation.
@@ -166,7 +165,7 @@ impl fmt::Display for AskError {
             }
             Self::NoAnswer { address, error } => write!(f, "no answer from the admin address {address}: {error}"),
             Self::Status { address, status, said } => {
-                write!(f, "the admin address {address} answered \"{}\"", status.escape_debug())?;
+                write!(f, "the admin address {address} answered \"{status}\"")?;
                 said.as_ref().map_or(Ok(()), |said| write!(f, ": {}", said.escape_debug()))
             }
             Self::NotOurs { address, error } => write!(f, "unexpected answer from {address}: {error}"),
@@ -293,6 +292,8 @@ fn place(entry: &Entry) -> String {
 }
 
 /// For the whole request and response.
+/// The page, up to its query.
+const PATH: &str = "/api/v1/explain?";
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Enough for a pool of ten thousand backends.
 const MOST_ANSWER_BYTES: usize = 4 << 20;

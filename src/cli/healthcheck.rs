@@ -9,6 +9,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use hyper::StatusCode;
+
 use super::admin_client::{self, Answer};
 use crate::socket::Address;
 
@@ -22,8 +24,8 @@ pub(crate) fn healthcheck(admin: &[Address]) -> Result<(), HealthcheckError> {
     let ask = admin_client::get(&address, "/readyz", LIMIT, MAX_ANSWER_BYTES);
     match ask {
         Err(source) => Err(HealthcheckError::Io { address, source }),
-        Ok(Answer { status: Some(200), .. }) => Ok(()),
-        Ok(Answer { status_line: status, body, .. }) => {
+        Ok(Answer { status: StatusCode::OK, .. }) => Ok(()),
+        Ok(Answer { status, body }) => {
             Err(HealthcheckError::NotReady { address, status, body: body.trim().to_owned() })
         }
     }
@@ -39,7 +41,7 @@ pub(crate) enum HealthcheckError {
     /// It answered, but not with 200.
     NotReady {
         address: Address,
-        status: String,
+        status: StatusCode,
         body: String,
     },
 }
@@ -48,9 +50,9 @@ impl fmt::Display for HealthcheckError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoAddress => f.write_str("no admin address is configured"),
-            Self::Io { address, .. } => write!(f, "no answer from {}", page(address)),
+            Self::Io { address, .. } => write!(f, "no answer in HTTP from {}", page(address)),
             Self::NotReady { address, status, body } => {
-                write!(f, "{} answered {status:?}: {body:?}", page(address))
+                write!(f, "{} answered \"{status}\": {body:?}", page(address))
             }
         }
     }
@@ -137,13 +139,13 @@ mod tests {
     fn the_error_says_what_was_seen() {
         let address = answering(b"HTTP/1.1 503 Service Unavailable\r\n\r\ndraining\n");
         let error = healthcheck(&[address]).unwrap_err();
-        let expected = r#"/readyz answered "HTTP/1.1 503 Service Unavailable": "draining""#;
+        let expected = r#"/readyz answered "503 Service Unavailable": "draining""#;
         assert!(error.to_string().ends_with(expected), "{error}");
 
-        let error = healthcheck(&[answering(b"SSH-2.0-OpenSSH 200 \r\n")]).unwrap_err();
-        assert!(matches!(error, HealthcheckError::NotReady { .. }), "{error}");
-        let error = healthcheck(&[answering(b"")]).unwrap_err();
-        assert!(matches!(error, HealthcheckError::NotReady { .. }), "{error}");
+        for other in [&b"SSH-2.0-OpenSSH 200 \r\n"[..], b"", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nready\n"] {
+            let error = healthcheck(&[answering(other)]).unwrap_err();
+            assert!(matches!(error, HealthcheckError::Io { .. }), "{error}");
+        }
         assert!(matches!(healthcheck(&[]).unwrap_err(), HealthcheckError::NoAddress));
     }
 

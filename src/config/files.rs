@@ -5,9 +5,12 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::hash::Hasher;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use siphasher::sip::SipHasher13;
 
 use super::at::{At, Spot};
 use super::problem::Problems;
@@ -142,24 +145,19 @@ fn fits(pattern: &[u8], name: &[u8]) -> bool {
     pattern[p..].iter().all(|&rest| rest == b'*')
 }
 
-/// A hash over texts, the same on every machine: FNV-1a, 64 bits. It detects changes; it is not cryptographic.
-#[derive(Debug)]
-pub(super) struct Hash(u64);
+/// A hash over texts, the same on every machine: SipHash-1-3 with a zero key. It detects changes.
+#[derive(Debug, Default)]
+pub(super) struct Hash(SipHasher13);
 
 impl Hash {
-    pub(super) fn new() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-
     /// Adds a text. The length is hashed too, so that moving a line from one file to the next changes the hash.
     pub(super) fn add(&mut self, text: &str) {
-        for byte in text.bytes().chain((text.len() as u64).to_le_bytes()) {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
+        self.0.write(text.as_bytes());
+        self.0.write(&(text.len() as u64).to_le_bytes());
     }
 
     pub(super) fn finish(&self) -> String {
-        format!("{:016x}", self.0)
+        format!("{:016x}", self.0.finish())
     }
 }
 
@@ -233,7 +231,7 @@ mod tests {
     #[test]
     fn a_line_moved_to_the_next_file_changes_the_hash() {
         let hash = |texts: [&str; 2]| {
-            let mut hash = Hash::new();
+            let mut hash = Hash::default();
             texts.iter().for_each(|text| hash.add(text));
             hash.finish()
         };

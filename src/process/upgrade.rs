@@ -22,7 +22,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::net::{
@@ -32,7 +32,8 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
-use tokio::time::{sleep, timeout};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
 
 use crate::process::systemd;
 use crate::socket::{Kind, Label};
@@ -199,7 +200,7 @@ impl Successor {
     }
 
     pub(crate) fn id(&self) -> u32 {
-        self.child.as_ref().map_or(0, Child::id)
+        self.child.as_ref().and_then(Child::id).unwrap_or_default()
     }
 
     /// Acknowledges the report and lets the new process outlive this one.
@@ -222,26 +223,17 @@ impl Successor {
         }
     }
 
-    /// Its exit status. Its socket closes a moment before it exits, so this waits up to a second.
+    /// Its exit status. Its socket closes a moment before it exits, so this waits up to [`EXIT`].
     async fn status(&mut self) -> Option<ExitStatus> {
-        let child = self.child.as_mut()?;
-        for _ in 0..50 {
-            if let Ok(Some(status)) = child.try_wait() {
-                self.child = None;
-                return Some(status);
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
-        None
+        timeout(EXIT, self.child.as_mut()?.wait()).await.ok()?.ok()
     }
 }
 
 impl Drop for Successor {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
-            let _ = child.kill();
-            // SIGKILL cannot be caught, so this returns at once.
-            let _ = child.wait();
+            // tokio reaps it. (Its `kill_on_drop` would end a released one as well.)
+            let _ = child.start_kill();
         }
     }
 }
@@ -340,6 +332,7 @@ const PROTOCOL: u32 = 1;
 const MOST_SOCKETS_AT_ONCE: usize = 64;
 /// For one message: far more than this many labels need.
 const MOST_BYTES: usize = 128 << 10;
+const EXIT: Duration = Duration::from_secs(1);
 /// How long to wait for a message that the other process is about to send.
 const PATIENCE: Duration = Duration::from_secs(5);
 

@@ -4,7 +4,7 @@
 //! Out: handles that are registered once, after which an event is an atomic add; the exposition text for Prometheus.
 //! Source: docs/metrics.md. Names, labels and help are in `table`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,8 +12,9 @@ use metrics::{Counter, Gauge};
 
 use super::labels::{Enforced, LimitScope, ReloadResult, Trigger};
 use super::names::Names;
-use super::registry::{Registry, label_value};
+use super::registry::{Registry, Sample, label_value};
 use super::series::{BackendMetrics, DnsMetrics, ListenerMetrics, PoolMetrics, Registering, RouteMetrics};
+use super::table::Metric;
 use super::{process, render, table};
 use crate::alert::Alert;
 use crate::way::Way;
@@ -76,15 +77,16 @@ impl Metrics {
         if let Some(collect) = self.collector.get() {
             collect();
         }
-        let mut text = self.registry.render();
-        // The recorder would keep every hash it has ever seen.
+        let mut samples = self.registry.samples(&self.names());
+        let mut add = |metric: &Metric, labels, value| {
+            samples.insert(metric.name.to_owned(), BTreeMap::from([(labels, Sample::Value(value))]));
+        };
+        // The registry would keep every hash it has ever seen.
         if let Some(reload) = self.last_reload().filter(|reload| !reload.hash.is_empty()) {
-            let hash = label_value(&reload.hash);
-            process::write_sample(&mut text, &table::CONFIG_INFO, &format!("{{hash=\"{hash}\"}}"), 1.0);
+            add(&table::CONFIG_INFO, format!("hash=\"{}\"", label_value(&reload.hash)), 1.0);
         }
-        process::write(&mut text);
-        let gone = self.names().gone();
-        render::arrange(&text, &gone)
+        process::read().for_each(|(metric, value)| add(metric, String::new(), value));
+        render::text(&samples)
     }
 
     /// Registers `collect`, which sets gauges that are not kept up to date, before each rendering. Only the first call
@@ -93,9 +95,9 @@ impl Metrics {
         let _ = self.collector.set(Box::new(collect));
     }
 
-    /// Call it every few seconds, whether or not anyone scrapes: histogram samples accumulate until then.
+    /// Call it every few seconds: drops series of removed names once the last connection that counts there has ended.
     pub fn upkeep(&self) {
-        self.registry.upkeep();
+        self.registry.purge(&self.names());
     }
 
     /// The same name returns the same series.
@@ -141,8 +143,8 @@ impl Metrics {
         self.names().retire_backend(pool, backend);
     }
 
-    /// Call it once a reload is in force: series not named here are no longer rendered. If the name comes back, so do
-    /// they, with their old count. A backend is a pair of pool and backend name.
+    /// Call it once a reload is in force: series not named here are no longer rendered, and dropped when nothing counts
+    /// there any more. A backend is a pair of pool and backend name.
     pub fn retain(&self, routes: &HashSet<&str>, pools: &HashSet<&str>, backends: &HashSet<(&str, &str)>) {
         self.names().retain(routes, pools, backends);
     }

@@ -1,30 +1,25 @@
-//! Tracks which routes, pools and backends have series, and which of them were removed from the configuration.
+//! Tracks which listeners, routes, pools and backends have series.
 //!
 //! In:  names when they are first counted; after a reload, the remaining names.
 //! Out: the label to count under, with a bounded number of labels; whether a label is still in force.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::hash::Hash;
 
-use super::registry::label_value;
+use metrics::Key;
 
-/// A recorder cannot remove a series, so the number of names with their own is bounded; further names share [`OTHER`].
-/// A name that comes back continues its old count.
+use super::registry::{label, label_value};
+
+/// The number of names with their own series is bounded; further names share [`OTHER`].
 #[derive(Debug, Default)]
 pub(super) struct Names {
     /// Never removed: their counts are part of the totals.
     listeners: HashSet<String>,
-    routes: HashMap<String, Standing>,
-    pools: HashMap<String, Standing>,
-    backends: HashMap<(String, String), Standing>,
+    routes: HashSet<String>,
+    pools: HashSet<String>,
+    backends: HashSet<(String, String)>,
     /// The number of route-listener pairs so far: the cost of registering every series at once.
     pub(super) pairs: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Standing {
-    InForce,
-    Gone,
 }
 
 /// A label, and whether this name was new.
@@ -35,12 +30,7 @@ pub(super) struct Admitted<L> {
 
 impl Names {
     pub(super) fn admit_listener(&mut self, name: &str) -> String {
-        let label = label_value(name);
-        if self.listeners.len() >= MAX_LISTENERS && !self.listeners.contains(&label) {
-            return OTHER.to_owned();
-        }
-        self.listeners.insert(label.clone());
-        label
+        admit(&mut self.listeners, label_value(name), OTHER.to_owned(), MAX_LISTENERS).label
     }
 
     pub(super) fn admit_route(&mut self, name: &str) -> Admitted<String> {
@@ -58,74 +48,42 @@ impl Names {
     }
 
     pub(super) fn retire_backend(&mut self, pool: &str, backend: &str) {
-        if let Some(standing) = self.backends.get_mut(&(label_value(pool), label_value(backend))) {
-            *standing = Standing::Gone;
-        }
+        self.backends.remove(&(label_value(pool), label_value(backend)));
     }
 
-    /// Marks names that are no longer in the configuration as gone, and the others as in force.
+    /// Forgets the names that are no longer in the configuration.
     pub(super) fn retain(&mut self, routes: &HashSet<&str>, pools: &HashSet<&str>, backends: &HashSet<(&str, &str)>) {
-        let routes: HashSet<String> = routes.iter().map(|name| label_value(name)).collect();
-        mark(&mut self.routes, |name| routes.contains(name));
-        let pools: HashSet<String> = pools.iter().map(|name| label_value(name)).collect();
-        mark(&mut self.pools, |name| pools.contains(name));
+        let labels = |names: &HashSet<&str>| names.iter().map(|name| label_value(name)).collect::<HashSet<_>>();
+        let (routes, pools) = (labels(routes), labels(pools));
         let backends: HashSet<(String, String)> =
             backends.iter().map(|(pool, backend)| (label_value(pool), label_value(backend))).collect();
-        mark(&mut self.backends, |both| backends.contains(both));
+        self.routes.retain(|name| routes.contains(name));
+        self.pools.retain(|name| pools.contains(name));
+        self.backends.retain(|both| backends.contains(both));
     }
 
-    /// A copy of what is gone now, so that the lock is not held while a long text is processed.
-    pub(super) fn gone(&self) -> Gone {
-        Gone { routes: gone(&self.routes), pools: gone(&self.pools), backends: gone(&self.backends) }
-    }
-}
-
-/// Labels of names that were removed from the configuration.
-#[derive(Debug)]
-pub(super) struct Gone {
-    routes: HashSet<String>,
-    pools: HashSet<String>,
-    backends: HashSet<(String, String)>,
-}
-
-impl Gone {
-    pub(super) fn is_empty(&self) -> bool {
-        self.routes.is_empty() && self.pools.is_empty() && self.backends.is_empty()
-    }
-
-    pub(super) fn has_route(&self, label: &str) -> bool {
-        self.routes.contains(label)
-    }
-
-    pub(super) fn has_pool(&self, label: &str) -> bool {
-        self.pools.contains(label)
-    }
-
-    pub(super) fn has_backend(&self, pool: &str, backend: &str) -> bool {
-        !self.backends.is_empty() && self.backends.contains(&(pool.to_owned(), backend.to_owned()))
+    /// Whether a series is in force: its route, pool and backend, as far as it has them, are not gone.
+    pub(super) fn has(&self, key: &Key) -> bool {
+        let is_shared = |label: &str| ["", OTHER, REMOVED].contains(&label);
+        let (pool, backend) = (label(key, "pool"), label(key, "backend"));
+        label(key, "route").is_none_or(|route| is_shared(route) || self.routes.contains(route))
+            && pool.is_none_or(|pool| is_shared(pool) || self.pools.contains(pool))
+            && backend.is_none_or(|backend| {
+                let pool = pool.unwrap_or_default();
+                is_shared(backend) || self.backends.contains(&(pool.to_owned(), backend.to_owned()))
+            })
     }
 }
 
-fn admit<L: Clone + Eq + Hash>(names: &mut HashMap<L, Standing>, label: L, other: L, most: usize) -> Admitted<L> {
-    if let Some(standing) = names.get_mut(&label) {
-        *standing = Standing::InForce;
-        return Admitted { label, is_new: false };
-    }
-    if names.len() >= most {
+fn admit<L: Clone + Eq + Hash>(names: &mut HashSet<L>, label: L, other: L, most: usize) -> Admitted<L> {
+    let is_new = !names.contains(&label);
+    if is_new && names.len() >= most {
         return Admitted { label: other, is_new: false };
     }
-    names.insert(label.clone(), Standing::InForce);
-    Admitted { label, is_new: true }
-}
-
-fn mark<L>(names: &mut HashMap<L, Standing>, is_in_force: impl Fn(&L) -> bool) {
-    for (label, standing) in names {
-        *standing = if is_in_force(label) { Standing::InForce } else { Standing::Gone };
+    if is_new {
+        names.insert(label.clone());
     }
-}
-
-fn gone<L: Clone + Eq + Hash>(names: &HashMap<L, Standing>) -> HashSet<L> {
-    names.iter().filter(|(_, standing)| **standing == Standing::Gone).map(|(label, _)| label.clone()).collect()
+    Admitted { label, is_new }
 }
 
 /// The shared label of names without their own series, used beyond the limit.

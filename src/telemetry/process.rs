@@ -1,41 +1,27 @@
 //! Reads the process's own metrics from the kernel, at each scrape.
 //!
 //! In:  nothing.
-//! Out: `process_*` lines; those that the system cannot provide are left out (another Unix, no /proc).
+//! Out: the `process_*` metrics; those that the system cannot provide are left out (another Unix, no /proc).
 //! Source: <https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics>; proc(5).
 
-use std::fmt::Write;
 use std::fs;
 
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::table::{self, Kind, Metric};
+use super::table::{self, Metric};
 
-/// Appends the metrics in the exposition format.
-pub(super) fn write(out: &mut String) {
+pub(super) fn read() -> impl Iterator<Item = (&'static Metric, f64)> {
     let cpu = clock_gettime(ClockId::ProcessCPUTime);
-    write_sample(out, &table::PROCESS_CPU, "", cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9);
-    if let Some(limit) = getrlimit(Resource::Nofile).current {
-        write_sample(out, &table::PROCESS_MAX_FDS, "", limit as f64);
-    }
-    if let Some(open) = open_fds() {
-        write_sample(out, &table::PROCESS_OPEN_FDS, "", open as f64);
-    }
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    for (metric, field) in [(&table::PROCESS_RESIDENT, "VmRSS:"), (&table::PROCESS_VIRTUAL, "VmSize:")] {
-        if let Some(bytes) = status_bytes(&status, field) {
-            write_sample(out, metric, "", bytes as f64);
-        }
-    }
-}
-
-/// Appends a metric that has one series and no handle. `labels` are already rendered, including braces.
-pub(super) fn write_sample(out: &mut String, metric: &Metric, labels: &str, value: f64) {
-    let Metric { name, help, kind, .. } = metric;
-    let kind = if matches!(kind, Kind::Counter) { "counter" } else { "gauge" };
-    // Writing to a String cannot fail.
-    let _ = write!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name}{labels} {value}\n\n");
+    let values = [
+        (&table::PROCESS_CPU, Some(cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9)),
+        (&table::PROCESS_MAX_FDS, getrlimit(Resource::Nofile).current.map(|limit| limit as f64)),
+        (&table::PROCESS_OPEN_FDS, open_fds().map(|open| open as f64)),
+        (&table::PROCESS_RESIDENT, status_bytes(&status, "VmRSS:").map(|bytes| bytes as f64)),
+        (&table::PROCESS_VIRTUAL, status_bytes(&status, "VmSize:").map(|bytes| bytes as f64)),
+    ];
+    values.into_iter().filter_map(|(metric, value)| Some((metric, value?)))
 }
 
 /// Since Linux 6.2 the size of the directory is the count; reading all entries takes 20 ms with 65,536 open.

@@ -1,66 +1,132 @@
-//! Registers the metrics of the table with a Prometheus recorder of their own and renders it.
+//! Registers the metrics of the table, and removes those of routes, pools and backends that are gone.
 //!
 //! In:  a [`Metric`] and its label values.
-//! Out: a handle for which an event is an atomic add; the exposition text for Prometheus.
-//! Source: metrics-exporter-prometheus; the text format 0.0.4.
+//! Out: a handle for which an event is an atomic add; all series with their values.
+//! Source: metrics-util's registry, with storage that sorts a histogram's samples into buckets as they arrive.
 
-use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::table::{ALL, Kind, Metric};
+use metrics::{Counter, Gauge, GaugeFn, Histogram, HistogramFn, Key, Label};
+use metrics_util::registry::{self, Storage};
 
-/// A recorder that is never installed globally: a process can have several, as tests do.
-pub(super) struct Registry {
-    recorder: PrometheusRecorder,
-    handle: PrometheusHandle,
-}
+use super::names::{Names, REMOVED};
+use super::table::{ALL, CLOSED, Kind, Metric};
+
+/// The series of one process, or of one test.
+pub(super) struct Registry(registry::Registry<Key, Atomics>);
 
 impl Registry {
     pub(super) fn new() -> Self {
-        let builder = ALL.iter().fold(PrometheusBuilder::new(), |builder, metric| match metric.kind {
-            Kind::Histogram(bounds) => builder
-                .set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), bounds)
-                .expect("every histogram of the table has buckets"),
-            Kind::Counter | Kind::Gauge => builder,
-        });
-        let recorder = builder.build_recorder();
-        for metric in ALL {
-            let (name, help) = (metric.name.into(), metric.help.into());
-            match metric.kind {
-                Kind::Counter => recorder.describe_counter(name, None, help),
-                Kind::Gauge => recorder.describe_gauge(name, None, help),
-                Kind::Histogram(_) => recorder.describe_histogram(name, None, help),
-            }
-        }
-        let handle = recorder.handle();
-        Self { recorder, handle }
+        Self(registry::Registry::new(Atomics))
     }
 
     /// The same labels return the same counter.
     pub(super) fn counter(&self, metric: &Metric, values: &[&str]) -> Counter {
         debug_assert!(matches!(metric.kind, Kind::Counter));
-        self.recorder.register_counter(&key(metric, values), &METADATA)
+        self.0.get_or_create_counter(&key(metric, values), |counter| Counter::from_arc(Arc::clone(counter)))
     }
 
     pub(super) fn gauge(&self, metric: &Metric, values: &[&str]) -> Gauge {
         debug_assert!(matches!(metric.kind, Kind::Gauge));
-        self.recorder.register_gauge(&key(metric, values), &METADATA)
+        self.0.get_or_create_gauge(&key(metric, values), |gauge| Gauge::from_arc(Arc::clone(gauge)))
     }
 
     pub(super) fn histogram(&self, metric: &Metric, values: &[&str]) -> Histogram {
         debug_assert!(matches!(metric.kind, Kind::Histogram(_)));
-        self.recorder.register_histogram(&key(metric, values), &METADATA)
+        self.0.get_or_create_histogram(&key(metric, values), |buckets| Histogram::from_arc(Arc::clone(buckets)))
     }
 
-    /// Everything registered, in the recorder's own (random) order.
-    pub(super) fn render(&self) -> String {
-        self.handle.render()
+    /// Drops the series of names that are gone once nothing can count there any more. Their closed connections move to
+    /// the route [`REMOVED`].
+    pub(super) fn purge(&self, names: &Names) {
+        let mut closed = Removed::new();
+        self.0.retain_counters(|key, counter| {
+            let stays = names.has(key) || Arc::strong_count(counter) > 1;
+            if !stays && key.name() == CLOSED.name {
+                *closed.entry(without_route(key)).or_default() += counter.load(Ordering::Relaxed);
+            }
+            stays
+        });
+        for ((listener, reason), count) in closed {
+            self.counter(&CLOSED, &[&listener, REMOVED, &reason]).increment(count);
+        }
+        self.0.retain_gauges(|key, gauge| names.has(key) || Arc::strong_count(gauge) > 1);
+        self.0.retain_histograms(|key, buckets| names.has(key) || Arc::strong_count(buckets) > 1);
     }
 
-    /// Sorts histogram samples into their buckets; until then each takes 16 bytes.
-    pub(super) fn upkeep(&self) {
-        self.handle.run_upkeep();
+    /// The series in force, by the name of the metric. Closed connections of routes that are gone are added to
+    /// [`REMOVED`].
+    pub(super) fn samples(&self, names: &Names) -> Samples {
+        let mut samples = Samples::new();
+        let mut add = |key: &Key, value| {
+            samples.entry(key.name().to_owned()).or_default().insert(labels(key.labels()), value);
+        };
+        let mut closed = Removed::new();
+        self.0.visit_counters(|key, counter| {
+            let count = counter.load(Ordering::Relaxed);
+            if key.name() == CLOSED.name && (!names.has(key) || is_removed(key)) {
+                *closed.entry(without_route(key)).or_default() += count;
+            } else if names.has(key) {
+                add(key, Sample::Count(count));
+            }
+        });
+        for ((listener, reason), count) in closed.into_iter().filter(|(_, count)| *count > 0) {
+            add(&key(&CLOSED, &[&listener, REMOVED, &reason]), Sample::Count(count));
+        }
+        self.0.visit_gauges(|key, gauge| {
+            if names.has(key) {
+                add(key, Sample::Value(f64::from_bits(gauge.load(Ordering::Relaxed))));
+            }
+        });
+        self.0.visit_histograms(|key, buckets| {
+            if names.has(key) {
+                add(key, Sample::Histogram(buckets.read()));
+            }
+        });
+        samples
     }
+}
+
+/// By the name of the metric, then by the rendered labels.
+pub(super) type Samples = BTreeMap<String, BTreeMap<String, Sample>>;
+
+/// The value of a series at one moment.
+pub(super) enum Sample {
+    Count(u64),
+    Value(f64),
+    Histogram(Distribution),
+}
+
+/// What a histogram holds.
+pub(super) struct Distribution {
+    pub bounds: &'static [f64],
+    /// One per bound, and one for samples above the last.
+    pub counts: Vec<u64>,
+    pub sum: f64,
+}
+
+/// Closed connections by listener and reason.
+type Removed = BTreeMap<(String, String), u64>;
+
+fn without_route(key: &Key) -> (String, String) {
+    let value = |name| label(key, name).unwrap_or_default().to_owned();
+    (value("listener"), value("reason"))
+}
+
+fn is_removed(key: &Key) -> bool {
+    label(key, "route") == Some(REMOVED)
+}
+
+/// The value of one label.
+pub(super) fn label<'k>(key: &'k Key, name: &str) -> Option<&'k str> {
+    key.labels().find(|label| label.key() == name).map(Label::value)
+}
+
+/// `a="b",c="d"`. [`label_value`] has replaced what would need escaping.
+fn labels<'l>(labels: impl Iterator<Item = &'l Label>) -> String {
+    labels.map(|label| format!("{}=\"{}\"", label.key(), label.value())).collect::<Vec<_>>().join(",")
 }
 
 fn key(metric: &Metric, values: &[&str]) -> Key {
@@ -70,10 +136,59 @@ fn key(metric: &Metric, values: &[&str]) -> Key {
 }
 
 /// A name as label value. The few characters that the text format escapes become `_`, so that two spellings cannot
-/// collide after escaping and a rendered line can be parsed without unescaping.
+/// collide after escaping and nothing needs escaping.
 pub(super) fn label_value(name: &str) -> String {
     name.chars().map(|c| if matches!(c, '"' | '\\') || c.is_control() { '_' } else { c }).collect()
 }
 
-/// Required by the trait but unused: this recorder does not filter.
-const METADATA: Metadata<'static> = Metadata::new("snigate", Level::INFO, None);
+struct Atomics;
+
+impl Storage<Key> for Atomics {
+    type Counter = Arc<AtomicU64>;
+    type Gauge = Arc<AtomicU64>;
+    type Histogram = Arc<Buckets>;
+
+    fn counter(&self, _: &Key) -> Self::Counter {
+        Arc::default()
+    }
+
+    fn gauge(&self, _: &Key) -> Self::Gauge {
+        Arc::default()
+    }
+
+    fn histogram(&self, key: &Key) -> Self::Histogram {
+        let metric = ALL.iter().find(|metric| metric.name == key.name());
+        let bounds = match metric.map(|metric| metric.kind) {
+            Some(Kind::Histogram(bounds)) => bounds,
+            _ => &[],
+        };
+        Arc::new(Buckets {
+            bounds,
+            counts: (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect(),
+            sum: AtomicU64::default(),
+        })
+    }
+}
+
+/// A histogram of fixed size, so that it needs no upkeep however rarely it is read.
+struct Buckets {
+    bounds: &'static [f64],
+    counts: Box<[AtomicU64]>,
+    /// The bits of an `f64`.
+    sum: AtomicU64,
+}
+
+impl HistogramFn for Buckets {
+    fn record(&self, value: f64) {
+        let at = self.bounds.partition_point(|bound| *bound < value);
+        self.counts[at].fetch_add(1, Ordering::Relaxed);
+        GaugeFn::increment(&self.sum, value);
+    }
+}
+
+impl Buckets {
+    fn read(&self) -> Distribution {
+        let counts = self.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+        Distribution { bounds: self.bounds, counts, sum: f64::from_bits(self.sum.load(Ordering::Relaxed)) }
+    }
+}

@@ -29,7 +29,7 @@ use super::{Config, Settings, Sources, files, yaml};
 
 /// Parses `text` and the files it includes. Always returns which files were read, even on errors.
 pub(super) fn config(text: &str, file: &Path, problems: &mut Problems) -> (Option<Config>, Sources) {
-    let mut reading = Reading { files: Vec::new(), patterns: Vec::new(), hash: files::Hash::new() };
+    let mut reading = Reading { files: Vec::new(), patterns: Vec::new(), hash: files::Hash::default() };
     let main: Arc<Path> = file.into();
     let top = At::top(&main);
     let Some(mut raw) = reading.raw::<raw::File>(text, &main, problems) else { return (None, Sources::new(file)) };

@@ -14,6 +14,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use siphasher::sip::SipHasher13;
+
 /// The content of some files at one moment. Taking it blocks, so do it on a thread that may wait for a disk.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Fingerprint(BTreeMap<PathBuf, Option<FileState>>);
@@ -107,7 +109,7 @@ impl FileState {
 
 fn content(path: &Path) -> Option<u64> {
     let mut file = File::open(path).ok()?.take(LARGEST_BYTES + 1);
-    let mut hasher = std::hash::DefaultHasher::new();
+    let mut hasher = SipHasher13::new();
     let mut chunk = vec![0; 64 << 10];
     loop {
         match file.read(&mut chunk).ok()? {
