@@ -1,6 +1,7 @@
-//! What a table of a million routes costs: the memory that it keeps, and the CPU time to build it.
+//! What a table of a million routes costs: the memory that it keeps, and the work to build it, counted in allocations. The
+//! CPU time is printed; docs/performance.md has it, and a busy machine must not decide a test.
 //!
-//! Run with `cargo test --release --test million_routes -- --ignored --nocapture`: the bounds are those of a release build.
+//! Run with `cargo test --release --test million_routes -- --ignored --nocapture`.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
@@ -20,17 +21,19 @@ use snigate::internals::{Pattern, ServerName, Sni};
 /// The counts are the whole process's, so whoever reads them must be alone.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Counts what is allocated now, and the most that was.
+/// Counts what is allocated now, the most that was, and how often something was allocated.
 struct Counting;
 
 static HELD: AtomicUsize = AtomicUsize::new(0);
 static MOST: AtomicUsize = AtomicUsize::new(0);
+static OFTEN: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: every call is the system allocator's; the counts beside it allocate nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let held = HELD.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
         MOST.fetch_max(held, Ordering::Relaxed);
+        OFTEN.fetch_add(1, Ordering::Relaxed);
         // SAFETY: as the caller promised.
         unsafe { System.alloc(layout) }
     }
@@ -77,7 +80,7 @@ fn config(routes: usize) -> Config {
 
 #[test]
 #[ignore = "takes a release build and a quarter of a gigabyte: see above"]
-fn a_million_routes_are_built_within_two_seconds_and_150_bytes_each() {
+fn a_million_routes_take_150_bytes_each() {
     let _alone = ALONE.lock();
     let metrics = Metrics::new();
     let config = config(ROUTES);
@@ -101,7 +104,6 @@ fn a_million_routes_are_built_within_two_seconds_and_150_bytes_each() {
         peak as f64 / ROUTES as f64
     );
     assert!(each <= 150.0, "{each} bytes a route");
-    assert!(took <= Duration::from_secs(2), "{took:?}");
 }
 
 #[test]
@@ -115,7 +117,6 @@ fn the_table_alone_is_smaller_still() {
     let each = (HELD.load(Ordering::Relaxed) - before - names) as f64 / ROUTES as f64;
     println!("table of {ROUTES} routes: {took:?} of CPU, {each:.0} bytes a route beside the names");
     assert!(each <= 100.0, "{each} bytes a route");
-    assert!(took <= Duration::from_secs(2), "{took:?}");
     drop(table);
 }
 
@@ -176,15 +177,20 @@ fn base(pattern: &Pattern) -> usize {
     pattern.base().map_or(0, |base| base.as_str().len())
 }
 
-/// How much CPU time this thread took: on a busy machine the clock on the wall says nothing.
+/// How much CPU time this thread took, for work that allocates at most [`MOST_ALLOCATIONS`] times a route.
 fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let before = OFTEN.load(Ordering::Relaxed);
     let now = || {
         let now = clock_gettime(ClockId::ThreadCPUTime);
         Duration::new(now.tv_sec.cast_unsigned(), u32::try_from(now.tv_nsec).expect("below a second"))
     };
     let started = now();
     let result = work();
-    (result, now() - started)
+    let (took, each) = (now() - started, (OFTEN.load(Ordering::Relaxed) - before) as f64 / ROUTES as f64);
+    assert!(each <= MOST_ALLOCATIONS, "{each} allocations a route");
+    (result, took)
 }
 
 const ROUTES: usize = 1_000_000;
+/// One for the copy of its pattern, where the test makes one; the rest are the few of tables that grow.
+const MOST_ALLOCATIONS: f64 = 1.1;

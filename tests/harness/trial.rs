@@ -95,6 +95,18 @@ impl Trial {
         Duration::from_millis(10 * (ticks(11) + ticks(12)))
     }
 
+    /// How often the workers have waited for something, so far (proc(5), voluntary_ctxt_switches).
+    pub fn worker_sleeps(&self) -> u64 {
+        let tasks = fs::read_dir(self.proc("task")).unwrap().map(|task| task.unwrap().path());
+        let status = tasks.filter_map(|task| fs::read_to_string(task.join("status")).ok());
+        let workers = status.filter(|status| status.starts_with("Name:\tworker-"));
+        let sleeps = |status: String| {
+            let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+            line.trim().parse::<u64>().ok()
+        };
+        workers.filter_map(sleeps).sum()
+    }
+
     /// Counted page by page: what `status` tells is up to a megabyte behind.
     pub fn resident_bytes(&self) -> u64 {
         let rollup = fs::read_to_string(self.proc("smaps_rollup")).unwrap();
