@@ -24,7 +24,7 @@ use crate::proxy_header::{Addresses, Version};
 use crate::refuse::{self, Offer, Refusal, TurnedAway, refuse};
 use crate::relay::Relay;
 use crate::server_name::Sni;
-use crate::snapshot::{Asked, Chosen, Destination, Route, Snapshot, is_trusted};
+use crate::snapshot::{Asked, Chosen, Destination, Route, Snapshot};
 use crate::socket::ResetUnlessReleased;
 use crate::telemetry::{ConnectResult, Enforced, HelloResult, LimitScope, Match, ProxyHeaderResult, Reason, State};
 
@@ -150,15 +150,14 @@ async fn hello(
 ) -> Result<(Vec<u8>, Option<Addresses>), TurnedAway> {
     let (peer, at, listener) = account.live(|live| (live.peer, live.at, live.listener));
     let metrics = Arc::clone(&account.accepted.listener_metrics);
-    let trusted = snapshot.config.listeners[listener].trusted_proxies.as_deref();
-    if trusted.is_some_and(|trusted| !is_trusted(trusted, peer.ip().to_canonical())) {
+    let terms = snapshot.listener(listener);
+    if terms.distrusts(peer.ip().to_canonical()) {
         metrics.proxy_header(ProxyHeaderResult::Untrusted);
         return Err(TurnedAway { reason: Reason::ProxyUntrusted, refusal: Refusal::Close });
     }
-    let proxy_header = if trusted.is_some() { ProxyHeader::Required } else { ProxyHeader::None };
-    let max_hello_bytes = snapshot.config.limits.max_hello_bytes;
-    let deadline = at + snapshot.config.timeouts.hello;
-    let peeked = peek::client_hello(client.stream(), proxy_header, max_hello_bytes, deadline).await;
+    let proxy_header = if terms.trusted_proxies.is_some() { ProxyHeader::Required } else { ProxyHeader::None };
+    let deadline = at + terms.hello_timeout;
+    let peeked = peek::client_hello(client.stream(), proxy_header, terms.max_hello_bytes, deadline).await;
     let after = at.elapsed();
     match peeked {
         Ok(peeked) => {

@@ -59,7 +59,7 @@ pub(crate) struct Standing {
 impl Standing {
     /// `None` if `snapshot` has no listener with that name.
     pub(crate) fn find(listener: &Listener, snapshot: &Arc<Snapshot>) -> Option<Self> {
-        let number = snapshot.config.listeners.iter().position(|known| known.name == listener.name)?;
+        let number = snapshot.find_listener(&listener.name)?;
         Some(Self { listener: listener.clone(), snapshot: Arc::clone(snapshot), number })
     }
 }
@@ -224,8 +224,7 @@ impl Door {
     }
 
     fn most(&mut self) -> usize {
-        let limits = self.snapshot.load().config.limits;
-        limits.max_connections.unwrap_or_else(|| self.shared.budget.max_connections())
+        self.snapshot.load().max_connections.unwrap_or_else(|| self.shared.budget.max_connections())
     }
 
     fn admit(&mut self, client: TcpStream, peer: SocketAddr) {
@@ -233,11 +232,10 @@ impl Door {
             self.find_standing();
         }
         let Standing { listener, snapshot, number } = &self.standing;
-        let on_listener = snapshot.config.listeners[*number].max_connections.unwrap_or(usize::MAX);
         // We waited for room under the global limit; loops that waited at the same time may overshoot it by one
         // connection each.
         let permit = self.shared.permits.acquire();
-        let Some(listener_permit) = listener.permits.try_acquire(on_listener) else {
+        let Some(listener_permit) = listener.permits.try_acquire(snapshot.listener(*number).max_connections) else {
             return self.turn_away(&client);
         };
         let (id, at) = (self.shared.ids.fetch_add(1, Ordering::Relaxed), Instant::now());

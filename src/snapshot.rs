@@ -35,12 +35,25 @@ pub struct Snapshot {
     pub not_tls: Route,
     pub pools: Vec<Arc<Pool>>,
     pub relay: Arc<relay::Settings>,
+    /// `limits.max_connections`; `None` is `auto`.
+    pub max_connections: Option<usize>,
+    listeners: Vec<ListenerTerms>,
     /// Numbers the snapshots of a process.
     pub generation: u64,
     pub terms: Arc<Terms>,
     places: Places,
     metrics: Arc<Metrics>,
     replaced: SetOnce<()>,
+}
+
+/// What the clients of one listener are held to until they have a backend.
+pub struct ListenerTerms {
+    pub name: Arc<str>,
+    pub max_connections: usize,
+    /// The peers that may connect, each of which sends a PROXY header first. `None`: anybody, without one.
+    pub trusted_proxies: Option<Vec<IpNet>>,
+    pub hello_timeout: Duration,
+    pub max_hello_bytes: usize,
 }
 
 /// What a connection needs of its snapshot until it ends. It holds only this, so that connections that live for days do
@@ -122,6 +135,8 @@ impl Snapshot {
             unmatched: fallback("unmatched", config.unmatched),
             not_tls: fallback("not_tls", config.not_tls),
             relay: Arc::new(relay_settings(&config)),
+            max_connections: config.limits.max_connections,
+            listeners: config.listeners.iter().map(|listener| listener_terms(&config, listener)).collect(),
             generation,
             terms: Arc::new(terms(&config, generation)),
             places,
@@ -136,6 +151,16 @@ impl Snapshot {
             }
         }
         snapshot
+    }
+
+    /// The terms of a listener of this snapshot.
+    pub fn listener(&self, index: usize) -> &ListenerTerms {
+        &self.listeners[index]
+    }
+
+    /// The index of the listener with that name.
+    pub fn find_listener(&self, name: &str) -> Option<usize> {
+        self.listeners.iter().position(|listener| *listener.name == *name)
     }
 
     /// Finds where a TLS connection goes. A name is routed; without one, or with an IP address in its place, `no_sni`
@@ -167,7 +192,7 @@ impl Snapshot {
     /// The metrics of `route`, created on first use.
     pub fn metrics_of<'a>(&self, route: &'a Route) -> &'a Arc<RouteMetrics> {
         route.metrics.get_or_init(|| {
-            let listeners: Vec<&str> = self.config.listeners.iter().map(|listener| &*listener.name).collect();
+            let listeners: Vec<&str> = self.listeners.iter().map(|listener| &*listener.name).collect();
             let pool = match &route.to {
                 Destination::Pool(pool) => &pool.name,
                 Destination::Refuse(_) => "",
@@ -297,9 +322,11 @@ impl Places {
     }
 }
 
-/// Whether `peer` is a trusted proxy, whose PROXY header is believed.
-pub(crate) fn is_trusted(trusted: &[IpNet], peer: IpAddr) -> bool {
-    trusted.iter().any(|net| net.contains(&peer))
+impl ListenerTerms {
+    /// Whether a connection from `peer` is refused: it would send a PROXY header that must not be believed.
+    pub(crate) fn distrusts(&self, peer: IpAddr) -> bool {
+        self.trusted_proxies.as_ref().is_some_and(|trusted| !trusted.iter().any(|net| net.contains(&peer)))
+    }
 }
 
 fn build_pools(config: &Settings, before: Option<&Snapshot>, metrics: &Arc<Metrics>) -> Vec<Arc<Pool>> {
@@ -397,6 +424,16 @@ fn relay_settings(config: &Settings) -> relay::Settings {
         half_closed: config.timeouts.half_closed,
         engine,
         tcp: tcp_settings(config.tcp),
+    }
+}
+
+fn listener_terms(config: &Settings, listener: &config::Listener) -> ListenerTerms {
+    ListenerTerms {
+        name: Arc::clone(&listener.name),
+        max_connections: listener.max_connections.unwrap_or(usize::MAX),
+        trusted_proxies: listener.trusted_proxies.clone(),
+        hello_timeout: config.timeouts.hello,
+        max_hello_bytes: config.limits.max_hello_bytes,
     }
 }
 

@@ -33,6 +33,17 @@ fn imports_never_run_back_up() {
 }
 
 #[test]
+fn the_path_asks_the_snapshot_for_terms_and_reads_no_file() {
+    let path = ["listener", "connection", "refuse", "peek", "route", "client_hello", "connect", "pool", "relay"];
+    for file in rust_files(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))) {
+        let on_it = module(&file).is_some_and(|module| path.contains(&&*module));
+        let text = fs::read_to_string(&file).expect("readable");
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        assert!(!on_it || !code.contains(".config."), "{}", file.display());
+    }
+}
+
+#[test]
 fn every_module_opens_with_what_it_is_for() {
     for file in rust_files(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))) {
         let is_test = file.file_name().is_some_and(|name| name == "tests.rs");
