@@ -12,8 +12,8 @@ use std::sync::LazyLock;
 
 use divan::{Bencher, black_box};
 use snigate::internals::Alpn;
-use snigate::internals::ServerName;
 use snigate::internals::route::{Builder, By, Conditions, Found, Request, RouteTable};
+use snigate::internals::{ListenerIndex, RouteIndex, ServerName};
 
 fn main() {
     divan::main();
@@ -82,14 +82,19 @@ fn latency(bencher: Bencher, routes: u64, asked: &Asked) {
             let found = find(&table, name);
             assert_eq!(found.map(|found| found.by), asked.by);
             // Numbers of routes are below 2³¹, so this is the next name; but not before the route is known.
-            at += 1 + (black_box(found.map_or(0, |found| found.route)) >> 31) as usize;
+            at += 1 + (black_box(found.map_or(0, |found| found.route.0)) >> 31) as usize;
         }
     });
 }
 
 fn find(table: &RouteTable, server_name: &ServerName) -> Option<Found> {
     static ALPN: LazyLock<Alpn> = LazyLock::new(Alpn::default);
-    table.find(&Request { server_name, alpn: &ALPN, source: IpAddr::V4(Ipv4Addr::LOCALHOST), listener: 0 })
+    table.find(&Request {
+        server_name,
+        alpn: &ALPN,
+        source: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        listener: ListenerIndex(0),
+    })
 }
 
 /// A kind of name to ask for: `front` before the site of a pattern that has it, and what is to take it.
@@ -133,7 +138,7 @@ fn table(routes: u64) -> RouteTable {
             1 => format!("*.{}", site(number)),
             _ => format!("**.{}", site(number)),
         };
-        builder.add(pattern.parse().expect("a pattern"), Conditions::default(), route);
+        builder.add(pattern.parse().expect("a pattern"), Conditions::default(), RouteIndex(route));
     }
     builder.build()
 }

@@ -8,7 +8,7 @@ use snigate::internals::Way;
 use snigate::internals::config::Config;
 use snigate::internals::registry::{self, Ticket};
 use snigate::internals::snapshot::{Snapshot, Terms};
-use snigate::internals::{Metrics, State};
+use snigate::internals::{ConnectionId, ListenerIndex, Metrics, State};
 use tokio::time::Instant;
 
 fn main() {
@@ -24,7 +24,7 @@ fn terms() -> Arc<Terms> {
 
 fn enter(terms: &Arc<Terms>, at: Instant) -> Ticket {
     let peer: SocketAddr = ([127, 0, 0, 1], 7).into();
-    registry::enter(1, peer, at, Arc::clone(terms), 0)
+    registry::enter(ConnectionId(1), peer, at, Arc::clone(terms), ListenerIndex(0))
 }
 
 /// All that one connection does, with so many others open.

@@ -18,20 +18,19 @@ use crate::alert::Alert;
 use crate::client_hello::{ClientHello, NotHello};
 use crate::config::Refuse;
 use crate::connect::{self, Ask, BackendStream, ConnectError, Connected, FirstBytes, Said};
-use crate::peek::{self, First, PeekError, ProxyHeader};
+use crate::peek::{self, PeekError, Peeked, ProxyHeader};
 use crate::pool::Request;
-use crate::proxy_header::{Addresses, Version};
+use crate::proxy_header::Addresses;
 use crate::refuse::{self, Offer, Refusal, TurnedAway, refuse};
 use crate::relay::Relay;
-use crate::server_name::Sni;
 use crate::snapshot::{Asked, Chosen, Destination, Route, Snapshot};
 use crate::socket::ResetUnlessReleased;
-use crate::telemetry::{ConnectResult, Enforced, HelloResult, LimitScope, Match, ProxyHeaderResult, Reason, State};
+use crate::telemetry::{ConnectResult, HelloResult, Match, Reason, State};
 
 /// Serves `client` to its end. If dropped earlier, the connection is counted as drained, or as panicked.
 ///
 /// Not an `async fn`: that would reserve space for its arguments for its whole life.
-pub(crate) fn serve(client: TcpStream, accepted: Accepted, snapshot: Arc<Snapshot>) -> impl Future<Output = ()> + Send {
+pub(crate) fn serve(client: TcpStream, accepted: Accepted, snapshot: Arc<Snapshot>) -> impl Future<Output = ()> {
     // Both are boxed, so that a relay, which may live for days, takes up only its own space.
     let established = Box::pin(establish(client, Account::open(accepted), snapshot));
     async {
@@ -96,17 +95,16 @@ async fn walk(
         let addresses = announced.unwrap_or_else(|| addresses(client, account.live(|live| live.peer)));
         account.proxy_header(version, addresses, &prefix)
     });
+    let source = account.live(|live| live.client.ip());
+    let (hello, attempts) = account.connecting();
     let ask = Ask {
-        request: Request {
-            client: account.live(|live| live.client.ip()),
-            server_name: server_name(account.hello.as_ref()),
-        },
+        request: Request { client: source, server_name: server_name(hello) },
         client: client.stream(),
         first_bytes: FirstBytes { header: header.as_deref().unwrap_or_default(), prefix: &prefix },
-        said: said(account.hello.as_ref(), &prefix),
+        said: said(hello, &prefix),
         nodelay: snapshot.relay.tcp.nodelay,
     };
-    let connected = connect::to_any(pool, ask, &mut account.attempts).await;
+    let connected = connect::to_any(pool, ask, attempts).await;
     let connected = connected.map_err(|error| not_connected(account, error))?;
     Ok(Walked { connected, idle: route.idle_timeout.unwrap_or(snapshot.relay.idle) })
 }
@@ -120,7 +118,7 @@ fn refused(
     matched: Match,
     prefix: &[u8],
 ) -> TurnedAway {
-    let turned_away = match &account.hello {
+    let turned_away = match account.hello() {
         Some(hello) => refuse::for_hello(how, matched, Offer::of(hello)),
         None => refuse::for_not_tls(how, prefix),
     };
@@ -134,25 +132,21 @@ fn refused(
 /// What a client gets that no backend accepted: a reset, as if it had come from the backend.
 fn not_connected(account: &mut Account, error: ConnectError) -> TurnedAway {
     let reason = connect_reason(&error);
-    if reason == Reason::LimitBackend {
-        account.accepted.metrics.limit_rejected(LimitScope::Backend, Enforced::Yes);
-    }
-    account.error = Some(Box::new(error));
+    account.not_connected(reason, error);
     TurnedAway { reason, refusal: Refusal::Reset }
 }
 
-/// Reads the PROXY header and the hello, and counts the result. Returns the bytes the backend must read first, and the
-/// addresses from the PROXY header.
+/// Reads the PROXY header and the hello. Returns the bytes the backend must read first, and the addresses from the PROXY
+/// header.
 async fn hello(
     client: &mut ResetUnlessReleased,
     account: &mut Account,
     snapshot: &Snapshot,
 ) -> Result<(Vec<u8>, Option<Addresses>), TurnedAway> {
     let (peer, at, listener) = account.live(|live| (live.peer, live.at, live.listener));
-    let metrics = Arc::clone(&account.accepted.listener_metrics);
     let terms = snapshot.listener(listener);
     if terms.distrusts(peer.ip().to_canonical()) {
-        metrics.proxy_header(ProxyHeaderResult::Untrusted);
+        account.distrusted();
         return Err(TurnedAway { reason: Reason::ProxyUntrusted, refusal: Refusal::Close });
     }
     let proxy_header = if terms.trusted_proxies.is_some() { ProxyHeader::Required } else { ProxyHeader::None };
@@ -160,35 +154,16 @@ async fn hello(
     let peeked = peek::client_hello(client.stream(), proxy_header, terms.max_hello_bytes, deadline).await;
     let after = at.elapsed();
     match peeked {
-        Ok(peeked) => {
-            if let Some(header) = peeked.proxy_header {
-                metrics.proxy_header(match (header.addresses, header.version) {
-                    (None, _) => ProxyHeaderResult::Local,
-                    (Some(_), Version::V1) => ProxyHeaderResult::V1,
-                    (Some(_), Version::V2) => ProxyHeaderResult::V2,
-                });
-                if let Some(addresses) = header.addresses {
-                    account.accepted.live.update(|live| live.client = addresses.client);
-                }
+        Ok(Peeked { first, prefix, proxy_header }) => {
+            if let Some(header) = &proxy_header {
+                account.introduced(header);
             }
-            match peeked.first {
-                First::Hello(hello) => {
-                    metrics.hello(HelloResult::Whole, after, hello.wire_bytes, hello.records);
-                    account.hello = Some(hello);
-                    account.hello_after = Some(after);
-                }
-                First::NotTls => metrics.hello(HelloResult::NotTls, after, 0, 0),
-            }
-            Ok((peeked.prefix, peeked.proxy_header.and_then(|header| header.addresses)))
+            account.greeted(first, after);
+            Ok((prefix, proxy_header.and_then(|header| header.addresses)))
         }
         Err(error) => {
             let (result, turned_away) = no_hello(&error);
-            if let Some(result) = result {
-                metrics.hello(result, after, 0, 0);
-            } else {
-                metrics.proxy_header(ProxyHeaderResult::Malformed);
-            }
-            account.error = Some(Box::new(error));
+            account.not_greeted(result, after, error);
             Err(turned_away)
         }
     }
@@ -222,31 +197,21 @@ fn no_hello(error: &PeekError) -> (Option<HelloResult>, TurnedAway) {
 
 /// Finds the route; [`Snapshot::choose`] makes the decision.
 fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account) -> Chosen<'a> {
-    let chosen = match &account.hello {
+    let chosen = match account.hello() {
         None => Chosen { route: &snapshot.not_tls, matched: Match::NotTls },
         Some(hello) => {
             let (source, listener) = account.live(|live| (live.client.ip().to_canonical(), live.listener));
             snapshot.choose(Asked { sni: hello.server_name.as_ref(), alpn: &hello.alpn, source, listener })
         }
     };
-    account.matched = Some(chosen.matched);
-    if let Some(Sni::Name(name)) = account.hello.as_ref().and_then(|hello| hello.server_name.as_ref()) {
-        account.accepted.live.update(|live| live.sni = Some(name.as_str().into()));
-    }
-    account.accepted.listener_metrics.selected(chosen.matched);
+    account.matched(chosen.matched);
     chosen
 }
 
 /// Refuses a client; the account closes once the client has been answered.
 async fn turn_away(client: ResetUnlessReleased, mut account: Box<Account>, turned_away: TurnedAway) {
-    let TurnedAway { reason, refusal } = turned_away;
-    account.enter(State::Refusing);
-    if let Refusal::Alert { alert, .. } = refusal {
-        account.accepted.metrics.alert_sent(alert);
-    }
-    // From here on a drop may send FIN or RST: the client has its answer, and the reason is known.
-    account.reason = Some(reason);
-    refuse(client.release(), refusal).await;
+    account.refuses(turned_away);
+    refuse(client.release(), turned_away.refusal).await;
 }
 
 /// The two addresses of the client's connection, for a PROXY header to the backend.

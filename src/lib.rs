@@ -45,6 +45,7 @@ mod descriptors;
 mod sys;
 mod telemetry;
 mod alert;
+mod ids;
 mod prefix;
 mod scratch;
 mod way;
@@ -57,6 +58,7 @@ pub use self::sys::give_memory_back;
 pub mod internals {
     pub use crate::alert::Alert;
     pub use crate::client_hello::{Alpn, ClientHello, Hello, MAX_RECORDS, NotHello, Reader, parse};
+    pub use crate::ids::{ConnectionId, ListenerIndex, RouteIndex};
     pub use crate::server_name::{Pattern, ServerName, Sni};
     pub use crate::sys::{local_addresses, unsent_bytes};
     pub use crate::telemetry::{Metrics, State};

@@ -15,11 +15,13 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Cache};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::connection::{self, Accepted};
 use crate::descriptors::{self, Budget};
 use crate::drain::Watch;
+use crate::ids::{ConnectionId, ListenerIndex};
 use crate::limits::{Permit, Permits};
 use crate::operate::registry::{self, Rosters};
 use crate::snapshot::Snapshot;
@@ -52,15 +54,15 @@ pub(crate) enum Order {
 pub(crate) struct Standing {
     listener: Listener,
     snapshot: Arc<Snapshot>,
-    /// An index into the listeners of `snapshot`.
-    number: usize,
+    /// In `snapshot`.
+    index: ListenerIndex,
 }
 
 impl Standing {
     /// `None` if `snapshot` has no listener with that name.
     pub(crate) fn find(listener: &Listener, snapshot: &Arc<Snapshot>) -> Option<Self> {
-        let number = snapshot.find_listener(&listener.name)?;
-        Some(Self { listener: listener.clone(), snapshot: Arc::clone(snapshot), number })
+        let index = snapshot.find_listener(&listener.name)?;
+        Some(Self { listener: listener.clone(), snapshot: Arc::clone(snapshot), index })
     }
 }
 
@@ -231,16 +233,16 @@ impl Door {
         if !Arc::ptr_eq(self.snapshot.load(), &self.standing.snapshot) {
             self.find_standing();
         }
-        let Standing { listener, snapshot, number } = &self.standing;
+        let Standing { listener, snapshot, index } = &self.standing;
         // We waited for room under the global limit; loops that waited at the same time may overshoot it by one
         // connection each.
         let permit = self.shared.permits.acquire();
-        let Some(listener_permit) = listener.permits.try_acquire(snapshot.listener(*number).max_connections) else {
+        let Some(listener_permit) = listener.permits.try_acquire(snapshot.listener(*index).max_connections) else {
             return self.turn_away(&client);
         };
-        let (id, at) = (self.shared.ids.fetch_add(1, Ordering::Relaxed), Instant::now());
+        let (id, at) = (ConnectionId(self.shared.ids.fetch_add(1, Ordering::Relaxed)), Instant::now());
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        let live = registry::enter(id, peer, at, Arc::clone(&snapshot.terms), *number);
+        let live = registry::enter(id, peer, at, Arc::clone(&snapshot.terms), *index);
         let place = live.number();
         let accepted = Accepted {
             listener_metrics: Arc::clone(&listener.metrics),
@@ -248,7 +250,7 @@ impl Door {
             permits: (permit, listener_permit),
             live,
         };
-        let task = tokio::spawn(connection::serve(client, accepted, Arc::clone(snapshot)));
+        let task = spawn_local(connection::serve(client, accepted, Arc::clone(snapshot)));
         registry::runs_as(place, task.abort_handle());
     }
 

@@ -16,6 +16,7 @@ use ipnet::IpNet;
 
 use self::name_map::{NameMap, Slot};
 use crate::client_hello::Alpn;
+use crate::ids::{ListenerIndex, RouteIndex};
 use crate::server_name::{Pattern, ServerName};
 
 /// What is known about a connection when it is routed.
@@ -25,15 +26,14 @@ pub struct Request<'a> {
     pub alpn: &'a Alpn,
     /// The client's address; IPv4-mapped addresses as IPv4.
     pub source: IpAddr,
-    /// Index of the listener.
-    pub listener: usize,
+    pub listener: ListenerIndex,
 }
 
 /// The route that matches a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// The number passed to [`Builder::add`].
-    pub route: u32,
+    /// As passed to [`Builder::add`].
+    pub route: RouteIndex,
     pub by: By,
 }
 
@@ -51,7 +51,7 @@ pub enum By {
 pub struct Conditions {
     pub alpn: Vec<Box<[u8]>>,
     pub source: Vec<IpNet>,
-    pub listeners: Vec<usize>,
+    pub listeners: Vec<ListenerIndex>,
 }
 
 /// The condition of an entry that did not hold.
@@ -65,7 +65,7 @@ pub enum Unmet {
 /// A candidate the walk has visited, most specific first.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate<'t> {
-    pub route: u32,
+    pub route: RouteIndex,
     pub by: By,
     /// How many bytes at the end of the name the pattern fixes: the whole name for an exact one, 0 for `*`.
     pub suffix_bytes: usize,
@@ -100,7 +100,7 @@ pub struct RouteTable {
 #[derive(Debug, Default)]
 pub struct Builder {
     /// Entries without conditions, nearly all of them in a large table: pattern, route, entry number.
-    plain: Vec<(Pattern, u32, u32)>,
+    plain: Vec<(Pattern, RouteIndex, u32)>,
     conditional: Vec<(Pattern, Entry)>,
 }
 
@@ -139,7 +139,7 @@ impl RouteTable {
 
     /// Calls `see` for every entry with its pattern's kind and name (empty for `*`), its route, its conditions, its
     /// number.
-    pub fn each<'t>(&'t self, mut see: impl FnMut(By, &'t [u8], u32, &'t Conditions, u32)) {
+    pub fn each<'t>(&'t self, mut see: impl FnMut(By, &'t [u8], RouteIndex, &'t Conditions, u32)) {
         let mut choice = |by, name, choice: Choice, number: u32| match choice.read() {
             Chosen::Route(route) => see(by, name, route, &NO_CONDITIONS, number),
             Chosen::Run(first) => {
@@ -228,8 +228,8 @@ impl Candidate<'_> {
 }
 
 impl Builder {
-    /// Adds one pattern of `route`, a number below 2³¹ that [`Found`] returns.
-    pub fn add(&mut self, pattern: Pattern, conditions: Conditions, route: u32) {
+    /// Adds one pattern of `route`.
+    pub fn add(&mut self, pattern: Pattern, conditions: Conditions, route: RouteIndex) {
         let number = u32::try_from(self.plain.len() + self.conditional.len()).expect("less than 2³² entries");
         if conditions.count() == 0 {
             self.plain.push((pattern, route, number));
@@ -374,7 +374,7 @@ struct Choice(u32);
 
 enum Chosen {
     /// A route without conditions, the usual case.
-    Route(u32),
+    Route(RouteIndex),
     /// The start of a run in [`RouteTable::runs`].
     Run(usize),
 }
@@ -382,7 +382,7 @@ enum Chosen {
 impl Choice {
     const RUN: u32 = 1 << 31;
 
-    fn route(route: u32) -> Self {
+    fn route(RouteIndex(route): RouteIndex) -> Self {
         assert!(route < Self::RUN, "less than 2³¹ routes");
         Self(route)
     }
@@ -394,7 +394,7 @@ impl Choice {
 
     fn read(self) -> Chosen {
         match self.0 & Self::RUN {
-            0 => Chosen::Route(self.0),
+            0 => Chosen::Route(RouteIndex(self.0)),
             _ => Chosen::Run((self.0 & !Self::RUN) as usize),
         }
     }
@@ -403,7 +403,7 @@ impl Choice {
 #[derive(Debug)]
 struct Entry {
     conditions: Conditions,
-    route: u32,
+    route: RouteIndex,
     /// How many entries were added before it.
     number: u32,
     /// Whether it is the last entry of its pattern.

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::client_hello::Alpn;
 use crate::config::{self, BackendAddress, Config, OnRemoved, Place, Refuse, Settings};
+use crate::ids::{ListenerIndex, RouteIndex};
 use crate::pool::{self, Pool};
 use crate::proxy_header;
 use crate::relay::{self, Engine};
@@ -63,7 +64,7 @@ pub struct Terms {
     pub generation: u64,
     pub hash: Arc<str>,
     /// The names of the listeners, in configuration order.
-    pub listeners: Vec<Arc<str>>,
+    listeners: Vec<Arc<str>>,
     pub connection_log: ConnectionLog,
 }
 
@@ -90,7 +91,7 @@ pub struct Asked<'a> {
     pub sni: Option<&'a Sni>,
     pub alpn: &'a Alpn,
     pub source: IpAddr,
-    pub listener: usize,
+    pub listener: ListenerIndex,
 }
 
 /// The result of [`Snapshot::choose`].
@@ -119,9 +120,9 @@ impl Snapshot {
         let mut table = Builder::default();
         let mut routes = Vec::with_capacity(from.len());
         let mut places = Places::default();
-        for (number, from) in (0_u32..).zip(from) {
+        for (index, from) in (0..).map(RouteIndex).zip(from) {
             for (pattern, place) in from.patterns {
-                table.add(pattern, conditions(&from.conditions), number);
+                table.add(pattern, conditions(&from.conditions), index);
                 places.push(&place);
             }
             routes.push(route(&from.name, from.to, from.idle_timeout, from.on_removed));
@@ -154,13 +155,17 @@ impl Snapshot {
     }
 
     /// The terms of a listener of this snapshot.
-    pub fn listener(&self, index: usize) -> &ListenerTerms {
+    pub fn listener(&self, ListenerIndex(index): ListenerIndex) -> &ListenerTerms {
         &self.listeners[index]
     }
 
+    pub fn route(&self, RouteIndex(index): RouteIndex) -> &Route {
+        &self.routes[index as usize]
+    }
+
     /// The index of the listener with that name.
-    pub fn find_listener(&self, name: &str) -> Option<usize> {
-        self.listeners.iter().position(|listener| *listener.name == *name)
+    pub fn find_listener(&self, name: &str) -> Option<ListenerIndex> {
+        self.listeners.iter().position(|listener| *listener.name == *name).map(ListenerIndex)
     }
 
     /// Finds where a TLS connection goes. A name is routed; without one, or with an IP address in its place, `no_sni`
@@ -178,7 +183,7 @@ impl Snapshot {
         match self.table.walk(&Request { server_name, alpn, source, listener }, see) {
             None => Chosen { route: &self.unmatched, matched: Match::Unmatched },
             Some(found) => Chosen {
-                route: &self.routes[found.route as usize],
+                route: self.route(found.route),
                 matched: match found.by {
                     By::Exact => Match::Exact,
                     By::OneLabel => Match::OneLabel,
@@ -207,8 +212,8 @@ impl Snapshot {
 
     /// Reconstructs the whole configuration in force, routes included, whatever has happened to the file since.
     pub fn effective(&self) -> Config {
-        let mut patterns: Vec<(u32, u32, Pattern)> = Vec::new();
-        let mut conditions: HashMap<u32, &Conditions> = HashMap::new();
+        let mut patterns: Vec<(RouteIndex, u32, Pattern)> = Vec::new();
+        let mut conditions: HashMap<RouteIndex, &Conditions> = HashMap::new();
         self.table.each(|by, name, route, has, number| {
             let named = |kind: fn(ServerName) -> Pattern| String::from_utf8_lossy(name).parse().map(kind).ok();
             let pattern = match by {
@@ -227,12 +232,12 @@ impl Snapshot {
         let mut patterns = patterns.into_iter().peekable();
         let numbers: HashMap<&str, usize> =
             self.pools.iter().enumerate().map(|(number, pool)| (&*pool.name, number)).collect();
-        let route = |(number, from): (u32, &Route)| config::Route {
+        let route = |(index, from): (RouteIndex, &Route)| config::Route {
             name: Arc::clone(&from.name),
-            patterns: std::iter::from_fn(|| patterns.next_if(|(route, ..)| *route == number))
+            patterns: std::iter::from_fn(|| patterns.next_if(|(route, ..)| *route == index))
                 .map(|(_, number, pattern)| (pattern, self.place(number)))
                 .collect(),
-            conditions: conditions.get(&number).map(|has| config_conditions(has)).unwrap_or_default(),
+            conditions: conditions.get(&index).map(|has| config_conditions(has)).unwrap_or_default(),
             to: match &from.to {
                 Destination::Pool(pool) => config::Destination::Pool(numbers[&*pool.name]),
                 Destination::Refuse(refuse) => config::Destination::Refuse(*refuse),
@@ -240,7 +245,7 @@ impl Snapshot {
             idle_timeout: from.idle_timeout,
             on_removed: from.on_removed,
         };
-        let routes = (0..).zip(&self.routes).map(route).collect();
+        let routes = (0..).map(RouteIndex).zip(&self.routes).map(route).collect();
         Config { settings: self.config.clone(), routes }
     }
 
@@ -322,6 +327,13 @@ impl Places {
     }
 }
 
+impl Terms {
+    /// The name of a listener.
+    pub(crate) fn listener(&self, ListenerIndex(index): ListenerIndex) -> &Arc<str> {
+        &self.listeners[index]
+    }
+}
+
 impl ListenerTerms {
     /// Whether a connection from `peer` is refused: it would send a PROXY header that must not be believed.
     pub(crate) fn distrusts(&self, peer: IpAddr) -> bool {
@@ -391,11 +403,13 @@ fn connecting(pool: &config::Pool) -> pool::Connect {
 }
 
 fn config_conditions(from: &Conditions) -> config::Conditions {
-    config::Conditions { alpn: from.alpn.clone(), source: from.source.clone(), listeners: from.listeners.clone() }
+    let listeners = from.listeners.iter().map(|ListenerIndex(index)| *index).collect();
+    config::Conditions { alpn: from.alpn.clone(), source: from.source.clone(), listeners }
 }
 
 fn conditions(from: &config::Conditions) -> Conditions {
-    Conditions { alpn: from.alpn.clone(), source: from.source.clone(), listeners: from.listeners.clone() }
+    let listeners = from.listeners.iter().copied().map(ListenerIndex).collect();
+    Conditions { alpn: from.alpn.clone(), source: from.source.clone(), listeners }
 }
 
 pub(crate) fn tcp_settings(tcp: config::Tcp) -> TcpSettings {

@@ -16,7 +16,7 @@ use snigate::internals::Metrics;
 use snigate::internals::config::{Conditions, Config, Destination, OnRemoved, Place, Route};
 use snigate::internals::route::{self, Builder, Request, RouteTable};
 use snigate::internals::snapshot::{Asked, Snapshot};
-use snigate::internals::{Pattern, ServerName, Sni};
+use snigate::internals::{ListenerIndex, Pattern, RouteIndex, ServerName, Sni};
 
 /// The counts are the whole process's, so whoever reads them must be alone.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -147,7 +147,7 @@ fn look_ups_go_on_while_tables_are_built_and_swapped() {
 
 fn table_of(patterns: impl Iterator<Item = Pattern>) -> RouteTable {
     let mut builder = Builder::default();
-    for (number, pattern) in (0..).zip(patterns) {
+    for (number, pattern) in (0..).map(RouteIndex).zip(patterns) {
         builder.add(pattern, route::Conditions::default(), number);
     }
     builder.build()
@@ -156,8 +156,13 @@ fn table_of(patterns: impl Iterator<Item = Pattern>) -> RouteTable {
 /// The number of the route that takes a name of pattern `number`.
 fn find(table: &RouteTable, number: usize) -> Option<usize> {
     let name: ServerName = asked(number).parse().expect("a name");
-    let request = Request { server_name: &name, alpn: &Alpn::default(), source: [127, 0, 0, 1].into(), listener: 0 };
-    table.find(&request).map(|found| found.route as usize)
+    let request = Request {
+        server_name: &name,
+        alpn: &Alpn::default(),
+        source: [127, 0, 0, 1].into(),
+        listener: ListenerIndex(0),
+    };
+    table.find(&request).map(|found| found.route.0 as usize)
 }
 
 /// A name that only pattern `number` takes.
@@ -168,7 +173,12 @@ fn asked(number: usize) -> String {
 fn check_look_ups(snapshot: &Snapshot) {
     for number in (0..ROUTES).step_by(997) {
         let sni = Sni::from_wire(asked(number).as_bytes()).expect("a name");
-        let asked = Asked { sni: Some(&sni), alpn: &Alpn::default(), source: [127, 0, 0, 1].into(), listener: 0 };
+        let asked = Asked {
+            sni: Some(&sni),
+            alpn: &Alpn::default(),
+            source: [127, 0, 0, 1].into(),
+            listener: ListenerIndex(0),
+        };
         assert_eq!(&*snapshot.choose(asked).route.name, name(number));
     }
 }

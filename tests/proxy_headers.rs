@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use proptest::prelude::*;
 use proxy_header::{ParseConfig, ProxyHeader};
+use snigate::internals::ConnectionId;
 use snigate::internals::proxy_header::{Addresses, Values, Version, encode, local};
 
 proptest! {
@@ -16,7 +17,7 @@ proptest! {
         name in proptest::option::of("[A-Za-z0-9.-]{1,254}"),
         protocol in proptest::option::of(proptest::collection::vec(any::<u8>(), 1..=195)),
     ) {
-        let values = Values { unique_id: id, authority: name.as_deref().map(str::as_bytes), alpn: protocol.as_deref() };
+        let values = Values { unique_id: id.map(ConnectionId), authority: name.as_deref().map(str::as_bytes), alpn: protocol.as_deref() };
         let bytes = encode(Version::V2, addresses, &values);
         prop_assert!(bytes.len() <= 536);
         let id = id.map(|id| format!("{id:016x}"));
@@ -40,7 +41,7 @@ proptest! {
 
     #[test]
     fn others_read_the_addresses_of_version_1(addresses in addresses(), id in any::<Option<u64>>()) {
-        let bytes = encode(Version::V1, addresses, &Values { unique_id: id, ..Values::default() });
+        let bytes = encode(Version::V1, addresses, &Values { unique_id: id.map(ConnectionId), ..Values::default() });
         let (theirs, length) = ProxyHeader::parse(&bytes, ParseConfig::default()).unwrap();
         prop_assert_eq!((of_proxy_header(&theirs), length), (Some(addresses), bytes.len()));
         prop_assert_eq!(ppp::v1::Header::try_from(&bytes[..]).unwrap().header.len(), bytes.len());

@@ -15,6 +15,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use libfuzzer_sys::fuzz_target;
 use proxy_header::{ParseConfig, ProxyHeader};
+use snigate::internals::ConnectionId;
 use snigate::internals::proxy_header::{Addresses, Header, Malformed, Parsed, Values, Version, encode, parse};
 
 fuzz_target!(|bytes: &[u8]| {
@@ -143,7 +144,7 @@ fn check_round_trip(addresses: Addresses, values: Values) {
 /// The values come back as they were given, as far as the header has room, and the checksum last.
 fn check_values(bytes: &[u8], values: Values) {
     assert!(bytes.len() <= 536, "longer than a segment may be");
-    let id = values.unique_id.map(|id| format!("{id:016x}"));
+    let id = values.unique_id.map(|id| format!("{:016x}", id.0));
     let asked = [(5, id.as_deref().map(str::as_bytes)), (2, values.authority), (1, values.alpn)];
     let mut asked = asked.into_iter().filter_map(|(kind, value)| Some((kind, value?)));
     let theirs = ppp::v2::Header::try_from(bytes).expect("ppp reads it");
@@ -177,7 +178,7 @@ fn values(bytes: &[u8]) -> Values<'_> {
     let Some((&[kinds, at], rest)) = bytes.split_first_chunk() else { return Values::default() };
     let (authority, alpn) = rest.split_at(usize::from(at).min(rest.len()));
     Values {
-        unique_id: (kinds & 1 == 0).then_some(u64::from(kinds) << 32 | u64::from(at)),
+        unique_id: (kinds & 1 == 0).then_some(ConnectionId(u64::from(kinds) << 32 | u64::from(at))),
         authority: (kinds & 2 == 0).then_some(authority),
         alpn: (kinds & 4 == 0).then_some(alpn),
     }

@@ -11,11 +11,11 @@ use std::net::IpAddr;
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use snigate::internals::route::{Builder, By, Conditions, Request};
-use snigate::internals::{Alpn, ServerName};
+use snigate::internals::{Alpn, ListenerIndex, RouteIndex, ServerName};
 
 fuzz_target!(|input: Input| {
     let mut builder = Builder::default();
-    for (number, entry) in (0..).zip(&input.entries) {
+    for (number, entry) in (0..).map(RouteIndex).zip(&input.entries) {
         builder.add(entry.pattern.parse().expect("a pattern"), entry.conditions.clone(), number);
     }
     let table = builder.build();
@@ -31,7 +31,7 @@ fuzz_target!(|input: Input| {
             near_misses(&input.entries, &asked.name),
             table.near_misses(&name).into_iter().map(|near| near.number).collect()
         );
-        assert_eq!(found.map(|found| found.route), expected, "{asked:?}");
+        assert_eq!(found.map(|found| found.route.0), expected, "{asked:?}");
 
         let (last, before) = match found {
             Some(_) => seen.split_last().map_or((None, &seen[..]), |(last, before)| (Some(last), before)),
@@ -50,10 +50,10 @@ fuzz_target!(|input: Input| {
                 By::ManyLabels => format!("**.{suffix}"),
                 By::Any => "*".to_owned(),
             };
-            assert_eq!(input.entries[candidate.route as usize].pattern, pattern);
+            assert_eq!(input.entries[candidate.route.0 as usize].pattern, pattern);
             // Here every entry has a route of its own.
-            assert_eq!(candidate.number(), candidate.route);
-            assert_eq!(*candidate.conditions, input.entries[candidate.route as usize].conditions);
+            assert_eq!(candidate.number(), candidate.route.0);
+            assert_eq!(*candidate.conditions, input.entries[candidate.route.0 as usize].conditions);
         }
     }
 });
@@ -85,7 +85,7 @@ struct Asked {
     name: String,
     alpn: Vec<Vec<u8>>,
     source: IpAddr,
-    listener: usize,
+    listener: ListenerIndex,
 }
 
 /// The number of the entry that takes what is asked, by the precedence that docs and `explain` promise.
@@ -155,7 +155,7 @@ fn entry(u: &mut Unstructured<'_>) -> arbitrary::Result<Entry> {
             source: some(u, 2, |u| {
                 Ok(u.choose(&["10.0.0.0/8", "10.0.0.0/31", "::/0", "2001:db8::/32"])?.parse().expect("a net"))
             })?,
-            listeners: some(u, 2, |u| u.int_in_range(0..=2))?,
+            listeners: some(u, 2, |u| Ok(ListenerIndex(u.int_in_range(0..=2)?)))?,
         }
     } else {
         Conditions::default()
@@ -169,7 +169,7 @@ fn asked(u: &mut Unstructured<'_>) -> arbitrary::Result<Asked> {
         name: name(u)?,
         alpn: some(u, 3, protocol)?,
         source: source.parse().expect("an address"),
-        listener: u.int_in_range(0..=2)?,
+        listener: ListenerIndex(u.int_in_range(0..=2)?),
     })
 }
 

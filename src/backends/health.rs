@@ -19,7 +19,7 @@ use tokio::time::{Instant, interval, sleep_until};
 use self::probe::{Passed, Probe};
 use self::streak::Streak;
 use crate::config::HealthCheck;
-use crate::pool::{Backend, Health, LastCheck, Operator, Pool};
+use crate::pool::{Backend, BackendId, Health, LastCheck, Operator, Pool};
 use crate::snapshot::Snapshot;
 use crate::telemetry::CheckResult;
 
@@ -36,7 +36,7 @@ pub(crate) async fn run(snapshot: Arc<ArcSwap<Snapshot>>) {
 /// The running tasks, by backend.
 #[derive(Default)]
 struct Checks {
-    tasks: HashMap<usize, Task>,
+    tasks: HashMap<BackendId, Task>,
     /// The snapshot they were started for, and the sum of its pools' versions. If neither changed, there is nothing to
     /// do.
     followed: Option<(Arc<Snapshot>, u64)>,
@@ -75,7 +75,7 @@ impl Checks {
         let count = u32::try_from(members.len()).unwrap_or(u32::MAX).max(1);
         let mut probe = None;
         for (number, member) in (0_u32..).zip(members) {
-            let key = Arc::as_ptr(&member.backend).addr();
+            let key = member.backend.id;
             if let Some(task) = self.tasks.get_mut(&key)
                 && task.check == *check
                 && task.pool.connect == pool.connect

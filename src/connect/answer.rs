@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
 use super::stream::BackendStream;
+use crate::alert::Alert;
 use crate::prefix::Prefix;
 use crate::scratch::with_scratch;
 use crate::telemetry::FirstRecord;
@@ -21,8 +22,8 @@ use crate::telemetry::FirstRecord;
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub kind: FirstRecord,
-    /// The AlertDescription, if the record is an alert.
-    pub alert: Option<u8>,
+    /// If the record is an alert.
+    pub alert: Option<Alert>,
     /// When the backend had accepted the hello.
     pub took: Instant,
     pub at: Instant,
@@ -95,12 +96,12 @@ fn read(backend: &BackendStream, client: &TcpStream, took: Instant, scratch: &mu
     Ok(Answer { kind, alert, took, at, carried_bytes, rest: Prefix::new(bytes[carried_bytes..].to_vec()) })
 }
 
-/// Classifies a backend's first bytes, and returns the AlertDescription if they are an alert. A truncated record is
+/// Classifies a backend's first bytes, and returns the alert if they are one. A truncated record is
 /// classified by the bytes present.
-pub(crate) fn first_record(bytes: &[u8]) -> (FirstRecord, Option<u8>) {
+pub(crate) fn first_record(bytes: &[u8]) -> (FirstRecord, Option<Alert>) {
     match bytes {
         [] => (FirstRecord::None, None),
-        [0x15, 3, _, _, _, _, alert, ..] => (FirstRecord::Alert, Some(*alert)),
+        [0x15, 3, _, _, _, _, alert, ..] => (FirstRecord::Alert, Some(Alert::new(*alert))),
         [0x15] | [0x15, 3, ..] => (FirstRecord::Alert, None),
         [0x16, 3, _, _, _, 2, _, _, _, _, _, random @ ..] if random.starts_with(HELLO_RETRY_REQUEST) => {
             (FirstRecord::HelloRetry, None)
@@ -141,7 +142,7 @@ mod tests {
         let retry = [&[0x16, 3, 3, 0, 88, 2, 0, 0, 84, 3, 3][..], HELLO_RETRY_REQUEST].concat();
         assert_eq!(first_record(&hello), (FirstRecord::ServerHello, None));
         assert_eq!(first_record(&retry), (FirstRecord::HelloRetry, None));
-        assert_eq!(first_record(&[0x15, 3, 3, 0, 2, 2, 112]), (FirstRecord::Alert, Some(112)));
+        assert_eq!(first_record(&[0x15, 3, 3, 0, 2, 2, 112]), (FirstRecord::Alert, Some(Alert::UNRECOGNIZED_NAME)));
         assert_eq!(first_record(b"SSH-2.0-OpenSSH"), (FirstRecord::Other, None));
         assert_eq!(first_record(b"HTTP/1.1 400 Bad Request"), (FirstRecord::Other, None));
         // A handshake record that carries a message other than ServerHello.

@@ -14,16 +14,19 @@ use tokio::time::Instant;
 
 use crate::alert::Alert;
 use crate::client_hello::ClientHello;
-use crate::connect::{Attempts, BackendStream, Connected, first_record};
+use crate::connect::{Attempts, BackendStream, ConnectError, Connected, first_record};
 use crate::limits::Permit;
 use crate::operate::registry::{Entry, Ticket};
+use crate::peek::{First, PeekError};
 use crate::pool::{Lease, Pool};
-use crate::proxy_header::{self, Addresses, Values, Version};
+use crate::proxy_header::{self, Addresses, Header, Values, Version};
+use crate::refuse::{Refusal, TurnedAway};
 use crate::relay::{End, Heard, Meter, Opening};
 use crate::server_name::Sni;
 use crate::snapshot::{Destination, Route, Snapshot};
 use crate::telemetry::{
-    Active, Alpn, ConnectionLine, Feature, FirstRecord, ListenerMetrics, Match, Metrics, Reason, RouteMetrics, State,
+    Active, Alpn, ConnectionLine, Enforced, Feature, FirstRecord, HelloResult, LimitScope, ListenerMetrics, Match,
+    Metrics, ProxyHeaderResult, Reason, RouteMetrics, State,
 };
 use crate::way::Way;
 
@@ -37,24 +40,44 @@ pub(crate) struct Accepted {
 }
 
 /// Everything known about a connection. Its drop is the only place where a connection is counted and logged.
+///
+/// What a stage found is `None` until the connection has passed it.
 pub(super) struct Account {
-    pub(super) accepted: Accepted,
-    pub(super) active: Active,
-    pub(super) hello: Option<ClientHello>,
-    pub(super) hello_after: Option<Duration>,
+    accepted: Accepted,
+    active: Active,
+    greeting: Option<Greeting>,
+    matched: Option<Match>,
+    routed: Option<Routed>,
+    attempts: Attempts,
+    reached: Option<Reached>,
+    /// The backend sent FIN before the client did. Not in `Reached`, which has no room for it in 56 bytes.
+    backend_closed_first: bool,
     /// Why there was no hello, or no backend.
-    pub(super) error: Option<Box<dyn Error + Send + Sync>>,
-    pub(super) matched: Option<Match>,
-    route: Option<Arc<RouteMetrics>>,
-    pub(super) pool: Option<Arc<Pool>>,
-    pub(super) attempts: Attempts,
-    pub(super) lease: Option<Lease>,
-    pub(super) connect_after: Option<Duration>,
-    pub(super) connected_at: Option<Instant>,
-    pub(super) first_byte: Option<Duration>,
-    /// The backend sent FIN before the client did.
-    pub(super) backend_closed_first: bool,
-    pub(super) reason: Option<Reason>,
+    error: Option<Box<dyn Error + Send + Sync>>,
+    reason: Option<Reason>,
+}
+
+/// The client's hello.
+struct Greeting {
+    hello: ClientHello,
+    /// Since the connection was accepted.
+    after: Duration,
+}
+
+/// The route that counts this connection.
+struct Routed {
+    metrics: Arc<RouteMetrics>,
+    /// `None`: the route refuses.
+    pool: Option<Arc<Pool>>,
+}
+
+/// The backend, from when it has accepted the first bytes.
+struct Reached {
+    lease: Lease,
+    connect_after: Duration,
+    at: Instant,
+    /// From `at` to the first byte of its answer.
+    first_byte: Option<Duration>,
 }
 
 impl Account {
@@ -63,18 +86,13 @@ impl Account {
         Box::new(Self {
             active: accepted.listener_metrics.accepted(),
             accepted,
-            hello: None,
-            hello_after: None,
-            error: None,
+            greeting: None,
             matched: None,
-            route: None,
-            pool: None,
+            routed: None,
             attempts: Attempts::default(),
-            lease: None,
-            connect_after: None,
-            connected_at: None,
-            first_byte: None,
+            reached: None,
             backend_closed_first: false,
+            error: None,
             reason: None,
         })
     }
@@ -89,24 +107,101 @@ impl Account {
         self.active.enter(state);
     }
 
+    /// A PROXY header from a peer that is not trusted.
+    pub(super) fn distrusted(&self) {
+        self.accepted.listener_metrics.proxy_header(ProxyHeaderResult::Untrusted);
+    }
+
+    /// The client's PROXY header was read.
+    pub(super) fn introduced(&self, header: &Header) {
+        self.accepted.listener_metrics.proxy_header(match (header.addresses, header.version) {
+            (None, _) => ProxyHeaderResult::Local,
+            (Some(_), Version::V1) => ProxyHeaderResult::V1,
+            (Some(_), Version::V2) => ProxyHeaderResult::V2,
+        });
+        if let Some(addresses) = header.addresses {
+            self.accepted.live.update(|live| live.client = addresses.client);
+        }
+    }
+
+    /// The first bytes were read, `after` the connection was accepted.
+    pub(super) fn greeted(&mut self, first: First, after: Duration) {
+        let metrics = &self.accepted.listener_metrics;
+        match first {
+            First::Hello(hello) => {
+                metrics.hello(HelloResult::Whole, after, hello.wire_bytes, hello.records);
+                self.greeting = Some(Greeting { hello, after });
+            }
+            First::NotTls => metrics.hello(HelloResult::NotTls, after, 0, 0),
+        }
+    }
+
+    /// There is no hello, `after` the connection was accepted. `None`: the PROXY header is malformed.
+    pub(super) fn not_greeted(&mut self, result: Option<HelloResult>, after: Duration, error: PeekError) {
+        let metrics = &self.accepted.listener_metrics;
+        match result {
+            Some(result) => metrics.hello(result, after, 0, 0),
+            None => metrics.proxy_header(ProxyHeaderResult::Malformed),
+        }
+        self.error = Some(Box::new(error));
+    }
+
+    /// The routing decision.
+    pub(super) fn matched(&mut self, matched: Match) {
+        self.matched = Some(matched);
+        if let Some(Sni::Name(name)) = self.hello().and_then(|hello| hello.server_name.as_ref()) {
+            self.accepted.live.update(|live| live.sni = Some(name.as_str().into()));
+        }
+        self.accepted.listener_metrics.selected(matched);
+    }
+
+    /// The connection counts for `route`.
     pub(super) fn routed(&mut self, snapshot: &Snapshot, route: &Route) {
         let metrics = Arc::clone(snapshot.metrics_of(route));
-        if let Some(hello) = &self.hello {
+        if let Some(hello) = self.hello() {
             features(hello).for_each(|feature| metrics.offers(feature));
         }
-        if let Destination::Pool(pool) = &route.to {
-            self.pool = Some(Arc::clone(pool));
-        }
+        let pool = match &route.to {
+            Destination::Pool(pool) => Some(Arc::clone(pool)),
+            Destination::Refuse(_) => None,
+        };
         self.accepted.live.update(|live| {
             live.route = Some(Arc::clone(&route.name));
-            live.pool = self.pool.as_ref().map(|pool| Arc::clone(&pool.name));
+            live.pool = pool.as_ref().map(|pool| Arc::clone(&pool.name));
         });
-        self.route = Some(metrics);
+        self.routed = Some(Routed { metrics, pool });
+    }
+
+    /// No backend accepted the connection.
+    pub(super) fn not_connected(&mut self, reason: Reason, error: ConnectError) {
+        if reason == Reason::LimitBackend {
+            self.accepted.metrics.limit_rejected(LimitScope::Backend, Enforced::Yes);
+        }
+        self.error = Some(Box::new(error));
+    }
+
+    /// The client is turned away.
+    pub(super) fn refuses(&mut self, TurnedAway { reason, refusal }: TurnedAway) {
+        self.enter(State::Refusing);
+        if let Refusal::Alert { alert, .. } = refusal {
+            self.accepted.metrics.alert_sent(alert);
+        }
+        // From here on a drop may send FIN or RST: the client has its answer, and the reason is known.
+        self.reason = Some(reason);
+    }
+
+    pub(super) fn hello(&self) -> Option<&ClientHello> {
+        self.greeting.as_ref().map(|greeting| &greeting.hello)
+    }
+
+    /// What a backend is picked by, and where the attempts are recorded.
+    pub(super) fn connecting(&mut self) -> (Option<&ClientHello>, &mut Attempts) {
+        (self.greeting.as_ref().map(|greeting| &greeting.hello), &mut self.attempts)
     }
 
     /// The PROXY header that describes the client, whose bytes are `prefix`, to the backend.
     pub(super) fn proxy_header(&self, version: Version, addresses: Addresses, prefix: &[u8]) -> Vec<u8> {
-        let hello = self.hello.as_ref();
+        let hello = self.hello();
         let authority = hello.and_then(|hello| hello.server_name_as_sent(prefix));
         let alpn = hello.and_then(|hello| hello.alpn.only());
         let values = Values { unique_id: Some(self.live(|live| live.id)), authority: authority.as_deref(), alpn };
@@ -117,42 +212,41 @@ impl Account {
         let Connected { stream, lease, rest, taken_bytes, after, answer } = connected;
         self.enter(State::Relaying);
         self.accepted.live.relays_to(Arc::clone(&lease.backend().name));
-        self.connect_after = Some(after);
         // Up to here we waited for the answer, if there is one.
-        let connected_at = answer.as_ref().map_or_else(Instant::now, |answer| answer.took);
-        self.connected_at = Some(connected_at);
-        self.lease = Some(lease);
+        let at = answer.as_ref().map_or_else(Instant::now, |answer| answer.took);
+        let first_byte = answer.as_ref().map(|answer| answer.at - at);
+        self.reached = Some(Reached { lease, connect_after: after, at, first_byte });
         self.carried(Way::ToBackend, taken_bytes as u64);
         let Some(answer) = answer else { return (stream, Opening { to_backend: rest, ..Opening::default() }) };
-        self.first_byte = Some(answer.at - connected_at);
         self.answered(answer.kind, answer.alert);
         self.carried(Way::ToClient, answer.carried_bytes as u64);
         (stream, Opening { to_backend: rest, to_client: answer.rest, heard: Heard::Yes })
     }
 
     /// Judges the backend by its first answer.
-    fn answered(&mut self, kind: FirstRecord, alert: Option<u8>) {
-        let (Some(pool), Some(lease)) = (&self.pool, &self.lease) else { return };
-        if self.hello.is_some() {
-            lease.backend().metrics.first_record(kind);
+    fn answered(&mut self, kind: FirstRecord, alert: Option<Alert>) {
+        let (Some(Routed { pool: Some(pool), .. }), Some(reached)) = (&self.routed, &self.reached) else { return };
+        let backend = reached.lease.backend();
+        if self.greeting.is_some() {
+            backend.metrics.first_record(kind);
         }
         match kind {
             FirstRecord::Alert if !self.blames_backend(alert) => {}
-            FirstRecord::Alert => pool.failed(lease.backend(), Instant::now()),
+            FirstRecord::Alert => pool.failed(backend, Instant::now()),
             // Silence may be the client's doing.
             FirstRecord::None if !self.backend_closed_first => {}
-            FirstRecord::None => pool.failed(lease.backend(), Instant::now()),
-            FirstRecord::Other if self.hello.is_some() => pool.failed(lease.backend(), Instant::now()),
+            FirstRecord::None => pool.failed(backend, Instant::now()),
+            FirstRecord::Other if self.greeting.is_some() => pool.failed(backend, Instant::now()),
             FirstRecord::Other | FirstRecord::ServerHello | FirstRecord::HelloRetry => {
-                pool.answered(lease.backend(), Instant::now());
+                pool.answered(backend, Instant::now());
             }
         }
     }
 
     /// Whether an alert reflects the backend's state. Most alerts are about what the client offered, and a client that
     /// offers nonsense must not be able to get a backend ejected (RFC 8446 §6.2).
-    fn blames_backend(&self, alert: Option<u8>) -> bool {
-        match alert.map(Alert::new) {
+    fn blames_backend(&self, alert: Option<Alert>) -> bool {
+        match alert {
             Some(Alert::INTERNAL_ERROR) => true,
             // A client can invent names under a wildcard, but not one that is in the configuration.
             Some(Alert::UNRECOGNIZED_NAME) => self.matched == Some(Match::Exact),
@@ -164,8 +258,8 @@ impl Account {
 impl Meter for Account {
     fn carried(&mut self, way: Way, bytes: u64) {
         self.accepted.live.carried(way, bytes);
-        if let Some(metrics) = &self.route {
-            metrics.bytes(way, bytes);
+        if let Some(routed) = &self.routed {
+            routed.metrics.bytes(way, bytes);
         }
     }
 
@@ -174,7 +268,9 @@ impl Meter for Account {
     }
 
     fn first_bytes(&mut self, bytes: &[u8]) {
-        self.first_byte = self.connected_at.map(|connected| connected.elapsed());
+        if let Some(reached) = &mut self.reached {
+            reached.first_byte = Some(reached.at.elapsed());
+        }
         let (kind, alert) = first_record(bytes);
         self.answered(kind, alert);
     }
@@ -184,7 +280,7 @@ impl Meter for Account {
     }
 
     fn ended(&mut self, end: End) {
-        if self.first_byte.is_none() {
+        if self.first_byte().is_none() {
             self.backend_closed_first |= end == End::BackendReset;
             self.answered(FirstRecord::None, None);
         }
@@ -224,11 +320,13 @@ impl Drop for Account {
         };
         let reason = self.reason.unwrap_or(unfinished);
         let lived = live.at.elapsed();
-        match &self.route {
-            Some(metrics) => metrics.closed(live.listener, reason, lived),
+        match &self.routed {
+            Some(routed) => routed.metrics.closed(live.listener, reason, lived),
             None => self.accepted.listener_metrics.closed_unrouted(reason),
         }
-        if let (Some(pool), Some(after)) = (&self.pool, self.first_byte) {
+        if let Some(Routed { pool: Some(pool), .. }) = &self.routed
+            && let Some(after) = self.first_byte()
+        {
             pool.metrics.first_byte(after);
         }
         if live.terms.connection_log.wants(reason) {
@@ -239,11 +337,12 @@ impl Drop for Account {
 
 impl Account {
     fn log(&self, live: &Entry, reason: Reason, lived: Duration) {
-        let hello = self.hello.as_ref();
+        let hello = self.hello();
+        let pool = self.routed.as_ref().and_then(|routed| routed.pool.as_ref());
         let backend = self.attempts.last.as_ref();
         live.terms.connection_log.line(&ConnectionLine {
             id: live.id,
-            listener: &live.terms.listeners[live.listener],
+            listener: live.terms.listener(live.listener),
             client: live.client,
             peer: live.peer,
             sni: server_name(hello),
@@ -252,15 +351,15 @@ impl Account {
             offers: &hello.map(|hello| features(hello).collect::<Vec<_>>()).unwrap_or_default(),
             hello_bytes: hello.map(|hello| hello.wire_bytes),
             hello_records: hello.map(|hello| hello.records),
-            hello_ms: self.hello_after,
+            hello_ms: self.greeting.as_ref().map(|greeting| greeting.after),
             route: live.route.as_deref(),
             matched: self.matched,
-            pool: self.pool.as_ref().map(|pool| &*pool.name),
+            pool: pool.map(|pool| &*pool.name),
             backend: backend.map(|backend| &*backend.name),
             address: backend.map(|backend| &backend.address as &dyn std::fmt::Display),
             attempts: self.attempts.count,
-            connect_ms: self.connect_after,
-            first_byte_ms: self.first_byte,
+            connect_ms: self.reached.as_ref().map(|reached| reached.connect_after),
+            first_byte_ms: self.first_byte(),
             duration_ms: lived,
             bytes_to_backend: live.bytes[Way::ToBackend as usize],
             bytes_to_client: live.bytes[Way::ToClient as usize],
@@ -269,6 +368,10 @@ impl Account {
             config: &live.terms.hash,
             error: self.error.as_ref().map(|error| error as &dyn std::fmt::Display),
         });
+    }
+
+    fn first_byte(&self) -> Option<Duration> {
+        self.reached.as_ref()?.first_byte
     }
 }
 
@@ -285,6 +388,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
+    use crate::ids::{ConnectionId, ListenerIndex};
     use crate::limits::Permits;
     use crate::operate::registry;
 
@@ -297,7 +401,13 @@ mod tests {
             listener_metrics: metrics.listener("l"),
             metrics: Arc::clone(metrics),
             permits: (permits.acquire(), permits.acquire()),
-            live: registry::enter(1, peer, at, Arc::clone(&Snapshot::build(config, None, metrics).terms), 0),
+            live: registry::enter(
+                ConnectionId(1),
+                peer,
+                at,
+                Arc::clone(&Snapshot::build(config, None, metrics).terms),
+                ListenerIndex(0),
+            ),
         }
     }
 
@@ -314,11 +424,11 @@ mod tests {
         assert_eq!(permits.open(), 0);
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "local")]
     async fn a_panic_is_one_connection_and_is_counted() {
         let (metrics, permits) = (Metrics::new(), Arc::<Permits>::default());
         let accepted = accepted(&metrics, &permits);
-        let task = tokio::spawn(async move {
+        let task = tokio::task::spawn_local(async move {
             let _account = Account::open(accepted);
             panic!("injected");
         });

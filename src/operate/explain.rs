@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::alert::Alert;
 use crate::client_hello::Alpn;
 use crate::config::{self, Refuse, Settings};
+use crate::ids::ListenerIndex;
 use crate::refuse::{self, Offer, TurnedAway};
 use crate::route::{By, Candidate, NearMiss};
 use crate::server_name::{InvalidName, Pattern, ServerName, Sni};
@@ -132,7 +133,7 @@ pub(crate) struct Source {
 /// [`BadQuestion`]. An invalid name is not an error here: clients can send one, and are refused.
 pub(crate) fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explanation, BadQuestion> {
     let config = &snapshot.config;
-    let listener = listener(config, question.listener.as_deref())?;
+    let listener = listener(snapshot, question.listener.as_deref())?;
     if let Some(protocol) = question.alpn.iter().find(|protocol| !(1..=255).contains(&protocol.len())) {
         return Err(BadQuestion::Protocol { bytes: protocol.len() });
     }
@@ -147,7 +148,7 @@ pub(crate) fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explan
         server_name: None,
         alpn: question.alpn.clone(),
         source,
-        listener: config.listeners.get(listener).map(|listener| listener.name.to_string()).unwrap_or_default(),
+        listener: snapshot.listener(listener).name.to_string(),
         assumed: given.iter().filter(|(_, given)| !given).map(|(what, _)| (*what).to_owned()).collect(),
         matched: None,
         route: None,
@@ -244,11 +245,11 @@ impl Explanation {
     }
 }
 
-fn listener(config: &Settings, asked: Option<&str>) -> Result<usize, BadQuestion> {
-    let Some(asked) = asked else { return Ok(0) };
-    config.listeners.iter().position(|listener| *listener.name == *asked).ok_or_else(|| BadQuestion::NoListener {
+fn listener(snapshot: &Snapshot, asked: Option<&str>) -> Result<ListenerIndex, BadQuestion> {
+    let Some(asked) = asked else { return Ok(ListenerIndex(0)) };
+    snapshot.find_listener(asked).ok_or_else(|| BadQuestion::NoListener {
         asked: asked.to_owned(),
-        known: config.listeners.iter().map(|listener| listener.name.to_string()).collect(),
+        known: snapshot.config.listeners.iter().map(|listener| listener.name.to_string()).collect(),
     })
 }
 
@@ -256,9 +257,9 @@ fn listener(config: &Settings, asked: Option<&str>) -> Result<usize, BadQuestion
 fn entry(snapshot: &Snapshot, candidate: &Candidate<'_>, name: &ServerName) -> Entry {
     let Candidate { route, by, suffix_bytes, conditions, .. } = *candidate;
     let place = snapshot.place(candidate.number());
-    let listener = |number: &usize| snapshot.config.listeners[*number].name.to_string();
+    let listener = |index: &ListenerIndex| snapshot.listener(*index).name.to_string();
     Entry {
-        route: snapshot.routes[route as usize].name.to_string(),
+        route: snapshot.route(route).name.to_string(),
         pattern: pattern(by, suffix(name, suffix_bytes)),
         file: place.file.display().to_string(),
         line: place.line,

@@ -12,6 +12,7 @@ mod desk;
 mod slots;
 
 use std::cell::RefCell;
+use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,21 +25,21 @@ pub(crate) use self::condemned::{Condemned, Fates};
 pub use self::desk::Rosters;
 pub(crate) use self::desk::{Listed, serve};
 use self::slots::Slots;
+use crate::ids::{ConnectionId, ListenerIndex};
 use crate::snapshot::Terms;
 use crate::telemetry::{Reason, State};
 use crate::way::Way;
 
 /// What is known about a live connection.
 pub struct Entry {
-    pub id: u64,
+    pub id: ConnectionId,
     pub peer: SocketAddr,
     /// From the PROXY header if there was one, otherwise the peer.
     pub client: SocketAddr,
     pub at: Instant,
     /// Terms of the snapshot that serves it.
     pub terms: Arc<Terms>,
-    /// Index into the listeners of `terms`.
-    pub listener: usize,
+    pub listener: ListenerIndex,
     pub state: State,
     pub sni: Option<Box<str>>,
     pub route: Option<Arc<str>>,
@@ -54,14 +55,20 @@ pub struct Entry {
     late: Option<Box<Vec<Arc<Condemned>>>>,
 }
 
-/// A connection's slot in its worker's registry, released when dropped. It stays on the thread that created it.
+/// A connection's slot in its worker's registry, released when dropped. It cannot leave the thread that created it: on
+/// another one, its number would be the slot of a stranger.
+///
+/// ```compile_fail
+/// fn sent<T: Send>() {}
+/// sent::<snigate::internals::registry::Ticket>();
+/// ```
 #[derive(Debug)]
-pub struct Ticket(Option<u32>);
+pub struct Ticket(Option<u32>, PhantomData<*const ()>);
 
 /// A live connection as it is reported.
 #[derive(Clone, Debug)]
 pub struct Row {
-    pub id: u64,
+    pub id: ConnectionId,
     pub client: SocketAddr,
     pub peer: SocketAddr,
     pub listener: Arc<str>,
@@ -78,7 +85,7 @@ pub struct Row {
 /// Selects connections: every field that is set must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    pub id: Option<u64>,
+    pub id: Option<ConnectionId>,
     pub listener: Option<String>,
     pub route: Option<String>,
     pub pool: Option<String>,
@@ -87,7 +94,7 @@ pub struct Filter {
 }
 
 /// Registers a connection that was accepted at `at` with this thread.
-pub fn enter(id: u64, peer: SocketAddr, at: Instant, terms: Arc<Terms>, listener: usize) -> Ticket {
+pub fn enter(id: ConnectionId, peer: SocketAddr, at: Instant, terms: Arc<Terms>, listener: ListenerIndex) -> Ticket {
     let entry = Entry {
         id,
         peer,
@@ -105,7 +112,7 @@ pub fn enter(id: u64, peer: SocketAddr, at: Instant, terms: Arc<Terms>, listener
         task: None,
         late: None,
     };
-    Ticket(Some(SLOTS.with_borrow_mut(|slots| slots.insert(entry))))
+    Ticket(Some(SLOTS.with_borrow_mut(|slots| slots.insert(entry))), PhantomData)
 }
 
 impl Ticket {
@@ -121,7 +128,7 @@ impl Ticket {
 
     /// Calls `look` with the entry. Call only while the connection is registered, that is until [`Ticket::leave`].
     pub fn see<R>(&self, look: impl FnOnce(&Entry) -> R) -> R {
-        self.update(|entry| look(entry)).expect("it is on the roster")
+        self.update(|entry| look(entry)).expect("the connection is registered")
     }
 
     pub fn carried(&self, way: Way, bytes: u64) {
@@ -182,7 +189,7 @@ impl Entry {
     }
 
     fn listener(&self) -> &Arc<str> {
-        &self.terms.listeners[self.listener]
+        self.terms.listener(self.listener)
     }
 
     fn row(&self, now: Instant) -> Row {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -16,6 +16,7 @@ use crate::telemetry::{BackendMetrics, CheckResult};
 /// its standing.
 #[derive(Debug)]
 pub struct Backend {
+    pub id: BackendId,
     /// As written in the configuration; for a name that is looked up, with a number appended.
     pub name: Arc<str>,
     pub address: Address,
@@ -26,6 +27,10 @@ pub struct Backend {
     active: AtomicUsize,
     last_check: Mutex<Option<LastCheck>>,
 }
+
+/// Identifies a backend within the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct BackendId(u64);
 
 /// The latest active check, for the status.
 #[derive(Clone, Debug)]
@@ -57,7 +62,9 @@ pub struct Lease(Arc<Backend>);
 
 impl Backend {
     pub fn new(name: Arc<str>, address: Address, looked_up: bool, metrics: Arc<BackendMetrics>, now: Instant) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         Self {
+            id: BackendId(NEXT.fetch_add(1, Ordering::Relaxed)),
             name,
             address,
             looked_up,

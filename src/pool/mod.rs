@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 pub use self::backend::Address;
-pub(crate) use self::backend::{Backend, LastCheck, Lease, Shown};
+pub(crate) use self::backend::{Backend, BackendId, LastCheck, Lease, Shown};
 pub(crate) use self::members::Member;
 use self::members::Members;
 pub(crate) use self::picks::Picks;

@@ -5,13 +5,12 @@
 
 use std::cell::Cell;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use fastrand::Rng;
 use tokio::time::Instant;
 
-use super::backend::{Address, Backend, Lease};
+use super::backend::{Address, Backend, BackendId, Lease};
 use super::maglev::{key_of, key_of_client};
 use super::members::{Group, Member, Members};
 use super::policy::{Policy, Turn};
@@ -30,8 +29,8 @@ pub struct Request<'a> {
 pub struct Picks<'a> {
     pool: &'a Pool,
     turn: Turn,
-    /// The first `count` are backends already returned, as addresses in memory: only compared, never dereferenced.
-    tried: [usize; MOST_ATTEMPTS],
+    /// The first `count` are the backends already returned.
+    tried: [BackendId; MOST_ATTEMPTS],
     count: usize,
     /// A backend was skipped because it is at its connection limit.
     met_full: bool,
@@ -45,7 +44,7 @@ impl<'a> Picks<'a> {
             _ => 0,
         };
         let turn = Turn { at: None, key, rng: Rng::new() };
-        Self { pool, turn, tried: [0; MOST_ATTEMPTS], count: 0, met_full: false }
+        Self { pool, turn, tried: [BackendId::default(); MOST_ATTEMPTS], count: 0, met_full: false }
     }
 
     /// Leases the next backend.
@@ -58,7 +57,7 @@ impl<'a> Picks<'a> {
     /// Leases a backend of the same entry as `one`, with an address of the other family (RFC 8305 §4).
     pub fn other_family(&mut self, one: &Backend, now: Instant) -> Option<Lease> {
         let members = self.pool.members.load();
-        let entry = members.list().iter().find(|member| std::ptr::eq(&*member.backend, one))?.entry;
+        let entry = members.list().iter().find(|member| member.backend.id == one.id)?.entry;
         let other = members.list().iter().find(|member| {
             let address = &member.backend.address;
             let inet = matches!(address, Address::Inet(_)) && address.is_ipv6() != one.address.is_ipv6();
@@ -123,18 +122,14 @@ impl<'a> Picks<'a> {
 
     fn lease(&mut self, member: &Member) -> Option<Lease> {
         let lease = Lease::try_new(&member.backend, member.max_connections)?;
-        *self.tried.get_mut(self.count)? = address_of(member);
+        *self.tried.get_mut(self.count)? = member.backend.id;
         self.count += 1;
         Some(lease)
     }
 }
 
-fn may(member: &Member, grade: Grade, tried: &[usize], now: Instant) -> bool {
-    member.backend.standing.grade(now) == grade && !tried.contains(&address_of(member))
-}
-
-fn address_of(member: &Member) -> usize {
-    Arc::as_ptr(&member.backend).addr()
+fn may(member: &Member, grade: Grade, tried: &[BackendId], now: Instant) -> bool {
+    member.backend.standing.grade(now) == grade && !tried.contains(&member.backend.id)
 }
 
 /// Upper bound on attempts per connection, whatever is configured.

@@ -1,13 +1,16 @@
 //! Runs one data thread: its runtime, its listening sockets, and every connection they accept.
 //!
-//! A connection stays on its worker for its whole life: no locks, no wake-ups across threads, no work stealing.
+//! A connection stays on its worker for its whole life: no locks, no wake-ups across threads, no work stealing. Its
+//! registry ticket is not `Send`, so the runtime is tokio's local one: other runtimes do not compile.
 
 use std::io;
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::runtime;
-use tokio::sync::{mpsc, watch};
+use tokio::runtime::{self, LocalOptions};
+use tokio::sync::{mpsc::UnboundedReceiver, watch};
+use tokio::task::spawn_local;
 
 use crate::drain::Phase;
 use crate::limits::Permit;
@@ -29,22 +32,27 @@ pub(crate) struct Opening {
 ///
 /// # Errors
 /// A thread or a runtime cannot be created.
-pub(crate) fn spawn(
-    number: usize,
-    openings: mpsc::UnboundedReceiver<Opening>,
-    shared: Shared,
-) -> io::Result<JoinHandle<()>> {
-    let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-        relay::bound_pipes(shared.budget.most_pipes);
-        runtime.block_on(serve(openings, shared));
-        // Connections that are still open are dropped with the runtime: reset, and counted as drained.
-    })
+pub(crate) fn spawn(number: usize, openings: UnboundedReceiver<Opening>, shared: Shared) -> io::Result<JoinHandle<()>> {
+    let (built, result) = mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+        // Built here, since it belongs to its thread.
+        match runtime::Builder::new_current_thread().enable_io().enable_time().build_local(LocalOptions::default()) {
+            Err(error) => _ = built.send(Err(error)),
+            Ok(runtime) => {
+                let _ = built.send(Ok(()));
+                relay::bound_pipes(shared.budget.most_pipes);
+                runtime.block_on(serve(openings, shared));
+                // Connections that are still open are dropped with the runtime: reset, and counted as drained.
+            }
+        }
+    })?;
+    result.recv().unwrap_or_else(|_| Err(io::Error::other("the worker ended at once")))?;
+    Ok(thread)
 }
 
-async fn serve(openings: mpsc::UnboundedReceiver<Opening>, shared: Shared) {
+async fn serve(openings: UnboundedReceiver<Opening>, shared: Shared) {
     let mut drain = shared.drain.clone();
-    tokio::spawn(registry::serve(shared.rosters.join()));
+    spawn_local(registry::serve(shared.rosters.join()));
     tokio::select! {
         () = drain.reached(Phase::Over) => {}
         () = open(openings, &shared) => {}
@@ -53,9 +61,9 @@ async fn serve(openings: mpsc::UnboundedReceiver<Opening>, shared: Shared) {
 }
 
 /// Never returns: sockets that were opened stay in use when no more can arrive.
-async fn open(mut openings: mpsc::UnboundedReceiver<Opening>, shared: &Shared) {
+async fn open(mut openings: UnboundedReceiver<Opening>, shared: &Shared) {
     while let Some(Opening { socket, orders, standing, place }) = openings.recv().await {
-        tokio::spawn(listener::accept(socket, orders, standing, shared.clone(), place));
+        spawn_local(listener::accept(socket, orders, standing, shared.clone(), place));
     }
     std::future::pending().await
 }

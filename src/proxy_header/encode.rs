@@ -16,12 +16,12 @@ use super::{
     Addresses, COMMAND_PROXY, TCP_OVER_IPV4, TCP_OVER_IPV6, TYPE_ALPN, TYPE_AUTHORITY, TYPE_CRC32C, TYPE_UNIQUE_ID,
     V2_FIXED_BYTES, V2_SIGNATURE, V2_VERSION, Version,
 };
+use crate::ids::ConnectionId;
 
 /// What version 2 carries besides the addresses; version 1 has no place for it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Values<'a> {
-    /// The connection's id, formatted as in the log: 16 hexadecimal digits.
-    pub unique_id: Option<u64>,
+    pub unique_id: Option<ConnectionId>,
     /// The server name as the client sent it, with its case.
     pub authority: Option<&'a [u8]>,
     /// The client's protocol if it offers exactly one. If it offers several, none is agreed on yet, so none is sent.
@@ -69,7 +69,7 @@ fn encode_v2(Addresses { client, local }: Addresses, values: &Values<'_>) -> Vec
     header.extend(local.port().to_be_bytes());
     if let Some(id) = values.unique_id {
         header.extend([TYPE_UNIQUE_ID, 0, 16]);
-        write!(header, "{id:016x}").expect("a Vec takes every byte");
+        write!(header, "{id}").expect("a Vec takes every byte");
     }
     if let Some(name) = values.authority.filter(|name| name.len() <= MOST_AUTHORITY_BYTES) {
         push_if_it_fits(&mut header, TYPE_AUTHORITY, name);

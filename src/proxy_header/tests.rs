@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::encode::{MOST_BYTES, same_family};
 use super::*;
+use crate::ids::ConnectionId;
 
 fn pair(client: &str, local: &str) -> Addresses {
     Addresses { client: client.parse().expect("an address"), local: local.parse().expect("an address") }
@@ -19,7 +20,8 @@ fn v2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
     [V2_SIGNATURE, &[V2_VERSION | command, family], &length, body].concat()
 }
 
-const VALUES: Values<'static> = Values { unique_id: Some(0xa11ce), authority: Some(b"Shop.A."), alpn: Some(b"h2") };
+const VALUES: Values<'static> =
+    Values { unique_id: Some(ConnectionId(0xa11ce)), authority: Some(b"Shop.A."), alpn: Some(b"h2") };
 const BODY4: [u8; 12] = [192, 0, 2, 1, 198, 51, 100, 2, 0x30, 0x39, 0x01, 0xbb];
 
 #[test]

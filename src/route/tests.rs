@@ -3,19 +3,23 @@ use proptest::prelude::*;
 use super::*;
 
 fn request<'a>(name: &'a ServerName, alpn: &'a Alpn) -> Request<'a> {
-    Request { server_name: name, alpn, source: [127, 0, 0, 1].into(), listener: 0 }
+    Request { server_name: name, alpn, source: [127, 0, 0, 1].into(), listener: ListenerIndex(0) }
 }
 
 fn table_of(patterns: &[&str]) -> RouteTable {
     let mut builder = Builder::default();
     for (route, pattern) in patterns.iter().enumerate() {
-        builder.add(pattern.parse().expect("a pattern"), Conditions::default(), u32::try_from(route).expect("few"));
+        builder.add(
+            pattern.parse().expect("a pattern"),
+            Conditions::default(),
+            RouteIndex(u32::try_from(route).expect("few")),
+        );
     }
     builder.build()
 }
 
 fn found(table: &RouteTable, name: &str) -> Option<u32> {
-    table.find(&request(&name.parse().expect("a name"), &Alpn::default())).map(|found| found.route)
+    table.find(&request(&name.parse().expect("a name"), &Alpn::default())).map(|found| found.route.0)
 }
 
 #[test]
@@ -50,19 +54,26 @@ fn more_conditions_come_first_and_failing_ones_fall_through() {
     let h2 = Conditions { alpn: vec![(*b"h2").into()], ..Conditions::default() };
     let inside =
         Conditions { source: vec!["10.0.0.0/8".parse().expect("a net")], alpn: vec![(*b"h2").into()], ..h2.clone() };
-    builder.add(pattern("a.test"), h2.clone(), 1);
-    builder.add(pattern("a.test"), inside, 2);
-    builder.add(pattern("*.test"), h2, 3);
-    builder.add(pattern("**.test"), Conditions::default(), 4);
+    builder.add(pattern("a.test"), h2.clone(), RouteIndex(1));
+    builder.add(pattern("a.test"), inside, RouteIndex(2));
+    builder.add(pattern("*.test"), h2, RouteIndex(3));
+    builder.add(pattern("**.test"), Conditions::default(), RouteIndex(4));
     let table = builder.build();
     let name: ServerName = "a.test".parse().expect("a name");
     let (plain, h2) = (Alpn::default(), Alpn::of(&["h2"]));
-    assert_eq!(table.find(&request(&name, &h2)).map(|f| f.route), Some(1));
-    assert_eq!(table.find(&Request { source: [10, 1, 1, 1].into(), ..request(&name, &h2) }).map(|f| f.route), Some(2));
+    assert_eq!(table.find(&request(&name, &h2)).map(|f| f.route.0), Some(1));
+    assert_eq!(
+        table.find(&Request { source: [10, 1, 1, 1].into(), ..request(&name, &h2) }).map(|f| f.route.0),
+        Some(2)
+    );
     let mut seen = Vec::new();
     let end = table.walk(&request(&name, &plain), |candidate| seen.push((candidate.route, candidate.unmet)));
-    assert_eq!(end, Some(Found { route: 4, by: By::ManyLabels }));
-    assert_eq!(seen, [(2, Some(Unmet::Source)), (1, Some(Unmet::Alpn)), (3, Some(Unmet::Alpn)), (4, None)]);
+    assert_eq!(end, Some(Found { route: RouteIndex(4), by: By::ManyLabels }));
+    assert_eq!(
+        seen,
+        [(2, Some(Unmet::Source)), (1, Some(Unmet::Alpn)), (3, Some(Unmet::Alpn)), (4, None)]
+            .map(|(route, unmet)| (RouteIndex(route), unmet))
+    );
 }
 
 /// The rule of docs/configuration.md without a table: matches every pattern against the name, and the best one wins.
@@ -95,7 +106,7 @@ fn naive(entries: &[(Pattern, Conditions)], request: &Request<'_>) -> Option<u32
 fn conditions() -> impl Strategy<Value = Conditions> {
     let alpn = prop_oneof![3 => Just(vec![]), 1 => Just(vec![Box::from(*b"h2")])];
     let source = prop_oneof![3 => Just(vec![]), 1 => Just(vec!["10.0.0.0/8".parse().expect("a net")])];
-    let listeners = prop_oneof![3 => Just(vec![]), 1 => Just(vec![1])];
+    let listeners = prop_oneof![3 => Just(vec![]), 1 => Just(vec![ListenerIndex(1)])];
     (alpn, source, listeners).prop_map(|(alpn, source, listeners)| Conditions { alpn, source, listeners })
 }
 
@@ -110,17 +121,17 @@ proptest! {
             entries.into_iter().map(|(pattern, conditions)| (pattern.parse().expect("a pattern"), conditions)).collect();
         let mut builder = Builder::default();
         for (number, (pattern, conditions)) in entries.iter().enumerate() {
-            builder.add(pattern.clone(), conditions.clone(), u32::try_from(number).expect("few"));
+            builder.add(pattern.clone(), conditions.clone(), RouteIndex(u32::try_from(number).expect("few")));
         }
         let name = name.parse().expect("a name");
         let alpn = if h2 { Alpn::of(&["h2"]) } else { Alpn::default() };
         let source = if inside { [10, 0, 0, 1] } else { [192, 0, 2, 1] }.into();
-        let request = Request { server_name: &name, alpn: &alpn, source, listener };
+        let request = Request { server_name: &name, alpn: &alpn, source, listener: ListenerIndex(listener) };
         let table = builder.build();
         let (mut last, expected) = (None, naive(&entries, &request));
         let explained = table.walk(&request, |candidate| last = Some(candidate));
-        prop_assert_eq!(table.find(&request).map(|found| found.route), expected);
-        prop_assert_eq!(explained.map(|found| found.route), expected);
-        prop_assert_eq!(last.filter(|last| last.unmet.is_none()).map(|last| last.route), expected);
+        prop_assert_eq!(table.find(&request).map(|found| found.route.0), expected);
+        prop_assert_eq!(explained.map(|found| found.route.0), expected);
+        prop_assert_eq!(last.filter(|last| last.unmet.is_none()).map(|last| last.route.0), expected);
     }
 }

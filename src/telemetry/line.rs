@@ -11,11 +11,12 @@ use super::Reason;
 use super::escape::{Bytes, Fields, Format};
 use super::labels::{Feature, Match, State};
 use super::timestamp::Timestamp;
+use crate::ids::ConnectionId;
 
 /// One connection, as it is logged.
 #[derive(Clone)]
 pub struct ConnectionLine<'a> {
-    pub id: u64,
+    pub id: ConnectionId,
     pub listener: &'a str,
     /// The client's address: from a PROXY header, otherwise the same as `peer`.
     pub client: SocketAddr,
@@ -74,7 +75,7 @@ impl ConnectionLine<'_> {
         fields.text("ts", Timestamp(now));
         fields.text("event", "connection");
         // A string in JSON too: parsers that use doubles would round an id above 2^53.
-        fields.text("id", format_args!("{:016x}", self.id));
+        fields.text("id", self.id);
         fields.text("listener", self.listener);
         fields.text("client", self.client);
         fields.text("peer", self.peer);

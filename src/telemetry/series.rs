@@ -17,6 +17,7 @@ use super::labels::{
 use super::metrics::{Metrics, each};
 use super::registry::Registry;
 use super::table;
+use crate::ids::ListenerIndex;
 use crate::way::Way;
 
 /// Series of one listener.
@@ -165,7 +166,7 @@ impl RouteMetrics {
     }
 
     /// A connection routed here ended; `listener` is an index into the listeners passed to `Metrics::route`.
-    pub fn closed(&self, listener: usize, reason: Reason, lived: Duration) {
+    pub fn closed(&self, listener: ListenerIndex, reason: Reason, lived: Duration) {
         self.closed_counter(listener, reason).increment(1);
         self.lived().record(lived);
     }
@@ -183,14 +184,14 @@ impl RouteMetrics {
         self.lived();
         Way::ALL.iter().for_each(|way| _ = self.bytes_counter(*way));
         Feature::ALL.iter().for_each(|feature| _ = self.offers_counter(*feature));
-        for listener in 0..self.listeners.len() {
+        for listener in (0..self.listeners.len()).map(ListenerIndex) {
             for reason in Reason::ALL.iter().filter(|reason| ends_routed(**reason)) {
                 self.closed_counter(listener, *reason);
             }
         }
     }
 
-    fn closed_counter(&self, listener: usize, reason: Reason) -> &Counter {
+    fn closed_counter(&self, ListenerIndex(listener): ListenerIndex, reason: Reason) -> &Counter {
         let on = &self.listeners[listener];
         let by_reason = on.by_reason.get_or_init(|| Box::new([const { OnceLock::new() }; Reason::ALL.len()]));
         by_reason[reason as usize].get_or_init(|| {

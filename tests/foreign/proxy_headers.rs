@@ -39,7 +39,11 @@ fn nginx_is_told_the_client() {
 fn haproxy_refuses_a_header_of_ours_once_a_bit_of_it_is_changed() {
     let Some(haproxy) = Reader::haproxy(Over::Plain) else { return };
     let [client, local] = ["192.0.2.1:5", "198.51.100.2:443"].map(|address| address.parse::<SocketAddr>().unwrap());
-    let values = Values { unique_id: Some(0xa11ce), authority: Some(b"a.test"), alpn: Some(b"h2") };
+    let values = Values {
+        unique_id: Some(snigate::internals::ConnectionId(0xa11ce)),
+        authority: Some(b"a.test"),
+        alpn: Some(b"h2"),
+    };
     let header = encode(Version::V2, Addresses { client, local }, &values);
     let told = get(haproxy.address, &header).expect("an answer");
     assert_eq!(told["client"], client.to_string());

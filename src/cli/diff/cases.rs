@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::Side;
 use crate::client_hello::Alpn;
 use crate::config::Conditions;
+use crate::ids::{ListenerIndex, RouteIndex};
 use crate::server_name::Sni;
 use crate::snapshot::Asked;
 
@@ -39,8 +40,8 @@ pub(super) struct Addresses {
 /// The same listener in the old and the new file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Listeners<'a> {
-    pub old: usize,
-    pub new: usize,
+    pub old: ListenerIndex,
+    pub new: ListenerIndex,
     /// `None`: any listener that no condition names.
     pub name: Option<&'a str>,
 }
@@ -83,11 +84,11 @@ impl<'a> Cases<'a> {
 /// always matches, and later entries are unreachable.
 fn conditions_on_the_way<'a>(side: &'a Side, sni: &Sni) -> Vec<&'a Conditions> {
     let alpn = Alpn::default();
-    let mut seen: Vec<u32> = Vec::new();
+    let mut seen: Vec<RouteIndex> = Vec::new();
     let mut inside: Vec<IpNet> = Vec::new();
     while let Some(outside) = apart(&inside).into_iter().find(|addresses| addresses.network.is_none()) {
         let mut last = None;
-        let asked = Asked { sni: Some(sni), alpn: &alpn, source: outside.example, listener: usize::MAX };
+        let asked = Asked { sni: Some(sni), alpn: &alpn, source: outside.example, listener: ListenerIndex(usize::MAX) };
         side.snapshot.choose_watched(asked, |candidate| {
             last = Some(candidate);
             if !seen.contains(&candidate.route) {
@@ -95,13 +96,13 @@ fn conditions_on_the_way<'a>(side: &'a Side, sni: &Sni) -> Vec<&'a Conditions> {
             }
         });
         let Some(taker) = last.filter(|last| last.unmet.is_none()) else { break };
-        let conditions = &side.config.routes[taker.route as usize].conditions;
+        let conditions = &side.config.routes[taker.route.0 as usize].conditions;
         if conditions.source.is_empty() {
             break;
         }
         inside.extend(&conditions.source);
     }
-    seen.iter().map(|route| &side.config.routes[*route as usize].conditions).collect()
+    seen.iter().map(|route| &side.config.routes[route.0 as usize].conditions).collect()
 }
 
 /// All subsets of a few protocols; of many, only the empty set, each alone, and all.
@@ -148,17 +149,16 @@ fn apart(networks: &[IpNet]) -> Vec<Addresses> {
 /// The listeners that both files have: those that conditions name, and one that stands for all others.
 fn shared_listeners<'a>(old: &'a Side, new: &'a Side, named: &[&str]) -> Vec<Listeners<'a>> {
     let mut shared = Vec::new();
-    for (number, listener) in new.config.listeners.iter().enumerate() {
-        let before = old.config.listeners.iter().position(|old| old.name == listener.name);
-        let Some(before) = before else { continue };
+    for (index, listener) in new.config.listeners.iter().enumerate() {
+        let Some(before) = old.snapshot.find_listener(&listener.name) else { continue };
         let name = named.contains(&&*listener.name).then_some(&*listener.name);
         if name.is_some() || shared.iter().all(|other: &Listeners<'_>| other.name.is_some()) {
-            shared.push(Listeners { old: before, new: number, name });
+            shared.push(Listeners { old: before, new: ListenerIndex(index), name });
         }
     }
     if shared.is_empty() {
         // All were renamed; compare the first of both files.
-        shared.push(Listeners { old: 0, new: 0, name: None });
+        shared.push(Listeners { old: ListenerIndex(0), new: ListenerIndex(0), name: None });
     }
     shared
 }

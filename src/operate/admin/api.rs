@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::json;
 
 use super::{App, Reloaded, Stage, WantedState, error, with_json};
+use crate::ids::ConnectionId;
 use crate::telemetry::{REVISION, Timestamp, VERSION};
 
 pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
@@ -114,7 +115,7 @@ pub(crate) struct ConnectionsQuery {
     pub limit: Option<usize>,
     /// GET: return ids greater than this.
     #[serde(deserialize_with = "id")]
-    pub after: Option<u64>,
+    pub after: Option<ConnectionId>,
     /// DELETE: required to end every connection.
     pub all: bool,
 }
@@ -155,10 +156,10 @@ pub(super) async fn end_connections(
 }
 
 pub(super) async fn end_connection(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response {
-    let Ok(number) = u64::from_str_radix(&id, 16) else {
+    let Ok(id) = id.parse() else {
         return error(StatusCode::BAD_REQUEST, NO_ID);
     };
-    match app.control.end_connection(number).await {
+    match app.control.end_connection(id).await {
         0 => error(StatusCode::NOT_FOUND, "no connection has this id, or none any more"),
         ended => with_json(StatusCode::OK, json!({ "ended": ended })),
     }
@@ -170,8 +171,8 @@ fn network<'de, D: Deserializer<'de>>(from: D) -> Result<Option<IpNet>, D::Error
     network.map(Some).map_err(|_| serde::de::Error::custom("`client` is an address, or a network as `10.0.0.0/8`"))
 }
 
-fn id<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-    u64::from_str_radix(&String::deserialize(from)?, 16).map(Some).map_err(|_| serde::de::Error::custom(NO_ID))
+fn id<'de, D: Deserializer<'de>>(from: D) -> Result<Option<ConnectionId>, D::Error> {
+    String::deserialize(from)?.parse().map(Some).map_err(|_| serde::de::Error::custom(NO_ID))
 }
 
 const JSON: [(HeaderName, HeaderValue); 2] = [

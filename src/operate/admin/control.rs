@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::access::Access;
 use super::api::{ConnectionsQuery, ExplainQuery};
+use crate::ids::ConnectionId;
 
 /// The process behind the admin address.
 pub(crate) trait Control: Send + Sync {
@@ -49,7 +50,7 @@ pub(crate) trait Control: Send + Sync {
     fn end_connections(&self, query: ConnectionsQuery) -> Soon<'_, usize>;
 
     /// Ends the connection with this id, if it exists; returns the number ended.
-    fn end_connection(&self, id: u64) -> Soon<'_, usize>;
+    fn end_connection(&self, id: ConnectionId) -> Soon<'_, usize>;
 }
 
 /// The result of [`Control::reload`].

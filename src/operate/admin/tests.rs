@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout};
 
 use super::*;
 use crate::cli::healthcheck::{HealthcheckError, healthcheck};
+use crate::ids::ConnectionId;
 use crate::socket::AdminSocket;
 use crate::telemetry::{ReloadResult, Trigger};
 
@@ -54,15 +55,17 @@ impl Control for Process {
 
     fn connections(&self, query: ConnectionsQuery, limit: usize) -> Soon<'_, Value> {
         let client = query.client.map(|client| client.to_string());
-        Box::pin(async move { json!({ "route": query.route, "client": client, "after": query.after, "limit": limit }) })
+        Box::pin(async move {
+            json!({ "route": query.route, "client": client, "after": query.after.map(|id| id.0), "limit": limit })
+        })
     }
 
     fn end_connections(&self, query: ConnectionsQuery) -> Soon<'_, usize> {
         Box::pin(async move { if query == ConnectionsQuery::default() { 7 } else { 3 } })
     }
 
-    fn end_connection(&self, id: u64) -> Soon<'_, usize> {
-        Box::pin(async move { usize::from(id == 0x2a) })
+    fn end_connection(&self, id: ConnectionId) -> Soon<'_, usize> {
+        Box::pin(async move { usize::from(id == ConnectionId(0x2a)) })
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::{Condemned, Filter, Row, SLOTS};
+use crate::ids::ConnectionId;
 use crate::telemetry::Reason;
 
 /// The registries of all workers, as the control thread reaches them.
@@ -21,7 +22,7 @@ pub struct Desk(mpsc::Receiver<Order>);
 
 /// A request to one worker.
 pub(super) enum Order {
-    List { filter: Filter, after: u64, limit: usize, answer: oneshot::Sender<Listed> },
+    List { filter: Filter, after: ConnectionId, limit: usize, answer: oneshot::Sender<Listed> },
     End { filter: Filter, reason: Reason, answer: oneshot::Sender<usize> },
     Condemn(Arc<Condemned>),
 }
@@ -43,7 +44,7 @@ impl Rosters {
     }
 
     /// Returns the first `limit` matching connections with an id above `after`, ordered by id.
-    pub async fn list(&self, filter: &Filter, after: u64, limit: usize) -> Listed {
+    pub async fn list(&self, filter: &Filter, after: ConnectionId, limit: usize) -> Listed {
         let ask = |answer| Order::List { filter: filter.clone(), after, limit, answer };
         let mut listed = Listed::default();
         for Listed { rows, matching } in self.ask(ask).await {
@@ -111,7 +112,7 @@ pub(crate) async fn serve(mut desk: Desk) {
     }
 }
 
-async fn list(filter: &Filter, after: u64, limit: usize) -> Listed {
+async fn list(filter: &Filter, after: ConnectionId, limit: usize) -> Listed {
     let (now, mut lowest, mut matching) = (Instant::now(), BinaryHeap::new(), 0);
     walk(|entry| {
         if filter.takes(entry) {

@@ -25,7 +25,13 @@ fn snapshot(before: Option<&Snapshot>, routes: &[(&str, &str)], ports: &[u16]) -
 
 /// A connection served by `snapshot` that has reached its backend.
 fn relaying(id: u64, snapshot: &Snapshot, route: &str, port: u16) -> Ticket {
-    let ticket = enter(id, ([10, 0, 0, 1], 7).into(), Instant::now(), Arc::clone(&snapshot.terms), 0);
+    let ticket = enter(
+        ConnectionId(id),
+        ([10, 0, 0, 1], 7).into(),
+        Instant::now(),
+        Arc::clone(&snapshot.terms),
+        ListenerIndex(0),
+    );
     ticket.update(|entry| {
         entry.state = State::Relaying;
         entry.route = Some(route.into());
@@ -53,21 +59,21 @@ async fn a_list_is_a_page_in_the_order_of_ids() {
     let mut tickets: Vec<Ticket> = (1..=1000).rev().map(|id| relaying(id, &snapshot, "a", 1)).collect();
     tickets[0].carried(Way::ToClient, 5);
     let client = Filter { client: Some("10.0.0.0/8".parse().unwrap()), ..Filter::default() };
-    let page = rosters.list(&client, 10, 3).await;
-    assert_eq!(page.rows.iter().map(|row| row.id).collect::<Vec<_>>(), [11, 12, 13]);
+    let page = rosters.list(&client, ConnectionId(10), 3).await;
+    assert_eq!(page.rows.iter().map(|row| row.id.0).collect::<Vec<_>>(), [11, 12, 13]);
     assert_eq!(page.matching, 1000);
-    let last = rosters.list(&client, 999, 3).await;
-    assert_eq!((last.rows.len(), last.rows[0].id, last.rows[0].bytes_to_client), (1, 1000, 5));
+    let last = rosters.list(&client, ConnectionId(999), 3).await;
+    assert_eq!((last.rows.len(), last.rows[0].id.0, last.rows[0].bytes_to_client), (1, 1000, 5));
     assert_eq!((&*last.rows[0].listener, last.rows[0].backend.as_deref()), ("l", Some("127.0.0.1:1")));
     for nobody in [
         Filter { route: Some("b".into()), ..Filter::default() },
-        Filter { id: Some(1001), ..Filter::default() },
+        Filter { id: Some(ConnectionId(1001)), ..Filter::default() },
         Filter { client: Some("10.0.0.2/32".parse().unwrap()), ..Filter::default() },
     ] {
-        assert_eq!(rosters.list(&nobody, 0, 3).await.matching, 0, "{nobody:?}");
+        assert_eq!(rosters.list(&nobody, ConnectionId(0), 3).await.matching, 0, "{nobody:?}");
     }
     tickets.clear();
-    assert_eq!(rosters.list(&Filter::default(), 0, 3).await.matching, 0);
+    assert_eq!(rosters.list(&Filter::default(), ConnectionId(0), 3).await.matching, 0);
 }
 
 #[test]
@@ -79,7 +85,7 @@ fn the_room_of_a_crowd_is_given_back() {
     assert!(slots < 3_000, "{slots} slots for ten");
     let late = relaying(10_000, &snapshot, "a", 1);
     assert_eq!(late.number(), 10, "the lowest that is free");
-    assert!(crowd.iter().all(|ticket| ticket.update(|entry| entry.id) == Some(u64::from(ticket.number()))));
+    assert!(crowd.iter().all(|ticket| ticket.update(|entry| entry.id) == Some(ConnectionId(ticket.number().into()))));
 }
 
 #[tokio::test]
@@ -88,7 +94,7 @@ async fn who_is_ended_is_cut_off_where_it_stands() {
     let (ticket, other) = (relaying(1, &snapshot, "a", 1), relaying(2, &snapshot, "a", 1));
     let task = tokio::spawn(std::future::pending::<()>());
     runs_as(ticket.number(), task.abort_handle());
-    let one = Filter { id: Some(1), ..Filter::default() };
+    let one = Filter { id: Some(ConnectionId(1)), ..Filter::default() };
     assert_eq!(rosters.end(&one, Reason::Killed).await, 1);
     assert!(timeout(Duration::from_secs(20), task).await.unwrap().unwrap_err().is_cancelled());
     assert_eq!(rosters.end(&one, Reason::Killed).await, 0, "it has its end");
@@ -107,13 +113,13 @@ async fn the_route_says_what_becomes_of_its_connections() {
     let newer = relaying(2, &after, "closed", 1);
     let Fates { now, later } = Fates::of(&before, &after).unwrap();
     rosters.condemn(&now).await;
-    rosters.list(&Filter::default(), 0, 1).await;
+    rosters.list(&Filter::default(), ConnectionId(0), 1).await;
     assert_eq!(
         [&kept, &drained, &closed, &stays, &newer].map(ended_by),
         [None, None, Some(Reason::RouteRemoved), None, None]
     );
     rosters.condemn(&Arc::new(later)).await;
-    rosters.list(&Filter::default(), 0, 1).await;
+    rosters.list(&Filter::default(), ConnectionId(0), 1).await;
     assert_eq!([&kept, &drained, &stays].map(ended_by), [None, Some(Reason::RouteRemoved), None]);
 }
 
@@ -127,7 +133,7 @@ async fn a_backend_that_goes_takes_the_connections_of_strict_routes_along() {
     let fates = Fates::of(&before, &after).unwrap();
     assert!(fates.later.is_empty() && !fates.now.is_empty());
     rosters.condemn(&fates.now).await;
-    rosters.list(&Filter::default(), 0, 1).await;
+    rosters.list(&Filter::default(), ConnectionId(0), 1).await;
     assert_eq!(tickets.each_ref().map(ended_by), [None, Some(Reason::RouteRemoved), None]);
 }
 
@@ -137,10 +143,12 @@ async fn who_is_not_yet_routed_when_the_route_goes_is_not_forgotten() {
     let rosters = rosters();
     let before = snapshot(None, &[("closed", "close"), ("stays", "close")], &[1]);
     let after = snapshot(Some(&before), &[("stays", "close")], &[1]);
-    let enter = |id| enter(id, ([10, 0, 0, 1], 7).into(), Instant::now(), Arc::clone(&before.terms), 0);
+    let enter = |id| {
+        enter(ConnectionId(id), ([10, 0, 0, 1], 7).into(), Instant::now(), Arc::clone(&before.terms), ListenerIndex(0))
+    };
     let tickets = [enter(1), enter(2)];
     rosters.condemn(&Fates::of(&before, &after).unwrap().now).await;
-    rosters.list(&Filter::default(), 0, 1).await;
+    rosters.list(&Filter::default(), ConnectionId(0), 1).await;
     for (ticket, route) in tickets.iter().zip(["closed", "stays"]) {
         ticket.update(|entry| (entry.route, entry.pool) = (Some(route.into()), Some("p".into())));
         ticket.relays_to("127.0.0.1:1".into());

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::pools;
 use crate::backends::discovery::Discovery;
 use crate::config::{AllowControl, Problem, Severity};
+use crate::ids::ConnectionId;
 use crate::operate::admin::{Access, Allow, ConnectionsQuery, Control, ExplainQuery, Reloaded, Soon, WantedState};
 use crate::operate::explain::{Question, explain};
 use crate::operate::registry::{Filter, Listed, Rosters, Row};
@@ -82,7 +83,7 @@ impl Control for Controls {
             let after = query.after.unwrap_or_default();
             let Listed { rows, matching } = self.rosters.list(&filter(query), after, limit).await;
             // A full page is followed by another, possibly empty.
-            let next = rows.last().filter(|_| rows.len() == limit).map(|row| hex(row.id));
+            let next = rows.last().filter(|_| rows.len() == limit).map(|row| row.id.to_string());
             json!({ "connections": rows.iter().map(row).collect::<Vec<_>>(), "matching": matching, "next": next })
         })
     }
@@ -91,7 +92,7 @@ impl Control for Controls {
         Box::pin(self.end(filter(query)))
     }
 
-    fn end_connection(&self, id: u64) -> Soon<'_, usize> {
+    fn end_connection(&self, id: ConnectionId) -> Soon<'_, usize> {
         Box::pin(self.end(Filter { id: Some(id), ..Filter::default() }))
     }
 }
@@ -111,7 +112,7 @@ fn filter(query: ConnectionsQuery) -> Filter {
 
 fn row(row: &Row) -> Value {
     json!({
-        "id": hex(row.id),
+        "id": row.id.to_string(),
         "client": row.client.to_string(),
         "peer": row.peer.to_string(),
         "listener": &*row.listener,
@@ -124,11 +125,6 @@ fn row(row: &Row) -> Value {
         "bytes_to_backend": row.bytes_to_backend,
         "bytes_to_client": row.bytes_to_client,
     })
-}
-
-/// As in the connection log.
-fn hex(id: u64) -> String {
-    format!("{id:016x}")
 }
 
 fn told(outcome: &Outcome) -> Value {

@@ -8,7 +8,7 @@ const NOW: Duration = Duration::from_millis(1_772_368_496_789);
 
 fn bare() -> ConnectionLine<'static> {
     ConnectionLine {
-        id: 42,
+        id: ConnectionId(42),
         listener: "https",
         client: "198.51.100.7:50312".parse().unwrap(),
         peer: "198.51.100.7:50312".parse().unwrap(),

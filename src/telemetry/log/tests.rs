@@ -40,7 +40,7 @@ impl Write for Stalled {
 
 fn line(reason: Reason) -> ConnectionLine<'static> {
     ConnectionLine {
-        id: 1,
+        id: crate::ids::ConnectionId(1),
         listener: "l",
         client: "192.0.2.1:1".parse().unwrap(),
         peer: "192.0.2.1:1".parse().unwrap(),

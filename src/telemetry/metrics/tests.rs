@@ -7,6 +7,7 @@ use std::thread;
 use super::super::labels::*;
 use super::super::{Reason, State};
 use super::*;
+use crate::ids::ListenerIndex;
 
 /// The value of one rendered series, or `None` if it is absent.
 fn value(metrics: &Metrics, series: &str) -> Option<f64> {
@@ -34,7 +35,7 @@ fn lived_in() -> Arc<Metrics> {
     listener.proxy_header(ProxyHeaderResult::V2);
     route.bytes(Way::ToClient, 4096);
     route.offers(Feature::Tls13);
-    route.closed(0, Reason::Ok, Duration::from_secs(3));
+    route.closed(ListenerIndex(0), Reason::Ok, Duration::from_secs(3));
     drop(active);
     metrics.pool("web").connected(Duration::from_micros(300));
     metrics.pool("web").first_byte(Duration::from_millis(3));
@@ -162,13 +163,13 @@ fn what_a_reload_removes_is_rendered_no_more_but_stays_in_the_sum() {
     backends.iter().for_each(|backend| backend.connect(ConnectResult::Ok));
     for route in [&kept, &gone, &gone] {
         drop(listener.accepted());
-        route.closed(0, Reason::Ok, Duration::ZERO);
+        route.closed(ListenerIndex(0), Reason::Ok, Duration::ZERO);
     }
 
     metrics.retain(&HashSet::from(["kept"]), &HashSet::from(["p"]), &HashSet::from([("p", "b")]));
     // A connection of the removed route ends after the reload.
     drop(listener.accepted());
-    gone.closed(0, Reason::RouteRemoved, Duration::ZERO);
+    gone.closed(ListenerIndex(0), Reason::RouteRemoved, Duration::ZERO);
 
     let text = metrics.render();
     assert!(!text.contains("\"gone\"") && !text.contains("pool=\"q\""), "{text}");
@@ -179,7 +180,7 @@ fn what_a_reload_removes_is_rendered_no_more_but_stays_in_the_sum() {
     assert_eq!(value(&metrics, removed), Some(2.0));
 
     let back = metrics.route("gone", "p", &["l"]);
-    back.closed(0, Reason::Ok, Duration::ZERO);
+    back.closed(ListenerIndex(0), Reason::Ok, Duration::ZERO);
     let series = "snigate_connections_closed_total{listener=\"l\",route=\"gone\",reason=\"ok\"}";
     assert_eq!(value(&metrics, series), Some(3.0), "the old count comes back");
     assert_eq!(value(&metrics, removed), None);
@@ -192,7 +193,7 @@ fn series_of_removed_names_are_dropped_when_nothing_counts_there_any_more() {
     let count = |name: &str| {
         drop(listener.accepted());
         let route = metrics.route(name, "p", &["l"]);
-        route.closed(0, Reason::Ok, Duration::ZERO);
+        route.closed(ListenerIndex(0), Reason::Ok, Duration::ZERO);
         metrics.backend("p", name).connect(ConnectResult::Ok);
         route
     };
@@ -209,7 +210,7 @@ fn series_of_removed_names_are_dropped_when_nothing_counts_there_any_more() {
     let series = "snigate_connections_closed_total{listener=\"l\",route=\"r7\",reason=\"ok\"}";
     assert_eq!(value(&metrics, series), Some(1.0), "the old series is gone, and there is room for a new one");
     drop(back);
-    held.closed(0, Reason::Ok, Duration::ZERO);
+    held.closed(ListenerIndex(0), Reason::Ok, Duration::ZERO);
     drop(listener.accepted());
     let text = metrics.render();
     assert_eq!(sum(&text, "snigate_connections_closed_total"), 5_003.0);
@@ -226,15 +227,15 @@ fn with_many_routes_a_series_appears_when_it_is_first_used() {
     let of_the_first_200 = lines(&metrics);
     assert!(of_the_first_200 <= 200 * 50, "{of_the_first_200}");
 
-    routes[3000].closed(0, Reason::BackendReset, Duration::ZERO);
+    routes[3000].closed(ListenerIndex(0), Reason::BackendReset, Duration::ZERO);
     let series = "snigate_connections_closed_total{listener=\"l\",route=\"r3000\",reason=\"backend_reset\"}";
     assert_eq!(value(&metrics, series), Some(1.0));
     // One reason, and the buckets, sum and count of the duration.
     assert_eq!(lines(&metrics), of_the_first_200 + 17);
 
     // Above the bound on names, routes share one series.
-    routes[9000].closed(0, Reason::Ok, Duration::ZERO);
-    routes[9999].closed(0, Reason::Ok, Duration::ZERO);
+    routes[9000].closed(ListenerIndex(0), Reason::Ok, Duration::ZERO);
+    routes[9999].closed(ListenerIndex(0), Reason::Ok, Duration::ZERO);
     let other = "snigate_connections_closed_total{listener=\"l\",route=\"(other)\",reason=\"ok\"}";
     assert_eq!(value(&metrics, other), Some(2.0));
 }
@@ -249,7 +250,7 @@ fn an_unused_lazy_route_is_small() {
 fn no_name_breaks_the_format() {
     let metrics = Metrics::new();
     for name in ["a\"b", "a\\b", "a\\\\b", "a\nb", "a\u{7f}b", "grüße {x=\"y\"} 1", "*.example.com", ""] {
-        metrics.route(name, name, &[name]).closed(0, Reason::Ok, Duration::ZERO);
+        metrics.route(name, name, &[name]).closed(ListenerIndex(0), Reason::Ok, Duration::ZERO);
         metrics.backend(name, name).connect(ConnectResult::Ok);
     }
     let text = metrics.render();
@@ -314,7 +315,7 @@ fn counting_goes_on_beside_rendering_and_upkeep() {
                         active.enter(State::Relaying);
                         route.bytes(Way::ToClient, 3);
                         drop(active);
-                        route.closed(0, Reason::Ok, Duration::from_millis(1));
+                        route.closed(ListenerIndex(0), Reason::Ok, Duration::from_millis(1));
                     }
                 })
             })
@@ -341,7 +342,7 @@ fn counting_goes_on_beside_rendering_and_upkeep() {
 fn promtool_finds_no_fault() {
     let mut promtool = Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).spawn().unwrap();
     let metrics = lived_in();
-    metrics.route("gone", "web", &["https"]).closed(0, Reason::Ok, Duration::ZERO);
+    metrics.route("gone", "web", &["https"]).closed(ListenerIndex(0), Reason::Ok, Duration::ZERO);
     metrics.retain(&HashSet::from(["shop"]), &HashSet::from(["web"]), &HashSet::from([("web", "10.0.0.1:443")]));
     promtool.stdin.take().unwrap().write_all(metrics.render().as_bytes()).unwrap();
     assert!(promtool.wait().unwrap().success());
