@@ -299,6 +299,7 @@ pub(crate) fn settings(config: &config::Resolve) -> Settings {
         min_ttl: config.min_ttl,
         max_ttl: config.max_ttl,
         stale: config.stale,
+        allow: config.allow.clone(),
         nameservers: config.nameservers.clone(),
     }
 }

@@ -63,6 +63,15 @@ pub(crate) enum KeyExchange {
     PostQuantum,
 }
 
+/// The server name in a hello.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NameSent {
+    /// A name whose connections the backend receives.
+    Served,
+    /// No name, or one whose connections go elsewhere.
+    NoneOrForeign,
+}
+
 /// What a backend answered.
 #[derive(Clone, Debug)]
 pub(crate) struct Handshake {
@@ -102,8 +111,12 @@ pub(crate) enum Version {
 pub(crate) enum HandshakeError {
     /// The backend rejected the hello.
     Alert(Alert),
-    /// The backend requested a client certificate, and rejected the handshake because we have none.
-    WantsClientCertificate(Alert),
+    /// The backend requested a client certificate, and ended the handshake because we have none: with an alert, or by
+    /// closing.
+    WantsClientCertificate {
+        alert: Option<Alert>,
+        verdict: Verdict,
+    },
     /// The backend closed or reset the connection without sending a byte.
     ClosedWithoutAnswer,
     /// The backend closed or reset the connection after sending `got` bytes of TLS.
@@ -184,7 +197,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let farewell = async {
-        stream.shutdown().await?;
+        // What the backend sent before it closed is read all the same.
+        let _ = stream.shutdown().await;
         let mut heard = [0; 1024];
         for _ in 0..FAREWELL_READS {
             if stream.read(&mut heard).await? == 0 {
@@ -231,7 +245,8 @@ impl HandshakeError {
         if let Some(error) = tls_error(&error) {
             return match error {
                 rustls::Error::AlertReceived(alert) if witness.was_asked_for_a_certificate() => {
-                    Self::WantsClientCertificate(Alert::new(u8::from(*alert)))
+                    let alert = Some(Alert::new(u8::from(*alert)));
+                    Self::WantsClientCertificate { alert, verdict: witness.verdict() }
                 }
                 rustls::Error::AlertReceived(alert) => Self::Alert(Alert::new(u8::from(*alert))),
                 _ if !looks_like_tls(stream.first()) => Self::NotTls { first: stream.first().to_vec() },
@@ -244,6 +259,9 @@ impl HandshakeError {
             | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::BrokenPipe => match (got, looks_like_tls(stream.first())) {
                 (0, _) => Self::ClosedWithoutAnswer,
+                (_, true) if witness.was_asked_for_a_certificate() => {
+                    Self::WantsClientCertificate { alert: None, verdict: witness.verdict() }
+                }
                 (got, true) => Self::ClosedEarly { got },
                 (_, false) => Self::NotTls { first: stream.first().to_vec() },
             },
@@ -251,11 +269,30 @@ impl HandshakeError {
         }
     }
 
+    /// Whether the backend answered in TLS and rejected only what this hello offered: versions, ciphers, groups,
+    /// protocols, a client without a certificate. It may well serve clients that offer something else.
+    ///
+    /// An alert about the name, or an internal error, which servers send for a name without a certificate, counts only
+    /// if the backend need not know the name.
+    pub(crate) fn is_about_the_offer(&self, name: NameSent) -> bool {
+        match self {
+            Self::WantsClientCertificate { .. } => true,
+            Self::Alert(Alert::INTERNAL_ERROR | Alert::UNRECOGNIZED_NAME) => name == NameSent::NoneOrForeign,
+            Self::Alert(_) => true,
+            // Such as a ServerHello of TLS 1.1, or one that selects what was not offered.
+            Self::Tls(error) => {
+                matches!(error, rustls::Error::PeerIncompatible(_) | rustls::Error::PeerMisbehaved(_))
+            }
+            Self::ClosedWithoutAnswer | Self::ClosedEarly { .. } | Self::NotTls { .. } => false,
+            Self::NotAName | Self::Io(_) => false,
+        }
+    }
+
     /// The kind of failure as one word.
     #[cfg(test)]
     pub(crate) fn reason(&self) -> &'static str {
         match self {
-            Self::Alert(_) | Self::WantsClientCertificate(_) => "alert",
+            Self::Alert(_) | Self::WantsClientCertificate { .. } => "alert",
             Self::ClosedWithoutAnswer | Self::ClosedEarly { .. } => "closed",
             Self::NotTls { .. } => "not_tls",
             Self::Tls(_) => "tls",
@@ -287,12 +324,15 @@ impl fmt::Display for HandshakeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Alert(alert) => write!(f, "refused by the alert {alert}"),
-            Self::WantsClientCertificate(alert) => {
-                write!(f, "refused a client without a certificate by the alert {alert}")
+            Self::WantsClientCertificate { alert: Some(alert), .. } => {
+                write!(f, "requires a client certificate: alert {alert}")
+            }
+            Self::WantsClientCertificate { alert: None, .. } => {
+                f.write_str("requires a client certificate: closed when the client sent none")
             }
             Self::ClosedWithoutAnswer => f.write_str("closed without an answer"),
-            Self::ClosedEarly { got } => write!(f, "closed inside the handshake, after {got} bytes"),
-            Self::NotTls { first } => write!(f, "no TLS: the answer begins with \"{}\"", first.escape_ascii()),
+            Self::ClosedEarly { got } => write!(f, "closed during the handshake, after {got} bytes"),
+            Self::NotTls { first } => write!(f, "not TLS: the answer begins with \"{}\"", first.escape_ascii()),
             Self::Tls(error) => error.fmt(f),
             Self::NotAName => f.write_str("the name is not a valid DNS name"),
             Self::Io(error) => error.fmt(f),

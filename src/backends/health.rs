@@ -9,6 +9,7 @@ mod probe;
 mod streak;
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,9 +19,13 @@ use tokio::time::{Instant, interval, sleep_until};
 
 use self::probe::{Passed, Probe};
 use self::streak::Streak;
-use crate::config::HealthCheck;
+use crate::backends::handshake::NameSent;
+use crate::client_hello::Alpn;
+use crate::config::{CheckKind, HealthCheck};
+use crate::ids::ListenerIndex;
 use crate::pool::{Backend, BackendId, Health, LastCheck, Operator, Pool};
-use crate::snapshot::Snapshot;
+use crate::server_name::Sni;
+use crate::snapshot::{Asked, Destination, Route, Snapshot};
 use crate::telemetry::CheckResult;
 
 /// Keeps one task for each backend with a health check; runs until dropped.
@@ -45,6 +50,7 @@ struct Checks {
 struct Task {
     backend: Arc<Backend>,
     check: HealthCheck,
+    name: NameSent,
     pool: Arc<Pool>,
     /// Still present at the last update.
     wanted: bool,
@@ -63,14 +69,14 @@ impl Checks {
         self.tasks.values_mut().for_each(|task| task.wanted = false);
         for (pool, config) in snapshot.pools.iter().zip(&snapshot.config.pools) {
             if let Some(check) = &config.health_check {
-                self.check_all(pool, check);
+                self.check_all(pool, check, name_sent(snapshot, pool, check));
             }
         }
         self.tasks.retain(|_, task| task.wanted);
         self.followed = Some((Arc::clone(snapshot), version));
     }
 
-    fn check_all(&mut self, pool: &Arc<Pool>, check: &HealthCheck) {
+    fn check_all(&mut self, pool: &Arc<Pool>, check: &HealthCheck, name: NameSent) {
         let members = pool.list();
         let count = u32::try_from(members.len()).unwrap_or(u32::MAX).max(1);
         let mut probe = None;
@@ -78,17 +84,18 @@ impl Checks {
             let key = member.backend.id;
             if let Some(task) = self.tasks.get_mut(&key)
                 && task.check == *check
+                && task.name == name
                 && task.pool.connect == pool.connect
             {
                 task.wanted = true;
                 continue;
             }
-            let probe = Arc::clone(probe.get_or_insert_with(|| Arc::new(Probe::new(Arc::clone(pool), check))));
+            let probe = Arc::clone(probe.get_or_insert_with(|| Arc::new(Probe::new(Arc::clone(pool), check, name))));
             let first = spread(number, count, check.interval);
             let watching = watch(Arc::clone(&member.backend), Arc::clone(pool), probe, check.clone(), first);
             let task = tokio::spawn(watching).abort_handle();
             let (pool, check) = (Arc::clone(pool), check.clone());
-            let task = Task { backend: member.backend, check, pool, wanted: true, replaced: false, task };
+            let task = Task { backend: member.backend, check, name, pool, wanted: true, replaced: false, task };
             if let Some(mut before) = self.tasks.insert(key, task) {
                 before.replaced = true;
             }
@@ -104,6 +111,20 @@ impl Drop for Task {
             self.backend.standing.checked(Health::Unchecked, Instant::now());
         }
     }
+}
+
+/// Whether connections for the name that the check sends are routed to the pool.
+fn name_sent(snapshot: &Snapshot, pool: &Arc<Pool>, check: &HealthCheck) -> NameSent {
+    let CheckKind::Tls { server_name: Some(name), .. } = &check.kind else { return NameSent::NoneOrForeign };
+    let leads_here = |route: &Route| matches!(&route.to, Destination::Pool(to) if Arc::ptr_eq(to, pool));
+    // Of no listener and no source, so that the conditions of routes hide none of them.
+    let sni = Sni::Name(name.clone());
+    let (source, listener) = (Ipv4Addr::UNSPECIFIED.into(), ListenerIndex(usize::MAX));
+    let nobody = Asked { sni: Some(&sni), alpn: &Alpn::default(), source, listener };
+    let mut served = false;
+    let chosen = snapshot.choose_watched(nobody, |candidate| served |= leads_here(snapshot.route(candidate.route)));
+    served |= leads_here(chosen.route);
+    if served { NameSent::Served } else { NameSent::NoneOrForeign }
 }
 
 /// The delay before the first check of backend `number` of `count`: spread evenly over one interval.
@@ -143,16 +164,17 @@ async fn check_once(backend: &Backend, pool: &Pool, probe: &Probe, timeout: Dura
     let outcome = tokio::time::timeout(timeout, probe.once(&backend.address)).await;
     pool.metrics.checked(started.elapsed());
     let (result, certificate, error) = match outcome {
-        Ok(Ok(Passed { certificate })) => (CheckResult::Ok, certificate, None),
+        Ok(Ok(Passed { certificate, rejected: None })) => (CheckResult::Ok, certificate, None),
+        Ok(Ok(Passed { certificate, rejected })) => (CheckResult::Incompatible, certificate, rejected),
         Ok(Err(failed)) => (failed.result(), failed.certificate(), Some(failed.to_string())),
-        Err(_) => (CheckResult::TimedOut, None, Some(format!("nothing came of it within {} ms", timeout.as_millis()))),
+        Err(_) => (CheckResult::TimedOut, None, Some(format!("not finished within {} ms", timeout.as_millis()))),
     };
     backend.metrics.checked(result);
     if let Some(certificate) = &certificate {
         backend.metrics.certificate_expires(certificate.not_after);
     }
     backend.note_check(LastCheck { at: std::time::SystemTime::now(), result, error, certificate });
-    result == CheckResult::Ok
+    matches!(result, CheckResult::Ok | CheckResult::Incompatible)
 }
 
 fn log(pool: &Pool, backend: &Backend, health: Health) {

@@ -22,6 +22,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
@@ -58,6 +59,8 @@ pub(crate) struct Settings {
     pub max_ttl: Duration,
     /// How long after its look-up an answer is used while newer look-ups fail.
     pub stale: Duration,
+    /// Loopback, link-local and metadata addresses that nameservers may answer with.
+    pub allow: Vec<IpNet>,
     /// Empty: the servers of `/etc/resolv.conf` with its search domains, after `/etc/hosts`. Otherwise names are taken
     /// as absolute.
     pub nameservers: Vec<SocketAddr>,
@@ -111,12 +114,18 @@ pub(crate) async fn follow(
 /// Looks `query` up once and returns the usable addresses.
 ///
 /// # Errors
-/// [`Failure`], if there is no answer.
+/// [`Failure`], if there is no answer or no usable address in it.
 pub(crate) async fn once(query: &Query, settings: &Settings) -> Result<Vec<Found>, Failure> {
     let looked = Lookup::new(query, settings).look().await;
     let mut memory = Memory::default();
     memory.learn(&looked, Instant::now());
-    looked.map(|_| memory.found(settings.family, |_| false).0)
+    looked?;
+    match memory.found(settings, |_| false) {
+        (found, refused) if found.is_empty() && !refused.is_empty() => {
+            Err(Failure::NotUsed { address: refused[0].address, why: refused[0].why.as_str() })
+        }
+        (found, _) => Ok(found),
+    }
 }
 
 /// The state of a name between two look-ups.
@@ -177,7 +186,7 @@ impl<'a, O: Fn(SocketAddr) -> bool, R: FnMut(Report)> Follower<'a, O, R> {
     }
 
     fn tell(&mut self, looked: Option<Result<Duration, Failure>>) {
-        let (found, refused) = self.memory.found(self.settings.family, &self.is_ours);
+        let (found, refused) = self.memory.found(self.settings, &self.is_ours);
         let changed = found != *self.found;
         if changed {
             let gone =

@@ -125,7 +125,7 @@ fn pool(from: &Pool) -> Value {
         name: _,
         balance,
         backends,
-        resolve: Resolve { family, min_ttl, max_ttl, stale, nameservers },
+        resolve: Resolve { family, min_ttl, max_ttl, stale, allow, nameservers },
         connect: Connect { timeout, attempts, total, first_byte, fast_open },
         health_check,
         ejection,
@@ -155,6 +155,7 @@ fn pool(from: &Pool) -> Value {
             "min_ttl": time(min_ttl),
             "max_ttl": time(max_ttl),
             "stale": time(stale),
+            "allow": words(allow),
             "nameservers": words(nameservers),
         },
         "connect": {
@@ -352,7 +353,7 @@ pools:
   p:
     balance: source_hash
     backends: ["127.0.0.1:9", {{ address: "b.example:443", weight: 3, backup: true, max_connections: 5 }}, "unix:/run/x.sock"]
-    resolve: {{ family: v4, min_ttl: 7s, max_ttl: 9m, stale: 2h, nameservers: ["127.0.0.1:53"] }}
+    resolve: {{ family: v4, allow: [127.0.0.0/8], min_ttl: 7s, max_ttl: 9m, stale: 2h, nameservers: ["127.0.0.1:53"] }}
     connect: {{ timeout: 1s, attempts: 2, total: 5s }}
     health_check: {{ sni: a.test, alpn: [h2], interval: 3s, rise: 1, fall: 4, port: 99 }}
     ejection: {{ failures: 9, base: 1s, max: 1m }}

@@ -275,6 +275,8 @@ pub struct Resolve {
     pub max_ttl: Duration,
     /// How long the last answer is used while new look-ups fail.
     pub stale: Duration,
+    /// Loopback, link-local and metadata addresses that nameservers may answer with.
+    pub allow: Vec<IpNet>,
     /// In query order; empty: the system's.
     pub nameservers: Vec<SocketAddr>,
 }

@@ -236,6 +236,10 @@ pub(super) struct BackendKeys {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Resolve {
+    /// Networks of loopback, link-local and metadata addresses that nameservers may answer with. Others of these are
+    /// not used. `/etc/hosts` may name any address.
+    #[schemars(extend("default" = []))]
+    pub allow: Field<Vec<Located<Network>>>,
     /// Which address families to use.
     #[schemars(extend("default" = "any"))]
     pub family: Field<Family>,

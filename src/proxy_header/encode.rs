@@ -8,6 +8,7 @@
 //! version 2:  signature (12) | 0x21 | family | length (2) | addresses (12 or 36) | type (1) length (2) value ...
 //! ```
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 
@@ -40,11 +41,15 @@ pub fn encode(version: Version, addresses: Addresses, values: &Values<'_>) -> Ve
     }
 }
 
-/// The header for a connection of our own, such as a health check: it carries no client address.
-pub fn local(version: Version) -> &'static [u8] {
-    match version {
-        Version::V1 => b"PROXY UNKNOWN\r\n",
-        Version::V2 => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+/// The header for a connection of our own, such as a health check.
+///
+/// Version 2 says so and carries no address. Version 1 cannot say so: it carries the connection's `own` addresses,
+/// because some receivers (Apache) do not accept `UNKNOWN`, which is left for unix sockets.
+pub fn local(version: Version, own: Option<Addresses>) -> Cow<'static, [u8]> {
+    match (version, own) {
+        (Version::V1, Some(own)) => encode_v1(same_family(own)).into(),
+        (Version::V1, None) => b"PROXY UNKNOWN\r\n".into(),
+        (Version::V2, _) => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".into(),
     }
 }
 

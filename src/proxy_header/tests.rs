@@ -91,9 +91,14 @@ fn what_a_client_makes_long_never_makes_the_header_longer_than_a_segment() {
 #[test]
 fn our_own_connections_speak_for_no_client() {
     for version in [Version::V1, Version::V2] {
-        let bytes = local(version).len();
-        assert_eq!(whole(local(version)), Header { version, bytes, addresses: None });
+        let header = local(version, None);
+        assert_eq!(whole(&header), Header { version, bytes: header.len(), addresses: None });
     }
+    // Version 1 has no word for that which every receiver takes.
+    let [client, local_address] = ["[::ffff:192.0.2.1]:5", "198.51.100.2:443"].map(|text| text.parse().unwrap());
+    let own = Some(Addresses { client, local: local_address });
+    assert_eq!(*local(Version::V1, own), *b"PROXY TCP4 192.0.2.1 198.51.100.2 5 443\r\n");
+    assert_eq!(local(Version::V2, own), local(Version::V2, None));
 }
 
 #[test]

@@ -115,6 +115,8 @@ labels! {
     /// The result of one active check.
     CheckResult {
         Ok => "ok",
+        /// Passed as well: the backend answered in TLS, but rejected something that only this check offers or lacks.
+        Incompatible => "incompatible",
         /// Not reachable: refused, unreachable, reset.
         Connect => "connect",
         TimedOut => "timeout",

@@ -13,6 +13,7 @@ use std::{env, fmt, thread};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Subscriber};
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
@@ -47,7 +48,7 @@ pub(crate) fn init(settings: LogSettings) -> LogGuard {
     let stdout = Stdout::shared();
     let is_terminal = io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let colour = if is_terminal { Colour::Ansi } else { Colour::None };
-    let (filter, level) = reload::Layer::new(LevelFilter::from(settings.level));
+    let (filter, level) = reload::Layer::new(ours(settings.level));
     let is_text = Arc::new(AtomicBool::new(settings.format == Format::Text));
     let format = EitherFormat { is_text: Arc::clone(&is_text), colour };
     let messages = tracing_subscriber::fmt::layer().event_format(format).with_writer(stdout.writer.clone());
@@ -95,7 +96,7 @@ impl Drop for LogGuard {
 /// Changes the format and level of operator messages.
 #[derive(Clone)]
 pub(crate) struct LogControl {
-    level: reload::Handle<LevelFilter, Registry>,
+    level: reload::Handle<Targets, Registry>,
     is_text: Arc<AtomicBool>,
 }
 
@@ -103,7 +104,7 @@ impl LogControl {
     pub(crate) fn set(&self, settings: LogSettings) {
         self.is_text.store(settings.format == Format::Text, Ordering::Relaxed);
         // Fails only if the subscriber is gone, and then nothing is logged.
-        let _ = self.level.modify(|now| *now = settings.level.into());
+        let _ = self.level.modify(|now| *now = ours(settings.level));
     }
 }
 
@@ -213,6 +214,12 @@ impl Stdout {
 
 fn queue(writer: impl Write + Send + 'static, lines: usize) -> (NonBlocking, WorkerGuard) {
     NonBlockingBuilder::default().lossy(true).buffered_lines_limit(lines).thread_name("log").finish(writer)
+}
+
+/// Our own messages at `level`. Of the libraries only errors: the rest is their view of what we report ourselves, such
+/// as a nameserver that "forges" answers because it does not understand a query.
+fn ours(level: Level) -> Targets {
+    Targets::new().with_default(LevelFilter::ERROR).with_target(env!("CARGO_PKG_NAME"), LevelFilter::from(level))
 }
 
 impl From<Level> for LevelFilter {

@@ -59,14 +59,14 @@ fn node_js_with_the_wrong_and_the_right_routes() {
 }
 
 /// `openssl s_server` with a certificate for a.test.
-struct Server {
+pub struct Server {
     openssl: Child,
-    address: SocketAddr,
+    pub address: SocketAddr,
     _directory: TempDir,
 }
 
 impl Server {
-    fn start(openssl: &Program, expires: i32, arguments: &[&str]) -> Self {
+    pub fn start(openssl: &Program, expires: i32, arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut params = CertificateParams::new(["a.test".to_owned()]).unwrap();
         params.not_after = date_time_ymd(expires, 1, 1);

@@ -7,6 +7,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod checks;
 mod demo;
 mod doctor;
 mod failures;

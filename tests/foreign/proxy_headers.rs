@@ -63,7 +63,7 @@ fn haproxy_refuses_a_header_of_ours_once_a_bit_of_it_is_changed() {
 fn haproxy_takes_a_header_that_speaks_for_no_client() {
     let Some(haproxy) = Reader::haproxy(Over::Plain) else { return };
     for version in [Version::V1, Version::V2] {
-        let told = get(haproxy.address, local(version)).expect("an answer");
+        let told = get(haproxy.address, &local(version, None)).expect("an answer");
         assert_eq!(told["local"], haproxy.address.to_string(), "{version:?}");
         assert_eq!(told["authority"], "", "{version:?}");
     }

@@ -27,6 +27,42 @@ pub struct Nameserver {
     _stop: oneshot::Sender<()>,
 }
 
+/// What is answered to a query, if anything.
+pub type ToEdns = fn(&[u8]) -> Option<Vec<u8>>;
+
+/// Starts a nameserver that does not know EDNS (RFC 6891): it answers a query with an OPT record by `to_edns`, and any
+/// other with 127.0.0.1. Returns its address, and the ids of the queries with EDNS as they come.
+pub fn without_edns(to_edns: ToEdns) -> (SocketAddr, mpsc::Receiver<[u8; 2]>) {
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = socket.local_addr().unwrap();
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = [0; 1500];
+        while let Ok((length, from)) = socket.recv_from(&mut bytes) {
+            let query = &bytes[..length];
+            // RFC 1035 §4.1.1: the number of additional records, of which the OPT record is the only one.
+            let answer = if query[10..12] == [0, 0] {
+                Some([&query[..2], &[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0], &query[12..], LOOPBACK_RECORD].concat())
+            } else {
+                let _ = tell.send([query[0], query[1]]);
+                to_edns(query)
+            };
+            if let Some(answer) = answer {
+                let _ = socket.send_to(&answer, from);
+            }
+        }
+    });
+    (address, told)
+}
+
+/// For the name of the question: type A, class IN, a TTL of 0, and the address (RFC 1035 §4.1.3).
+const LOOPBACK_RECORD: &[u8] = &[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4, 127, 0, 0, 1];
+
+/// The response to a query, with an error and the given counts of records (RFC 1035 §4.1.1).
+pub fn error_response(query: &[u8], code: u8, questions: u8) -> Vec<u8> {
+    [&query[..2], &[0x81, 0x80 | code, 0, questions, 0, 0, 0, 0, 0, 0]].concat()
+}
+
 /// How a name fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fails {

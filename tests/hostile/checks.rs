@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::thread;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion};
 
 use crate::backend::Backend;
 use crate::bytes::{SERVER_HELLO, hello};
@@ -167,6 +169,129 @@ fn a_check_speaks_for_itself_where_a_proxy_header_is_expected() {
     lb.end();
 }
 
+/// A fatal alert and nothing else.
+fn alert(code: u8) -> Vec<u8> {
+    vec![0x15, 3, 3, 0, 2, 2, code]
+}
+
+/// A ServerHello that selects `version` and `cipher` (RFC 5246 §7.4.1.3).
+fn server_hello(version: [u8; 2], cipher: [u8; 2]) -> Vec<u8> {
+    let body = [&version[..], &[7; 32], &[0], &cipher, &[0]].concat();
+    [&[0x16, version[0], version[1], 0, body.len() as u8 + 4, 2, 0, 0, body.len() as u8][..], &body].concat()
+}
+
+const EAGER: &str = "health_check: { interval: 200ms, timeout: 200ms, rise: 1, fall: 2 }";
+
+#[test]
+fn a_backend_that_rejects_what_only_the_check_offers_is_up() {
+    let answers = [10, 20, 22, 40, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 70, 71, 86, 90, 109, 110, 116, 120, 255]
+        .map(alert)
+        .into_iter()
+        // TLS 1.1 and 1.0; RSA key exchange, and SSL 3.0 with RC4.
+        .chain(
+            [([3, 2], [0, 0x2f]), ([3, 1], [0, 0x2f]), ([3, 3], [0, 0x9c]), ([3, 0], [0, 5])]
+                .map(|(v, c)| server_hello(v, c)),
+        );
+    let backends: Vec<_> = answers.map(|answer| (Backend::answering(answer.clone().leak()), answer)).collect();
+    let addresses: Vec<SocketAddr> = backends.iter().map(|(backend, _)| backend.address).collect();
+    let lb = Trial::of(Lb::new().route_with("a.test", addresses, EAGER));
+    for (backend, answer) in &backends {
+        let labels = [("backend", backend.address.to_string())];
+        let checks = |result| lb.metric("health_checks_total", &[("backend", &labels[0].1), ("result", result)]);
+        poll(|| if checks("incompatible") >= 3.0 { Ok(()) } else { Err(checks("tls")) })
+            .unwrap_or_else(|failed| panic!("{answer:02x?}: {failed} failed checks"));
+        assert_eq!(checks("tls") + checks("ok") + checks("connect"), 0.0, "{answer:02x?}");
+        wait_for_state(&lb, backend.address, "up");
+    }
+    let status = lb.status();
+    let check = &status["pools"][0]["backends"][3]["check"];
+    assert_eq!(
+        (&check["result"], &check["error"]),
+        (&"incompatible".into(), &"refused by the alert handshake_failure (40)".into())
+    );
+    lb.end();
+}
+
+#[test]
+fn a_backend_that_is_silent_or_not_tls_or_lacks_the_name_it_is_sent_is_down() {
+    let answers: [&[u8]; 7] = [
+        b"",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"\x16\x03\x03\x00\x40",
+        b"\x16\x03\x03\x00\x04\x7f\0\0\0",
+        b"\x15\x03\x03\x00\x02\x02\x70",
+        b"\x15\x03\x03\x00\x02\x02\x50",
+        b"\x15\x03\x03\x00\x02\x01\x00",
+    ];
+    let backends = answers.map(Backend::answering);
+    let addresses: Vec<SocketAddr> = backends.iter().map(|backend| backend.address).collect();
+    let lb = Trial::of(Lb::new().route_with("a.test", addresses, EAGER));
+    backends.iter().for_each(|backend| wait_for_state(&lb, backend.address, "failing"));
+    assert_eq!(lb.metric("health_checks_total", &[("result", "incompatible")]), 0.0);
+    lb.end();
+}
+
+#[test]
+fn an_alert_about_a_name_counts_only_where_connections_for_the_name_go() {
+    let backend = |code: u8| Backend::answering(alert(code).leak());
+    let sends = |name: &str| EAGER.replace("{", &format!("{{ sni: {name},"));
+    // Pool 0 sends no name, pool 1 a name that is routed to pool 2, pools 2 and 3 one of their own.
+    let [none, foreign, own, matched] = [112, 80, 80, 112].map(backend);
+    let lb = Lb::new().route_with("**.nameless.test", &none, EAGER);
+    let lb = lb.route_with("**.foreign.test", &foreign, &sends("own.test")).route_with("own.test", &own, EAGER);
+    let lb = Trial::of(lb.route_with("**.matched.test", &matched, &sends("a.matched.test")));
+    for up in [&none, &foreign] {
+        let labels = [("backend", &*up.address.to_string()), ("result", "incompatible")];
+        poll(|| if lb.metric("health_checks_total", &labels) >= 3.0 { Ok(()) } else { Err("too few") }).unwrap();
+        wait_for_state(&lb, up.address, "up");
+    }
+    [&own, &matched].iter().for_each(|down| wait_for_state(&lb, down.address, "failing"));
+    // The same check, but its name is routed elsewhere now.
+    let lb2 = Lb::new().route_with("**.nameless.test", &none, EAGER);
+    let lb2 =
+        lb2.route_with("own.test", &foreign, &sends("own.test")).route_with("**.own.test", &own, &sends("own.test"));
+    lb.edit(&lb2.config());
+    wait_for_state(&lb, foreign.address, "failing");
+    wait_for_state(&lb, own.address, "up");
+    lb.end();
+}
+
+#[test]
+fn a_backend_that_requires_a_client_certificate_is_up_and_its_own_certificate_is_judged() {
+    let authority = Authority::new();
+    let directory = tempfile::tempdir().unwrap();
+    let ca = directory.path().join("ca.pem");
+    std::fs::write(&ca, authority.pem()).unwrap();
+    let verify = EAGER.replace("{", &format!("{{ verify: true, ca_file: \"{}\",", ca.display()));
+    for versions in [&[&rustls::version::TLS12][..], &[&rustls::version::TLS13]] {
+        let [good, other] = ["a.test", "other.test"].map(|name| authority.demanding_backend(name, versions));
+        let lb = Lb::new().route_with("a.test", [good.address], EAGER);
+        let lb =
+            Trial::of(lb.route_with("*.a.test", [good.address, other.address], &verify.replace("{", "{ sni: a.test,")));
+        wait_for_state(&lb, other.address, "failing");
+        for pool in ["pool-0", "pool-1"] {
+            let labels = [("pool", pool), ("backend", &*good.address.to_string()), ("result", "incompatible")];
+            poll(|| if lb.metric("health_checks_total", &labels) >= 3.0 { Ok(()) } else { Err(lb.status()) }).unwrap();
+        }
+        lb.wait_for_metric("backend_state", &[("backend", &good.address.to_string()), ("state", "up")], 2.0);
+        lb.end();
+    }
+}
+
+#[test]
+fn a_check_with_version_1_of_the_proxy_protocol_names_its_own_addresses() {
+    let (backend, arrivals) = Backend::recording();
+    let keys = "send_proxy_protocol: v1\nhealth_check: { interval: 60ms, timeout: 60ms }";
+    let lb = Trial::of(Lb::new().route_with("checked.test", &backend, keys));
+    let first = arrivals.recv_timeout(crate::harness::DEADLINE).expect("a check comes");
+    let line = first.split(|byte| *byte == b'\n').next().unwrap();
+    let line = std::str::from_utf8(line).unwrap();
+    let ending = format!(" {}\r", backend.address.port());
+    assert!(line.starts_with("PROXY TCP4 127.0.0.1 127.0.0.1 ") && line.ends_with(&ending), "{line:?}");
+    assert_eq!(first[line.len() + 1], 0x16);
+    lb.end();
+}
+
 /// Signs certificates for backends that speak TLS.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -193,13 +318,33 @@ impl Authority {
         &self.pem
     }
 
-    fn backend(&self, name: &str) -> TlsBackend {
+    /// Requires a client certificate.
+    fn demanding_backend(&self, name: &str, versions: &[&'static SupportedProtocolVersion]) -> TlsBackend {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let clients =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build().unwrap();
+        let (chain, key) = self.certificate(name);
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_client_cert_verifier(clients)
+            .with_single_cert(chain, key)
+            .unwrap();
+        TlsBackend { address: serve(Arc::new(config)) }
+    }
+
+    fn certificate(&self, name: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.not_after = rcgen::date_time_ymd(2100, 1, 1);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let chain = vec![CertificateDer::from(certificate)];
-        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        (vec![CertificateDer::from(certificate)], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+    }
+
+    fn backend(&self, name: &str) -> TlsBackend {
+        let (chain, key) = self.certificate(name);
         let config = ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
             .with_safe_default_protocol_versions()
             .unwrap()

@@ -98,7 +98,7 @@ fn a_name_with_both_families_is_reached_by_the_one_that_answers() {
     let (silent, backend) = (0..100).find_map(|_| silent_over_ipv6()).expect("a port that is free in both families");
     let dns = Nameserver::start();
     dns.addresses("shop.test", 60, &["127.0.0.1", "::1"]);
-    let resolve = format!("resolve: {{ nameservers: [\"{}\"] }}", dns.address);
+    let resolve = format!("resolve: {{ nameservers: [\"{}\"], allow: [127.0.0.0/8, \"::1\"] }}", dns.address);
     let keys = format!("{resolve}\nejection: off\nconnect: {{ timeout: 15s, total: 15s }}");
     let config = Lb::new().route_with("a.test", backend.address, &keys).config();
     let port = silent.address.port();

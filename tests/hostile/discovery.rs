@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::backend::Backend;
 use crate::bytes::{SERVER_HELLO, hello};
-use crate::harness::nameserver::{Fails, Nameserver};
+use crate::harness::nameserver::{Fails, Nameserver, error_response, without_edns};
 use crate::harness::recorder::ClosedPort;
 use crate::harness::{Lb, Reload, poll};
 use crate::trial::Trial;
@@ -50,12 +50,45 @@ impl Replicas {
 
 /// A file whose one pool is behind `backend`, a name that `dns` is asked for.
 fn config(dns: &Nameserver, backend: &str, resolve: &str) -> String {
-    let keys = format!("resolve: {{ nameservers: [\"{}\"], min_ttl: 100ms, {resolve} }}", dns.address);
+    let keys =
+        format!("resolve: {{ nameservers: [\"{}\"], allow: [127.0.0.0/8], min_ttl: 100ms, {resolve} }}", dns.address);
     let place: SocketAddr = "127.0.0.1:9".parse().unwrap();
     Lb::new().route_with("a.test", place, &keys).config().replace(&place.to_string(), backend)
 }
 
 const BRIEF: &str = "max_ttl: 200ms";
+
+#[test]
+fn an_answer_with_a_reserved_address_is_not_used_until_it_is_allowed() {
+    let (dns, replicas) = (Nameserver::start(), Replicas::new(1));
+    dns.addresses("shop.test", 0, &["127.0.0.1", "169.254.169.254", "fd00:ec2::254", "::1"]);
+    let text = config(&dns, &replicas.name(), BRIEF);
+    let lb = Trial::with(&text.replace(", allow: [127.0.0.0/8]", ""));
+    let refused = lb.wait_for_line(|line| line["event"] == "dns_address_refused");
+    assert!(refused["level"] == "WARN" && refused["why"].as_str().unwrap().contains("`resolve.allow`"), "{refused}");
+    wait_for(&lb, &[]);
+    assert_eq!(ask(lb.address(), &hello("a.test")), (vec![], Close::Reset));
+    assert_eq!(lb.edit(&text), Reload::Applied);
+    wait_for(&lb, &["127.0.0.1"]);
+    assert_eq!(who(&lb), 1);
+    lb.end();
+}
+
+#[test]
+fn a_nameserver_without_edns_is_no_forger() {
+    let backend = Backend::answering(SERVER_HELLO);
+    // As old servers do: an error that does not even repeat the question.
+    let (dns, _) = without_edns(|query| Some(error_response(query, 1, 0)));
+    let keys = format!("resolve: {{ nameservers: [\"{dns}\"], family: v4, allow: [127.0.0.0/8] }}");
+    let named = format!("shop.test:{}", backend.address.port());
+    let config = Lb::new().route_with("a.test", &backend, &keys).config().replace(&backend.address.to_string(), &named);
+    let lb = Trial::with(&config);
+    let mut client = send(lb.address(), &hello("a.test"));
+    client.read_exact(&mut [0; SERVER_HELLO.len()]).expect("an answer");
+    close(client);
+    assert!(lb.log().iter().all(|line| line["level"] != "WARN"), "{:?}", lb.log());
+    lb.end();
+}
 
 /// A connection that was answered, and by whom.
 #[track_caller]

@@ -100,7 +100,7 @@ fn go_every_way(with: &str, ways: &[Way]) {
         assert_eq!(lb.answer("unmatched.test"), answer, "{what}");
     }
     // One more change is seen after all that was to be seen of those before.
-    let next = if ways.len() % 2 == 0 { &text_two } else { &text_one };
+    let next = if ways.len().is_multiple_of(2) { &text_two } else { &text_one };
     assert_eq!(lb.edit(next), Reload::Applied);
     assert_eq!(lb.metric("config_reloads_total", &[("result", "applied")]), 2.0 + ways.len() as f64);
     assert_eq!(lb.metric("config_reloads_total", &[("result", "rejected")]), 0.0, "half a file was read");

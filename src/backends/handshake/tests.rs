@@ -247,7 +247,7 @@ async fn a_wish_for_a_client_certificate_is_seen_and_its_lack_told_late() {
         .with_single_cert(signed.chain.clone(), key_der(&signed.key))
         .unwrap();
     let tls12 = ask(config.clone(), &Asking { versions: Versions::Tls12, ..named("a.test") }).await;
-    assert!(matches!(tls12, Err(HandshakeError::WantsClientCertificate(_))), "{tls12:?}");
+    assert!(matches!(tls12, Err(HandshakeError::WantsClientCertificate { alert: Some(_), .. })), "{tls12:?}");
     let handshake = ask(config, &named("a.test")).await.unwrap();
     assert!(handshake.asked_for_client_certificate);
     assert_eq!(handshake.late_alert.map(Alert::name), Some("certificate_required"));

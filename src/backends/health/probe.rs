@@ -10,11 +10,13 @@ use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::backends::handshake::{self, Asking, Certificate, Handshake, HandshakeError, Roots, RootsError, Verdict};
+use crate::backends::handshake::{
+    self, Asking, Certificate, Handshake, HandshakeError, NameSent, Roots, RootsError, Verdict,
+};
 use crate::config::{CheckKind, HealthCheck, Verify};
 use crate::connect::{self, BackendStream};
 use crate::pool::{Address, Pool, Shown};
-use crate::proxy_header;
+use crate::proxy_header::{self, Addresses};
 use crate::socket;
 use crate::telemetry::CheckResult;
 
@@ -24,12 +26,16 @@ pub(super) struct Probe {
     port: Option<u16>,
     /// `None`: connect only. An error fails every check and gives the reason.
     asking: Option<Result<Asking, RootsError>>,
+    name: NameSent,
 }
 
-/// A passed check, and the certificate the backend sent.
-#[derive(Debug)]
+/// A passed check.
+#[derive(Debug, Default)]
 pub(super) struct Passed {
+    /// The certificate the backend sent.
     pub certificate: Option<Shown>,
+    /// What the backend rejected that only the check offers or lacks. It is up: other clients may be served.
+    pub rejected: Option<String>,
 }
 
 /// Why a check failed.
@@ -46,7 +52,7 @@ pub(super) enum Failed {
 }
 
 impl Probe {
-    pub(super) fn new(pool: Arc<Pool>, check: &HealthCheck) -> Self {
+    pub(super) fn new(pool: Arc<Pool>, check: &HealthCheck, name: NameSent) -> Self {
         let asking = match &check.kind {
             CheckKind::Tcp => None,
             CheckKind::Tls { server_name, alpn, verify } => Some(roots(verify).map(|roots| Asking {
@@ -56,7 +62,7 @@ impl Probe {
                 ..Asking::default()
             })),
         };
-        Self { pool, port: check.port, asking }
+        Self { pool, port: check.port, asking, name }
     }
 
     /// Checks the backend at `address`; the caller sets the deadline.
@@ -75,44 +81,57 @@ impl Probe {
     }
 
     async fn over_tcp(&self, mut stream: TcpStream) -> Result<Passed, Failed> {
-        self.introduce(&mut stream).await?;
+        let own = stream.local_addr().and_then(|client| Ok(Addresses { client, local: stream.peer_addr()? }));
+        self.introduce(&mut stream, Some(own.map_err(Failed::Connect)?)).await?;
         match &self.asking {
             None => {
                 // There is no data to lose, and RST leaves no TIME_WAIT behind.
                 socket::reset_on_drop(&stream);
-                Ok(Passed { certificate: None })
+                Ok(Passed::default())
             }
-            Some(asking) => judge(asking, async |asking| handshake::with(stream, asking).await).await,
+            Some(asking) => self.judge(asking, async |asking| handshake::with(stream, asking).await).await,
         }
     }
 
     async fn over_unix(&self, mut stream: UnixStream) -> Result<Passed, Failed> {
-        self.introduce(&mut stream).await?;
+        self.introduce(&mut stream, None).await?;
         match &self.asking {
-            None => Ok(Passed { certificate: None }),
-            Some(asking) => judge(asking, async |asking| handshake::with(stream, asking).await).await,
+            None => Ok(Passed::default()),
+            Some(asking) => self.judge(asking, async |asking| handshake::with(stream, asking).await).await,
         }
     }
 
-    /// Sends a PROXY header without a client address (LOCAL), where the backend expects one.
-    async fn introduce(&self, stream: &mut (impl AsyncWriteExt + Unpin)) -> Result<(), Failed> {
+    /// Sends the PROXY header of a connection of our own, where the backend expects one.
+    async fn introduce(&self, stream: &mut (impl AsyncWriteExt + Unpin), own: Option<Addresses>) -> Result<(), Failed> {
         match self.pool.connect.send_proxy_protocol {
-            Some(version) => stream.write_all(proxy_header::local(version)).await.map_err(Failed::Connect),
+            Some(version) => stream.write_all(&proxy_header::local(version, own)).await.map_err(Failed::Connect),
             None => Ok(()),
         }
     }
-}
 
-async fn judge(
-    asking: &Result<Asking, RootsError>,
-    shake: impl AsyncFnOnce(&Asking) -> Result<Handshake, HandshakeError>,
-) -> Result<Passed, Failed> {
-    let asking = asking.as_ref().map_err(|error| Failed::Roots(error.to_string()))?;
-    let handshake = shake(asking).await.map_err(Failed::Handshake)?;
-    let certificate = handshake.leaf.as_ref().ok().map(shown);
-    match handshake.verdict {
-        Verdict::NotAsked | Verdict::Verified => Ok(Passed { certificate }),
-        Verdict::Refused(error) => Err(Failed::Untrusted { error: error.to_string(), certificate }),
+    async fn judge(
+        &self,
+        asking: &Result<Asking, RootsError>,
+        shake: impl AsyncFnOnce(&Asking) -> Result<Handshake, HandshakeError>,
+    ) -> Result<Passed, Failed> {
+        let asking = asking.as_ref().map_err(|error| Failed::Roots(error.to_string()))?;
+        let handshake = match shake(asking).await {
+            Ok(handshake) => handshake,
+            Err(HandshakeError::WantsClientCertificate { verdict: Verdict::Refused(error), .. }) => {
+                return Err(Failed::Untrusted { error: error.to_string(), certificate: None });
+            }
+            Err(error) if error.is_about_the_offer(self.name) => {
+                return Ok(Passed { certificate: None, rejected: Some(error.to_string()) });
+            }
+            Err(error) => return Err(Failed::Handshake(error)),
+        };
+        let certificate = handshake.leaf.as_ref().ok().map(shown);
+        let late = handshake.late_alert.filter(|_| handshake.asked_for_client_certificate);
+        let rejected = late.map(|alert| format!("requires a client certificate: alert {alert}"));
+        match handshake.verdict {
+            Verdict::NotAsked | Verdict::Verified => Ok(Passed { certificate, rejected }),
+            Verdict::Refused(error) => Err(Failed::Untrusted { error: error.to_string(), certificate }),
+        }
     }
 }
 
@@ -150,8 +169,8 @@ impl fmt::Display for Failed {
         match self {
             Self::Connect(error) => write!(f, "cannot connect: {error}"),
             Self::Handshake(error) => error.fmt(f),
-            Self::Untrusted { error, .. } => write!(f, "the certificate is not to be trusted: {error}"),
-            Self::Roots(error) => write!(f, "no authorities to trust: {error}"),
+            Self::Untrusted { error, .. } => write!(f, "the certificate is not trusted: {error}"),
+            Self::Roots(error) => write!(f, "cannot load the CA certificates: {error}"),
         }
     }
 }

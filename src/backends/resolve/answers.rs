@@ -3,14 +3,15 @@
 //! In:  look-up results. A part is one family of one host: it can fail on its own, and then keeps its last answer.
 //! Out: [`Found`], each address once, sorted, bounded; and the addresses that are rejected.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::lookup::{Host, Kind, Looked, Part};
-use super::{Failure, Family, Found};
+use super::nameservers::By;
+use super::{Failure, Family, Found, Settings};
 
 /// The last good answers.
 #[derive(Default)]
@@ -25,6 +26,7 @@ struct Kept {
     good_at: Instant,
     /// The last look-up of this part failed.
     failing: bool,
+    by: By,
 }
 
 /// Why an address is rejected.
@@ -41,6 +43,9 @@ pub(super) enum Why {
     /// An IPv4 address in an AAAA record where only IPv6 is wanted.
     OtherFamily,
     OwnListener,
+    /// Loopback, link-local, or where a cloud serves the credentials of its machines: a nameserver must not be able to
+    /// route clients there.
+    Reserved,
     TooMany,
 }
 
@@ -51,7 +56,7 @@ impl Memory {
             let Found { address, weight, backup } = *found;
             let host = Host { name: Arc::default(), port: address.port(), weight, backup };
             let kind = if address.is_ipv4() { Kind::A } else { Kind::Aaaa };
-            Kept { host, kind, addresses: vec![address.ip()], good_at: now, failing: false }
+            Kept { host, kind, addresses: vec![address.ip()], good_at: now, failing: false, by: By::HostsFile }
         };
         Self { kept: found.iter().map(kept).collect() }
     }
@@ -67,11 +72,12 @@ impl Memory {
     }
 
     fn renewed(&self, part: &Part, all: &[Part], now: Instant) -> Option<Kept> {
-        let Part { host, kind, addresses } = part;
-        let kept =
-            |addresses, good_at, failing| Some(Kept { host: host.clone(), kind: *kind, addresses, good_at, failing });
+        let Part { host, kind, addresses, by } = part;
+        let kept = |addresses, good_at, failing, by| {
+            Some(Kept { host: host.clone(), kind: *kind, addresses, good_at, failing, by })
+        };
         let failure = match addresses {
-            Ok(addresses) => return kept(addresses.clone(), now, false),
+            Ok(addresses) => return kept(addresses.clone(), now, false, *by),
             Err(failure) => failure,
         };
         // If a host has addresses of one family, a negative answer for the other family is definite.
@@ -80,7 +86,7 @@ impl Memory {
             return None;
         }
         let before = self.kept.iter().find(|kept| kept.host.is(host) && kept.kind == *kind)?;
-        kept(before.addresses.clone(), before.good_at, true)
+        kept(before.addresses.clone(), before.good_at, true, before.by)
     }
 
     /// Drops failing parts older than `stale`.
@@ -99,14 +105,18 @@ impl Memory {
     }
 
     /// The addresses to connect to, and those that are rejected.
-    pub(super) fn found(&self, family: Family, is_ours: impl Fn(SocketAddr) -> bool) -> (Vec<Found>, Vec<Refused>) {
+    pub(super) fn found(
+        &self,
+        settings: &Settings,
+        is_ours: impl Fn(SocketAddr) -> bool,
+    ) -> (Vec<Found>, Vec<Refused>) {
         let mut refused = Vec::new();
         let mut found: Vec<Found> = Vec::new();
-        for Kept { host, addresses, .. } in &self.kept {
+        for Kept { host, addresses, by, .. } in &self.kept {
             for address in addresses {
                 // An IPv4-mapped IPv6 address is the same listener, and the same backend.
                 let address = SocketAddr::new(address.to_canonical(), host.port);
-                match check(address, family, &is_ours) {
+                match check(address, *by, settings, &is_ours) {
                     Some(why) => refused.push(Refused { address, why }),
                     None => found.push(Found { address, weight: host.weight, backup: host.backup }),
                 }
@@ -128,8 +138,8 @@ impl Memory {
     }
 }
 
-fn check(address: SocketAddr, family: Family, is_ours: impl Fn(SocketAddr) -> bool) -> Option<Why> {
-    let wanted = match family {
+fn check(address: SocketAddr, by: By, settings: &Settings, is_ours: impl Fn(SocketAddr) -> bool) -> Option<Why> {
+    let wanted = match settings.family {
         Family::Any => true,
         Family::V4 => address.is_ipv4(),
         Family::V6 => address.is_ipv6(),
@@ -138,11 +148,21 @@ fn check(address: SocketAddr, family: Family, is_ours: impl Fn(SocketAddr) -> bo
         IpAddr::V4(ip) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_broadcast(),
         IpAddr::V6(ip) => !ip.is_unspecified() && !ip.is_multicast() && !ip.is_unicast_link_local(),
     };
+    let allowed = |ip: IpAddr| settings.allow.iter().any(|network| network.contains(&ip));
     match () {
         () if !is_unicast => Some(Why::NotUnicast),
         () if !wanted => Some(Why::OtherFamily),
         () if is_ours(address) => Some(Why::OwnListener),
+        () if by == By::Nameserver && is_reserved(address.ip()) && !allowed(address.ip()) => Some(Why::Reserved),
         () => None,
+    }
+}
+
+/// Loopback, link-local (RFC 3927, where most clouds serve metadata), and the other metadata addresses of clouds.
+fn is_reserved(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local() || ip == ALIBABA_METADATA,
+        IpAddr::V6(ip) => ip.is_loopback() || ip == AWS_METADATA || ip == GOOGLE_METADATA,
     }
 }
 
@@ -161,14 +181,18 @@ fn scale(found: &mut [Found]) {
 impl Why {
     pub(super) fn as_str(self) -> &'static str {
         match self {
-            Self::NotUnicast => "not an address of one host",
-            Self::OtherFamily => "not of the family that is wanted",
+            Self::NotUnicast => "not the address of a single host",
+            Self::OtherFamily => "not of the family that `resolve.family` selects",
             Self::OwnListener => "one of our own listeners",
+            Self::Reserved => "a loopback, link-local or metadata address; if it is right, add it to `resolve.allow`",
             Self::TooMany => "a name may have 256 addresses",
         }
     }
 }
 
+const ALIBABA_METADATA: Ipv4Addr = Ipv4Addr::new(100, 100, 100, 200);
+const AWS_METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+const GOOGLE_METADATA: Ipv6Addr = Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254);
 const MOST_ADDRESSES: usize = 256;
 const MOST_WEIGHT: u32 = 1000;
 
@@ -182,7 +206,13 @@ mod tests {
 
     fn part(name: &str, kind: Kind, addresses: Result<&[&str], Failure>) -> Part {
         let parse = |addresses: &[&str]| addresses.iter().map(|address| address.parse().unwrap()).collect();
-        Part { host: host(name), kind, addresses: addresses.map(parse) }
+        Part { host: host(name), kind, addresses: addresses.map(parse), by: By::Nameserver }
+    }
+
+    fn settings(family: Family, allow: &[&str]) -> Settings {
+        let allow = allow.iter().map(|network| network.parse().unwrap()).collect();
+        let (min_ttl, max_ttl, stale) = (Duration::ZERO, Duration::ZERO, STALE);
+        Settings { family, min_ttl, max_ttl, stale, allow, nameservers: Vec::new() }
     }
 
     fn looked(parts: Vec<Part>) -> Result<Looked, Failure> {
@@ -190,7 +220,7 @@ mod tests {
     }
 
     fn addresses(memory: &Memory) -> Vec<String> {
-        let (found, _) = memory.found(Family::Any, |_| false);
+        let (found, _) = memory.found(&settings(Family::Any, &[]), |_| false);
         found.iter().map(|found| found.address.ip().to_string()).collect()
     }
 
@@ -269,13 +299,34 @@ mod tests {
         let parts = vec![part("a", Kind::A, Ok(&odd)), part("a", Kind::Aaaa, Ok(&odder))];
         memory.learn(&looked(parts), Instant::now());
         let ours: SocketAddr = "127.0.0.1:443".parse().unwrap();
-        let (found, refused) = memory.found(Family::Any, |address| address == ours);
+        let every = settings(Family::Any, &["0.0.0.0/0", "::/0"]);
+        let (found, refused) = memory.found(&every, |address| address == ours);
         let found: Vec<_> = found.iter().map(|found| found.address.ip().to_string()).collect();
         assert_eq!(found, ["10.0.0.1", "169.254.169.254", "::1"]);
         assert_eq!(refused.iter().filter(|refused| refused.why == Why::NotUnicast).count(), 6);
         assert_eq!(refused.iter().filter(|refused| refused.why == Why::OwnListener).count(), 1);
-        let (_, refused) = memory.found(Family::V6, |_| false);
+        let (_, refused) = memory.found(&settings(Family::V6, &[]), |_| false);
         assert!(refused.iter().any(|refused| refused.why == Why::OtherFamily));
+    }
+
+    #[test]
+    fn a_nameserver_leads_to_reserved_addresses_only_if_they_are_allowed_and_the_hosts_file_anywhere() {
+        let v4 = ["127.0.0.1", "127.9.9.9", "169.254.169.254", "169.254.0.1", "100.100.100.200"];
+        let v6 = ["::1", "fd00:ec2::254", "fd20:ce::254", "::ffff:127.0.0.1", "::ffff:169.254.169.254"];
+        let usual = ["10.0.0.1", "100.100.100.201", "192.168.0.1", "2001:db8::1", "fd00:ec2::253"];
+        let found = |by, allow: &[&str]| {
+            let part = |kind, addresses: &[&str]| Part { by, ..part("a", kind, Ok(addresses)) };
+            let (v4, v6) = ([&v4[..], &usual[..3]].concat(), [&v6[..], &usual[3..]].concat());
+            let mut memory = Memory::default();
+            memory.learn(&looked(vec![part(Kind::A, &v4), part(Kind::Aaaa, &v6)]), Instant::now());
+            let (found, refused) = memory.found(&settings(Family::Any, allow), |_| false);
+            assert!(refused.iter().all(|refused| refused.why == Why::Reserved));
+            found.iter().map(|found| found.address.ip().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(found(By::Nameserver, &[]), usual);
+        assert_eq!(found(By::Nameserver, &["127.0.0.0/8", "::/0"]).len(), usual.len() + 5);
+        assert_eq!(found(By::Nameserver, &["169.254.169.254/32"]).len(), usual.len() + 1);
+        assert_eq!(found(By::HostsFile, &[]).len(), usual.len() + 8);
     }
 
     #[test]
@@ -286,9 +337,10 @@ mod tests {
             host: Host { backup, port: third.into(), ..host("a") },
             kind: Kind::A,
             addresses: Ok(many(third)),
+            by: By::Nameserver,
         });
         memory.learn(&looked(parts.into()), Instant::now());
-        let (found, refused) = memory.found(Family::Any, |_| false);
+        let (found, refused) = memory.found(&settings(Family::Any, &[]), |_| false);
         assert_eq!(found.len(), MOST_ADDRESSES);
         assert_eq!(found.iter().filter(|found| found.backup).count(), MOST_ADDRESSES - 200);
         assert!(refused.iter().all(|refused| refused.why == Why::TooMany && refused.address.port() == 1));

@@ -4,6 +4,7 @@
 //! Out: [`Failure`]; of two failures, the more informative one; a metric label.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hickory_resolver::net::{DnsError, NetError};
@@ -21,9 +22,12 @@ pub(crate) enum Failure {
     /// The nameserver answered with an error such as SERVFAIL.
     Server(ResponseCode),
     Net(Arc<NetError>),
-    /// Neither the configuration nor `/etc/resolv.conf` lists a nameserver.
-    NoNameserver,
     TimedOut,
+    /// There are addresses, but none that is used; the first of them, and why not.
+    NotUsed {
+        address: SocketAddr,
+        why: &'static str,
+    },
 }
 
 impl Failure {
@@ -34,7 +38,7 @@ impl Failure {
             Self::NoData => DnsResult::NoData,
             Self::Server(_) => DnsResult::ServFail,
             Self::TimedOut => DnsResult::TimedOut,
-            Self::Net(_) | Self::NoNameserver => DnsResult::Failed,
+            Self::Net(_) | Self::NotUsed { .. } => DnsResult::Failed,
         }
     }
 
@@ -46,12 +50,12 @@ impl Failure {
     /// Of two failures the one that may be temporary, since that is what an operator should look into.
     pub(super) fn or(self, other: Self) -> Self {
         let rank = |failure: &Self| match failure {
-            Self::NoNameserver => 0,
             Self::NoSuchName => 1,
             Self::NoData => 2,
             Self::Server(_) => 3,
             Self::Net(_) => 4,
             Self::TimedOut => 5,
+            Self::NotUsed { .. } => 6,
         };
         if rank(&other) > rank(&self) { other } else { self }
     }
@@ -77,9 +81,9 @@ impl fmt::Display for Failure {
             Self::NoSuchName => f.write_str("there is no such name"),
             Self::NoData => f.write_str("the name has no such record"),
             Self::Server(code) => write!(f, "the nameserver answered: {code}"),
-            Self::Net(_) => f.write_str("the nameserver cannot be asked"),
-            Self::NoNameserver => f.write_str("no nameserver is known: /etc/resolv.conf names none"),
+            Self::Net(_) => f.write_str("cannot reach the nameserver"),
             Self::TimedOut => f.write_str("no nameserver answered in time"),
+            Self::NotUsed { address, why } => write!(f, "its address {address} is not used: {why}"),
         }
     }
 }

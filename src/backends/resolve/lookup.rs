@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::nameservers::Answer;
+use super::nameservers::{Answer, By};
 use super::sources::{Service, Sources};
 use super::{Failure, Family, Query, Settings};
 
@@ -29,6 +29,7 @@ pub(super) struct Part {
     pub(super) host: Host,
     pub(super) kind: Kind,
     pub(super) addresses: Result<Vec<IpAddr>, Failure>,
+    pub(super) by: By,
 }
 
 /// The host the addresses belong to, and the fields of its SRV record.
@@ -91,17 +92,16 @@ impl<'a> Lookup<'a> {
 async fn one_host(sources: &Sources, host: Host, family: Family) -> Result<Looked, Failure> {
     let answers = sources.addresses(&host.name, family).await?;
     let ttl = answers.iter().filter_map(|(_, answer)| Some(answer.as_ref().ok()?.ttl)).min().unwrap_or_default();
-    let part = |(kind, answer): (Kind, Result<Answer<IpAddr>, Failure>)| Part {
-        host: host.clone(),
-        kind,
-        addresses: answer.map(|answer| answer.data),
+    let part = |(kind, answer): (Kind, Result<Answer<IpAddr>, Failure>)| {
+        let by = answer.as_ref().map_or(By::Nameserver, |answer| answer.by);
+        Part { host: host.clone(), kind, addresses: answer.map(|answer| answer.data), by }
     };
     Ok(Looked { parts: answers.into_iter().map(part).collect(), ttl })
 }
 
 /// Looks up the SRV records, then their targets with bounded concurrency. Fails only if all targets fail.
 async fn every_target(sources: &Arc<Sources>, name: &str, family: Family) -> Result<Looked, Failure> {
-    let Answer { data: services, mut ttl } = sources.services(name).await?;
+    let Answer { data: services, mut ttl, .. } = sources.services(name).await?;
     let hosts = hosts(services);
     let mut parts = Vec::new();
     let mut worst = Failure::NoData;
@@ -119,7 +119,8 @@ async fn every_target(sources: &Arc<Sources>, name: &str, family: Family) -> Res
                     parts.extend(looked.parts);
                 }
                 Err(failure) => {
-                    let failed = |kind| Part { host: host.clone(), kind, addresses: Err(failure.clone()) };
+                    let failed =
+                        |kind| Part { host: host.clone(), kind, addresses: Err(failure.clone()), by: By::Nameserver };
                     parts.extend([Kind::A, Kind::Aaaa].map(failed));
                     worst = worst.or(failure);
                 }

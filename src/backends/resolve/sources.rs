@@ -5,20 +5,20 @@
 //! Source: resolv.conf(5), hosts(5), and how the C library interprets them; RFC 8305 §3.
 
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::Hosts;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverOpts};
 use hickory_resolver::net::NetError;
 use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
-use hickory_resolver::{Hosts, system_conf};
 use tokio::time::timeout;
 
 use super::lookup::Kind;
-use super::nameservers::{Answer, Nameservers};
+use super::nameservers::{Answer, By, Nameservers};
 use super::{Failure, Family};
 
 /// Where answers come from.
@@ -77,17 +77,20 @@ impl Sources {
         if let Err(error) = fs::File::open(hosts_file).and_then(|file| hosts.read_hosts_conf(file)) {
             tracing::debug!(event = "resolver_file_unreadable", %error, file = %hosts_file.display(), "cannot read resolver file");
         }
-        let (config, mut options) = read_resolv_conf(resolv_conf).unwrap_or_else(|error| {
-            tracing::debug!(event = "resolver_file_unreadable", %error, file = %resolv_conf.display(), "cannot read resolver file");
-            Default::default()
-        });
-        options.timeout = options.timeout.clamp(Duration::from_secs(1), LONGEST_TIMEOUT);
-        let (domain, mut search, servers) = config.into_parts();
+        let config = read_resolv_conf(resolv_conf);
+        let mut options = ResolverOpts::default();
+        options.timeout = Duration::from_secs(config.timeout.into()).clamp(Duration::from_secs(1), LONGEST_TIMEOUT);
+        options.attempts = config.attempts as usize;
+        options.edns0 = config.edns0;
+        let servers = config.nameservers.iter().map(|server| NameServerConfig::udp_and_tcp(server.into())).collect();
+        let mut search: Vec<Name> =
+            config.get_last_search_or_domain().filter_map(|domain| search_domain(domain)).collect();
         // resolv.conf(5): without a search list, the domain of the host's own name is used.
         if search.is_empty() {
-            search.extend(domain.filter(|domain| !domain.is_root()));
+            search.extend(config.get_system_domain().as_deref().and_then(search_domain));
         }
-        Self { nameservers: Nameservers::new(servers, &options), hosts, search, ndots: options.ndots, read }
+        let ndots = config.ndots as usize;
+        Self { nameservers: Nameservers::new(servers, &options), hosts, search, ndots, read }
     }
 
     /// Whether the files are unchanged.
@@ -156,7 +159,7 @@ impl Sources {
         let look = |kind: &Kind| {
             let found = self.hosts.lookup_static_host(&Query::query(name.clone(), (*kind).into()))?;
             let data = found.answers().iter().filter_map(|record| address(&record.data)).collect();
-            Some((*kind, Ok(Answer { data, ttl: HOSTS_TTL })))
+            Some((*kind, Ok(Answer { data, ttl: HOSTS_TTL, by: By::HostsFile })))
         };
         let found: Addresses = kinds.iter().filter_map(look).collect();
         (!found.is_empty()).then_some(found)
@@ -180,8 +183,26 @@ impl Sources {
     }
 }
 
-fn read_resolv_conf(file: &Path) -> Result<(ResolverConfig, ResolverOpts), NetError> {
-    system_conf::parse_resolv_conf(fs::read(file)?)
+/// Reads what can be read. resolv.conf(5): without a nameserver, the one of this machine is used.
+fn read_resolv_conf(file: &Path) -> resolv_conf::Config {
+    let text = fs::read(file).unwrap_or_else(|error| {
+        tracing::debug!(event = "resolver_file_unreadable", %error, file = %file.display(), "cannot read resolver file");
+        Vec::new()
+    });
+    // The parser counts lines from 0: with an empty line before, it counts from 1.
+    let (mut config, errors) = resolv_conf::Config::parse_with_errors(&[b"\n", &*text].concat());
+    for error in errors {
+        tracing::warn!(event = "resolver_file_invalid", %error, file = %file.display(), "part of resolver file ignored");
+    }
+    if config.nameservers.is_empty() {
+        config.nameservers.push(resolv_conf::ScopedIp::V4(Ipv4Addr::LOCALHOST));
+    }
+    config
+}
+
+/// `--` is how some systems write an empty list.
+fn search_domain(written: &str) -> Option<Name> {
+    Name::from_str_relaxed(written).ok().filter(|domain| !domain.is_root() && written != "--")
 }
 
 fn address(data: &RData) -> Option<IpAddr> {
@@ -205,7 +226,7 @@ fn parse(name: &str) -> Result<Name, Failure> {
 /// of the nameserver, no after a timeout.
 fn also_failed(before: Option<Failure>, failure: Failure) -> Result<Option<Failure>, Failure> {
     match failure {
-        Failure::TimedOut | Failure::NoNameserver | Failure::Net(_) => Err(failure),
+        Failure::TimedOut | Failure::Net(_) => Err(failure),
         failure => Ok(Some(before.map_or(failure.clone(), |before| before.or(failure)))),
     }
 }
@@ -284,11 +305,64 @@ mod tests {
         let addresses = sources.addresses("shop", Family::Any).await.unwrap();
         let told = |(_, answer): &(Kind, Result<Answer<IpAddr>, Failure>)| answer.as_ref().unwrap().data.len();
         assert_eq!(addresses.iter().map(told).collect::<Vec<_>>(), [2, 1]);
-        let v6 = sources.addresses("shop.lan", Family::V6).await;
-        assert!(matches!(v6, Err(Failure::NoNameserver)), "{v6:?}");
+        assert!(sources.in_hosts_file("shop.lan", &[Kind::Aaaa]).is_none());
         assert!(sources.are_fresh());
         fs::write(directory.path().join("hosts"), "10.0.0.1 shop\n").unwrap();
         assert!(!sources.are_fresh());
+    }
+
+    #[test]
+    fn what_resolv_conf_does_not_say_is_the_nameserver_of_this_machine() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("resolv.conf");
+        let servers = |text: &str| {
+            fs::write(&file, text).unwrap();
+            let servers = read_resolv_conf(&file).nameservers;
+            servers.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        for empty in ["", "# nothing\n", "search lan\n", "nameserver\n", "nameserver x\n"] {
+            assert_eq!(servers(empty), ["127.0.0.1"], "{empty:?}");
+        }
+        assert_eq!(servers("nameserver x\nnameserver 10.0.0.1\n"), ["10.0.0.1"]);
+        assert_eq!(read_resolv_conf(Path::new("/nonexistent")).nameservers.len(), 1);
+    }
+
+    #[test]
+    fn a_wrong_line_of_resolv_conf_is_counted_from_one_and_costs_itself_only() {
+        let log = Log::default();
+        let subscriber = tracing_subscriber::fmt().with_writer(log.clone()).with_ansi(false).finish();
+        let text = "nameserver 10.0.0.1\nwrong\nsearch lan a..b -- b\noptions ndots:x timeout:3\n";
+        let (_directory, sources) = tracing::subscriber::with_default(subscriber, || files(text, ""));
+        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert!(log.contains("line 2") && log.contains("line 4") && log.lines().count() == 2, "{log}");
+        assert!(
+            log.lines().all(|line| line.contains("resolver_file_invalid") && line.contains("/resolv.conf")),
+            "{log}"
+        );
+        assert_eq!(candidates(&sources, "shop"), ["shop.lan.", "shop.b.", "shop."]);
+    }
+
+    /// What was logged.
+    #[derive(Clone, Default)]
+    struct Log(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl tracing_subscriber::fmt::MakeWriter<'_> for Log {
+        type Writer = Self;
+
+        fn make_writer(&self) -> Self {
+            self.clone()
+        }
+    }
+
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
     }
 
     #[test]

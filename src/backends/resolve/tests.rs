@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use self::nameserver::{Fails, Nameserver};
 use super::lookup::{Host, Kind, Part};
+use super::nameservers::By;
 use super::*;
 use crate::telemetry::DnsResult;
 
@@ -97,6 +98,7 @@ fn settings(nameserver: &Nameserver) -> Settings {
         max_ttl: Duration::from_millis(200),
         stale: Duration::from_secs(3600),
         nameservers: vec![nameserver.address],
+        allow: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
     }
 }
 
@@ -204,6 +206,46 @@ async fn the_next_nameserver_is_asked_when_one_is_silent_or_fails() {
         assert_eq!(told(&shop.report().await), ["127.0.0.1:443"], "{first}");
     }
     assert!(failing.asked("shop.test") > 0);
+}
+
+#[tokio::test]
+async fn a_nameserver_without_edns_is_asked_again_without_it_and_then_only_so() {
+    let answers: [nameserver::ToEdns; 4] = [
+        |_| None,
+        // FORMERR and NOTIMP; the question is repeated, or not even that.
+        |query| Some(nameserver::error_response(query, 1, 0)),
+        |query| {
+            let name_bytes = query[12..].iter().position(|byte| *byte == 0).unwrap() + 1;
+            Some([&nameserver::error_response(query, 1, 1)[..], &query[12..12 + name_bytes + 4]].concat())
+        },
+        |query| {
+            let name_bytes = query[12..].iter().position(|byte| *byte == 0).unwrap() + 1;
+            Some([&nameserver::error_response(query, 4, 1)[..], &query[12..12 + name_bytes + 4]].concat())
+        },
+    ];
+    for (number, to_edns) in answers.into_iter().enumerate() {
+        let (address, with_edns) = nameserver::without_edns(to_edns);
+        let settings = Settings { family: Family::V4, nameservers: vec![address], ..settings(&Nameserver::start()) };
+        let mut shop = Followed::new(host("shop.test"), settings);
+        for _ in 0..3 {
+            assert_eq!(told(&shop.report().await), ["127.0.0.1:443"], "{number}");
+        }
+        let ids: std::collections::BTreeSet<_> = with_edns.try_iter().collect();
+        assert_eq!(ids.len(), 1, "{number}: one query with EDNS, which may have been repeated");
+    }
+}
+
+#[tokio::test]
+async fn a_nameserver_that_fails_is_not_asked_again_for_lack_of_edns() {
+    let dns = Nameserver::start();
+    for fails in [Fails::ServFail, Fails::Refused] {
+        let asked = dns.asked("shop.test");
+        dns.fail("shop.test", None, fails);
+        let settings = Settings { family: Family::V4, min_ttl: DEADLINE, max_ttl: DEADLINE, ..settings(&dns) };
+        let mut shop = Followed::new(host("shop.test"), settings);
+        assert_eq!(result(&shop.report().await), Some(DnsResult::ServFail));
+        assert_eq!(dns.asked("shop.test") - asked, 1);
+    }
 }
 
 #[tokio::test]
@@ -327,7 +369,7 @@ async fn names_of_the_hosts_file_need_no_nameserver() {
         return;
     }
     let dns = Nameserver::start();
-    let settings = Settings { nameservers: Vec::new(), family: Family::V4, ..settings(&dns) };
+    let settings = Settings { nameservers: Vec::new(), allow: Vec::new(), family: Family::V4, ..settings(&dns) };
     let mut local = Followed::new(host("localhost"), settings);
     assert_eq!(told(&local.report().await), ["127.0.0.1:443"]);
 }
@@ -337,7 +379,10 @@ async fn names_of_the_hosts_file_need_no_nameserver() {
 fn one(address: &str) -> Result<Looked, Failure> {
     let host = Host { name: "shop.test".into(), port: 443, weight: None, backup: false };
     let addresses = Ok(vec![address.parse::<IpAddr>().unwrap()]);
-    Ok(Looked { parts: vec![Part { host, kind: Kind::A, addresses }], ttl: Duration::from_secs(60) })
+    Ok(Looked {
+        parts: vec![Part { host, kind: Kind::A, addresses, by: By::Nameserver }],
+        ttl: Duration::from_secs(60),
+    })
 }
 
 #[tokio::test(start_paused = true)]
@@ -348,6 +393,7 @@ async fn between_two_look_ups_what_failed_is_forgotten_in_time() {
         max_ttl: Duration::from_secs(300),
         stale: Duration::from_secs(100),
         nameservers: Vec::new(),
+        allow: Vec::new(),
     };
     let begun = Instant::now();
     let reports = RefCell::new(Vec::new());
@@ -392,6 +438,7 @@ async fn kicks_in_numbers_cost_one_look_up_per_least_ttl() {
         max_ttl: Duration::from_secs(300),
         stale: Duration::ZERO,
         nameservers: Vec::new(),
+        allow: Vec::new(),
     };
     let looks = Mutex::new(0);
     let mut follower =

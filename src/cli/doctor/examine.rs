@@ -81,7 +81,7 @@ impl Exam {
         // Before TLS 1.3, a request for a client certificate makes the handshake fail, but the version was already
         // negotiated.
         let tls12 = self.more.as_ref().is_some_and(|more| {
-            matches!(more.tls12, Ok(_) | Err(Failure::Handshake(HandshakeError::WantsClientCertificate(_))))
+            matches!(more.tls12, Ok(_) | Err(Failure::Handshake(HandshakeError::WantsClientCertificate { .. })))
         });
         match first.version {
             Version::Tls12 => vec![Version::Tls12],

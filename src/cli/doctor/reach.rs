@@ -18,7 +18,7 @@ use crate::backends::discovery::{self, Place};
 use crate::backends::resolve;
 use crate::config::{Backend, Pool, ProxyVersion};
 use crate::pool::Address;
-use crate::proxy_header::{self, Version};
+use crate::proxy_header::{self, Addresses, Version};
 
 /// How to connect to an address.
 #[derive(Clone, Debug)]
@@ -80,16 +80,20 @@ impl Way {
     /// # Errors
     /// As reported by the kernel.
     pub(super) async fn open(&self) -> io::Result<Box<dyn Stream>> {
-        let mut stream: Box<dyn Stream> = match &self.address {
-            Address::Inet(address) => Box::new(self.connect(*address).await?),
-            Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
+        let (mut stream, own): (Box<dyn Stream>, _) = match &self.address {
+            Address::Inet(address) => {
+                let stream = self.connect(*address).await?;
+                let own = Addresses { client: stream.local_addr()?, local: stream.peer_addr()? };
+                (Box::new(stream), Some(own))
+            }
+            Address::Unix(path) => (Box::new(UnixStream::connect(path).await?), None),
         };
         if let Some(version) = self.proxy {
             let version = match version {
                 ProxyVersion::V1 => Version::V1,
                 ProxyVersion::V2 => Version::V2,
             };
-            stream.write_all(proxy_header::local(version)).await?;
+            stream.write_all(&proxy_header::local(version, own)).await?;
         }
         Ok(stream)
     }

@@ -121,13 +121,20 @@ fn resolve(field: Field<raw::Resolve>, at: &At<'_>, problems: &mut Problems) -> 
         Some(raw::Family::V6) => Family::V6,
         Some(raw::Family::Any) | None => Family::Any,
     };
+    let allow = raw.allow.and_then(|located| {
+        let at = at.key("allow", located.spot);
+        Some(each_of(located.value?, &at, problems, |raw::Network(text), at, problems| {
+            address::network(&text).map_err(|error| problems.error(at, error)).ok()
+        }))
+    });
     let nameservers = raw.nameservers.and_then(|located| {
         let at = at.key("nameservers", located.spot);
         Some(each_of(located.value?, &at, problems, |raw::Nameserver(text), at, problems| {
             nameserver(&text).map_err(|error| problems.error(at, error)).ok()
         }))
     });
-    Resolve { family, min_ttl, max_ttl, stale, nameservers: nameservers.unwrap_or_default() }
+    let (allow, nameservers) = (allow.unwrap_or_default(), nameservers.unwrap_or_default());
+    Resolve { family, min_ttl, max_ttl, stale, allow, nameservers }
 }
 
 /// Parses `10.0.0.53` or `10.0.0.53:5353`.

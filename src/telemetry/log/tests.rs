@@ -102,7 +102,7 @@ fn a_stalled_output_blocks_nobody_and_what_is_dropped_is_counted() {
     let ((entered, is_stalled), (go_on, wait)) = (channel(), channel());
     let (queue, worker) = queue(Stalled { entered, go_on: wait }, 10);
     let log = ConnectionLog { sink: Sink::Queued(queue.clone()), format: Format::Json, which: Which::All };
-    let control = LogControl { level: reload::Layer::new(LevelFilter::INFO).1, is_text: Arc::default() };
+    let control = LogControl { level: reload::Layer::new(ours(Level::Info)).1, is_text: Arc::default() };
     let guard = LogGuard { control, worker: Some(worker), writer: queue };
 
     log.line(&line(Reason::Ok));

@@ -37,7 +37,7 @@ pub(super) fn finding(place: &Place<'_>, asked: &Asked, failure: &Failure) -> Fi
 
 fn handshake(place: &Place<'_>, asked: &Asked, error: &HandshakeError, seen: String) -> Finding {
     match error {
-        HandshakeError::WantsClientCertificate(_) => {
+        HandshakeError::WantsClientCertificate { .. } => {
             place.finding(Severity::Info, Kind::ClientCertificate, asked, seen, CLIENT_CERTIFICATE.to_owned())
         }
         HandshakeError::Alert(alert) => self::alert(place, asked, *alert, seen),
