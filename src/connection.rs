@@ -42,6 +42,11 @@ pub(crate) fn serve(client: TcpStream, accepted: Accepted, snapshot: Arc<Snapsho
     }
 }
 
+/// Counts and logs a client that is not served at all.
+pub(crate) fn turned_away(accepted: Accepted, reason: Reason) {
+    Account::open(accepted).closes_for(reason);
+}
+
 /// A relay, boxed before it is first polled, so that it is not moved through the futures that led to it.
 enum Established {
     Tcp(Pin<Box<Relay<TcpStream, TcpStream, Box<Account>>>>),
@@ -145,12 +150,14 @@ async fn hello(
 ) -> Result<(Vec<u8>, Option<Addresses>), TurnedAway> {
     let (peer, at, listener) = account.live(|live| (live.peer, live.at, live.listener));
     let terms = snapshot.listener(listener);
+    let deadline = at + terms.hello_timeout;
     if terms.distrusts(peer.ip().to_canonical()) {
+        // One that sends nothing is a probe, as it would be anywhere else.
+        peek::anything(client.stream(), deadline).await.map_err(|error| not_greeted(account, at.elapsed(), error))?;
         account.distrusted();
         return Err(TurnedAway { reason: Reason::ProxyUntrusted, refusal: Refusal::Close });
     }
     let proxy_header = if terms.trusted_proxies.is_some() { ProxyHeader::Required } else { ProxyHeader::None };
-    let deadline = at + terms.hello_timeout;
     let peeked = peek::client_hello(client.stream(), proxy_header, terms.max_hello_bytes, deadline).await;
     let after = at.elapsed();
     match peeked {
@@ -158,15 +165,17 @@ async fn hello(
             if let Some(header) = &proxy_header {
                 account.introduced(header);
             }
-            account.greeted(first, after);
+            account.greeted(first, after, &prefix);
             Ok((prefix, proxy_header.and_then(|header| header.addresses)))
         }
-        Err(error) => {
-            let (result, turned_away) = no_hello(&error);
-            account.not_greeted(result, after, error);
-            Err(turned_away)
-        }
+        Err(error) => Err(not_greeted(account, after, error)),
     }
+}
+
+fn not_greeted(account: &mut Account, after: Duration, error: PeekError) -> TurnedAway {
+    let (result, turned_away) = no_hello(&error);
+    account.not_greeted(result, after, error);
+    turned_away
 }
 
 /// For a connection without a hello: the result to count, and how to turn the client away.

@@ -237,9 +237,8 @@ impl Door {
         // We waited for room under the global limit; loops that waited at the same time may overshoot it by one
         // connection each.
         let permit = self.shared.permits.acquire();
-        let Some(listener_permit) = listener.permits.try_acquire(snapshot.listener(*index).max_connections) else {
-            return self.turn_away(&client);
-        };
+        let listener_permit = listener.permits.try_acquire(snapshot.listener(*index).max_connections);
+        let over_limit = listener_permit.is_none();
         let (id, at) = (ConnectionId(self.shared.ids.fetch_add(1, Ordering::Relaxed)), Instant::now());
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let live = registry::enter(id, peer, at, Arc::clone(&snapshot.terms), *index);
@@ -250,17 +249,14 @@ impl Door {
             permits: (permit, listener_permit),
             live,
         };
+        if over_limit {
+            // RST, before a byte is read.
+            socket::reset_on_drop(&client);
+            self.shared.metrics.limit_rejected(LimitScope::Listener, Enforced::Yes);
+            return connection::turned_away(accepted, Reason::LimitListener);
+        }
         let task = spawn_local(connection::serve(client, accepted, Arc::clone(snapshot)));
         registry::runs_as(place, task.abort_handle());
-    }
-
-    /// Refuses a client over the listener's own limit: RST, before a byte is read.
-    fn turn_away(&self, client: &TcpStream) {
-        let metrics = &self.standing.listener.metrics;
-        drop(metrics.accepted());
-        metrics.closed_unrouted(Reason::LimitListener);
-        self.shared.metrics.limit_rejected(LimitScope::Listener, Enforced::Yes);
-        socket::reset_on_drop(client);
     }
 
     /// Pauses after an error: out of descriptors, a loop without a pause makes a million failed accepts a second.

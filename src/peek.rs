@@ -78,6 +78,15 @@ pub(crate) async fn client_hello(
     }
 }
 
+/// Waits for the first byte, whatever it is.
+///
+/// # Errors
+/// [`PeekError`], none of them about a hello.
+pub(crate) async fn anything(client: &mut (impl AsyncRead + Unpin), deadline: Instant) -> Result<(), PeekError> {
+    let first = timeout_at(deadline, async { read_more(client, &mut Vec::new(), 1).await });
+    first.await.unwrap_or(Err(PeekError::TimedOut { got: 0 }))
+}
+
 async fn read_hello(
     client: &mut (impl AsyncRead + Unpin),
     bytes: &mut Vec<u8>,

@@ -19,7 +19,7 @@ use crate::client_hello::ClientHello;
 use crate::config::Refuse;
 use crate::scratch::with_scratch;
 use crate::socket;
-use crate::telemetry::{Match, Reason};
+use crate::telemetry::{Match, Reason, Saw};
 
 /// What a refused client sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +101,16 @@ pub(crate) async fn refuse(mut client: TcpStream, refusal: Refusal) {
         Refusal::Close => say(&mut client, &[]).await,
         Refusal::Leave => {}
         Refusal::Reset => socket::reset_on_drop(&client),
+    }
+}
+
+/// What the first bytes of a client that does not speak TLS look like, for the log.
+pub(crate) fn saw(first_bytes: &[u8]) -> Saw {
+    match first_bytes {
+        [b'S', b'S', b'H', b'-', ..] => Saw::Ssh,
+        [b'P', b'R', b'O', b'X', b'Y', b' ', ..] | [b'\r', b'\n', b'\r', b'\n', 0, ..] => Saw::Proxy,
+        _ if looks_like_http(first_bytes) => Saw::Http,
+        _ => Saw::Other,
     }
 }
 

@@ -82,6 +82,31 @@ pools:
     backends: [10.0.9.1:443]
 "#;
 
+/// Root may enter everywhere, so it is asked without the capabilities for that.
+#[test]
+fn a_configuration_in_a_directory_that_may_not_be_entered_is_not_called_absent() {
+    use std::os::unix::fs::PermissionsExt;
+    let desk = Desk::with(&[("config.yaml", SHOP)]);
+    let mode = |mode| fs::set_permissions(desk.path(), fs::Permissions::from_mode(mode)).unwrap();
+    let caps = "-dac_override,-dac_read_search";
+    let script = format!(
+        "chmod 0 .; if [ $(id -u) = 0 ]; then exec setpriv --inh-caps={caps} --bounding-set={caps} \"$@\"; fi; exec \"$@\""
+    );
+    let check = |arguments: &[&str]| {
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_snigate"), "check"]).args(arguments);
+        let output = command.current_dir(desk.path()).env_remove("SNIGATE_CONFIG").output().expect("it runs");
+        mode(0o700);
+        (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    let file = desk.path().join("config.yaml");
+    for arguments in [&[][..], &[file.to_str().unwrap()]] {
+        let (code, said) = check(arguments);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("config.yaml:1:1: permission denied: user ") && !said.contains("there is no"), "{said}");
+    }
+}
+
 #[test]
 fn explain_tells_people() {
     let desk = Desk::with(&[("config.yaml", SHOP)]);

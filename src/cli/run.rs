@@ -87,7 +87,8 @@ pub(super) fn find_config(given: Option<PathBuf>) -> Result<PathBuf, String> {
         return Ok(given);
     }
     let places = ["config.yaml", "/etc/snigate/config.yaml"].map(Path::new);
-    places.iter().find(|place| place.exists()).map(|place| place.to_path_buf()).ok_or_else(|| {
+    // An error is not an absence: reading the file says what is wrong.
+    places.iter().find(|place| place.try_exists().unwrap_or(true)).map(|place| place.to_path_buf()).ok_or_else(|| {
         "no configuration: neither --config nor SNIGATE_CONFIG is given, and there is no ./config.yaml and no \
          /etc/snigate/config.yaml; `snigate demo` needs none"
             .to_owned()

@@ -186,6 +186,13 @@ pub(super) enum IncludeError {
 impl std::fmt::Display for FileError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let user = rustix::process::geteuid();
+                write!(
+                    f,
+                    "permission denied: user {user} may not read the file, or not enter a directory on the way to it"
+                )
+            }
             Self::Io(error) => write!(f, "the file cannot be read: {error}"),
             Self::Directory => f.write_str("this is a directory, not a file"),
             Self::NoRegularFile => f.write_str("this is not a regular file"),

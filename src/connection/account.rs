@@ -20,13 +20,13 @@ use crate::operate::registry::{Entry, Ticket};
 use crate::peek::{First, PeekError};
 use crate::pool::{Lease, Pool};
 use crate::proxy_header::{self, Addresses, Header, Values, Version};
-use crate::refuse::{Refusal, TurnedAway};
+use crate::refuse::{self, Refusal, TurnedAway};
 use crate::relay::{End, Heard, Meter, Opening};
 use crate::server_name::Sni;
 use crate::snapshot::{Destination, Route, Snapshot};
 use crate::telemetry::{
     Active, Alpn, ConnectionLine, Enforced, Feature, FirstRecord, HelloResult, LimitScope, ListenerMetrics, Match,
-    Metrics, ProxyHeaderResult, Reason, RouteMetrics, State,
+    Metrics, ProxyHeaderResult, Reason, RouteMetrics, Saw, State,
 };
 use crate::way::Way;
 
@@ -34,8 +34,9 @@ use crate::way::Way;
 pub(crate) struct Accepted {
     pub listener_metrics: Arc<ListenerMetrics>,
     pub metrics: Arc<Metrics>,
+    /// In total, and of the listener; a client above the listener's limit has only the first.
     #[expect(dead_code, reason = "held for their `Drop`, which gives both places back")]
-    pub permits: (Permit, Permit),
+    pub permits: (Permit, Option<Permit>),
     pub live: Ticket,
 }
 
@@ -46,6 +47,8 @@ pub(super) struct Account {
     accepted: Accepted,
     active: Active,
     greeting: Option<Greeting>,
+    /// What the client speaks, if it is not TLS.
+    saw: Option<Saw>,
     matched: Option<Match>,
     routed: Option<Routed>,
     attempts: Attempts,
@@ -87,6 +90,7 @@ impl Account {
             active: accepted.listener_metrics.accepted(),
             accepted,
             greeting: None,
+            saw: None,
             matched: None,
             routed: None,
             attempts: Attempts::default(),
@@ -124,15 +128,18 @@ impl Account {
         }
     }
 
-    /// The first bytes were read, `after` the connection was accepted.
-    pub(super) fn greeted(&mut self, first: First, after: Duration) {
+    /// The first bytes, `prefix`, were read, `after` the connection was accepted.
+    pub(super) fn greeted(&mut self, first: First, after: Duration, prefix: &[u8]) {
         let metrics = &self.accepted.listener_metrics;
         match first {
             First::Hello(hello) => {
                 metrics.hello(HelloResult::Whole, after, hello.wire_bytes, hello.records);
                 self.greeting = Some(Greeting { hello, after });
             }
-            First::NotTls => metrics.hello(HelloResult::NotTls, after, 0, 0),
+            First::NotTls => {
+                metrics.hello(HelloResult::NotTls, after, 0, 0);
+                self.saw = Some(refuse::saw(prefix));
+            }
         }
     }
 
@@ -187,6 +194,10 @@ impl Account {
             self.accepted.metrics.alert_sent(alert);
         }
         // From here on a drop may send FIN or RST: the client has its answer, and the reason is known.
+        self.closes_for(reason);
+    }
+
+    pub(super) fn closes_for(&mut self, reason: Reason) {
         self.reason = Some(reason);
     }
 
@@ -352,6 +363,7 @@ impl Account {
             hello_bytes: hello.map(|hello| hello.wire_bytes),
             hello_records: hello.map(|hello| hello.records),
             hello_ms: self.greeting.as_ref().map(|greeting| greeting.after),
+            saw: self.saw,
             route: live.route.as_deref(),
             matched: self.matched,
             pool: pool.map(|pool| &*pool.name),
@@ -400,7 +412,7 @@ mod tests {
         Accepted {
             listener_metrics: metrics.listener("l"),
             metrics: Arc::clone(metrics),
-            permits: (permits.acquire(), permits.acquire()),
+            permits: (permits.acquire(), Some(permits.acquire())),
             live: registry::enter(
                 ConnectionId(1),
                 peer,

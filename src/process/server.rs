@@ -77,8 +77,22 @@ impl Server {
         let metrics = Metrics::new();
         let snapshot = Snapshot::build(config.clone(), None, &metrics);
         let (drain, watch) = drain::channel();
-        let limit = descriptors::raise_limit();
-        let budget = Budget::new(limit, workers, config.limits.max_connections, relay::MOST_PIPES);
+        let open_files = descriptors::raise_limit();
+        let budget = Budget::new(open_files, workers, config.limits.max_connections, relay::MOST_PIPES);
+        tracing::info!(
+            event = "starting",
+            version = env!("CARGO_PKG_VERSION"),
+            file = %file.display(),
+            listeners = config.listeners.len(),
+            routes = config.routes.len(),
+            pools = config.pools.len(),
+            hash = &*config.hash,
+            workers,
+            max_connections = config.limits.max_connections.unwrap_or_else(|| budget.max_connections()),
+            max_hello_bytes = config.limits.max_hello_bytes,
+            open_files,
+            "starting"
+        );
         let shared = Shared {
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
             permits: Arc::default(),

@@ -46,6 +46,15 @@ labels! {
         ClientGone => "client_gone",
     }
 
+    /// What the first bytes of a client look like that does not speak TLS.
+    Saw {
+        Http => "http",
+        Ssh => "ssh",
+        /// A PROXY header, where none is expected.
+        Proxy => "proxy",
+        Other => "other",
+    }
+
     /// The kind of pattern, or the fallback, that decided.
     Match {
         Exact => "exact",

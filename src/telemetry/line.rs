@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use super::Reason;
 use super::escape::{Bytes, Fields, Format};
-use super::labels::{Feature, Match, State};
+use super::labels::{Feature, Match, Saw, State};
 use super::timestamp::Timestamp;
 use crate::ids::ConnectionId;
 
@@ -33,6 +33,8 @@ pub struct ConnectionLine<'a> {
     pub hello_records: Option<usize>,
     /// From accept to the complete hello.
     pub hello_ms: Option<Duration>,
+    /// What the first bytes look like, if they are not TLS.
+    pub saw: Option<Saw>,
     pub route: Option<&'a str>,
     pub matched: Option<Match>,
     pub pool: Option<&'a str>,
@@ -114,6 +116,9 @@ impl ConnectionLine<'_> {
         }
         if let Some(after) = self.hello_ms {
             fields.plain("hello_ms", Millis(after));
+        }
+        if let Some(saw) = self.saw {
+            fields.text("saw", saw.as_str());
         }
     }
 

@@ -10,6 +10,7 @@ mod harness;
 mod admin;
 mod ending;
 mod listeners;
+mod logs;
 mod service_manager;
 mod upgrades;
 

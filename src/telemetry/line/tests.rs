@@ -19,6 +19,7 @@ fn bare() -> ConnectionLine<'static> {
         hello_bytes: None,
         hello_records: None,
         hello_ms: None,
+        saw: None,
         route: None,
         matched: None,
         pool: None,
@@ -32,7 +33,7 @@ fn bare() -> ConnectionLine<'static> {
         bytes_to_client: 0,
         phase: State::Hello,
         reason: Reason::Probe,
-        config: "4f1c2a",
+        config: "4f1c2a9e07b35d68",
         error: None,
     }
 }
@@ -99,7 +100,7 @@ fn what_is_unknown_is_left_out() {
         "{\"ts\":\"2026-03-01T12:34:56.789Z\",\"event\":\"connection\",\"id\":\"000000000000002a\",\
          \"listener\":\"https\",\"client\":\"198.51.100.7:50312\",\"peer\":\"198.51.100.7:50312\",\
          \"duration_ms\":1530.077,\"bytes_to_backend\":0,\"bytes_to_client\":0,\"phase\":\"hello\",\
-         \"reason\":\"probe\",\"config\":\"4f1c2a\"}\n"
+         \"reason\":\"probe\",\"config\":\"4f1c2a9e07b35d68\"}\n"
     );
 }
 

@@ -51,6 +51,7 @@ fn line(reason: Reason) -> ConnectionLine<'static> {
         hello_bytes: None,
         hello_records: None,
         hello_ms: None,
+        saw: None,
         route: None,
         matched: None,
         pool: None,
@@ -115,6 +116,29 @@ fn a_stalled_output_blocks_nobody_and_what_is_dropped_is_counted() {
     drop(guard);
     assert!(ending.elapsed() < FLUSH_LIMIT * 4, "the process ends all the same: {:?}", ending.elapsed());
     drop(go_on);
+}
+
+#[test]
+fn the_level_is_about_snigate_and_not_its_libraries() {
+    for (level, wanted) in [(Level::Error, "e E"), (Level::Info, "i e E"), (Level::Trace, "t d i e E")] {
+        let (sender, written) = channel();
+        let make = move || Channel(sender.clone());
+        let subscriber = Registry::default().with(ours(level));
+        let subscriber = subscriber.with(tracing_subscriber::fmt::layer().with_writer(make).without_time());
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::trace!("=t");
+            tracing::debug!("=d");
+            tracing::info!("=i");
+            tracing::error!("=e");
+            tracing::debug!(target: "hickory_proto::xfer", "=D");
+            tracing::info!(target: "h2", "=I");
+            tracing::warn!(target: "hickory_proto::xfer", "=W");
+            tracing::error!(target: "h2", "=E");
+        });
+        let all = String::from_utf8(written.try_iter().flatten().collect()).unwrap();
+        let seen: Vec<&str> = all.lines().filter_map(|line| Some(line.split_once('=')?.1)).collect();
+        assert_eq!(seen.join(" "), wanted, "{level:?}");
+    }
 }
 
 #[test]
