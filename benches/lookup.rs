@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 
 use divan::{Bencher, black_box};
 use snigate::internals::Alpn;
-use snigate::internals::route::{Builder, By, Conditions, Found, Request, RouteTable};
+use snigate::internals::route::{Builder, By, Conditions, Found, Lookup, RouteTable};
 use snigate::internals::{ListenerIndex, RouteIndex, ServerName};
 
 fn main() {
@@ -89,7 +89,7 @@ fn latency(bencher: Bencher, routes: u64, asked: &Asked) {
 
 fn find(table: &RouteTable, server_name: &ServerName) -> Option<Found> {
     static ALPN: LazyLock<Alpn> = LazyLock::new(Alpn::default);
-    table.find(&Request {
+    table.find(&Lookup {
         server_name,
         alpn: &ALPN,
         source: IpAddr::V4(Ipv4Addr::LOCALHOST),

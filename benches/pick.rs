@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use divan::{Bencher, black_box};
 use snigate::internals::Metrics;
-use snigate::internals::pool::{Address, Connect, Entry, Health, Policy, Pool, Request, Settings, WhenAllDown};
+use snigate::internals::pool::{Address, Connect, Entry, Health, PickRequest, Policy, Pool, Settings, WhenAllDown};
 use tokio::time::Instant;
 
 #[global_allocator]
@@ -52,7 +52,7 @@ fn picks(bencher: Bencher<'_, '_>, pool: &Pool) {
     let mut client = 0_u32;
     bencher.bench_local(|| {
         client = client.wrapping_add(0x9e37_79b9);
-        let request = Request { client: IpAddr::V4(Ipv4Addr::from(client)), server_name: Some("shop.example.com") };
+        let request = PickRequest { client: IpAddr::V4(Ipv4Addr::from(client)), server_name: Some("shop.example.com") };
         black_box(pool.picks(request).next(now))
     });
 }

@@ -22,7 +22,7 @@ use self::answer::{Answer, first_answer};
 pub(crate) use self::error::ConnectError;
 use self::error::is_out_of_ports;
 pub(crate) use self::stream::BackendStream;
-use crate::pool::{Address, Backend, Lease, Picks, Pool, Request};
+use crate::pool::{Address, Backend, Lease, PickRequest, Picks, Pool};
 use crate::prefix::Prefix;
 use crate::socket::{self, Towards};
 use crate::telemetry::{ConnectResult, FirstRecord};
@@ -47,7 +47,7 @@ pub(crate) struct Connected {
 /// A client and what it asks for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ask<'a> {
-    pub request: Request<'a>,
+    pub request: PickRequest<'a>,
     pub client: &'a TcpStream,
     pub first_bytes: FirstBytes<'a>,
     pub said: Said,
@@ -94,8 +94,8 @@ pub(crate) async fn to_any(pool: &Pool, ask: Ask<'_>, attempts: &mut Attempts) -
         let Some(lease) = picks.next(now) else { break };
         match attempt(pool, lease, &mut picks, ask, now, total, attempts).await {
             Ok(connected) => return Ok(connected),
-            Err(Failed { error: error @ ConnectError::ClientGone(_), .. }) => return Err(error),
-            Err(Failed { backend, error }) => {
+            Err(FailedAttempt { error: error @ ConnectError::ClientGone(_), .. }) => return Err(error),
+            Err(FailedAttempt { backend, error }) => {
                 note_failure(pool, &backend, &error);
                 failed = error;
             }
@@ -113,17 +113,17 @@ pub(crate) async fn to_any(pool: &Pool, ask: Ask<'_>, attempts: &mut Attempts) -
 /// # Errors
 /// The kernel's error.
 pub(crate) async fn to_one(pool: &Pool, address: &Address) -> io::Result<BackendStream> {
-    to_the_end(pool, address, Options { nodelay: true, fast_open: false }).await
+    to_the_end(pool, address, SocketOptions { nodelay: true, fast_open: false }).await
 }
 
 /// The options that vary between connections of one pool.
 #[derive(Clone, Copy, Debug)]
-struct Options {
+struct SocketOptions {
     nodelay: bool,
     fast_open: bool,
 }
 
-impl Options {
+impl SocketOptions {
     fn of(pool: &Pool, ask: Ask<'_>, backend: &Backend) -> Self {
         // Data sent with a SYN may arrive twice, which early data must not (RFC 7413 §6.1). Among the addresses of a
         // DNS name, we first find one that connects before sending anything.
@@ -133,12 +133,12 @@ impl Options {
 }
 
 /// An attempt that failed.
-struct Failed {
+struct FailedAttempt {
     backend: Arc<Backend>,
     error: ConnectError,
 }
 
-impl Failed {
+impl FailedAttempt {
     fn of(lease: &Lease, error: io::Error) -> Self {
         Self { backend: Arc::clone(lease.backend()), error: ConnectError::Io(error) }
     }
@@ -165,21 +165,21 @@ async fn attempt(
     now: Instant,
     total: Instant,
     attempts: &mut Attempts,
-) -> Result<Connected, Failed> {
+) -> Result<Connected, FailedAttempt> {
     attempts.begin(lease.backend());
-    let options = Options::of(pool, ask, lease.backend());
+    let options = SocketOptions::of(pool, ask, lease.backend());
     let opened = timeout_at(total.min(now + pool.connect.timeout), async {
         let (lease, stream) = open(pool, lease, picks, options, attempts).await?;
         match give(&stream, ask.first_bytes, options).await {
             Ok(taken) => Ok((lease, stream, taken)),
-            Err(error) => Err(Failed::of(&lease, error)),
+            Err(error) => Err(FailedAttempt::of(&lease, error)),
         }
     });
     let (lease, stream, taken) = match opened.await {
         Ok(opened) => opened?,
         Err(_) => {
             let backend = attempts.last.clone().expect("an attempt has begun");
-            return Err(Failed { backend, error: ConnectError::TimedOut { after: now.elapsed() } });
+            return Err(FailedAttempt { backend, error: ConnectError::TimedOut { after: now.elapsed() } });
         }
     };
     let after = now.elapsed();
@@ -201,7 +201,7 @@ async fn attempt(
                     ConnectError::NotTls => backend.metrics.first_record(FirstRecord::Other),
                     _ => backend.metrics.first_record(FirstRecord::None),
                 }
-                return Err(Failed { backend, error });
+                return Err(FailedAttempt { backend, error });
             }
         }
     }
@@ -217,13 +217,13 @@ async fn open(
     pool: &Pool,
     lease: Lease,
     picks: &mut Picks<'_>,
-    options: Options,
+    options: SocketOptions,
     attempts: &mut Attempts,
-) -> Result<(Lease, BackendStream), Failed> {
+) -> Result<(Lease, BackendStream), FailedAttempt> {
     if !lease.backend().looked_up {
         return match begin(pool, &lease.backend().address, options).await {
             Ok(stream) => Ok((lease, stream)),
-            Err(error) => Err(Failed::of(&lease, error)),
+            Err(error) => Err(FailedAttempt::of(&lease, error)),
         };
     }
     // Boxed, since it is rare and large.
@@ -236,18 +236,18 @@ async fn race(
     pool: &Pool,
     lease: Lease,
     picks: &mut Picks<'_>,
-    options: Options,
+    options: SocketOptions,
     attempts: &mut Attempts,
-) -> Result<(Lease, BackendStream), Failed> {
+) -> Result<(Lease, BackendStream), FailedAttempt> {
     let mut one = pin!(finish(pool, lease, options));
     let rival = tokio::select! {
-        result = &mut one => return result.map_err(|(lease, error)| Failed::of(&lease, error)),
+        result = &mut one => return result.map_err(|(lease, error)| FailedAttempt::of(&lease, error)),
         () = sleep(CONNECTION_ATTEMPT_DELAY) => {
             let slow = attempts.last.as_ref().expect("an attempt has begun");
             picks.other_family(slow, Instant::now())
         }
     };
-    let Some(rival) = rival else { return one.await.map_err(|(lease, error)| Failed::of(&lease, error)) };
+    let Some(rival) = rival else { return one.await.map_err(|(lease, error)| FailedAttempt::of(&lease, error)) };
     attempts.begin(rival.backend());
     let mut other = pin!(finish(pool, rival, options));
     let (result, rest) = tokio::select! {
@@ -261,12 +261,16 @@ async fn race(
         }
         Err((lease, error)) => {
             note_failure(pool, lease.backend(), &ConnectError::Io(error));
-            rest.await.map_err(|(lease, error)| Failed::of(&lease, error))
+            rest.await.map_err(|(lease, error)| FailedAttempt::of(&lease, error))
         }
     }
 }
 
-async fn finish(pool: &Pool, lease: Lease, options: Options) -> Result<(Lease, BackendStream), (Lease, io::Error)> {
+async fn finish(
+    pool: &Pool,
+    lease: Lease,
+    options: SocketOptions,
+) -> Result<(Lease, BackendStream), (Lease, io::Error)> {
     match to_the_end(pool, &lease.backend().address, options).await {
         Ok(stream) => Ok((lease, stream)),
         Err(error) => Err((lease, error)),
@@ -274,7 +278,7 @@ async fn finish(pool: &Pool, lease: Lease, options: Options) -> Result<(Lease, B
 }
 
 /// Connects and waits until the connection is established.
-async fn to_the_end(pool: &Pool, address: &Address, options: Options) -> io::Result<BackendStream> {
+async fn to_the_end(pool: &Pool, address: &Address, options: SocketOptions) -> io::Result<BackendStream> {
     let stream = begin(pool, address, options).await?;
     match stream.error() {
         None => Ok(stream),
@@ -283,7 +287,7 @@ async fn to_the_end(pool: &Pool, address: &Address, options: Options) -> io::Res
 }
 
 /// Starts to connect and waits until the socket is writable; an error, if any, is reported by the write.
-async fn begin(pool: &Pool, address: &Address, options: Options) -> io::Result<BackendStream> {
+async fn begin(pool: &Pool, address: &Address, options: SocketOptions) -> io::Result<BackendStream> {
     let stream = match address {
         Address::Inet(address) => BackendStream::Tcp(begin_tcp(pool, *address, options)?),
         Address::Unix(path) => BackendStream::unix(path).await?,
@@ -292,12 +296,12 @@ async fn begin(pool: &Pool, address: &Address, options: Options) -> io::Result<B
     Ok(stream)
 }
 
-fn begin_tcp(pool: &Pool, address: SocketAddr, options: Options) -> io::Result<TcpStream> {
+fn begin_tcp(pool: &Pool, address: SocketAddr, options: SocketOptions) -> io::Result<TcpStream> {
     let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
     // A source address whose ports are all in use is skipped.
     for _ in 0..pool.connect.source_addresses.len().max(1) {
         let from = pool.source_address(address.ip());
-        let Options { nodelay, fast_open } = options;
+        let SocketOptions { nodelay, fast_open } = options;
         let towards = Towards { from, nodelay, fast_open, congestion: pool.connect.congestion.as_deref() };
         result = socket::for_backend(address, towards);
         match &result {
@@ -309,7 +313,7 @@ fn begin_tcp(pool: &Pool, address: SocketAddr, options: Options) -> io::Result<T
 }
 
 /// Writes the first bytes and returns how many were accepted by a backend known to be connected.
-async fn give(stream: &BackendStream, first: FirstBytes<'_>, options: Options) -> io::Result<usize> {
+async fn give(stream: &BackendStream, first: FirstBytes<'_>, options: SocketOptions) -> io::Result<usize> {
     let taken = write_first(stream, first).await?;
     if options.fast_open {
         stream.established().await?;

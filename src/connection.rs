@@ -19,11 +19,11 @@ use crate::client_hello::{ClientHello, NotHello};
 use crate::config::Refuse;
 use crate::connect::{self, Ask, BackendStream, ConnectError, Connected, FirstBytes, Said};
 use crate::peek::{self, PeekError, Peeked, ProxyHeader};
-use crate::pool::Request;
+use crate::pool::PickRequest;
 use crate::proxy_header::Addresses;
 use crate::refuse::{self, Offer, Refusal, TurnedAway, refuse};
 use crate::relay::Relay;
-use crate::snapshot::{Asked, Chosen, Destination, Route, Snapshot};
+use crate::snapshot::{Chosen, Destination, Route, RouteQuery, Snapshot};
 use crate::socket::ResetUnlessReleased;
 use crate::telemetry::{ConnectResult, HelloResult, Match, Reason, State};
 
@@ -54,7 +54,7 @@ enum Established {
 }
 
 /// A connection that has a backend, which has answered or at least been sent the first bytes.
-struct Walked {
+struct Relayable {
     connected: Connected,
     idle: Duration,
 }
@@ -63,7 +63,7 @@ struct Walked {
 async fn establish(client: TcpStream, mut account: Box<Account>, snapshot: Arc<Snapshot>) -> Option<Established> {
     let mut client = ResetUnlessReleased::new(client);
     match walk(&mut client, &mut account, &snapshot).await {
-        Ok(Walked { connected, idle }) => {
+        Ok(Relayable { connected, idle }) => {
             let (backend, first) = account.connected(connected);
             let (client, settings) = (client.release(), Arc::clone(&snapshot.relay));
             Some(match backend {
@@ -87,7 +87,7 @@ async fn walk(
     client: &mut ResetUnlessReleased,
     account: &mut Account,
     snapshot: &Snapshot,
-) -> Result<Walked, TurnedAway> {
+) -> Result<Relayable, TurnedAway> {
     let (prefix, announced) = hello(client, account, snapshot).await?;
     let Chosen { route, matched } = choose(snapshot, account);
     let pool = match &route.to {
@@ -103,7 +103,7 @@ async fn walk(
     let source = account.live(|live| live.client.ip());
     let (hello, attempts) = account.connecting();
     let ask = Ask {
-        request: Request { client: source, server_name: server_name(hello) },
+        request: PickRequest { client: source, server_name: server_name(hello) },
         client: client.stream(),
         first_bytes: FirstBytes { header: header.as_deref().unwrap_or_default(), prefix: &prefix },
         said: said(hello, &prefix),
@@ -111,7 +111,7 @@ async fn walk(
     };
     let connected = connect::to_any(pool, ask, attempts).await;
     let connected = connected.map_err(|error| not_connected(account, error))?;
-    Ok(Walked { connected, idle: route.idle_timeout.unwrap_or(snapshot.relay.idle) })
+    Ok(Relayable { connected, idle: route.idle_timeout.unwrap_or(snapshot.relay.idle) })
 }
 
 /// How a connection ends whose route or fallback has no pool.
@@ -210,7 +210,7 @@ fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account) -> Chosen<'a> {
         None => Chosen { route: &snapshot.not_tls, matched: Match::NotTls },
         Some(hello) => {
             let (source, listener) = account.live(|live| (live.client.ip().to_canonical(), live.listener));
-            snapshot.choose(Asked { sni: hello.server_name.as_ref(), alpn: &hello.alpn, source, listener })
+            snapshot.choose(RouteQuery { sni: hello.server_name.as_ref(), alpn: &hello.alpn, source, listener })
         }
     };
     account.matched(chosen.matched);

@@ -70,19 +70,19 @@ pub mod internals {
         };
     }
     pub mod pool {
-        pub use crate::pool::{Address, Connect, Entry, Health, Policy, Pool, Request, Settings, WhenAllDown};
+        pub use crate::pool::{Address, Connect, Entry, Health, PickRequest, Policy, Pool, Settings, WhenAllDown};
     }
     pub mod proxy_header {
         pub use crate::proxy_header::{Addresses, Header, Malformed, Parsed, Values, Version, encode, local, parse};
     }
     pub mod registry {
-        pub use crate::operate::registry::{Rosters, Ticket, enter};
+        pub use crate::operate::registry::{Registries, Ticket, enter};
     }
     pub mod route {
-        pub use crate::route::{Builder, By, Conditions, Found, Request, RouteTable};
+        pub use crate::route::{Builder, By, Conditions, Found, Lookup, RouteTable};
     }
     pub mod snapshot {
-        pub use crate::snapshot::{Asked, Snapshot, Terms};
+        pub use crate::snapshot::{RouteQuery, Snapshot, Terms};
     }
     pub mod socket {
         pub use crate::socket::Address;

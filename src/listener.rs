@@ -23,7 +23,7 @@ use crate::descriptors::{self, Budget};
 use crate::drain::Watch;
 use crate::ids::{ConnectionId, ListenerIndex};
 use crate::limits::{Permit, Permits};
-use crate::operate::registry::{self, Rosters};
+use crate::operate::registry::{self, Registries};
 use crate::snapshot::Snapshot;
 use crate::socket;
 use crate::telemetry::{AcceptError, Enforced, LimitScope, ListenerMetrics, Metrics, Paused, Reason};
@@ -38,7 +38,7 @@ pub(crate) struct Listener {
 
 /// An order to a running accept loop.
 #[derive(Clone)]
-pub(crate) enum Order {
+pub(crate) enum AcceptOrder {
     /// Do not accept yet.
     Wait,
     /// Accept for this listener. Its name may be new: a listening socket outlives a listener that is renamed.
@@ -51,14 +51,14 @@ pub(crate) enum Order {
 
 /// A listener and its index in one snapshot. Each client is served by both.
 #[derive(Clone)]
-pub(crate) struct Standing {
+pub(crate) struct CurrentListener {
     listener: Listener,
     snapshot: Arc<Snapshot>,
     /// In `snapshot`.
     index: ListenerIndex,
 }
 
-impl Standing {
+impl CurrentListener {
     /// `None` if `snapshot` has no listener with that name.
     pub(crate) fn find(listener: &Listener, snapshot: &Arc<Snapshot>) -> Option<Self> {
         let index = snapshot.find_listener(&listener.name)?;
@@ -73,25 +73,25 @@ pub(crate) struct Shared {
     pub metrics: Arc<Metrics>,
     pub permits: Arc<Permits>,
     /// Listening sockets that may still have clients queued.
-    pub doors: Arc<Permits>,
+    pub listening_sockets: Arc<Permits>,
     pub ids: Arc<AtomicU64>,
     pub budget: Budget,
     pub drain: Watch,
-    pub rosters: Rosters,
+    pub registries: Registries,
 }
 
 /// Accepts until an order says stop; a dropped sender means drain. `_place` is held until the socket closes. `socket`
 /// must be non-blocking.
 pub(crate) async fn accept(
     socket: std::net::TcpListener,
-    mut orders: watch::Receiver<Order>,
-    standing: Standing,
+    mut orders: watch::Receiver<AcceptOrder>,
+    current: CurrentListener,
     shared: Shared,
     _place: Permit,
 ) {
     // epoll reports HUP for a socket that does not listen yet, and tokio would keep that readiness. So the socket is
     // registered only once it listens.
-    let began = orders.wait_for(|order| !matches!(order, Order::Wait)).await.is_ok();
+    let began = orders.wait_for(|order| !matches!(order, AcceptOrder::Wait)).await.is_ok();
     let socket = match TcpListener::from_std(socket) {
         Ok(socket) if began => socket,
         Ok(_) => return,
@@ -100,43 +100,43 @@ pub(crate) async fn accept(
         }
     };
     let snapshot = Cache::new(Arc::clone(&shared.snapshot));
-    let mut door = Door { snapshot, ordered: standing.listener.clone(), standing, shared, highest: 0 };
+    let mut accept_loop = AcceptLoop { snapshot, ordered: current.listener.clone(), current, shared, highest: 0 };
     loop {
         let order = orders.borrow_and_update().clone();
         match order {
-            Order::Serve(listener) => door.serve(listener),
-            Order::Wait | Order::Drain => break,
-            Order::Leave => return,
+            AcceptOrder::Serve(listener) => accept_loop.serve(listener),
+            AcceptOrder::Wait | AcceptOrder::Drain => break,
+            AcceptOrder::Leave => return,
         }
         tokio::select! {
             changed = orders.changed() => if changed.is_err() { break },
-            () = door.accept_forever(&socket) => {}
+            () = accept_loop.accept_forever(&socket) => {}
         }
-        door.standing.listener.metrics.accept_paused(Paused::No);
+        accept_loop.current.listener.metrics.accept_paused(Paused::No);
     }
-    door.drain(&socket).await;
+    accept_loop.drain(&socket).await;
 }
 
-struct Door {
+struct AcceptLoop {
     snapshot: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
     ordered: Listener,
-    standing: Standing,
+    current: CurrentListener,
     shared: Shared,
     /// The highest descriptor of a client so far.
     highest: RawFd,
 }
 
-impl Door {
+impl AcceptLoop {
     fn serve(&mut self, listener: Listener) {
         self.ordered = listener;
-        self.find_standing();
+        self.find_current();
     }
 
     /// Switches to the snapshot in force. If that one no longer has the listener (it was removed, and the order to
     /// close has yet to arrive), the last snapshot that had it continues to serve clients.
-    fn find_standing(&mut self) {
-        if let Some(standing) = Standing::find(&self.ordered, self.snapshot.load()) {
-            self.standing = standing;
+    fn find_current(&mut self) {
+        if let Some(current) = CurrentListener::find(&self.ordered, self.snapshot.load()) {
+            self.current = current;
         }
     }
 
@@ -196,7 +196,7 @@ impl Door {
         if self.shared.permits.open() < self.most() {
             return;
         }
-        self.standing.listener.metrics.accept_paused(Paused::Yes);
+        self.current.listener.metrics.accept_paused(Paused::Yes);
         self.shared.metrics.limit_rejected(LimitScope::Global, Enforced::Yes);
         let permits = Arc::clone(&self.shared.permits);
         loop {
@@ -206,7 +206,7 @@ impl Door {
                 break;
             }
         }
-        self.standing.listener.metrics.accept_paused(Paused::No);
+        self.current.listener.metrics.accept_paused(Paused::No);
     }
 
     /// Whether `client` has one of the last descriptors. The limit is read when more descriptors are in use than ever.
@@ -230,10 +230,10 @@ impl Door {
     }
 
     fn admit(&mut self, client: TcpStream, peer: SocketAddr) {
-        if !Arc::ptr_eq(self.snapshot.load(), &self.standing.snapshot) {
-            self.find_standing();
+        if !Arc::ptr_eq(self.snapshot.load(), &self.current.snapshot) {
+            self.find_current();
         }
-        let Standing { listener, snapshot, index } = &self.standing;
+        let CurrentListener { listener, snapshot, index } = &self.current;
         // We waited for room under the global limit; loops that waited at the same time may overshoot it by one
         // connection each.
         let permit = self.shared.permits.acquire();
@@ -267,7 +267,7 @@ impl Door {
             Some(libc::ECONNABORTED) => AcceptError::Aborted,
             _ => AcceptError::Other,
         };
-        let metrics = &self.standing.listener.metrics;
+        let metrics = &self.current.listener.metrics;
         metrics.accept_error(kind);
         if kind == AcceptError::Aborted {
             return;

@@ -1,6 +1,6 @@
 //! Finds the route that matches a server name.
 //!
-//! In:  a [`Request`]: the name and the facts that conditions test.
+//! In:  a [`Lookup`]: the name and the facts that conditions test.
 //! Out: [`Found`]: the number of a route and the kind of pattern that matched; or `None`.
 //! Source: docs/configuration.md: exact, then the longest suffix (`*.` before `**.`), then `*`; among entries with
 //!         conditions, the one with more of them first.
@@ -21,7 +21,7 @@ use crate::server_name::{Pattern, ServerName};
 
 /// What is known about a connection when it is routed.
 #[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
+pub struct Lookup<'a> {
     pub server_name: &'a ServerName,
     pub alpn: &'a Alpn,
     /// The client's address; IPv4-mapped addresses as IPv4.
@@ -93,7 +93,7 @@ pub struct RouteTable {
     /// The choice for `*`, and the number of its entry.
     any: Option<(Choice, u32)>,
     /// Runs of entries for the patterns that have conditions; the last entry of each run is marked.
-    runs: Vec<Entry>,
+    runs: Vec<RunEntry>,
 }
 
 /// Collects entries; [`Builder::build`] makes the table.
@@ -101,18 +101,18 @@ pub struct RouteTable {
 pub struct Builder {
     /// Entries without conditions, nearly all of them in a large table: pattern, route, entry number.
     plain: Vec<(Pattern, RouteIndex, u32)>,
-    conditional: Vec<(Pattern, Entry)>,
+    conditional: Vec<(Pattern, RunEntry)>,
 }
 
 impl RouteTable {
     /// Finds the route for `request` in time that depends only on the number of its labels.
-    pub fn find(&self, request: &Request<'_>) -> Option<Found> {
+    pub fn find(&self, request: &Lookup<'_>) -> Option<Found> {
         self.walk(request, |_| {})
     }
 
     /// Finds the route and calls `see` with every candidate on the way. The single function behind the path and
     /// `explain`.
-    pub fn walk<'t>(&'t self, request: &Request<'_>, mut see: impl FnMut(Candidate<'t>)) -> Option<Found> {
+    pub fn walk<'t>(&'t self, request: &Lookup<'_>, mut see: impl FnMut(Candidate<'t>)) -> Option<Found> {
         let name = request.server_name.as_str().as_bytes();
         let mut try_map = |map: &'t NameMap, name: &[u8], by| {
             let slot = map.get(name)?;
@@ -141,9 +141,9 @@ impl RouteTable {
     /// number.
     pub fn each<'t>(&'t self, mut see: impl FnMut(By, &'t [u8], RouteIndex, &'t Conditions, u32)) {
         let mut choice = |by, name, choice: Choice, number: u32| match choice.read() {
-            Chosen::Route(route) => see(by, name, route, &NO_CONDITIONS, number),
-            Chosen::Run(first) => {
-                for Entry { conditions, route, number, last } in &self.runs[first..] {
+            Decoded::Route(route) => see(by, name, route, &NO_CONDITIONS, number),
+            Decoded::Run(first) => {
+                for RunEntry { conditions, route, number, last } in &self.runs[first..] {
                     see(by, name, *route, conditions, *number);
                     if *last {
                         break;
@@ -168,8 +168,8 @@ impl RouteTable {
             let mut look = |map: &NameMap, by| {
                 if let Some(slot) = map.get(suffix) {
                     let number = match Choice(slot.first).read() {
-                        Chosen::Route(_) => map.second(slot),
-                        Chosen::Run(first) => self.runs[first].number,
+                        Decoded::Route(_) => map.second(slot),
+                        Decoded::Run(first) => self.runs[first].number,
                     };
                     near.push(NearMiss { number, by, suffix_bytes: suffix.len() });
                 }
@@ -191,16 +191,16 @@ impl RouteTable {
         number: Number<'t>,
         by: By,
         suffix_bytes: usize,
-        request: &Request<'_>,
+        request: &Lookup<'_>,
         see: &mut impl FnMut(Candidate<'t>),
     ) -> Option<Found> {
         match choice.read() {
-            Chosen::Route(route) => {
+            Decoded::Route(route) => {
                 see(Candidate { route, by, suffix_bytes, conditions: &NO_CONDITIONS, unmet: None, number });
                 Some(Found { route, by })
             }
-            Chosen::Run(first) => {
-                for &Entry { ref conditions, route, number, last } in &self.runs[first..] {
+            Decoded::Run(first) => {
+                for &RunEntry { ref conditions, route, number, last } in &self.runs[first..] {
                     let unmet = conditions.unmet(request);
                     let number = Number::Known(number);
                     see(Candidate { route, by, suffix_bytes, conditions, unmet, number });
@@ -234,7 +234,7 @@ impl Builder {
         if conditions.count() == 0 {
             self.plain.push((pattern, route, number));
         } else {
-            self.conditional.push((pattern, Entry { conditions, route, number, last: false }));
+            self.conditional.push((pattern, RunEntry { conditions, route, number, last: false }));
         }
     }
 
@@ -247,7 +247,7 @@ impl Builder {
             }
         }
         // A stable sort, so that among equals the first added stays first.
-        let key = |(pattern, entry): &(Pattern, Entry)| (pattern.clone(), Reverse(entry.conditions.rank()));
+        let key = |(pattern, entry): &(Pattern, RunEntry)| (pattern.clone(), Reverse(entry.conditions.rank()));
         self.conditional.sort_by_cached_key(key);
         let mut rest = self.conditional.into_iter().peekable();
         while let Some((pattern, entry)) = rest.next() {
@@ -256,8 +256,8 @@ impl Builder {
             while let Some((_, entry)) = rest.next_if(|(next, _)| *next == pattern) {
                 table.runs.push(entry);
             }
-            if let Some((Chosen::Route(route), number)) = table.get(&pattern) {
-                table.runs.push(Entry { conditions: Conditions::default(), route, number, last: false });
+            if let Some((Decoded::Route(route), number)) = table.get(&pattern) {
+                table.runs.push(RunEntry { conditions: Conditions::default(), route, number, last: false });
             }
             if let Some(entry) = table.runs.last_mut() {
                 entry.last = true;
@@ -288,7 +288,7 @@ impl Builder {
 }
 
 impl RouteTable {
-    fn get(&self, pattern: &Pattern) -> Option<(Chosen, u32)> {
+    fn get(&self, pattern: &Pattern) -> Option<(Decoded, u32)> {
         let (map, name) = match pattern {
             Pattern::Exact(name) => (&self.exact, name),
             Pattern::OneLabel(suffix) => (&self.one_label, suffix),
@@ -326,7 +326,7 @@ impl Conditions {
         (self.count(), !self.source.is_empty(), !self.alpn.is_empty())
     }
 
-    fn unmet(&self, request: &Request<'_>) -> Option<Unmet> {
+    fn unmet(&self, request: &Lookup<'_>) -> Option<Unmet> {
         if !self.listeners.is_empty() && !self.listeners.contains(&request.listener) {
             return Some(Unmet::Listener);
         }
@@ -372,7 +372,7 @@ enum Number<'t> {
 #[derive(Clone, Copy, Debug)]
 struct Choice(u32);
 
-enum Chosen {
+enum Decoded {
     /// A route without conditions, the usual case.
     Route(RouteIndex),
     /// The start of a run in [`RouteTable::runs`].
@@ -392,16 +392,16 @@ impl Choice {
         Self(Self::RUN | first.expect("less than 2³¹ entries with conditions"))
     }
 
-    fn read(self) -> Chosen {
+    fn read(self) -> Decoded {
         match self.0 & Self::RUN {
-            0 => Chosen::Route(RouteIndex(self.0)),
-            _ => Chosen::Run((self.0 & !Self::RUN) as usize),
+            0 => Decoded::Route(RouteIndex(self.0)),
+            _ => Decoded::Run((self.0 & !Self::RUN) as usize),
         }
     }
 }
 
 #[derive(Debug)]
-struct Entry {
+struct RunEntry {
     conditions: Conditions,
     route: RouteIndex,
     /// How many entries were added before it.

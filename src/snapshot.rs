@@ -20,7 +20,7 @@ use crate::ids::{ListenerIndex, RouteIndex};
 use crate::pool::{self, Pool};
 use crate::proxy_header;
 use crate::relay::{self, Engine};
-use crate::route::{Builder, By, Candidate, Conditions, Request, RouteTable};
+use crate::route::{Builder, By, Candidate, Conditions, Lookup, RouteTable};
 use crate::server_name::{Pattern, ServerName, Sni};
 use crate::socket::{self, TcpSettings};
 use crate::telemetry::{ConnectionLog, Format, Match, Metrics, RouteMetrics, Which};
@@ -86,7 +86,7 @@ pub enum Destination {
 
 /// The connection to route.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
+pub struct RouteQuery<'a> {
     /// `None`: the hello has no server_name extension.
     pub sni: Option<&'a Sni>,
     pub alpn: &'a Alpn,
@@ -170,17 +170,17 @@ impl Snapshot {
 
     /// Finds where a TLS connection goes. A name is routed; without one, or with an IP address in its place, `no_sni`
     /// applies.
-    pub fn choose(&self, asked: Asked<'_>) -> Chosen<'_> {
+    pub fn choose(&self, asked: RouteQuery<'_>) -> Chosen<'_> {
         self.choose_watched(asked, |_| {})
     }
 
     /// The same as [`Self::choose`], but calls `see` with each candidate on the way.
-    pub fn choose_watched<'s>(&'s self, asked: Asked<'_>, see: impl FnMut(Candidate<'s>)) -> Chosen<'s> {
-        let Asked { sni, alpn, source, listener } = asked;
+    pub fn choose_watched<'s>(&'s self, asked: RouteQuery<'_>, see: impl FnMut(Candidate<'s>)) -> Chosen<'s> {
+        let RouteQuery { sni, alpn, source, listener } = asked;
         let Some(Sni::Name(server_name)) = sni else {
             return Chosen { route: &self.no_sni, matched: Match::NoSni };
         };
-        match self.table.walk(&Request { server_name, alpn, source, listener }, see) {
+        match self.table.walk(&Lookup { server_name, alpn, source, listener }, see) {
             None => Chosen { route: &self.unmatched, matched: Match::Unmatched },
             Some(found) => Chosen {
                 route: self.route(found.route),

@@ -14,8 +14,8 @@ use rustix::time::{ClockId, clock_gettime};
 use snigate::internals::Alpn;
 use snigate::internals::Metrics;
 use snigate::internals::config::{Conditions, Config, Destination, OnRemoved, Place, Route};
-use snigate::internals::route::{self, Builder, Request, RouteTable};
-use snigate::internals::snapshot::{Asked, Snapshot};
+use snigate::internals::route::{self, Builder, Lookup, RouteTable};
+use snigate::internals::snapshot::{RouteQuery, Snapshot};
 use snigate::internals::{ListenerIndex, Pattern, RouteIndex, ServerName, Sni};
 
 /// The counts are the whole process's, so whoever reads them must be alone.
@@ -156,7 +156,7 @@ fn table_of(patterns: impl Iterator<Item = Pattern>) -> RouteTable {
 /// The number of the route that takes a name of pattern `number`.
 fn find(table: &RouteTable, number: usize) -> Option<usize> {
     let name: ServerName = asked(number).parse().expect("a name");
-    let request = Request {
+    let request = Lookup {
         server_name: &name,
         alpn: &Alpn::default(),
         source: [127, 0, 0, 1].into(),
@@ -173,7 +173,7 @@ fn asked(number: usize) -> String {
 fn check_look_ups(snapshot: &Snapshot) {
     for number in (0..ROUTES).step_by(997) {
         let sni = Sni::from_wire(asked(number).as_bytes()).expect("a name");
-        let asked = Asked {
+        let asked = RouteQuery {
             sni: Some(&sni),
             alpn: &Alpn::default(),
             source: [127, 0, 0, 1].into(),

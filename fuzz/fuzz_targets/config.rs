@@ -8,8 +8,8 @@ use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
 use snigate::internals::config::{Config, Severity};
-use snigate::internals::snapshot::{Asked, Snapshot};
-use snigate::internals::{Alpn, Metrics, Sni};
+use snigate::internals::snapshot::{RouteQuery, Snapshot};
+use snigate::internals::{Alpn, ListenerIndex, Metrics, Sni};
 
 fuzz_target!(|text: &str| {
     // Nothing stands beside it, and a text that reaches elsewhere on this disk is left alone.
@@ -40,8 +40,8 @@ fn check_config(config: Config) {
         let Some(base) = pattern.base() else { continue };
         for name in [base.to_string(), format!("a.{base}"), format!("a.b.{base}")] {
             let Ok(sni) = Sni::from_wire(name.as_bytes()) else { continue };
-            for listener in 0..listeners {
-                let asked = Asked { sni: Some(&sni), alpn: &Alpn::default(), source: [192, 0, 2, 1].into(), listener };
+            for listener in (0..listeners).map(ListenerIndex) {
+                let asked = RouteQuery { sni: Some(&sni), alpn: &Alpn::default(), source: [192, 0, 2, 1].into(), listener };
                 snapshot.choose_watched(asked, |candidate| {
                     let place = snapshot.place(candidate.number());
                     let route = &config.routes[candidate.route as usize];

@@ -235,7 +235,7 @@ impl Name {
 
 impl User {
     fn take(&self, found: &[Found]) {
-        let found = found.iter().map(|found| pool::Found {
+        let found = found.iter().map(|found| pool::ResolvedAddress {
             address: Address::Inet(found.address),
             weight: found.weight.unwrap_or(1),
             backup: found.backup,

@@ -25,7 +25,7 @@ use crate::config::{CheckKind, HealthCheck};
 use crate::ids::ListenerIndex;
 use crate::pool::{Backend, BackendId, Health, LastCheck, Operator, Pool};
 use crate::server_name::Sni;
-use crate::snapshot::{Asked, Destination, Route, Snapshot};
+use crate::snapshot::{Destination, Route, RouteQuery, Snapshot};
 use crate::telemetry::CheckResult;
 
 /// Keeps one task for each backend with a health check; runs until dropped.
@@ -120,7 +120,7 @@ fn name_sent(snapshot: &Snapshot, pool: &Arc<Pool>, check: &HealthCheck) -> Name
     // Of no listener and no source, so that the conditions of routes hide none of them.
     let sni = Sni::Name(name.clone());
     let (source, listener) = (Ipv4Addr::UNSPECIFIED.into(), ListenerIndex(usize::MAX));
-    let nobody = Asked { sni: Some(&sni), alpn: &Alpn::default(), source, listener };
+    let nobody = RouteQuery { sni: Some(&sni), alpn: &Alpn::default(), source, listener };
     let mut served = false;
     let chosen = snapshot.choose_watched(nobody, |candidate| served |= leads_here(snapshot.route(candidate.route)));
     served |= leads_here(chosen.route);

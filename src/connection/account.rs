@@ -16,7 +16,7 @@ use crate::alert::Alert;
 use crate::client_hello::ClientHello;
 use crate::connect::{Attempts, BackendStream, ConnectError, Connected, first_record};
 use crate::limits::Permit;
-use crate::operate::registry::{Entry, Ticket};
+use crate::operate::registry::{LiveConnection, Ticket};
 use crate::peek::{First, PeekError};
 use crate::pool::{Lease, Pool};
 use crate::proxy_header::{self, Addresses, Header, Values, Version};
@@ -50,7 +50,7 @@ pub(super) struct Account {
     /// What the client speaks, if it is not TLS.
     saw: Option<Saw>,
     matched: Option<Match>,
-    routed: Option<Routed>,
+    routed: Option<RouteTaken>,
     attempts: Attempts,
     reached: Option<Reached>,
     /// The backend sent FIN before the client did. Not in `Reached`, which has no room for it in 56 bytes.
@@ -68,7 +68,7 @@ struct Greeting {
 }
 
 /// The route that counts this connection.
-struct Routed {
+struct RouteTaken {
     metrics: Arc<RouteMetrics>,
     /// `None`: the route refuses.
     pool: Option<Arc<Pool>>,
@@ -102,7 +102,7 @@ impl Account {
     }
 
     /// The connection's entry in the registry.
-    pub(super) fn live<R>(&self, look: impl FnOnce(&Entry) -> R) -> R {
+    pub(super) fn live<R>(&self, look: impl FnOnce(&LiveConnection) -> R) -> R {
         self.accepted.live.see(look)
     }
 
@@ -176,7 +176,7 @@ impl Account {
             live.route = Some(Arc::clone(&route.name));
             live.pool = pool.as_ref().map(|pool| Arc::clone(&pool.name));
         });
-        self.routed = Some(Routed { metrics, pool });
+        self.routed = Some(RouteTaken { metrics, pool });
     }
 
     /// No backend accepted the connection.
@@ -236,7 +236,7 @@ impl Account {
 
     /// Judges the backend by its first answer.
     fn answered(&mut self, kind: FirstRecord, alert: Option<Alert>) {
-        let (Some(Routed { pool: Some(pool), .. }), Some(reached)) = (&self.routed, &self.reached) else { return };
+        let (Some(RouteTaken { pool: Some(pool), .. }), Some(reached)) = (&self.routed, &self.reached) else { return };
         let backend = reached.lease.backend();
         if self.greeting.is_some() {
             backend.metrics.first_record(kind);
@@ -335,7 +335,7 @@ impl Drop for Account {
             Some(routed) => routed.metrics.closed(live.listener, reason, lived),
             None => self.accepted.listener_metrics.closed_unrouted(reason),
         }
-        if let Some(Routed { pool: Some(pool), .. }) = &self.routed
+        if let Some(RouteTaken { pool: Some(pool), .. }) = &self.routed
             && let Some(after) = self.first_byte()
         {
             pool.metrics.first_byte(after);
@@ -347,7 +347,7 @@ impl Drop for Account {
 }
 
 impl Account {
-    fn log(&self, live: &Entry, reason: Reason, lived: Duration) {
+    fn log(&self, live: &LiveConnection, reason: Reason, lived: Duration) {
         let hello = self.hello();
         let pool = self.routed.as_ref().and_then(|routed| routed.pool.as_ref());
         let backend = self.attempts.last.as_ref();

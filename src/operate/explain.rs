@@ -16,7 +16,7 @@ use crate::ids::ListenerIndex;
 use crate::refuse::{self, Offer, TurnedAway};
 use crate::route::{By, Candidate, NearMiss};
 use crate::server_name::{InvalidName, Pattern, ServerName, Sni};
-use crate::snapshot::{Asked, Chosen, Destination, Snapshot};
+use crate::snapshot::{Chosen, Destination, RouteQuery, Snapshot};
 use crate::telemetry::{Match, Reason};
 
 /// A hypothetical connection. Properties that are not given are assumed, and the answer says so.
@@ -169,7 +169,7 @@ pub(crate) fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explan
     match sni {
         Ok(sni) => {
             let alpn = Alpn::of(&question.alpn);
-            explanation.decide(snapshot, Asked { sni: sni.as_ref(), alpn: &alpn, source, listener });
+            explanation.decide(snapshot, RouteQuery { sni: sni.as_ref(), alpn: &alpn, source, listener });
         }
         Err(invalid) => explanation.refuse_name(invalid),
     }
@@ -178,7 +178,7 @@ pub(crate) fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explan
 
 impl Explanation {
     /// Fills in the routing decision.
-    fn decide(&mut self, snapshot: &Snapshot, asked: Asked<'_>) {
+    fn decide(&mut self, snapshot: &Snapshot, asked: RouteQuery<'_>) {
         let mut candidates = Vec::new();
         let Chosen { route, matched } = snapshot.choose_watched(asked, |candidate| candidates.push(candidate));
         self.route = Some(route.name.to_string());

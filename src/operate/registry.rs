@@ -7,8 +7,8 @@
 //! a slot without a lock, an atomic or a system call. Requests go to a task on each worker, which walks the slots in
 //! small batches, so that connections get their turn in between.
 
-mod condemned;
-mod desk;
+mod removal;
+mod queries;
 mod slots;
 
 use std::cell::RefCell;
@@ -21,9 +21,9 @@ use ipnet::IpNet;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-pub(crate) use self::condemned::{Condemned, Fates};
-pub use self::desk::Rosters;
-pub(crate) use self::desk::{Listed, serve};
+pub use self::queries::Registries;
+pub(crate) use self::queries::{Page, serve};
+pub(crate) use self::removal::{Removal, Removals};
 use self::slots::Slots;
 use crate::ids::{ConnectionId, ListenerIndex};
 use crate::snapshot::Terms;
@@ -31,7 +31,7 @@ use crate::telemetry::{Reason, State};
 use crate::way::Way;
 
 /// What is known about a live connection.
-pub struct Entry {
+pub struct LiveConnection {
     pub id: ConnectionId,
     pub peer: SocketAddr,
     /// From the PROXY header if there was one, otherwise the peer.
@@ -52,7 +52,7 @@ pub struct Entry {
     task: Option<AbortHandle>,
     /// Pending removals that could not yet be matched against this connection.
     #[expect(clippy::box_collection, reason = "there is nearly never one, and every connection has the room")]
-    late: Option<Box<Vec<Arc<Condemned>>>>,
+    pending: Option<Box<Vec<Arc<Removal>>>>,
 }
 
 /// A connection's slot in its worker's registry, released when dropped. It cannot leave the thread that created it: on
@@ -95,7 +95,7 @@ pub struct Filter {
 
 /// Registers a connection that was accepted at `at` with this thread.
 pub fn enter(id: ConnectionId, peer: SocketAddr, at: Instant, terms: Arc<Terms>, listener: ListenerIndex) -> Ticket {
-    let entry = Entry {
+    let entry = LiveConnection {
         id,
         peer,
         client: peer,
@@ -110,7 +110,7 @@ pub fn enter(id: ConnectionId, peer: SocketAddr, at: Instant, terms: Arc<Terms>,
         bytes: [0; 2],
         ended_by: None,
         task: None,
-        late: None,
+        pending: None,
     };
     Ticket(Some(SLOTS.with_borrow_mut(|slots| slots.insert(entry))), PhantomData)
 }
@@ -121,13 +121,13 @@ impl Ticket {
         self.0.unwrap_or(u32::MAX)
     }
 
-    pub fn update<R>(&self, update: impl FnOnce(&mut Entry) -> R) -> Option<R> {
+    pub fn update<R>(&self, update: impl FnOnce(&mut LiveConnection) -> R) -> Option<R> {
         let number = self.0?;
         SLOTS.with_borrow_mut(|slots| slots.get_mut(number).map(update))
     }
 
     /// Calls `look` with the entry. Call only while the connection is registered, that is until [`Ticket::leave`].
-    pub fn see<R>(&self, look: impl FnOnce(&Entry) -> R) -> R {
+    pub fn see<R>(&self, look: impl FnOnce(&LiveConnection) -> R) -> R {
         self.update(|entry| look(entry)).expect("the connection is registered")
     }
 
@@ -140,15 +140,15 @@ impl Ticket {
     pub fn relays_to(&self, backend: Arc<str>) {
         self.update(|entry| {
             entry.backend = Some(backend);
-            let late = entry.late.take();
-            if late.iter().flat_map(|late| late.iter()).any(|condemned| condemned.takes(entry)) {
+            let pending = entry.pending.take();
+            if pending.iter().flat_map(|pending| pending.iter()).any(|removal| removal.matches(entry)) {
                 entry.end(Reason::RouteRemoved);
             }
         });
     }
 
     /// Releases the slot and returns the entry.
-    pub fn leave(&mut self) -> Option<Entry> {
+    pub fn leave(&mut self) -> Option<LiveConnection> {
         let number = self.0.take()?;
         SLOTS.with_borrow_mut(|slots| slots.remove(number))
     }
@@ -170,7 +170,7 @@ pub(crate) fn runs_as(number: u32, task: AbortHandle) {
     });
 }
 
-impl Entry {
+impl LiveConnection {
     /// Ends the connection with RST on both sides. If its reason is already set, it only ends sooner.
     fn end(&mut self, reason: Reason) {
         self.ended_by.get_or_insert(reason);
@@ -179,11 +179,11 @@ impl Entry {
         }
     }
 
-    /// Ends the connection if `condemned` matches it; while that cannot be decided yet, keeps the removal for later.
-    fn judge(&mut self, condemned: &Arc<Condemned>) {
+    /// Ends the connection if `removal` matches it; while that cannot be decided yet, keeps the removal for later.
+    fn remove(&mut self, removal: &Arc<Removal>) {
         match self.state {
-            State::Hello | State::Connecting => self.late.get_or_insert_default().push(Arc::clone(condemned)),
-            State::Relaying if condemned.takes(self) => self.end(Reason::RouteRemoved),
+            State::Hello | State::Connecting => self.pending.get_or_insert_default().push(Arc::clone(removal)),
+            State::Relaying if removal.matches(self) => self.end(Reason::RouteRemoved),
             State::Relaying | State::Refusing => {}
         }
     }
@@ -216,7 +216,7 @@ impl Filter {
         *self == Self::default()
     }
 
-    fn takes(&self, entry: &Entry) -> bool {
+    fn matches(&self, entry: &LiveConnection) -> bool {
         let is = |wanted: &Option<String>, has: Option<&Arc<str>>| {
             wanted.as_ref().is_none_or(|wanted| has.is_some_and(|has| **has == **wanted))
         };

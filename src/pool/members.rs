@@ -71,8 +71,8 @@ impl Members {
         slow_start: Duration,
         now: Instant,
         may: F,
-    ) -> Seen<'a, F> {
-        Seen { members: &self.list[group.first..group.first + group.count], slow_start, now, may }
+    ) -> GroupView<'a, F> {
+        GroupView { members: &self.list[group.first..group.first + group.count], slow_start, now, may }
     }
 
     /// The best grade of any member.
@@ -88,14 +88,14 @@ impl Members {
 }
 
 /// The members of one group at one moment.
-pub(super) struct Seen<'a, F> {
+pub(super) struct GroupView<'a, F> {
     pub members: &'a [Member],
     slow_start: Duration,
     now: Instant,
     may: F,
 }
 
-impl<F: Fn(&Member) -> bool> View for Seen<'_, F> {
+impl<F: Fn(&Member) -> bool> View for GroupView<'_, F> {
     fn count(&self) -> usize {
         self.members.len()
     }

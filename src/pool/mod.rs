@@ -25,8 +25,8 @@ pub use self::backend::Address;
 pub(crate) use self::backend::{Backend, BackendId, LastCheck, Lease, Shown};
 pub(crate) use self::members::Member;
 use self::members::Members;
+pub use self::picks::PickRequest;
 pub(crate) use self::picks::Picks;
-pub use self::picks::Request;
 pub use self::policy::Policy;
 pub use self::standing::Health;
 pub(crate) use self::standing::{Ejection, Grade, Operator};
@@ -103,7 +103,7 @@ pub struct Entry {
 
 /// One address an entry resolved to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct ResolvedAddress {
     pub address: Address,
     /// Replaces the weight of 1 among the entry's addresses.
     pub weight: u32,
@@ -113,7 +113,7 @@ pub struct Found {
 /// An entry and the backends it currently stands for.
 struct Known {
     entry: Entry,
-    backends: Vec<(Found, Arc<Backend>)>,
+    backends: Vec<(ResolvedAddress, Arc<Backend>)>,
 }
 
 impl Pool {
@@ -146,7 +146,7 @@ impl Pool {
             let was = before_entries.iter().flat_map(|known| known.iter()).find(|known| known.entry.name == entry.name);
             let was = was.map_or(&[][..], |known| &known.backends);
             let found = match &entry.address {
-                Some(address) => vec![Found { address: address.clone(), weight: 1, backup: false }],
+                Some(address) => vec![ResolvedAddress { address: address.clone(), weight: 1, backup: false }],
                 None => was.iter().map(|(found, _)| found.clone()).collect(),
             };
             let backends = pool.backends(&entry, found, was, before.is_some(), now);
@@ -181,7 +181,7 @@ impl Pool {
     /// Puts the current addresses of the entry called `entry` in force. Live connections to other addresses continue.
     ///
     /// Returns whether anything changed.
-    pub fn answer(&self, entry: &str, found: Vec<Found>) -> bool {
+    pub fn answer(&self, entry: &str, found: Vec<ResolvedAddress>) -> bool {
         let now = Instant::now();
         {
             let mut entries = self.lock();
@@ -230,7 +230,7 @@ impl Pool {
     }
 
     /// Starts the walk for one connection.
-    pub fn picks(&self, request: Request<'_>) -> Picks<'_> {
+    pub fn picks(&self, request: PickRequest<'_>) -> Picks<'_> {
         Picks::new(self, request)
     }
 
@@ -278,11 +278,11 @@ impl Pool {
     fn backends(
         &self,
         entry: &Entry,
-        found: Vec<Found>,
-        was: &[(Found, Arc<Backend>)],
+        found: Vec<ResolvedAddress>,
+        was: &[(ResolvedAddress, Arc<Backend>)],
         late: bool,
         now: Instant,
-    ) -> Vec<(Found, Arc<Backend>)> {
+    ) -> Vec<(ResolvedAddress, Arc<Backend>)> {
         let kept =
             |address: &Address| was.iter().map(|(_, backend)| backend).find(|backend| backend.address == *address);
         let names: Vec<Arc<str>> =
@@ -290,7 +290,7 @@ impl Pool {
         let mut free = (1..)
             .map(|number| format!("{}#{number}", entry.name))
             .filter(|name| !names.iter().any(|taken| **taken == **name));
-        let backend = |found: Found| {
+        let backend = |found: ResolvedAddress| {
             if let Some(kept) = kept(&found.address) {
                 return (found, Arc::clone(kept));
             }
@@ -310,7 +310,7 @@ impl Pool {
 
     fn lay_out(&self) {
         let entries = self.lock();
-        let member = |number: usize, entry: &Entry, (found, backend): &(Found, Arc<Backend>)| Member {
+        let member = |number: usize, entry: &Entry, (found, backend): &(ResolvedAddress, Arc<Backend>)| Member {
             backend: Arc::clone(backend),
             weight: entry.weight.saturating_mul(found.weight.max(1)),
             backup: entry.backup || found.backup,

@@ -19,7 +19,7 @@ use super::{Pool, WhenAllDown};
 
 /// The connection to pick for.
 #[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
+pub struct PickRequest<'a> {
     pub client: IpAddr,
     pub server_name: Option<&'a str>,
 }
@@ -37,7 +37,7 @@ pub struct Picks<'a> {
 }
 
 impl<'a> Picks<'a> {
-    pub(super) fn new(pool: &'a Pool, request: Request<'_>) -> Self {
+    pub(super) fn new(pool: &'a Pool, request: PickRequest<'_>) -> Self {
         let key = match (pool.settings.policy, request.server_name) {
             (Policy::SniHash, Some(name)) => key_of(&[name.as_bytes()]),
             (Policy::SourceHash | Policy::SniHash, _) => key_of_client(request.client),

@@ -36,15 +36,16 @@ fn name(name: &str) -> Entry {
     Entry { name: name.into(), address: None, weight: 1, backup: false, max_connections: usize::MAX }
 }
 
-fn found(port: u16) -> Found {
-    Found { address: address(port), weight: 1, backup: false }
+fn found(port: u16) -> ResolvedAddress {
+    ResolvedAddress { address: address(port), weight: 1, backup: false }
 }
 
 fn pool(settings: Settings, entries: Vec<Entry>) -> Pool {
     Pool::new("p".into(), settings, connect(), entries, &Metrics::new(), None)
 }
 
-const REQUEST: Request<'static> = Request { client: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), server_name: None };
+const REQUEST: PickRequest<'static> =
+    PickRequest { client: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), server_name: None };
 
 fn port(backend: &Backend) -> u16 {
     match backend.address {
@@ -165,7 +166,7 @@ fn a_hash_keeps_a_client_on_its_backend() {
     let pool = pool(settings, (1..=5).map(entry).collect());
     let now = Instant::now();
     let pick = |last: u8| {
-        let request = Request { client: [192, 0, 2, last].into(), server_name: None };
+        let request = PickRequest { client: [192, 0, 2, last].into(), server_name: None };
         pool.picks(request).next(now).map(|lease| port(lease.backend())).expect("one is usable")
     };
     let before: Vec<u16> = (0..=255).map(pick).collect();
@@ -241,7 +242,7 @@ fn an_answer_that_comes_while_a_reload_is_built_is_not_lost() {
 fn the_other_family_of_a_name_is_found_once() {
     let pool = pool(SETTINGS, vec![name("a.test:1"), entry(9)]);
     let six = Address::Inet("[::1]:1".parse().expect("an address"));
-    pool.answer("a.test:1", vec![found(1), Found { address: six.clone(), weight: 1, backup: false }]);
+    pool.answer("a.test:1", vec![found(1), ResolvedAddress { address: six.clone(), weight: 1, backup: false }]);
     let now = Instant::now();
     let mut picks = pool.picks(REQUEST);
     let one = loop {

@@ -116,7 +116,7 @@ impl Process {
         Ok(Prepared { listeners, admin, log: log_settings(config.log), process: self })
     }
 
-    pub(crate) fn doors(&self) -> &ListeningSockets {
+    pub(crate) fn listening_sockets(&self) -> &ListeningSockets {
         &self.listeners
     }
 

@@ -17,8 +17,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::Settings;
 use crate::limits::Permits;
-use crate::listener::{Listener, Order, Shared, Standing};
-use crate::process::worker::Opening;
+use crate::listener::{AcceptOrder, CurrentListener, Listener, Shared};
+use crate::process::worker::NewSocket;
 use crate::snapshot::{Snapshot, tcp_settings};
 use crate::socket::{self, Kind, Label, Sharing, TcpSettings};
 
@@ -28,7 +28,7 @@ pub(crate) struct ListeningSockets {
     open: Vec<Open>,
     /// By name, so that a listener that stays, or comes back, keeps its count.
     permits: HashMap<Arc<str>, Arc<Permits>>,
-    workers: Vec<mpsc::UnboundedSender<Opening>>,
+    workers: Vec<mpsc::UnboundedSender<NewSocket>>,
     begin: Begin,
     shared: Shared,
     /// Sockets of former listeners, which stay open until their queues are empty.
@@ -100,13 +100,13 @@ struct Open {
     sockets: Vec<TcpListener>,
     /// The service manager keeps the sockets open too.
     lent: bool,
-    orders: watch::Sender<Order>,
+    orders: watch::Sender<AcceptOrder>,
 }
 
 /// A closed listener; the workers drop `orders` with their sockets.
 struct Closing {
     address: SocketAddr,
-    orders: watch::Sender<Order>,
+    orders: watch::Sender<AcceptOrder>,
 }
 
 /// The sockets of one address. Each worker gets a second handle to one or more of them.
@@ -119,7 +119,7 @@ struct Sockets {
 
 impl ListeningSockets {
     /// Opens no sockets yet.
-    pub(crate) fn new(workers: Vec<mpsc::UnboundedSender<Opening>>, begin: Begin, shared: Shared) -> Self {
+    pub(crate) fn new(workers: Vec<mpsc::UnboundedSender<NewSocket>>, begin: Begin, shared: Shared) -> Self {
         let addresses = watch::Sender::new(Arc::from([]));
         Self { open: Vec::new(), permits: HashMap::new(), workers, begin, shared, closing: Vec::new(), addresses }
     }
@@ -138,7 +138,7 @@ impl ListeningSockets {
             if let Err(error) = listening {
                 tracing::error!(event = "listen_failed", listener = &*name, %address, %error, "cannot listen");
             }
-            orders.send_replace(Order::Serve(listener));
+            orders.send_replace(AcceptOrder::Serve(listener));
         }
     }
 
@@ -258,7 +258,7 @@ impl ListeningSockets {
             if numbers.into_iter().all(|number| unwanted.contains(&number)) {
                 open.close(self.begin);
             } else {
-                open.orders.send_replace(Order::Leave);
+                open.orders.send_replace(AcceptOrder::Leave);
             }
         }
     }
@@ -296,15 +296,15 @@ impl ListeningSockets {
         Listener { name: Arc::clone(name), metrics: self.shared.metrics.listener(name), permits }
     }
 
-    fn order(&self, listener: Listener) -> Order {
-        if self.begin == Begin::AtOnce { Order::Serve(listener) } else { Order::Wait }
+    fn order(&self, listener: Listener) -> AcceptOrder {
+        if self.begin == Begin::AtOnce { AcceptOrder::Serve(listener) } else { AcceptOrder::Wait }
     }
 
     /// Hands each worker its socket.
     fn open(&self, wanted: Wanted, sockets: Sockets, listener: Listener, now: &Arc<Snapshot>) -> Option<Open> {
         let Sockets { address, ours, theirs, lent } = sockets;
         let name = &*wanted.listener;
-        let Some(standing) = Standing::find(&listener, now) else {
+        let Some(current) = CurrentListener::find(&listener, now) else {
             tracing::error!(
                 event = "listener_not_opened",
                 listener = name,
@@ -315,8 +315,8 @@ impl ListeningSockets {
         };
         let (orders, ordered) = watch::channel(self.order(listener));
         for (worker, socket) in theirs {
-            let (orders, standing, place) = (ordered.clone(), standing.clone(), self.shared.doors.acquire());
-            if self.workers[worker].send(Opening { socket, orders, standing, place }).is_err() {
+            let (orders, current, place) = (ordered.clone(), current.clone(), self.shared.listening_sockets.acquire());
+            if self.workers[worker].send(NewSocket { socket, orders, current, place }).is_err() {
                 tracing::error!(event = "worker_gone", listener = name, %address, "listener not served by a worker: its thread has ended");
             }
         }
@@ -327,7 +327,7 @@ impl ListeningSockets {
 
 impl Open {
     /// Keeps the sockets, with the options of the new configuration.
-    fn keep(mut self, wanted: Wanted, order: Order) -> Self {
+    fn keep(mut self, wanted: Wanted, order: AcceptOrder) -> Self {
         let address = self.address;
         if wanted.options != self.wanted.options {
             self.sockets.iter().for_each(|socket| wanted.options.set(socket, self.lent, &wanted.listener, address));
@@ -350,7 +350,7 @@ impl Open {
     fn close(self, begin: Begin) -> Closing {
         // A socket that stays open in another process keeps its queue, and must keep accepting.
         let stays = self.lent || begin == Begin::Later;
-        self.orders.send_replace(if stays { Order::Leave } else { Order::Drain });
+        self.orders.send_replace(if stays { AcceptOrder::Leave } else { AcceptOrder::Drain });
         tracing::info!(
             event = "listener_closed",
             listener = &*self.wanted.listener,

@@ -28,7 +28,7 @@ use self::low_priority::low_priority;
 use self::triggers::{Triggers, Watching};
 use self::watch_paths::WatchPaths;
 use crate::config::{Config, Loaded, Problem, Problems, Sources};
-use crate::operate::registry::{Fates, Rosters};
+use crate::operate::registry::{Registries, Removals};
 use crate::process::apply::{ApplyError, Process};
 use crate::process::systemd;
 use crate::snapshot::Snapshot;
@@ -41,7 +41,7 @@ pub(crate) struct Reloader {
     metrics: Arc<Metrics>,
     /// The parts of the process besides the snapshot that a reload changes.
     process: Arc<Mutex<Process>>,
-    rosters: Rosters,
+    registries: Registries,
     triggers: Triggers,
     /// Sources of the last attempt, accepted or not. Watched together with those of the configuration in force.
     tried: Sources,
@@ -110,10 +110,10 @@ impl Reloader {
         snapshot: Arc<ArcSwap<Snapshot>>,
         metrics: Arc<Metrics>,
         process: Arc<Mutex<Process>>,
-        rosters: Rosters,
+        registries: Registries,
     ) -> Self {
         let (triggers, tried) = (Triggers::new(), Sources::default());
-        Self { file, snapshot, metrics, process, rosters, triggers, tried, seen: None, retired: Vec::new() }
+        Self { file, snapshot, metrics, process, registries, triggers, tried, seen: None, retired: Vec::new() }
     }
 
     /// Reloads whenever the files change or a request arrives; ends when all senders are gone.
@@ -245,14 +245,14 @@ impl Reloader {
         }
         let build = low_priority(move || {
             let snapshot = Snapshot::build(config, Some(&before), &metrics);
-            let fates = Fates::of(&before, &snapshot);
-            (snapshot, fates)
+            let removals = Removals::of(&before, &snapshot);
+            (snapshot, removals)
         });
-        let (snapshot, fates) = build.await.ok_or(Rejected::Panicked)?;
+        let (snapshot, removals) = build.await.ok_or(Rejected::Panicked)?;
         self.swap(snapshot).await?;
         self.listen();
-        if let Some(fates) = fates {
-            self.meet(fates).await;
+        if let Some(removals) = removals {
+            self.end_removed(removals).await;
         }
         Ok(Applied::Now { warnings })
     }
@@ -276,17 +276,17 @@ impl Reloader {
     }
 
     /// Ends the connections whose route or backend is gone, at once or at the end of the drain.
-    async fn meet(&self, Fates { now, mut later }: Fates) {
+    async fn end_removed(&self, Removals { now, mut later }: Removals) {
         if !now.is_empty() {
-            self.rosters.condemn(&now).await;
+            self.registries.remove(&now).await;
         }
         if !later.is_empty() {
-            let (snapshot, rosters) = (Arc::clone(&self.snapshot), self.rosters.clone());
+            let (snapshot, registries) = (Arc::clone(&self.snapshot), self.registries.clone());
             let drain = snapshot.load().config.timeouts.drain;
             tokio::spawn(async move {
                 sleep(drain).await;
-                later.spare(&snapshot.load());
-                rosters.condemn(&Arc::new(later)).await;
+                later.restore(&snapshot.load());
+                registries.remove(&Arc::new(later)).await;
             });
         }
     }

@@ -28,7 +28,7 @@ use crate::descriptors::{self, Budget};
 use crate::drain::{self, Drain, Phase};
 use crate::listener::Shared;
 use crate::operate::admin::{App, Readiness, Stage};
-use crate::operate::registry::Rosters;
+use crate::operate::registry::Registries;
 use crate::process::apply::{ApplyError, Process};
 use crate::process::listening_sockets::{Begin, ListeningSockets};
 use crate::process::reload::{self, Asker, Reloader};
@@ -96,11 +96,11 @@ impl Server {
         let shared = Shared {
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
             permits: Arc::default(),
-            doors: Arc::default(),
+            listening_sockets: Arc::default(),
             ids: Arc::new(AtomicU64::new(1)),
             budget,
             drain: watch,
-            rosters: Rosters::default(),
+            registries: Registries::default(),
             metrics,
         };
         let in_force = Arc::clone(&shared.snapshot);
@@ -115,13 +115,14 @@ impl Server {
         let workers = start_workers(openings, &shared)?;
         prepared.commit(&shared.snapshot.load_full());
         shared.metrics.reload(ReloadResult::Applied, Trigger::Start, &config.hash);
-        let listening = process.doors().listening().map(|(name, address)| (Arc::clone(name), address)).collect();
+        let listening =
+            process.listening_sockets().listening().map(|(name, address)| (Arc::clone(name), address)).collect();
         let admin = process.admin().addresses().cloned().collect();
-        let our_addresses = process.doors().watch_addresses();
+        let our_addresses = process.listening_sockets().watch_addresses();
         let process = Arc::new(Mutex::new(process));
         let (snapshot, metrics) = (Arc::clone(&shared.snapshot), Arc::clone(&shared.metrics));
         let discovery = Discovery::new(Arc::clone(&snapshot), Arc::clone(&metrics), our_addresses);
-        let reloader = Reloader::new(file, snapshot, metrics, Arc::clone(&process), shared.rosters.clone());
+        let reloader = Reloader::new(file, snapshot, metrics, Arc::clone(&process), shared.registries.clone());
         let reloader = Some(reloader);
         let readiness = Readiness::default();
         Ok(Self {
@@ -225,12 +226,12 @@ impl Server {
     async fn serve(&mut self, reloads: &Asker) -> Parting {
         loop {
             match self.signals.next().await {
-                Asked::Reload => reloads.ask(Trigger::Signal),
-                Asked::End => return Parting::Asked,
-                Asked::Upgrade => match self.upgrade(reloads).await {
+                Requested::Reload => reloads.ask(Trigger::Signal),
+                Requested::End => return Parting::Requested,
+                Requested::Upgrade => match self.upgrade(reloads).await {
                     Upgrade::Over => return Parting::HandedOver,
                     Upgrade::Failed => {}
-                    Upgrade::EndAsked => return Parting::Asked,
+                    Upgrade::EndAsked => return Parting::Requested,
                 },
             }
         }
@@ -282,7 +283,7 @@ impl Server {
             (timeouts.pre_stop, timeouts.drain)
         };
         let (nobody, _) = reload::channel();
-        if parting == Parting::Asked {
+        if parting == Parting::Requested {
             systemd::stopping();
             let mut cut = false;
             if !pre_stop.is_zero() {
@@ -324,7 +325,7 @@ impl Server {
                 snapshot: Arc::clone(&self.shared.snapshot),
                 discovery: self.discovery.clone(),
                 reloads,
-                rosters: self.shared.rosters.clone(),
+                registries: self.shared.registries.clone(),
                 writing: Mutex::default(),
             }),
         }
@@ -333,12 +334,12 @@ impl Server {
 
 /// Waits until the queues of all listening sockets are empty and every connection has ended.
 async fn served(shared: &Shared) {
-    shared.doors.wait_until(|open| open == 0).await;
+    shared.listening_sockets.wait_until(|open| open == 0).await;
     shared.permits.wait_until(|open| open == 0).await;
 }
 
 fn start_workers(
-    openings: Vec<mpsc::UnboundedReceiver<worker::Opening>>,
+    openings: Vec<mpsc::UnboundedReceiver<worker::NewSocket>>,
     shared: &Shared,
 ) -> Result<Vec<JoinHandle<()>>, ApplyError> {
     let spawn = |(number, openings)| worker::spawn(number, openings, shared.clone());
@@ -372,7 +373,7 @@ async fn upkeep(metrics: Arc<Metrics>, log: Option<LogGuard>) {
 /// Why this process stops serving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Parting {
-    Asked,
+    Requested,
     HandedOver,
 }
 
@@ -408,12 +409,12 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Asked {
+    async fn next(&mut self) -> Requested {
         tokio::select! {
-            _ = self.hangup.recv() => Asked::Reload,
-            _ = self.terminate.recv() => Asked::End,
-            _ = self.interrupt.recv() => Asked::End,
-            _ = self.upgrade.recv() => Asked::Upgrade,
+            _ = self.hangup.recv() => Requested::Reload,
+            _ = self.terminate.recv() => Requested::End,
+            _ = self.interrupt.recv() => Requested::End,
+            _ = self.upgrade.recv() => Requested::Upgrade,
             never = beat(&mut self.beat) => match never {},
         }
     }
@@ -422,9 +423,9 @@ impl Signals {
     async fn end(&mut self, reloads: &Asker) {
         loop {
             match self.next().await {
-                Asked::End => return,
-                Asked::Reload => reloads.ask(Trigger::Signal),
-                Asked::Upgrade => {}
+                Requested::End => return,
+                Requested::Reload => reloads.ask(Trigger::Signal),
+                Requested::Upgrade => {}
             }
         }
     }
@@ -442,7 +443,7 @@ async fn beat(every: &mut Option<Interval>) -> Infallible {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
+enum Requested {
     Reload,
     End,
     Upgrade,

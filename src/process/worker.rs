@@ -14,16 +14,16 @@ use tokio::task::spawn_local;
 
 use crate::drain::Phase;
 use crate::limits::Permit;
-use crate::listener::{self, Order, Shared, Standing};
+use crate::listener::{self, AcceptOrder, CurrentListener, Shared};
 use crate::operate::registry;
 use crate::relay;
 
 /// A listening socket for this worker, and the context of its accept loop.
-pub(crate) struct Opening {
+pub(crate) struct NewSocket {
     /// Non-blocking.
     pub socket: std::net::TcpListener,
-    pub orders: watch::Receiver<Order>,
-    pub standing: Standing,
+    pub orders: watch::Receiver<AcceptOrder>,
+    pub current: CurrentListener,
     /// Held while the socket may still have queued clients.
     pub place: Permit,
 }
@@ -32,7 +32,11 @@ pub(crate) struct Opening {
 ///
 /// # Errors
 /// A thread or a runtime cannot be created.
-pub(crate) fn spawn(number: usize, openings: UnboundedReceiver<Opening>, shared: Shared) -> io::Result<JoinHandle<()>> {
+pub(crate) fn spawn(
+    number: usize,
+    openings: UnboundedReceiver<NewSocket>,
+    shared: Shared,
+) -> io::Result<JoinHandle<()>> {
     let (built, result) = mpsc::sync_channel(1);
     let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
         // Built here, since it belongs to its thread.
@@ -50,9 +54,9 @@ pub(crate) fn spawn(number: usize, openings: UnboundedReceiver<Opening>, shared:
     Ok(thread)
 }
 
-async fn serve(openings: UnboundedReceiver<Opening>, shared: Shared) {
+async fn serve(openings: UnboundedReceiver<NewSocket>, shared: Shared) {
     let mut drain = shared.drain.clone();
-    spawn_local(registry::serve(shared.rosters.join()));
+    spawn_local(registry::serve(shared.registries.join()));
     tokio::select! {
         () = drain.reached(Phase::Over) => {}
         () = open(openings, &shared) => {}
@@ -61,9 +65,9 @@ async fn serve(openings: UnboundedReceiver<Opening>, shared: Shared) {
 }
 
 /// Never returns: sockets that were opened stay in use when no more can arrive.
-async fn open(mut openings: UnboundedReceiver<Opening>, shared: &Shared) {
-    while let Some(Opening { socket, orders, standing, place }) = openings.recv().await {
-        spawn_local(listener::accept(socket, orders, standing, shared.clone(), place));
+async fn open(mut openings: UnboundedReceiver<NewSocket>, shared: &Shared) {
+    while let Some(NewSocket { socket, orders, current, place }) = openings.recv().await {
+        spawn_local(listener::accept(socket, orders, current, shared.clone(), place));
     }
     std::future::pending().await
 }

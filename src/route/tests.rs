@@ -2,8 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn request<'a>(name: &'a ServerName, alpn: &'a Alpn) -> Request<'a> {
-    Request { server_name: name, alpn, source: [127, 0, 0, 1].into(), listener: ListenerIndex(0) }
+fn request<'a>(name: &'a ServerName, alpn: &'a Alpn) -> Lookup<'a> {
+    Lookup { server_name: name, alpn, source: [127, 0, 0, 1].into(), listener: ListenerIndex(0) }
 }
 
 fn table_of(patterns: &[&str]) -> RouteTable {
@@ -62,10 +62,7 @@ fn more_conditions_come_first_and_failing_ones_fall_through() {
     let name: ServerName = "a.test".parse().expect("a name");
     let (plain, h2) = (Alpn::default(), Alpn::of(&["h2"]));
     assert_eq!(table.find(&request(&name, &h2)).map(|f| f.route.0), Some(1));
-    assert_eq!(
-        table.find(&Request { source: [10, 1, 1, 1].into(), ..request(&name, &h2) }).map(|f| f.route.0),
-        Some(2)
-    );
+    assert_eq!(table.find(&Lookup { source: [10, 1, 1, 1].into(), ..request(&name, &h2) }).map(|f| f.route.0), Some(2));
     let mut seen = Vec::new();
     let end = table.walk(&request(&name, &plain), |candidate| seen.push((candidate.route, candidate.unmet)));
     assert_eq!(end, Some(Found { route: RouteIndex(4), by: By::ManyLabels }));
@@ -77,7 +74,7 @@ fn more_conditions_come_first_and_failing_ones_fall_through() {
 }
 
 /// The rule of docs/configuration.md without a table: matches every pattern against the name, and the best one wins.
-fn naive(entries: &[(Pattern, Conditions)], request: &Request<'_>) -> Option<u32> {
+fn naive(entries: &[(Pattern, Conditions)], request: &Lookup<'_>) -> Option<u32> {
     let name = request.server_name.as_str();
     let rank = |pattern: &Pattern| {
         let labels_more = |base: &ServerName| {
@@ -126,7 +123,7 @@ proptest! {
         let name = name.parse().expect("a name");
         let alpn = if h2 { Alpn::of(&["h2"]) } else { Alpn::default() };
         let source = if inside { [10, 0, 0, 1] } else { [192, 0, 2, 1] }.into();
-        let request = Request { server_name: &name, alpn: &alpn, source, listener: ListenerIndex(listener) };
+        let request = Lookup { server_name: &name, alpn: &alpn, source, listener: ListenerIndex(listener) };
         let table = builder.build();
         let (mut last, expected) = (None, naive(&entries, &request));
         let explained = table.walk(&request, |candidate| last = Some(candidate));

@@ -14,7 +14,7 @@ use crate::client_hello::Alpn;
 use crate::config::Conditions;
 use crate::ids::{ListenerIndex, RouteIndex};
 use crate::server_name::Sni;
-use crate::snapshot::Asked;
+use crate::snapshot::RouteQuery;
 
 /// The values to combine; each list has at least one.
 pub(super) struct Cases<'a> {
@@ -88,7 +88,8 @@ fn conditions_on_the_way<'a>(side: &'a Side, sni: &Sni) -> Vec<&'a Conditions> {
     let mut inside: Vec<IpNet> = Vec::new();
     while let Some(outside) = apart(&inside).into_iter().find(|addresses| addresses.network.is_none()) {
         let mut last = None;
-        let asked = Asked { sni: Some(sni), alpn: &alpn, source: outside.example, listener: ListenerIndex(usize::MAX) };
+        let asked =
+            RouteQuery { sni: Some(sni), alpn: &alpn, source: outside.example, listener: ListenerIndex(usize::MAX) };
         side.snapshot.choose_watched(asked, |candidate| {
             last = Some(candidate);
             if !seen.contains(&candidate.route) {

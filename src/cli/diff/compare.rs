@@ -16,7 +16,7 @@ use crate::client_hello::Alpn;
 use crate::config::{self, Config, Place, Settings};
 use crate::operate::explain::refuse_word;
 use crate::server_name::{Pattern, ServerName, Sni};
-use crate::snapshot::{Asked, Chosen, Destination, Route};
+use crate::snapshot::{Chosen, Destination, Route, RouteQuery};
 
 /// All differences. The JSON is a stable interface.
 #[derive(Debug, Serialize)]
@@ -290,7 +290,7 @@ fn targets<'a>(
     listeners: Listeners<'_>,
 ) -> (Target<'a>, Target<'a>) {
     let target = |side: &'a Side, listener| {
-        target(side.snapshot.choose(Asked { sni: Some(sni), alpn, source: addresses.example, listener }))
+        target(side.snapshot.choose(RouteQuery { sni: Some(sni), alpn, source: addresses.example, listener }))
     };
     (target(old, listeners.old), target(new, listeners.new))
 }

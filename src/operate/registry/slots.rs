@@ -3,10 +3,10 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::Entry;
+use super::LiveConnection;
 
 pub(super) struct Slots {
-    entries: Vec<Option<Entry>>,
+    entries: Vec<Option<LiveConnection>>,
     /// Empty slots below the length.
     free: BinaryHeap<Reverse<u32>>,
     /// Removals since shrinking was last considered.
@@ -18,7 +18,7 @@ impl Slots {
         Self { entries: Vec::new(), free: BinaryHeap::new(), removals: 0 }
     }
 
-    pub(super) fn insert(&mut self, entry: Entry) -> u32 {
+    pub(super) fn insert(&mut self, entry: LiveConnection) -> u32 {
         if let Some(Reverse(number)) = self.free.pop() {
             self.entries[number as usize] = Some(entry);
             return number;
@@ -28,11 +28,11 @@ impl Slots {
         number
     }
 
-    pub(super) fn get_mut(&mut self, number: u32) -> Option<&mut Entry> {
+    pub(super) fn get_mut(&mut self, number: u32) -> Option<&mut LiveConnection> {
         self.entries.get_mut(number as usize)?.as_mut()
     }
 
-    pub(super) fn remove(&mut self, number: u32) -> Option<Entry> {
+    pub(super) fn remove(&mut self, number: u32) -> Option<LiveConnection> {
         let entry = self.entries.get_mut(number as usize)?.take()?;
         self.free.push(Reverse(number));
         self.removals += 1;
@@ -51,7 +51,7 @@ impl Slots {
     }
 
     /// The entries in a range of slots.
-    pub(super) fn some(&mut self, range: std::ops::Range<usize>) -> impl Iterator<Item = &mut Entry> {
+    pub(super) fn some(&mut self, range: std::ops::Range<usize>) -> impl Iterator<Item = &mut LiveConnection> {
         let end = range.end.min(self.entries.len());
         self.entries[range.start.min(end)..end].iter_mut().flatten()
     }

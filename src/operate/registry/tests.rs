@@ -46,23 +46,23 @@ fn ended_by(ticket: &Ticket) -> Option<Reason> {
 }
 
 /// Serves this thread's requests for the duration of the test.
-fn rosters() -> Rosters {
-    let rosters = Rosters::default();
-    tokio::spawn(serve(rosters.join()));
-    rosters
+fn registries() -> Registries {
+    let registries = Registries::default();
+    tokio::spawn(serve(registries.join()));
+    registries
 }
 
 #[tokio::test]
 async fn a_list_is_a_page_in_the_order_of_ids() {
-    let (rosters, snapshot) = (rosters(), snapshot(None, &[("a", "keep")], &[1]));
+    let (registries, snapshot) = (registries(), snapshot(None, &[("a", "keep")], &[1]));
     // More than one batch, and in no particular order.
     let mut tickets: Vec<Ticket> = (1..=1000).rev().map(|id| relaying(id, &snapshot, "a", 1)).collect();
     tickets[0].carried(Way::ToClient, 5);
     let client = Filter { client: Some("10.0.0.0/8".parse().unwrap()), ..Filter::default() };
-    let page = rosters.list(&client, ConnectionId(10), 3).await;
+    let page = registries.list(&client, ConnectionId(10), 3).await;
     assert_eq!(page.rows.iter().map(|row| row.id.0).collect::<Vec<_>>(), [11, 12, 13]);
     assert_eq!(page.matching, 1000);
-    let last = rosters.list(&client, ConnectionId(999), 3).await;
+    let last = registries.list(&client, ConnectionId(999), 3).await;
     assert_eq!((last.rows.len(), last.rows[0].id.0, last.rows[0].bytes_to_client), (1, 1000, 5));
     assert_eq!((&*last.rows[0].listener, last.rows[0].backend.as_deref()), ("l", Some("127.0.0.1:1")));
     for nobody in [
@@ -70,10 +70,10 @@ async fn a_list_is_a_page_in_the_order_of_ids() {
         Filter { id: Some(ConnectionId(1001)), ..Filter::default() },
         Filter { client: Some("10.0.0.2/32".parse().unwrap()), ..Filter::default() },
     ] {
-        assert_eq!(rosters.list(&nobody, ConnectionId(0), 3).await.matching, 0, "{nobody:?}");
+        assert_eq!(registries.list(&nobody, ConnectionId(0), 3).await.matching, 0, "{nobody:?}");
     }
     tickets.clear();
-    assert_eq!(rosters.list(&Filter::default(), ConnectionId(0), 3).await.matching, 0);
+    assert_eq!(registries.list(&Filter::default(), ConnectionId(0), 3).await.matching, 0);
 }
 
 #[test]
@@ -90,20 +90,20 @@ fn the_room_of_a_crowd_is_given_back() {
 
 #[tokio::test]
 async fn who_is_ended_is_cut_off_where_it_stands() {
-    let (rosters, snapshot) = (rosters(), snapshot(None, &[("a", "keep")], &[1]));
+    let (registries, snapshot) = (registries(), snapshot(None, &[("a", "keep")], &[1]));
     let (ticket, other) = (relaying(1, &snapshot, "a", 1), relaying(2, &snapshot, "a", 1));
     let task = tokio::spawn(std::future::pending::<()>());
     runs_as(ticket.number(), task.abort_handle());
     let one = Filter { id: Some(ConnectionId(1)), ..Filter::default() };
-    assert_eq!(rosters.end(&one, Reason::Killed).await, 1);
+    assert_eq!(registries.end(&one, Reason::Killed).await, 1);
     assert!(timeout(Duration::from_secs(20), task).await.unwrap().unwrap_err().is_cancelled());
-    assert_eq!(rosters.end(&one, Reason::Killed).await, 0, "it has its end");
+    assert_eq!(registries.end(&one, Reason::Killed).await, 0, "it has its end");
     assert_eq!((ended_by(&ticket), ended_by(&other)), (Some(Reason::Killed), None));
 }
 
 #[tokio::test]
 async fn the_route_says_what_becomes_of_its_connections() {
-    let rosters = rosters();
+    let registries = registries();
     let before =
         snapshot(None, &[("kept", "keep"), ("drained", "drain"), ("closed", "close"), ("stays", "close")], &[1]);
     let after = snapshot(Some(&before), &[("stays", "close")], &[1]);
@@ -111,44 +111,44 @@ async fn the_route_says_what_becomes_of_its_connections() {
         ["kept", "drained", "closed", "stays"].map(|route| relaying(1, &before, route, 1));
     // Served by the snapshot that has the name again.
     let newer = relaying(2, &after, "closed", 1);
-    let Fates { now, later } = Fates::of(&before, &after).unwrap();
-    rosters.condemn(&now).await;
-    rosters.list(&Filter::default(), ConnectionId(0), 1).await;
+    let Removals { now, later } = Removals::of(&before, &after).unwrap();
+    registries.remove(&now).await;
+    registries.list(&Filter::default(), ConnectionId(0), 1).await;
     assert_eq!(
         [&kept, &drained, &closed, &stays, &newer].map(ended_by),
         [None, None, Some(Reason::RouteRemoved), None, None]
     );
-    rosters.condemn(&Arc::new(later)).await;
-    rosters.list(&Filter::default(), ConnectionId(0), 1).await;
+    registries.remove(&Arc::new(later)).await;
+    registries.list(&Filter::default(), ConnectionId(0), 1).await;
     assert_eq!([&kept, &drained, &stays].map(ended_by), [None, Some(Reason::RouteRemoved), None]);
 }
 
 #[tokio::test]
 async fn a_backend_that_goes_takes_the_connections_of_strict_routes_along() {
-    let rosters = rosters();
+    let registries = registries();
     let before = snapshot(None, &[("kept", "close"), ("closed", "keep")], &[1, 2]);
     // The new file decides if it has the route.
     let after = snapshot(Some(&before), &[("kept", "keep"), ("closed", "close")], &[2]);
     let tickets = [("kept", 1), ("closed", 1), ("closed", 2)].map(|(route, port)| relaying(1, &before, route, port));
-    let fates = Fates::of(&before, &after).unwrap();
-    assert!(fates.later.is_empty() && !fates.now.is_empty());
-    rosters.condemn(&fates.now).await;
-    rosters.list(&Filter::default(), ConnectionId(0), 1).await;
+    let removals = Removals::of(&before, &after).unwrap();
+    assert!(removals.later.is_empty() && !removals.now.is_empty());
+    registries.remove(&removals.now).await;
+    registries.list(&Filter::default(), ConnectionId(0), 1).await;
     assert_eq!(tickets.each_ref().map(ended_by), [None, Some(Reason::RouteRemoved), None]);
 }
 
 /// A connection that is routed only after the reload is matched once its backend is known.
 #[tokio::test]
 async fn who_is_not_yet_routed_when_the_route_goes_is_not_forgotten() {
-    let rosters = rosters();
+    let registries = registries();
     let before = snapshot(None, &[("closed", "close"), ("stays", "close")], &[1]);
     let after = snapshot(Some(&before), &[("stays", "close")], &[1]);
     let enter = |id| {
         enter(ConnectionId(id), ([10, 0, 0, 1], 7).into(), Instant::now(), Arc::clone(&before.terms), ListenerIndex(0))
     };
     let tickets = [enter(1), enter(2)];
-    rosters.condemn(&Fates::of(&before, &after).unwrap().now).await;
-    rosters.list(&Filter::default(), ConnectionId(0), 1).await;
+    registries.remove(&Removals::of(&before, &after).unwrap().now).await;
+    registries.list(&Filter::default(), ConnectionId(0), 1).await;
     for (ticket, route) in tickets.iter().zip(["closed", "stays"]) {
         ticket.update(|entry| (entry.route, entry.pool) = (Some(route.into()), Some("p".into())));
         ticket.relays_to("127.0.0.1:1".into());
@@ -161,15 +161,15 @@ fn what_is_given_back_in_time_is_spared() {
     let before = snapshot(None, &[("a", "drain"), ("b", "drain")], &[1, 2]);
     let after = snapshot(Some(&before), &[("b", "drain")], &[2]);
     let again = snapshot(Some(&after), &[("a", "keep"), ("b", "drain")], &[1, 2]);
-    let mut later = Fates::of(&before, &after).unwrap().later;
+    let mut later = Removals::of(&before, &after).unwrap().later;
     assert!(!later.is_empty());
-    later.spare(&again);
+    later.restore(&again);
     assert!(later.is_empty());
-    assert!(Fates::of(&after, &again).is_none(), "nothing is gone");
+    assert!(Removals::of(&after, &again).is_none(), "nothing is gone");
 }
 
 #[test]
 fn who_keeps_all_pays_nothing() {
     let before = snapshot(None, &[("a", "keep")], &[1]);
-    assert!(Fates::of(&before, &snapshot(Some(&before), &[("b", "keep")], &[2])).is_none());
+    assert!(Removals::of(&before, &snapshot(Some(&before), &[("b", "keep")], &[2])).is_none());
 }

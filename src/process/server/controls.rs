@@ -14,7 +14,7 @@ use crate::config::{AllowControl, Problem, Severity};
 use crate::ids::ConnectionId;
 use crate::operate::admin::{Access, Allow, ConnectionsQuery, Control, ExplainQuery, Reloaded, Soon, WantedState};
 use crate::operate::explain::{Question, explain};
-use crate::operate::registry::{Filter, Listed, Rosters, Row};
+use crate::operate::registry::{Filter, Page, Registries, Row};
 use crate::process::reload::{Asker, Outcome};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Reason, ReloadResult, Trigger};
@@ -24,7 +24,7 @@ pub(super) struct Controls {
     pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
     pub(super) discovery: Discovery,
     pub(super) reloads: Asker,
-    pub(super) rosters: Rosters,
+    pub(super) registries: Registries,
     pub(super) writing: tokio::sync::Mutex<()>,
 }
 
@@ -81,7 +81,7 @@ impl Control for Controls {
     fn connections(&self, query: ConnectionsQuery, limit: usize) -> Soon<'_, Value> {
         Box::pin(async move {
             let after = query.after.unwrap_or_default();
-            let Listed { rows, matching } = self.rosters.list(&filter(query), after, limit).await;
+            let Page { rows, matching } = self.registries.list(&filter(query), after, limit).await;
             // A full page is followed by another, possibly empty.
             let next = rows.last().filter(|_| rows.len() == limit).map(|row| row.id.to_string());
             json!({ "connections": rows.iter().map(row).collect::<Vec<_>>(), "matching": matching, "next": next })
@@ -99,7 +99,7 @@ impl Control for Controls {
 
 impl Controls {
     async fn end(&self, filter: Filter) -> usize {
-        let ended = self.rosters.end(&filter, Reason::Killed).await;
+        let ended = self.registries.end(&filter, Reason::Killed).await;
         tracing::info!(event = "connections_killed", ended, ?filter, "operator ended connections");
         ended
     }

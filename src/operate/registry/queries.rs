@@ -9,97 +9,97 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::{Condemned, Filter, Row, SLOTS};
+use super::{Filter, Removal, Row, SLOTS};
 use crate::ids::ConnectionId;
 use crate::telemetry::Reason;
 
 /// The registries of all workers, as the control thread reaches them.
 #[derive(Clone, Default)]
-pub struct Rosters(Arc<Mutex<Vec<mpsc::Sender<Order>>>>);
+pub struct Registries(Arc<Mutex<Vec<mpsc::Sender<WorkerQuery>>>>);
 
 /// The receiving end of one worker's requests.
-pub struct Desk(mpsc::Receiver<Order>);
+pub struct Queries(mpsc::Receiver<WorkerQuery>);
 
 /// A request to one worker.
-pub(super) enum Order {
-    List { filter: Filter, after: ConnectionId, limit: usize, answer: oneshot::Sender<Listed> },
+pub(super) enum WorkerQuery {
+    List { filter: Filter, after: ConnectionId, limit: usize, answer: oneshot::Sender<Page> },
     End { filter: Filter, reason: Reason, answer: oneshot::Sender<usize> },
-    Condemn(Arc<Condemned>),
+    Remove(Arc<Removal>),
 }
 
 /// One page of the connections requested.
 #[derive(Debug, Default)]
-pub struct Listed {
+pub struct Page {
     pub rows: Vec<Row>,
     /// How many connections match in total, including other pages.
     pub matching: usize,
 }
 
-impl Rosters {
+impl Registries {
     /// Registers a worker. Each worker calls this once and passes the result to `serve`.
-    pub fn join(&self) -> Desk {
-        let (orders, desk) = mpsc::channel(MOST_WAITING);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(orders);
-        Desk(desk)
+    pub fn join(&self) -> Queries {
+        let (sender, queries) = mpsc::channel(MOST_WAITING);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+        Queries(queries)
     }
 
     /// Returns the first `limit` matching connections with an id above `after`, ordered by id.
-    pub async fn list(&self, filter: &Filter, after: ConnectionId, limit: usize) -> Listed {
-        let ask = |answer| Order::List { filter: filter.clone(), after, limit, answer };
-        let mut listed = Listed::default();
-        for Listed { rows, matching } in self.ask(ask).await {
-            listed.rows.extend(rows);
-            listed.matching += matching;
+    pub async fn list(&self, filter: &Filter, after: ConnectionId, limit: usize) -> Page {
+        let ask = |answer| WorkerQuery::List { filter: filter.clone(), after, limit, answer };
+        let mut page = Page::default();
+        for Page { rows, matching } in self.ask(ask).await {
+            page.rows.extend(rows);
+            page.matching += matching;
         }
-        listed.rows.sort_unstable_by_key(|row| row.id);
-        listed.rows.truncate(limit);
-        listed
+        page.rows.sort_unstable_by_key(|row| row.id);
+        page.rows.truncate(limit);
+        page
     }
 
     /// Ends all matching connections and returns the number ended.
     pub async fn end(&self, filter: &Filter, reason: Reason) -> usize {
-        self.ask(|answer| Order::End { filter: filter.clone(), reason, answer }).await.into_iter().sum()
+        self.ask(|answer| WorkerQuery::End { filter: filter.clone(), reason, answer }).await.into_iter().sum()
     }
 
-    /// Ends the connections `condemned` matches, now or as soon as they are known to match.
-    pub async fn condemn(&self, condemned: &Arc<Condemned>) {
-        for desk in self.desks() {
+    /// Ends the connections `removal` matches, now or as soon as they are known to match.
+    pub async fn remove(&self, removal: &Arc<Removal>) {
+        for worker in self.workers() {
             // A worker that has stopped has no connections.
-            let _ = desk.send(Order::Condemn(Arc::clone(condemned))).await;
+            let _ = worker.send(WorkerQuery::Remove(Arc::clone(removal))).await;
         }
     }
 
-    async fn ask<A>(&self, order: impl Fn(oneshot::Sender<A>) -> Order) -> Vec<A> {
-        let mut answers = Vec::new();
-        for desk in self.desks() {
+    async fn ask<A>(&self, query: impl Fn(oneshot::Sender<A>) -> WorkerQuery) -> Vec<A> {
+        let mut pending = Vec::new();
+        for worker in self.workers() {
             let (answer, answered) = oneshot::channel();
-            if desk.send(order(answer)).await.is_ok() {
-                answers.push(answered);
+            if worker.send(query(answer)).await.is_ok() {
+                pending.push(answered);
             }
         }
-        let mut told = Vec::with_capacity(answers.len());
-        for answer in answers {
-            told.extend(answer.await.ok());
+        let mut answers = Vec::with_capacity(pending.len());
+        for answer in pending {
+            answers.extend(answer.await.ok());
         }
-        told
+        answers
     }
 
-    fn desks(&self) -> Vec<mpsc::Sender<Order>> {
+    fn workers(&self) -> Vec<mpsc::Sender<WorkerQuery>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// Carries out requests on the worker that owns the connections; returns when the last [`Rosters`] is dropped.
-pub(crate) async fn serve(mut desk: Desk) {
-    while let Some(order) = desk.0.recv().await {
-        match order {
-            Order::List { filter, after, limit, answer } => {
+/// Carries out requests on the worker that owns the connections; returns when the last [`Registries`] is dropped.
+pub(crate) async fn serve(mut queries: Queries) {
+    while let Some(query) = queries.0.recv().await {
+        match query {
+            WorkerQuery::List { filter, after, limit, answer } => {
                 let _ = answer.send(list(&filter, after, limit).await);
             }
-            Order::End { filter, reason, answer } => {
+            WorkerQuery::End { filter, reason, answer } => {
                 let mut ended = 0;
                 walk(|entry| {
-                    if filter.takes(entry) && entry.ended_by.is_none() {
+                    if filter.matches(entry) && entry.ended_by.is_none() {
                         entry.end(reason);
                         ended += 1;
                     }
@@ -107,15 +107,15 @@ pub(crate) async fn serve(mut desk: Desk) {
                 .await;
                 let _ = answer.send(ended);
             }
-            Order::Condemn(condemned) => walk(|entry| entry.judge(&condemned)).await,
+            WorkerQuery::Remove(removal) => walk(|entry| entry.remove(&removal)).await,
         }
     }
 }
 
-async fn list(filter: &Filter, after: ConnectionId, limit: usize) -> Listed {
+async fn list(filter: &Filter, after: ConnectionId, limit: usize) -> Page {
     let (now, mut lowest, mut matching) = (Instant::now(), BinaryHeap::new(), 0);
     walk(|entry| {
-        if filter.takes(entry) {
+        if filter.matches(entry) {
             matching += 1;
             if entry.id > after {
                 lowest.push(entry.id);
@@ -130,16 +130,16 @@ async fn list(filter: &Filter, after: ConnectionId, limit: usize) -> Listed {
     let mut rows = Vec::with_capacity(lowest.len());
     let last = lowest.peek().copied().unwrap_or_default();
     walk(|entry| {
-        if entry.id > after && entry.id <= last && rows.len() < limit && filter.takes(entry) {
+        if entry.id > after && entry.id <= last && rows.len() < limit && filter.matches(entry) {
             rows.push(entry.row(now));
         }
     })
     .await;
-    Listed { rows, matching }
+    Page { rows, matching }
 }
 
 /// Calls `see` for every connection of this worker, in batches; those that start or end meanwhile may be missed.
-async fn walk(mut see: impl FnMut(&mut super::Entry)) {
+async fn walk(mut see: impl FnMut(&mut super::LiveConnection)) {
     let mut at = 0;
     loop {
         let slots = SLOTS.with_borrow_mut(|slots| {

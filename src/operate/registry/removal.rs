@@ -1,7 +1,7 @@
 //! Decides which connections end because a reload removed their route or their backend.
 //!
 //! In:  the snapshot before and the one after.
-//! Out: [`Fates`]: which connections end at once and which at the end of the drain; [`Condemned::takes`] matches a
+//! Out: [`Removals`]: which connections end at once and which at the end of the drain; [`Removal::matches`] matches a
 //!      connection.
 //!
 //! A route is identified by its name, a backend by its pool and its name in the configuration. A renamed route counts
@@ -11,14 +11,14 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::Entry;
+use super::LiveConnection;
 use crate::config::OnRemoved;
 use crate::pool::Pool;
 use crate::snapshot::Snapshot;
 
 /// The connections of older snapshots that are to end.
 #[derive(Debug)]
-pub struct Condemned {
+pub struct Removal {
     /// Connections of this generation and later ones do not match.
     generation: u64,
     /// Removed routes.
@@ -31,14 +31,14 @@ pub struct Condemned {
 
 /// The connections a reload ends, by when they end.
 #[derive(Debug)]
-pub(crate) struct Fates {
+pub(crate) struct Removals {
     /// `on_removed: close`
-    pub now: Arc<Condemned>,
+    pub now: Arc<Removal>,
     /// `on_removed: drain`
-    pub later: Condemned,
+    pub later: Removal,
 }
 
-impl Fates {
+impl Removals {
     /// `None`, found cheaply, if every route says `keep` or nothing was removed.
     pub(crate) fn of(before: &Snapshot, after: &Snapshot) -> Option<Self> {
         let strict = strict(before, after);
@@ -51,19 +51,19 @@ impl Fates {
         if gone.is_empty() && backends.is_empty() {
             return None;
         }
-        let condemned = |fate: OnRemoved| Condemned {
+        let removal = |fate: OnRemoved| Removal {
             generation: after.generation,
             routes: gone.iter().filter(|route| strict[**route] == fate).map(|route| Arc::clone(route)).collect(),
             backends: backends.clone(),
             strict: strict.iter().filter(|(_, is)| **is == fate).map(|(route, _)| Arc::clone(route)).collect(),
         };
-        Some(Self { now: Arc::new(condemned(OnRemoved::Close)), later: condemned(OnRemoved::Drain) })
+        Some(Self { now: Arc::new(removal(OnRemoved::Close)), later: removal(OnRemoved::Drain) })
     }
 }
 
-impl Condemned {
+impl Removal {
     /// Whether `entry` matches. One that does not have a route and a backend yet never does.
-    pub fn takes(&self, entry: &Entry) -> bool {
+    pub fn matches(&self, entry: &LiveConnection) -> bool {
         let (Some(route), Some(pool), Some(backend)) = (&entry.route, &entry.pool, &entry.backend) else {
             return false;
         };
@@ -76,7 +76,7 @@ impl Condemned {
     }
 
     /// Drops routes and backends that exist in `now`: they were removed and have been added back.
-    pub fn spare(&mut self, now: &Snapshot) {
+    pub fn restore(&mut self, now: &Snapshot) {
         now.routes.iter().for_each(|route| _ = self.routes.remove(&route.name));
         for pool in &now.pools {
             if let Some(gone) = self.backends.get_mut(&pool.name) {
