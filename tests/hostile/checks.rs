@@ -180,7 +180,7 @@ fn server_hello(version: [u8; 2], cipher: [u8; 2]) -> Vec<u8> {
     [&[0x16, version[0], version[1], 0, body.len() as u8 + 4, 2, 0, 0, body.len() as u8][..], &body].concat()
 }
 
-const EAGER: &str = "health_check: { interval: 200ms, timeout: 200ms, rise: 1, fall: 2 }";
+const EAGER: &str = "health_check: { interval: 1s, timeout: 1s, rise: 1, fall: 2 }";
 
 #[test]
 fn a_backend_that_rejects_what_only_the_check_offers_is_up() {
@@ -198,7 +198,7 @@ fn a_backend_that_rejects_what_only_the_check_offers_is_up() {
     for (backend, answer) in &backends {
         let labels = [("backend", backend.address.to_string())];
         let checks = |result| lb.metric("health_checks_total", &[("backend", &labels[0].1), ("result", result)]);
-        poll(|| if checks("incompatible") >= 3.0 { Ok(()) } else { Err(checks("tls")) })
+        poll(|| if checks("incompatible") >= 2.0 { Ok(()) } else { Err(checks("tls")) })
             .unwrap_or_else(|failed| panic!("{answer:02x?}: {failed} failed checks"));
         assert_eq!(checks("tls") + checks("ok") + checks("connect"), 0.0, "{answer:02x?}");
         wait_for_state(&lb, backend.address, "up");
@@ -242,7 +242,7 @@ fn an_alert_about_a_name_counts_only_where_connections_for_the_name_go() {
     let lb = Trial::of(lb.route_with("**.matched.test", &matched, &sends("a.matched.test")));
     for up in [&none, &foreign] {
         let labels = [("backend", &*up.address.to_string()), ("result", "incompatible")];
-        poll(|| if lb.metric("health_checks_total", &labels) >= 3.0 { Ok(()) } else { Err("too few") }).unwrap();
+        poll(|| if lb.metric("health_checks_total", &labels) >= 2.0 { Ok(()) } else { Err("too few") }).unwrap();
         wait_for_state(&lb, up.address, "up");
     }
     [&own, &matched].iter().for_each(|down| wait_for_state(&lb, down.address, "failing"));
@@ -271,7 +271,7 @@ fn a_backend_that_requires_a_client_certificate_is_up_and_its_own_certificate_is
         wait_for_state(&lb, other.address, "failing");
         for pool in ["pool-0", "pool-1"] {
             let labels = [("pool", pool), ("backend", &*good.address.to_string()), ("result", "incompatible")];
-            poll(|| if lb.metric("health_checks_total", &labels) >= 3.0 { Ok(()) } else { Err(lb.status()) }).unwrap();
+            poll(|| if lb.metric("health_checks_total", &labels) >= 2.0 { Ok(()) } else { Err(lb.status()) }).unwrap();
         }
         lb.wait_for_metric("backend_state", &[("backend", &good.address.to_string()), ("state", "up")], 2.0);
         lb.end();
