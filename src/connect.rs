@@ -239,12 +239,15 @@ async fn race(
     options: SocketOptions,
     attempts: &mut Attempts,
 ) -> Result<(Lease, BackendStream), FailedAttempt> {
+    let first = Arc::clone(lease.backend());
     let mut one = pin!(finish(pool, lease, options));
     let rival = tokio::select! {
-        result = &mut one => return result.map_err(|(lease, error)| FailedAttempt::of(&lease, error)),
+        result = &mut one => {
+            let won = result.inspect(|(lease, _)| lease.backend().standing.connected());
+            return won.map_err(|(lease, error)| FailedAttempt::of(&lease, error));
+        }
         () = sleep(CONNECTION_ATTEMPT_DELAY) => {
-            let slow = attempts.last.as_ref().expect("an attempt has begun");
-            picks.other_family(slow, Instant::now())
+            picks.other_family(&first, Instant::now())
         }
     };
     let Some(rival) = rival else { return one.await.map_err(|(lease, error)| FailedAttempt::of(&lease, error)) };
@@ -256,6 +259,10 @@ async fn race(
     };
     match result {
         Ok((lease, stream)) => {
+            lease.backend().standing.connected();
+            if !Arc::ptr_eq(lease.backend(), &first) {
+                pool.overtaken(&first);
+            }
             attempts.last = Some(Arc::clone(lease.backend()));
             Ok((lease, stream))
         }

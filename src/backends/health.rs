@@ -148,6 +148,9 @@ async fn watch(backend: Arc<Backend>, pool: Arc<Pool>, probe: Arc<Probe>, check:
         }
         let passed = check_once(&backend, &pool, &probe, check.timeout).await;
         let now = Instant::now();
+        if passed {
+            backend.standing.connected();
+        }
         if let Some(health) = streak.after(passed) {
             backend.standing.checked(health, now);
             log(&pool, &backend, health);

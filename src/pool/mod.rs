@@ -252,6 +252,19 @@ impl Pool {
         }
     }
 
+    /// Records that a connection to an address of the other family was faster, although it began later.
+    pub fn overtaken(&self, backend: &Backend) {
+        if backend.standing.lost_race() {
+            tracing::warn!(
+                event = "backend_overtaken",
+                pool = &*self.name,
+                backend = &*backend.name,
+                address = %backend.address,
+                "address is slow to connect: it is tried after those of the other family"
+            );
+        }
+    }
+
     /// Records that `backend` gave a valid answer.
     pub fn answered(&self, backend: &Backend, now: Instant) {
         backend.standing.answered(self.settings.ejection.as_ref(), now);
@@ -270,7 +283,7 @@ impl Pool {
     pub fn publish(&self, now: Instant) {
         for member in self.members.load().list() {
             let Backend { standing, metrics, .. } = &*member.backend;
-            metrics.standing(standing.grade(now) == Grade::Usable, standing.state(now), member.backend.active());
+            metrics.standing(standing.grade(now) <= Grade::Overtaken, standing.state(now), member.backend.active());
         }
     }
 

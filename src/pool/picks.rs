@@ -50,7 +50,7 @@ impl<'a> Picks<'a> {
     /// Leases the next backend.
     pub fn next(&mut self, now: Instant) -> Option<Lease> {
         let members = self.pool.members.load();
-        let grades = [Grade::Usable, Grade::Ejected, Grade::Failing];
+        let grades = [Grade::Usable, Grade::Overtaken, Grade::Ejected, Grade::Failing];
         grades.into_iter().find_map(|grade| self.next_of(grade, &members, now))
     }
 
@@ -61,7 +61,8 @@ impl<'a> Picks<'a> {
         let other = members.list().iter().find(|member| {
             let address = &member.backend.address;
             let inet = matches!(address, Address::Inet(_)) && address.is_ipv6() != one.address.is_ipv6();
-            inet && member.entry == entry && may(member, Grade::Usable, &self.tried[..self.count], now)
+            let may = |grade| may(member, grade, &self.tried[..self.count], now);
+            inet && member.entry == entry && (may(Grade::Usable) || may(Grade::Overtaken))
         })?;
         self.lease(other)
     }
@@ -76,6 +77,7 @@ impl<'a> Picks<'a> {
         let left = |grade: Grade| members.list().iter().any(|member| may(member, grade, tried, now));
         let all_fail = || members.best_grade(now) == Grade::Failing;
         left(Grade::Usable)
+            || left(Grade::Overtaken)
             || left(Grade::Ejected)
             || (self.pool.settings.when_all_down == WhenAllDown::Try && all_fail() && left(Grade::Failing))
     }

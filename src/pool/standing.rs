@@ -22,6 +22,8 @@ pub struct Standing {
     health: AtomicU8,
     /// Consecutive failed connections.
     failures: AtomicU32,
+    /// Consecutive races lost to an address of the other family.
+    lost_races: AtomicU32,
     /// Consecutive ejections; each lasts twice as long as the one before.
     ejections: AtomicU32,
     ejected_until: AtomicU64,
@@ -52,6 +54,8 @@ pub enum Health {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Grade {
     Usable,
+    /// Usable, but an address of the other family keeps connecting faster: comes after those that are not (RFC 8305 §4).
+    Overtaken,
     /// Ejected for a while, but still better than no backend.
     Ejected,
     /// Its checks fail.
@@ -77,6 +81,7 @@ impl Standing {
             operator: AtomicU8::new(Operator::Ready as u8),
             health: AtomicU8::new(Health::Unchecked as u8),
             failures: AtomicU32::new(0),
+            lost_races: AtomicU32::new(0),
             ejections: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
             back_since: AtomicU64::new(0),
@@ -90,6 +95,8 @@ impl Standing {
             Grade::Failing
         } else if self.is_ejected(now) {
             Grade::Ejected
+        } else if self.lost_races.load(Relaxed) >= OVERTAKEN_AFTER {
+            Grade::Overtaken
         } else {
             Grade::Usable
         }
@@ -101,7 +108,7 @@ impl Standing {
             (Operator::Down, _) => State::Down,
             (Operator::Ready, Grade::Failing) => State::Failing,
             (Operator::Ready, Grade::Ejected) => State::Ejected,
-            (Operator::Ready, Grade::Usable | Grade::Closed) => State::Up,
+            (Operator::Ready, Grade::Usable | Grade::Overtaken | Grade::Closed) => State::Up,
         }
     }
 
@@ -152,6 +159,19 @@ impl Standing {
             if self.ejected_until.load(Relaxed).saturating_add(proven) <= self.millis(now) {
                 self.ejections.store(0, Relaxed);
             }
+        }
+    }
+
+    /// Records that a connection to another address, begun later, was established first. Returns whether the backend has
+    /// now lost so many in a row that it comes last.
+    pub fn lost_race(&self) -> bool {
+        self.lost_races.fetch_add(1, Relaxed) + 1 == OVERTAKEN_AFTER
+    }
+
+    /// Records that a connection was established in time, by a client or by a check.
+    pub fn connected(&self) {
+        if self.lost_races.load(Relaxed) != 0 {
+            self.lost_races.store(0, Relaxed);
         }
     }
 
@@ -219,6 +239,7 @@ impl Standing {
 /// A backend that gets no connections could never show that it has recovered.
 const LEAST_SHARE: f32 = 0.1;
 const MOST_DOUBLINGS: u32 = 20;
+const OVERTAKEN_AFTER: u32 = 3;
 
 #[cfg(test)]
 mod tests {
@@ -275,6 +296,21 @@ mod tests {
             assert_eq!(standing.failed(Some(&EJECTION), now, || false), None);
         }
         assert_eq!(standing.failed(None, now, || true), None, "ejection is off");
+        assert_eq!(standing.grade(now), Grade::Usable);
+    }
+
+    #[test]
+    fn one_that_is_overtaken_again_and_again_comes_last_until_it_connects() {
+        let now = Instant::now();
+        let standing = Standing::new(now);
+        assert!(!standing.lost_race() && !standing.lost_race());
+        standing.connected();
+        assert!(!standing.lost_race() && !standing.lost_race());
+        assert_eq!(standing.grade(now), Grade::Usable);
+        assert!(standing.lost_race());
+        assert_eq!((standing.grade(now), standing.state(now)), (Grade::Overtaken, State::Up));
+        assert!(!standing.lost_race(), "it is known");
+        standing.connected();
         assert_eq!(standing.grade(now), Grade::Usable);
     }
 

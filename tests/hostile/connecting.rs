@@ -112,6 +112,35 @@ fn a_name_with_both_families_is_reached_by_the_one_that_answers() {
     lb.end();
 }
 
+/// RFC 8305 §4: what was learned is used, so that a family without a route does not slow down every connection.
+#[test]
+fn an_address_that_is_overtaken_again_and_again_is_tried_last() {
+    if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
+        eprintln!("skipped: there is no ::1 here");
+        return;
+    }
+    let (silent, backend) = (0..100).find_map(|_| silent_over_ipv6()).expect("a port that is free in both families");
+    let dns = Nameserver::start();
+    dns.addresses("shop.test", 60, &["127.0.0.1", "::1"]);
+    let resolve = format!("resolve: {{ nameservers: [\"{}\"], allow: [127.0.0.0/8, \"::1\"] }}", dns.address);
+    let config = Lb::new().route_with("a.test", backend.address, &resolve).config();
+    let port = silent.address.port();
+    let text = config.replace(&format!("\"127.0.0.1:{port}\""), &format!("\"shop.test:{port}\""));
+    let lb = Trial::with(&text);
+    (0..12).for_each(|_| served(&lb));
+    let line = lb.wait_for_line(|line| line["event"] == "backend_overtaken");
+    assert_eq!(line["address"], silent.address.to_string());
+    // A reload does not forget it.
+    lb.edit(&format!("{text}timeouts: {{ idle: 2h }}\n"));
+    (0..12).for_each(|_| served(&lb));
+    lb.settle();
+    let lines = lb.log();
+    let of =
+        |attempts: u64| lines.iter().filter(|line| line["sni"] == "a.test" && line["attempts"] == attempts).count();
+    assert_eq!((of(1), of(2)), (21, 3));
+    lb.end();
+}
+
 /// Somebody who does not answer at `::1`, and a backend at the same port of 127.0.0.1.
 fn silent_over_ipv6() -> Option<(SilentPort, Backend)> {
     let silent = SilentPort::at(Ipv6Addr::LOCALHOST.into());
