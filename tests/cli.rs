@@ -77,10 +77,68 @@ routes:
   - { sni: old.example.com, refuse: reset }
 pools:
   shop:
-    backends: [10.0.0.11:443, { address: 10.0.0.12:443, weight: 3 }]
+    backends: [10.0.0.11:443, { address: 10.0.0.12:443, weight: 3 }, { address: 10.0.0.13:443, backup: true }]
   staging:
     backends: [10.0.9.1:443]
 "#;
+
+#[test]
+fn a_routing_file_that_would_be_ignored_is_a_usage_error() {
+    let desk = Desk::with(&[("a.yaml", SHOP), ("b.yaml", SHOP)]);
+    for arguments in [
+        "check a.yaml b.yaml",
+        "check a.yaml -c b.yaml",
+        "-c b.yaml check a.yaml",
+        "run a.yaml --config b.yaml",
+        "run a.yaml b.yaml",
+        "explain a.test a.yaml -c b.yaml",
+        "explain a.test --admin 127.0.0.1:1 -c b.yaml",
+        "doctor a.yaml -c b.yaml",
+        "diff a.yaml b.yaml -c b.yaml",
+        "demo -c b.yaml",
+        "schema -c b.yaml",
+        "man -c b.yaml",
+        "completions bash -c b.yaml",
+    ] {
+        let ended = desk.run(&arguments.split(' ').collect::<Vec<_>>());
+        assert_eq!((ended.code, &*ended.stdout), (2, ""), "{arguments}: {}", ended.stderr);
+        let names_it = ended.stderr.contains("--config") || ended.stderr.contains("'b.yaml'");
+        assert!(names_it && ended.stderr.contains("Usage:"), "{arguments}: {}", ended.stderr);
+    }
+    // The variable is for whatever needs it, as a container sets it for all commands.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_snigate"));
+    command.args(["check", "a.yaml"]).env("SNIGATE_CONFIG", "b.yaml").current_dir(desk.path());
+    let output = command.output().expect("it runs");
+    assert!(output.status.success() && output.stdout.starts_with(b"a.yaml: ok"), "{output:?}");
+    let ended = desk.run(&["check", "-c", "a.yaml"]);
+    assert_eq!(ended.code, 0, "{}", ended.stderr);
+}
+
+#[test]
+fn the_demo_on_a_busy_port_says_what_to_do() {
+    let busy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let bind = format!("--bind={}", busy.local_addr().unwrap());
+    let desk = Desk::with(&[]);
+    let ended = desk.run(&["demo", "--any-port", &bind]);
+    assert!(ended.code == 3 && ended.stderr.contains("another program listens there"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("leave out `--bind`"), "{}", ended.stderr);
+    // The fixed ports are busy for one of two that run at once, whoever else uses them.
+    let demo = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_snigate"));
+        command.arg("demo").env("TMPDIR", desk.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let mut both = [demo(), demo()];
+    let ended = harness::poll(|| both.iter_mut().position(|demo| demo.try_wait().unwrap().is_some()).ok_or(()));
+    let ended = &mut both[ended.expect("one of them cannot have the ports")];
+    let code = ended.wait().unwrap().code();
+    let mut said = String::new();
+    ended.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    for mut child in both {
+        let _ = child.kill();
+        child.wait().unwrap();
+    }
+    assert!(code == Some(3) && said.contains("`snigate demo --any-port`"), "{code:?} {said}");
+}
 
 /// Root may enter everywhere, so it is asked without the capabilities for that.
 #[test]
@@ -118,6 +176,7 @@ shop.example.com goes to pool shop
   taken by     shop    shop.example.com  config.yaml:10:11
   backends     10.0.0.11:443  weight 1
                10.0.0.12:443  weight 3
+               10.0.0.13:443  weight 1, backup
   note         `source` was assumed; the conditions of `office` depend on it
 ";
     desk.run(&["explain", "shop.example.com"]).says(0, expected, "");
@@ -148,7 +207,7 @@ fn explain_tells_programs() {
             "alpn": [], "source": ["10.0.0.0/8"], "listeners": [],
         },
         "passed_over": [], "refusal": null, "hints": [],
-        "pool": { "name": "staging", "backends": [{ "address": "10.0.9.1:443", "weight": 1 }] },
+        "pool": { "name": "staging", "backends": [{ "address": "10.0.9.1:443", "weight": 1, "backup": false }] },
         "config": { "file": "config.yaml", "hash": hash },
     });
     assert_eq!((ended.code, ended.json()), (0, expected));

@@ -45,12 +45,26 @@ pub(super) fn demo(options: &Options) -> ExitCode {
                 }
             };
             drop(runtime);
+            if exit == Exit::Bind.into() {
+                advise(options);
+            }
             exit
         }
         Err(error) => {
-            eprintln!("snigate: the demo cannot start: {error}");
+            let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+            eprintln!("snigate: the demo cannot start: {error}{cause}");
+            advise(options);
             Exit::Bind.into()
         }
+    }
+}
+
+/// What to do if an address cannot be bound.
+fn advise(options: &Options) {
+    if options.bind.is_some() {
+        eprintln!("snigate: choose another port, or leave out `--bind`");
+    } else if !options.any_port {
+        eprintln!("snigate: `snigate demo --any-port` uses free ports");
     }
 }
 

@@ -45,7 +45,7 @@ pub(super) struct Options {
     json: bool,
     /// Asks the running snigate at this admin address (HOST:PORT or unix:/PATH) instead of reading a file
     #[arg(long, value_name = "ADDRESS")]
-    admin: Option<String>,
+    pub admin: Option<String>,
 }
 
 /// Answers from `config` or through the admin address.
@@ -189,8 +189,10 @@ fn text(explanation: &Explanation) -> String {
     }
     if let Some(pool) = &explanation.pool {
         let width = pool.backends.iter().map(|backend| backend.address.len()).max().unwrap_or_default();
-        let backends =
-            pool.backends.iter().map(|backend| format!("{:width$}  weight {}", backend.address, backend.weight));
+        let backends = pool.backends.iter().map(|backend| {
+            let backup = if backend.backup { ", backup" } else { "" };
+            format!("{:width$}  weight {}{backup}", backend.address, backend.weight)
+        });
         rows.extend(labelled("backends", backends));
     }
     if explanation.refusal.is_some() {

@@ -18,7 +18,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{CommandFactory, Parser, Subcommand, ValueHint};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 
 use crate::config::{Config, Loaded, Problems};
 
@@ -92,7 +94,13 @@ pub enum Exit {
 
 /// Runs the command given on the command line.
 pub fn main() -> ExitCode {
-    let Arguments { command, config } = Arguments::parse();
+    let matches = Arguments::command().get_matches();
+    let Arguments { command, config } = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    if matches.value_source("config") == Some(ValueSource::CommandLine)
+        && let Some(why) = command.as_ref().and_then(ignores_config)
+    {
+        Arguments::command().error(ErrorKind::ArgumentConflict, why).exit();
+    }
     let config = config.filter(|file| !file.as_os_str().is_empty());
     match command {
         Some(Command::Explain(options)) => explain::run(&options, options.file.clone().or(config)),
@@ -108,6 +116,26 @@ pub fn main() -> ExitCode {
         Some(Command::Healthcheck) => with_config(config, |file| ask_health(&file)),
         Some(Command::Run { file }) => with_config(file.or(config), run::run),
         None => with_config(config, run::run),
+    }
+}
+
+/// Why `--config` would have no effect.
+fn ignores_config(command: &Command) -> Option<&'static str> {
+    match command {
+        Command::Run { file: Some(_) }
+        | Command::Check { file: Some(_), .. }
+        | Command::Explain(explain::Options { file: Some(_), .. })
+        | Command::Doctor(doctor::Options { file: Some(_), .. }) => {
+            Some("the routing file is given twice, as an argument and with --config: leave one out")
+        }
+        Command::Explain(explain::Options { admin: Some(_), .. }) => {
+            Some("--admin asks the running snigate, which has its own routing file: leave out --config")
+        }
+        Command::Diff(_) => Some("`diff` compares the two files given as arguments: leave out --config"),
+        Command::Demo(_) | Command::Schema | Command::Completions { .. } | Command::Man { .. } => {
+            Some("this command does not read a routing file: leave out --config")
+        }
+        _ => None,
     }
 }
 

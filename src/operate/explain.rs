@@ -104,6 +104,9 @@ pub(crate) struct Pool {
 pub(crate) struct Backend {
     pub address: String,
     pub weight: u32,
+    /// Used only while no other backend is available.
+    #[serde(default)]
+    pub backup: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -286,7 +289,11 @@ fn suffix(name: &ServerName, bytes: usize) -> &str {
 }
 
 fn told_pool(config: &Settings, name: &str) -> Pool {
-    let backend = |backend: &config::Backend| Backend { address: backend.address.to_string(), weight: backend.weight };
+    let backend = |backend: &config::Backend| Backend {
+        address: backend.address.to_string(),
+        weight: backend.weight,
+        backup: backend.backup,
+    };
     let pool = config.pools.iter().find(|pool| *pool.name == *name);
     let backends = pool.into_iter().flat_map(|pool| &pool.backends).map(backend).collect();
     Pool { name: name.to_owned(), backends }

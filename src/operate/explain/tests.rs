@@ -39,8 +39,8 @@ fn it_tells_the_pattern_the_place_and_what_was_passed_over() {
         ("office", "source", &["10.0.0.0/8".to_owned()][..])
     );
     let backends = vec![
-        Backend { address: "10.0.0.1:443".to_owned(), weight: 1 },
-        Backend { address: "10.0.0.2:443".to_owned(), weight: 3 },
+        Backend { address: "10.0.0.1:443".to_owned(), weight: 1, backup: false },
+        Backend { address: "10.0.0.2:443".to_owned(), weight: 3, backup: false },
     ];
     assert_eq!(told.pool, Some(Pool { name: "shop".to_owned(), backends }));
     assert_eq!(told.assumed, ["alpn", "source", "listener"]);
