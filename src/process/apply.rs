@@ -83,15 +83,15 @@ impl Process {
         runtime: config::Runtime,
         budget: Budget,
         inherited: Vec<upgrade::Inherited>,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, ApplyError> {
+        Ok(Self {
             listeners,
-            admin: sockets::Sockets::default(),
+            admin: sockets::Sockets::new().map_err(ApplyError::Io)?,
             log: None,
             runtime,
             budget,
             before: Before::sort(inherited),
-        }
+        })
     }
 
     /// Does everything that can fail: binds every new address.

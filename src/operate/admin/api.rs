@@ -12,16 +12,20 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{App, Reloaded, Stage, WantedState, error, with_json};
 use crate::ids::ConnectionId;
 use crate::telemetry::{REVISION, Timestamp, VERSION};
 
 pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
+    super::aside(move || with_json(StatusCode::OK, status_of(&app))).await
+}
+
+fn status_of(app: &App) -> Value {
     let reload = app.metrics.last_reload();
     let stage = app.ready.stage();
-    let value = json!({
+    json!({
         "version": VERSION,
         "revision": REVISION,
         "uptime_s": app.metrics.uptime().as_secs(),
@@ -35,8 +39,7 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
         })),
         "pools": app.control.pools(),
         "names": app.control.names(),
-    });
-    with_json(StatusCode::OK, value)
+    })
 }
 
 /// The query of `/api/v1/explain`.

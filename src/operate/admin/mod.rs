@@ -4,7 +4,9 @@
 //! Out: text for Prometheus, JSON for programs, one page for people; state changes, for authorised clients.
 
 mod access;
+mod answers;
 mod api;
+mod clients;
 mod control;
 mod page;
 mod serve;
@@ -14,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Json, Response};
@@ -22,7 +24,9 @@ use axum::routing::{delete, get, post, put};
 use serde_json::{Value, json};
 
 pub(crate) use self::access::{Access, Allow, Peer};
+use self::answers::Answers;
 pub(crate) use self::api::{ConnectionsQuery, ExplainQuery};
+use self::clients::Clients;
 pub(crate) use self::control::{Control, Reloaded, Soon, WantedState};
 use crate::telemetry::Metrics;
 
@@ -33,12 +37,10 @@ pub(crate) struct App {
     pub control: Box<dyn Control>,
 }
 
-fn router(app: Arc<App>) -> Router {
+fn router(app: Arc<App>, clients: Arc<Clients>) -> Router {
     Router::new()
         .route("/", get(page::status))
         .route("/metrics", get(metrics))
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
         .route("/api/v1/status", get(api::status))
         .route("/api/v1/explain", get(api::explain))
         .route("/api/v1/config", get(api::config))
@@ -47,15 +49,27 @@ fn router(app: Arc<App>) -> Router {
         .route("/api/v1/connections", get(api::connections).delete(api::end_connections))
         .route("/api/v1/connections/{id}", delete(api::end_connection))
         .fallback(async |uri: Uri| error(StatusCode::NOT_FOUND, &format!("no such page: {}", uri.path())))
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(middleware::map_response(answers::errors_in_json))
+        .layer(middleware::from_fn_with_state(Arc::new(Answers::new(clients)), answers::in_turn))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), access::guard))
+        // Probes: no crowd and no rule stands in their way.
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
         .method_not_allowed_fallback(async |method: Method| {
             error(StatusCode::METHOD_NOT_ALLOWED, &format!("{method} is not answered here"))
         })
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), access::guard))
         .with_state(app)
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {
-    (METRICS_TYPE, app.metrics.render()).into_response()
+    aside(move || (METRICS_TYPE, app.metrics.render()).into_response()).await
+}
+
+/// Makes an answer that may take long on a thread of its own.
+async fn aside(make: impl FnOnce() -> Response + Send + 'static) -> Response {
+    let made = tokio::task::spawn_blocking(make).await;
+    made.unwrap_or_else(|_| error(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made"))
 }
 
 /// Answers as long as the process is alive.
@@ -115,6 +129,8 @@ impl Stage {
     }
 }
 
+/// For a state, as a word or in JSON.
+const MAX_BODY_BYTES: usize = 4 << 10;
 const METRICS_TYPE: [(HeaderName, HeaderValue); 1] =
     [(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"))];
 const NEVER_CACHED: [(HeaderName, HeaderValue); 1] = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];

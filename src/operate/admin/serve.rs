@@ -1,7 +1,7 @@
 //! Serves HTTP to a bounded number of clients for a bounded time each, so that no admin client can cost the process
 //! much, whatever it does.
 //!
-//! In:  a listener, the app, the time to stop.
+//! In:  a listener, the pages, the clients of all listeners, the time to stop.
 //! Out: answers.
 
 use std::future::Future;
@@ -20,48 +20,53 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::{App, Peer, router};
+use super::Peer;
+use super::clients::{Clients, MAX_CLIENTS, Place};
 use crate::socket::AdminSocket;
 
 /// Serves until `shutdown` completes; then idle clients are closed and answers in progress get one more second.
-pub(super) async fn serve(socket: AdminSocket, app: Arc<App>, shutdown: impl Future<Output = ()>) {
+pub(super) async fn serve(
+    socket: AdminSocket,
+    router: Router,
+    clients: Arc<Clients>,
+    shutdown: impl Future<Output = ()>,
+) {
     let listener = match Listener::of(socket) {
         Ok(listener) => listener,
         Err(error) => {
             return tracing::error!(event = "admin_socket_failed", %error, "cannot serve an admin address");
         }
     };
-    let router = router(app);
     let (stop, stopped) = watch::channel(());
-    let mut clients = JoinSet::new();
+    let mut tasks = JoinSet::new();
     let mut shutdown = pin!(shutdown);
+    let start = |tasks: &mut JoinSet<()>, (stream, peer): (Box<dyn Stream>, Peer)| {
+        let place = clients.admit();
+        let router = router.clone().layer(Extension(peer)).layer(Extension(place.asking()));
+        tasks.spawn(converse(stream, router, place, stopped.clone()));
+    };
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                // Dropped and therefore closed; clients already being served keep their connections.
-                Ok((_excess, _)) if clients.len() >= MAX_CLIENTS => {}
-                Ok((stream, peer)) => {
-                    let router = router.clone().layer(Extension(peer));
-                    clients.spawn(converse(stream, router, stopped.clone()));
-                }
+                Ok(client) => start(&mut tasks, client),
                 // Most likely out of file descriptors: retrying at once would spin.
                 Err(error) => {
                     tracing::debug!(event = "admin_accept_failed", %error, "admin accept failed");
                     sleep(ACCEPT_PAUSE).await;
                 }
             },
-            Some(_) = clients.join_next() => {}
+            Some(_) = tasks.join_next() => {}
             () = &mut shutdown => break,
         }
     }
     // Closing the socket resets the clients in its queue, so they are answered first.
-    while clients.len() < MAX_CLIENTS
-        && let Ok(Ok((stream, peer))) = timeout(QUEUE_LOOK, listener.accept()).await
+    while tasks.len() < MAX_CLIENTS
+        && let Ok(Ok(client)) = timeout(QUEUE_LOOK, listener.accept()).await
     {
-        clients.spawn(converse(stream, router.clone().layer(Extension(peer)), stopped.clone()));
+        start(&mut tasks, client);
     }
     drop((listener, stop));
-    let _ = timeout(GRACE, async { while clients.join_next().await.is_some() {} }).await;
+    let _ = timeout(GRACE, async { while tasks.join_next().await.is_some() {} }).await;
 }
 
 enum Listener {
@@ -92,8 +97,8 @@ impl Listener {
 }
 
 /// Serves one client. hyper ends it after [`IDLE`] without a complete request; [`LIFETIME`] ends a client that keeps
-/// sending requests or does not read its answer.
-async fn converse(stream: Box<dyn Stream>, router: Router, mut stopped: watch::Receiver<()>) {
+/// sending requests or does not read its answer; it ends at once when another client needs its place.
+async fn converse(stream: Box<dyn Stream>, router: Router, place: Place, mut stopped: watch::Receiver<()>) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE)
@@ -104,6 +109,7 @@ async fn converse(stream: Box<dyn Stream>, router: Router, mut stopped: watch::R
     // Errors of a client's connection are not logged: an operator cannot fix them.
     tokio::select! {
         _ = &mut connection => return,
+        () = place.evicted() => return,
         () = sleep(LIFETIME) => {}
         // hyper would close a client that has not sent a request yet. A client that has just connected gets a moment
         // to send it; for older ones this checks once whether a request has arrived.
@@ -115,9 +121,8 @@ async fn converse(stream: Box<dyn Stream>, router: Router, mut stopped: watch::R
     let _ = timeout(GRACE, connection).await;
 }
 
-const MAX_CLIENTS: usize = 64;
 const MAX_HEADER_BYTES: usize = 16 << 10;
-const IDLE: Duration = Duration::from_secs(30);
+const IDLE: Duration = Duration::from_secs(5);
 const LIFETIME: Duration = Duration::from_secs(120);
 const GRACE: Duration = Duration::from_secs(1);
 const FIRST_REQUEST: Duration = Duration::from_millis(200);

@@ -10,19 +10,24 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use axum::Router;
+use tokio::runtime::{self, Runtime};
 use tokio::sync::oneshot;
 
-use super::App;
+use super::clients::Clients;
 use super::serve::serve;
+use super::{App, router};
 use crate::socket::{self, Address, AdminSocket};
 use crate::socket::{Kind, Label};
 
 /// The admin sockets of the process.
-#[derive(Default)]
 pub(crate) struct Sockets {
     open: Vec<Open>,
     /// `None`: not started yet; clients wait in the kernel's queue.
-    app: Option<Arc<App>>,
+    router: Option<Router>,
+    clients: Arc<Clients>,
+    /// A thread of its own: however much is asked here, checks, DNS and signals are in time. `None` once dropped.
+    runtime: Option<Runtime>,
 }
 
 /// The sockets that a configuration needs. Dropping it leaves everything unchanged.
@@ -84,6 +89,14 @@ struct Bound {
 }
 
 impl Sockets {
+    /// # Errors
+    /// The thread cannot be created.
+    pub(crate) fn new() -> io::Result<Self> {
+        let mut runtime = runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(1).max_blocking_threads(2).thread_name("admin").enable_all().build()?;
+        Ok(Self { open: Vec::new(), router: None, clients: Arc::default(), runtime: Some(runtime) })
+    }
+
     /// The bound addresses; with port 0, the port that the kernel chose.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = &Address> {
         self.open.iter().map(|open| &open.address)
@@ -140,7 +153,7 @@ impl Sockets {
 
     /// Serves `app` on all sockets from now on.
     pub(crate) fn serve(&mut self, app: Arc<App>) {
-        self.app = Some(app);
+        self.router = Some(router(app, Arc::clone(&self.clients)));
         self.start();
     }
 
@@ -169,13 +182,22 @@ impl Sockets {
     }
 
     fn start(&mut self) {
-        let Some(app) = &self.app else { return };
+        let (Some(router), Some(runtime)) = (&self.router, &self.runtime) else { return };
         for open in &mut self.open {
             if let Some(socket) = open.waiting.take() {
                 let (stop, stopped) = oneshot::channel::<()>();
-                tokio::spawn(serve(socket, Arc::clone(app), async { _ = stopped.await }));
+                runtime.spawn(serve(socket, router.clone(), Arc::clone(&self.clients), async { _ = stopped.await }));
                 open.stop = Some(stop);
             }
+        }
+    }
+}
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        // Dropping a runtime waits for it, which a task must not.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
         }
     }
 }

@@ -25,7 +25,6 @@ pub(super) struct Controls {
     pub(super) discovery: Discovery,
     pub(super) reloads: Asker,
     pub(super) registries: Registries,
-    pub(super) writing: tokio::sync::Mutex<()>,
 }
 
 impl Control for Controls {
@@ -71,11 +70,7 @@ impl Control for Controls {
 
     fn config(&self) -> Soon<'_, Option<String>> {
         let snapshot = self.snapshot.load_full();
-        // Writing a million routes takes time and memory, so only one request runs at once.
-        Box::pin(async move {
-            let _turn = self.writing.lock().await;
-            tokio::task::spawn_blocking(move || snapshot.effective().to_text()).await.ok()
-        })
+        Box::pin(async move { tokio::task::spawn_blocking(move || snapshot.effective().to_text()).await.ok() })
     }
 
     fn connections(&self, query: ConnectionsQuery, limit: usize) -> Soon<'_, Value> {

@@ -1,0 +1,135 @@
+//! Makes the answers that take time or memory one after the other, so that no number of clients can cost more than one.
+//!
+//! In:  requests other than probes.
+//! Out: answers. Clients that ask for the same page while it is being made share the next answer. What is written to
+//!      clients at one time is bounded; a client that does not read its answer makes room when others wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header, response};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
+
+use super::clients::{Answered, Asking, Clients};
+use super::error;
+
+pub(super) struct Answers {
+    /// Held while an answer is made.
+    turn: Mutex<Option<Latest>>,
+    /// In KiB.
+    room: Arc<Semaphore>,
+    /// One clone for each request in hand.
+    requests: Arc<()>,
+    clients: Arc<Clients>,
+}
+
+/// The last answer, kept while others wait.
+struct Latest {
+    path: String,
+    begun: Instant,
+    answer: (response::Parts, Bytes),
+}
+
+impl Answers {
+    pub(super) fn new(clients: Arc<Clients>) -> Self {
+        let room = Arc::new(Semaphore::new(MOST_KIB as usize));
+        Self { turn: Mutex::default(), room, requests: Arc::default(), clients }
+    }
+
+    /// The answer to a request that only reads.
+    async fn make(&self, request: Request, next: Next) -> (response::Parts, Bytes, Option<OwnedSemaphorePermit>) {
+        let (asked, _in_hand) = (Instant::now(), Arc::clone(&self.requests));
+        let mut latest = self.turn.lock().await;
+        let uri = request.uri();
+        let shared = (request.method() == Method::GET && uri.query().is_none()).then(|| uri.path().to_owned());
+        // An answer that was begun before the question could be older than what the client has seen elsewhere.
+        let is_it = |latest: &Latest| Some(&latest.path) == shared.as_ref() && latest.begun >= asked;
+        let begun = Instant::now();
+        let (begun, (parts, body)) = match latest.take().filter(is_it) {
+            Some(latest) => (latest.begun, latest.answer),
+            None => (begun, whole(next.run(request).await).await),
+        };
+        let room = self.room(body.len()).await;
+        if let Some(path) = shared.filter(|_| Arc::strong_count(&self.requests) > 2) {
+            *latest = Some(Latest { path, begun, answer: (parts.clone(), body.clone()) });
+        }
+        (parts, body, room)
+    }
+
+    /// Waits until so much may be written; clients that do not read are disconnected meanwhile.
+    async fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).min(MOST_KIB);
+        loop {
+            match timeout(PATIENCE, Arc::clone(&self.room).acquire_many_owned(kib)).await {
+                Ok(room) => return room.ok(),
+                Err(_elapsed) => self.clients.evict_stalled(PATIENCE),
+            }
+        }
+    }
+}
+
+/// Answers requests that only read one at a time. The others come from clients that are authorized.
+pub(super) async fn in_turn(
+    State(answers): State<Arc<Answers>>,
+    Extension(client): Extension<Asking>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let answered = client.answered();
+    if !request.method().is_safe() {
+        return next.run(request).await;
+    }
+    let is_head = request.method() == Method::HEAD;
+    let (mut parts, body, room) = answers.make(request, next).await;
+    if !is_head {
+        parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    }
+    answered.reads();
+    // Released when the last byte has been written.
+    let held = Held { body, _room: room, _answered: answered };
+    Response::from_parts(parts, Body::from(Bytes::from_owner(held)))
+}
+
+/// An error of a library, such as a body that is too large, as JSON like our own.
+pub(super) async fn errors_in_json(response: Response) -> Response {
+    let is_error = response.status().is_client_error() || response.status().is_server_error();
+    let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    if !is_error || is_json {
+        return response;
+    }
+    let (parts, body) = whole(response).await;
+    let mut answer = error(parts.status, String::from_utf8_lossy(&body).trim());
+    parts.headers.get(header::ALLOW).map(|allow| answer.headers_mut().insert(header::ALLOW, allow.clone()));
+    answer
+}
+
+async fn whole(response: Response) -> (response::Parts, Bytes) {
+    let (parts, body) = response.into_parts();
+    match to_bytes(body, usize::MAX).await {
+        Ok(body) => (parts, body),
+        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR.into_response().into_parts().0, Bytes::new()),
+    }
+}
+
+struct Held {
+    body: Bytes,
+    _room: Option<OwnedSemaphorePermit>,
+    _answered: Answered,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
+/// What may be on its way to all clients together. A larger answer is sent alone.
+const MOST_KIB: u32 = 16 << 10;
+/// How long a client may take for an answer while others wait for room.
+const PATIENCE: Duration = Duration::from_secs(1);

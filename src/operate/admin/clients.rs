@@ -1,0 +1,136 @@
+//! Counts the clients of the admin addresses and decides which one makes room for the next.
+//!
+//! In:  each client when it is accepted, and while it is being answered.
+//! Out: the eviction of the client that has been idle longest, or, if most are waiting for an answer, of the one that has
+//!      waited longest: a silent crowd cannot keep a probe out, and neither can a greedy one.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// The clients of all admin addresses.
+#[derive(Default)]
+pub(super) struct Clients(Mutex<Vec<Arc<Client>>>);
+
+#[derive(Debug)]
+struct Client {
+    state: Mutex<State>,
+    evicted: Notify,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct State {
+    stage: Stage,
+    since: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It has sent no whole request.
+    Idle,
+    /// It waits for its answer.
+    Waiting,
+    /// Its answer is being written.
+    Reading,
+}
+
+impl Clients {
+    /// Adds a client; if there is no place left, another one loses its place.
+    pub(super) fn admit(self: &Arc<Self>) -> Place {
+        let state = State { stage: Stage::Idle, since: Instant::now() };
+        let client = Arc::new(Client { state: Mutex::new(state), evicted: Notify::new() });
+        let mut clients = self.lock();
+        if clients.len() >= MAX_CLIENTS {
+            let idle = clients.iter().filter(|client| client.state().stage == Stage::Idle).count();
+            evict_longest(&mut clients, |at| (at.stage == Stage::Idle) == (idle >= RESERVED));
+        }
+        clients.push(Arc::clone(&client));
+        Place { client, clients: Arc::clone(self) }
+    }
+
+    /// Evicts the client that has been reading its answer longest, if for at least `patience`.
+    pub(super) fn evict_stalled(&self, patience: Duration) {
+        evict_longest(&mut self.lock(), |at| at.stage == Stage::Reading && at.since.elapsed() >= patience);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Client>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Evicts the one of `which` that has been in its stage longest.
+fn evict_longest(clients: &mut Vec<Arc<Client>>, which: impl Fn(&State) -> bool) {
+    let states = clients.iter().map(|client| client.state()).enumerate();
+    let longest = states.filter(|(_, at)| which(at)).min_by_key(|(_, at)| at.since);
+    if let Some((number, _)) = longest {
+        clients.swap_remove(number).evicted.notify_one();
+    }
+}
+
+impl Client {
+    fn state(&self) -> State {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, stage: Stage) {
+        let state = State { stage, since: Instant::now() };
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+}
+
+/// The place of a connected client; dropping it gives the place back.
+pub(super) struct Place {
+    client: Arc<Client>,
+    clients: Arc<Clients>,
+}
+
+impl Place {
+    pub(super) async fn evicted(&self) {
+        self.client.evicted.notified().await;
+    }
+
+    /// For the requests of this client.
+    pub(super) fn asking(&self) -> Asking {
+        Asking(Arc::clone(&self.client))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.clients.lock().retain(|client| !Arc::ptr_eq(client, &self.client));
+    }
+}
+
+/// The client of a request, as an extension of the request.
+#[derive(Clone, Debug)]
+pub(super) struct Asking(Arc<Client>);
+
+impl Asking {
+    /// The client is being answered until the guard is dropped.
+    pub(super) fn answered(&self) -> Answered {
+        self.0.enter(Stage::Waiting);
+        Answered(Arc::clone(&self.0))
+    }
+}
+
+#[must_use]
+pub(super) struct Answered(Arc<Client>);
+
+impl Answered {
+    /// Its answer is complete and being written.
+    pub(super) fn reads(&self) {
+        self.0.enter(Stage::Reading);
+    }
+}
+
+impl Drop for Answered {
+    fn drop(&mut self) {
+        self.0.enter(Stage::Idle);
+    }
+}
+
+pub(super) const MAX_CLIENTS: usize = 64;
+/// Places that clients waiting for an answer do not take; probes are answered at once and need no more.
+const RESERVED: usize = 8;
