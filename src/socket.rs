@@ -11,6 +11,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use socket2::SockFilter;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
@@ -37,8 +38,9 @@ pub struct TcpSettings {
     pub keepalive_idle: Duration,
     pub keepalive_interval: Duration,
     pub keepalive_probes: u32,
-    /// How long sent data may stay unacknowledged before the peer is considered dead.
-    pub user_timeout: Duration,
+    /// How long a peer may acknowledge nothing of what is sent to it before the relay considers it dead. Not
+    /// TCP_USER_TIMEOUT, which also ends a peer that answers every probe of its closed window.
+    pub user_timeout: Option<Duration>,
     pub backlog: u32,
 }
 
@@ -88,6 +90,9 @@ pub(crate) fn configure_listener(
 ) -> io::Result<()> {
     keep_alive(socket, settings);
     let socket = SockRef::from(socket);
+    // A socket from another process may have it.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let _ = socket.set_tcp_user_timeout(None);
     let _ = socket.set_tcp_nodelay(settings.nodelay);
     match congestion {
         Some(congestion) => set_congestion(&socket, congestion),
@@ -353,8 +358,6 @@ pub(crate) fn keep_alive(socket: &impl AsFd, settings: &TcpSettings) {
     let socket = SockRef::from(socket);
     let keepalive = TcpKeepalive::new().with_time(settings.keepalive_idle).with_interval(settings.keepalive_interval);
     let _ = socket.set_tcp_keepalive(&keepalive.with_retries(settings.keepalive_probes));
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    let _ = socket.set_tcp_user_timeout(Some(settings.user_timeout));
 }
 
 /// A stream that sends RST, not FIN, if it is dropped before it is released: at a drain deadline or in a panic.
@@ -391,6 +394,12 @@ pub(crate) fn reset_on_drop(socket: &impl AsFd) {
 /// Takes the socket's pending error, if there is one.
 pub(crate) fn error(socket: &impl AsFd) -> Option<io::Error> {
     SockRef::from(socket).take_error().ok().flatten()
+}
+
+/// Whether the socket has an error that nobody has taken yet; it stays for the next read.
+pub(crate) fn has_failed(socket: &impl AsFd) -> bool {
+    let mut polled = [PollFd::new(socket, PollFlags::empty())];
+    poll(&mut polled, Some(&Timespec::default())).is_ok() && polled[0].revents().contains(PollFlags::ERR)
 }
 
 /// The same as in std.

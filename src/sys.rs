@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::time::Duration;
 
 /// Makes mimalloc return freed pages immediately and turns transparent huge pages off.
 ///
@@ -82,30 +83,62 @@ pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
 /// # Errors
 /// The kernel's error.
 pub fn unsent_bytes(socket: impl AsFd) -> io::Result<usize> {
+    queued_bytes(socket, libc::TIOCOUTQ)
+}
+
+/// How many of them it has not sent even once (tcp(7), SIOCOUTQNSD).
+///
+/// # Errors
+/// The kernel's error; only TCP has it.
+pub(crate) fn never_sent_bytes(socket: impl AsFd) -> io::Result<usize> {
+    /// In the kernel's sockios.h.
+    const SIOCOUTQNSD: libc::Ioctl = 0x894b;
+    queued_bytes(socket, SIOCOUTQNSD)
+}
+
+fn queued_bytes(socket: impl AsFd, request: libc::Ioctl) -> io::Result<usize> {
     let mut bytes: libc::c_int = 0;
-    // SAFETY: the descriptor is borrowed and open; TIOCOUTQ, which SIOCOUTQ equals, writes one c_int.
-    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    // SAFETY: the descriptor is borrowed and open; both requests (TIOCOUTQ equals SIOCOUTQ) write one c_int.
+    let result = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), request, &raw mut bytes) };
     if result == 0 { Ok(usize::try_from(bytes).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Whether a TCP connection is over: reset, timed out, or closed by both sides and acknowledged (tcp(7), TCP_INFO).
-/// False for other sockets, and where the kernel does not report it.
+/// What the kernel reports about a TCP connection (tcp(7), TCP_INFO).
+pub(crate) struct TcpState {
+    /// Reset, timed out, or closed by both sides and acknowledged.
+    pub is_closed: bool,
+    /// Since when the peer has acknowledged nothing, if it has not answered the kernel's last retransmission, or its
+    /// last probe of a closed window.
+    pub unanswered: Option<Duration>,
+    pub max_segment_bytes: usize,
+}
+
+/// `None` for other sockets than TCP, and where the kernel does not report it.
 #[cfg(target_os = "linux")]
-pub(crate) fn is_closed(socket: impl AsFd) -> bool {
+pub(crate) fn tcp_state(socket: impl AsFd) -> Option<TcpState> {
     /// TCP_CLOSE in the kernel's tcp_states.h.
     const CLOSED: u8 = 7;
-    let mut state: u8 = 0;
-    let mut bytes: libc::socklen_t = 1;
-    let (fd, value) = (socket.as_fd().as_raw_fd(), (&raw mut state).cast());
-    // SAFETY: the descriptor is borrowed and open. The kernel writes at most `bytes` bytes of its tcp_info, whose first
-    // byte is the state, to a live local of that length.
+    // SAFETY: a struct of integers only, for which zeros are valid.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut bytes = libc::socklen_t::try_from(size_of_val(&info)).expect("some hundred bytes");
+    let (fd, value) = (socket.as_fd().as_raw_fd(), (&raw mut info).cast());
+    // SAFETY: the descriptor is borrowed and open, and the kernel writes at most `bytes` bytes to a live local of that
+    // length.
     let result = unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, value, &raw mut bytes) };
-    result == 0 && state == CLOSED
+    let retransmits = info.tcpi_unacked > 0 && (info.tcpi_retransmits > 0 || info.tcpi_backoff > 0);
+    // A peer with a closed window answers each retransmission. The second figure is for those that no device sends.
+    let sent_ms = info.tcpi_last_data_sent.min(info.tcpi_rto / 1000);
+    let is_unanswered = info.tcpi_probes > 0 || retransmits && info.tcpi_last_ack_recv > sent_ms;
+    (result == 0).then(|| TcpState {
+        is_closed: info.tcpi_state == CLOSED,
+        unanswered: is_unanswered.then(|| Duration::from_millis(info.tcpi_last_ack_recv.into())),
+        max_segment_bytes: info.tcpi_snd_mss as usize,
+    })
 }
 
 #[cfg(not(target_os = "linux"))]
-pub fn is_closed(_: impl AsFd) -> bool {
-    false
+pub fn tcp_state(_: impl AsFd) -> Option<TcpState> {
+    None
 }
 
 /// The addresses of this machine's interfaces, including loopback (getifaddrs(3)).

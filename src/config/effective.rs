@@ -222,7 +222,7 @@ fn of_tcp(Tcp { nodelay, keepalive: Keepalive { idle, interval, probes }, user_t
     json!({
         "nodelay": nodelay,
         "keepalive": { "idle": time(idle), "interval": time(interval), "probes": probes },
-        "user_timeout": time(user_timeout),
+        "user_timeout": user_timeout.as_ref().map_or_else(|| "off".into(), time),
         "backlog": backlog,
     })
 }
@@ -375,7 +375,8 @@ reload: {{ watch: false, poll: 9s }}
             token = token.path().display()
         );
         let least = "listeners: [{ name: l, bind: 127.0.0.1:1 }]\n";
-        for config in [&full, least].map(parsed) {
+        let off = full.replace("user_timeout: 9s", "user_timeout: off");
+        for config in [&full, least, &off].map(parsed) {
             let written = text(&config);
             assert!(!written.contains("secret"));
             assert_eq!(parsed(&written), config, "{written}");

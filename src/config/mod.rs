@@ -384,7 +384,8 @@ pub struct Relay {
 pub struct Tcp {
     pub nodelay: bool,
     pub keepalive: Keepalive,
-    pub user_timeout: Duration,
+    /// `None`: off.
+    pub user_timeout: Option<Duration>,
     pub backlog: u32,
 }
 

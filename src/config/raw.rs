@@ -460,9 +460,10 @@ pub(super) struct Tcp {
     #[schemars(extend("default" = true))]
     pub nodelay: Field<bool>,
     pub keepalive: Field<Keepalive>,
-    /// How long sent data may remain unacknowledged before the connection is closed (TCP_USER_TIMEOUT).
+    /// How long a peer may acknowledge nothing of what is sent to it, window probes included, before the connection is
+    /// closed. `off`: the kernel decides (`net.ipv4.tcp_retries2`).
     #[schemars(extend("default" = "120s"))]
-    pub user_timeout: Field<Duration>,
+    pub user_timeout: Field<DurationOrOff>,
     /// The accept queue length. The kernel may cap it (`net.core.somaxconn`).
     #[schemars(range(min = 1, max = 65_535), extend("default" = 4096))]
     pub backlog: Field<u64>,
@@ -612,6 +613,9 @@ scalars! {
         "type": "string",
         "pattern": "^[0-9]+(ms|s|m|h)$",
         "description": "A duration: `500ms`, `5s`, `10m` or `1h`.",
+    }
+    DurationOrOff {
+        "anyOf": [{ "type": "string", "pattern": "^[0-9]+(ms|s|m|h)$" }, { "const": "off" }],
     }
     Size {
         "type": "string",

@@ -58,6 +58,8 @@ enum Mode {
 pub(super) enum Fault {
     Read(io::Error),
     Write(io::Error),
+    /// None: bytes were read that the other side does not accept now. The polling task is woken when it does.
+    Blocked,
 }
 
 /// How a transfer into user space or a pipe ended.
@@ -79,6 +81,11 @@ impl Flow {
 
     pub(super) fn is_closed(&self) -> bool {
         matches!(self.state, State::Closed)
+    }
+
+    /// Whether bytes were read that the other side has not accepted.
+    pub(super) fn holds_bytes(&self) -> bool {
+        !self.rest.is_empty() || self.pipe.is_some()
     }
 
     /// A different task polls now, and has no wakeup registered.
@@ -114,11 +121,13 @@ impl Flow {
         let mut budget = BUDGET_BYTES;
         loop {
             while !self.rest.is_empty() {
-                let bytes = ready!(copy::write(cx, to, self.rest.unwritten())).map_err(Fault::Write)?;
+                let Poll::Ready(bytes) = copy::write(cx, to, self.rest.unwritten()) else { return BLOCKED };
+                let bytes = bytes.map_err(Fault::Write)?;
                 self.rest.wrote(bytes);
                 self.carried += bytes as u64;
             }
-            ready!(self.empty_pipe(cx, to, meter))?;
+            let Poll::Ready(emptied) = self.empty_pipe(cx, to, meter) else { return BLOCKED };
+            emptied?;
             match &self.state {
                 State::Closed => return Poll::Ready(Ok(())),
                 State::Failing(_) => {
@@ -275,6 +284,7 @@ fn yield_to_others<T>(cx: &mut Context<'_>) -> Poll<T> {
     Poll::Pending
 }
 
+const BLOCKED: Poll<Result<(), Fault>> = Poll::Ready(Err(Fault::Blocked));
 /// How many bytes one direction moves before other connections of the worker get a turn.
 const BUDGET_BYTES: usize = 1 << 20;
 /// This many consecutive reads of at least this size make a bulk transfer; below it, splice costs more than copying.

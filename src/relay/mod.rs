@@ -101,13 +101,16 @@ impl<C: Stream, B: Stream, M: Meter> Relay<C, B, M> {
             broken: None,
             last_activity: now,
             keepalive_set: false,
+            unanswered: None,
+            watches: true,
             polled_by: None,
             timer_waits: false,
-            idle,
+            idle_ms: u32::try_from(idle.as_millis()).unwrap_or(u32::MAX),
             settings,
             meter,
         };
-        Self { timer: sleep_until(now + idle.min(carrier.settings.tcp.keepalive_idle)), carrier }
+        let first_look = carrier.next_look().min(now + carrier.settings.tcp.keepalive_idle);
+        Self { timer: sleep_until(first_look), carrier }
     }
 }
 
@@ -137,11 +140,16 @@ struct Carrier<C: Stream, B: Stream, M> {
     last_activity: Instant,
     /// The backend's keepalive is not set until a connection is old enough for its first probe to be due.
     keepalive_set: bool,
+    /// Since when each side, client and backend, has answered nothing that the kernel sent; nearly always none.
+    unanswered: Option<Box<[Option<Instant>; 2]>>,
+    /// The timer fires in time for the next look at what is unacknowledged, or nobody asks for that.
+    watches: bool,
     /// The task to wake.
     polled_by: Option<Waker>,
     /// The timer will wake the task.
     timer_waits: bool,
-    idle: Duration,
+    /// At most 49 days, in the place of a `Duration`, since every idle relay pays for its size.
+    idle_ms: u32,
     settings: Arc<Settings>,
     meter: M,
 }
@@ -189,21 +197,30 @@ impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
         if is_active && self.timer_waits && self.last_activity < timer.deadline() {
             return Poll::Pending;
         }
+        let begins_to_watch = is_active && !self.watches;
+        self.watches |= is_active;
+        if (begins_to_watch || self.to_backend.holds_bytes()) && self.next_look() < timer.deadline() {
+            timer.as_mut().reset(self.next_look());
+        }
         self.poll_timer(cx, timer)
     }
 
     fn poll_directions(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let Ends { client, backend, .. } = &mut self.ends;
         let last = self.to_client.is_closed();
-        let poll = self.to_backend.poll(cx, client, backend, last, self.settings.engine, &mut self.meter);
-        if let Poll::Ready(Err(fault)) = poll {
-            self.break_off(fault, Way::ToBackend);
-        }
-        let Ends { client, backend, .. } = &mut self.ends;
+        let to_backend = self.to_backend.poll(cx, client, backend, last, self.settings.engine, &mut self.meter);
         let last = self.to_backend.is_closed();
-        let poll = self.to_client.poll(cx, backend, client, last, self.settings.engine, &mut self.meter);
-        if let Poll::Ready(Err(fault)) = poll {
-            self.break_off(fault, Way::ToClient);
+        // Also after a fault: the backend may have finished, and a client that has everything may end as it likes.
+        let to_client = self.to_client.poll(cx, backend, client, last, self.settings.engine, &mut self.meter);
+        match to_backend {
+            // Look sooner: nobody reads from the client now, so its reset would wake no task.
+            Poll::Ready(Err(Fault::Blocked)) => self.timer_waits = false,
+            Poll::Ready(Err(fault)) => self.break_off(fault, Way::ToBackend),
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+        }
+        match to_client {
+            Poll::Ready(Err(Fault::Blocked) | Ok(())) | Poll::Pending => {}
+            Poll::Ready(Err(fault)) => self.break_off(fault, Way::ToClient),
         }
         match self.broken {
             _ if !(self.to_backend.is_closed() && self.to_client.is_closed()) => Poll::Pending,
@@ -215,7 +232,9 @@ impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
     /// Ends what can no longer be relayed: nothing more is written to a side that failed, and what it sent is read to
     /// the end.
     fn break_off(&mut self, fault: Fault, way: Way) {
+        let is_served = self.to_client.is_closed() && self.broken.is_none() && is_delivered(&self.ends.client);
         let (side, error) = match (fault, way) {
+            (Fault::Blocked, _) => return,
             (Fault::Read(error), _) => {
                 // Everything read has been written, or this direction would not have read on.
                 self.to_backend.abandon();
@@ -233,6 +252,8 @@ impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
         };
         let end = match (dead(&error), side) {
             (true, _) => End::PeerDead,
+            // The client has everything that the backend sent up to its FIN, if not all was read: a close_notify, say.
+            (false, Side::Client) if is_served => End::Finished,
             (false, Side::Client) => End::ClientReset,
             (false, Side::Backend) => End::BackendReset,
         };
@@ -258,7 +279,7 @@ impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
                 self.keepalive_set = true;
                 socket::keep_alive(&self.ends.backend, &self.settings.tcp);
             }
-            if let Some(end) = self.reset_after_fin() {
+            if let Some(end) = self.reset_after_fin().or_else(|| self.death()).or_else(|| self.futile()) {
                 return Poll::Ready(end);
             }
             let deadline = self.deadline();
@@ -267,7 +288,7 @@ impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
             }
             timer.as_mut().reset(self.next_look());
         }
-        self.timer_waits = has_budget_remaining();
+        self.timer_waits = self.watches && has_budget_remaining();
         Poll::Pending
     }
 
@@ -282,13 +303,54 @@ impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
         self.broken.map(|(_, end)| end)
     }
 
+    /// Finds a side that has acknowledged nothing for `user_timeout`. A side that pauses acknowledges each probe of its
+    /// closed window, but TCP_USER_TIMEOUT would end it all the same.
+    fn death(&mut self) -> Option<End> {
+        let user_timeout = self.settings.tcp.user_timeout?;
+        let now = Instant::now();
+        let mut unanswered = self.unanswered.as_deref().copied().unwrap_or_default();
+        let waits_for_client = look(&self.ends.client, &mut unanswered[0], now);
+        let waits_for_backend = look(&self.ends.backend, &mut unanswered[1], now);
+        self.unanswered = (unanswered != [None; 2]).then(|| Box::new(unanswered));
+        // Where nothing is unacknowledged, nothing changes before the next byte.
+        self.watches = waits_for_client || waits_for_backend;
+        let is_dead = |since: Option<Instant>| since.is_some_and(|since| now >= since + user_timeout);
+        let way = match unanswered.map(is_dead) {
+            [true, _] => Way::ToClient,
+            [false, true] => Way::ToBackend,
+            [false, false] => return None,
+        };
+        self.break_off(Fault::Write(io::ErrorKind::TimedOut.into()), way);
+        self.broken.map(|(_, end)| end)
+    }
+
+    /// Finds a client that is gone while its backend accepts nothing of what it sent before.
+    fn futile(&mut self) -> Option<End> {
+        let patience = Duration::from_millis(SETTLE_PATIENCE_MS.into());
+        if !self.to_backend.holds_bytes() || self.last_activity.elapsed() < patience {
+            return None;
+        }
+        // Taken, since the backend has had its time already.
+        match self.broken.take_if(|(side, _)| *side == Side::Client) {
+            Some((_, end)) => Some(end),
+            None if self.broken.is_some() || !socket::has_failed(&self.ends.client) => None,
+            None if socket::error(&self.ends.client).is_some_and(|error| dead(&error)) => Some(End::PeerDead),
+            None => Some(End::ClientReset),
+        }
+    }
+
     /// When the timer should fire next.
     fn next_look(&self) -> Instant {
-        if self.half_closed() { self.deadline().min(Instant::now() + RESET_LOOK) } else { self.deadline() }
+        let deadline = self.deadline();
+        let user_timeout = self.settings.tcp.user_timeout.filter(|_| self.watches);
+        let look = user_timeout.map_or(Duration::MAX, |timeout| (timeout / LOOKS_IN_USER_TIMEOUT).max(LEAST_LOOK));
+        let look = if self.half_closed() || self.to_backend.holds_bytes() { look.min(RESET_LOOK) } else { look };
+        Instant::now().checked_add(look).map_or(deadline, |look| look.min(deadline))
     }
 
     fn deadline(&self) -> Instant {
-        self.last_activity + if self.half_closed() { self.settings.half_closed } else { self.idle }
+        self.last_activity
+            + if self.half_closed() { self.settings.half_closed } else { Duration::from_millis(self.idle_ms.into()) }
     }
 
     fn half_closed(&self) -> bool {
@@ -372,9 +434,29 @@ enum Side {
 /// How many written bytes can still reach the peer. The kernel keeps counting them after a connection has died.
 fn deliverable_bytes(socket: &impl AsFd) -> u32 {
     match sys::unsent_bytes(socket) {
-        Ok(bytes) if bytes > 0 && !sys::is_closed(socket) => u32::try_from(bytes).unwrap_or(u32::MAX - 1),
+        Ok(bytes) if bytes > 0 && sys::tcp_state(socket).is_none_or(|state| !state.is_closed) => {
+            u32::try_from(bytes).unwrap_or(u32::MAX - 1)
+        }
         _ => 0,
     }
+}
+
+/// Whether the client has received everything, up to what a delayed acknowledgement leaves open: two segments and the
+/// FIN.
+fn is_delivered(client: &impl AsFd) -> bool {
+    let delayed_bytes = sys::tcp_state(client).map_or(0, |state| 2 * state.max_segment_bytes);
+    sys::unsent_bytes(client).is_ok_and(|bytes| bytes <= 1 + delayed_bytes)
+        && sys::never_sent_bytes(client).is_ok_and(|bytes| bytes == 0)
+}
+
+/// Keeps in `since` since when the peer has not answered the kernel; returns whether anything is unacknowledged.
+fn look(socket: &impl AsFd, since: &mut Option<Instant>, now: Instant) -> bool {
+    let waits = sys::unsent_bytes(socket).is_ok_and(|bytes| bytes > 0);
+    let silence = if waits { sys::tcp_state(socket).and_then(|state| state.unanswered) } else { None };
+    // It may be older than what is unacknowledged, so it counts from the first look on.
+    *since =
+        silence.map(|silence| since.map_or(now, |since| now.checked_sub(silence).map_or(since, |at| at.max(since))));
+    waits
 }
 
 /// Whether the kernel gave up on the peer, rather than the peer closing on us.
@@ -382,7 +464,10 @@ fn dead(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable)
 }
 
-/// How long a reset that follows a FIN may go unnoticed.
+/// A dead peer is found so much later than `user_timeout`, at most: a quarter of it.
+const LOOKS_IN_USER_TIMEOUT: u32 = 4;
+const LEAST_LOOK: Duration = Duration::from_millis(100);
+/// How long a reset may go unnoticed on a side that nobody reads from.
 const RESET_LOOK: Duration = Duration::from_secs(1);
 const SETTLE_PAUSE_MS: u16 = 1;
 const SETTLE_PAUSE_MOST_MS: u16 = 200;

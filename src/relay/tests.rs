@@ -37,7 +37,7 @@ fn settings(engine: Engine) -> Settings {
         keepalive_idle: Duration::from_secs(60),
         keepalive_interval: Duration::from_secs(15),
         keepalive_probes: 4,
-        user_timeout: Duration::from_secs(120),
+        user_timeout: Some(Duration::from_secs(120)),
         backlog: 16,
     };
     Settings { idle: Duration::from_secs(3600), half_closed: Duration::from_secs(60), engine, tcp }

@@ -1,16 +1,19 @@
 //! Half-closes and resets, on both sides, with both engines of the relay.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use socket2::{Domain, Socket, Type};
 
 use crate::backend::Backend;
 use crate::bytes::{hello, noise};
 use crate::harness::{DEADLINE, Lb, poll};
 use crate::trial::Trial;
-use crate::wire::{Close, abort, connect, read_to_close, reset, send, wait_until_sent};
+use crate::wire::{Close, abort, connect, fill, read_to_close, reset, send, wait_until_sent};
 
 const ENGINES: [&str; 2] = ["relay: { splice: auto }", "relay: { splice: off }"];
 
@@ -188,6 +191,104 @@ fn a_reset_after_a_half_close_is_seen_though_nobody_reads() {
         drop(behind);
         lb.end();
     }
+}
+
+#[test]
+fn a_client_that_has_everything_may_reset() {
+    for engine in ENGINES {
+        for (answer_bytes, pause_us) in [(100, 0), (100, 300), (5000, 0), (300_000, 0), (300_000, 300)] {
+            let answer = noise(answer_bytes);
+            let backend = Backend::that(move |mut stream| {
+                let _ = stream.read(&mut [0; 4096]);
+                stream.write_all(&answer).unwrap();
+                thread::sleep(Duration::from_micros(pause_us));
+                // A close_notify, which many clients leave unread.
+                stream.write_all(&[0x15; 24]).unwrap();
+            });
+            let lb = Trial::of(Lb::new().route("a.test", &backend).with(engine));
+            for _ in 0..20 {
+                let mut client = send(lb.address(), &hello("a.test"));
+                client.read_exact(&mut vec![0; answer_bytes]).unwrap();
+                // The FIN has come as well, behind bytes that stay unread; nothing need be acknowledged yet.
+                let mut polled = [PollFd::new(&client, PollFlags::RDHUP)];
+                assert_eq!(rustix::event::poll(&mut polled, None).unwrap(), 1);
+            }
+            lb.wait_for_closed("ok", 20.0);
+            lb.end();
+        }
+    }
+}
+
+#[test]
+fn a_client_that_resets_before_it_has_everything_is_counted_so() {
+    for engine in ENGINES {
+        let backend = Backend::that(|mut stream| {
+            let _ = stream.read(&mut [0; 4096]);
+            stream.write_all(&noise(400_000)).unwrap();
+        });
+        let lb = Trial::of(Lb::new().route("a.test", &backend).with(engine));
+        let mut client = with_window(lb.address(), 8 << 10);
+        client.write_all(&hello("a.test")).unwrap();
+        // The backend has finished, and the rest waits in our kernel.
+        lb.wait_for_metric("bytes_total", &[("direction", "to_client")], 400_000.0);
+        reset(client);
+        lb.wait_for_closed("client_reset", 1.0);
+        lb.end();
+    }
+}
+
+#[test]
+fn a_reset_waits_for_a_client_that_pauses() {
+    for engine in ENGINES {
+        let sent = noise(2 << 20);
+        let answer = sent.clone();
+        let backend = Backend::that(move |mut stream| {
+            let _ = stream.read(&mut [0; 4096]);
+            stream.write_all(&answer).unwrap();
+            wait_until_sent(&stream);
+            reset(stream);
+        });
+        let lb = Trial::of(Lb::new().route("a.test", &backend).with(engine));
+        let mut client = with_window(lb.address(), 32 << 10);
+        client.write_all(&hello("a.test")).unwrap();
+        thread::sleep(Duration::from_millis(1500));
+        let (came, close) = read_to_close(&mut client);
+        assert!(came == sent && close == Close::Reset, "{engine}: {} bytes came, {close:?}", came.len());
+        lb.wait_for_closed("backend_reset", 1.0);
+        lb.end();
+    }
+}
+
+#[test]
+fn a_clients_reset_is_seen_though_its_backend_takes_nothing() {
+    for engine in ENGINES {
+        let (backend, streams) = Backend::handing_over();
+        let lb = Trial::of(Lb::new().route("a.test", &backend).with(engine));
+        // One backend takes nothing at all, the other goes on after a moment: it gets what was sent, and the reset.
+        let clients = [(); 2].map(|()| send(lb.address(), &hello("a.test")));
+        let [stuck, mut behind] = [(); 2].map(|()| streams.recv_timeout(DEADLINE).unwrap());
+        let started = Instant::now();
+        for client in clients {
+            fill(&client);
+            reset(client);
+        }
+        behind.read_exact(&mut [0; 1 << 20]).unwrap();
+        assert_eq!(read_to_close(&mut behind).1, Close::Reset, "{engine}");
+        lb.wait_for_closed("client_reset", 2.0);
+        assert!(started.elapsed() < Duration::from_secs(10), "{engine}: {:?}", started.elapsed());
+        drop(stuck);
+        lb.end();
+    }
+}
+
+/// A client that takes no more than about `bytes` at once.
+fn with_window(to: SocketAddr, bytes: usize) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(bytes).unwrap();
+    socket.connect(&to.into()).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream
 }
 
 /// One leg torn away from outside, as `ss -K` does (needs CAP_NET_ADMIN and CONFIG_INET_DIAG_DESTROY).

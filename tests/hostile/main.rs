@@ -25,6 +25,7 @@ mod names;
 mod namespace;
 mod odd_backends;
 mod proxy_headers;
+mod pauses;
 mod refusals;
 mod self_loops;
 mod soft_errors;

@@ -54,13 +54,14 @@ pub(super) fn relay(field: Field<raw::Relay>, top: &At<'_>, problems: &mut Probl
 
 pub(super) fn tcp(field: Field<raw::Tcp>, top: &At<'_>, problems: &mut Problems) -> Tcp {
     let (raw, at) = section(field, top, "tcp");
-    let user_timeout = |text: raw::Duration| units::duration_in(MILLISECOND..=DAY)(&text.0);
-    let user_timeout = read(raw.user_timeout, &at, "user_timeout", problems, user_timeout);
+    let user_timeout = read(raw.user_timeout, &at, "user_timeout", problems, |text: raw::DurationOrOff| {
+        if text.0 == "off" { Ok(None) } else { units::duration_in(MILLISECOND..=DAY)(&text.0).map(Some) }
+    });
     let backlog = read(raw.backlog, &at, "backlog", problems, |n| number_in(n, 1..=65_535));
     Tcp {
         nodelay: raw.nodelay.and_then(|nodelay| nodelay.value).unwrap_or(true),
         keepalive: keepalive(raw.keepalive, &at, problems),
-        user_timeout: user_timeout.unwrap_or(Duration::from_secs(120)),
+        user_timeout: user_timeout.unwrap_or(Some(Duration::from_secs(120))),
         backlog: backlog.unwrap_or(4_096),
     }
 }
