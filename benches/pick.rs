@@ -4,11 +4,11 @@
 //! begun, a place is taken and given back.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Duration;
 
 use divan::{Bencher, black_box};
 use snigate::internals::Metrics;
-use snigate::internals::pool::{Address, Connect, Entry, Health, PickRequest, Policy, Pool, Settings, WhenAllDown};
+use snigate::internals::pool::{Health, PickRequest, Pool};
+use snigate::internals::settings::{self, Backend, BackendAddress, Balance, Or, OrOff, Span};
 use tokio::time::Instant;
 
 #[global_allocator]
@@ -20,31 +20,27 @@ fn main() {
 
 const SIZES: [usize; 3] = [2, 100, 10_000];
 
-fn pool(policy: Policy, backends: usize) -> Pool {
-    let entry = |number: usize| {
+fn pool(balance: Balance, backends: usize) -> Pool {
+    let backend = |number: usize| {
         let ip = Ipv4Addr::from(0x0a00_0000 + u32::try_from(number).expect("few"));
-        let address = SocketAddr::from((ip, 443));
-        Entry {
-            name: address.to_string().into(),
-            address: Some(Address::Inet(address)),
+        Backend {
+            address: BackendAddress::Inet(SocketAddr::from((ip, 443))),
             weight: 1 + u32::try_from(number % 3).expect("small"),
             backup: false,
-            max_connections: usize::MAX,
+            max_connections: Or::default(),
         }
     };
-    let settings =
-        Settings { policy, ejection: None, when_all_down: WhenAllDown::Try, slow_start: Duration::from_secs(10) };
-    let connect = Connect {
-        timeout: Duration::from_secs(3),
-        attempts: 3,
-        total: Duration::from_secs(10),
-        first_byte: Duration::from_secs(5),
-        fast_open: false,
-        send_proxy_protocol: None,
-        source_addresses: vec![],
-        congestion: None,
+    let backends = (0..backends).map(backend).collect();
+    let slow_start = Span::from_secs(10);
+    let settings = settings::Pool {
+        name: "p".into(),
+        balance,
+        backends,
+        ejection: OrOff(None),
+        slow_start,
+        ..settings::Pool::default()
     };
-    Pool::new("p".into(), settings, connect, (0..backends).map(entry).collect(), &Metrics::new(), None)
+    Pool::new(settings, &Metrics::new(), None)
 }
 
 fn picks(bencher: Bencher<'_, '_>, pool: &Pool) {
@@ -67,19 +63,19 @@ macro_rules! policies {
 }
 
 policies! {
-    round_robin: Policy::RoundRobin;
-    least_connections: Policy::LeastConnections;
-    power_of_two: Policy::PowerOfTwo;
-    random: Policy::Random;
-    source_hash: Policy::SourceHash;
-    sni_hash: Policy::SniHash;
-    first: Policy::First;
+    round_robin: Balance::RoundRobin;
+    least_connections: Balance::LeastConnections;
+    power_of_two: Balance::PowerOfTwo;
+    random: Balance::Random;
+    source_hash: Balance::SourceHash;
+    sni_hash: Balance::SniHash;
+    first: Balance::First;
 }
 
 /// Nine of ten are down.
 #[divan::bench(args = SIZES)]
 fn round_robin_among_the_dead(bencher: Bencher<'_, '_>, backends: usize) {
-    let pool = pool(Policy::RoundRobin, backends);
+    let pool = pool(Balance::RoundRobin, backends);
     let now = Instant::now();
     for (number, member) in pool.list().iter().enumerate() {
         if number % 10 != 1 {

@@ -83,10 +83,10 @@ pub(crate) struct Attempts {
 /// # Errors
 /// [`ConnectError`].
 pub(crate) async fn to_any(pool: &Pool, ask: Ask<'_>, attempts: &mut Attempts) -> Result<Connected, ConnectError> {
-    let total = Instant::now() + pool.connect.total;
+    let total = Instant::now() + *pool.settings.connect.total;
     let mut picks = pool.picks(ask.request);
     let mut failed = ConnectError::NoBackend;
-    while (attempts.count as usize) < pool.connect.attempts {
+    while attempts.count < pool.settings.connect.attempts {
         let now = Instant::now();
         if attempts.count > 0 && now >= total {
             break;
@@ -127,7 +127,7 @@ impl SocketOptions {
     fn of(pool: &Pool, ask: Ask<'_>, backend: &Backend) -> Self {
         // Data sent with a SYN may arrive twice, which early data must not (RFC 7413 §6.1). Among the addresses of a
         // DNS name, we first find one that connects before sending anything.
-        let fast_open = pool.connect.fast_open && ask.said == Said::HelloAlone && !backend.looked_up;
+        let fast_open = pool.settings.connect.fast_open && ask.said == Said::HelloAlone && !backend.looked_up;
         Self { nodelay: ask.nodelay, fast_open }
     }
 }
@@ -168,7 +168,7 @@ async fn attempt(
 ) -> Result<Connected, FailedAttempt> {
     attempts.begin(lease.backend());
     let options = SocketOptions::of(pool, ask, lease.backend());
-    let opened = timeout_at(total.min(now + pool.connect.timeout), async {
+    let opened = timeout_at(total.min(now + *pool.settings.connect.timeout), async {
         let (lease, stream) = open(pool, lease, picks, options, attempts).await?;
         match give(&stream, ask.first_bytes, options).await {
             Ok(taken) => Ok((lease, stream, taken)),
@@ -186,10 +186,10 @@ async fn attempt(
     let rest = ask.first_bytes.after(taken);
     let mut answer = None;
     let took = Instant::now();
-    let patience = took + pool.connect.first_byte;
+    let patience = took + *pool.settings.connect.first_byte;
     // What the backend did not accept at once is left to the relay, which writes and reads at the same time.
     let can_ask_again = ask.said == Said::HelloAlone && rest.is_empty();
-    let more = (attempts.count as usize) < pool.connect.attempts && patience < total;
+    let more = attempts.count < pool.settings.connect.attempts && patience < total;
     if can_ask_again && more && picks.has_more(now) {
         match first_answer(&stream, ask.client, took, patience).await {
             Ok(first) => answer = first,
@@ -306,10 +306,11 @@ async fn begin(pool: &Pool, address: &Address, options: SocketOptions) -> io::Re
 fn begin_tcp(pool: &Pool, address: SocketAddr, options: SocketOptions) -> io::Result<TcpStream> {
     let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
     // A source address whose ports are all in use is skipped.
-    for _ in 0..pool.connect.source_addresses.len().max(1) {
+    for _ in 0..pool.settings.source_addresses.len().max(1) {
         let from = pool.source_address(address.ip());
         let SocketOptions { nodelay, fast_open } = options;
-        let towards = Towards { from, nodelay, fast_open, congestion: pool.connect.congestion.as_deref() };
+        let towards =
+            Towards { from, nodelay, fast_open, congestion: crate::settings::named(&pool.settings.congestion) };
         result = socket::for_backend(address, towards);
         match &result {
             Err(error) if is_out_of_ports(error) => {}

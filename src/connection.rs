@@ -16,13 +16,13 @@ pub(crate) use self::account::Accepted;
 use self::account::{Account, server_name};
 use crate::alert::Alert;
 use crate::client_hello::{ClientHello, NotHello};
-use crate::config::Refuse;
 use crate::connect::{self, Ask, BackendStream, ConnectError, Connected, FirstBytes, Said};
 use crate::peek::{self, PeekError, Peeked, ProxyHeader};
 use crate::pool::PickRequest;
 use crate::proxy_header::Addresses;
 use crate::refuse::{self, Offer, Refusal, TurnedAway, refuse};
 use crate::relay::Relay;
+use crate::settings::Refuse;
 use crate::snapshot::{Chosen, Destination, Route, RouteQuery, Snapshot};
 use crate::socket::ResetUnlessReleased;
 use crate::telemetry::{ConnectResult, HelloResult, Match, Reason, State};
@@ -96,7 +96,7 @@ async fn walk(
     };
     account.routed(snapshot, route);
     account.enter(State::Connecting);
-    let header = pool.connect.send_proxy_protocol.map(|version| {
+    let header = pool.settings.send_proxy_protocol.version().map(|version| {
         let addresses = announced.unwrap_or_else(|| addresses(client, account.live(|live| live.peer)));
         account.proxy_header(version, addresses, &prefix)
     });
@@ -111,7 +111,7 @@ async fn walk(
     };
     let connected = connect::to_any(pool, ask, attempts).await;
     let connected = connected.map_err(|error| not_connected(account, error))?;
-    Ok(Relayable { connected, idle: route.idle_timeout.unwrap_or(snapshot.relay.idle) })
+    Ok(Relayable { connected, idle: route.idle_timeout.map_or(snapshot.relay.idle, |idle| *idle) })
 }
 
 /// How a connection ends whose route or fallback has no pool.

@@ -35,8 +35,6 @@ mod pool;
 mod relay;
 
 // What the path stands on; no module of these does more than one small thing.
-mod proxy_header;
-mod server_name;
 mod self_loop;
 mod limits;
 mod drain;
@@ -44,6 +42,9 @@ mod socket;
 mod descriptors;
 mod sys;
 mod telemetry;
+mod settings;
+mod proxy_header;
+mod server_name;
 mod alert;
 mod ids;
 mod prefix;
@@ -65,12 +66,10 @@ pub mod internals {
     pub use crate::way::Way;
 
     pub mod config {
-        pub use crate::config::{
-            Conditions, Config, Destination, Loaded, OnRemoved, Place, Problem, Problems, Route, Severity,
-        };
+        pub use crate::config::{Conditions, Config, Destination, Loaded, Place, Problem, Problems, Route, Severity};
     }
     pub mod pool {
-        pub use crate::pool::{Address, Connect, Entry, Health, PickRequest, Policy, Pool, Settings, WhenAllDown};
+        pub use crate::pool::{Address, Health, PickRequest, Pool};
     }
     pub mod proxy_header {
         pub use crate::proxy_header::{Addresses, Header, Malformed, Parsed, Values, Version, encode, local, parse};
@@ -84,7 +83,7 @@ pub mod internals {
     pub mod snapshot {
         pub use crate::snapshot::{RouteQuery, Snapshot, Terms};
     }
-    pub mod socket {
-        pub use crate::socket::Address;
+    pub mod settings {
+        pub use crate::settings::*;
     }
 }

@@ -16,8 +16,8 @@ use tokio::time::timeout;
 
 use crate::alert::Alert;
 use crate::client_hello::ClientHello;
-use crate::config::Refuse;
 use crate::scratch::with_scratch;
+use crate::settings::Refuse;
 use crate::socket;
 use crate::telemetry::{Match, Reason, Saw};
 

@@ -15,15 +15,15 @@ use tokio::sync::SetOnce;
 use tokio::time::Instant;
 
 use crate::client_hello::Alpn;
-use crate::config::{self, BackendAddress, Config, OnRemoved, Place, Refuse, Settings};
+use crate::config::{self, Config, Place, Settings};
 use crate::ids::{ListenerIndex, RouteIndex};
-use crate::pool::{self, Pool};
-use crate::proxy_header;
+use crate::pool::Pool;
 use crate::relay::{self, Engine};
 use crate::route::{Builder, By, Candidate, Conditions, Lookup, RouteTable};
 use crate::server_name::{Pattern, ServerName, Sni};
-use crate::socket::{self, TcpSettings};
-use crate::telemetry::{ConnectionLog, Format, Match, Metrics, RouteMetrics, Which};
+use crate::settings::{self, OnRemoved, Refuse, Span, Splice};
+use crate::socket;
+use crate::telemetry::{ConnectionLog, Match, Metrics, RouteMetrics};
 
 /// Everything in force at one moment.
 pub struct Snapshot {
@@ -72,7 +72,7 @@ pub struct Terms {
 pub struct Route {
     pub name: Arc<str>,
     pub to: Destination,
-    pub idle_timeout: Option<Duration>,
+    pub idle_timeout: Option<Span>,
     pub on_removed: OnRemoved,
     /// Created on first use, so that a million routes cost nothing.
     metrics: OnceLock<Arc<RouteMetrics>>,
@@ -136,7 +136,7 @@ impl Snapshot {
             unmatched: fallback("unmatched", config.unmatched),
             not_tls: fallback("not_tls", config.not_tls),
             relay: Arc::new(relay_settings(&config)),
-            max_connections: config.limits.max_connections,
+            max_connections: *config.limits.max_connections,
             listeners: config.listeners.iter().map(|listener| listener_terms(&config, listener)).collect(),
             generation,
             terms: Arc::new(terms(&config, generation)),
@@ -344,62 +344,8 @@ impl ListenerTerms {
 fn build_pools(config: &Settings, before: Option<&Snapshot>, metrics: &Arc<Metrics>) -> Vec<Arc<Pool>> {
     let known: HashMap<&str, &Pool> =
         (before.into_iter().flat_map(|before| &before.pools)).map(|pool| (&*pool.name, &**pool)).collect();
-    let build = |pool: &config::Pool| {
-        let entries = pool.backends.iter().map(entry).collect();
-        let before = known.get(&*pool.name).copied();
-        Arc::new(Pool::new(Arc::clone(&pool.name), judging(pool), connecting(pool), entries, metrics, before))
-    };
+    let build = |pool: &settings::Pool| Arc::new(Pool::new(pool.clone(), metrics, known.get(&*pool.name).copied()));
     config.pools.iter().map(build).collect()
-}
-
-fn entry(backend: &config::Backend) -> pool::Entry {
-    pool::Entry {
-        name: backend.address.to_string().into(),
-        address: match &backend.address {
-            BackendAddress::Inet(address) => Some(pool::Address::Inet(*address)),
-            BackendAddress::Unix(path) => Some(pool::Address::Unix(Arc::clone(path))),
-            BackendAddress::Name { .. } | BackendAddress::Srv { .. } => None,
-        },
-        weight: backend.weight,
-        backup: backend.backup,
-        max_connections: backend.max_connections.unwrap_or(usize::MAX),
-    }
-}
-
-fn judging(pool: &config::Pool) -> pool::Settings {
-    pool::Settings {
-        policy: match pool.balance {
-            config::Balance::RoundRobin => pool::Policy::RoundRobin,
-            config::Balance::LeastConnections => pool::Policy::LeastConnections,
-            config::Balance::PowerOfTwo => pool::Policy::PowerOfTwo,
-            config::Balance::Random => pool::Policy::Random,
-            config::Balance::SourceHash => pool::Policy::SourceHash,
-            config::Balance::SniHash => pool::Policy::SniHash,
-            config::Balance::First => pool::Policy::First,
-        },
-        ejection: pool.ejection.map(|config::Ejection { failures, base, max }| pool::Ejection { failures, base, max }),
-        when_all_down: match pool.when_all_down {
-            config::WhenAllDown::Try => pool::WhenAllDown::Try,
-            config::WhenAllDown::Refuse => pool::WhenAllDown::Refuse,
-        },
-        slow_start: pool.slow_start,
-    }
-}
-
-fn connecting(pool: &config::Pool) -> pool::Connect {
-    pool::Connect {
-        timeout: pool.connect.timeout,
-        attempts: pool.connect.attempts,
-        total: pool.connect.total,
-        first_byte: pool.connect.first_byte,
-        fast_open: pool.connect.fast_open,
-        send_proxy_protocol: pool.send_proxy_protocol.map(|version| match version {
-            config::ProxyVersion::V1 => proxy_header::Version::V1,
-            config::ProxyVersion::V2 => proxy_header::Version::V2,
-        }),
-        source_addresses: pool.source_addresses.clone(),
-        congestion: pool.congestion.clone(),
-    }
 }
 
 fn config_conditions(from: &Conditions) -> config::Conditions {
@@ -412,42 +358,33 @@ fn conditions(from: &config::Conditions) -> Conditions {
     Conditions { alpn: from.alpn.clone(), source: from.source.clone(), listeners }
 }
 
-pub(crate) fn tcp_settings(tcp: config::Tcp) -> TcpSettings {
-    TcpSettings {
-        nodelay: tcp.nodelay,
-        keepalive_idle: tcp.keepalive.idle,
-        keepalive_interval: tcp.keepalive.interval,
-        keepalive_probes: tcp.keepalive.probes,
-        user_timeout: tcp.user_timeout,
-        backlog: tcp.backlog,
-    }
-}
-
 /// The first congestion control algorithm of `config` that the kernel does not have.
 pub(crate) fn missing_congestion(config: &Settings) -> Option<(&str, std::io::Error)> {
-    let listeners = config.listeners.iter().filter_map(|listener| listener.congestion.as_deref());
-    let mut asked = listeners.chain(config.pools.iter().filter_map(|pool| pool.congestion.as_deref()));
+    let listeners = config.listeners.iter().filter_map(|listener| settings::named(&listener.congestion));
+    let mut asked = listeners.chain(config.pools.iter().filter_map(|pool| settings::named(&pool.congestion)));
     asked.find_map(|name| socket::check_congestion(name).err().map(|error| (name, error)))
 }
 
 fn relay_settings(config: &Settings) -> relay::Settings {
-    let engine =
-        if config.relay.splice { Engine::Adaptive { pipe_bytes: config.relay.pipe_bytes } } else { Engine::Copy };
+    let engine = match config.relay.splice {
+        Splice::Auto => Engine::Adaptive { pipe_bytes: *config.relay.pipe_size },
+        Splice::Off => Engine::Copy,
+    };
     relay::Settings {
-        idle: config.timeouts.idle,
-        half_closed: config.timeouts.half_closed,
+        idle: *config.timeouts.idle,
+        half_closed: *config.timeouts.half_closed,
         engine,
-        tcp: tcp_settings(config.tcp),
+        tcp: config.tcp.clone(),
     }
 }
 
-fn listener_terms(config: &Settings, listener: &config::Listener) -> ListenerTerms {
+fn listener_terms(config: &Settings, listener: &settings::Listener) -> ListenerTerms {
     ListenerTerms {
         name: Arc::clone(&listener.name),
         max_connections: listener.max_connections.unwrap_or(usize::MAX),
-        trusted_proxies: listener.trusted_proxies.clone(),
-        hello_timeout: config.timeouts.hello,
-        max_hello_bytes: config.limits.max_hello_bytes,
+        trusted_proxies: listener.trusted_proxies().map(|trusted| trusted.iter().map(|network| network.0).collect()),
+        hello_timeout: *config.timeouts.hello,
+        max_hello_bytes: *config.limits.max_hello,
     }
 }
 
@@ -456,23 +393,7 @@ fn terms(config: &Settings, generation: u64) -> Terms {
         generation,
         hash: config.hash.as_str().into(),
         listeners: config.listeners.iter().map(|listener| Arc::clone(&listener.name)).collect(),
-        connection_log: connection_log(config.log),
-    }
-}
-
-fn connection_log(log: config::Log) -> ConnectionLog {
-    let which = match log.connections {
-        config::LogConnections::All => Which::All,
-        config::LogConnections::Failed => Which::Failed,
-        config::LogConnections::Off => Which::Off,
-    };
-    ConnectionLog::stdout(log_format(log.format), which)
-}
-
-pub(crate) fn log_format(format: config::LogFormat) -> Format {
-    match format {
-        config::LogFormat::Json => Format::Json,
-        config::LogFormat::Text => Format::Text,
+        connection_log: ConnectionLog::stdout(config.log.format, config.log.connections),
     }
 }
 

@@ -8,7 +8,6 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -19,6 +18,7 @@ use tokio::net::TcpStream;
 
 pub(crate) use self::label::{Kind, Label};
 use crate::descriptors;
+use crate::settings::{Address, Tcp};
 
 /// Options for connecting to a backend.
 #[derive(Clone, Copy, Debug)]
@@ -29,19 +29,6 @@ pub(crate) struct Towards<'a> {
     /// The SYN waits for the first write, if the backend has issued a cookie before (RFC 7413).
     pub fast_open: bool,
     pub congestion: Option<&'a str>,
-}
-
-/// Options of our TCP sockets, on both sides.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct TcpSettings {
-    pub nodelay: bool,
-    pub keepalive_idle: Duration,
-    pub keepalive_interval: Duration,
-    pub keepalive_probes: u32,
-    /// How long a peer may acknowledge nothing of what is sent to it before the relay considers it dead. Not
-    /// TCP_USER_TIMEOUT, which also ends a peer that answers every probe of its closed window.
-    pub user_timeout: Option<Duration>,
-    pub backlog: u32,
 }
 
 /// Whether a socket may share its address with sockets that already listen there (SO_REUSEPORT).
@@ -61,7 +48,7 @@ pub(crate) enum Sharing {
 /// algorithm. Other rejected options are ignored.
 pub(crate) fn for_listener(
     address: SocketAddr,
-    settings: &TcpSettings,
+    settings: &Tcp,
     congestion: Option<&str>,
     sharing: Sharing,
 ) -> io::Result<std::net::TcpListener> {
@@ -83,11 +70,7 @@ pub(crate) fn for_listener(
 ///
 /// # Errors
 /// The kernel does not have the congestion control algorithm. Other rejected options are ignored.
-pub(crate) fn configure_listener(
-    socket: &impl AsFd,
-    settings: &TcpSettings,
-    congestion: Option<&str>,
-) -> io::Result<()> {
+pub(crate) fn configure_listener(socket: &impl AsFd, settings: &Tcp, congestion: Option<&str>) -> io::Result<()> {
     keep_alive(socket, settings);
     let socket = SockRef::from(socket);
     // A socket from another process may have it.
@@ -174,13 +157,6 @@ impl Listening {
     }
 }
 
-/// An address of the admin server, which is not a `Listener`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
-}
-
 /// A bound socket of the admin server.
 #[derive(Debug)]
 pub(crate) enum AdminSocket {
@@ -200,7 +176,7 @@ pub(crate) fn for_admin(address: &Address, leaving: &[&AdminSocket]) -> io::Resu
             let socket = Socket::new(Domain::for_address(*address), Type::STREAM, Some(Protocol::TCP))?;
             socket.set_nonblocking(true)?;
             socket.set_reuse_address(true)?;
-            let port = |socket: &AdminSocket| socket.address().ok().and_then(|address| address.port());
+            let port = |socket: &AdminSocket| socket.address().ok().and_then(|address| Some(address.tcp()?.port()));
             let overlapping = leaving.iter().filter(|other| address.port() != 0 && port(other) == Some(address.port()));
             let overlapping: Vec<SockRef<'_>> = overlapping.map(SockRef::from).collect();
             let share = |on| overlapping.iter().try_for_each(|other| other.set_reuse_port(on));
@@ -264,24 +240,6 @@ impl AsFd for AdminSocket {
         match self {
             Self::Tcp(socket) => socket.as_fd(),
             Self::Unix(socket) => socket.as_fd(),
-        }
-    }
-}
-
-impl Address {
-    fn port(&self) -> Option<u16> {
-        match self {
-            Self::Tcp(address) => Some(address.port()),
-            Self::Unix(_) => None,
-        }
-    }
-}
-
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Tcp(address) => write!(f, "{address}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
@@ -354,10 +312,10 @@ fn set_congestion(_: &Socket, _: &str) -> io::Result<()> {
 
 /// Enables keepalive, so that the kernel detects a silent peer that is gone. Rejected options are ignored: the idle
 /// timeout still applies.
-pub(crate) fn keep_alive(socket: &impl AsFd, settings: &TcpSettings) {
+pub(crate) fn keep_alive(socket: &impl AsFd, settings: &Tcp) {
     let socket = SockRef::from(socket);
-    let keepalive = TcpKeepalive::new().with_time(settings.keepalive_idle).with_interval(settings.keepalive_interval);
-    let _ = socket.set_tcp_keepalive(&keepalive.with_retries(settings.keepalive_probes));
+    let keepalive = TcpKeepalive::new().with_time(*settings.keepalive.idle).with_interval(*settings.keepalive.interval);
+    let _ = socket.set_tcp_keepalive(&keepalive.with_retries(settings.keepalive.probes));
 }
 
 /// A stream that sends RST, not FIN, if it is dropped before it is released: at a drain deadline or in a panic.

@@ -125,7 +125,14 @@ fn the_demo_on_a_busy_port_says_what_to_do() {
     // The fixed ports are busy for one of two that run at once, whoever else uses them.
     let demo = || {
         let mut command = Command::new(env!("CARGO_BIN_EXE_snigate"));
-        command.arg("demo").env("TMPDIR", desk.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+        command
+            .arg("demo")
+            .env("TMPDIR", desk.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
     };
     let mut both = [demo(), demo()];
     let ended = harness::poll(|| both.iter_mut().position(|demo| demo.try_wait().unwrap().is_some()).ok_or(()));

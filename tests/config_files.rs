@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use snigate::internals::config::{Config, Destination, Loaded, Problem, Problems};
-use snigate::internals::socket::Address;
+use snigate::internals::settings::Address;
 
 /// A directory with files in it, gone at the end of the test.
 struct Files(tempfile::TempDir);
@@ -95,8 +95,11 @@ fn off_that_a_tool_turned_into_false_is_off() {
 fn the_example_at_the_root_is_good() {
     let loaded = Config::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config.yaml")).expect("usable");
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
-    assert_eq!(loaded.config.listeners[0].bind, ["127.0.0.1:8443".parse().expect("an address")]);
-    assert_eq!(loaded.config.admin.bind, [Address::Tcp("127.0.0.1:9901".parse().expect("an address"))]);
+    assert_eq!(
+        loaded.config.listeners[0].bind[..].iter().map(|address| address.0).collect::<Vec<_>>(),
+        ["127.0.0.1:8443".parse().expect("an address")]
+    );
+    assert_eq!(loaded.config.admin.bind[..], [Address::Tcp("127.0.0.1:9901".parse().expect("an address"))]);
     let names: Vec<&str> = loaded.config.routes.iter().map(|route| &*route.name).collect();
     assert_eq!(names, ["one", "two"]);
 }

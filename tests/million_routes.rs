@@ -13,8 +13,9 @@ use arc_swap::ArcSwap;
 use rustix::time::{ClockId, clock_gettime};
 use snigate::internals::Alpn;
 use snigate::internals::Metrics;
-use snigate::internals::config::{Conditions, Config, Destination, OnRemoved, Place, Route};
+use snigate::internals::config::{Conditions, Config, Destination, Place, Route};
 use snigate::internals::route::{self, Builder, Lookup, RouteTable};
+use snigate::internals::settings::OnRemoved;
 use snigate::internals::snapshot::{RouteQuery, Snapshot};
 use snigate::internals::{ListenerIndex, Pattern, RouteIndex, ServerName, Sni};
 

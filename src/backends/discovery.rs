@@ -17,10 +17,10 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, SetOnce, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::backends::resolve::{self, Failure, Family, Found, Query, Report, Settings};
-use crate::config::{self, BackendAddress, Search};
+use crate::backends::resolve::{self, Failure, Found, Query, Report};
 use crate::pool::{self, Address, Pool};
 use crate::self_loop::is_own_listener;
+use crate::settings::{BackendAddress, Resolve, Search};
 use crate::snapshot::Snapshot;
 use crate::sys;
 use crate::telemetry::{DnsMetrics, DnsResult, Metrics, Timestamp};
@@ -40,7 +40,7 @@ struct Inner {
 }
 
 /// Settings are part of the key: the same name may resolve differently under other settings.
-type Key = (Query, Settings);
+type Key = (Query, Resolve);
 
 /// A name and the task that resolves it. Dropping this stops the task.
 struct Followed {
@@ -256,7 +256,7 @@ fn users(snapshot: &Snapshot, metrics: &Metrics) -> BTreeMap<Key, Vec<User>> {
     for (config, pool) in snapshot.config.pools.iter().zip(&snapshot.pools) {
         for backend in &config.backends {
             let Place::LookedUp(query) = place(&backend.address) else { continue };
-            users.entry((query, settings(&config.resolve))).or_default().push(User {
+            users.entry((query, config.resolve.clone())).or_default().push(User {
                 pool: Arc::clone(pool),
                 entry: backend.address.to_string().into(),
                 metrics: metrics.dns(&pool.name),
@@ -285,22 +285,6 @@ pub(crate) fn place(address: &BackendAddress) -> Place {
             port: *port,
         }),
         BackendAddress::Srv { name } => Place::LookedUp(Query::Service { name: name.as_str().into() }),
-    }
-}
-
-/// The look-up settings from the configuration.
-pub(crate) fn settings(config: &config::Resolve) -> Settings {
-    Settings {
-        family: match config.family {
-            config::Family::Any => Family::Any,
-            config::Family::V4 => Family::V4,
-            config::Family::V6 => Family::V6,
-        },
-        min_ttl: config.min_ttl,
-        max_ttl: config.max_ttl,
-        stale: config.stale,
-        allow: config.allow.clone(),
-        nameservers: config.nameservers.clone(),
     }
 }
 

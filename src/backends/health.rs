@@ -21,10 +21,10 @@ use self::probe::{Passed, Probe};
 use self::streak::Streak;
 use crate::backends::handshake::NameSent;
 use crate::client_hello::Alpn;
-use crate::config::{CheckKind, HealthCheck};
 use crate::ids::ListenerIndex;
 use crate::pool::{Backend, BackendId, Health, LastCheck, Operator, Pool};
 use crate::server_name::Sni;
+use crate::settings::{CheckKind, HealthCheck};
 use crate::snapshot::{Destination, Route, RouteQuery, Snapshot};
 use crate::telemetry::CheckResult;
 
@@ -85,13 +85,13 @@ impl Checks {
             if let Some(task) = self.tasks.get_mut(&key)
                 && task.check == *check
                 && task.name == name
-                && task.pool.connect == pool.connect
+                && task.pool.settings == pool.settings
             {
                 task.wanted = true;
                 continue;
             }
             let probe = Arc::clone(probe.get_or_insert_with(|| Arc::new(Probe::new(Arc::clone(pool), check, name))));
-            let first = spread(number, count, check.interval);
+            let first = spread(number, count, *check.interval);
             let watching = watch(Arc::clone(&member.backend), Arc::clone(pool), probe, check.clone(), first);
             let task = tokio::spawn(watching).abort_handle();
             let (pool, check) = (Arc::clone(pool), check.clone());
@@ -115,10 +115,12 @@ impl Drop for Task {
 
 /// Whether connections for the name that the check sends are routed to the pool.
 fn name_sent(snapshot: &Snapshot, pool: &Arc<Pool>, check: &HealthCheck) -> NameSent {
-    let CheckKind::Tls { server_name: Some(name), .. } = &check.kind else { return NameSent::NoneOrForeign };
+    let Some(name) = check.sni.as_ref().filter(|_| check.kind == CheckKind::Tls) else {
+        return NameSent::NoneOrForeign;
+    };
     let leads_here = |route: &Route| matches!(&route.to, Destination::Pool(to) if Arc::ptr_eq(to, pool));
     // Of no listener and no source, so that the conditions of routes hide none of them.
-    let sni = Sni::Name(name.clone());
+    let sni = Sni::Name(name.0.clone());
     let (source, listener) = (Ipv4Addr::UNSPECIFIED.into(), ListenerIndex(usize::MAX));
     let nobody = RouteQuery { sni: Some(&sni), alpn: &Alpn::default(), source, listener };
     let mut served = false;
@@ -146,7 +148,7 @@ async fn watch(backend: Arc<Backend>, pool: Arc<Pool>, probe: Arc<Probe>, check:
         if backend.standing.operator() == Operator::Down {
             continue;
         }
-        let passed = check_once(&backend, &pool, &probe, check.timeout).await;
+        let passed = check_once(&backend, &pool, &probe, *check.timeout).await;
         let now = Instant::now();
         if passed {
             backend.standing.connected();

@@ -1,6 +1,6 @@
 //! Keeps a DNS name of the configuration resolved: looks it up repeatedly and reports its current addresses.
 //!
-//! In:  a [`Query`], its [`Settings`], and a [`Notify`] that requests an early look-up.
+//! In:  a [`Query`], its [`Resolve`], and a [`Notify`] that requests an early look-up.
 //! Out: a [`Report`] after each look-up, and when a kept answer has become stale.
 //! Source: RFC 1035, RFC 2181 §8 (TTL), RFC 2782 (SRV), RFC 8305 §3 (one family does not wait long for the other).
 //!
@@ -22,9 +22,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
+
+use crate::settings::Resolve;
 
 use self::answers::{Memory, Refused};
 pub(crate) use self::failure::Failure;
@@ -38,32 +39,6 @@ pub(crate) enum Query {
     Host { host: Arc<str>, port: u16 },
     /// All targets of the SRV records of `name`, such as `_https._tcp.shop.internal`.
     Service { name: Arc<str> },
-}
-
-/// Which address families are used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Family {
-    #[default]
-    Any,
-    V4,
-    V6,
-}
-
-/// How a name is looked up.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Settings {
-    pub family: Family,
-    /// Lower bound for the TTL, and for the time between look-ups that failing connects request.
-    pub min_ttl: Duration,
-    /// Upper bound for the TTL.
-    pub max_ttl: Duration,
-    /// How long after its look-up an answer is used while newer look-ups fail.
-    pub stale: Duration,
-    /// Loopback, link-local and metadata addresses that nameservers may answer with.
-    pub allow: Vec<IpNet>,
-    /// Empty: the servers of `/etc/resolv.conf` with its search domains, after `/etc/hosts`. Otherwise names are taken
-    /// as absolute.
-    pub nameservers: Vec<SocketAddr>,
 }
 
 /// A resolved address.
@@ -94,7 +69,7 @@ pub(crate) struct Report {
 /// would loop.
 pub(crate) async fn follow(
     query: Query,
-    settings: Settings,
+    settings: Resolve,
     known: Arc<[Found]>,
     kick: Arc<Notify>,
     is_ours: impl Fn(SocketAddr) -> bool,
@@ -115,7 +90,7 @@ pub(crate) async fn follow(
 ///
 /// # Errors
 /// [`Failure`], if there is no answer or no usable address in it.
-pub(crate) async fn once(query: &Query, settings: &Settings) -> Result<Vec<Found>, Failure> {
+pub(crate) async fn once(query: &Query, settings: &Resolve) -> Result<Vec<Found>, Failure> {
     let looked = Lookup::new(query, settings).look().await;
     let mut memory = Memory::default();
     memory.learn(&looked, Instant::now());
@@ -131,7 +106,7 @@ pub(crate) async fn once(query: &Query, settings: &Settings) -> Result<Vec<Found
 /// The state of a name between two look-ups.
 struct Follower<'a, O, R> {
     name: &'a str,
-    settings: &'a Settings,
+    settings: &'a Resolve,
     is_ours: O,
     report: R,
     schedule: Schedule,
@@ -142,14 +117,14 @@ struct Follower<'a, O, R> {
 }
 
 impl<'a, O: Fn(SocketAddr) -> bool, R: FnMut(Report)> Follower<'a, O, R> {
-    fn new(name: &'a str, settings: &'a Settings, known: Arc<[Found]>, is_ours: O, report: R) -> Self {
+    fn new(name: &'a str, settings: &'a Resolve, known: Arc<[Found]>, is_ours: O, report: R) -> Self {
         let now = Instant::now();
         Self {
             name,
             settings,
             is_ours,
             report,
-            schedule: Schedule::new(settings.min_ttl, settings.max_ttl, now),
+            schedule: Schedule::new(*settings.min_ttl, *settings.max_ttl, now),
             memory: Memory::of(&known, now),
             found: known,
             refused: Vec::new(),
@@ -161,7 +136,7 @@ impl<'a, O: Fn(SocketAddr) -> bool, R: FnMut(Report)> Follower<'a, O, R> {
     fn learn(&mut self, looked: Result<Looked, Failure>, begun: Instant, spread: f64) {
         let now = Instant::now();
         self.memory.learn(&looked, now);
-        self.memory.forget(now, self.settings.stale);
+        self.memory.forget(now, *self.settings.stale);
         let looked = looked.map(|looked| self.schedule.succeeded(looked.ttl, begun, now, spread));
         if looked.is_err() {
             self.schedule.failed(begun, now, spread);
@@ -173,12 +148,12 @@ impl<'a, O: Fn(SocketAddr) -> bool, R: FnMut(Report)> Follower<'a, O, R> {
     /// Waits until the next look-up is due.
     async fn wait(&mut self, kick: &Notify) {
         loop {
-            let too_old = self.memory.forgets_at(self.settings.stale);
+            let too_old = self.memory.forgets_at(*self.settings.stale);
             tokio::select! {
                 () = sleep_until(self.schedule.next()) => return,
                 () = kick.notified() => self.schedule.hasten(Instant::now()),
                 () = sleep_until(too_old.unwrap_or_else(Instant::now)), if too_old.is_some() => {
-                    self.memory.forget(Instant::now(), self.settings.stale);
+                    self.memory.forget(Instant::now(), *self.settings.stale);
                     self.tell(None);
                 }
             }

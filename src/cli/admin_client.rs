@@ -17,7 +17,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime;
 use tokio::time::timeout;
 
-use crate::socket::Address;
+use crate::settings::Address;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {

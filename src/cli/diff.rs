@@ -150,7 +150,7 @@ fn destination(target: &Target<'_>) -> String {
         (None, refuse) => format!("refuse: {}", refuse.unwrap_or_default()),
     };
     match target.idle_timeout {
-        Some(idle) => format!("{to}, idle_timeout {idle:?}"),
+        Some(idle) => format!("{to}, idle_timeout {idle}"),
         None => to,
     }
 }

@@ -30,8 +30,9 @@ use self::reach::{Way, addresses};
 use self::report::Report;
 use super::{Exit, config_file, load, output_failed};
 use crate::backends::handshake::{Roots, RootsError};
-use crate::config::{CheckKind, Config, UnitError, Verify, duration_in};
+use crate::config::Config;
 use crate::server_name::ServerName;
+use crate::settings::{CheckKind, HealthCheck, UnitError, duration_in};
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct Options {
@@ -179,15 +180,13 @@ fn trust(options: &Options, config: &Config) -> Result<Vec<Trust>, NoRoots> {
     };
     let system = if given.is_none() { Roots::of_the_system().ok() } else { None };
     let pools = config.pools.iter().map(|pool| {
-        let check = pool.health_check.as_ref().and_then(|check| match &check.kind {
-            CheckKind::Tls { verify: Verify::Chain { ca_file }, .. } => Some(ca_file),
-            _ => None,
-        });
+        let verifies = |check: &&HealthCheck| check.kind == CheckKind::Tls && check.verify;
+        let check = pool.health_check.as_ref().filter(verifies).map(|check| check.ca_file.as_ref());
         let matters = options.verify || given.is_some() || check.is_some();
         let roots = match (&given, check) {
             (Some(given), _) => Some(given.clone()),
             (None, Some(Some(file))) => {
-                Some(Roots::from_file(file).map_err(|error| NoRoots::Checks { file: file.clone(), error })?)
+                Some(Roots::from_file(&file.0).map_err(|error| NoRoots::Checks { file: file.0.clone(), error })?)
             }
             (None, _) => system.clone(),
         };

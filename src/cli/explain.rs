@@ -17,8 +17,8 @@ use super::admin_client;
 use super::{Exit, config_file, load, output_failed};
 use crate::config::Loaded;
 use crate::operate::explain::{Entry, Explanation, PassedOver, Question, explain};
+use crate::settings::Address;
 use crate::snapshot::Snapshot;
-use crate::socket::Address;
 use crate::telemetry::Metrics;
 
 #[derive(Args, Clone, Debug)]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 
 use super::admin_client::{self, Answer};
-use crate::socket::Address;
+use crate::settings::Address;
 
 /// Asks the first of the addresses; all of them serve the same.
 ///

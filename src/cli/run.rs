@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::Exit;
 use crate::config::{Config, Loaded, Problems, Severity};
-use crate::process::apply::{ApplyError, log_settings};
+use crate::process::apply::ApplyError;
 use crate::process::server::Server;
 use crate::process::upgrade::Inheritance;
 use crate::telemetry::{LogGuard, log};
@@ -59,7 +59,7 @@ pub(super) fn serve(
 
 /// Starts logging as configured; the file's warnings are its first lines.
 pub(super) fn start_log(config: &Config, warnings: &Problems) -> LogGuard {
-    let guard = log::init(log_settings(config.log));
+    let guard = log::init(config.log);
     for warning in warnings.iter() {
         tracing::warn!(event = "config_problem", "{warning}");
     }

@@ -3,6 +3,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
+use crate::settings::{self, CheckKind, Family, Level, SendProxyProtocol, Size, Splice};
 
 /// The listeners and pools that the tests of routes use.
 const AROUND: &str = "listeners:\n  - { name: one, bind: 127.0.0.1:0 }\n  - { name: two, bind: 127.0.0.1:0 }\n\
@@ -98,7 +99,7 @@ fn every_key_is_documented() {
         }
     }
     let mut keys = Vec::new();
-    walk(raw::schema().as_value(), &mut keys);
+    walk(file::schema().as_value(), &mut keys);
     assert!(keys.len() > 80, "{keys:?}");
     for key in keys {
         let named = [format!("`{key}`"), format!(".{key}`")].iter().any(|written| DOCS.contains(written));
@@ -121,22 +122,22 @@ fn what_the_file_says_is_what_the_config_holds() {
     let Settings { listeners, not_tls, pools, limits, relay, runtime, admin, log, .. } = settings;
 
     assert_eq!(listeners[0].bind.len(), 2);
-    assert_eq!(listeners[0].max_connections, Some(7));
-    let trusted = listeners[0].trusted_proxies.as_deref().expect("given");
+    assert_eq!(*listeners[0].max_connections, Some(7));
+    let trusted = listeners[0].trusted_proxies().expect("given");
     assert_eq!(trusted.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "192.0.2.1/32"]);
     assert_eq!(routes[0].patterns[0].0.to_string(), "*.a.test");
     assert_eq!((routes[0].patterns[0].1.line, routes[0].patterns[0].1.column), (5, 21));
     assert_eq!(routes[0].conditions.alpn, [Box::from(*b"h2")]);
     assert_eq!(routes[0].conditions.listeners, [0]);
-    assert_eq!(routes[0].idle_timeout, Some(Duration::from_secs(120)));
+    assert_eq!(routes[0].idle_timeout, Some(Span::from_secs(120)));
     assert_eq!((&*routes[1].name, routes[1].to), ("b.test", Destination::Refuse(Refuse::Reset)));
     assert_eq!(not_tls, Destination::Pool(0));
     assert_eq!(pools[0].backends.iter().map(|backend| backend.weight).collect::<Vec<_>>(), [1, 9]);
-    assert_eq!(pools[0].send_proxy_protocol, Some(ProxyVersion::V2));
+    assert_eq!(pools[0].send_proxy_protocol, SendProxyProtocol::V2);
     assert_eq!(pools[0].connect.attempts, 2);
-    assert_eq!(limits, Limits { max_connections: Some(10), max_hello_bytes: 16 << 10 });
-    assert_eq!(relay, Relay { splice: false, pipe_bytes: 64 << 10 });
-    assert_eq!((runtime.workers, admin.bind.len(), log.level), (Some(3), 0, Level::Debug));
+    assert_eq!((*limits.max_connections, *limits.max_hello), (Some(10), 16 << 10));
+    assert_eq!(relay, Relay { splice: Splice::Off, pipe_size: Size(64 << 10) });
+    assert_eq!((*runtime.workers, admin.bind.len(), log.level), (Some(3), 0, Level::Debug));
 }
 
 #[test]
@@ -147,7 +148,7 @@ fn congestion_control_is_the_general_one_unless_another_is_named() {
     let Config { settings: Settings { listeners, pools, .. }, .. } =
         parse(text).unwrap_or_else(|problems| panic!("{problems}")).config;
     let named = [&listeners[0].congestion, &listeners[1].congestion, &pools[0].congestion, &pools[1].congestion];
-    assert_eq!(named.map(Option::as_deref), [Some("cubic"), Some("bbr"), None, Some("cubic")]);
+    assert_eq!(named.map(settings::named), [Some("cubic"), Some("bbr"), None, Some("cubic")]);
     let wrong = parse(&text.replace("cubic", "\"cu bic\"")).expect_err("refused").to_string();
     assert!(wrong.contains("tcp.congestion: `cu bic` is not a congestion control"), "{wrong}");
 }
@@ -164,9 +165,9 @@ fn pool(keys: &str, routes: &str) -> Result<Loaded, Problems> {
 fn a_tls_check_asks_for_the_first_exact_name_of_its_pool() {
     let asked = |check: &str, routes: &str| {
         let loaded = pool(&format!("health_check: {check}"), routes).unwrap_or_else(|problems| panic!("{problems}"));
-        let kind = loaded.config.pools[0].health_check.as_ref().map(|check| check.kind.clone());
-        let Some(CheckKind::Tls { server_name, .. }) = kind else { panic!("{kind:?}") };
-        (server_name.map(|name| name.to_string()), loaded.warnings.to_string())
+        let check = loaded.config.pools[0].health_check.as_ref().expect("set");
+        assert_eq!(check.kind, CheckKind::Tls);
+        (check.sni.as_ref().map(ToString::to_string), loaded.warnings.to_string())
     };
     let routes = "[{ sni: [\"*.a.test\", b.test], pool: p }, { sni: c.test, pool: p }]";
     assert_eq!(asked("{}", routes), (Some("b.test".to_owned()), String::new()));
@@ -197,7 +198,7 @@ fn checks_and_ejection_that_make_no_sense_are_told_the_right_way() {
         assert!(problems.contains(told) && problems.contains("pools.p."), "{keys}: {problems}");
     }
     let off = pool("ejection: off", "[{ sni: a.test, pool: p }]").unwrap_or_else(|problems| panic!("{problems}"));
-    assert_eq!(off.config.pools[0].ejection, None);
+    assert_eq!(off.config.pools[0].ejection.0, None);
 }
 
 #[test]
@@ -209,10 +210,7 @@ fn names_are_looked_up_as_the_pool_says() {
     let given =
         resolve("min_ttl: 1s, family: v6, nameservers: [10.0.0.53, '10.0.0.54:5353', '2001:db8::53', '[::1]:54']");
     let given = given.expect("good");
-    assert_eq!(
-        (given.min_ttl, given.max_ttl, given.family),
-        (Duration::from_secs(1), Duration::from_secs(300), Family::V6)
-    );
+    assert_eq!((given.min_ttl, given.max_ttl, given.family), (Span::from_secs(1), Span::from_secs(300), Family::V6));
     let asked: Vec<String> = given.nameservers.iter().map(ToString::to_string).collect();
     assert_eq!(asked, ["10.0.0.53:53", "10.0.0.54:5353", "[2001:db8::53]:53", "[::1]:54"]);
     assert!(resolve("").expect("good").nameservers.is_empty());

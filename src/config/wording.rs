@@ -18,23 +18,6 @@ impl fmt::Display for Words {
     }
 }
 
-/// Lists the shapes that a `$shape` enum accepts.
-pub(super) struct Shapes(pub &'static [&'static str]);
-
-impl fmt::Display for Shapes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, shape) in self.0.iter().enumerate() {
-            f.write_str(if index > 0 { " or " } else { "" })?;
-            f.write_str(match *shape {
-                "scalar" => "a word",
-                "list" => "a list",
-                _ => "a map",
-            })?;
-        }
-        Ok(())
-    }
-}
-
 /// Escapes and truncates a text so that a message stays readable.
 pub(super) fn shortened(text: &str) -> String {
     let mut short: String = text.chars().take(MAX_SHOWN).flat_map(char::escape_debug).collect();

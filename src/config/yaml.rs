@@ -35,7 +35,7 @@ pub(super) enum Value<'t> {
     /// Without duplicates, in the order of the file.
     Map(Vec<(Key<'t>, Node<'t>)>),
     /// Stands in for an alias, which has been reported.
-    Told,
+    Reported,
 }
 
 impl Value<'_> {
@@ -152,11 +152,11 @@ impl<'t> Tree<'_, 't> {
             },
             Event::UnresolvedAlias(name) => {
                 self.refuse(spot, format_args!("an unquoted `*` starts an alias in YAML; write \"*{name}\" in quotes"));
-                self.put(Node { spot, value: Value::Told })
+                self.put(Node { spot, value: Value::Reported })
             }
             Event::Alias(_) => {
                 self.refuse(spot, "anchors and aliases are not supported; write the value out");
-                self.put(Node { spot, value: Value::Told })
+                self.put(Node { spot, value: Value::Reported })
             }
             Event::DocumentStart(..) => {
                 self.documents += 1;

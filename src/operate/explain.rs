@@ -11,11 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::alert::Alert;
 use crate::client_hello::Alpn;
-use crate::config::{self, Refuse, Settings};
+use crate::config::Settings;
 use crate::ids::ListenerIndex;
 use crate::refuse::{self, Offer, TurnedAway};
 use crate::route::{By, Candidate, NearMiss};
 use crate::server_name::{InvalidName, Pattern, ServerName, Sni};
+use crate::settings::{self, Refuse};
 use crate::snapshot::{Chosen, Destination, RouteQuery, Snapshot};
 use crate::telemetry::{Match, Reason};
 
@@ -214,7 +215,7 @@ impl Explanation {
     fn refuse_name(&mut self, invalid: InvalidName) {
         self.refusal = Some(Refusal {
             reason: Reason::InvalidSni.as_str().to_owned(),
-            client_sees: refuse_word(Refuse::Alert).to_owned(),
+            client_sees: Refuse::Alert.as_str().to_owned(),
             alert: Some(Alert::ILLEGAL_PARAMETER.name().to_owned()),
             alert_before_tls13: None,
             detail: Some(invalid.to_string()),
@@ -289,7 +290,7 @@ fn suffix(name: &ServerName, bytes: usize) -> &str {
 }
 
 fn told_pool(config: &Settings, name: &str) -> Pool {
-    let backend = |backend: &config::Backend| Backend {
+    let backend = |backend: &settings::Backend| Backend {
         address: backend.address.to_string(),
         weight: backend.weight,
         backup: backend.backup,
@@ -310,19 +311,10 @@ fn refusal(how: Refuse, matched: Match) -> Refusal {
     let (sent, before) = (alert(with_tls13), alert(before_tls13));
     Refusal {
         reason: reason.as_str().to_owned(),
-        client_sees: refuse_word(how).to_owned(),
+        client_sees: how.as_str().to_owned(),
         alert: sent.map(|alert| alert.name().to_owned()),
         alert_before_tls13: before.filter(|_| before != sent).map(|alert| alert.name().to_owned()),
         detail: None,
-    }
-}
-
-/// As written in the routing file.
-pub(crate) fn refuse_word(how: Refuse) -> &'static str {
-    match how {
-        Refuse::Alert => "alert",
-        Refuse::Close => "close",
-        Refuse::Reset => "reset",
     }
 }
 

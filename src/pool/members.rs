@@ -9,8 +9,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::backend::Backend;
-use super::policy::{Order, Policy, View};
+use super::policy::{Order, View};
 use super::standing::Grade;
+use crate::settings::Balance;
 
 /// The backends of a pool.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ pub(super) struct Group {
 }
 
 impl Members {
-    pub(super) fn new(mut list: Vec<Member>, policy: Policy) -> Self {
+    pub(super) fn new(mut list: Vec<Member>, policy: Balance) -> Self {
         list.sort_by_key(|member| member.backup);
         let primaries = list.partition_point(|member| !member.backup);
         let group = |first: usize, count: usize| {

@@ -15,7 +15,6 @@ mod standing;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
@@ -27,18 +26,17 @@ pub(crate) use self::members::Member;
 use self::members::Members;
 pub use self::picks::PickRequest;
 pub(crate) use self::picks::Picks;
-pub use self::policy::Policy;
 pub use self::standing::Health;
-pub(crate) use self::standing::{Ejection, Grade, Operator};
-use crate::proxy_header;
+pub(crate) use self::standing::{Grade, Operator};
+use crate::settings::{self, BackendAddress};
 use crate::telemetry::{Metrics, PoolMetrics};
 
 /// A named set of backends and how they are used.
 pub struct Pool {
     pub name: Arc<str>,
-    pub connect: Connect,
+    /// Without its backends: those are members.
+    pub settings: settings::Pool,
     pub metrics: Arc<PoolMetrics>,
-    settings: Settings,
     members: ArcSwap<Members>,
     /// Where the members come from. Locked only by the control thread, while it changes them.
     entries: Mutex<Vec<Known>>,
@@ -51,46 +49,9 @@ pub struct Pool {
     source_turn: AtomicUsize,
 }
 
-/// How the backends of a pool are ordered and judged.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
-    pub policy: Policy,
-    /// `None` means off.
-    pub ejection: Option<Ejection>,
-    pub when_all_down: WhenAllDown,
-    pub slow_start: Duration,
-}
-
-/// What happens to a connection when the checks of all backends fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WhenAllDown {
-    Try,
-    Refuse,
-}
-
-/// How connections to backends are made: timeouts, attempts and socket options.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Connect {
-    /// Per attempt.
-    pub timeout: Duration,
-    /// Each to a different backend.
-    pub attempts: usize,
-    /// For all attempts together.
-    pub total: Duration,
-    /// How long a backend that accepted the hello may stay silent before another is tried, if there is another.
-    pub first_byte: Duration,
-    /// Whether to send a hello with the SYN (RFC 7413).
-    pub fast_open: bool,
-    pub send_proxy_protocol: Option<proxy_header::Version>,
-    /// Local addresses to connect from, used in turn.
-    pub source_addresses: Vec<IpAddr>,
-    /// `None` means the kernel's default.
-    pub congestion: Option<Arc<str>>,
-}
-
 /// One backend entry of the configuration: a single address, or a name that resolves to any number of them.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
+struct Entry {
     /// As written in the configuration.
     pub name: Arc<str>,
     /// `None` if it has to be looked up.
@@ -99,6 +60,22 @@ pub struct Entry {
     pub backup: bool,
     /// Concurrent connections to each of its addresses.
     pub max_connections: usize,
+}
+
+impl From<settings::Backend> for Entry {
+    fn from(backend: settings::Backend) -> Self {
+        Self {
+            name: backend.address.to_string().into(),
+            address: match backend.address {
+                BackendAddress::Inet(address) => Some(Address::Inet(address)),
+                BackendAddress::Unix(path) => Some(Address::Unix(path)),
+                BackendAddress::Name { .. } | BackendAddress::Srv { .. } => None,
+            },
+            weight: backend.weight,
+            backup: backend.backup,
+            max_connections: backend.max_connections.unwrap_or(usize::MAX),
+        }
+    }
 }
 
 /// One address an entry resolved to.
@@ -119,20 +96,13 @@ struct Known {
 impl Pool {
     /// Makes a pool. Backends that are also in `before`, by entry and address, are carried over with all their state,
     /// and so are the looked-up addresses of names.
-    pub fn new(
-        name: Arc<str>,
-        settings: Settings,
-        connect: Connect,
-        entries: Vec<Entry>,
-        metrics: &Arc<Metrics>,
-        before: Option<&Self>,
-    ) -> Self {
+    pub fn new(mut settings: settings::Pool, metrics: &Arc<Metrics>, before: Option<&Self>) -> Self {
         let now = Instant::now();
+        let entries: Vec<Entry> = std::mem::take(&mut settings.backends).into_iter().map(Entry::from).collect();
         let pool = Self {
-            metrics: metrics.pool(&name),
-            name,
-            connect,
-            members: ArcSwap::from_pointee(Members::new(Vec::new(), settings.policy)),
+            metrics: metrics.pool(&settings.name),
+            name: Arc::clone(&settings.name),
+            members: ArcSwap::from_pointee(Members::new(Vec::new(), settings.balance)),
             settings,
             entries: Mutex::default(),
             look_again: Notify::new(),
@@ -225,10 +195,6 @@ impl Pool {
         self.version.load(Ordering::Relaxed)
     }
 
-    pub fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
     /// Starts the walk for one connection.
     pub fn picks(&self, request: PickRequest<'_>) -> Picks<'_> {
         Picks::new(self, request)
@@ -238,7 +204,7 @@ impl Pool {
     /// while if that was one failure too many and the pool can spare it.
     pub fn failed(&self, backend: &Arc<Backend>, now: Instant) {
         let spare = || self.members.load().can_spare(backend, now);
-        if let Some(length) = backend.standing.failed(self.settings.ejection.as_ref(), now, spare) {
+        if let Some(length) = backend.standing.failed(self.settings.ejection.0.as_ref(), now, spare) {
             backend.metrics.ejected();
             let length_s = length.as_secs_f64();
             tracing::warn!(
@@ -267,15 +233,15 @@ impl Pool {
 
     /// Records that `backend` gave a valid answer.
     pub fn answered(&self, backend: &Backend, now: Instant) {
-        backend.standing.answered(self.settings.ejection.as_ref(), now);
+        backend.standing.answered(self.settings.ejection.0.as_ref(), now);
     }
 
     /// The local address to connect to `backend` from; `None` lets the kernel choose.
     pub fn source_address(&self, backend: IpAddr) -> Option<IpAddr> {
-        let usable = || self.connect.source_addresses.iter().filter(|source| source.is_ipv4() == backend.is_ipv4());
+        let usable = || self.settings.source_addresses.iter().filter(|source| source.is_ipv4() == backend.is_ipv4());
         match usable().count() {
             0 => None,
-            count => usable().nth(self.source_turn.fetch_add(1, Ordering::Relaxed) % count).copied(),
+            count => usable().nth(self.source_turn.fetch_add(1, Ordering::Relaxed) % count).map(|source| source.0),
         }
     }
 
@@ -333,7 +299,7 @@ impl Pool {
         let list = entries.iter().enumerate().flat_map(|(number, known)| {
             known.backends.iter().map(move |backend| member(number, &known.entry, backend))
         });
-        self.members.store(Arc::new(Members::new(list.collect(), self.settings.policy)));
+        self.members.store(Arc::new(Members::new(list.collect(), self.settings.balance)));
         self.version.fetch_add(1, Ordering::Relaxed);
     }
 

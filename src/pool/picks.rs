@@ -10,12 +10,13 @@ use std::sync::atomic::Ordering;
 use fastrand::Rng;
 use tokio::time::Instant;
 
+use super::Pool;
 use super::backend::{Address, Backend, BackendId, Lease};
 use super::maglev::{key_of, key_of_client};
 use super::members::{Group, Member, Members};
-use super::policy::{Policy, Turn};
+use super::policy::Turn;
 use super::standing::Grade;
-use super::{Pool, WhenAllDown};
+use crate::settings::{Balance, WhenAllDown};
 
 /// The connection to pick for.
 #[derive(Clone, Copy, Debug)]
@@ -38,9 +39,9 @@ pub struct Picks<'a> {
 
 impl<'a> Picks<'a> {
     pub(super) fn new(pool: &'a Pool, request: PickRequest<'_>) -> Self {
-        let key = match (pool.settings.policy, request.server_name) {
-            (Policy::SniHash, Some(name)) => key_of(&[name.as_bytes()]),
-            (Policy::SourceHash | Policy::SniHash, _) => key_of_client(request.client),
+        let key = match (pool.settings.balance, request.server_name) {
+            (Balance::SniHash, Some(name)) => key_of(&[name.as_bytes()]),
+            (Balance::SourceHash | Balance::SniHash, _) => key_of_client(request.client),
             _ => 0,
         };
         let turn = Turn { at: None, key, rng: Rng::new() };
@@ -108,7 +109,7 @@ impl<'a> Picks<'a> {
                 met_full.set(met_full.get() || full);
                 untried && !full
             };
-            let view = members.view(group, self.pool.settings.slow_start, now, may);
+            let view = members.view(group, *self.pool.settings.slow_start, now, may);
             let next_turn = || self.pool.turn.fetch_add(1, Ordering::Relaxed);
             let picked = group.order.pick(&mut self.turn, &view, next_turn);
             self.met_full |= met_full.get();

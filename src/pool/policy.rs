@@ -6,20 +6,7 @@
 use fastrand::Rng;
 
 use super::maglev::Maglev;
-
-/// How a pool orders its backends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Policy {
-    RoundRobin,
-    LeastConnections,
-    PowerOfTwo,
-    Random,
-    /// By the client's address.
-    SourceHash,
-    /// By the server name.
-    SniHash,
-    First,
-}
+use crate::settings::Balance;
 
 /// A policy, prepared for the backends of one group.
 #[derive(Debug)]
@@ -53,15 +40,15 @@ pub(super) struct Turn {
 
 impl Order {
     /// Prepares `policy` for backends with these names and weights.
-    pub(super) fn new(policy: Policy, backends: &[(&str, u32)]) -> Self {
+    pub(super) fn new(policy: Balance, backends: &[(&str, u32)]) -> Self {
         let schedule = || Schedule::new(backends.iter().map(|(_, weight)| *weight));
         match policy {
-            Policy::RoundRobin => Self::RoundRobin(schedule()),
-            Policy::LeastConnections => Self::LeastConnections,
-            Policy::PowerOfTwo => Self::PowerOfTwo(schedule()),
-            Policy::Random => Self::Random(schedule()),
-            Policy::SourceHash | Policy::SniHash => Self::Hash(Maglev::new(backends)),
-            Policy::First => Self::First,
+            Balance::RoundRobin => Self::RoundRobin(schedule()),
+            Balance::LeastConnections => Self::LeastConnections,
+            Balance::PowerOfTwo => Self::PowerOfTwo(schedule()),
+            Balance::Random => Self::Random(schedule()),
+            Balance::SourceHash | Balance::SniHash => Self::Hash(Maglev::new(backends)),
+            Balance::First => Self::First,
         }
     }
 
@@ -240,20 +227,20 @@ mod tests {
         }
     }
 
-    fn order(policy: Policy, weights: &[u32]) -> Order {
+    fn order(policy: Balance, weights: &[u32]) -> Order {
         let names = ["a:1", "b:1", "c:1", "d:1", "e:1"];
         let backends: Vec<(&str, u32)> = names.into_iter().zip(weights.iter().copied()).collect();
         Order::new(policy, &backends)
     }
 
-    const ALL: [Policy; 7] = [
-        Policy::RoundRobin,
-        Policy::LeastConnections,
-        Policy::PowerOfTwo,
-        Policy::Random,
-        Policy::SourceHash,
-        Policy::SniHash,
-        Policy::First,
+    const ALL: [Balance; 7] = [
+        Balance::RoundRobin,
+        Balance::LeastConnections,
+        Balance::PowerOfTwo,
+        Balance::Random,
+        Balance::SourceHash,
+        Balance::SniHash,
+        Balance::First,
     ];
 
     fn near(hits: usize, wanted: usize) -> bool {
@@ -262,16 +249,16 @@ mod tests {
 
     #[test]
     fn weights_are_kept_by_every_policy_that_has_them() {
-        for policy in [Policy::Random, Policy::PowerOfTwo, Policy::SourceHash] {
+        for policy in [Balance::Random, Balance::PowerOfTwo, Balance::SourceHash] {
             let hits = Group::of(3).picks(&order(policy, &[1, 2, 5]), 8000);
             assert!(near(hits[0], 1000) && near(hits[1], 2000) && near(hits[2], 5000), "{policy:?}: {hits:?}");
         }
-        assert_eq!(Group::of(3).picks(&order(Policy::RoundRobin, &[1, 2, 5]), 8000), [1000, 2000, 5000]);
+        assert_eq!(Group::of(3).picks(&order(Balance::RoundRobin, &[1, 2, 5]), 8000), [1000, 2000, 5000]);
     }
 
     #[test]
     fn the_share_of_one_that_is_out_is_spread_over_all_others() {
-        for policy in [Policy::RoundRobin, Policy::Random, Policy::PowerOfTwo, Policy::SourceHash] {
+        for policy in [Balance::RoundRobin, Balance::Random, Balance::PowerOfTwo, Balance::SourceHash] {
             let mut group = Group::of(4);
             group.may[1] = false;
             let hits = group.picks(&order(policy, &[1; 4]), 9000);
@@ -298,7 +285,7 @@ mod tests {
     fn the_least_busy_is_picked_and_equals_take_turns() {
         let mut group = Group::of(4);
         group.loads = vec![2.0, 1.0, 1.5, 1.0];
-        let hits = group.picks(&order(Policy::LeastConnections, &[1; 4]), 100);
+        let hits = group.picks(&order(Balance::LeastConnections, &[1; 4]), 100);
         assert!(hits[0] == 0 && hits[2] == 0 && hits[1] > 20 && hits[3] > 20, "{hits:?}");
     }
 
@@ -306,14 +293,14 @@ mod tests {
     fn power_of_two_shuns_the_busy() {
         let mut group = Group::of(4);
         group.loads[2] = 9.0;
-        let hits = group.picks(&order(Policy::PowerOfTwo, &[1; 4]), 8000);
+        let hits = group.picks(&order(Balance::PowerOfTwo, &[1; 4]), 8000);
         // Only when both draws hit it.
         assert!(near(hits[2], 500), "{hits:?}");
     }
 
     #[test]
     fn a_slow_starter_gets_part_of_its_share() {
-        for policy in [Policy::RoundRobin, Policy::Random] {
+        for policy in [Balance::RoundRobin, Balance::Random] {
             let mut group = Group::of(2);
             group.shares[0] = 0.5;
             let hits = group.picks(&order(policy, &[1, 1]), 9000);
@@ -325,7 +312,7 @@ mod tests {
     fn first_is_the_first_that_may() {
         let mut group = Group::of(3);
         group.may[0] = false;
-        assert_eq!(group.picks(&order(Policy::First, &[1; 3]), 10), [0, 10, 0]);
+        assert_eq!(group.picks(&order(Balance::First, &[1; 3]), 10), [0, 10, 0]);
     }
 
     fn round(weights: &[u32]) -> Vec<usize> {

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::settings::Ejection;
+
 use crate::telemetry::BackendState as State;
 
 /// The state a backend is judged by.
@@ -62,16 +64,6 @@ pub enum Grade {
     Failing,
     /// Never picked: set by the operator.
     Closed,
-}
-
-/// When a backend whose connections fail is ejected.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Ejection {
-    /// Consecutive failures.
-    pub failures: u32,
-    /// Length of the first ejection; each further one is twice as long.
-    pub base: Duration,
-    pub max: Duration,
 }
 
 impl Standing {
@@ -138,7 +130,7 @@ impl Standing {
             return None;
         }
         let doublings = self.ejections.load(Relaxed).min(MOST_DOUBLINGS);
-        let length = base.saturating_mul(1 << doublings).min(*max);
+        let length = base.saturating_mul(1 << doublings).min(**max);
         let end = self.millis(now + length);
         // If two workers see the last failure at once, only one ejects.
         self.ejected_until.compare_exchange(until, end, Relaxed, Relaxed).ok()?;
@@ -244,8 +236,9 @@ const OVERTAKEN_AFTER: u32 = 3;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::Span;
 
-    const EJECTION: Ejection = Ejection { failures: 3, base: Duration::from_secs(10), max: Duration::from_secs(60) };
+    const EJECTION: Ejection = Ejection { failures: 3, base: Span::from_secs(10), max: Span::from_secs(60) };
 
     fn after(origin: Instant, seconds: u64) -> Instant {
         origin + Duration::from_secs(seconds)

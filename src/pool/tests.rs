@@ -1,47 +1,34 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::*;
+use crate::settings::{BackendAddress, Balance, Ejection, Or, OrOff, Span, WhenAllDown, Word};
 
-const SETTINGS: Settings = Settings {
-    policy: Policy::RoundRobin,
-    ejection: Some(Ejection { failures: 3, base: Duration::from_secs(10), max: Duration::from_secs(60) }),
-    when_all_down: WhenAllDown::Try,
-    slow_start: Duration::ZERO,
-};
-
-fn connect() -> Connect {
-    Connect {
-        timeout: Duration::ZERO,
-        attempts: 3,
-        total: Duration::ZERO,
-        first_byte: Duration::ZERO,
-        fast_open: false,
-        send_proxy_protocol: None,
-        source_addresses: vec![],
-        congestion: None,
-    }
+fn settings() -> settings::Pool {
+    let ejection = Ejection { failures: 3, base: Span::from_secs(10), max: Span::from_secs(60) };
+    settings::Pool { name: "p".into(), ejection: OrOff(Some(ejection)), ..settings::Pool::default() }
 }
 
 fn address(port: u16) -> Address {
     Address::Inet(SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
-fn entry(port: u16) -> Entry {
-    let name = format!("127.0.0.1:{port}").into();
-    Entry { name, address: Some(address(port)), weight: 1, backup: false, max_connections: usize::MAX }
+fn entry(port: u16) -> settings::Backend {
+    name(&format!("127.0.0.1:{port}"))
 }
 
-fn name(name: &str) -> Entry {
-    Entry { name: name.into(), address: None, weight: 1, backup: false, max_connections: usize::MAX }
+fn name(address: &str) -> settings::Backend {
+    let address = BackendAddress::read(address).expect("an address");
+    settings::Backend { address, weight: 1, backup: false, max_connections: Or::default() }
 }
 
 fn found(port: u16) -> ResolvedAddress {
     ResolvedAddress { address: address(port), weight: 1, backup: false }
 }
 
-fn pool(settings: Settings, entries: Vec<Entry>) -> Pool {
-    Pool::new("p".into(), settings, connect(), entries, &Metrics::new(), None)
+fn pool(settings: settings::Pool, backends: Vec<settings::Backend>) -> Pool {
+    Pool::new(settings::Pool { backends, ..settings }, &Metrics::new(), None)
 }
 
 const REQUEST: PickRequest<'static> =
@@ -66,7 +53,7 @@ fn backend(pool: &Pool, wanted: u16) -> Arc<Backend> {
 
 #[test]
 fn every_backend_is_given_once_a_connection() {
-    let pool = pool(SETTINGS, vec![Entry { weight: 5, ..entry(1) }, entry(2), entry(3)]);
+    let pool = pool(settings(), vec![settings::Backend { weight: 5, ..entry(1) }, entry(2), entry(3)]);
     for _ in 0..20 {
         let mut ports = walk(&pool, Instant::now());
         ports.sort_unstable();
@@ -76,7 +63,7 @@ fn every_backend_is_given_once_a_connection() {
 
 #[test]
 fn turns_follow_the_weights() {
-    let pool = pool(SETTINGS, vec![entry(1), Entry { weight: 3, ..entry(2) }]);
+    let pool = pool(settings(), vec![entry(1), settings::Backend { weight: 3, ..entry(2) }]);
     let mut hits: HashMap<u16, u32> = HashMap::new();
     for _ in 0..8 {
         *hits.entry(walk(&pool, Instant::now())[0]).or_default() += 1;
@@ -86,12 +73,12 @@ fn turns_follow_the_weights() {
 
 #[test]
 fn a_pool_without_backends_gives_none() {
-    assert!(walk(&pool(SETTINGS, vec![]), Instant::now()).is_empty());
+    assert!(walk(&pool(settings(), vec![]), Instant::now()).is_empty());
 }
 
 #[test]
 fn backups_come_after_all_others() {
-    let pool = pool(SETTINGS, vec![Entry { backup: true, ..entry(1) }, entry(2), entry(3)]);
+    let pool = pool(settings(), vec![settings::Backend { backup: true, ..entry(1) }, entry(2), entry(3)]);
     let now = Instant::now();
     (0..4).for_each(|_| assert_eq!(walk(&pool, now)[2], 1));
     backend(&pool, 2).standing.checked(Health::Down, now);
@@ -103,7 +90,7 @@ fn backups_come_after_all_others() {
 #[test]
 fn what_happens_when_all_are_down_is_configured() {
     for (when_all_down, wanted) in [(WhenAllDown::Try, vec![1, 2]), (WhenAllDown::Refuse, vec![])] {
-        let pool = pool(Settings { when_all_down, ..SETTINGS }, vec![entry(1), entry(2)]);
+        let pool = pool(settings::Pool { when_all_down, ..settings() }, vec![entry(1), entry(2)]);
         let now = Instant::now();
         [1, 2].iter().for_each(|&port| backend(&pool, port).standing.checked(Health::Down, now));
         let mut ports = walk(&pool, now);
@@ -114,7 +101,7 @@ fn what_happens_when_all_are_down_is_configured() {
 
 #[test]
 fn the_last_one_is_never_ejected() {
-    let pool = pool(SETTINGS, vec![entry(1), entry(2)]);
+    let pool = pool(settings(), vec![entry(1), entry(2)]);
     let now = Instant::now();
     let (one, two) = (backend(&pool, 1), backend(&pool, 2));
     (0..5).for_each(|_| pool.failed(&one, now));
@@ -126,7 +113,7 @@ fn the_last_one_is_never_ejected() {
 
 #[test]
 fn an_operator_s_word_holds_even_when_nobody_else_is_left() {
-    let pool = pool(SETTINGS, vec![entry(1)]);
+    let pool = pool(settings(), vec![entry(1)]);
     let now = Instant::now();
     for operator in [Operator::Drain, Operator::Down] {
         backend(&pool, 1).standing.set_operator(operator, now);
@@ -136,7 +123,7 @@ fn an_operator_s_word_holds_even_when_nobody_else_is_left() {
 
 #[test]
 fn a_full_backend_is_passed_over_and_told_from_none() {
-    let pool = pool(SETTINGS, vec![Entry { max_connections: 2, ..entry(1) }]);
+    let pool = pool(settings(), vec![settings::Backend { max_connections: 2.into(), ..entry(1) }]);
     let now = Instant::now();
     let mut picks: Vec<_> = (0..3).map(|_| pool.picks(REQUEST)).collect();
     let leases: Vec<_> = picks.iter_mut().map(|picks| picks.next(now)).collect();
@@ -150,7 +137,7 @@ fn a_full_backend_is_passed_over_and_told_from_none() {
 
 #[test]
 fn whether_there_is_another_is_known_before_it_is_picked() {
-    let pool = pool(SETTINGS, vec![entry(1), entry(2)]);
+    let pool = pool(settings(), vec![entry(1), entry(2)]);
     let now = Instant::now();
     let mut picks = pool.picks(REQUEST);
     let one = picks.next(now);
@@ -162,7 +149,7 @@ fn whether_there_is_another_is_known_before_it_is_picked() {
 
 #[test]
 fn a_hash_keeps_a_client_on_its_backend() {
-    let settings = Settings { policy: Policy::SourceHash, ..SETTINGS };
+    let settings = settings::Pool { balance: Balance::SourceHash, ..settings() };
     let pool = pool(settings, (1..=5).map(entry).collect());
     let now = Instant::now();
     let pick = |last: u8| {
@@ -182,7 +169,8 @@ fn a_hash_keeps_a_client_on_its_backend() {
 #[test]
 fn answers_become_backends_and_keep_their_identity() {
     let metrics = Metrics::new();
-    let pool = Pool::new("p".into(), SETTINGS, connect(), vec![name("shop.test:443"), entry(9)], &metrics, None);
+    let pool =
+        Pool::new(settings::Pool { backends: vec![name("shop.test:443"), entry(9)], ..settings() }, &metrics, None);
     let now = Instant::now();
     assert_eq!(walk(&pool, now), [9], "a name without an answer stands for nothing");
     assert!(pool.answer("shop.test:443", vec![found(1), found(2)]));
@@ -205,7 +193,9 @@ fn answers_become_backends_and_keep_their_identity() {
 fn a_reload_keeps_backends_answers_and_what_is_thought_of_them() {
     let metrics = Metrics::new();
     let now = Instant::now();
-    let make = |entries, before: Option<&Pool>| Pool::new("p".into(), SETTINGS, connect(), entries, &metrics, before);
+    let make = |entries, before: Option<&Pool>| {
+        Pool::new(settings::Pool { backends: entries, ..settings() }, &metrics, before)
+    };
     let before = make(vec![name("a.test:1"), entry(1)], None);
     before.answer("a.test:1", vec![found(7)]);
     backend(&before, 1).standing.set_operator(Operator::Drain, now);
@@ -221,7 +211,8 @@ fn a_reload_keeps_backends_answers_and_what_is_thought_of_them() {
 #[test]
 fn an_answer_that_comes_while_a_reload_is_built_is_not_lost() {
     let metrics = Metrics::new();
-    let make = |before| Pool::new("p".into(), SETTINGS, connect(), vec![entry(9), name("a:443")], &metrics, before);
+    let with = || settings::Pool { backends: vec![entry(9), name("a:443")], ..settings() };
+    let make = |before| Pool::new(with(), &metrics, before);
     let before = make(None);
     before.answer("a:443", vec![found(1), found(2)]);
     let after = make(Some(&before));
@@ -240,7 +231,7 @@ fn an_answer_that_comes_while_a_reload_is_built_is_not_lost() {
 
 #[test]
 fn the_other_family_of_a_name_is_found_once() {
-    let pool = pool(SETTINGS, vec![name("a.test:1"), entry(9)]);
+    let pool = pool(settings(), vec![name("a.test:1"), entry(9)]);
     let six = Address::Inet("[::1]:1".parse().expect("an address"));
     pool.answer("a.test:1", vec![found(1), ResolvedAddress { address: six.clone(), weight: 1, backup: false }]);
     let now = Instant::now();

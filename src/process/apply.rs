@@ -12,17 +12,18 @@ use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use crate::config::{self, Settings};
+use crate::config::Settings;
 use crate::descriptors::{Budget, TooMany};
 use crate::operate::admin::{App, sockets};
 use crate::process::listening_sockets::{self, CannotBind, ListeningSockets, Plan};
 use crate::process::upgrade;
 use crate::self_loop::is_own_listener;
-use crate::snapshot::{Snapshot, log_format, missing_congestion};
-use crate::socket::{Address, AdminSocket, Listening};
+use crate::settings::{Address, Log, Runtime};
+use crate::snapshot::{Snapshot, missing_congestion};
+use crate::socket::{AdminSocket, Listening};
 use crate::socket::{Kind, Label};
 use crate::sys;
-use crate::telemetry::{Level, LogControl, LogSettings};
+use crate::telemetry::LogControl;
 
 /// The parts of the process that are not in the snapshot.
 pub(crate) struct Process {
@@ -31,7 +32,7 @@ pub(crate) struct Process {
     /// `None`: the log is not under our control.
     log: Option<LogControl>,
     /// The values in use; changing them requires a restart.
-    runtime: config::Runtime,
+    runtime: Runtime,
     budget: Budget,
     /// Sockets that existed before this process, until the first configuration has taken those it needs.
     before: Before,
@@ -50,7 +51,7 @@ pub(crate) struct Prepared<'a> {
     process: &'a mut Process,
     listeners: Plan,
     admin: sockets::Plan,
-    log: LogSettings,
+    log: Log,
 }
 
 /// Why a valid configuration cannot be put in force on this machine.
@@ -80,7 +81,7 @@ pub(crate) enum ApplyError {
 impl Process {
     pub(crate) fn new(
         listeners: ListeningSockets,
-        runtime: config::Runtime,
+        runtime: Runtime,
         budget: Budget,
         inherited: Vec<upgrade::Inherited>,
     ) -> Result<Self, ApplyError> {
@@ -102,7 +103,7 @@ impl Process {
         if config.runtime != self.runtime {
             return Err(ApplyError::NeedsRestart { what: "runtime" });
         }
-        self.budget.check(config.limits.max_connections).map_err(ApplyError::TooManyConnections)?;
+        self.budget.check(*config.limits.max_connections).map_err(ApplyError::TooManyConnections)?;
         if let Some((name, error)) = missing_congestion(config) {
             return Err(ApplyError::Congestion { name: name.to_owned(), error });
         }
@@ -113,7 +114,7 @@ impl Process {
         let admin = self.admin.prepare(&config.admin.bind, &mut self.before.admin).map_err(ApplyError::BindAdmin)?;
         // Last, since clients may connect from here on.
         self.listeners.listen(&listeners).map_err(ApplyError::Bind)?;
-        Ok(Prepared { listeners, admin, log: log_settings(config.log), process: self })
+        Ok(Prepared { listeners, admin, log: config.log, process: self })
     }
 
     pub(crate) fn listening_sockets(&self) -> &ListeningSockets {
@@ -265,18 +266,6 @@ fn refuse_self_loop(config: &Settings, listening: &[SocketAddr]) -> Result<(), A
     }
 }
 
-/// The log settings from `config`.
-pub(crate) fn log_settings(log: config::Log) -> LogSettings {
-    let level = match log.level {
-        config::Level::Error => Level::Error,
-        config::Level::Warn => Level::Warn,
-        config::Level::Info => Level::Info,
-        config::Level::Debug => Level::Debug,
-        config::Level::Trace => Level::Trace,
-    };
-    LogSettings { level, format: log_format(log.format) }
-}
-
 impl fmt::Display for ApplyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -337,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_backend_where_we_listen_is_refused_under_the_name_of_its_pool() {
-        let config = config::Config::parse(
+        let config = crate::config::Config::parse(
             "listeners: [{ name: l, bind: \"127.0.0.1:0\" }]\nunmatched: { pool: p }\nno_sni: { pool: q }\n\
              pools:\n  p: { backends: [\"unix:/run/a.sock\", \"127.0.0.1:7001\", \"localhost:7002\"] }\n  \
              q: { backends: [224.0.0.1:7002, 127.0.0.1:7003] }\n",

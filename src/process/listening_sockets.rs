@@ -19,8 +19,9 @@ use crate::config::Settings;
 use crate::limits::Permits;
 use crate::listener::{AcceptOrder, CurrentListener, Listener, Shared};
 use crate::process::worker::NewSocket;
-use crate::snapshot::{Snapshot, tcp_settings};
-use crate::socket::{self, Kind, Label, Sharing, TcpSettings};
+use crate::settings::{Tcp, Text};
+use crate::snapshot::Snapshot;
+use crate::socket::{self, Kind, Label, Sharing};
 
 /// The listening sockets of the process.
 pub(crate) struct ListeningSockets {
@@ -88,7 +89,7 @@ struct Wanted {
 
 #[derive(Clone, PartialEq)]
 struct Options {
-    tcp: TcpSettings,
+    tcp: Tcp,
     congestion: Option<Arc<str>>,
 }
 
@@ -467,10 +468,17 @@ fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
 
 /// Every address of every listener, in the order of the file.
 fn wanted(config: &Settings) -> Vec<Wanted> {
-    let of = |listener: &crate::config::Listener| {
-        let options = Options { tcp: tcp_settings(config.tcp), congestion: listener.congestion.clone() };
+    let of = |listener: &crate::settings::Listener| {
+        let options = Options {
+            tcp: config.tcp.clone(),
+            congestion: listener.congestion.as_ref().and_then(|congestion| congestion.0.clone()),
+        };
         let listener_name = Arc::clone(&listener.name);
-        let wanted = move |&address| Wanted { listener: Arc::clone(&listener_name), address, options: options.clone() };
+        let wanted = move |address: &Text<SocketAddr>| Wanted {
+            listener: Arc::clone(&listener_name),
+            address: **address,
+            options: options.clone(),
+        };
         listener.bind.iter().map(wanted).collect::<Vec<_>>()
     };
     config.listeners.iter().flat_map(of).collect()

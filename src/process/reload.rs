@@ -240,7 +240,7 @@ impl Reloader {
     async fn apply(&mut self, Loaded { config, warnings }: Loaded) -> Result<Applied, Rejected> {
         let (before, metrics) = (self.snapshot.load_full(), Arc::clone(&self.metrics));
         // The hash does not cover the token.
-        if config.hash == before.config.hash && config.admin.token == before.config.admin.token {
+        if config.hash == before.config.hash && config.token == before.config.token {
             return Ok(Applied::Already);
         }
         let build = low_priority(move || {
@@ -282,7 +282,7 @@ impl Reloader {
         }
         if !later.is_empty() {
             let (snapshot, registries) = (Arc::clone(&self.snapshot), self.registries.clone());
-            let drain = snapshot.load().config.timeouts.drain;
+            let drain = *snapshot.load().config.timeouts.drain;
             tokio::spawn(async move {
                 sleep(drain).await;
                 later.restore(&snapshot.load());
@@ -387,7 +387,7 @@ impl Reloader {
     }
 
     fn poll(&self) -> Duration {
-        self.snapshot.load().config.reload.poll
+        *self.snapshot.load().config.reload.poll
     }
 }
 

@@ -35,8 +35,8 @@ use crate::process::reload::{self, Asker, Reloader};
 use crate::process::upgrade::{Inheritance, Predecessor, Successor, UpgradeError};
 use crate::process::{systemd, worker};
 use crate::relay;
+use crate::settings::Address;
 use crate::snapshot::Snapshot;
-use crate::socket::Address;
 use crate::telemetry::{LogGuard, Metrics, ReloadResult, Trigger};
 
 /// A proxy with its sockets bound and its workers running.
@@ -78,7 +78,7 @@ impl Server {
         let snapshot = Snapshot::build(config.clone(), None, &metrics);
         let (drain, watch) = drain::channel();
         let open_files = descriptors::raise_limit();
-        let budget = Budget::new(open_files, workers, config.limits.max_connections, relay::MOST_PIPES);
+        let budget = Budget::new(open_files, workers, *config.limits.max_connections, relay::MOST_PIPES);
         tracing::info!(
             event = "starting",
             version = env!("CARGO_PKG_VERSION"),
@@ -89,7 +89,7 @@ impl Server {
             hash = &*config.hash,
             workers,
             max_connections = config.limits.max_connections.unwrap_or_else(|| budget.max_connections()),
-            max_hello_bytes = config.limits.max_hello_bytes,
+            max_hello_bytes = *config.limits.max_hello,
             open_files,
             "starting"
         );
@@ -242,7 +242,7 @@ impl Server {
         if self.readiness.stage() != Stage::Ready {
             return not_upgraded(&UpgradeError::NotReady);
         }
-        let limit = self.shared.snapshot.load().config.timeouts.upgrade;
+        let limit = *self.shared.snapshot.load().config.timeouts.upgrade;
         // Reloads wait meanwhile: they would change the sockets being handed over.
         let process = Arc::clone(&self.process);
         let mut process = process.lock().await;
@@ -280,7 +280,7 @@ impl Server {
         self.readiness.enter(Stage::Draining);
         let (pre_stop, wait) = {
             let timeouts = self.shared.snapshot.load().config.timeouts;
-            (timeouts.pre_stop, timeouts.drain)
+            (*timeouts.pre_stop, *timeouts.drain)
         };
         let (nobody, _) = reload::channel();
         if parting == Parting::Requested {

@@ -32,19 +32,20 @@ pub(crate) use self::meter::Meter;
 pub(crate) use self::pipe::{MOST_OPEN as MOST_PIPES, bound as bound_pipes};
 pub(crate) use self::stream::Stream;
 use crate::prefix::Prefix;
-use crate::socket::{self, TcpSettings};
+use crate::settings::Tcp;
+use crate::socket;
 use crate::sys;
 use crate::way::Way;
 
 /// Relay settings.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// The relay ends after this long without a byte in either direction.
     pub idle: Duration,
     /// The same after the first FIN, for the other direction.
     pub half_closed: Duration,
     pub engine: Engine,
-    pub tcp: TcpSettings,
+    pub tcp: Tcp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +110,7 @@ impl<C: Stream, B: Stream, M: Meter> Relay<C, B, M> {
             settings,
             meter,
         };
-        let first_look = carrier.next_look().min(now + carrier.settings.tcp.keepalive_idle);
+        let first_look = carrier.next_look().min(now + carrier.settings.tcp.keepalive.idle.0);
         Self { timer: sleep_until(first_look), carrier }
     }
 }
@@ -306,7 +307,7 @@ impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
     /// Finds a side that has acknowledged nothing for `user_timeout`. A side that pauses acknowledges each probe of its
     /// closed window, but TCP_USER_TIMEOUT would end it all the same.
     fn death(&mut self) -> Option<End> {
-        let user_timeout = self.settings.tcp.user_timeout?;
+        let user_timeout = *(*self.settings.tcp.user_timeout)?;
         let now = Instant::now();
         let mut unanswered = self.unanswered.as_deref().copied().unwrap_or_default();
         let waits_for_client = look(&self.ends.client, &mut unanswered[0], now);
@@ -343,7 +344,7 @@ impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
     fn next_look(&self) -> Instant {
         let deadline = self.deadline();
         let user_timeout = self.settings.tcp.user_timeout.filter(|_| self.watches);
-        let look = user_timeout.map_or(Duration::MAX, |timeout| (timeout / LOOKS_IN_USER_TIMEOUT).max(LEAST_LOOK));
+        let look = user_timeout.map_or(Duration::MAX, |timeout| (*timeout / LOOKS_IN_USER_TIMEOUT).max(LEAST_LOOK));
         let look = if self.half_closed() || self.to_backend.holds_bytes() { look.min(RESET_LOOK) } else { look };
         Instant::now().checked_add(look).map_or(deadline, |look| look.min(deadline))
     }

@@ -32,14 +32,7 @@ impl Meter for Arc<Count> {
 }
 
 fn settings(engine: Engine) -> Settings {
-    let tcp = TcpSettings {
-        nodelay: true,
-        keepalive_idle: Duration::from_secs(60),
-        keepalive_interval: Duration::from_secs(15),
-        keepalive_probes: 4,
-        user_timeout: Some(Duration::from_secs(120)),
-        backlog: 16,
-    };
+    let tcp = Tcp::default();
     Settings { idle: Duration::from_secs(3600), half_closed: Duration::from_secs(60), engine, tcp }
 }
 

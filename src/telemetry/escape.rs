@@ -7,23 +7,18 @@
 
 use std::fmt::{self, Write};
 
-/// The format of log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    Json,
-    Text,
-}
+use crate::settings::LogFormat;
 
 /// A line under construction. `finish` ends it.
 pub(super) struct Fields<'o> {
     out: &'o mut String,
-    format: Format,
+    format: LogFormat,
     is_first: bool,
 }
 
 impl<'o> Fields<'o> {
-    pub(super) fn new(out: &'o mut String, format: Format) -> Self {
-        if format == Format::Json {
+    pub(super) fn new(out: &'o mut String, format: LogFormat) -> Self {
+        if format == LogFormat::Json {
             out.push('{');
         }
         Self { out, format, is_first: true }
@@ -40,14 +35,14 @@ impl<'o> Fields<'o> {
     pub(super) fn text(&mut self, key: &str, value: impl fmt::Display) {
         self.key(key);
         match self.format {
-            Format::Json => write_quoted(self.out, value),
-            Format::Text => write_bare(self.out, value),
+            LogFormat::Json => write_quoted(self.out, value),
+            LogFormat::Text => write_bare(self.out, value),
         }
     }
 
     pub(super) fn list<T: fmt::Display>(&mut self, key: &str, values: impl Iterator<Item = T>) {
         match self.format {
-            Format::Json => {
+            LogFormat::Json => {
                 self.key(key);
                 self.out.push('[');
                 for (at, value) in values.enumerate() {
@@ -58,24 +53,24 @@ impl<'o> Fields<'o> {
                 }
                 self.out.push(']');
             }
-            Format::Text => self.text(key, values.map(|value| value.to_string()).collect::<Vec<_>>().join(",")),
+            LogFormat::Text => self.text(key, values.map(|value| value.to_string()).collect::<Vec<_>>().join(",")),
         }
     }
 
     /// Ends the line.
     pub(super) fn finish(self) {
-        self.out.push_str(if self.format == Format::Json { "}\n" } else { "\n" });
+        self.out.push_str(if self.format == LogFormat::Json { "}\n" } else { "\n" });
     }
 
     fn key(&mut self, key: &str) {
         let is_first = std::mem::replace(&mut self.is_first, false);
         match self.format {
-            Format::Json => {
+            LogFormat::Json => {
                 self.out.push_str(if is_first { "\"" } else { ",\"" });
                 self.out.push_str(key);
                 self.out.push_str("\":");
             }
-            Format::Text => {
+            LogFormat::Text => {
                 self.out.push_str(if is_first { "" } else { " " });
                 self.out.push_str(key);
                 self.out.push('=');
@@ -155,7 +150,7 @@ mod tests {
 
     use super::*;
 
-    fn line(format: Format, value: &str) -> String {
+    fn line(format: LogFormat, value: &str) -> String {
         let mut out = String::new();
         let mut fields = Fields::new(&mut out, format);
         fields.text("a", value);
@@ -166,11 +161,11 @@ mod tests {
 
     #[test]
     fn text_quotes_only_what_needs_it() {
-        assert_eq!(line(Format::Text, "shop.example.com"), "a=shop.example.com n=1\n");
-        assert_eq!(line(Format::Text, ""), "a=\"\" n=1\n");
-        assert_eq!(line(Format::Text, "two words"), "a=\"two words\" n=1\n");
-        assert_eq!(line(Format::Text, "x=1"), "a=\"x=1\" n=1\n");
-        assert_eq!(line(Format::Text, "\u{1b}[2J\"\r\n"), "a=\"\\u001b[2J\\\"\\r\\n\" n=1\n");
+        assert_eq!(line(LogFormat::Text, "shop.example.com"), "a=shop.example.com n=1\n");
+        assert_eq!(line(LogFormat::Text, ""), "a=\"\" n=1\n");
+        assert_eq!(line(LogFormat::Text, "two words"), "a=\"two words\" n=1\n");
+        assert_eq!(line(LogFormat::Text, "x=1"), "a=\"x=1\" n=1\n");
+        assert_eq!(line(LogFormat::Text, "\u{1b}[2J\"\r\n"), "a=\"\\u001b[2J\\\"\\r\\n\" n=1\n");
     }
 
     #[test]
@@ -182,7 +177,8 @@ mod tests {
 
     #[test]
     fn a_list_is_an_array_or_joined() {
-        for (format, expected) in [(Format::Json, "{\"l\":[\"h2\",\"a\\\"b\"]}\n"), (Format::Text, "l=\"h2,a\\\"b\"\n")]
+        for (format, expected) in
+            [(LogFormat::Json, "{\"l\":[\"h2\",\"a\\\"b\"]}\n"), (LogFormat::Text, "l=\"h2,a\\\"b\"\n")]
         {
             let mut out = String::new();
             let mut fields = Fields::new(&mut out, format);
@@ -195,10 +191,10 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_one_line_and_comes_back(value in "\\PC*|[\\x00-\\x9f\u{2028}\u{202e}\u{10ffff}\"\\\\]*") {
-            let json = line(Format::Json, &value);
+            let json = line(LogFormat::Json, &value);
             let parsed: serde_json::Value = serde_json::from_str(&json).unwrap();
             prop_assert_eq!(parsed["a"].as_str().unwrap(), &value);
-            for line in [json, line(Format::Text, &value)] {
+            for line in [json, line(LogFormat::Text, &value)] {
                 prop_assert!(line.strip_suffix('\n').unwrap().chars().all(|c| !c.is_control() && !misleads(c)));
             }
         }

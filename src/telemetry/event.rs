@@ -13,11 +13,12 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::escape::{Fields, Format};
+use super::escape::Fields;
 use super::timestamp::Timestamp;
+use crate::settings::LogFormat;
 
 pub(super) struct OperatorMessage {
-    pub(super) format: Format,
+    pub(super) format: LogFormat,
     pub(super) colour: Colour,
 }
 

@@ -8,10 +8,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use super::Reason;
-use super::escape::{Bytes, Fields, Format};
+use super::escape::{Bytes, Fields};
 use super::labels::{Feature, Match, Saw, State};
 use super::timestamp::Timestamp;
 use crate::ids::ConnectionId;
+use crate::settings::LogFormat;
 
 /// One connection, as it is logged.
 #[derive(Clone)]
@@ -72,7 +73,7 @@ pub enum Alpn<'a> {
 
 impl ConnectionLine<'_> {
     /// Appends the line, including its newline.
-    pub(super) fn write(&self, out: &mut String, format: Format, now: SystemTime) {
+    pub(super) fn write(&self, out: &mut String, format: LogFormat, now: SystemTime) {
         let mut fields = Fields::new(out, format);
         fields.text("ts", Timestamp(now));
         fields.text("event", "connection");

@@ -21,35 +21,18 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Registry, reload};
 
 use super::Reason;
-pub(crate) use super::escape::Format;
 use super::event::{Colour, OperatorMessage};
 use super::line::ConnectionLine;
-
-/// The format and level of operator messages.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LogSettings {
-    pub level: Level,
-    pub format: Format,
-}
-
-/// The lowest severity that is logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
-}
+use crate::settings::{Level, Log, LogConnections, LogFormat};
 
 /// Sends operator messages to stdout from now on. A process has one such log: a second call changes nothing but also
 /// returns a guard.
-pub(crate) fn init(settings: LogSettings) -> LogGuard {
+pub(crate) fn init(settings: Log) -> LogGuard {
     let stdout = Stdout::shared();
     let is_terminal = io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let colour = if is_terminal { Colour::Ansi } else { Colour::None };
     let (filter, level) = reload::Layer::new(ours(settings.level));
-    let is_text = Arc::new(AtomicBool::new(settings.format == Format::Text));
+    let is_text = Arc::new(AtomicBool::new(settings.format == LogFormat::Text));
     let format = EitherFormat { is_text: Arc::clone(&is_text), colour };
     let messages = tracing_subscriber::fmt::layer().event_format(format).with_writer(stdout.writer.clone());
     // Fails if there is a subscriber already: the first one stays.
@@ -101,8 +84,8 @@ pub(crate) struct LogControl {
 }
 
 impl LogControl {
-    pub(crate) fn set(&self, settings: LogSettings) {
-        self.is_text.store(settings.format == Format::Text, Ordering::Relaxed);
+    pub(crate) fn set(&self, settings: Log) {
+        self.is_text.store(settings.format == LogFormat::Text, Ordering::Relaxed);
         // Fails only if the subscriber is gone, and then nothing is logged.
         let _ = self.level.modify(|now| *now = ours(settings.level));
     }
@@ -121,28 +104,20 @@ where
 {
     fn format_event(&self, context: &FmtContext<'_, S, N>, writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let message = if self.is_text.load(Ordering::Relaxed) {
-            OperatorMessage { format: Format::Text, colour: self.colour }
+            OperatorMessage { format: LogFormat::Text, colour: self.colour }
         } else {
-            OperatorMessage { format: Format::Json, colour: Colour::None }
+            OperatorMessage { format: LogFormat::Json, colour: Colour::None }
         };
         message.format_event(context, writer, event)
     }
-}
-
-/// Which connections are logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
-    All,
-    Failed,
-    Off,
 }
 
 /// The connection log. Clones write to the same output.
 #[derive(Clone)]
 pub struct ConnectionLog {
     sink: Sink,
-    format: Format,
-    which: Which,
+    format: LogFormat,
+    which: LogConnections,
 }
 
 #[derive(Clone)]
@@ -153,21 +128,21 @@ enum Sink {
 
 impl ConnectionLog {
     /// Lines go to stdout, through the same queue as the operator messages.
-    pub fn stdout(format: Format, which: Which) -> Self {
+    pub fn stdout(format: LogFormat, which: LogConnections) -> Self {
         Self { sink: Sink::Queued(Stdout::shared().writer.clone()), format, which }
     }
 
     /// Lines go straight to `writer`, for tests.
-    pub fn to(writer: impl Write + Send + 'static, format: Format, which: Which) -> Self {
+    pub fn to(writer: impl Write + Send + 'static, format: LogFormat, which: LogConnections) -> Self {
         Self { sink: Sink::Direct(Arc::new(Mutex::new(Box::new(writer)))), format, which }
     }
 
     /// Whether a connection with this reason is logged; check it first to avoid formatting a line in vain.
     pub fn wants(&self, reason: Reason) -> bool {
         match self.which {
-            Which::All => true,
-            Which::Failed => is_failure(reason),
-            Which::Off => false,
+            LogConnections::All => true,
+            LogConnections::Failed => is_failure(reason),
+            LogConnections::Off => false,
         }
     }
 

@@ -19,7 +19,7 @@ mod timestamp;
 
 pub use self::labels::*;
 pub(crate) use self::line::{Alpn, ConnectionLine};
-pub(crate) use self::log::{ConnectionLog, Format, Level, LogControl, LogGuard, LogSettings, Which};
+pub(crate) use self::log::{ConnectionLog, LogControl, LogGuard};
 pub use self::metrics::Metrics;
 pub(crate) use self::metrics::{REVISION, VERSION};
 pub(crate) use self::reason::Reason;

@@ -13,10 +13,10 @@ use tokio::net::{TcpStream, UnixStream};
 use crate::backends::handshake::{
     self, Asking, Certificate, Handshake, HandshakeError, NameSent, Roots, RootsError, Verdict,
 };
-use crate::config::{CheckKind, HealthCheck, Verify};
 use crate::connect::{self, BackendStream};
 use crate::pool::{Address, Pool, Shown};
 use crate::proxy_header::{self, Addresses};
+use crate::settings::{CheckKind, HealthCheck};
 use crate::socket;
 use crate::telemetry::CheckResult;
 
@@ -53,16 +53,16 @@ pub(super) enum Failed {
 
 impl Probe {
     pub(super) fn new(pool: Arc<Pool>, check: &HealthCheck, name: NameSent) -> Self {
-        let asking = match &check.kind {
+        let asking = match check.kind {
             CheckKind::Tcp => None,
-            CheckKind::Tls { server_name, alpn, verify } => Some(roots(verify).map(|roots| Asking {
-                server_name: server_name.as_ref().map(|name| name.as_str().into()),
-                alpn: alpn.iter().map(|protocol| protocol.to_vec()).collect(),
+            CheckKind::Tls => Some(roots(check).map(|roots| Asking {
+                server_name: check.sni.as_ref().map(|name| name.as_str().into()),
+                alpn: check.alpn.iter().map(|protocol| protocol.0.to_vec()).collect(),
                 roots,
                 ..Asking::default()
             })),
         };
-        Self { pool, port: check.port, asking, name }
+        Self { pool, port: *check.port, asking, name }
     }
 
     /// Checks the backend at `address`; the caller sets the deadline.
@@ -103,7 +103,7 @@ impl Probe {
 
     /// Sends the PROXY header of a connection of our own, where the backend expects one.
     async fn introduce(&self, stream: &mut (impl AsyncWriteExt + Unpin), own: Option<Addresses>) -> Result<(), Failed> {
-        match self.pool.connect.send_proxy_protocol {
+        match self.pool.settings.send_proxy_protocol.version() {
             Some(version) => stream.write_all(&proxy_header::local(version, own)).await.map_err(Failed::Connect),
             None => Ok(()),
         }
@@ -139,11 +139,11 @@ fn shown(certificate: &Certificate) -> Shown {
     Shown { names: certificate.names.clone(), not_after: certificate.not_after }
 }
 
-fn roots(verify: &Verify) -> Result<Option<Roots>, RootsError> {
-    match verify {
-        Verify::Nothing => Ok(None),
-        Verify::Chain { ca_file: Some(file) } => Roots::from_file(file).map(Some),
-        Verify::Chain { ca_file: None } => Roots::of_the_system().map(Some),
+fn roots(check: &HealthCheck) -> Result<Option<Roots>, RootsError> {
+    match &*check.ca_file {
+        _ if !check.verify => Ok(None),
+        Some(file) => Roots::from_file(&file.0).map(Some),
+        None => Roots::of_the_system().map(Some),
     }
 }
 

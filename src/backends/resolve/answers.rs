@@ -11,7 +11,8 @@ use tokio::time::Instant;
 
 use super::lookup::{Host, Kind, Looked, Part};
 use super::nameservers::By;
-use super::{Failure, Family, Found, Settings};
+use super::{Failure, Found};
+use crate::settings::{Family, Resolve};
 
 /// The last good answers.
 #[derive(Default)]
@@ -105,11 +106,7 @@ impl Memory {
     }
 
     /// The addresses to connect to, and those that are rejected.
-    pub(super) fn found(
-        &self,
-        settings: &Settings,
-        is_ours: impl Fn(SocketAddr) -> bool,
-    ) -> (Vec<Found>, Vec<Refused>) {
+    pub(super) fn found(&self, settings: &Resolve, is_ours: impl Fn(SocketAddr) -> bool) -> (Vec<Found>, Vec<Refused>) {
         let mut refused = Vec::new();
         let mut found: Vec<Found> = Vec::new();
         for Kept { host, addresses, by, .. } in &self.kept {
@@ -138,7 +135,7 @@ impl Memory {
     }
 }
 
-fn check(address: SocketAddr, by: By, settings: &Settings, is_ours: impl Fn(SocketAddr) -> bool) -> Option<Why> {
+fn check(address: SocketAddr, by: By, settings: &Resolve, is_ours: impl Fn(SocketAddr) -> bool) -> Option<Why> {
     let wanted = match settings.family {
         Family::Any => true,
         Family::V4 => address.is_ipv4(),
@@ -209,10 +206,9 @@ mod tests {
         Part { host: host(name), kind, addresses: addresses.map(parse), by: By::Nameserver }
     }
 
-    fn settings(family: Family, allow: &[&str]) -> Settings {
-        let allow = allow.iter().map(|network| network.parse().unwrap()).collect();
-        let (min_ttl, max_ttl, stale) = (Duration::ZERO, Duration::ZERO, STALE);
-        Settings { family, min_ttl, max_ttl, stale, allow, nameservers: Vec::new() }
+    fn settings(family: Family, allow: &[&str]) -> Resolve {
+        let allow = allow.iter().map(|network| crate::settings::Text(network.parse().unwrap())).collect();
+        Resolve { family, allow, ..Resolve::default() }
     }
 
     fn looked(parts: Vec<Part>) -> Result<Looked, Failure> {

@@ -4,7 +4,7 @@
 //! Out: [`Looked`]: for each host and family its addresses, or why there are none; the lowest TTL of all answers.
 //! Source: RFC 2782 (SRV: priority, weight, `.`), RFC 8305 §3 (waiting for the other family).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use tokio::time::timeout;
 
 use super::nameservers::{Answer, By};
 use super::sources::{Service, Sources};
-use super::{Failure, Family, Query, Settings};
+use super::{Failure, Query};
+use crate::settings::{Family, Nameserver, Resolve};
 
 /// The result of a look-up; at least one part succeeded.
 #[derive(Debug)]
@@ -59,13 +60,13 @@ impl Host {
 pub(super) struct Lookup<'a> {
     query: &'a Query,
     family: Family,
-    nameservers: &'a [SocketAddr],
+    nameservers: &'a [Nameserver],
     /// Reloaded when the files have changed.
     sources: Option<Arc<Sources>>,
 }
 
 impl<'a> Lookup<'a> {
-    pub(super) fn new(query: &'a Query, settings: &'a Settings) -> Self {
+    pub(super) fn new(query: &'a Query, settings: &'a Resolve) -> Self {
         Self { query, family: settings.family, nameservers: &settings.nameservers, sources: None }
     }
 

@@ -5,7 +5,7 @@
 //! Source: resolv.conf(5), hosts(5), and how the C library interprets them; RFC 8305 §3.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -17,9 +17,10 @@ use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use tokio::time::timeout;
 
+use super::Failure;
 use super::lookup::Kind;
 use super::nameservers::{Answer, By, Nameservers};
-use super::{Failure, Family};
+use crate::settings::{Family, Nameserver};
 
 /// Where answers come from.
 pub(super) struct Sources {
@@ -46,10 +47,10 @@ pub(super) type Addresses = Vec<(Kind, Result<Answer<IpAddr>, Failure>)>;
 
 impl Sources {
     /// Queries only these servers; names are taken as absolute.
-    pub(super) fn given(nameservers: &[SocketAddr]) -> Self {
+    pub(super) fn given(nameservers: &[Nameserver]) -> Self {
         let mut options = ResolverOpts::default();
         options.timeout = GIVEN_TIMEOUT;
-        let server = |address: &SocketAddr| {
+        let server = |Nameserver(address): &Nameserver| {
             let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
                 connection.port = address.port();
                 connection
@@ -294,7 +295,7 @@ mod tests {
 
     #[test]
     fn given_nameservers_are_asked_for_names_as_they_stand() {
-        let sources = Sources::given(&["127.0.0.1:53".parse().unwrap()]);
+        let sources = Sources::given(&[Nameserver("127.0.0.1:53".parse().unwrap())]);
         assert_eq!(candidates(&sources, "shop"), ["shop."]);
         assert!(sources.are_fresh());
     }

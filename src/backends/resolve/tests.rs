@@ -13,6 +13,7 @@ use self::nameserver::{Fails, Nameserver};
 use super::lookup::{Host, Kind, Part};
 use super::nameservers::By;
 use super::*;
+use crate::settings::{self, Family, Span};
 use crate::telemetry::DnsResult;
 
 #[path = "../../../tests/harness/nameserver.rs"]
@@ -35,13 +36,13 @@ impl Drop for Followed {
 }
 
 impl Followed {
-    fn new(query: Query, settings: Settings) -> Self {
+    fn new(query: Query, settings: Resolve) -> Self {
         Self::from(query, settings, &[], |_| false)
     }
 
     fn from(
         query: Query,
-        settings: Settings,
+        settings: Resolve,
         known: &[Found],
         is_ours: impl Fn(SocketAddr) -> bool + Send + 'static,
     ) -> Self {
@@ -91,14 +92,14 @@ fn host(name: &str) -> Query {
     Query::Host { host: name.into(), port: 443 }
 }
 
-fn settings(nameserver: &Nameserver) -> Settings {
-    Settings {
+fn settings(nameserver: &Nameserver) -> Resolve {
+    Resolve {
         family: Family::Any,
-        min_ttl: Duration::from_millis(50),
-        max_ttl: Duration::from_millis(200),
-        stale: Duration::from_secs(3600),
-        nameservers: vec![nameserver.address],
-        allow: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
+        min_ttl: Span(Duration::from_millis(50)),
+        max_ttl: Span(Duration::from_millis(200)),
+        stale: Span(Duration::from_secs(3600)),
+        nameservers: vec![settings::Nameserver(nameserver.address)],
+        allow: vec![settings::Text("127.0.0.0/8".parse().unwrap()), settings::Text("::1/128".parse().unwrap())],
     }
 }
 
@@ -124,9 +125,9 @@ async fn every_address_of_both_families_is_found_and_a_change_is_followed() {
 async fn only_the_family_that_is_wanted_is_asked_for() {
     let dns = Nameserver::start();
     dns.addresses("shop.test", 0, &["127.0.0.1", "::1"]);
-    let mut v4 = Followed::new(host("shop.test"), Settings { family: Family::V4, ..settings(&dns) });
+    let mut v4 = Followed::new(host("shop.test"), Resolve { family: Family::V4, ..settings(&dns) });
     assert_eq!(told(&v4.report().await), ["127.0.0.1:443"]);
-    let mut v6 = Followed::new(host("shop.test"), Settings { family: Family::V6, ..settings(&dns) });
+    let mut v6 = Followed::new(host("shop.test"), Resolve { family: Family::V6, ..settings(&dns) });
     assert_eq!(told(&v6.report().await), ["[::1]:443"]);
 }
 
@@ -153,7 +154,7 @@ async fn what_is_gone_is_forgotten_when_it_is_stale() {
     let dns = Nameserver::start();
     dns.addresses("shop.test", 0, &["127.0.0.1"]);
     let stale = Duration::from_millis(600);
-    let mut shop = Followed::new(host("shop.test"), Settings { stale, ..settings(&dns) });
+    let mut shop = Followed::new(host("shop.test"), Resolve { stale: Span(stale), ..settings(&dns) });
     shop.until(&["127.0.0.1:443"]).await;
     dns.remove("shop.test");
     let failed = shop.until_result(DnsResult::NoSuchName).await;
@@ -173,7 +174,7 @@ async fn what_was_known_before_is_kept_like_an_answer() {
         weight: None,
         backup: false,
     });
-    let settings = Settings { stale: Duration::from_millis(300), ..settings(&dns) };
+    let settings = Resolve { stale: Span(Duration::from_millis(300)), ..settings(&dns) };
     let mut gone = Followed::from(host("shop.test"), settings.clone(), &known, |_| false);
     let report = gone.report().await;
     assert_eq!((told(&report).len(), report.changed), (2, false));
@@ -187,7 +188,7 @@ async fn what_was_known_before_is_kept_like_an_answer() {
 async fn a_nameserver_that_never_answers_is_a_timeout() {
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let dns = Nameserver::start();
-    let settings = Settings { nameservers: vec![silent.local_addr().unwrap()], ..settings(&dns) };
+    let settings = Resolve { nameservers: vec![settings::Nameserver(silent.local_addr().unwrap())], ..settings(&dns) };
     let mut shop = Followed::new(host("shop.test"), settings);
     let report = shop.report().await;
     assert_eq!(result(&report), Some(DnsResult::TimedOut));
@@ -201,7 +202,7 @@ async fn the_next_nameserver_is_asked_when_one_is_silent_or_fails() {
     failing.fail("shop.test", None, Fails::Refused);
     dns.addresses("shop.test", 0, &["127.0.0.1"]);
     for first in [silent.local_addr().unwrap(), failing.address] {
-        let settings = Settings { nameservers: vec![first, dns.address], ..settings(&dns) };
+        let settings = Resolve { nameservers: [first, dns.address].map(settings::Nameserver).into(), ..settings(&dns) };
         let mut shop = Followed::new(host("shop.test"), settings);
         assert_eq!(told(&shop.report().await), ["127.0.0.1:443"], "{first}");
     }
@@ -225,7 +226,11 @@ async fn a_nameserver_without_edns_is_asked_again_without_it_and_then_only_so() 
     ];
     for (number, to_edns) in answers.into_iter().enumerate() {
         let (address, with_edns) = nameserver::without_edns(to_edns);
-        let settings = Settings { family: Family::V4, nameservers: vec![address], ..settings(&Nameserver::start()) };
+        let settings = Resolve {
+            family: Family::V4,
+            nameservers: vec![settings::Nameserver(address)],
+            ..settings(&Nameserver::start())
+        };
         let mut shop = Followed::new(host("shop.test"), settings);
         for _ in 0..3 {
             assert_eq!(told(&shop.report().await), ["127.0.0.1:443"], "{number}");
@@ -241,7 +246,8 @@ async fn a_nameserver_that_fails_is_not_asked_again_for_lack_of_edns() {
     for fails in [Fails::ServFail, Fails::Refused] {
         let asked = dns.asked("shop.test");
         dns.fail("shop.test", None, fails);
-        let settings = Settings { family: Family::V4, min_ttl: DEADLINE, max_ttl: DEADLINE, ..settings(&dns) };
+        let settings =
+            Resolve { family: Family::V4, min_ttl: Span(DEADLINE), max_ttl: Span(DEADLINE), ..settings(&dns) };
         let mut shop = Followed::new(host("shop.test"), settings);
         assert_eq!(result(&shop.report().await), Some(DnsResult::ServFail));
         assert_eq!(dns.asked("shop.test") - asked, 1);
@@ -278,7 +284,7 @@ async fn a_truncated_answer_is_asked_for_over_tcp() {
 async fn an_alias_is_followed_and_its_ttl_counts() {
     let dns = Nameserver::start();
     dns.alias("www.test", 1, "shop.test").addresses("shop.test", 60, &["127.0.0.1"]);
-    let settings = Settings { max_ttl: Duration::from_secs(300), family: Family::V4, ..settings(&dns) };
+    let settings = Resolve { max_ttl: Span(Duration::from_secs(300)), family: Family::V4, ..settings(&dns) };
     let mut www = Followed::new(host("www.test"), settings.clone());
     let report = www.report().await;
     assert_eq!(told(&report), ["127.0.0.1:443"]);
@@ -345,7 +351,7 @@ async fn a_kick_brings_the_next_look_up_forward() {
     let dns = Nameserver::start();
     dns.addresses("shop.test", 3600, &["127.0.0.1"]);
     let max_ttl = Duration::from_secs(3600);
-    let mut shop = Followed::new(host("shop.test"), Settings { max_ttl, ..settings(&dns) });
+    let mut shop = Followed::new(host("shop.test"), Resolve { max_ttl: Span(max_ttl), ..settings(&dns) });
     shop.until(&["127.0.0.1:443"]).await;
     dns.addresses("shop.test", 3600, &["127.0.0.2"]);
     shop.kick.notify_one();
@@ -369,7 +375,7 @@ async fn names_of_the_hosts_file_need_no_nameserver() {
         return;
     }
     let dns = Nameserver::start();
-    let settings = Settings { nameservers: Vec::new(), allow: Vec::new(), family: Family::V4, ..settings(&dns) };
+    let settings = Resolve { nameservers: Vec::new(), allow: Vec::new(), family: Family::V4, ..settings(&dns) };
     let mut local = Followed::new(host("localhost"), settings);
     assert_eq!(told(&local.report().await), ["127.0.0.1:443"]);
 }
@@ -387,11 +393,11 @@ fn one(address: &str) -> Result<Looked, Failure> {
 
 #[tokio::test(start_paused = true)]
 async fn between_two_look_ups_what_failed_is_forgotten_in_time() {
-    let settings = Settings {
+    let settings = Resolve {
         family: Family::Any,
-        min_ttl: Duration::from_secs(5),
-        max_ttl: Duration::from_secs(300),
-        stale: Duration::from_secs(100),
+        min_ttl: Span(Duration::from_secs(5)),
+        max_ttl: Span(Duration::from_secs(300)),
+        stale: Span(Duration::from_secs(100)),
         nameservers: Vec::new(),
         allow: Vec::new(),
     };
@@ -432,11 +438,11 @@ async fn between_two_look_ups_what_failed_is_forgotten_in_time() {
 
 #[tokio::test(start_paused = true)]
 async fn kicks_in_numbers_cost_one_look_up_per_least_ttl() {
-    let settings = Settings {
+    let settings = Resolve {
         family: Family::Any,
-        min_ttl: Duration::from_secs(5),
-        max_ttl: Duration::from_secs(300),
-        stale: Duration::ZERO,
+        min_ttl: Span(Duration::from_secs(5)),
+        max_ttl: Span(Duration::from_secs(300)),
+        stale: Span(Duration::ZERO),
         nameservers: Vec::new(),
         allow: Vec::new(),
     };

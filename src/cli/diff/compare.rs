@@ -4,8 +4,7 @@
 //! Out: a [`Report`]. Every name and pattern of either file is looked up in both, by `Snapshot::choose` itself; a
 //!      pattern by a name that only it and less specific ones match.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use foldhash::fast::RandomState;
 use serde::{Serialize, Serializer};
@@ -13,9 +12,9 @@ use serde::{Serialize, Serializer};
 use super::Side;
 use super::cases::{Addresses, Cases, Listeners, When};
 use crate::client_hello::Alpn;
-use crate::config::{self, Config, Place, Settings};
-use crate::operate::explain::refuse_word;
+use crate::config::{self, Config, Place};
 use crate::server_name::{Pattern, ServerName, Sni};
+use crate::settings::{Pool, Refuse, Span};
 use crate::snapshot::{Chosen, Destination, Route, RouteQuery};
 
 /// All differences. The JSON is a stable interface.
@@ -28,7 +27,7 @@ pub(super) struct Report<'a> {
     pub fallbacks: Vec<FallbackChange<'a>>,
     pub pools: Vec<PoolChange<'a>>,
     /// Other top-level keys whose values differ; they do not change routing.
-    pub other_settings: Vec<&'static str>,
+    pub other_settings: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -64,7 +63,7 @@ pub(super) struct Target<'a> {
     pub pool: Option<&'a str>,
     pub refuse: Option<&'static str>,
     #[serde(rename = "idle_timeout_s", serialize_with = "in_seconds")]
-    pub idle_timeout: Option<Duration>,
+    pub idle_timeout: Option<Span>,
     /// The route or the fallback, as in the log.
     pub route: &'a str,
     #[serde(rename = "match")]
@@ -84,7 +83,7 @@ pub(super) struct PoolChange<'a> {
     pub kind: Kind,
     pub backends: Vec<BackendChange>,
     /// The other keys whose values differ.
-    pub settings: Vec<&'static str>,
+    pub settings: Vec<String>,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -107,7 +106,7 @@ pub(super) fn compare<'a>(old: &'a Side, new: &'a Side) -> Report<'a> {
         patterns,
         fallbacks,
         pools,
-        other_settings: other_settings(&old.config.settings, &new.config.settings),
+        other_settings: differing(&old.config.settings, &new.config.settings, &[]),
     }
 }
 
@@ -173,7 +172,7 @@ fn written_alike(old: &Config, before: &[&config::Route], new: &Config, after: &
     written(old, before) == written(new, after)
 }
 
-fn destination<'a>(config: &'a Config, route: &config::Route) -> (Option<&'a str>, Option<config::Refuse>) {
+fn destination<'a>(config: &'a Config, route: &config::Route) -> (Option<&'a str>, Option<Refuse>) {
     match route.to {
         config::Destination::Pool(pool) => (Some(&config.pools[pool].name), None),
         config::Destination::Refuse(how) => (None, Some(how)),
@@ -303,7 +302,7 @@ fn target(Chosen { route, matched }: Chosen<'_>) -> Target<'_> {
 fn target_of(route: &Route) -> Target<'_> {
     let (pool, refuse) = match &route.to {
         Destination::Pool(pool) => (Some(&*pool.name), None),
-        Destination::Refuse(how) => (None, Some(refuse_word(*how))),
+        Destination::Refuse(how) => (None, Some(how.as_str())),
     };
     Target { pool, refuse, idle_timeout: route.idle_timeout, route: &route.name, matched: "" }
 }
@@ -323,14 +322,14 @@ fn fallbacks<'a>(old: &'a Side, new: &'a Side) -> Vec<FallbackChange<'a>> {
 }
 
 fn pools<'a>(old: &'a Config, new: &'a Config) -> Vec<PoolChange<'a>> {
-    let before: HashMap<&str, &config::Pool> = old.pools.iter().map(|pool| (&*pool.name, pool)).collect();
-    let after: HashMap<&str, &config::Pool> = new.pools.iter().map(|pool| (&*pool.name, pool)).collect();
-    let change = |pool: &'a config::Pool| {
+    let before: HashMap<&str, &Pool> = old.pools.iter().map(|pool| (&*pool.name, pool)).collect();
+    let after: HashMap<&str, &Pool> = new.pools.iter().map(|pool| (&*pool.name, pool)).collect();
+    let change = |pool: &'a Pool| {
         let (old, new) = (before.get(&*pool.name), after.get(&*pool.name));
         let (kind, settings) = match (old, new) {
             (None, _) => (Kind::Added, Vec::new()),
             (_, None) => (Kind::Removed, Vec::new()),
-            (Some(old), Some(new)) => (Kind::Changed, pool_settings(old, new)),
+            (Some(old), Some(new)) => (Kind::Changed, differing(old, new, &["backends"])),
         };
         let backends = backends(old.copied(), new.copied());
         (kind != Kind::Changed || !backends.is_empty() || !settings.is_empty()).then_some(PoolChange {
@@ -344,9 +343,9 @@ fn pools<'a>(old: &'a Config, new: &'a Config) -> Vec<PoolChange<'a>> {
     new.pools.iter().chain(removed).filter_map(change).collect()
 }
 
-fn backends(old: Option<&config::Pool>, new: Option<&config::Pool>) -> Vec<BackendChange> {
+fn backends(old: Option<&Pool>, new: Option<&Pool>) -> Vec<BackendChange> {
     // An address may occur twice in a pool; the weights add up.
-    let weights = |pool: Option<&config::Pool>| {
+    let weights = |pool: Option<&Pool>| {
         let mut weights: BTreeMap<String, u32> = BTreeMap::new();
         for backend in pool.into_iter().flat_map(|pool| &pool.backends) {
             let weight = weights.entry(backend.address.to_string()).or_default();
@@ -369,80 +368,26 @@ fn backends(old: Option<&config::Pool>, new: Option<&config::Pool>) -> Vec<Backe
     addresses.filter_map(change).collect()
 }
 
-fn pool_settings(old: &config::Pool, new: &config::Pool) -> Vec<&'static str> {
-    // Destructured in full, here and below, so that a new key does not compile until it is compared.
-    let config::Pool {
-        name: _,
-        backends: _,
-        balance,
-        resolve,
-        connect,
-        health_check,
-        ejection,
-        when_all_down,
-        slow_start,
-        send_proxy_protocol,
-        source_addresses,
-        congestion,
-    } = old;
-    let alike = [
-        ("balance", *balance == new.balance),
-        ("resolve", *resolve == new.resolve),
-        ("health_check", *health_check == new.health_check),
-        ("ejection", *ejection == new.ejection),
-        ("when_all_down", *when_all_down == new.when_all_down),
-        ("slow_start", *slow_start == new.slow_start),
-        ("connect", *connect == new.connect),
-        ("send_proxy_protocol", *send_proxy_protocol == new.send_proxy_protocol),
-        ("source_addresses", *source_addresses == new.source_addresses),
-        ("congestion", *congestion == new.congestion),
-    ];
-    differing(&alike)
+/// The keys whose values differ, except those `left_out`. A key that is not written differs from every value.
+fn differing(old: &impl Serialize, new: &impl Serialize, left_out: &[&str]) -> Vec<String> {
+    let (old, new) = (keys(old), keys(new));
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let differs = |name: &&&String| old.get(**name) != new.get(**name) && !left_out.contains(&name.as_str());
+    names.iter().filter(differs).map(|name| (*name).clone()).collect()
 }
 
-fn other_settings(old: &Settings, new: &Settings) -> Vec<&'static str> {
-    let Settings {
-        listeners,
-        timeouts,
-        limits,
-        relay,
-        tcp,
-        runtime,
-        admin,
-        log,
-        reload,
-        // Compared above, or not a setting.
-        no_sni: _,
-        unmatched: _,
-        not_tls: _,
-        pools: _,
-        files: _,
-        sources: _,
-        hash: _,
-    } = old;
-    let alike = [
-        ("listeners", *listeners == new.listeners),
-        ("timeouts", *timeouts == new.timeouts),
-        ("limits", *limits == new.limits),
-        ("relay", *relay == new.relay),
-        ("tcp", *tcp == new.tcp),
-        ("runtime", *runtime == new.runtime),
-        ("admin", *admin == new.admin),
-        ("log", *log == new.log),
-        ("reload", *reload == new.reload),
-    ];
-    differing(&alike)
-}
-
-fn differing(alike: &[(&'static str, bool)]) -> Vec<&'static str> {
-    alike.iter().filter(|(_, alike)| !alike).map(|(key, _)| *key).collect()
+fn keys(settings: &impl Serialize) -> serde_json::Map<String, serde_json::Value> {
+    match serde_json::to_value(settings) {
+        Ok(serde_json::Value::Object(keys)) => keys,
+        _ => serde_json::Map::new(),
+    }
 }
 
 fn place_as_text<S: Serializer>(place: &&Place, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(place)
 }
 
-fn in_seconds<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+fn in_seconds<S: Serializer>(duration: &Option<Span>, serializer: S) -> Result<S::Ok, S::Error> {
     duration.map(|duration| duration.as_secs_f64()).serialize(serializer)
 }
 

@@ -16,16 +16,16 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use crate::backends::discovery::{self, Place};
 use crate::backends::resolve;
-use crate::config::{Backend, Pool, ProxyVersion};
 use crate::pool::Address;
 use crate::proxy_header::{self, Addresses, Version};
+use crate::settings::{Backend, Pool};
 
 /// How to connect to an address.
 #[derive(Clone, Debug)]
 pub(super) struct Way {
     address: Address,
     from: Option<IpAddr>,
-    proxy: Option<ProxyVersion>,
+    proxy: Option<Version>,
 }
 
 /// A connected stream of either kind.
@@ -48,7 +48,7 @@ pub(super) async fn addresses(pool: &Pool, backend: &Backend, limit: Duration) -
         Place::Known(address) => return Ok(vec![address]),
         Place::LookedUp(query) => query,
     };
-    let found = timeout(limit, resolve::once(&query, &discovery::settings(&pool.resolve))).await;
+    let found = timeout(limit, resolve::once(&query, &pool.resolve)).await;
     match found {
         Ok(Ok(found)) => Ok(found.iter().map(|found| Address::Inet(found.address)).collect()),
         Ok(Err(failure)) => Err(Unresolved::Failure(failure)),
@@ -59,10 +59,12 @@ pub(super) async fn addresses(pool: &Pool, backend: &Backend, limit: Duration) -
 impl Way {
     pub(super) fn new(pool: &Pool, address: Address) -> Self {
         let from = match &address {
-            Address::Inet(to) => pool.source_addresses.iter().find(|from| from.is_ipv4() == to.is_ipv4()).copied(),
+            Address::Inet(to) => {
+                pool.source_addresses.iter().find(|from| from.is_ipv4() == to.is_ipv4()).map(|from| from.0)
+            }
             Address::Unix(_) => None,
         };
-        Self { address, from, proxy: pool.send_proxy_protocol }
+        Self { address, from, proxy: pool.send_proxy_protocol.version() }
     }
 
     pub(super) fn sends_proxy_header(&self) -> bool {
@@ -71,7 +73,7 @@ impl Way {
 
     /// The same address, with a PROXY header if there was none, without it if there was one.
     pub(super) fn otherwise(&self) -> Self {
-        let proxy = if self.proxy.is_some() { None } else { Some(ProxyVersion::V2) };
+        let proxy = if self.proxy.is_some() { None } else { Some(Version::V2) };
         Self { proxy, ..self.clone() }
     }
 
@@ -89,10 +91,6 @@ impl Way {
             Address::Unix(path) => (Box::new(UnixStream::connect(path).await?), None),
         };
         if let Some(version) = self.proxy {
-            let version = match version {
-                ProxyVersion::V1 => Version::V1,
-                ProxyVersion::V2 => Version::V2,
-            };
             stream.write_all(&proxy_header::local(version, own)).await?;
         }
         Ok(stream)

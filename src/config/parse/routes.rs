@@ -1,18 +1,17 @@
-//! Parses routes and the fallbacks after them.
+//! Checks routes and the fallbacks after them.
 //!
-//! In:  the raw lists of all files; the names of listeners and pools.
+//! In:  the tops of all files; the names of listeners and pools.
 //! Out: [`Route`]s in the order of the files, and the index of each in its own file.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::{FromFiles, Located, Names, each, each_of, name, place, read, require};
-use crate::config::at::At;
-use crate::config::problem::{Place, Problem, Problems};
-use crate::config::raw::{self, Field};
-use crate::config::{Conditions, Destination, OnRemoved, Refuse, Route, address, units};
+use super::settings::{MILLISECOND, WEEK, within};
+use super::{Cursor, Names};
+use crate::config::problem::{Place, Problem};
+use crate::config::{Conditions, Destination, Route, file};
 use crate::server_name::Pattern;
+use crate::settings::{OneOrMany, Refuse, Text};
 
 /// The routes of all files.
 pub(super) struct Routes {
@@ -21,21 +20,14 @@ pub(super) struct Routes {
     pub indices: Vec<usize>,
 }
 
-pub(super) fn parse(
-    files: FromFiles<Vec<Located<raw::Route>>>,
-    listeners: &Names,
-    pools: &Names,
-    problems: &mut Problems,
-) -> Routes {
+pub(super) fn parse(tops: &[Cursor<'_>], listeners: &Names, pools: &Names) -> Routes {
     let mut routes = Routes { parsed: Vec::new(), indices: Vec::new() };
     let mut taken = TakenNames::default();
-    for (file, field) in files {
-        let top = At::top(&file);
-        let Some(Located { spot, value: Some(list) }) = field else { continue };
-        let at = top.key("routes", spot);
-        for (index, Located { spot, value }) in list.into_iter().enumerate() {
-            let Some(raw) = value else { continue };
-            if let Some(route) = route(raw, &at.index(index, spot), listeners, pools, &mut taken, problems) {
+    for top in tops {
+        let Some(list) = top.key("routes").filter(Cursor::is_a_list) else { continue };
+        for (index, cursor) in list.items().enumerate() {
+            let Some(read) = cursor.read::<file::Route>() else { continue };
+            if let Some(route) = route(read, &cursor, listeners, pools, &mut taken) {
                 routes.parsed.push(route);
                 routes.indices.push(index);
             }
@@ -46,120 +38,79 @@ pub(super) fn parse(
 }
 
 fn route(
-    raw: raw::Route,
-    at: &At<'_>,
+    route: file::Route,
+    cursor: &Cursor<'_>,
     listeners: &Names,
     pools: &Names,
     taken: &mut TakenNames,
-    problems: &mut Problems,
 ) -> Option<Route> {
-    let name = taken.read(raw.name, at, problems);
-    let patterns = patterns(raw.sni, at, problems);
+    let to = destination(route.pool.as_deref(), route.refuse, cursor, pools);
+    if let Some(idle) = route.idle_timeout {
+        within(cursor, "idle_timeout", idle, MILLISECOND..=WEEK);
+    }
+    for key in ["alpn", "source", "listeners"] {
+        if cursor.key(key).is_some_and(|list| list.is_empty_list()) {
+            cursor.error_at(key, "an empty list can never match; remove the key to drop the condition");
+        }
+    }
     let conditions = Conditions {
-        alpn: condition(raw.alpn, at, "alpn", problems, |text| protocol(&text)),
-        source: condition(raw.source, at, "source", problems, |text| address::network(&text.0)),
-        listeners: condition(raw.listeners, at, "listeners", problems, |text| {
-            listeners.find(&text, "listener").map_err(|dangling| dangling.to_string())
-        }),
+        alpn: route.alpn.into_iter().map(|protocol| protocol.0).collect(),
+        source: route.source.into_iter().map(|network| network.0).collect(),
+        listeners: through(&route.listeners, cursor, listeners),
     };
-    let on_removed = match raw.on_removed.and_then(|on_removed| on_removed.value) {
-        None | Some(raw::OnRemoved::Keep) => OnRemoved::Keep,
-        Some(raw::OnRemoved::Drain) => OnRemoved::Drain,
-        Some(raw::OnRemoved::Close) => OnRemoved::Close,
-    };
-    let moment = units::duration_in(Duration::from_millis(1)..=MAX_IDLE);
-    let idle_timeout = read(raw.idle_timeout, at, "idle_timeout", problems, |text| moment(&text.0));
-    let to = destination(raw.pool, raw.refuse, at, pools, problems);
+    let name = route.name.inspect(|name| taken.give(name, cursor)).unwrap_or_default();
+    let patterns = patterns(route.sni, cursor);
     patterns.first()?;
     // Without a destination the file is rejected; the patterns are still checked first.
     let to = to.unwrap_or(Destination::Refuse(Refuse::Alert));
     // An empty name is filled in once all names are known.
-    Some(Route { name: name.unwrap_or_default(), patterns, conditions, to, idle_timeout, on_removed })
+    Some(Route { name, patterns, conditions, to, idle_timeout: route.idle_timeout, on_removed: route.on_removed })
 }
 
-fn patterns(field: Field<raw::OneOrMany<raw::Pattern>>, at: &At<'_>, problems: &mut Problems) -> Vec<(Pattern, Place)> {
-    require(field.as_ref(), at, "sni", problems);
-    if let Some(Located { spot, value: Some(raw::OneOrMany::Many(list)) }) = &field
-        && list.is_empty()
-    {
-        problems.error(&at.key("sni", *spot), "the list is empty; at least one pattern is needed");
-    }
-    each(field, at, "sni", problems, |raw::Pattern(text), at, problems| {
-        let pattern = text.parse().map_err(|error| problems.error(at, error)).ok()?;
-        Some((pattern, at.place()))
-    })
+fn patterns(patterns: OneOrMany<Text<Pattern>>, cursor: &Cursor<'_>) -> Vec<(Pattern, Place)> {
+    let Some(list) = cursor.required_list("sni", "pattern") else { return Vec::new() };
+    patterns.into_iter().zip(list.items()).map(|(pattern, cursor)| (pattern.0, cursor.at.place())).collect()
 }
 
-/// Parses a list of alternatives. An empty list is rejected, since it could never match.
-fn condition<T, R, E: std::fmt::Display>(
-    field: Field<Vec<Located<T>>>,
-    outer: &At<'_>,
-    key: &str,
-    problems: &mut Problems,
-    mut parse: impl FnMut(T) -> Result<R, E>,
-) -> Vec<R> {
-    let Some(Located { spot, value: Some(list) }) = field else { return Vec::new() };
-    let at = outer.key(key, spot);
-    if list.is_empty() {
-        problems.error(&at, "an empty list can never match; remove the key to drop the condition");
-    }
-    each_of(list, &at, problems, |value, at, problems| parse(value).map_err(|error| problems.error(at, error)).ok())
-}
-
-/// Parses the name of an application protocol (RFC 7301 §3.1: 1 to 255 bytes).
-pub(super) fn protocol(text: &str) -> Result<Box<[u8]>, &'static str> {
-    match text.len() {
-        1..=255 => Ok(text.as_bytes().into()),
-        0 => Err("the protocol name is empty"),
-        _ => Err("a protocol name can have at most 255 bytes"),
-    }
+/// The numbers of the listeners that a condition names.
+fn through(names: &[String], cursor: &Cursor<'_>, listeners: &Names) -> Vec<usize> {
+    let Some(list) = cursor.key("listeners") else { return Vec::new() };
+    let found = |(name, cursor): (&String, Cursor<'_>)| {
+        listeners.find(name, "listener").map_err(|dangling| cursor.error(dangling)).ok()
+    };
+    names.iter().zip(list.items()).filter_map(found).collect()
 }
 
 /// Parses one of the three fallbacks.
-pub(super) fn fallback(
-    field: Field<raw::Fallback>,
-    top: &At<'_>,
-    key: &str,
-    default: Refuse,
-    pools: &Names,
-    problems: &mut Problems,
-) -> Destination {
-    let parsed = field.and_then(|Located { spot, value }| {
-        let raw = value?;
-        destination(raw.pool, raw.refuse, &top.key(key, spot), pools, problems)
+pub(super) fn fallback(top: &Cursor<'_>, key: &str, default: Refuse, pools: &Names) -> Destination {
+    let parsed = top.key(key).and_then(|cursor| {
+        let file::Fallback { pool, refuse } = cursor.read()?;
+        destination(pool.as_deref(), refuse, &cursor, pools)
     });
     parsed.unwrap_or(Destination::Refuse(default))
 }
 
-fn destination(
-    pool: Field<String>,
-    refuse: Field<raw::Refuse>,
-    at: &At<'_>,
-    pools: &Names,
-    problems: &mut Problems,
-) -> Option<Destination> {
+fn destination(pool: Option<&str>, refuse: Option<Refuse>, cursor: &Cursor<'_>, pools: &Names) -> Option<Destination> {
     match (pool, refuse) {
         (None, None) => {
-            problems.error(at, "the route has no target; add `pool` or `refuse`");
+            if !cursor.holds("pool") && !cursor.holds("refuse") {
+                cursor.error("the route has no target; add `pool` or `refuse`");
+            }
             None
         }
-        (Some(_), Some(refuse)) => {
-            problems.error(&at.key("refuse", refuse.spot), "`pool` and `refuse` cannot be used together; remove one");
+        (Some(_), Some(_)) => {
+            cursor.error_at("refuse", "`pool` and `refuse` cannot be used together; remove one");
             None
         }
-        (None, Some(refuse)) => Some(Destination::Refuse(match refuse.value? {
-            raw::Refuse::Alert => Refuse::Alert,
-            raw::Refuse::Close => Refuse::Close,
-            raw::Refuse::Reset => Refuse::Reset,
-        })),
-        (pool, None) => {
+        (None, Some(refuse)) => Some(Destination::Refuse(refuse)),
+        (Some(name), None) => {
             // A misspelt top-level key is one problem; do not report each route as well.
             let misspelt = |problem: &Problem| problem.message.ends_with("did you mean `pools`?");
-            if pools.is_empty() && problems.iter().any(misspelt) {
+            if pools.is_empty() && cursor.reading.problems.borrow().iter().any(misspelt) {
                 return None;
             }
-            let find = |name: String| pools.find(&name, "pool").map_err(|dangling| dangling.to_string());
-            read(pool, at, "pool", problems, find).map(Destination::Pool)
+            let found = pools.find(name, "pool").map_err(|dangling| cursor.error_at("pool", dangling));
+            found.ok().map(Destination::Pool)
         }
     }
 }
@@ -171,15 +122,11 @@ struct TakenNames {
 }
 
 impl TakenNames {
-    /// Parses a name given in the file.
-    fn read(&mut self, field: Field<String>, at: &At<'_>, problems: &mut Problems) -> Option<Arc<str>> {
-        let spot = field.as_ref()?.spot;
-        let name = read(field, at, "name", problems, |text| name(&text))?;
-        if let Some(first) = self.given.insert(Arc::clone(&name), place(at, spot)) {
-            problems
-                .error(&at.key("name", spot), format_args!("a route named `{name}` is already defined, at {first}"));
+    /// Takes a name given in the file.
+    fn give(&mut self, name: &Arc<str>, route: &Cursor<'_>) {
+        if let Some(first) = self.given.insert(Arc::clone(name), route.at("name").place()) {
+            route.error_at("name", format_args!("a route named `{name}` is already defined, at {first}"));
         }
-        Some(name)
     }
 
     /// Names each unnamed route after its first pattern: `a.test`, then `a.test#2` for the next with that pattern.
@@ -198,6 +145,3 @@ impl TakenNames {
         }
     }
 }
-
-/// A week; a connection that is silent for longer is dead.
-const MAX_IDLE: Duration = Duration::from_secs(7 * 24 * 3600);

@@ -6,18 +6,17 @@
 
 use std::net::SocketAddr;
 
-use crate::config::at::At;
-use crate::config::problem::{Place, Problems};
+use super::Cursor;
+use crate::config::problem::Place;
 use crate::self_loop::is_own_listener;
 
-pub(super) fn refuse(address: SocketAddr, bound: &[(SocketAddr, Place)], at: &At<'_>, problems: &mut Problems) {
+pub(super) fn refuse(address: SocketAddr, bound: &[(SocketAddr, Place)], backend: &Cursor<'_>) {
     let Some((listener, place)) = bound.iter().find(|(listener, _)| is_own_listener(address, &[*listener], &[])) else {
         return;
     };
     let listens = if *listener == address { String::new() } else { format!(", which listens on `{listener}`") };
-    let message = format_args!(
+    backend.error(format_args!(
         "`{address}` is the listener at {place}{listens}: snigate would connect to itself in a loop; \
          write the address that the backend itself listens on"
-    );
-    problems.error(at, message);
+    ));
 }

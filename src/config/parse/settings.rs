@@ -1,242 +1,164 @@
-//! Parses the settings other than routing: timeouts, limits, sockets, threads, admin, log, reload.
+//! Checks the settings other than routing: timeouts, limits, sockets, threads, admin, reload.
 //!
-//! In:  one raw section each, absent or not.
-//! Out: the section with its defaults filled in.
+//! In:  the top of the main file.
+//! Out: one section each; values outside the useful range are reported.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::listeners::{claim, count_or};
-use super::{Located, each, read, refuse_unbuilt, section};
-use crate::config::at::At;
-use crate::config::problem::{Place, Problems};
-use crate::config::raw::{self, Field};
-use crate::config::{
-    Address, Admin, AllowControl, Keepalive, Level, Limits, Log, LogConnections, LogFormat, Relay, Reload, Runtime,
-    Tcp, Timeouts, Token, address, units,
-};
+use super::Cursor;
+use super::listeners::claim;
+use crate::config::Token;
+use crate::config::problem::Place;
+use crate::settings::{Address, Admin, AllowControl, Limits, Relay, Reload, Runtime, Size, Span, Tcp, Timeouts};
 
-pub(super) fn timeouts(field: Field<raw::Timeouts>, top: &At<'_>, problems: &mut Problems) -> Timeouts {
-    let (raw, at) = section(field, top, "timeouts");
-    let mut duration = |field: Field<raw::Duration>, key, range, default| {
-        read(field, &at, key, problems, |text| units::duration_in(range)(&text.0)).unwrap_or(default)
-    };
-    Timeouts {
-        hello: duration(raw.hello, "hello", MILLISECOND..=HOUR, Duration::from_secs(10)),
-        idle: duration(raw.idle, "idle", MILLISECOND..=WEEK, HOUR),
-        half_closed: duration(raw.half_closed, "half_closed", MILLISECOND..=WEEK, Duration::from_secs(60)),
-        drain: duration(raw.drain, "drain", Duration::ZERO..=DAY, Duration::from_secs(25)),
-        pre_stop: duration(raw.pre_stop, "pre_stop", Duration::ZERO..=HOUR, Duration::ZERO),
-        upgrade: duration(raw.upgrade, "upgrade", MILLISECOND..=HOUR, Duration::from_secs(30)),
+pub(super) fn timeouts(top: &Cursor<'_>) -> Timeouts {
+    let timeouts: Timeouts = top.section("timeouts");
+    let Some(section) = top.key("timeouts") else { return timeouts };
+    within(&section, "hello", timeouts.hello, MILLISECOND..=HOUR);
+    within(&section, "idle", timeouts.idle, MILLISECOND..=WEEK);
+    within(&section, "half_closed", timeouts.half_closed, MILLISECOND..=WEEK);
+    within(&section, "drain", timeouts.drain, Duration::ZERO..=DAY);
+    within(&section, "pre_stop", timeouts.pre_stop, Duration::ZERO..=HOUR);
+    within(&section, "upgrade", timeouts.upgrade, MILLISECOND..=HOUR);
+    timeouts
+}
+
+pub(super) fn limits(top: &Cursor<'_>) -> Limits {
+    let limits: Limits = top.section("limits");
+    if let Some(section) = top.key("limits") {
+        size_within(&section, "max_hello", limits.max_hello, 1 << 10..=16 << 20);
     }
+    limits
 }
 
-pub(super) fn limits(field: Field<raw::Limits>, top: &At<'_>, problems: &mut Problems) -> Limits {
-    let (raw, at) = section(field, top, "limits");
-    refuse_unbuilt(raw.per_client.as_ref(), &at, "per_client", problems);
-    let count = |text: raw::CountOrAuto| count_or(&text.0, "auto");
-    let max_connections = read(raw.max_connections, &at, "max_connections", problems, count);
-    let hello = |text: raw::Size| units::size_in(1 << 10..=16 << 20)(&text.0);
-    let max_hello_bytes = read(raw.max_hello, &at, "max_hello", problems, hello);
-    Limits { max_connections: max_connections.flatten(), max_hello_bytes: max_hello_bytes.unwrap_or(64 << 10) }
-}
-
-pub(super) fn relay(field: Field<raw::Relay>, top: &At<'_>, problems: &mut Problems) -> Relay {
-    let (raw, at) = section(field, top, "relay");
-    let pipe = |text: raw::Size| units::size_in(4 << 10..=16 << 20)(&text.0);
-    let pipe_bytes = read(raw.pipe_size, &at, "pipe_size", problems, pipe);
-    let splice = raw.splice.and_then(|splice| splice.value).unwrap_or(raw::Splice::Auto);
-    Relay { splice: splice == raw::Splice::Auto, pipe_bytes: pipe_bytes.unwrap_or(1 << 20) }
-}
-
-pub(super) fn tcp(field: Field<raw::Tcp>, top: &At<'_>, problems: &mut Problems) -> Tcp {
-    let (raw, at) = section(field, top, "tcp");
-    let user_timeout = read(raw.user_timeout, &at, "user_timeout", problems, |text: raw::DurationOrOff| {
-        if text.0 == "off" { Ok(None) } else { units::duration_in(MILLISECOND..=DAY)(&text.0).map(Some) }
-    });
-    let backlog = read(raw.backlog, &at, "backlog", problems, |n| number_in(n, 1..=65_535));
-    Tcp {
-        nodelay: raw.nodelay.and_then(|nodelay| nodelay.value).unwrap_or(true),
-        keepalive: keepalive(raw.keepalive, &at, problems),
-        user_timeout: user_timeout.unwrap_or(Some(Duration::from_secs(120))),
-        backlog: backlog.unwrap_or(4_096),
+pub(super) fn relay(top: &Cursor<'_>) -> Relay {
+    let relay: Relay = top.section("relay");
+    if let Some(section) = top.key("relay") {
+        size_within(&section, "pipe_size", relay.pipe_size, 4 << 10..=16 << 20);
     }
+    relay
 }
 
-/// Extracts `tcp.congestion`, since listeners and pools use it as their default.
-pub(super) fn default_congestion(
-    tcp: Option<&mut Located<raw::Tcp>>,
-    top: &At<'_>,
-    problems: &mut Problems,
-) -> Option<Arc<str>> {
-    let tcp = tcp?;
-    let at = top.key("tcp", tcp.spot);
-    congestion(tcp.value.as_mut()?.congestion.take(), &at, None, problems)
-}
-
-/// Parses an algorithm name; whether the kernel supports it is checked when it is used.
-pub(super) fn congestion(
-    field: Field<raw::Congestion>,
-    at: &At<'_>,
-    default: Option<&Arc<str>>,
-    problems: &mut Problems,
-) -> Option<Arc<str>> {
-    let read = read(field, at, "congestion", problems, |raw::Congestion(text)| {
-        let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-        if text.is_empty() || text.len() > MAX_CONGESTION_BYTES || !text.bytes().all(word) {
-            return Err(format!("`{text}` is not a congestion control; write `system`, or a name such as `cubic`"));
-        }
-        Ok((text != "system").then(|| text.into()))
-    });
-    read.unwrap_or_else(|| default.cloned())
-}
-
-fn keepalive(field: Field<raw::Keepalive>, outer: &At<'_>, problems: &mut Problems) -> Keepalive {
-    let (raw, at) = section(field, outer, "keepalive");
-    let seconds = units::seconds_in(Duration::from_secs(1)..=MAX_KEEPALIVE);
-    let idle = read(raw.idle, &at, "idle", problems, |text| seconds(&text.0));
-    let interval = read(raw.interval, &at, "interval", problems, |text| seconds(&text.0));
-    let probes = read(raw.probes, &at, "probes", problems, |n| number_in(n, 1..=127));
-    Keepalive {
-        idle: idle.unwrap_or(Duration::from_secs(60)),
-        interval: interval.unwrap_or(Duration::from_secs(15)),
-        probes: probes.unwrap_or(4),
+pub(super) fn tcp(top: &Cursor<'_>) -> Tcp {
+    let tcp: Tcp = top.section("tcp");
+    let Some(section) = top.key("tcp") else { return tcp };
+    if let Some(user_timeout) = *tcp.user_timeout {
+        within(&section, "user_timeout", user_timeout, MILLISECOND..=DAY);
     }
-}
-
-pub(super) fn runtime(field: Field<raw::Runtime>, top: &At<'_>, problems: &mut Problems) -> Runtime {
-    let (raw, at) = section(field, top, "runtime");
-    let workers = read(raw.workers, &at, "workers", problems, |text| match count_or(&text.0, "auto") {
-        Ok(Some(workers)) if workers > MAX_WORKERS => Err(format!("at most {MAX_WORKERS} workers are possible")),
-        other => other,
-    });
-    Runtime { workers: workers.flatten() }
-}
-
-pub(super) fn admin(
-    field: Field<raw::Admin>,
-    top: &At<'_>,
-    bound: &[(SocketAddr, Place)],
-    problems: &mut Problems,
-) -> Admin {
-    let (raw, at) = section(field, top, "admin");
-    let (allow_control, token) = control(raw.allow_control, raw.token_file, &at, problems);
-    let mut bound = bound.to_vec();
-    if raw.bind.is_none() {
-        let default = SocketAddr::from(([127, 0, 0, 1], 9901));
-        claim(default, &at, &mut bound, problems);
-        return Admin { bind: vec![Address::Tcp(default)], allow_control, token };
-    }
-    let mut paths = Vec::new();
-    let bind = each(raw.bind, &at, "bind", problems, |raw::AdminAddress(text), at, problems| {
-        if let Some(path) = text.strip_prefix("unix:") {
-            let path = address::socket_path(path).map_err(|error| problems.error(at, error)).ok()?;
-            if paths.contains(&path) {
-                problems.error(at, "the path is already in the list");
+    number_within(&section, "backlog", tcp.backlog, 1..=65_535);
+    if let Some(section) = section.key("keepalive") {
+        for (key, span) in [("idle", tcp.keepalive.idle), ("interval", tcp.keepalive.interval)] {
+            within(&section, key, span, Duration::from_secs(1)..=MAX_KEEPALIVE);
+            if span.subsec_nanos() != 0 && *span > Duration::from_secs(1) {
+                section.error_at(key, "must be whole seconds");
             }
-            paths.push(path.clone());
-            return Some(Address::Unix(path));
         }
-        if matches!(text.as_str(), "off" | "none" | "no" | "false") {
-            problems.error(at, "the admin server is turned off by an empty list; write `bind: []`");
-            return None;
-        }
-        let address = address::socket(&text).map_err(|error| problems.error(at, error)).ok()?;
-        claim(address, at, &mut bound, problems);
-        Some(Address::Tcp(address))
-    });
-    Admin { bind, allow_control, token }
+        number_within(&section, "probes", tcp.keepalive.probes, 1..=127);
+    }
+    tcp
 }
 
-/// The path of the token file, relative to `main`, whether or not the file exists.
-pub(super) fn token_file(admin: Option<&Located<raw::Admin>>, main: &Path) -> Option<PathBuf> {
-    let named = admin?.value.as_ref()?.token_file.as_ref()?.value.as_deref().filter(|file| *file != "none")?;
-    Some(beside(main, named))
+pub(super) fn runtime(top: &Cursor<'_>) -> Runtime {
+    let runtime: Runtime = top.section("runtime");
+    if let Some(section) = top.key("runtime")
+        && runtime.workers.is_some_and(|workers| workers > MAX_WORKERS)
+    {
+        section.error_at("workers", format_args!("at most {MAX_WORKERS} workers are possible"));
+    }
+    runtime
 }
 
-fn beside(main: &Path, file: &str) -> PathBuf {
-    main.parent().unwrap_or(Path::new("")).join(file)
-}
-
-/// Who may change state, and the token for it.
-fn control(
-    allow: Field<raw::AllowControl>,
-    token_file: Field<String>,
-    at: &At<'_>,
-    problems: &mut Problems,
-) -> (AllowControl, Option<Token>) {
-    let file_spot = token_file.as_ref().map(|file| file.spot);
-    let is_named = token_file.as_ref().is_some_and(|file| file.value.as_deref() != Some("none"));
-    let token = read(token_file, at, "token_file", problems, |file| match &*file {
-        "none" => Ok(None),
-        file => Token::read(&beside(&at.place().file, file)).map(Some),
-    });
-    let Some(Located { spot, value: Some(allow) }) = allow else { return (AllowControl::Auto, token.flatten()) };
-    match allow {
-        raw::AllowControl::Token if !is_named => {
-            problems.error(&at.key("allow_control", spot), "this needs a token; set `token_file`");
+/// The settings of the admin server, and its token.
+pub(super) fn admin(top: &Cursor<'_>, bound: &[(SocketAddr, Place)]) -> (Admin, Option<Token>) {
+    let admin: Admin = top.section("admin");
+    let section = top.key("admin");
+    let mut bound = bound.to_vec();
+    let mut paths = Vec::new();
+    let bind = section.as_ref().and_then(|section| section.key("bind"));
+    match &bind {
+        Some(bind) => {
+            for (cursor, address) in bind.items().zip(admin.bind.iter()) {
+                match address {
+                    Address::Tcp(address) => claim(*address, &cursor, &mut bound),
+                    Address::Unix(path) if paths.contains(&path) => cursor.error("the path is already in the list"),
+                    Address::Unix(path) => paths.push(path),
+                }
+            }
         }
-        raw::AllowControl::Never if is_named => {
-            let at = at.key("token_file", file_spot.unwrap_or(spot));
-            problems.warning(&at, "the token has no effect, because `allow_control` is `never`");
+        None => {
+            let at = section.unwrap_or(*top);
+            admin.bind.iter().filter_map(Address::tcp).for_each(|address| claim(address, &at, &mut bound));
+        }
+    }
+    let token = section.as_ref().and_then(|section| control(&admin, section));
+    (admin, token)
+}
+
+/// Checks who may change state, and reads the token for it.
+fn control(admin: &Admin, section: &Cursor<'_>) -> Option<Token> {
+    match (admin.allow_control, admin.token_file.is_some()) {
+        (AllowControl::Token, false) if !section.holds("token_file") => {
+            section.error_at("allow_control", "this needs a token; set `token_file`");
+        }
+        (AllowControl::Never, true) => {
+            section.warning_at("token_file", "the token has no effect, because `allow_control` is `never`");
         }
         _ => {}
     }
-    let allow = match allow {
-        raw::AllowControl::Auto => AllowControl::Auto,
-        raw::AllowControl::Token => AllowControl::Token,
-        raw::AllowControl::Never => AllowControl::Never,
-    };
-    (allow, token.flatten())
+    let file = beside(&section.at.place().file, &admin.token_file.as_ref()?.0);
+    Token::read(&file).map_err(|error| section.error_at("token_file", error)).ok()
 }
 
-pub(super) fn log(field: Field<raw::Log>, top: &At<'_>) -> Log {
-    let (raw, _) = section(field, top, "log");
-    Log {
-        level: match raw.level.and_then(|level| level.value) {
-            Some(raw::Level::Error) => Level::Error,
-            Some(raw::Level::Warn) => Level::Warn,
-            None | Some(raw::Level::Info) => Level::Info,
-            Some(raw::Level::Debug) => Level::Debug,
-            Some(raw::Level::Trace) => Level::Trace,
-        },
-        format: match raw.format.and_then(|format| format.value) {
-            None | Some(raw::LogFormat::Json) => LogFormat::Json,
-            Some(raw::LogFormat::Text) => LogFormat::Text,
-        },
-        connections: match raw.connections.and_then(|connections| connections.value) {
-            None | Some(raw::LogConnections::All) => LogConnections::All,
-            Some(raw::LogConnections::Failed) => LogConnections::Failed,
-            Some(raw::LogConnections::Off) => LogConnections::Off,
-        },
+/// The path of the token file, whether or not the file exists.
+pub(super) fn token_file(top: &Cursor<'_>) -> Option<PathBuf> {
+    let admin = top.key("admin")?;
+    let file = admin.key("token_file")?;
+    let named = file.text()?;
+    (named != "none").then(|| beside(&top.at.place().file, Path::new(named)))
+}
+
+fn beside(main: &Path, file: &Path) -> PathBuf {
+    main.parent().unwrap_or(Path::new("")).join(file)
+}
+
+pub(super) fn reload(top: &Cursor<'_>) -> Reload {
+    let reload: Reload = top.section("reload");
+    if let Some(section) = top.key("reload") {
+        // Every poll reads all files.
+        within(&section, "poll", reload.poll, Duration::from_millis(100)..=DAY);
+    }
+    reload
+}
+
+/// Reports a duration outside `range`.
+pub(super) fn within(section: &Cursor<'_>, key: &str, span: Span, range: RangeInclusive<Duration>) {
+    if !range.contains(&*span) {
+        let (least, most) = (Span(*range.start()), Span(*range.end()));
+        section.error_at(key, format_args!("must be from {least} to {most}"));
     }
 }
 
-pub(super) fn reload(field: Field<raw::Reload>, top: &At<'_>, problems: &mut Problems) -> Reload {
-    let (raw, at) = section(field, top, "reload");
-    // Every poll reads all files.
-    let poll = |text: raw::Duration| units::duration_in(Duration::from_millis(100)..=DAY)(&text.0);
-    let poll = read(raw.poll, &at, "poll", problems, poll);
-    Reload {
-        watch: raw.watch.and_then(|watch| watch.value).unwrap_or(true),
-        poll: poll.unwrap_or(Duration::from_secs(5)),
+fn size_within(section: &Cursor<'_>, key: &str, size: Size, range: RangeInclusive<usize>) {
+    if !range.contains(&*size) {
+        let (least, most) = (Size(*range.start()), Size(*range.end()));
+        section.error_at(key, format_args!("must be from {least} to {most}"));
     }
 }
 
-fn number_in(number: u64, range: RangeInclusive<u32>) -> Result<u32, String> {
-    let fits = u32::try_from(number).ok().filter(|number| range.contains(number));
-    fits.ok_or_else(|| format!("must be from {} to {}", range.start(), range.end()))
+/// Reports a number outside `range`.
+pub(super) fn number_within(section: &Cursor<'_>, key: &str, number: u32, range: RangeInclusive<u32>) {
+    if !range.contains(&number) {
+        section.error_at(key, format_args!("must be from {} to {}", range.start(), range.end()));
+    }
 }
 
-/// The kernel's TCP_CA_NAME_MAX, without the final NUL.
-const MAX_CONGESTION_BYTES: usize = 15;
-const MILLISECOND: Duration = Duration::from_millis(1);
-const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(24 * 3600);
-const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
+pub(super) const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The kernel's own limit (MAX_TCP_KEEPIDLE, MAX_TCP_KEEPINTVL).
 const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
 const MAX_WORKERS: usize = 1_024;

@@ -17,7 +17,8 @@ use tokio::sync::oneshot;
 use super::clients::Clients;
 use super::serve::serve;
 use super::{App, router};
-use crate::socket::{self, Address, AdminSocket};
+use crate::settings::Address;
+use crate::socket::{self, AdminSocket};
 use crate::socket::{Kind, Label};
 
 /// The admin sockets of the process.

@@ -158,7 +158,7 @@ async fn readyz_follows_the_life_of_the_process_and_healthz_does_not() {
 #[tokio::test]
 async fn healthcheck_asks_readyz() {
     let admin = Admin::start().await;
-    let address = crate::socket::Address::Tcp(admin.address);
+    let address = crate::settings::Address::Tcp(admin.address);
     let check = || {
         let address = address.clone();
         tokio::task::spawn_blocking(move || healthcheck(&[address]))

@@ -6,8 +6,8 @@ use super::*;
 use crate::telemetry::Metrics;
 
 fn snapshot(text: &str) -> Snapshot {
-    let loaded =
-        config::Config::parse(text, Path::new("config.yaml")).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
+    let loaded = crate::config::Config::parse(text, Path::new("config.yaml"))
+        .unwrap_or_else(|problems| panic!("{problems}\n{text}"));
     Snapshot::build(loaded.config, None, &Metrics::new())
 }
 

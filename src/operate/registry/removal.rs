@@ -12,8 +12,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::LiveConnection;
-use crate::config::OnRemoved;
 use crate::pool::Pool;
+use crate::settings::OnRemoved;
 use crate::snapshot::Snapshot;
 
 /// The connections of older snapshots that are to end.

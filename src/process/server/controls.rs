@@ -10,12 +10,13 @@ use serde_json::{Value, json};
 
 use super::pools;
 use crate::backends::discovery::Discovery;
-use crate::config::{AllowControl, Problem, Severity};
+use crate::config::{Problem, Severity};
 use crate::ids::ConnectionId;
 use crate::operate::admin::{Access, Allow, ConnectionsQuery, Control, ExplainQuery, Reloaded, Soon, WantedState};
 use crate::operate::explain::{Question, explain};
 use crate::operate::registry::{Filter, Page, Registries, Row};
 use crate::process::reload::{Asker, Outcome};
+use crate::settings::AllowControl;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Reason, ReloadResult, Trigger};
 
@@ -29,13 +30,13 @@ pub(super) struct Controls {
 
 impl Control for Controls {
     fn access(&self) -> Access {
-        let admin = &self.snapshot.load().config.admin;
-        let allow = match admin.allow_control {
+        let snapshot = self.snapshot.load();
+        let allow = match snapshot.config.admin.allow_control {
             AllowControl::Auto => Allow::Auto,
             AllowControl::Token => Allow::Token,
             AllowControl::Never => Allow::Never,
         };
-        Access { allow, token: admin.token.as_ref().map(|token| Arc::clone(token.secret())) }
+        Access { allow, token: snapshot.config.token.as_ref().map(|token| Arc::clone(token.secret())) }
     }
 
     fn explain(&self, query: ExplainQuery) -> Result<Value, String> {

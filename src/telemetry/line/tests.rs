@@ -64,7 +64,7 @@ fn full(address: &dyn fmt::Display) -> ConnectionLine<'_> {
     }
 }
 
-fn written(line: &ConnectionLine<'_>, format: Format) -> String {
+fn written(line: &ConnectionLine<'_>, format: LogFormat) -> String {
     let mut out = String::new();
     line.write(&mut out, format, UNIX_EPOCH + NOW);
     assert_eq!(out.matches('\n').count(), 1, "{out:?}");
@@ -72,7 +72,7 @@ fn written(line: &ConnectionLine<'_>, format: Format) -> String {
 }
 
 fn json(line: &ConnectionLine<'_>) -> Value {
-    serde_json::from_str(&written(line, Format::Json)).unwrap()
+    serde_json::from_str(&written(line, LogFormat::Json)).unwrap()
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn the_docs_show_a_line_as_it_is_and_name_its_fields_and_reasons() {
     let docs = include_str!("../../../docs/logs.md");
     let address: SocketAddr = "10.0.0.11:443".parse().unwrap();
     let line = full(&address);
-    for format in [Format::Json, Format::Text] {
+    for format in [LogFormat::Json, LogFormat::Text] {
         let line = written(&line, format);
         assert!(docs.contains(&line), "docs/logs.md does not show {line}");
     }
@@ -96,7 +96,7 @@ fn the_docs_show_a_line_as_it_is_and_name_its_fields_and_reasons() {
 #[test]
 fn what_is_unknown_is_left_out() {
     assert_eq!(
-        written(&bare(), Format::Json),
+        written(&bare(), LogFormat::Json),
         "{\"ts\":\"2026-03-01T12:34:56.789Z\",\"event\":\"connection\",\"id\":\"000000000000002a\",\
          \"listener\":\"https\",\"client\":\"198.51.100.7:50312\",\"peer\":\"198.51.100.7:50312\",\
          \"duration_ms\":1530.077,\"bytes_to_backend\":0,\"bytes_to_client\":0,\"phase\":\"hello\",\
@@ -117,7 +117,7 @@ fn hostile_bytes_stay_inside_their_field() {
     assert_eq!(value["sni"], hostile);
     assert_eq!(value["error"], hostile);
     assert_eq!(value["alpn"], serde_json::json!(["h2", "\\xff\0\r\n", "\"}", ""]));
-    for format in [Format::Json, Format::Text] {
+    for format in [LogFormat::Json, LogFormat::Text] {
         let line = written(&line, format);
         assert!(!line.trim_end_matches('\n').contains(|c: char| c.is_control() || c == '\u{2028}'), "{line:?}");
     }

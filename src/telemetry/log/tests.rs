@@ -73,7 +73,7 @@ fn line(reason: Reason) -> ConnectionLine<'static> {
 #[test]
 fn a_line_is_one_write() {
     let (sender, written) = channel();
-    let log = ConnectionLog::to(Channel(sender), Format::Json, Which::All);
+    let log = ConnectionLog::to(Channel(sender), LogFormat::Json, LogConnections::All);
     log.clone().line(&line(Reason::NoRoute));
     log.line(&line(Reason::Ok));
     let lines: Vec<Value> = written.try_iter().map(|line| serde_json::from_slice(&line).unwrap()).collect();
@@ -83,7 +83,7 @@ fn a_line_is_one_write() {
 #[test]
 fn failed_leaves_out_what_nobody_can_mend() {
     let (sender, written) = channel();
-    let log = ConnectionLog::to(Channel(sender), Format::Text, Which::Failed);
+    let log = ConnectionLog::to(Channel(sender), LogFormat::Text, LogConnections::Failed);
     Reason::ALL.iter().for_each(|reason| log.line(&line(*reason)));
     assert_eq!(written.try_iter().count(), Reason::ALL.len() - 3);
     assert!(!log.wants(Reason::Ok) && !log.wants(Reason::Probe) && log.wants(Reason::NoRoute));
@@ -94,7 +94,7 @@ fn failed_leaves_out_what_nobody_can_mend() {
         assert_eq!(row.ends_with("| yes |"), log.wants(*reason), "{row}");
     }
 
-    let off = ConnectionLog { which: Which::Off, ..log };
+    let off = ConnectionLog { which: LogConnections::Off, ..log };
     assert!(Reason::ALL.iter().all(|reason| !off.wants(*reason)));
 }
 
@@ -102,7 +102,7 @@ fn failed_leaves_out_what_nobody_can_mend() {
 fn a_stalled_output_blocks_nobody_and_what_is_dropped_is_counted() {
     let ((entered, is_stalled), (go_on, wait)) = (channel(), channel());
     let (queue, worker) = queue(Stalled { entered, go_on: wait }, 10);
-    let log = ConnectionLog { sink: Sink::Queued(queue.clone()), format: Format::Json, which: Which::All };
+    let log = ConnectionLog { sink: Sink::Queued(queue.clone()), format: LogFormat::Json, which: LogConnections::All };
     let control = LogControl { level: reload::Layer::new(ours(Level::Info)).1, is_text: Arc::default() };
     let guard = LogGuard { control, worker: Some(worker), writer: queue };
 
@@ -145,7 +145,7 @@ fn the_level_is_about_snigate_and_not_its_libraries() {
 fn operator_messages_are_one_object_with_the_event_third() {
     let (sender, written) = channel();
     let make = move || Channel(sender.clone());
-    let messages = OperatorMessage { format: Format::Json, colour: Colour::None };
+    let messages = OperatorMessage { format: LogFormat::Json, colour: Colour::None };
     let subscriber =
         Registry::default().with(tracing_subscriber::fmt::layer().event_format(messages).with_writer(make));
     tracing::subscriber::with_default(subscriber, || {
@@ -159,7 +159,7 @@ fn operator_messages_are_one_object_with_the_event_third() {
             %error,
             "rejected\r\n{}", '\0'
         );
-        tracing::info!(left = -1, kind = ?Format::Text);
+        tracing::info!(left = -1, kind = ?LogFormat::Text);
     });
     let lines: Vec<String> = written.try_iter().map(|line| String::from_utf8(line).unwrap()).collect();
     assert_eq!(lines.len(), 2, "{lines:?}");
@@ -177,7 +177,7 @@ fn operator_messages_are_one_object_with_the_event_third() {
 #[test]
 fn colour_surrounds_a_text_line_and_the_line_still_ends_it() {
     let (sender, written) = channel();
-    let messages = OperatorMessage { format: Format::Text, colour: Colour::Ansi };
+    let messages = OperatorMessage { format: LogFormat::Text, colour: Colour::Ansi };
     let make = move || Channel(sender.clone());
     let subscriber =
         Registry::default().with(tracing_subscriber::fmt::layer().event_format(messages).with_writer(make));

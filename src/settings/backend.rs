@@ -1,73 +1,87 @@
-//! Parses the backends of a pool: their addresses and limits.
+//! A backend of a pool, and its address.
 //!
-//! In:  the raw list of a pool, the addresses of the listeners.
-//! Out: [`Backend`]s, each address once.
+//! In:  `10.0.0.1:443`, `shop.internal:443`, `srv:_https._tcp.shop.internal`, `unix:/run/shop.sock`.
+//! Out: [`Backend`], or an error that says what is missing.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 
-use super::listeners::count_or;
-use super::{Located, each_of, read, require, self_loops};
-use crate::config::address::{self, AddressError};
-use crate::config::at::At;
-use crate::config::problem::{Place, Problems};
-use crate::config::raw::{self, Field};
-use crate::config::{Backend, BackendAddress, Search};
+use schemars::{JsonSchema, Schema, json_schema};
+use serde::{Deserialize, Serialize};
+
+use super::address::{self, AddressError};
+use super::text::{Nothing, Or, Word, serde_as_word};
 use crate::server_name::{Pattern, ServerName};
 
-pub(super) fn parse(
-    field: Field<Vec<Located<raw::Backend>>>,
-    at: &At<'_>,
-    bound: &[(SocketAddr, Place)],
-    problems: &mut Problems,
-) -> Vec<Backend> {
-    require(field.as_ref(), at, "backends", problems);
-    let Some(Located { spot, value: Some(list) }) = field else { return Vec::new() };
-    let at = at.key("backends", spot);
-    if list.is_empty() {
-        problems.error(&at, "the list is empty; at least one backend is needed");
-    }
-    let mut first: HashMap<BackendAddress, Place> = HashMap::new();
-    each_of(list, &at, problems, |raw, at, problems| {
-        let backend = backend(raw, at, problems)?;
-        // The address identifies a backend, across reloads too.
-        if let Some(first) = first.insert(backend.address.clone(), at.place()) {
-            let address = &backend.address;
-            problems.error(at, format_args!("`{address}` is already in this pool, at {first}; set its `weight` there"));
-        }
-        if let Some(address) = backend.address.inet() {
-            self_loops::refuse(address, bound, at, problems);
-        }
-        Some(backend)
-    })
+/// One entry of a pool: an address, or a map with an address and options.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(transform = or_the_address_alone)]
+pub struct Backend {
+    /// `IP:PORT`; `NAME:PORT`, where each address of the name is a backend; `srv:NAME`, an SRV name; or `unix:/PATH`.
+    pub address: BackendAddress,
+    /// The backend's share relative to the others in the pool, 1 to 1,000.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 1_000))]
+    pub weight: u32,
+    /// Use this backend only when no other can take the connection.
+    #[serde(default)]
+    pub backup: bool,
+    /// The maximum number of concurrent connections to each of its addresses.
+    #[serde(default)]
+    pub max_connections: Or<Nothing, usize>,
 }
 
-fn backend(raw: raw::Backend, at: &At<'_>, problems: &mut Problems) -> Option<Backend> {
-    let raw = match raw {
-        raw::Backend::Address(Located { spot, value }) => {
-            let address = self::address(&value?).map_err(|error| problems.error(&at.moved(spot), error)).ok()?;
-            return Some(Backend { address, weight: DEFAULT_WEIGHT, backup: false, max_connections: None });
-        }
-        raw::Backend::Keys(raw) => raw,
-    };
-    require(raw.address.as_ref(), at, "address", problems);
-    let max_connections =
-        read(raw.max_connections, at, "max_connections", problems, |raw::CountOrNone(text)| count_or(&text, "none"));
-    let weight = read(raw.weight, at, "weight", problems, |weight| match u32::try_from(weight) {
-        Ok(weight @ 1..=MAX_WEIGHT) => Ok(weight),
-        Ok(0) => Err("a weight is 1 to 1000; remove the backend to send it nothing"),
-        _ => Err("a weight is 1 to 1000"),
-    });
-    let backup = raw.backup.and_then(|located| located.value).unwrap_or(false);
-    let address = read(raw.address, at, "address", problems, |text| self::address(&text))?;
-    let weight = weight.unwrap_or(DEFAULT_WEIGHT);
-    Some(Backend { address, weight, backup, max_connections: max_connections.flatten() })
+fn one() -> u32 {
+    1
 }
+
+/// `config` reads a lone address as a map with this one key.
+fn or_the_address_alone(schema: &mut Schema) {
+    let keys = std::mem::take(schema);
+    *schema = json_schema!({ "anyOf": [{ "$ref": "#/$defs/BackendAddress" }, keys] });
+}
+
+/// The address of a backend, or the name to look it up by. `Display` writes it as in the file.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum BackendAddress {
+    Inet(SocketAddr),
+    Unix(Arc<Path>),
+    /// Every A and AAAA record is a backend.
+    Name {
+        host: ServerName,
+        port: u16,
+        search: Search,
+    },
+    /// Every SRV target (RFC 2782) is a backend, at the port of its record.
+    Srv {
+        name: ServerName,
+    },
+}
+
+/// Whether the system's search domains are applied to a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Search {
+    Allowed,
+    /// The name ends with a dot: it is absolute.
+    No,
+}
+
+impl Word for BackendAddress {
+    const EXPECTED: &'static str = "a backend address";
+    const SCHEMA: &'static str = r#"{ "type": "string", "description": "`10.0.0.1:443`, `[2001:db8::1]:443`, `shop.internal:443`, `srv:_https._tcp.shop.internal` or `unix:/run/shop.sock`." }"#;
+
+    fn read(text: &str) -> Result<Self, String> {
+        parse(text)
+    }
+}
+
+serde_as_word!(BackendAddress as "BackendAddress");
 
 /// Parses `10.0.0.1:443`, `shop.internal:443`, `srv:_https._tcp.shop.internal` or `unix:/run/shop.sock`.
-fn address(raw::BackendAddress(text): &raw::BackendAddress) -> Result<BackendAddress, String> {
+fn parse(text: &str) -> Result<BackendAddress, String> {
     if let Some(path) = text.strip_prefix("unix:") {
         return unix(path);
     }
@@ -142,15 +156,12 @@ impl BackendAddress {
     }
 }
 
-const DEFAULT_WEIGHT: u32 = 1;
-const MAX_WEIGHT: u32 = 1_000;
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<String, String> {
-        address(&raw::BackendAddress(text.to_owned())).map(|address| address.to_string())
+        parse(text).map(|address| address.to_string())
     }
 
     #[test]
@@ -170,19 +181,21 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_form_is_told_the_right_one() {
-        let told = |text: &str| read(text).expect_err(text);
-        assert_eq!(told("shop.internal"), "a port is missing; write `shop.internal:PORT`");
-        assert!(told("shop.internal:https").contains("ports are 1 to 65535"));
-        assert!(told("shop.internal:0").contains("ports are 1 to 65535"));
-        assert!(told("10.0.0.1:0").contains("port 0"));
+    fn the_error_for_a_wrong_form_shows_the_right_one() {
+        let error = |text: &str| read(text).expect_err(text);
+        assert_eq!(error("shop.internal"), "a port is missing; write `shop.internal:PORT`");
+        assert!(error("shop.internal:https").contains("ports are 1 to 65535"));
+        assert!(error("shop.internal:0").contains("ports are 1 to 65535"));
+        assert!(error("10.0.0.1:0").contains("port 0"));
         for text in [":443", "443", "0.0.0.0:443", "[::]:443"] {
-            assert!(told(text).ends_with("write the backend's own, as `IP:443`") || told(text).ends_with(", `IP:443`"));
+            assert!(
+                error(text).ends_with("write the backend's own, as `IP:443`") || error(text).ends_with(", `IP:443`")
+            );
         }
-        assert!(told("srv:shop.internal").contains("`srv:_https._tcp.shop.internal`"));
-        assert!(told("unix:run/shop.sock").contains("`unix:/run/shop.sock`"));
-        assert!(told(&format!("unix:/{}", "x".repeat(107))).contains("107"));
-        assert!(told("https://shop.internal").contains("a scheme is not allowed"));
-        assert!(told("*.internal:443").contains("not a valid address"));
+        assert!(error("srv:shop.internal").contains("`srv:_https._tcp.shop.internal`"));
+        assert!(error("unix:run/shop.sock").contains("`unix:/run/shop.sock`"));
+        assert!(error(&format!("unix:/{}", "x".repeat(107))).contains("107"));
+        assert!(error("https://shop.internal").contains("a scheme is not allowed"));
+        assert!(error("*.internal:443").contains("not a valid address"));
     }
 }

@@ -9,9 +9,54 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
+use super::text::{Word, serde_as_word};
+
+/// An address of the admin server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// The address, unless it is a path.
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl Word for Address {
+    const EXPECTED: &'static str = "an address";
+    const SCHEMA: &'static str = r#"{ "type": "string", "description": "`IP:PORT`, or `unix:/run/snigate/admin.sock` for a socket that only its owner can use." }"#;
+
+    fn read(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some(path) => socket_path(path).map(Self::Unix).map_err(|error| error.to_string()),
+            None if matches!(text, "off" | "none" | "no" | "false") => {
+                Err("the admin server is turned off by an empty list; write `bind: []`".to_owned())
+            }
+            None => socket(text).map(Self::Tcp).map_err(|error| error.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+serde_as_word!(Address as "AdminAddress");
+
 /// Why a text is not a usable address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum AddressError {
+pub(crate) enum AddressError {
     /// `10.0.0.1`
     NoPort(IpAddr),
     /// `8443`, `:8443`
@@ -40,7 +85,7 @@ pub(super) enum NetworkError {
 }
 
 /// Parses an address with its port.
-pub(super) fn socket(text: &str) -> Result<SocketAddr, AddressError> {
+pub(crate) fn socket(text: &str) -> Result<SocketAddr, AddressError> {
     text.parse().map_err(|_| explain(text))
 }
 

@@ -1,0 +1,189 @@
+//! The shape of a routing file, where it is not that of the settings: routes and fallbacks name pools and listeners.
+//!
+//! In:  serde, both ways.
+//! Out: [`File`], which the JSON Schema is made from and which a configuration is written as.
+//! Source: docs/configuration.md.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use schemars::transform::{RecursiveTransform, Transform};
+use schemars::{JsonSchema, Schema};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::server_name::Pattern;
+use crate::settings::{
+    Admin, Limits, Listener, Log, OnRemoved, OneOrMany, Pool, Protocol, Refuse, Relay, Reload, Runtime, Span, Tcp,
+    Text, Timeouts, name,
+};
+
+/// The snigate routing file.
+///
+/// Durations are written `500ms`, `5s`, `10m` or `1h`; sizes `16KiB` or `1MiB`. Nothing is silently ignored: a file with
+/// an unknown key, a duplicate key or a value of the wrong type is rejected.
+#[derive(Serialize, JsonSchema)]
+#[schemars(title = "snigate configuration", deny_unknown_fields)]
+pub(super) struct File {
+    /// Where clients connect. At least one listener is required.
+    #[schemars(length(min = 1))]
+    pub listeners: Vec<Listener>,
+    /// Which server names go to which pool.
+    #[schemars(default)]
+    pub routes: Vec<Route>,
+    /// What to do with a ClientHello that has no server name, or an IP address instead of one.
+    #[schemars(default = "Fallback::alert")]
+    pub no_sni: Fallback,
+    /// What to do with a name that no route matches.
+    #[schemars(default = "Fallback::alert")]
+    pub unmatched: Fallback,
+    /// What to do with a connection whose first bytes are not a TLS handshake.
+    #[schemars(default = "Fallback::close")]
+    pub not_tls: Fallback,
+    /// Named pools of backends.
+    #[schemars(default)]
+    pub pools: BTreeMap<Arc<str>, Pool>,
+    /// Files with more `routes` and `pools`, relative to this file; `*` and `?` are allowed in the file name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub include: Option<OneOrMany<String>>,
+    #[schemars(default)]
+    pub timeouts: Timeouts,
+    #[schemars(default)]
+    pub limits: Limits,
+    #[schemars(default)]
+    pub relay: Relay,
+    #[schemars(default)]
+    pub tcp: Tcp,
+    #[schemars(default)]
+    pub runtime: Runtime,
+    #[schemars(default)]
+    pub admin: Admin,
+    #[schemars(default)]
+    pub log: Log,
+    #[schemars(default)]
+    pub reload: Reload,
+}
+
+/// The keys of a routing file.
+pub(super) const KEYS: &[&str] = &[
+    "listeners",
+    "routes",
+    "no_sni",
+    "unmatched",
+    "not_tls",
+    "pools",
+    "include",
+    "timeouts",
+    "limits",
+    "relay",
+    "tcp",
+    "runtime",
+    "admin",
+    "log",
+    "reload",
+];
+/// The keys of an included file.
+pub(super) const INCLUDED_KEYS: &[&str] = &["routes", "pools"];
+
+/// Name patterns, optional conditions, and a target.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Route {
+    /// A unique name, used in metrics and in the log. Default: the first pattern.
+    #[serde(default, deserialize_with = "some_name", skip_serializing_if = "Option::is_none")]
+    pub name: Option<Arc<str>>,
+    /// The names to match: `a.example.com`, `*.example.com` (one more label), `**.example.com` (one or more), `*` (any name).
+    #[serde(default)]
+    #[schemars(required)]
+    pub sni: OneOrMany<Text<Pattern>>,
+    /// Condition: the client offers at least one of these protocols.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub alpn: Vec<Protocol>,
+    /// Condition: the client's address is in one of these networks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub source: Vec<Text<IpNet>>,
+    /// Condition: the connection was accepted by one of these listeners.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1))]
+    pub listeners: Vec<String>,
+    /// The pool to route to. Set either this or `refuse`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+    /// Refuse the connection. Set either this or `pool`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refuse: Option<Refuse>,
+    /// Overrides `timeouts.idle` for this route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<Span>,
+    /// What happens to open connections when a reload removes the route or their backend.
+    #[serde(default)]
+    pub on_removed: OnRemoved,
+}
+
+fn some_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<str>>, D::Error> {
+    name(deserializer).map(Some)
+}
+
+/// What to do with a connection that no route matches: `pool` or `refuse`.
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Fallback {
+    /// The pool to route to. Set either this or `refuse`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+    /// How to refuse the connection. Set either this or `pool`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refuse: Option<Refuse>,
+}
+
+impl Fallback {
+    fn alert() -> Self {
+        Self { pool: None, refuse: Some(DEFAULT_REFUSE) }
+    }
+
+    fn close() -> Self {
+        Self { pool: None, refuse: Some(DEFAULT_REFUSE_NOT_TLS) }
+    }
+}
+
+/// The JSON Schema (draft 2020-12) of the routing file.
+pub(super) fn schema() -> Schema {
+    let mut schema = schemars::generate::SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<File>();
+    RecursiveTransform(tidy).transform(&mut schema);
+    schema
+}
+
+/// An `Option` here is a key that may be left out, never one that may be null; and a required key has no default.
+fn tidy(schema: &mut Schema) {
+    if schema.get("default").is_some_and(serde_json::Value::is_null) {
+        schema.remove("default");
+    }
+    let required = schema.get("required").and_then(|keys| keys.as_array()).cloned().unwrap_or_default();
+    for key in required.iter().filter_map(|key| key.as_str()) {
+        let property = schema.get_mut("properties").and_then(|properties| properties.get_mut(key));
+        property.and_then(|property| property.as_object_mut()).map(|property| property.remove("default"));
+    }
+    if let Some(types) = schema.get_mut("type").and_then(|types| types.as_array_mut()) {
+        types.retain(|kind| kind != "null");
+        if let [only] = types.as_slice() {
+            let only = only.clone();
+            schema.insert("type".to_owned(), only);
+        }
+    }
+    let Some(choices) = schema.get_mut("anyOf").and_then(|choices| choices.as_array_mut()) else { return };
+    choices.retain(|choice| choice.get("type").is_none_or(|kind| kind != "null"));
+    if let [only] = choices.as_slice() {
+        let only = only.as_object().cloned().unwrap_or_default();
+        schema.remove("anyOf");
+        for (key, value) in only {
+            schema.ensure_object().entry(key).or_insert(value);
+        }
+    }
+}
+
+/// For a connection without a server name, or with one that no route matches.
+pub(super) const DEFAULT_REFUSE: Refuse = Refuse::Alert;
+/// For a connection whose first bytes are not a TLS handshake.
+pub(super) const DEFAULT_REFUSE_NOT_TLS: Refuse = Refuse::Close;

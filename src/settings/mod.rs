@@ -1,0 +1,320 @@
+//! The settings of the routing file as plain values, each with its default: what a file sets, `Default` otherwise has.
+//!
+//! In:  nothing; no I/O happens here.
+//! Out: types that every module takes by reference. Each prints as the file writes it (serde), and describes itself in
+//!      the JSON Schema of the file; the text of a key in that schema is the comment of its field.
+//! Source: docs/configuration.md.
+//!
+//! A new key is a field here, its default in `Default`, and its use. `config` reads it, and reports a value of the wrong
+//! type with its place; what only a range or another key can make wrong, `config::parse` checks.
+
+mod address;
+mod backend;
+mod pool;
+mod text;
+mod units;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use self::address::Address;
+pub use self::backend::{Backend, BackendAddress, Search};
+pub use self::pool::{
+    Balance, CheckKind, Connect, Ejection, Family, HealthCheck, Nameserver, Pool, Resolve, SendProxyProtocol,
+    WhenAllDown,
+};
+#[cfg(test)]
+pub(crate) use self::text::Word;
+pub use self::text::{Auto, Congestion, FilePath, NotYet, Nothing, Off, OneOrMany, Or, OrOff, Protocol, Text};
+pub(crate) use self::text::{name, name_error};
+pub use self::units::{Size, Span};
+pub(crate) use self::units::{UnitError, duration_in};
+
+/// One or more addresses to accept connections on, with the same options.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// A unique name, used in metrics, in the log and in routes.
+    #[serde(deserialize_with = "name")]
+    pub name: Arc<str>,
+    /// `IP:PORT`, or a list of them. `[::]:8443` accepts IPv6 and IPv4. With port 0 the kernel chooses a free port.
+    #[serde(default)]
+    #[schemars(required)]
+    pub bind: OneOrMany<Text<SocketAddr>>,
+    /// If present, every connection must start with a PROXY header, v1 or v2. Off by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// The maximum number of concurrent connections through this listener.
+    #[serde(default)]
+    pub max_connections: Or<Nothing, usize>,
+    /// The TCP congestion control for connections from clients. Default: `tcp.congestion`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub congestion: Option<Congestion>,
+}
+
+impl Listener {
+    /// The networks whose PROXY headers are believed; `None`: clients connect directly.
+    pub fn trusted_proxies(&self) -> Option<&[Text<IpNet>]> {
+        self.proxy_protocol.as_ref().map(|proxy| &*proxy.trusted)
+    }
+}
+
+/// The algorithm that a listener or a pool sets; `None`: the kernel's default.
+pub(crate) fn named(congestion: &Option<Congestion>) -> Option<&str> {
+    congestion.as_ref()?.0.as_deref()
+}
+
+/// PROXY headers from clients.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyProtocol {
+    /// The networks that connections are accepted from; all others are refused.
+    #[schemars(length(min = 1))]
+    pub trusted: Vec<Text<IpNet>>,
+}
+
+/// `alert`: send a TLS alert with the reason, then close. `close`: close (FIN). `reset`: reset (RST).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Refuse {
+    Alert,
+    Close,
+    Reset,
+}
+
+impl Refuse {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Alert => "alert",
+            Self::Close => "close",
+            Self::Reset => "reset",
+        }
+    }
+}
+
+/// `keep`: leave connections open. `drain`: reset those still open after `timeouts.drain`. `close`: reset them at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnRemoved {
+    #[default]
+    Keep,
+    Drain,
+    Close,
+}
+
+/// Time limits.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timeouts {
+    /// The deadline for the complete ClientHello, counted from accept, including any PROXY header.
+    pub hello: Span,
+    /// Close a connection after this long without a byte in either direction.
+    pub idle: Span,
+    /// Once one side has closed: close after this long without a byte from the other side.
+    pub half_closed: Span,
+    /// How long open connections may continue after SIGTERM before they are reset.
+    pub drain: Span,
+    /// How long to keep accepting after SIGTERM, while already reporting not ready, before the drain starts.
+    pub pre_stop: Span,
+    /// How long a new process may take to start serving during an upgrade.
+    pub upgrade: Span,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            hello: Span::from_secs(10),
+            idle: Span::from_secs(3600),
+            half_closed: Span::from_secs(60),
+            drain: Span::from_secs(25),
+            pre_stop: Span::from_secs(0),
+            upgrade: Span::from_secs(30),
+        }
+    }
+}
+
+/// Limits.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// The maximum number of concurrent connections over all listeners. `auto`: 65,536, or less if the limit on open files
+    /// requires it.
+    pub max_connections: Or<Auto, usize>,
+    /// The maximum size of a ClientHello, however it is split into records or segments, 1KiB to 16MiB.
+    pub max_hello: Size,
+    /// Limits per client address. Not supported yet.
+    #[serde(skip_serializing)]
+    per_client: NotYet,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_connections: Or::default(), max_hello: Size(64 << 10), per_client: NotYet }
+    }
+}
+
+/// How bytes are relayed.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Relay {
+    /// `auto`: splice in the kernel where possible. `off`: copy through user space.
+    pub splice: Splice,
+    /// The size of the splice pipes, 4KiB to 16MiB.
+    pub pipe_size: Size,
+}
+
+impl Default for Relay {
+    fn default() -> Self {
+        Self { splice: Splice::Auto, pipe_size: Size(1 << 20) }
+    }
+}
+
+/// Whether to relay bytes inside the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Splice {
+    Auto,
+    Off,
+}
+
+/// Socket options for client and backend connections.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tcp {
+    /// Send small segments immediately (TCP_NODELAY).
+    pub nodelay: bool,
+    pub keepalive: Keepalive,
+    /// How long a peer may acknowledge nothing of what is sent to it, window probes included, before the connection is
+    /// closed. `off`: the kernel decides (`net.ipv4.tcp_retries2`).
+    pub user_timeout: Or<Off, Span>,
+    /// The accept queue length. The kernel may cap it (`net.core.somaxconn`).
+    #[schemars(range(min = 1, max = 65_535))]
+    pub backlog: u32,
+    /// The congestion control for listeners and pools that do not set their own. `system`: the kernel's default.
+    pub congestion: Congestion,
+}
+
+impl Default for Tcp {
+    fn default() -> Self {
+        Self {
+            nodelay: true,
+            keepalive: Keepalive::default(),
+            user_timeout: Span::from_secs(120).into(),
+            backlog: 4_096,
+            congestion: Congestion::default(),
+        }
+    }
+}
+
+/// TCP keepalive probes for silent peers. Durations must be whole seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Keepalive {
+    pub idle: Span,
+    pub interval: Span,
+    #[schemars(range(min = 1, max = 127))]
+    pub probes: u32,
+}
+
+impl Default for Keepalive {
+    fn default() -> Self {
+        Self { idle: Span::from_secs(60), interval: Span::from_secs(15), probes: 4 }
+    }
+}
+
+/// Threads. Changes require a restart or an upgrade.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Runtime {
+    /// The number of worker threads. `auto`: one per available core.
+    pub workers: Or<Auto, usize>,
+}
+
+/// The HTTP server for metrics, health, status and control.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// `IP:PORT` or `unix:/PATH`, or a list of them. An empty list turns the admin server off.
+    pub bind: OneOrMany<Address>,
+    /// Who may make changes through the admin server.
+    pub allow_control: AllowControl,
+    /// A file with the token for changes; its path is relative to this file. `none`: no token.
+    pub token_file: Or<Nothing, FilePath>,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        let bind = Address::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901));
+        Self { bind: vec![bind].into(), allow_control: AllowControl::Auto, token_file: Or::default() }
+    }
+}
+
+/// `auto`: requests from this host, and requests with the token. `token`: only requests with the token. `never`: nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AllowControl {
+    Auto,
+    Token,
+    Never,
+}
+
+/// Logging, to standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    pub level: Level,
+    pub format: LogFormat,
+    /// Which connections are logged when they end.
+    pub connections: LogConnections,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: Level::Info, format: LogFormat::Json, connections: LogConnections::All }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    Json,
+    Text,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogConnections {
+    All,
+    Failed,
+    Off,
+}
+
+/// How file changes are detected. SIGHUP always reloads.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Reload {
+    /// Watch the files and their directories for changes.
+    pub watch: bool,
+    /// How often to also compare the content of the files, for file systems that do not report changes.
+    pub poll: Span,
+}
+
+impl Default for Reload {
+    fn default() -> Self {
+        Self { watch: true, poll: Span::from_secs(5) }
+    }
+}
