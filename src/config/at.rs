@@ -45,6 +45,10 @@ impl<'a> At<'a> {
         At { file: self.file, outer: Some(self), step: Step::Index(index), spot }
     }
 
+    pub(super) fn is_top(&self) -> bool {
+        matches!(self.step, Step::Top)
+    }
+
     pub(super) fn moved(self, spot: Spot) -> Self {
         Self { spot, ..self }
     }

@@ -23,7 +23,7 @@ use serde::forward_to_deserialize_any;
 use super::at::At;
 use super::problem::Problems;
 use super::suggest::DidYouMean;
-use super::wording::{Words, shortened};
+use super::wording::{Words, key_like, shortened};
 use super::yaml::{Key, Node, Style, Value};
 
 /// The problems of all files, and which nodes are wrong.
@@ -169,7 +169,7 @@ impl<'c> Cursor<'c> {
         // Past the limit on kept problems, suggestions are useless, and each costs time.
         let known = if problems.left_off() == 0 { known } else { &[] };
         let meant = DidYouMean::new(&key.text, known.iter().copied());
-        problems.error(&self.at.key(&key.text, key.spot), format_args!("unknown key{meant}"));
+        problems.error(&self.at.key(&key_like(&key.text), key.spot), format_args!("unknown key{meant}"));
     }
 
     /// Reads the value; `None` if it cannot be used at all.
@@ -224,6 +224,8 @@ impl<'c> Cursor<'c> {
         let found = match &self.node.value {
             Value::Reported => return Wrong::Reported,
             nothing if nothing.is_nothing() => "nothing".to_owned(),
+            // The whole file is one text: not a routing file, and possibly a secret.
+            Value::Scalar { .. } if self.at.is_top() => "text".to_owned(),
             Value::Scalar { text, .. } => format!("`{}`", shortened(text)),
             Value::List(_) => "a list".to_owned(),
             Value::Map(_) => "a map".to_owned(),

@@ -1,3 +1,4 @@
+use std::fs;
 use std::path::Path;
 
 use proptest::prelude::*;
@@ -368,5 +369,24 @@ proptest! {
                 prop_assert!(problems.errors() > 0, "refused without a reason: {}", text);
             }
         }
+    }
+}
+
+#[test]
+fn a_file_that_is_included_by_mistake_is_not_repeated() {
+    let directory = tempfile::tempdir().unwrap();
+    let (main, other) = (directory.path().join("main.yaml"), directory.path().join("other"));
+    fs::write(&main, "listeners: [{ name: l, bind: \"127.0.0.1:0\" }]\ninclude: [other]\n").unwrap();
+    for text in [
+        "root:$6$SECRET:19000:0:99999:7:::\nbin:*:SECRET:0:99999:7:::\n",
+        "root:$6$SECRET:::\nroot:$6$SECRET:::\n",
+        "-----BEGIN PRIVATE KEY-----\nSECRET\n-----END PRIVATE KEY-----\n",
+        "SECRET\n",
+        "user=admin\npassword=SECRET\n",
+        "routes: text with a SECRET\npools: [and, a SECRET]\n",
+    ] {
+        fs::write(&other, text).unwrap();
+        let problems = Config::load(&main).expect_err(text).to_string();
+        assert!(!problems.contains("SECRET"), "{text}{problems}");
     }
 }

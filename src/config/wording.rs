@@ -18,10 +18,23 @@ impl fmt::Display for Words {
     }
 }
 
-/// Escapes and truncates a text so that a message stays readable.
+/// Escapes a text and cuts it after its first word, so that a message stays readable and does not repeat a file that
+/// was included by mistake.
 pub(super) fn shortened(text: &str) -> String {
-    let mut short: String = text.chars().take(MAX_SHOWN).flat_map(char::escape_debug).collect();
-    if text.chars().nth(MAX_SHOWN).is_some() {
+    let first = text.split_whitespace().next().unwrap_or_default();
+    let shown = cut(text.trim(), first.chars().count());
+    shown.chars().flat_map(char::escape_debug).collect()
+}
+
+/// The beginning of a text that can be a key.
+pub(super) fn key_like(text: &str) -> String {
+    cut(text, text.chars().take_while(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '*')).count())
+}
+
+fn cut(text: &str, characters: usize) -> String {
+    let (mut rest, mut short) = (text.chars(), String::new());
+    short.extend(rest.by_ref().take(characters.min(MAX_SHOWN)));
+    if rest.next().is_some() {
         short.push('…');
     }
     short

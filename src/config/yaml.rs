@@ -17,6 +17,7 @@ use serde_yaml::granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError
 
 use super::at::{At, Spot};
 use super::problem::{Place, Problem, Problems, Severity};
+use super::wording::key_like;
 
 /// A value and its place.
 #[derive(Debug)]
@@ -226,7 +227,7 @@ impl<'t> Tree<'_, 't> {
                 seen.insert(key.text.clone(), key.spot);
                 return true;
             };
-            let name = key.text.escape_debug();
+            let name = key_like(&key.text);
             let (line, column) = (first.line, first.column);
             let message = format!("duplicate key `{name}`; first used in line {line}, column {column}");
             let path = self.path();

@@ -4,6 +4,7 @@
 //! Out: [`Prepared`], for which everything that can fail has been done and nothing has changed; once the snapshot is in
 //!      force, [`Prepared::commit`] applies the rest.
 
+use std::cell::LazyCell;
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -18,7 +19,7 @@ use crate::operate::admin::{App, sockets};
 use crate::process::listening_sockets::{self, CannotBind, ListeningSockets, Plan};
 use crate::process::upgrade;
 use crate::self_loop::is_own_listener;
-use crate::settings::{Address, Log, Runtime};
+use crate::settings::{Address, BackendAddress, Log, Runtime};
 use crate::snapshot::{Snapshot, missing_congestion};
 use crate::socket::{AdminSocket, Listening};
 use crate::socket::{Kind, Label};
@@ -51,6 +52,7 @@ pub(crate) struct Prepared<'a> {
     process: &'a mut Process,
     listeners: Plan,
     admin: sockets::Plan,
+    ours: Arc<[SocketAddr]>,
     log: Log,
 }
 
@@ -67,7 +69,7 @@ pub(crate) enum ApplyError {
     /// A backend address is one of our own listening addresses.
     SelfLoop {
         pool: Arc<str>,
-        backend: SocketAddr,
+        backend: String,
     },
     TooManyConnections(TooMany),
     /// It changes a setting that is fixed while the process runs.
@@ -109,12 +111,14 @@ impl Process {
         }
         // Listeners first: an inherited socket of the service manager may serve either, if its address matches.
         let listeners = self.listeners.bind(config, &mut self.before.listeners).map_err(ApplyError::Bind)?;
-        refuse_self_loop(config, &self.listeners.addresses(&listeners))?;
         self.before.rest_may_be_admin();
         let admin = self.admin.prepare(&config.admin.bind, &mut self.before.admin).map_err(ApplyError::BindAdmin)?;
+        let mut ours = self.listeners.addresses(&listeners);
+        ours.extend(self.admin.addresses_of(&admin));
+        refuse_self_loop(config, &ours)?;
         // Last, since clients may connect from here on.
         self.listeners.listen(&listeners).map_err(ApplyError::Bind)?;
-        Ok(Prepared { listeners, admin, log: config.log, process: self })
+        Ok(Prepared { listeners, admin, ours: ours.into(), log: config.log, process: self })
     }
 
     pub(crate) fn listening_sockets(&self) -> &ListeningSockets {
@@ -238,32 +242,42 @@ impl Prepared<'_> {
     pub(crate) fn commit(self, now: &Arc<Snapshot>) {
         self.process.listeners.commit(self.listeners, now);
         self.process.admin.commit(self.admin);
+        self.process.listeners.publish(self.ours);
         if let Some(log) = &self.process.log {
             log.set(self.log);
         }
     }
 }
 
-/// Rejects a backend that is one of our own listeners, under any address of this machine. Backends with DNS names are
-/// checked when they resolve.
+/// Rejects a backend where we listen ourselves, under any address of this machine or path of the admin server's socket:
+/// its clients would come back, or get at the admin server. Backends with DNS names are checked when they resolve.
 fn refuse_self_loop(config: &Settings, listening: &[SocketAddr]) -> Result<(), ApplyError> {
-    let backends = config.pools.iter().flat_map(|pool| pool.backends.iter().map(move |backend| (pool, backend)));
-    let known = backends.filter_map(|(pool, backend)| Some((pool, backend.address.inet()?)));
-    let mut suspects =
-        known.filter(|(_, address)| listening.iter().any(|ours| ours.port() == address.port())).peekable();
-    if suspects.peek().is_none() {
-        return Ok(());
-    }
     // Without local addresses, only the configured addresses are compared.
-    let local = sys::local_addresses().unwrap_or_else(|error| {
-        let consequence = "only backends on loopback can be recognised as our own listeners";
-        tracing::warn!(event = "local_addresses_unknown", %error, "cannot list this machine's addresses: {consequence}");
-        Vec::new()
+    let local = LazyCell::new(|| {
+        sys::local_addresses().unwrap_or_else(|error| {
+            let consequence = "only backends on loopback can be recognised as our own listeners";
+            tracing::warn!(event = "local_addresses_unknown", %error, "cannot list this machine's addresses: {consequence}");
+            Vec::new()
+        })
     });
-    match suspects.find(|(_, address)| is_own_listener(*address, listening, &local)) {
-        Some((pool, backend)) => Err(ApplyError::SelfLoop { pool: Arc::clone(&pool.name), backend }),
-        None => Ok(()),
+    let admin = config.admin.bind.iter().filter_map(|address| match address {
+        Address::Unix(path) => path.canonicalize().ok(),
+        Address::Tcp(_) => None,
+    });
+    let admin: Vec<_> = admin.collect();
+    let is_ours = |backend: &BackendAddress| match backend {
+        BackendAddress::Inet(address) => {
+            listening.iter().any(|ours| ours.port() == address.port()) && is_own_listener(*address, listening, &local)
+        }
+        BackendAddress::Unix(path) => !admin.is_empty() && path.canonicalize().is_ok_and(|path| admin.contains(&path)),
+        BackendAddress::Name { .. } | BackendAddress::Srv { .. } => false,
+    };
+    for pool in &config.pools {
+        if let Some(backend) = pool.backends.iter().find(|backend| is_ours(&backend.address)) {
+            return Err(ApplyError::SelfLoop { pool: Arc::clone(&pool.name), backend: backend.address.to_string() });
+        }
     }
+    Ok(())
 }
 
 impl fmt::Display for ApplyError {

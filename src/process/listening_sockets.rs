@@ -219,7 +219,10 @@ impl ListeningSockets {
         let open = &self.open;
         let is_bound = |name: &Arc<str>| open.iter().any(|open| open.wanted.listener == *name);
         self.permits.retain(|name, permits| permits.open() > 0 || is_bound(name));
-        let addresses: Arc<[SocketAddr]> = self.listening().map(|(_, address)| address).collect();
+    }
+
+    /// Publishes where this process listens, its admin server included.
+    pub(crate) fn publish(&self, addresses: Arc<[SocketAddr]>) {
         self.addresses.send_if_modified(|known| {
             let moved = *known != addresses;
             *known = addresses;
@@ -227,7 +230,7 @@ impl ListeningSockets {
         });
     }
 
-    /// The addresses of all listeners, now and after each change.
+    /// Where this process listens, now and after each change.
     pub(crate) fn watch_addresses(&self) -> watch::Receiver<Arc<[SocketAddr]>> {
         self.addresses.subscribe()
     }

@@ -146,16 +146,6 @@ impl fmt::Display for BackendAddress {
     }
 }
 
-impl BackendAddress {
-    /// The address, unless it is a name to look up or a path.
-    pub fn inet(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Inet(address) => Some(*address),
-            _ => None,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

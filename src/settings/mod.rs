@@ -253,7 +253,8 @@ impl Default for Admin {
     }
 }
 
-/// `auto`: requests from this host, and requests with the token. `token`: only requests with the token. `never`: nobody.
+/// `auto`: requests through a unix socket, and requests with the token. `token`: only requests with the token. `never`:
+/// nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AllowControl {

@@ -57,6 +57,11 @@ impl Lb {
         self.fallback("not_tls", backends)
     }
 
+    /// The admin address takes changes from those who send the token.
+    pub fn controlled(self) -> Self {
+        self.with("admin: { bind: \"127.0.0.1:0\", token_file: token }")
+    }
+
     /// Adds top-level keys as they stand, say `timeouts: { hello: 1s }`.
     pub fn with(mut self, yaml: &str) -> Self {
         self.rest.push_str(yaml);

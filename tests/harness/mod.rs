@@ -71,6 +71,7 @@ impl Running {
     pub fn start_in(directory: TempDir, mut command: Command, config: &str) -> Self {
         let file = directory.path().join("config.yaml");
         fs::write(&file, config).unwrap();
+        fs::write(directory.path().join("token"), TOKEN).unwrap();
         command.args(["run", "--config"]).arg(&file).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
         let stdout = Lines::follow(child.stdout.take().unwrap());
@@ -208,8 +209,10 @@ impl Running {
         let mut stream = TcpStream::connect(self.admin).expect("the admin address answers");
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         let (admin, length) = (self.admin, body.len());
-        let head =
-            format!("{method} {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\nContent-Length: {length}");
+        let proof = if method == "GET" { String::new() } else { format!("Authorization: Bearer {TOKEN}\r\n") };
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {admin}\r\n{proof}Connection: close\r\nContent-Length: {length}"
+        );
         write!(stream, "{head}\r\n\r\n{body}").unwrap();
         let mut response = String::new();
         stream.read_to_string(&mut response).expect("the admin answer ends");
@@ -295,5 +298,7 @@ pub fn poll<T, E>(mut look: impl FnMut() -> Result<T, E>) -> Result<T, E> {
     }
 }
 
+/// Beside the file, as `token`; see [`Lb::controlled`].
+pub const TOKEN: &str = "open-sesame";
 /// For whatever should take milliseconds, on a machine that is busy with other tests.
 pub const DEADLINE: Duration = Duration::from_secs(20);

@@ -92,7 +92,7 @@ fn a_reload_that_ends_the_checks_ends_their_verdict() {
 #[test]
 fn an_operator_takes_a_backend_out_and_puts_it_back() {
     let (one, two) = (Backend::answering(SERVER_HELLO), Backend::answering(SERVER_HELLO));
-    let routes = Lb::new().route_with("a.test", [one.address, two.address], "balance: first");
+    let routes = Lb::new().route_with("a.test", [one.address, two.address], "balance: first").controlled();
     let lb = Trial::of(routes.clone());
     let mut held = send(lb.address(), &hello("a.test"));
     held.read_exact(&mut [0; SERVER_HELLO.len()]).expect("an answer");

@@ -19,8 +19,12 @@ fn admin(lb: &Lb, bind: &str) -> String {
 }
 
 fn ask(path: &Path) -> String {
+    send(path, "GET /readyz HTTP/1.1\r\n")
+}
+
+fn send(path: &Path, request: &str) -> String {
     let mut stream = UnixStream::connect(path).unwrap();
-    stream.write_all(b"GET /readyz HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n").unwrap();
+    write!(stream, "{request}Host:\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
@@ -67,6 +71,32 @@ fn an_admin_address_moves_and_may_be_a_socket_in_the_file_system() {
     running.signal(rustix::process::Signal::TERM);
     assert!(running.wait_for_exit().success());
     assert!(!path.exists());
+}
+
+#[test]
+fn the_unix_socket_takes_changes_and_no_client_gets_there() {
+    let backend = Backend::echoing();
+    let lb = Lb::new().route("a.test", &backend);
+    let running = Running::start(&lb.config());
+    let path = running.directory().join("admin.sock");
+    let bind = format!("[\"127.0.0.1:{}\", \"unix:{}\"]", running.admin().port(), path.display());
+    assert_eq!(running.edit(&admin(&lb, &bind)), Reload::Applied);
+    let answer = send(&path, "POST /api/v1/reload HTTP/1.1\r\nX-Snigate-Control: 1\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let answer = send(&path, "POST /api/v1/reload HTTP/1.1\r\n");
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("`X-Snigate-Control: 1`"), "{answer}");
+
+    // As backends, the addresses of the admin server would hand it to every client.
+    let link = running.directory().join("link.sock");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let backends = [path, link].map(|path| format!("unix:{}", path.display()));
+    for (number, ours) in [running.admin().to_string()].into_iter().chain(backends).enumerate() {
+        let config = admin(&lb, &bind).replacen(&backend.address.to_string(), &ours, 1) + &format!("# {number}\n");
+        assert_eq!(running.edit(&config), Reload::Rejected, "{ours}");
+        let seen = |line: &serde_json::Value| line.to_string().contains(&ours) && line["level"] == "ERROR";
+        assert!(running.log().iter().any(seen), "{ours}");
+    }
+    running.stop();
 }
 
 #[test]

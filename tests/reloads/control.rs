@@ -14,7 +14,7 @@ use crate::wire::{Close, read_to_close};
 fn a_reload_by_call_answers_with_what_came_of_it() {
     let backend = Backend::answering(b"served");
     // Nobody else may come first.
-    let lb = Trial::of(Lb::new().route("a.test", &backend).with("reload: { watch: false, poll: 1h }"));
+    let lb = Trial::of(Lb::new().route("a.test", &backend).controlled().with("reload: { watch: false, poll: 1h }"));
     let text = fs::read_to_string(lb.config_file()).unwrap();
     let (status, answer) = lb.call("POST /api/v1/reload", "");
     assert_eq!((status, &answer["result"]), (200, &json!("unchanged")), "{answer}");
@@ -50,7 +50,7 @@ fn a_reload_by_call_answers_with_what_came_of_it() {
 #[test]
 fn calls_at_the_same_time_are_answered_each() {
     let backend = Backend::answering(b"served");
-    let lb = Trial::of(Lb::new().route("a.test", &backend));
+    let lb = Trial::of(Lb::new().route("a.test", &backend).controlled());
     thread::scope(|scope| {
         let calls: Vec<_> = (0..30).map(|_| scope.spawn(|| lb.call("POST /api/v1/reload", "").0)).collect();
         assert!(calls.into_iter().all(|call| call.join().unwrap() == 200));
@@ -63,27 +63,28 @@ fn the_token_lets_in_and_a_web_page_stays_out() {
     let backend = Backend::answering(b"served");
     let lb = Trial::of(Lb::new().route("a.test", &backend));
     let reload = |headers: &str| lb.call("POST /api/v1/reload", headers).0;
-    assert_eq!(reload(""), 200);
-    assert_eq!(reload("Origin: http://evil.example\r\n"), 403);
-    assert_eq!(reload("Host: rebound.example\r\nOrigin: http://rebound.example\r\n"), 403);
-    assert_eq!(reload("X-Forwarded-For: 198.51.100.1\r\n"), 403);
-    assert_eq!(lb.call("DELETE /api/v1/connections?all=true", "Sec-Fetch-Site: cross-site\r\n").0, 403);
+    let (status, answer) = lb.call("POST /api/v1/reload", "X-Snigate-Control: 1\r\n");
+    assert_eq!(status, 403, "an address proves nothing");
+    let cure = answer["error"].as_str().unwrap();
+    assert!(cure.contains("`admin.token_file`") && cure.contains("admin.bind: unix:"), "{cure}");
+    for read in ["Origin: http://evil.example\r\n", "Host: rebound.example\r\nOrigin: http://rebound.example\r\n"] {
+        assert_eq!(lb.call("GET /api/v1/config", read).0, 403, "{read}");
+        assert_eq!(lb.call("GET /healthz", read).0, 200, "{read}");
+    }
     assert_eq!(reload("Authorization: Bearer guess\r\n"), 401, "there is no token");
 
     // The token's own file counts as a part of the configuration, and is seen when it changes.
-    let with_token = Lb::new()
-        .route("a.test", &backend)
-        .with("admin: { bind: \"127.0.0.1:0\", allow_control: token, token_file: token }")
-        .config();
+    let with_token =
+        Lb::new().route("a.test", &backend).with("admin: { bind: \"127.0.0.1:0\", token_file: secret }").config();
     assert_eq!(lb.edit(&with_token), Reload::Rejected, "there is no such file");
     let seen = lb.log().len();
-    fs::write(lb.directory().join("token"), "first\n").unwrap();
+    fs::write(lb.directory().join("secret"), "first\n").unwrap();
     assert_eq!(lb.wait_for_reload_after(seen), Reload::Applied);
-    assert_eq!(reload(""), 401);
+    assert_eq!(reload("Authorization: \r\n"), 401);
     assert_eq!(reload("Authorization: Bearer second\r\n"), 401);
     assert_eq!(reload("Authorization: Bearer first\r\n"), 200);
     let seen = lb.log().len();
-    fs::write(lb.directory().join("token"), "second\n").unwrap();
+    fs::write(lb.directory().join("secret"), "second\n").unwrap();
     // The line of the call before may still be on its way.
     lb.wait_for_line_after(seen, |line| line["event"] == "reload_applied");
     assert_eq!(reload("Authorization: Bearer first\r\n"), 401);
@@ -94,7 +95,7 @@ fn the_token_lets_in_and_a_web_page_stays_out() {
 #[test]
 fn live_connections_are_listed_and_ended() {
     let backend = Backend::answering(b"served");
-    let lb = Trial::of(Lb::new().route("a.test", &backend).route("b.test", &backend));
+    let lb = Trial::of(Lb::new().route("a.test", &backend).route("b.test", &backend).controlled());
     let mut clients = ["a.test", "a.test", "b.test"].map(|name| lb.open(name, b"served"));
     let quiet = crate::wire::connect(lb.address());
     lb.wait_for_metric("connections_active", &[], 4.0);

@@ -17,6 +17,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use self::self_loops::Ours;
 use super::at::At;
 use super::problem::Problems;
 use super::reader::{Cursor, Reading};
@@ -64,12 +65,12 @@ fn with_included(node: &Node<'_>, main: &Arc<Path>, mut texts: Texts, reading: &
 fn merged(tops: &[Cursor<'_>], texts: Texts, sources: Sources) -> Option<Config> {
     let top = &tops[0];
     let tcp = settings::tcp(top);
-    let listeners = listeners::parse(top, &tcp.congestion);
-    let mut pools = pools::parse(tops, &listeners.bound, &tcp.congestion);
+    let mut listeners = listeners::parse(top, &tcp.congestion);
+    let (admin, token) = settings::admin(top, &mut listeners.bound);
+    let mut pools = pools::parse(tops, Ours { bound: &listeners.bound, admin: &admin }, &tcp.congestion);
     let routes = routes::parse(tops, &listeners.names, &pools.names);
     checks::default_names(&mut pools, &routes.parsed, top.reading);
     let fallback = |key, default| routes::fallback(top, key, default, &pools.names);
-    let (admin, token) = settings::admin(top, &listeners.bound);
     let settings = Settings {
         no_sni: fallback("no_sni", file::DEFAULT_REFUSE),
         unmatched: fallback("unmatched", file::DEFAULT_REFUSE),

@@ -4,12 +4,12 @@
 //! Out: [`Pool`]s in the order of the files, their names for the routes, their places for warnings.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::self_loops::{self, Ours};
 use super::settings::{DAY, HOUR, MILLISECOND, number_within, within};
-use super::{Cursor, Names, checks, self_loops};
+use super::{Cursor, Names, checks};
 use crate::config::problem::{Place, Problem, Problems, Severity};
 use crate::config::{Config, Destination};
 use crate::settings::{BackendAddress, Congestion, Pool, name_error};
@@ -22,7 +22,7 @@ pub(super) struct Pools {
     pub places: Vec<Place>,
 }
 
-pub(super) fn parse(tops: &[Cursor<'_>], bound: &[(SocketAddr, Place)], congestion: &Congestion) -> Pools {
+pub(super) fn parse(tops: &[Cursor<'_>], ours: Ours<'_>, congestion: &Congestion) -> Pools {
     let mut pools = Pools { parsed: Vec::new(), names: Names::default(), places: Vec::new() };
     let mut first: HashMap<Arc<str>, Place> = HashMap::new();
     for top in tops {
@@ -48,7 +48,7 @@ pub(super) fn parse(tops: &[Cursor<'_>], bound: &[(SocketAddr, Place)], congesti
             if let Some(mut pool) = cursor.read::<Pool>() {
                 pool.name = name;
                 pool.congestion.get_or_insert_with(|| congestion.clone());
-                check(&mut pool, &cursor, bound);
+                check(&mut pool, &cursor, ours);
                 pools.parsed.push(pool);
             }
         }
@@ -56,11 +56,11 @@ pub(super) fn parse(tops: &[Cursor<'_>], bound: &[(SocketAddr, Place)], congesti
     pools
 }
 
-fn check(pool: &mut Pool, cursor: &Cursor<'_>, bound: &[(SocketAddr, Place)]) {
+fn check(pool: &mut Pool, cursor: &Cursor<'_>, ours: Ours<'_>) {
     if pool.transparent {
         cursor.error_at("transparent", "not supported yet; only `false` is");
     }
-    backends(pool, cursor, bound);
+    backends(pool, cursor, ours);
     if let Some(section) = cursor.key("resolve") {
         resolve(pool, &section);
     }
@@ -75,7 +75,7 @@ fn check(pool: &mut Pool, cursor: &Cursor<'_>, bound: &[(SocketAddr, Place)]) {
     }
 }
 
-fn backends(pool: &Pool, cursor: &Cursor<'_>, bound: &[(SocketAddr, Place)]) {
+fn backends(pool: &Pool, cursor: &Cursor<'_>, ours: Ours<'_>) {
     let Some(list) = cursor.required_list("backends", "backend") else { return };
     let mut first: HashMap<&BackendAddress, Place> = HashMap::new();
     for (cursor, backend) in list.items().zip(&pool.backends) {
@@ -89,9 +89,7 @@ fn backends(pool: &Pool, cursor: &Cursor<'_>, bound: &[(SocketAddr, Place)]) {
             1..=MAX_WEIGHT => {}
             _ => cursor.error_at("weight", "a weight is 1 to 1000"),
         }
-        if let Some(address) = address.inet() {
-            self_loops::refuse(address, bound, &cursor);
-        }
+        self_loops::refuse(address, ours, &cursor);
     }
 }
 

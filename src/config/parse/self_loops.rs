@@ -1,6 +1,6 @@
-//! Rejects a backend that is one of the file's own listeners: its connections would loop back endlessly.
+//! Rejects a backend where snigate itself listens: its connections would loop back endlessly, or get at the admin server.
 //!
-//! In:  the address of a backend, the addresses of the listeners.
+//! In:  the address of a backend, where the file's listeners and admin server listen.
 //! Out: a problem, or nothing. Cases that depend on the machine or on DNS (local addresses, a resolved name) are
 //!      checked when the configuration comes into force.
 
@@ -9,14 +9,36 @@ use std::net::SocketAddr;
 use super::Cursor;
 use crate::config::problem::Place;
 use crate::self_loop::is_own_listener;
+use crate::settings::{Address, Admin, BackendAddress};
 
-pub(super) fn refuse(address: SocketAddr, bound: &[(SocketAddr, Place)], backend: &Cursor<'_>) {
-    let Some((listener, place)) = bound.iter().find(|(listener, _)| is_own_listener(address, &[*listener], &[])) else {
-        return;
+/// Where snigate itself listens.
+#[derive(Clone, Copy)]
+pub(super) struct Ours<'a> {
+    /// The addresses of listeners and of the admin server.
+    pub bound: &'a [(SocketAddr, Place)],
+    pub admin: &'a Admin,
+}
+
+pub(super) fn refuse(address: &BackendAddress, Ours { bound, admin }: Ours<'_>, backend: &Cursor<'_>) {
+    let own = match address {
+        BackendAddress::Inet(address) => {
+            bound.iter().find(|(ours, _)| is_own_listener(*address, &[*ours], &[])).map(|(ours, place)| {
+                let is_admin = admin.bind.contains(&Address::Tcp(*ours));
+                let what = if is_admin { "the admin address" } else { "the listener" };
+                let listens = if ours == address { String::new() } else { format!(", which listens on `{ours}`") };
+                format!("{what} at {place}{listens}")
+            })
+        }
+        BackendAddress::Unix(path) => {
+            let is_ours = |bind: &Address| matches!(bind, Address::Unix(ours) if **ours == **path);
+            admin.bind.iter().any(is_ours).then(|| "the socket of the admin server".to_owned())
+        }
+        BackendAddress::Name { .. } | BackendAddress::Srv { .. } => None,
     };
-    let listens = if *listener == address { String::new() } else { format!(", which listens on `{listener}`") };
-    backend.error(format_args!(
-        "`{address}` is the listener at {place}{listens}: snigate would connect to itself in a loop; \
-         write the address that the backend itself listens on"
-    ));
+    if let Some(own) = own {
+        backend.error(format_args!(
+            "`{address}` is {own}: snigate would connect to itself in a loop; write the address that the backend itself \
+             listens on"
+        ));
+    }
 }

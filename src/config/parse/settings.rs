@@ -71,18 +71,17 @@ pub(super) fn runtime(top: &Cursor<'_>) -> Runtime {
     runtime
 }
 
-/// The settings of the admin server, and its token.
-pub(super) fn admin(top: &Cursor<'_>, bound: &[(SocketAddr, Place)]) -> (Admin, Option<Token>) {
+/// The settings of the admin server, and its token. Adds its addresses to `bound`.
+pub(super) fn admin(top: &Cursor<'_>, bound: &mut Vec<(SocketAddr, Place)>) -> (Admin, Option<Token>) {
     let admin: Admin = top.section("admin");
     let section = top.key("admin");
-    let mut bound = bound.to_vec();
     let mut paths = Vec::new();
     let bind = section.as_ref().and_then(|section| section.key("bind"));
     match &bind {
         Some(bind) => {
             for (cursor, address) in bind.items().zip(admin.bind.iter()) {
                 match address {
-                    Address::Tcp(address) => claim(*address, &cursor, &mut bound),
+                    Address::Tcp(address) => claim(*address, &cursor, bound),
                     Address::Unix(path) if paths.contains(&path) => cursor.error("the path is already in the list"),
                     Address::Unix(path) => paths.push(path),
                 }
@@ -90,7 +89,7 @@ pub(super) fn admin(top: &Cursor<'_>, bound: &[(SocketAddr, Place)]) -> (Admin, 
         }
         None => {
             let at = section.unwrap_or(*top);
-            admin.bind.iter().filter_map(Address::tcp).for_each(|address| claim(address, &at, &mut bound));
+            admin.bind.iter().filter_map(Address::tcp).for_each(|address| claim(address, &at, bound));
         }
     }
     let token = section.as_ref().and_then(|section| control(&admin, section));

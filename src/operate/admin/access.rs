@@ -1,12 +1,14 @@
-//! Decides who may change state through the admin address.
+//! Decides who may read, and who may change state, through the admin address.
 //!
 //! In:  the configured access, the peer of a request, its headers.
 //! Out: nothing, or [`Denied`], which says what would help.
 //!
-//! Clients on this host need no token. Two others can look like one: a web page in a browser on this host, and anyone
-//! behind a reverse proxy on this host. A page is detected by `Origin` or `Sec-Fetch-Site`, or, if its own name
-//! resolves to this host (DNS rebinding), by that name in `Host`; a proxy by the headers that it adds. Those requests
-//! need the token, which a page cannot know.
+//! Changes need proof: the token, or the unix socket, whose file permissions control access. An address proves nothing:
+//! whoever is behind a reverse proxy on this host comes from loopback too. Through the unix socket a request also needs a
+//! header that no web page sends by itself, and must show no sign of a page or a proxy. (`Authorization` is such a header.)
+//!
+//! Reads are refused only to web pages of other sites: by `Origin`, or, if their own name resolves to this host (DNS
+//! rebinding), by that name in `Host`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -29,7 +31,7 @@ pub(crate) struct Access {
 /// Who may change state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Allow {
-    /// Clients on this host, and clients with the token.
+    /// Clients of the unix socket, and clients with the token.
     Auto,
     Token,
     Never,
@@ -50,21 +52,25 @@ pub(crate) enum Denied {
     /// The token is missing, malformed or wrong.
     WrongToken,
     NeedsToken,
-    /// A token is required, and none is configured.
-    FromElsewhere,
+    /// Neither a token is configured, nor did it come through the unix socket.
+    NeedsProof,
+    /// Through the unix socket, but without [`CONTROL`].
+    NeedsHeader,
+    /// A read by a web page of another site, or possibly so.
+    Foreign,
     /// Sent by a web page, or possibly so.
     Page,
     /// Forwarded by a proxy, so the real client is unknown.
     Proxied,
 }
 
-/// Passes requests that only read and requests that may change state; answers the others with an error.
+/// Passes requests that may read or change state; answers the others with an error.
 pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    if request.method().is_safe() {
-        return next.run(request).await;
-    }
     let peer = request.extensions().get::<Peer>().copied();
-    match app.control.access().decide(peer, request.uri(), request.headers()) {
+    let (access, uri, headers) = (app.control.access(), request.uri(), request.headers());
+    let decision =
+        if request.method().is_safe() { access.decide_read(uri, headers) } else { access.decide(peer, uri, headers) };
+    match decision {
         Ok(()) => next.run(request).await,
         Err(denied) => {
             tracing::debug!(
@@ -73,7 +79,7 @@ pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: N
                 method = %request.method(),
                 path = request.uri().path(),
                 %denied,
-                "control denied"
+                "request denied"
             );
             denied.into_response()
         }
@@ -89,22 +95,29 @@ impl Access {
         if self.allow == Allow::Never {
             return Err(Denied::Never);
         }
-        let mut given = headers.get_all(header::AUTHORIZATION).iter();
         // A token that is present must be correct, wherever the request comes from.
-        if let Some(first) = given.next() {
-            let is_right = given.next().is_none() && self.is_token(first);
+        if let Some(is_right) = self.token_in(headers) {
             return if is_right { Ok(()) } else { Err(Denied::WrongToken) };
         }
-        let is_local = match peer {
-            Some(Peer::Tcp(address)) => address.ip().to_canonical().is_loopback(),
-            Some(Peer::Unix) => true,
-            None => false,
-        };
-        match (self.allow, is_local) {
-            (Allow::Auto, true) => without_token(uri, headers),
+        match (self.allow, peer) {
+            (Allow::Auto, Some(Peer::Unix)) => without_token(uri, headers),
             _ if self.token.is_some() => Err(Denied::NeedsToken),
-            _ => Err(Denied::FromElsewhere),
+            _ => Err(Denied::NeedsProof),
         }
+    }
+
+    /// # Errors
+    /// As for [`Self::decide`].
+    pub(crate) fn decide_read(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Denied> {
+        let is_fine = Hosts::of(uri, headers).are(is_private_name) && comes_from_itself(headers);
+        if is_fine || self.token_in(headers) == Some(true) { Ok(()) } else { Err(Denied::Foreign) }
+    }
+
+    /// Whether the token in the headers is the right one, if there is one.
+    fn token_in(&self, headers: &HeaderMap) -> Option<bool> {
+        let mut given = headers.get_all(header::AUTHORIZATION).iter();
+        let first = given.next()?;
+        Some(given.next().is_none() && self.is_token(first))
     }
 
     /// Compares in constant time.
@@ -117,22 +130,49 @@ impl Access {
     }
 }
 
-/// Whether a request from this host was sent by a program on this host, not on behalf of someone else.
+/// Whether a request through the unix socket was sent by a program on this host, not on behalf of someone else.
 fn without_token(uri: &Uri, headers: &HeaderMap) -> Result<(), Denied> {
     if FORWARDED.iter().any(|name| headers.contains_key(*name)) {
         return Err(Denied::Proxied);
     }
-    let mut hosts = headers.get_all(header::HOST).iter().map(text);
-    let host = hosts.next();
-    // A name that anyone could point at this host proves nothing. HTTP/1.0 has no Host, but no browser speaks it.
-    let is_ours = host.is_none_or(names_this_host) && uri.authority().is_none_or(|host| names_this_host(host.as_str()));
-    let from_itself = |origin: &HeaderValue| text(origin).split_once("://").map(|(_, origin)| origin) == host;
     let site_is_fine = |site: &HeaderValue| matches!(text(site), "same-origin" | "none");
-    let is_fine = hosts.next().is_none()
-        && is_ours
-        && headers.get_all(header::ORIGIN).iter().all(from_itself)
+    let is_fine = Hosts::of(uri, headers).are(names_this_host)
+        && comes_from_itself(headers)
         && headers.get_all(FETCH_SITE).iter().all(site_is_fine);
-    if is_fine { Ok(()) } else { Err(Denied::Page) }
+    match (is_fine, headers.contains_key(CONTROL)) {
+        (false, _) => Err(Denied::Page),
+        (true, false) => Err(Denied::NeedsHeader),
+        (true, true) => Ok(()),
+    }
+}
+
+/// The names by which a request calls this server: `Host`, and in a proxy's form of a request the URI.
+struct Hosts<'r>(Vec<&'r str>);
+
+impl<'r> Hosts<'r> {
+    fn of(uri: &'r Uri, headers: &'r HeaderMap) -> Self {
+        let authority = uri.authority().map(|host| host.as_str());
+        Self(headers.get_all(header::HOST).iter().map(text).chain(authority).collect())
+    }
+
+    /// HTTP/1.0 has no Host, but no browser speaks it; RFC 9110 §7.2: it is empty for a server without a host name.
+    fn are(&self, fine: fn(&str) -> bool) -> bool {
+        self.0.iter().all(|host| host.is_empty() || fine(host)) && self.0.iter().all(|host| *host == self.0[0])
+    }
+}
+
+fn comes_from_itself(headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST).map(text);
+    let from_itself = |origin: &HeaderValue| text(origin).split_once("://").map(|(_, origin)| origin) == host;
+    headers.get_all(header::ORIGIN).iter().all(from_itself)
+}
+
+/// An address, a name without a dot, or one below a domain that the public DNS does not have (RFC 6761, RFC 6762): no
+/// site can point such a name here.
+fn is_private_name(host: &str) -> bool {
+    let name = host.split_once(':').map_or(host, |(name, _)| name).trim_end_matches('.').to_ascii_lowercase();
+    let is_private = |(_, domain): (&str, &str)| ["localhost", "local", "internal", "svc"].contains(&domain);
+    names_this_host(host) || name.rsplit_once('.').map_or(!name.is_empty() && !name.contains('['), is_private)
 }
 
 /// `127.0.0.1:9901`, `[::1]:9901`, `localhost`: an address, or the one name that always means this host.
@@ -155,7 +195,9 @@ impl IntoResponse for Denied {
     fn into_response(self) -> Response {
         let status = match self {
             Self::WrongToken | Self::NeedsToken => StatusCode::UNAUTHORIZED,
-            Self::Never | Self::FromElsewhere | Self::Page | Self::Proxied => StatusCode::FORBIDDEN,
+            Self::Never | Self::NeedsProof | Self::NeedsHeader | Self::Foreign | Self::Page | Self::Proxied => {
+                StatusCode::FORBIDDEN
+            }
         };
         let mut response = error(status, &self.to_string());
         if status == StatusCode::UNAUTHORIZED {
@@ -173,8 +215,16 @@ impl std::fmt::Display for Denied {
             Self::Never => "`admin.allow_control` is `never`: nothing can be changed here",
             Self::WrongToken => "this is not the token of `admin.token_file`",
             Self::NeedsToken => "the token of `admin.token_file` is needed: `Authorization: Bearer TOKEN`",
-            Self::FromElsewhere => {
-                "changes are taken from this host only; from elsewhere they need a token, as `admin.token_file` names one"
+            Self::NeedsProof => {
+                "changes need a token, which `admin.token_file` names and `Authorization: Bearer TOKEN` sends, or the unix \
+                 socket: `admin.bind: unix:/run/snigate/admin.sock`"
+            }
+            Self::NeedsHeader => {
+                "changes through the unix socket need a header that no web page sends by itself: add `X-Snigate-Control: 1`"
+            }
+            Self::Foreign => {
+                "this may come from a web page of another site (`Origin`, or a public name in `Host`): use the address, or a \
+                 name without a dot, or send the token of `admin.token_file`"
             }
             Self::Page => {
                 "this may come from a web page (`Host` is neither an address nor `localhost`, or `Origin` or \
@@ -189,6 +239,8 @@ impl std::fmt::Display for Denied {
 
 impl std::error::Error for Denied {}
 
+/// Its value does not matter: a page of another site can send no header of its own without asking first (CORS).
+const CONTROL: HeaderName = HeaderName::from_static("x-snigate-control");
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// Headers that a proxy adds.
 const FORWARDED: [&str; 4] = ["forwarded", "x-forwarded-for", "x-real-ip", "via"];
@@ -216,28 +268,30 @@ mod tests {
     }
 
     #[test]
-    fn who_may_is_a_table() {
+    fn who_may_change_state_is_a_table() {
         let (plain, auto) = (headers(&[("host", "127.0.0.1:9901")]), access(Allow::Auto, None));
+        let control = headers(&[("host", "localhost"), ("x-snigate-control", "1")]);
         let (right, wrong) =
             (headers(&[("authorization", "bEarer  abc")]), headers(&[("authorization", "Bearer abd")]));
-        let with_token = access(Allow::Auto, Some("abc"));
-        let mapped = Some(Peer::Tcp("[::ffff:127.0.0.2]:4".parse().unwrap()));
+        let (with_token, unix) = (access(Allow::Auto, Some("abc")), Some(Peer::Unix));
         let uri = Uri::from_static("/");
         for (access, peer, headers, expected) in [
-            (&auto, HERE, &plain, Ok(())),
-            (&auto, mapped, &plain, Ok(())),
-            (&auto, Some(Peer::Unix), &plain, Ok(())),
-            (&auto, elsewhere(), &plain, Err(Denied::FromElsewhere)),
-            (&auto, None, &plain, Err(Denied::FromElsewhere)),
+            (&auto, unix, &control, Ok(())),
+            (&auto, unix, &plain, Err(Denied::NeedsHeader)),
+            (&auto, HERE, &plain, Err(Denied::NeedsProof)),
+            (&auto, HERE, &control, Err(Denied::NeedsProof)),
+            (&auto, elsewhere(), &control, Err(Denied::NeedsProof)),
+            (&auto, None, &control, Err(Denied::NeedsProof)),
             (&auto, HERE, &right, Err(Denied::WrongToken)),
-            (&with_token, HERE, &plain, Ok(())),
+            (&with_token, unix, &control, Ok(())),
+            (&with_token, unix, &right, Ok(())),
+            (&with_token, HERE, &control, Err(Denied::NeedsToken)),
             (&with_token, HERE, &wrong, Err(Denied::WrongToken)),
-            (&with_token, elsewhere(), &plain, Err(Denied::NeedsToken)),
-            (&with_token, elsewhere(), &wrong, Err(Denied::WrongToken)),
+            (&with_token, HERE, &right, Ok(())),
             (&with_token, elsewhere(), &right, Ok(())),
-            (&access(Allow::Token, Some("abc")), HERE, &plain, Err(Denied::NeedsToken)),
+            (&access(Allow::Token, Some("abc")), unix, &control, Err(Denied::NeedsToken)),
             (&access(Allow::Token, Some("abc")), HERE, &right, Ok(())),
-            (&access(Allow::Never, Some("abc")), HERE, &right, Err(Denied::Never)),
+            (&access(Allow::Never, Some("abc")), unix, &right, Err(Denied::Never)),
         ] {
             assert_eq!(access.decide(peer, &uri, headers), expected, "{:?} {peer:?} {headers:?}", access.allow);
         }
@@ -250,14 +304,22 @@ mod tests {
     #[test]
     fn what_a_page_or_a_proxy_sends_needs_the_token() {
         let auto = access(Allow::Auto, None);
+        let decide = |uri: &str, lines: &[(&'static str, &str)]| {
+            auto.decide(
+                Some(Peer::Unix),
+                &uri.parse().unwrap(),
+                &headers(&[lines, &[("x-snigate-control", "1")]].concat()),
+            )
+        };
         let host = ("host", "127.0.0.1:9901");
         for fine in [
             &[][..],
+            &[("host", "")],
             &[("host", "localhost")],
             &[("host", "[::1]:9901")],
             &[host, ("origin", "http://127.0.0.1:9901"), ("sec-fetch-site", "same-origin")],
         ] {
-            assert_eq!(auto.decide(HERE, &Uri::from_static("/"), &headers(fine)), Ok(()), "{fine:?}");
+            assert_eq!(decide("/", fine), Ok(()), "{fine:?}");
         }
         for page in [
             &[("host", "rebound.example:9901")][..],
@@ -265,21 +327,45 @@ mod tests {
             &[("host", "127.0.0.1.rebound.example")],
             &[("host", "localhost:x")],
             &[("host", "[::1]x")],
-            &[("host", "")],
-            &[host, host],
+            &[host, ("host", "localhost")],
             &[host, ("origin", "http://evil.example")],
             &[host, ("origin", "http://127.0.0.1:3000")],
             &[host, ("origin", "null")],
             &[host, ("sec-fetch-site", "cross-site")],
             &[host, ("sec-fetch-site", "same-site")],
         ] {
-            assert_eq!(auto.decide(HERE, &Uri::from_static("/"), &headers(page)), Err(Denied::Page), "{page:?}");
+            assert_eq!(decide("/", page), Err(Denied::Page), "{page:?}");
         }
-        let absolute = Uri::from_static("http://rebound.example/api/v1/reload");
-        assert_eq!(auto.decide(HERE, &absolute, &headers(&[host])), Err(Denied::Page));
+        assert_eq!(decide("http://rebound.example/api/v1/reload", &[host]), Err(Denied::Page));
         for name in FORWARDED {
-            let headers = headers(&[host, (name, "198.51.100.1")]);
-            assert_eq!(auto.decide(HERE, &Uri::from_static("/"), &headers), Err(Denied::Proxied), "{name}");
+            assert_eq!(decide("/", &[host, (name, "198.51.100.1")]), Err(Denied::Proxied), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_page_of_another_site_reads_nothing() {
+        let access = access(Allow::Never, Some("abc"));
+        let decide =
+            |uri: &str, lines: &[(&'static str, &str)]| access.decide_read(&uri.parse().unwrap(), &headers(lines));
+        for fine in ["", "10.0.0.1:9901", "[2001:db8::1]:9901", "localhost:9901", "lb", "snigate:9901", "lb.local"] {
+            assert_eq!(decide("/", &[("host", fine)]), Ok(()), "{fine}");
+        }
+        for fine in ["lb-0.lb.prod.svc:9901", "lb.prod.svc.cluster.local.", "LB.Internal:9901"] {
+            assert_eq!(decide("/", &[("host", fine), ("origin", &format!("http://{fine}"))]), Ok(()), "{fine}");
+        }
+        assert_eq!(decide("/", &[]), Ok(()));
+        for foreign in
+            ["rebound.example", "rebound.example:9901", "127.0.0.1.nip.io", "local.example.", "[::1].example"]
+        {
+            assert_eq!(decide("/", &[("host", foreign)]), Err(Denied::Foreign), "{foreign}");
+            let token = ("authorization", "Bearer abc");
+            assert_eq!(decide("/", &[("host", foreign), token]), Ok(()), "{foreign} with the token");
+        }
+        assert_eq!(decide("http://rebound.example/", &[("host", "localhost")]), Err(Denied::Foreign));
+        assert_eq!(decide("/", &[("host", "localhost"), ("host", "rebound.example")]), Err(Denied::Foreign));
+        let host = ("host", "localhost:9901");
+        for origin in ["http://rebound.example", "http://localhost:3000", "null"] {
+            assert_eq!(decide("/", &[host, ("origin", origin)]), Err(Denied::Foreign), "{origin}");
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -130,6 +131,15 @@ impl Sockets {
             Ok((address.clone(), planned))
         });
         plan.collect::<Result<_, _>>().map(Plan)
+    }
+
+    /// The IP addresses of a plan; with port 0, the port that the kernel chose.
+    pub(crate) fn addresses_of(&self, Plan(plan): &Plan) -> Vec<SocketAddr> {
+        let address = |(_, planned): &(Address, Planned)| match planned {
+            Planned::Kept(number) => self.open[*number].address.tcp(),
+            Planned::New(bound) => bound.address.tcp(),
+        };
+        plan.iter().filter_map(address).collect()
     }
 
     pub(crate) fn commit(&mut self, Plan(plan): Plan) {

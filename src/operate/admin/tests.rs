@@ -80,7 +80,7 @@ struct Admin {
 
 impl Admin {
     async fn start() -> Self {
-        Self::behind(Process { access: Access { allow: Allow::Auto, token: None } }).await
+        Self::behind(Process { access: Access { allow: Allow::Auto, token: Some("t".into()) } }).await
     }
 
     async fn behind(process: Process) -> Self {
@@ -218,13 +218,21 @@ async fn what_changes_state_is_for_those_who_may() {
     let post = |host: &str, more: &str| {
         format!("POST /api/v1/reload HTTP/1.1\r\nhost: {host}\r\n{more}connection: close\r\ncontent-length: 0\r\n\r\n")
     };
-    let admin = Admin::start().await;
-    let answer = admin.ask(&post("127.0.0.1", "")).await;
-    assert_eq!((answer.status, answer.json()), (422, json!({ "result": "rejected" })));
-    assert_eq!(admin.ask(&post("rebound.example", "")).await.status, 403);
-    assert_eq!(admin.ask(&post("127.0.0.1", "origin: http://evil.example\r\n")).await.status, 403);
+    let admin = Admin::behind(Process { access: Access { allow: Allow::Auto, token: None } }).await;
+    for more in ["", "x-snigate-control: 1\r\n", "origin: http://127.0.0.1\r\n"] {
+        let answer = admin.ask(&post("127.0.0.1", more)).await;
+        assert_eq!(answer.status, 403, "loopback proves nothing");
+        assert!(answer.json()["error"].as_str().unwrap().contains("`admin.token_file`"), "{}", answer.body);
+    }
     let answer = admin.get("/api/v1/reload").await;
     assert_eq!(answer.status, 405, "a reader changes nothing");
+    for path in ["/", "/metrics", "/api/v1/status", "/api/v1/connections", "/nothing"] {
+        let get = |host: &str| format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        assert_eq!(admin.ask(&get("rebound.example")).await.status, 403, "{path}");
+        assert_ne!(admin.ask(&get("snigate:9901")).await.status, 403, "{path}");
+    }
+    let probe = "GET /readyz HTTP/1.1\r\nhost: probe.example\r\nconnection: close\r\n\r\n";
+    assert_eq!(admin.ask(probe).await.body, "starting\n", "probes are for everybody");
 
     let access = Access { allow: Allow::Token, token: Some("abc".into()) };
     let admin = Admin::behind(Process { access }).await;
@@ -243,7 +251,9 @@ async fn a_backend_is_set_to_what_the_body_says() {
     let put = async |backend: &str, body: &str| {
         let path = format!("/api/v1/pools/a%20pool/backends/{backend}/state");
         let length = body.len();
-        let head = format!("PUT {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}");
+        let head = format!(
+            "PUT {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer t\r\nconnection: close\r\ncontent-length: {length}"
+        );
         admin.ask(&format!("{head}\r\n\r\n{body}")).await
     };
     for body in ["drain", "drain\n", "{\"state\": \"drain\"}"] {
@@ -293,7 +303,7 @@ async fn connections_are_ended_by_id_or_filter_and_never_all_by_mistake() {
         ("?route=a", 200, json!(3)),
         ("?all=true", 200, json!(7)),
     ] {
-        let request = format!("DELETE /api/v1/connections{path} HTTP/1.1\r\nhost: [::1]\r\nconnection: close\r\n\r\n");
+        let request = format!("DELETE /api/v1/connections{path} HTTP/1.1\r\nhost: [::1]\r\n{PROOF}\r\n");
         let answer = admin.ask(&request).await;
         assert_eq!((answer.status, &answer.json()["ended"]), (status, &ended), "{path}: {}", answer.body);
     }
@@ -305,7 +315,7 @@ async fn what_is_not_there_is_an_error_in_json() {
     let answer = admin.get("/nothing%22here").await;
     assert_eq!((answer.status, answer.json()), (404, json!({ "error": "no such page: /nothing%22here" })));
     let answer =
-        admin.ask("POST /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await;
+        admin.ask(&format!("POST /metrics HTTP/1.1\r\nhost: localhost\r\n{PROOF}content-length: 0\r\n\r\n")).await;
     assert_eq!((answer.status, answer.json()), (405, json!({ "error": "POST is not answered here" })));
     assert!(answer.head.contains("\r\nallow: get,head"), "{}", answer.head);
     let answer = admin.ask("HEAD /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
@@ -404,7 +414,7 @@ async fn who_does_not_read_makes_room_for_who_does() {
 
 #[tokio::test]
 async fn errors_of_libraries_are_json_too() {
-    let admin = Admin::behind(Process { access: Access { allow: Allow::Auto, token: Some("t".into()) } }).await;
+    let admin = Admin::start().await;
     let put = |path: &str, body: &str| {
         let length = body.len();
         format!(
@@ -474,6 +484,7 @@ async fn stopping_closes_idle_clients_at_once() {
     assert!(TcpStream::connect(admin.address).await.is_err());
 }
 
+const PROOF: &str = "authorization: Bearer t\r\nconnection: close\r\n";
 const METRICS: &str = "GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n";
 /// More than the kernel takes for a client that does not read.
 const CONFIG_BYTES: usize = 12 << 20;
