@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, SetOnce, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::backends::resolve::{self, Failure, Found, Query, Report};
+use crate::backends::resolve::{self, Failure, Query, Report, ResolvedAddress};
 use crate::pool::{self, Address, Pool};
 use crate::self_loop::is_own_listener;
 use crate::settings::{BackendAddress, Resolve, Search};
@@ -34,7 +34,7 @@ struct Inner {
     metrics: Arc<Metrics>,
     /// The addresses of our own listeners.
     listening: watch::Receiver<Arc<[SocketAddr]>>,
-    names: Mutex<BTreeMap<Key, Followed>>,
+    names: Mutex<BTreeMap<Key, ResolvedName>>,
     /// Set once the tasks for the names of the first snapshot have started.
     begun: SetOnce<()>,
 }
@@ -43,7 +43,7 @@ struct Inner {
 type Key = (Query, Resolve);
 
 /// A name and the task that resolves it. Dropping this stops the task.
-struct Followed {
+struct ResolvedName {
     name: Arc<Name>,
     task: JoinHandle<()>,
 }
@@ -60,7 +60,7 @@ struct Name {
 struct State {
     users: Vec<User>,
     /// `None`: no answer so far.
-    found: Option<Arc<[Found]>>,
+    found: Option<Arc<[ResolvedAddress]>>,
     answered: Option<(SystemTime, Duration)>,
     failure: Option<Failure>,
 }
@@ -88,7 +88,7 @@ impl Discovery {
         loop {
             let snapshot = self.0.snapshot.load_full();
             // These tasks end when the next snapshot brings its own pools.
-            let _bells = self.follow(&snapshot);
+            let _early_lookups = self.follow(&snapshot);
             // Only the first call has an effect.
             let _ = self.0.begun.set(());
             tokio::select! {
@@ -121,7 +121,7 @@ impl Discovery {
         let mut names = self.names();
         let before = std::mem::take(&mut *names);
         // When only the settings changed, the old answer is used until there is a new one.
-        let mut known: BTreeMap<Query, Arc<[Found]>> = BTreeMap::new();
+        let mut known: BTreeMap<Query, Arc<[ResolvedAddress]>> = BTreeMap::new();
         for (key, followed) in before {
             known.extend(followed.name.found().map(|found| (key.0.clone(), found)));
             if let Some(users) = users.remove(&key) {
@@ -133,10 +133,10 @@ impl Discovery {
             let followed = self.begin(&key, users, known.get(&key.0).cloned());
             names.insert(key, followed);
         }
-        bells(names.values().map(|followed| &*followed.name))
+        early_lookups(names.values().map(|followed| &*followed.name))
     }
 
-    fn begin(&self, (query, settings): &Key, users: Vec<User>, known: Option<Arc<[Found]>>) -> Followed {
+    fn begin(&self, (query, settings): &Key, users: Vec<User>, known: Option<Arc<[ResolvedAddress]>>) -> ResolvedName {
         let name = Arc::new(Name {
             query: query.clone(),
             kick: Arc::default(),
@@ -145,19 +145,19 @@ impl Discovery {
         });
         name.use_for(users);
         let inner = Arc::clone(&self.0);
-        let told = Arc::clone(&name);
+        let learner = Arc::clone(&name);
         let task = tokio::spawn(resolve::follow(
             query.clone(),
             settings.clone(),
             known.unwrap_or_default(),
             Arc::clone(&name.kick),
             move |address| inner.is_ours(address),
-            move |report| told.learn(report),
+            move |report| learner.learn(report),
         ));
-        Followed { name, task }
+        ResolvedName { name, task }
     }
 
-    fn names(&self) -> MutexGuard<'_, BTreeMap<Key, Followed>> {
+    fn names(&self) -> MutexGuard<'_, BTreeMap<Key, ResolvedName>> {
         self.0.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -203,7 +203,7 @@ impl Name {
         let _ = self.tried.set(());
     }
 
-    fn found(&self) -> Option<Arc<[Found]>> {
+    fn found(&self) -> Option<Arc<[ResolvedAddress]>> {
         self.state().found.clone()
     }
 
@@ -234,7 +234,7 @@ impl Name {
 }
 
 impl User {
-    fn take(&self, found: &[Found]) {
+    fn take(&self, found: &[ResolvedAddress]) {
         let found = found.iter().map(|found| pool::ResolvedAddress {
             address: Address::Inet(found.address),
             weight: found.weight.unwrap_or(1),
@@ -244,7 +244,7 @@ impl User {
     }
 }
 
-impl Drop for Followed {
+impl Drop for ResolvedName {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -289,23 +289,23 @@ pub(crate) fn place(address: &BackendAddress) -> Place {
 }
 
 /// Forwards each pool's requests for a fresh look-up to its names.
-fn bells<'a>(names: impl Iterator<Item = &'a Name>) -> JoinSet<()> {
-    let mut bells: BTreeMap<Arc<str>, Bell> = BTreeMap::new();
+fn early_lookups<'a>(names: impl Iterator<Item = &'a Name>) -> JoinSet<()> {
+    let mut early_lookups: BTreeMap<Arc<str>, EarlyLookups> = BTreeMap::new();
     for name in names {
         for User { pool, .. } in &name.state().users {
-            let bell = || Bell { pool: Arc::clone(pool), names: Vec::new() };
-            bells.entry(Arc::clone(&pool.name)).or_insert_with(bell).names.push(Arc::clone(&name.kick));
+            let forward = || EarlyLookups { pool: Arc::clone(pool), names: Vec::new() };
+            early_lookups.entry(Arc::clone(&pool.name)).or_insert_with(forward).names.push(Arc::clone(&name.kick));
         }
     }
-    bells.into_values().map(Bell::pass_on).collect()
+    early_lookups.into_values().map(EarlyLookups::pass_on).collect()
 }
 
-struct Bell {
+struct EarlyLookups {
     pool: Arc<Pool>,
     names: Vec<Arc<Notify>>,
 }
 
-impl Bell {
+impl EarlyLookups {
     async fn pass_on(self) {
         loop {
             self.pool.look_again.notified().await;

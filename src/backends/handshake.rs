@@ -1,6 +1,6 @@
 //! Makes one TLS handshake with a backend as a client, and reports what it observed.
 //!
-//! In:  a connected stream (TCP or unix), and an [`Asking`]: the name, protocols and versions to offer, the roots to
+//! In:  a connected stream (TCP or unix), and an [`Offer`]: the name, protocols and versions to offer, the roots to
 //!      trust.
 //! Out: [`Handshake`]: what was negotiated, the certificates, and whether they are trusted; or [`HandshakeError`].
 //! Source: RFC 8446 §4 and §6 (TLS 1.3), RFC 5246 §7 (TLS 1.2).
@@ -25,14 +25,14 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 pub(crate) use self::certificate::{Certificate, Unreadable};
-use self::observed::Observed;
-use self::verifier::{NameCheck, Verifier, Witness};
+use self::observed::ObservedStream;
+use self::verifier::{CertificateObserver, NameCheck, Verifier};
 pub(crate) use self::verifier::{Roots, RootsError, Verdict};
 use crate::alert::Alert;
 
 /// What to offer a backend. The default sends no name and no ALPN, offers both versions, and verifies nothing.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Asking {
+pub(crate) struct Offer {
     /// Sent as SNI if it is a DNS name. `None`: the hello has no server name.
     pub server_name: Option<Arc<str>>,
     /// In order of preference; empty: the hello has no ALPN.
@@ -140,37 +140,37 @@ pub(crate) enum HandshakeError {
 ///
 /// # Errors
 /// [`HandshakeError`].
-pub(crate) async fn with<S>(stream: S, asking: &Asking) -> Result<Handshake, HandshakeError>
+pub(crate) async fn with<S>(stream: S, asking: &Offer) -> Result<Handshake, HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let witness = Arc::new(Witness::default());
+    let observer = Arc::new(CertificateObserver::default());
     let name = match &asking.server_name {
         Some(name) => ServerName::DnsName(DnsName::try_from(name.to_string()).map_err(|_| HandshakeError::NotAName)?),
         // A placeholder that is never sent: rustls requires a server name.
         None => ServerName::IpAddress(IpAddr::from(std::net::IpAddr::from([192, 0, 2, 1]))),
     };
-    let config = asking.config(&witness).map_err(HandshakeError::Tls)?;
-    let connecting = TlsConnector::from(Arc::new(config)).connect(name, Observed::new(stream)).into_fallible();
-    let mut stream = connecting.await.map_err(|(error, stream)| HandshakeError::of(error, &stream, &witness))?;
+    let config = asking.config(&observer).map_err(HandshakeError::Tls)?;
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, ObservedStream::new(stream)).into_fallible();
+    let mut stream = connecting.await.map_err(|(error, stream)| HandshakeError::of(error, &stream, &observer))?;
     let late_alert = close(&mut stream).await;
-    Ok(Handshake::of(&stream, &witness, late_alert))
+    Ok(Handshake::of(&stream, &observer, late_alert))
 }
 
-impl Asking {
-    fn config(&self, witness: &Arc<Witness>) -> Result<ClientConfig, rustls::Error> {
+impl Offer {
+    fn config(&self, observer: &Arc<CertificateObserver>) -> Result<ClientConfig, rustls::Error> {
         let mut provider = rustls::crypto::ring::default_provider();
         if self.key_exchange == KeyExchange::PostQuantum {
             provider.kx_groups.insert(0, post_quantum::X25519MLKEM768);
         }
         let provider = Arc::new(provider);
         let name_check = if self.server_name.is_some() { NameCheck::Required } else { NameCheck::Skipped };
-        let verifier = Verifier::new(self.roots.clone(), name_check, &provider, Arc::clone(witness));
+        let verifier = Verifier::new(self.roots.clone(), name_check, &provider, Arc::clone(observer));
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(self.versions.supported())?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_client_cert_resolver(Arc::clone(witness) as _);
+            .with_client_cert_resolver(Arc::clone(observer) as _);
         config.alpn_protocols.clone_from(&self.alpn);
         config.enable_sni = self.server_name.is_some();
         config.max_fragment_size = self.max_record_bytes;
@@ -192,7 +192,7 @@ impl Versions {
 
 /// Sends close_notify and reads for a moment what the backend still sends: closing with unread data would send RST
 /// instead of FIN.
-async fn close<S>(stream: &mut TlsStream<Observed<S>>) -> Option<Alert>
+async fn close<S>(stream: &mut TlsStream<ObservedStream<S>>) -> Option<Alert>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -217,7 +217,7 @@ where
 }
 
 impl Handshake {
-    fn of<S>(stream: &TlsStream<Observed<S>>, witness: &Witness, late_alert: Option<Alert>) -> Self {
+    fn of<S>(stream: &TlsStream<ObservedStream<S>>, observer: &CertificateObserver, late_alert: Option<Alert>) -> Self {
         let tls = stream.get_ref().1;
         let chain: Arc<[_]> = tls.peer_certificates().unwrap_or_default().into();
         Self {
@@ -232,21 +232,21 @@ impl Handshake {
             alpn: tls.alpn_protocol().map(<[u8]>::to_vec),
             leaf: chain.first().ok_or(Unreadable).and_then(|leaf| Certificate::read(leaf)),
             chain,
-            verdict: witness.verdict(),
-            asked_for_client_certificate: witness.was_asked_for_a_certificate(),
+            verdict: observer.verdict(),
+            asked_for_client_certificate: observer.was_asked_for_a_certificate(),
             late_alert,
         }
     }
 }
 
 impl HandshakeError {
-    fn of<S>(error: io::Error, stream: &Observed<S>, witness: &Witness) -> Self {
+    fn of<S>(error: io::Error, stream: &ObservedStream<S>, observer: &CertificateObserver) -> Self {
         let got = stream.got();
         if let Some(error) = tls_error(&error) {
             return match error {
-                rustls::Error::AlertReceived(alert) if witness.was_asked_for_a_certificate() => {
+                rustls::Error::AlertReceived(alert) if observer.was_asked_for_a_certificate() => {
                     let alert = Some(Alert::new(u8::from(*alert)));
-                    Self::WantsClientCertificate { alert, verdict: witness.verdict() }
+                    Self::WantsClientCertificate { alert, verdict: observer.verdict() }
                 }
                 rustls::Error::AlertReceived(alert) => Self::Alert(Alert::new(u8::from(*alert))),
                 _ if !looks_like_tls(stream.first()) => Self::NotTls { first: stream.first().to_vec() },
@@ -259,8 +259,8 @@ impl HandshakeError {
             | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::BrokenPipe => match (got, looks_like_tls(stream.first())) {
                 (0, _) => Self::ClosedWithoutAnswer,
-                (_, true) if witness.was_asked_for_a_certificate() => {
-                    Self::WantsClientCertificate { alert: None, verdict: witness.verdict() }
+                (_, true) if observer.was_asked_for_a_certificate() => {
+                    Self::WantsClientCertificate { alert: None, verdict: observer.verdict() }
                 }
                 (got, true) => Self::ClosedEarly { got },
                 (_, false) => Self::NotTls { first: stream.first().to_vec() },

@@ -27,9 +27,9 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::settings::Resolve;
 
-use self::answers::{Memory, Refused};
+use self::answers::{KnownAnswers, Refused};
 pub(crate) use self::failure::Failure;
-use self::lookup::{Looked, Lookup};
+use self::lookup::{Lookup, LookupResult};
 use self::schedule::Schedule;
 
 /// What to look up. Names are A-labels; a trailing dot disables the search domains.
@@ -43,7 +43,7 @@ pub(crate) enum Query {
 
 /// A resolved address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Found {
+pub(crate) struct ResolvedAddress {
     pub address: SocketAddr,
     /// 1 to 1000. `None`: the records have no weight.
     pub weight: Option<u32>,
@@ -55,7 +55,7 @@ pub(crate) struct Found {
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
     /// All usable addresses: each once, primaries before backups, then by address.
-    pub found: Arc<[Found]>,
+    pub found: Arc<[ResolvedAddress]>,
     /// Whether the set differs from that of the previous report.
     pub changed: bool,
     /// The clamped TTL of the answer, or why there is none. `None`: not a look-up; a kept answer has become stale.
@@ -70,7 +70,7 @@ pub(crate) struct Report {
 pub(crate) async fn follow(
     query: Query,
     settings: Resolve,
-    known: Arc<[Found]>,
+    known: Arc<[ResolvedAddress]>,
     kick: Arc<Notify>,
     is_ours: impl Fn(SocketAddr) -> bool,
     report: impl FnMut(Report),
@@ -90,9 +90,9 @@ pub(crate) async fn follow(
 ///
 /// # Errors
 /// [`Failure`], if there is no answer or no usable address in it.
-pub(crate) async fn once(query: &Query, settings: &Resolve) -> Result<Vec<Found>, Failure> {
+pub(crate) async fn once(query: &Query, settings: &Resolve) -> Result<Vec<ResolvedAddress>, Failure> {
     let looked = Lookup::new(query, settings).look().await;
-    let mut memory = Memory::default();
+    let mut memory = KnownAnswers::default();
     memory.learn(&looked, Instant::now());
     looked?;
     match memory.found(settings, |_| false) {
@@ -110,14 +110,14 @@ struct Follower<'a, O, R> {
     is_ours: O,
     report: R,
     schedule: Schedule,
-    memory: Memory,
-    found: Arc<[Found]>,
+    memory: KnownAnswers,
+    found: Arc<[ResolvedAddress]>,
     refused: Vec<Refused>,
     failure: Option<&'static str>,
 }
 
 impl<'a, O: Fn(SocketAddr) -> bool, R: FnMut(Report)> Follower<'a, O, R> {
-    fn new(name: &'a str, settings: &'a Resolve, known: Arc<[Found]>, is_ours: O, report: R) -> Self {
+    fn new(name: &'a str, settings: &'a Resolve, known: Arc<[ResolvedAddress]>, is_ours: O, report: R) -> Self {
         let now = Instant::now();
         Self {
             name,
@@ -125,7 +125,7 @@ impl<'a, O: Fn(SocketAddr) -> bool, R: FnMut(Report)> Follower<'a, O, R> {
             is_ours,
             report,
             schedule: Schedule::new(*settings.min_ttl, *settings.max_ttl, now),
-            memory: Memory::of(&known, now),
+            memory: KnownAnswers::of(&known, now),
             found: known,
             refused: Vec::new(),
             failure: None,
@@ -133,7 +133,7 @@ impl<'a, O: Fn(SocketAddr) -> bool, R: FnMut(Report)> Follower<'a, O, R> {
     }
 
     /// Records the result of a look-up that began at `begun`.
-    fn learn(&mut self, looked: Result<Looked, Failure>, begun: Instant, spread: f64) {
+    fn learn(&mut self, looked: Result<LookupResult, Failure>, begun: Instant, spread: f64) {
         let now = Instant::now();
         self.memory.learn(&looked, now);
         self.memory.forget(now, *self.settings.stale);

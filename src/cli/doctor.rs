@@ -22,11 +22,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Args;
 
 use self::destinations::Destinations;
-use self::examine::{Exam, Subject, examine};
+use self::examine::{Examination, Target, examine};
 use self::finding::{Finding, Kind, Severity};
-use self::judge::{Bench, judge};
-use self::plan::{Narrowed, Round, rounds};
-use self::reach::{Way, addresses};
+use self::judge::{Context, judge};
+use self::plan::{PoolPlan, Selection, plans};
+use self::reach::{Connector, addresses};
 use self::report::Report;
 use super::{Exit, config_file, load, output_failed};
 use crate::backends::handshake::{Roots, RootsError};
@@ -74,9 +74,9 @@ pub(super) fn run(options: &Options, config: Option<PathBuf>) -> ExitCode {
         Err(exit) => return exit,
     };
     let destinations = Destinations::new(&config);
-    let planned = rounds(&config, &destinations, &options.narrowed());
-    let rounds = match planned {
-        Ok(rounds) => rounds,
+    let planned = plans(&config, &destinations, &options.selection());
+    let plans = match planned {
+        Ok(plans) => plans,
         Err(error) => return stop(Exit::Usage, &error),
     };
     let trust = match trust(options, &config) {
@@ -84,11 +84,11 @@ pub(super) fn run(options: &Options, config: Option<PathBuf>) -> ExitCode {
         Err(error) => return stop(error.exit(), &error),
     };
     let (exams, unresolved) = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(visit(&config, &rounds, &trust, options.timeout)),
+        Ok(runtime) => runtime.block_on(visit(&config, &plans, &trust, options.timeout)),
         Err(error) => return stop(Exit::Bind, &error),
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let bench = Bench {
+    let context = Context {
         config: &config,
         destinations: &destinations,
         now: i64::try_from(now).unwrap_or(i64::MAX),
@@ -96,9 +96,9 @@ pub(super) fn run(options: &Options, config: Option<PathBuf>) -> ExitCode {
         trust_matters: trust.iter().map(|trust| trust.matters).collect(),
     };
     let mut findings = unresolved;
-    findings.extend(judge(&bench, &rounds, &exams));
+    findings.extend(judge(&context, &plans, &exams));
     findings.retain(|finding| !options.ignore.contains(&finding.kind));
-    tell(&Report::new(&config, &exams, findings), options.json)
+    print(&Report::new(&config, &exams, findings), options.json)
 }
 
 fn stop(exit: Exit, error: &dyn std::error::Error) -> ExitCode {
@@ -107,12 +107,17 @@ fn stop(exit: Exit, error: &dyn std::error::Error) -> ExitCode {
 }
 
 /// Resolves and examines every backend; failed look-ups become findings here.
-async fn visit(config: &Config, rounds: &[Round], trust: &[Trust], limit: Duration) -> (Vec<Exam>, Vec<Finding>) {
-    let (mut subjects, mut unresolved) = (Vec::new(), Vec::new());
-    for round in rounds {
-        let pool = &config.pools[round.pool];
+async fn visit(
+    config: &Config,
+    plans: &[PoolPlan],
+    trust: &[Trust],
+    limit: Duration,
+) -> (Vec<Examination>, Vec<Finding>) {
+    let (mut targets, mut unresolved) = (Vec::new(), Vec::new());
+    for plan in plans {
+        let pool = &config.pools[plan.pool];
         for backend in &pool.backends {
-            let told = backend.address.to_string();
+            let written = backend.address.to_string();
             let addresses = match addresses(pool, backend, limit).await {
                 Ok(addresses) => addresses,
                 Err(error) => {
@@ -120,7 +125,7 @@ async fn visit(config: &Config, rounds: &[Round], trust: &[Trust], limit: Durati
                         severity: Severity::Error,
                         kind: Kind::Unresolved,
                         pool: pool.name.to_string(),
-                        backends: vec![told],
+                        backends: vec![written],
                         names: Vec::new(),
                         seen: format!("the name has no address: {error}"),
                         mend: "Correct the name, or the resolver of this machine (/etc/resolv.conf).".to_owned(),
@@ -130,28 +135,28 @@ async fn visit(config: &Config, rounds: &[Round], trust: &[Trust], limit: Durati
             };
             for address in addresses {
                 let at = address.to_string();
-                let label = if at == told { at } else { format!("{told} ({at})") };
-                subjects.push(Subject {
-                    pool: round.pool,
+                let label = if at == written { at } else { format!("{written} ({at})") };
+                targets.push(Target {
+                    pool: plan.pool,
                     label: label.into(),
-                    way: Way::new(pool, address),
-                    roots: trust[round.pool].roots.clone(),
-                    asked: round.asked.clone(),
+                    connector: Connector::new(pool, address),
+                    roots: trust[plan.pool].roots.clone(),
+                    asked: plan.asked.clone(),
                 });
             }
         }
     }
-    (examine(subjects, limit).await, unresolved)
+    (examine(targets, limit).await, unresolved)
 }
 
-fn tell(report: &Report, json: bool) -> ExitCode {
+fn print(report: &Report, json: bool) -> ExitCode {
     let mut out = io::stdout().lock();
-    let told = if json {
+    let printed = if json {
         serde_json::to_writer_pretty(&mut out, report).map_err(io::Error::from).and_then(|()| writeln!(out))
     } else {
         out.write_all(report.text().as_bytes())
     };
-    match told {
+    match printed {
         Ok(()) if report.ok => ExitCode::SUCCESS,
         Ok(()) => Exit::Findings.into(),
         Err(error) => output_failed(&error),
@@ -159,9 +164,9 @@ fn tell(report: &Report, json: bool) -> ExitCode {
 }
 
 impl Options {
-    fn narrowed(&self) -> Narrowed {
+    fn selection(&self) -> Selection {
         let most_names = if self.all { usize::MAX } else { MOST_NAMES };
-        Narrowed { pools: self.pools.clone(), names: self.names.clone(), most_names }
+        Selection { pools: self.pools.clone(), names: self.names.clone(), most_names }
     }
 }
 
@@ -225,7 +230,7 @@ impl fmt::Display for NoRoots {
             Self::Given { file, error } | Self::Checks { file, error } => {
                 write!(f, "cannot use {}: {error}", file.display())
             }
-            Self::System => f.write_str("this system trusts no authority; name those to trust by --ca FILE"),
+            Self::System => f.write_str("this system has no CA certificates; pass the ones to trust with --ca FILE"),
         }
     }
 }

@@ -3,12 +3,12 @@
 use rcgen::{BasicConstraints, CertificateParams, IsCa, date_time_ymd};
 use serde_json::json;
 
-use crate::server::{Authority, Identity, Manners, self_signed};
+use crate::server::{Authority, Behavior, Identity, self_signed, self_signed_in_pem};
 use crate::visit::{Told, Visit};
 
 /// What is told of a backend with this certificate by a doctor that trusts the authority.
 fn told(authority: &Authority, names: &[&str], identity: Identity) -> Told {
-    Visit::one(names, identity.serve(Manners { only: Some(&["a.test", "b.test"]), ..Manners::default() }))
+    Visit::one(names, identity.serve(Behavior { only: Some(&["a.test", "b.test"]), ..Behavior::default() }))
         .trusting(&authority.file())
         .told()
 }
@@ -41,7 +41,7 @@ fn a_name_that_the_certificate_does_not_cover() {
 fn a_wildcard_route_whose_certificate_covers_only_some_of_its_names() {
     let authority = Authority::new();
     let ask = |identity: Identity| {
-        Visit::one(&["*.a.test"], identity.serve(Manners::default())).trusting(&authority.file()).told()
+        Visit::one(&["*.a.test"], identity.serve(Behavior::default())).trusting(&authority.file()).told()
     };
     let wrong = ask(authority.issue(&["x.a.test"]));
     assert_eq!((wrong.code, wrong.one("name_not_covered")["severity"].as_str()), (7, Some("warning")));
@@ -73,7 +73,7 @@ fn a_certificate_that_expires_soon_by_the_days_that_count_as_soon() {
     let authority = Authority::new();
     let in_ten_days = std::time::SystemTime::now() + std::time::Duration::from_secs(10 * 86_400 + 3600);
     let identity = authority.issue_with(&["a.test"], |params| params.not_after = in_ten_days.into());
-    let visit = Visit::one(&["a.test"], identity.serve(Manners { only: Some(&["a.test"]), ..Manners::default() }));
+    let visit = Visit::one(&["a.test"], identity.serve(Behavior { only: Some(&["a.test"]), ..Behavior::default() }));
     let soon = visit.clone().told();
     assert_eq!((soon.code, soon.one("expires_soon")["severity"].as_str()), (7, Some("warning")));
     assert!(soon.seen("expires_soon").ends_with(", in 10 days"), "{}", soon.seen("expires_soon"));
@@ -97,7 +97,7 @@ fn an_issuer_in_the_chain_that_has_expired() {
 fn a_chain_that_is_not_trusted_matters_only_to_those_who_verify() {
     let (authority, stranger, namesake) = (Authority::new(), Authority::named("another root"), Authority::new());
     let visit = |identity: Identity| {
-        Visit::one(&["a.test"], identity.serve(Manners { only: Some(&["a.test"]), ..Manners::default() }))
+        Visit::one(&["a.test"], identity.serve(Behavior { only: Some(&["a.test"]), ..Behavior::default() }))
     };
     let own = visit(self_signed(&["a.test"], |_| {}));
     let unverified = own.told();
@@ -124,6 +124,30 @@ fn a_chain_that_is_not_trusted_matters_only_to_those_who_verify() {
 }
 
 #[test]
+fn a_self_signed_certificate_is_trusted_by_those_who_were_given_it() {
+    let may_sign = |params: &mut CertificateParams| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let told = |(identity, pem): (Identity, String), names: &[&str]| {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("ca.pem");
+        std::fs::write(&file, pem).unwrap();
+        let backend = identity.serve(Behavior { only: Some(&["a.test", "b.test"]), ..Behavior::default() });
+        Visit::one(names, backend).trusting(&file).told()
+    };
+    let own = told(self_signed_in_pem(&["a.test"], |_| {}), &["a.test"]);
+    assert_eq!((own.code, own.findings()), (0, vec![]));
+    // As `openssl req -x509` makes it: curl and OpenSSL trust it, others do not.
+    let authority = told(self_signed_in_pem(&["a.test"], may_sign), &["a.test"]);
+    assert_eq!((authority.code, authority.findings()), (0, vec![("info", "self_signed")]));
+    let other = told(self_signed_in_pem(&["a.test"], |_| {}), &["b.test"]);
+    assert_eq!((other.code, other.findings()), (7, vec![("error", "name_not_covered")]));
+    let old = |params: &mut CertificateParams| {
+        (params.not_before, params.not_after) = (date_time_ymd(2001, 1, 1), date_time_ymd(2002, 1, 1));
+    };
+    let expired = told(self_signed_in_pem(&["a.test"], old), &["a.test"]);
+    assert_eq!((expired.code, expired.findings()), (7, vec![("error", "expired")]));
+}
+
+#[test]
 fn a_certificate_that_is_none() {
     let authority = Authority::new();
     let mut damaged = authority.issue(&["a.test"]);
@@ -139,9 +163,9 @@ fn an_authority_that_poses_as_a_server() {
     let may_sign = |params: &mut CertificateParams| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let own = told(&authority, &["a.test"], self_signed(&["a.test"], may_sign));
     assert_eq!((own.code, own.findings()), (7, vec![("error", "self_signed")]));
-    assert_eq!(own.seen("self_signed"), "the certificate is signed by itself, and is that of an authority");
+    assert_eq!(own.seen("self_signed"), "the certificate is self-signed, and is a CA certificate");
     let issued = told(&authority, &["a.test"], authority.issue_with(&["a.test"], may_sign));
     assert_eq!((issued.code, issued.findings()), (7, vec![("error", "untrusted")]));
-    assert_eq!(issued.seen("untrusted"), "the certificate is that of an authority, not of a server");
+    assert_eq!(issued.seen("untrusted"), "the certificate is that of a CA, not of a server");
     assert_eq!(told(&authority, &["a.test"], authority.issue(&["a.test"])).findings(), []);
 }

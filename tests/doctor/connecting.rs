@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde_json::json;
 
-use crate::server::{Authority, Manners, nothing_there, relay_unix, says, says_nothing};
+use crate::server::{Authority, Behavior, nothing_there, relay_unix, says, says_nothing};
 use crate::visit::{Told, Visit};
 
 fn told(backend: SocketAddr) -> Told {
@@ -29,7 +29,7 @@ fn nothing_listens() {
 #[test]
 fn a_name_is_looked_up_and_told_with_its_address() {
     let authority = Authority::new();
-    let backend = authority.issue(&["a.test"]).serve(Manners { only: Some(&["a.test"]), ..Manners::default() });
+    let backend = authority.issue(&["a.test"]).serve(Behavior { only: Some(&["a.test"]), ..Behavior::default() });
     let named = format!("localhost:{}", backend.port());
     let visit =
         |name: &str| Visit::default().route("a.test", "web").pool_with("web", &[name], ", resolve: { family: v4 }");
@@ -48,7 +48,7 @@ fn a_name_is_looked_up_and_told_with_its_address() {
 #[test]
 fn a_unix_socket() {
     let authority = Authority::new();
-    let backend = authority.issue(&["a.test"]).serve(Manners { only: Some(&["a.test"]), ..Manners::default() });
+    let backend = authority.issue(&["a.test"]).serve(Behavior { only: Some(&["a.test"]), ..Behavior::default() });
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("web.sock");
     let named = format!("unix:{}", path.display());
@@ -63,7 +63,7 @@ fn a_unix_socket() {
 #[test]
 fn a_plain_http_server() {
     let told = told(says(b"HTTP/1.1 400 Bad Request\r\n\r\n"));
-    assert_eq!(only(&told, "not_tls"), "speaks no TLS; its answer begins with \"HTTP/1.1 400 Bad Request\"");
+    assert_eq!(only(&told, "not_tls"), "does not speak TLS; its answer begins with \"HTTP/1.1 400 Bad Request\"");
     assert!(told.one("not_tls")["mend"].as_str().unwrap().contains("plain HTTP"));
 }
 
@@ -77,7 +77,7 @@ fn a_server_that_hangs_up() {
 #[test]
 fn a_server_that_says_nothing() {
     let told = Visit::one(&["a.test"], says_nothing()).argument("--timeout").argument("300ms").told();
-    assert_eq!(only(&told, "silent"), "took the connection and gave no answer within 300 ms");
+    assert_eq!(only(&told, "silent"), "accepted the connection and did not answer within 300 ms");
 }
 
 #[test]
@@ -91,7 +91,8 @@ fn alerts() {
     let told = told(says(b"\x15\x03\x03\0\x02\x02\x28"));
     assert_eq!(only(&told, "handshake_refused"), "refused by the alert handshake_failure (40)");
     let authority = Authority::new();
-    let serve = |only| authority.issue(&["a.test", "b.test"]).serve(Manners { only: Some(only), ..Manners::default() });
+    let serve =
+        |only| authority.issue(&["a.test", "b.test"]).serve(Behavior { only: Some(only), ..Behavior::default() });
     let visit = |backend| Visit::one(&["a.test", "b.test"], backend).trusting(&authority.file()).told();
     let refused = visit(serve(&["a.test"]));
     assert_eq!((refused.code, refused.findings()), (7, vec![("error", "name_refused")]));
@@ -104,8 +105,8 @@ fn alerts() {
 fn a_backend_and_a_pool_that_disagree_about_the_proxy_header() {
     let authority = Authority::new();
     let backend = |wants_proxy_header| {
-        let manners = Manners { wants_proxy_header, only: Some(&["a.test"]), ..Manners::default() };
-        authority.issue(&["a.test"]).serve(manners)
+        let behavior = Behavior { wants_proxy_header, only: Some(&["a.test"]), ..Behavior::default() };
+        authority.issue(&["a.test"]).serve(behavior)
     };
     let (with, without) = (", send_proxy_protocol: v2", "");
     let visit = |wants, sends| {

@@ -4,25 +4,25 @@ use std::net::SocketAddr;
 
 use serde_json::json;
 
-use crate::server::{Authority, Manners, TLS12, TLS13};
+use crate::server::{Authority, Behavior, TLS12, TLS13};
 use crate::visit::{Told, Visit};
 
-fn pair(authority: &Authority, one: Manners, other: Manners) -> Told {
+fn pair(authority: &Authority, one: Behavior, other: Behavior) -> Told {
     let identities = [authority.issue(&["a.test"]), authority.issue(&["a.test"])];
     let only: Option<&'static [&'static str]> = Some(&["a.test"]);
     let [first, second] = identities;
-    let backends = [first.serve(Manners { only, ..one }), second.serve(Manners { only, ..other })];
+    let backends = [first.serve(Behavior { only, ..one }), second.serve(Behavior { only, ..other })];
     Visit::default().route("a.test", "web").pool("web", &backends).trusting(&authority.file()).told()
 }
 
 #[test]
 fn backends_that_pick_different_protocols() {
     let authority = Authority::new();
-    let differ = pair(&authority, Manners::default(), Manners { alpn: &["http/1.1"], ..Manners::default() });
+    let differ = pair(&authority, Behavior::default(), Behavior { alpn: &["http/1.1"], ..Behavior::default() });
     assert_eq!(differ.code, 7);
     let seen = differ.seen("alpn_differs");
     assert!(seen.starts_with("h2 from 127.0.0.1:") && seen.contains("; http/1.1 from 127.0.0.1:"), "{seen}");
-    let alike = pair(&authority, Manners::default(), Manners::default());
+    let alike = pair(&authority, Behavior::default(), Behavior::default());
     assert!(!alike.has("alpn_differs") && alike.code == 0);
 }
 
@@ -31,18 +31,18 @@ fn backends_that_speak_different_versions() {
     let authority = Authority::new();
     let differ = pair(
         &authority,
-        Manners { versions: &TLS12, ..Manners::default() },
-        Manners { versions: &TLS13, ..Manners::default() },
+        Behavior { versions: &TLS12, ..Behavior::default() },
+        Behavior { versions: &TLS13, ..Behavior::default() },
     );
     let seen = differ.seen("tls_versions_differ");
     assert!(seen.starts_with("TLS 1.2 only from ") && seen.contains("; TLS 1.3 only from "), "{seen}");
-    assert!(!pair(&authority, Manners::default(), Manners::default()).has("tls_versions_differ"));
+    assert!(!pair(&authority, Behavior::default(), Behavior::default()).has("tls_versions_differ"));
 }
 
 #[test]
 fn backends_that_show_different_certificates_are_told_and_no_fault() {
     let authority = Authority::new();
-    let told = pair(&authority, Manners::default(), Manners::default());
+    let told = pair(&authority, Behavior::default(), Behavior::default());
     assert_eq!((told.code, told.findings()), (0, vec![("info", "certificates_differ")]));
     assert_eq!(told.one("certificates_differ")["names"], json!(["a.test"]));
 }
@@ -50,17 +50,18 @@ fn backends_that_show_different_certificates_are_told_and_no_fault() {
 #[test]
 fn a_fault_of_several_backends_is_told_once() {
     let authority = Authority::new();
-    let old = || Manners { versions: &TLS12, ..Manners::default() };
+    let old = || Behavior { versions: &TLS12, ..Behavior::default() };
     let told = pair(&authority, old(), old());
     assert_eq!(told.one("old_tls")["backends"].as_array().unwrap().len(), 2);
 }
 
 /// Two pools, `shop` and `mail`; the certificate of `shop` is for the names given.
 fn shop_and_mail(authority: &Authority, names: &[&str], alpn: &'static [&'static str]) -> (Visit, [SocketAddr; 2]) {
-    let shop = authority.issue(names).serve(Manners { only: Some(&["shop.example.test"]), alpn, ..Manners::default() });
+    let shop =
+        authority.issue(names).serve(Behavior { only: Some(&["shop.example.test"]), alpn, ..Behavior::default() });
     let mail = authority
         .issue(&["mail.example.test"])
-        .serve(Manners { only: Some(&["mail.example.test"]), ..Manners::default() });
+        .serve(Behavior { only: Some(&["mail.example.test"]), ..Behavior::default() });
     let visit = Visit::default().route("shop.example.test", "shop").route("mail.example.test", "mail");
     (visit.pool("shop", &[shop]).pool("mail", &[mail]).trusting(&authority.file()), [shop, mail])
 }
@@ -74,7 +75,7 @@ fn a_certificate_that_covers_names_of_another_pool() {
     assert_eq!(finding["pool"], "shop");
     assert_eq!(told.seen("coalescing"), "the certificate also covers mail.example.test, which leads to pool mail");
     let mend = finding["mend"].as_str().unwrap();
-    assert!(mend.contains("uses it for mail.example.test too") && mend.contains("421"), "{mend}");
+    assert!(mend.contains("uses it for the other names too") && mend.contains("421"), "{mend}");
 
     let wildcard = shop_and_mail(&authority, &["*.example.test"], &["h2"]).0.told();
     assert_eq!(wildcard.seen("coalescing"), "the certificate also covers mail.example.test, which leads to pool mail");
@@ -95,8 +96,8 @@ fn no_reuse_without_http_2_or_with_certificates_of_their_own_or_the_same_backend
 #[test]
 fn a_wildcard_route_is_reached_by_a_wildcard_certificate_too() {
     let authority = Authority::new();
-    let apps = authority.issue(&["*.example.test"]).serve(Manners::default());
-    let other = authority.issue(&["shop.example.test", "*.example.test"]).serve(Manners::default());
+    let apps = authority.issue(&["*.example.test"]).serve(Behavior::default());
+    let other = authority.issue(&["shop.example.test", "*.example.test"]).serve(Behavior::default());
     let visit = Visit::default().route("*.example.test", "apps").route("shop.example.test", "shop");
     let told = visit.pool("apps", &[apps]).pool("shop", &[other]).trusting(&authority.file()).told();
     let seen: Vec<_> =
@@ -110,8 +111,8 @@ fn a_wildcard_route_is_reached_by_a_wildcard_certificate_too() {
 fn what_a_certificate_says_cannot_write_on_the_terminal() {
     let authority = Authority::new();
     let names = ["\u{1b}[2Jx.example.test", "shop.example.test"];
-    let shop = authority.issue(&names).serve(Manners { only: Some(&["shop.example.test"]), ..Manners::default() });
-    let apps = authority.issue(&["*.example.test"]).serve(Manners { alpn: &["http/1.1"], ..Manners::default() });
+    let shop = authority.issue(&names).serve(Behavior { only: Some(&["shop.example.test"]), ..Behavior::default() });
+    let apps = authority.issue(&["*.example.test"]).serve(Behavior { alpn: &["http/1.1"], ..Behavior::default() });
     let visit = Visit::default().route("*.example.test", "apps").route("shop.example.test", "shop");
     let visit = visit.pool("apps", &[apps]).pool("shop", &[shop]).trusting(&authority.file());
     let (code, text, _) = visit.run(&[]);

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::server::{Authority, Manners, nothing_there, says};
+use crate::server::{Authority, Behavior, nothing_there, says};
 use crate::visit::Visit;
 
 fn many_names(count: usize, backend: std::net::SocketAddr) -> Visit {
@@ -13,7 +13,7 @@ fn many_names(count: usize, backend: std::net::SocketAddr) -> Visit {
 #[test]
 fn a_hundred_names_are_asked_for_and_all_on_demand() {
     let authority = Authority::new();
-    let backend = authority.issue(&["*.a.test"]).serve(Manners::default());
+    let backend = authority.issue(&["*.a.test"]).serve(Behavior::default());
     let visit = many_names(103, backend).trusting(&authority.file());
     let cut = visit.told();
     assert_eq!(cut.json["backends"][0]["names_answered"], 100);
@@ -26,7 +26,7 @@ fn a_hundred_names_are_asked_for_and_all_on_demand() {
 #[test]
 fn names_and_pools_narrow_it() {
     let authority = Authority::new();
-    let [one, two] = [1, 2].map(|_| authority.issue(&["a.test", "*.b.test"]).serve(Manners::default()));
+    let [one, two] = [1, 2].map(|_| authority.issue(&["a.test", "*.b.test"]).serve(Behavior::default()));
     let visit =
         Visit::default().route("a.test", "one").route("*.b.test", "two").pool("one", &[one]).pool("two", &[two]);
     let pools = |visit: Visit| -> Vec<String> {
@@ -41,7 +41,11 @@ fn names_and_pools_narrow_it() {
     let nowhere = visit.clone().argument("--name").argument("c.test").run(&[]);
     assert_eq!(
         nowhere,
-        (2, String::new(), "snigate: `c.test` leads to no pool; `snigate explain c.test` tells why\n".to_owned())
+        (
+            2,
+            String::new(),
+            "snigate: `c.test` is not routed to a pool; run `snigate explain c.test` for the reason\n".to_owned()
+        )
     );
     let no_pool = visit.argument("--pool").argument("three").run(&[]);
     assert_eq!(no_pool, (2, String::new(), "snigate: there is no pool `three`; there is `one`, `two`\n".to_owned()));
@@ -50,7 +54,7 @@ fn names_and_pools_narrow_it() {
 #[test]
 fn fallbacks_are_asked_as_their_clients_ask() {
     let authority = Authority::new();
-    let backend = authority.issue(&["a.test"]).serve(Manners::default());
+    let backend = authority.issue(&["a.test"]).serve(Behavior::default());
     let visit = Visit::default().pool("web", &[backend]).line("no_sni: { pool: web }").line("unmatched: { pool: web }");
     let told = visit.trusting(&authority.file()).told();
     assert_eq!((told.code, told.findings()), (0, vec![]), "{:#}", told.json);
@@ -61,7 +65,7 @@ fn fallbacks_are_asked_as_their_clients_ask() {
 #[test]
 fn a_name_that_no_client_sends() {
     let authority = Authority::new();
-    let backend = authority.issue(&["a.test"]).serve(Manners { only: Some(&["a.test"]), ..Manners::default() });
+    let backend = authority.issue(&["a.test"]).serve(Behavior { only: Some(&["a.test"]), ..Behavior::default() });
     let told = Visit::one(&["a.test", "a.123"], backend).trusting(&authority.file()).told();
     assert_eq!((told.code, told.findings()), (7, vec![("warning", "name_not_sendable")]), "{:#}", told.json);
     assert_eq!(told.one("name_not_sendable")["names"], json!(["a.123"]));
@@ -70,7 +74,7 @@ fn a_name_that_no_client_sends() {
 #[test]
 fn a_kind_can_be_left_out() {
     let authority = Authority::new();
-    let backend = authority.issue(&["b.test"]).serve(Manners { only: Some(&["a.test"]), ..Manners::default() });
+    let backend = authority.issue(&["b.test"]).serve(Behavior { only: Some(&["a.test"]), ..Behavior::default() });
     let visit = Visit::one(&["a.test"], backend).trusting(&authority.file());
     assert_eq!(visit.told().code, 7);
     let ignored = visit.clone().argument("--ignore").argument("name_not_covered").told();
@@ -82,7 +86,7 @@ fn a_kind_can_be_left_out() {
 #[test]
 fn people_are_told_the_same() {
     let authority = Authority::new();
-    let backend = authority.issue(&["b.test"]).serve(Manners { only: Some(&["a.test"]), ..Manners::default() });
+    let backend = authority.issue(&["b.test"]).serve(Behavior { only: Some(&["a.test"]), ..Behavior::default() });
     let (code, text, stderr) = Visit::one(&["a.test"], backend).trusting(&authority.file()).run(&[]);
     assert_eq!((code, stderr.as_str()), (7, ""));
     let expected = format!(
@@ -91,12 +95,30 @@ fn people_are_told_the_same() {
          [name_not_covered]\n         \
          Clients refuse this certificate for this name. Give the backend a certificate that covers it, or\n         \
          route the name to the pool that has one.\n\n\
-         1 backend asked for 1 name: 1 error, 0 warnings, 0 to know\n"
+         1 backend tested with 1 name: 1 error, 0 warnings, 0 notes\n"
     );
     // Where a line is full depends on how many digits the port has.
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     assert_eq!(words(&text), words(&expected));
     assert!(text.lines().all(|line| line.chars().count() <= 110), "{text}");
+}
+
+#[test]
+fn an_explanation_stands_once_below_all_that_it_explains() {
+    let authority = Authority::new();
+    let only: Option<&'static [&'static str]> = Some(&["a.test", "c.test"]);
+    let [one, two] = [1, 2].map(|_| authority.issue(&["b.test"]).serve(Behavior { only, ..Behavior::default() }));
+    let visit =
+        Visit::default().route("a.test", "web").route("c.test", "more").pool("web", &[one]).pool("more", &[two]);
+    let (code, text, _) = visit.trusting(&authority.file()).run(&[]);
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let expected = format!(
+        "error pool web, {one}, a.test: the certificate does not cover the name; it covers b.test [name_not_covered] \
+         error pool more, {two}, c.test: the certificate does not cover the name; it covers b.test [name_not_covered] \
+         Clients refuse this certificate for this name. Give the backend a certificate that covers it, or route the name \
+         to the pool that has one. 2 backends tested with 2 names: 2 errors, 0 warnings, 0 notes"
+    );
+    assert!(code == 7 && text.ends_with(&expected), "{text}");
 }
 
 /// The example of docs/cli.md, with the documented configuration; its addresses stand for those of the test.
@@ -108,7 +130,7 @@ fn the_documented_example_is_real() {
         (fenced("```yaml config.yaml\n"), fenced("```text doctor\n$ snigate doctor --ca our-root.pem\n"));
     let authority = Authority::new();
     let only: Option<&'static [&'static str]> = Some(&["shop.example.com", "snigate-doctor.shop.example.com"]);
-    let shop = authority.issue(&["shop.example.com"]).serve(Manners { only, ..Manners::default() });
+    let shop = authority.issue(&["shop.example.com"]).serve(Behavior { only, ..Behavior::default() });
     let backends = [
         ("10.0.0.11:443", shop),
         ("10.0.0.12:443", nothing_there()),

@@ -1,6 +1,6 @@
 //! A TLS backend that can be told to misbehave.
 //!
-//! In:  certificates, and [`Manners`]: whom it answers, and which hellos it cannot take.
+//! In:  certificates, and [`Behavior`]: whom it answers, and which hellos it cannot take.
 //! Out: its address. It serves until the test ends.
 
 use std::fs;
@@ -78,8 +78,14 @@ impl Authority {
 }
 
 pub fn self_signed(names: &[&str], edit: impl FnOnce(&mut CertificateParams)) -> Identity {
+    self_signed_in_pem(names, edit).0
+}
+
+/// The second is the certificate, for `--ca`.
+pub fn self_signed_in_pem(names: &[&str], edit: impl FnOnce(&mut CertificateParams)) -> (Identity, String) {
     let (params, key) = (leaf(names, edit), KeyPair::generate().unwrap());
-    Identity { chain: vec![params.self_signed(&key).unwrap().der().clone()], key }
+    let certificate = params.self_signed(&key).unwrap();
+    (Identity { chain: vec![certificate.der().clone()], key }, certificate.pem())
 }
 
 fn leaf(names: &[&str], edit: impl FnOnce(&mut CertificateParams)) -> CertificateParams {
@@ -97,7 +103,7 @@ fn authority(name: &str) -> CertificateParams {
 }
 
 /// What the backend does. The default serves everybody, whatever the hello looks like.
-pub struct Manners {
+pub struct Behavior {
     pub versions: &'static [&'static SupportedProtocolVersion],
     pub alpn: &'static [&'static str],
     /// Refuses other names than these, and hellos without one, by `unrecognized_name`.
@@ -113,7 +119,7 @@ pub struct Manners {
     pub asks_for_certificate: Option<CertificateDer<'static>>,
 }
 
-impl Default for Manners {
+impl Default for Behavior {
     fn default() -> Self {
         Self {
             versions: rustls::ALL_VERSIONS,
@@ -130,26 +136,26 @@ impl Default for Manners {
 
 impl Identity {
     /// Serves with this certificate.
-    pub fn serve(self, manners: Manners) -> SocketAddr {
+    pub fn serve(self, behavior: Behavior) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let (config, manners) = (Arc::new(self.config(&manners)), Arc::new(manners));
+        let (config, behavior) = (Arc::new(self.config(&behavior)), Arc::new(behavior));
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                let (config, manners) = (Arc::clone(&config), Arc::clone(&manners));
-                thread::spawn(move || answer(client, config, &manners));
+                let (config, behavior) = (Arc::clone(&config), Arc::clone(&behavior));
+                thread::spawn(move || answer(client, config, &behavior));
             }
         });
         address
     }
 
-    fn config(self, manners: &Manners) -> ServerConfig {
+    fn config(self, behavior: &Behavior) -> ServerConfig {
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
         let provider = Arc::new(default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(manners.versions)
+            .with_protocol_versions(behavior.versions)
             .unwrap();
-        let builder = match &manners.asks_for_certificate {
+        let builder = match &behavior.asks_for_certificate {
             Some(root) => {
                 let mut roots = rustls::RootCertStore::empty();
                 roots.add(root.clone()).unwrap();
@@ -162,14 +168,14 @@ impl Identity {
         let key = any_supported_type(&key).unwrap();
         let shown = SingleCertAndKey::from(CertifiedKey::new(self.chain, key));
         let mut config = builder.with_cert_resolver(Arc::new(shown));
-        config.alpn_protocols = manners.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        config.alpn_protocols = behavior.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         config
     }
 }
 
 /// `None` wherever it hangs up.
-fn answer(mut client: TcpStream, config: Arc<ServerConfig>, manners: &Manners) -> Option<()> {
-    if manners.wants_proxy_header {
+fn answer(mut client: TcpStream, config: Arc<ServerConfig>, behavior: &Behavior) -> Option<()> {
+    if behavior.wants_proxy_header {
         read_proxy_header(&mut client)?;
     }
     let mut first = vec![0; 16 * 1024];
@@ -178,9 +184,9 @@ fn answer(mut client: TcpStream, config: Arc<ServerConfig>, manners: &Manners) -
     let number = |at: usize| first.get(at..at + 2).map(|bytes| usize::from(u16::from_be_bytes([bytes[0], bytes[1]])));
     // Record header: type, version (2), length (2). Handshake header: type, length (3).
     let (record, hello) = (number(3)?, number(7)?);
-    if hello > manners.most_hello_bytes
-        || (record < hello + 4 && !manners.takes_records)
-        || (first.len() < record + 5 && !manners.takes_segments)
+    if hello > behavior.most_hello_bytes
+        || (record < hello + 4 && !behavior.takes_records)
+        || (first.len() < record + 5 && !behavior.takes_segments)
     {
         return None;
     }
@@ -193,7 +199,7 @@ fn answer(mut client: TcpStream, config: Arc<ServerConfig>, manners: &Manners) -
         }
     };
     let name = accepted.client_hello().server_name().map(str::to_owned);
-    if manners.only.is_some_and(|only| name.is_none_or(|name| !only.contains(&&*name))) {
+    if behavior.only.is_some_and(|only| name.is_none_or(|name| !only.contains(&&*name))) {
         return client.write_all(&[21, 3, 3, 0, 2, 2, 112]).ok();
     }
     let mut tls = match accepted.into_connection(config) {

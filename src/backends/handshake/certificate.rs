@@ -28,6 +28,8 @@ pub(crate) struct Certificate {
     pub subject: String,
     /// Issuer and subject are the same.
     pub self_signed: bool,
+    /// It may sign others (basicConstraints).
+    pub is_ca: bool,
     /// SHA-256 of the DER.
     pub fingerprint: [u8; 32],
 }
@@ -55,6 +57,7 @@ impl Certificate {
             issuer: read.issuer().to_string(),
             subject: read.subject().to_string(),
             self_signed: read.issuer().as_raw() == read.subject().as_raw(),
+            is_ca: read.is_ca(),
             fingerprint: sha256(der),
         })
     }

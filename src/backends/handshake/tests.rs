@@ -75,7 +75,7 @@ fn server(signed: &Signed) -> ServerConfig {
 }
 
 /// Makes one handshake with a server that has this configuration.
-async fn ask(config: ServerConfig, asking: &Asking) -> Result<Handshake, HandshakeError> {
+async fn ask(config: ServerConfig, asking: &Offer) -> Result<Handshake, HandshakeError> {
     let (client, backend) = duplex(1024);
     let serve = async {
         if let Ok(mut stream) = TlsAcceptor::from(Arc::new(config)).accept(backend).await {
@@ -98,12 +98,12 @@ async fn ask_a_peer_that_says(bytes: &[u8]) -> HandshakeError {
     tokio::join!(with(client, &asking), serve).0.expect_err("no handshake")
 }
 
-fn named(name: &str) -> Asking {
-    Asking { server_name: Some(name.into()), ..Asking::default() }
+fn named(name: &str) -> Offer {
+    Offer { server_name: Some(name.into()), ..Offer::default() }
 }
 
-fn trusting(root: &CertificateDer<'static>, name: &str) -> Asking {
-    Asking { roots: Some(Roots::new([root.clone()]).unwrap()), ..named(name) }
+fn trusting(root: &CertificateDer<'static>, name: &str) -> Offer {
+    Offer { roots: Some(Roots::new([root.clone()]).unwrap()), ..named(name) }
 }
 
 fn refused(handshake: &Handshake) -> String {
@@ -124,7 +124,7 @@ async fn a_handshake_tells_what_was_agreed_and_what_was_shown() {
         let mut config = server(&signed);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let alpn = vec![b"http/1.1".to_vec(), b"h2".to_vec()];
-        let handshake = ask(config, &Asking { alpn, versions, ..trusting(&signed.root, "a.test") }).await.unwrap();
+        let handshake = ask(config, &Offer { alpn, versions, ..trusting(&signed.root, "a.test") }).await.unwrap();
         assert_eq!((handshake.version, handshake.cipher), (version, cipher));
         assert_eq!(handshake.group.as_deref(), Some("X25519"));
         assert_eq!(handshake.alpn.as_deref(), Some(&b"h2"[..]));
@@ -151,7 +151,7 @@ async fn a_certificate_that_nobody_should_trust_is_shown_all_the_same() {
     let future = |params: &mut CertificateParams| params.not_before = rcgen::date_time_ymd(4000, 1, 1);
     for versions in [Versions::Tls12, Versions::Tls13] {
         let told = async |signed: Signed, root: &CertificateDer<'static>, name: &str| {
-            let handshake = ask(server(&signed), &Asking { versions, ..trusting(root, name) }).await.unwrap();
+            let handshake = ask(server(&signed), &Offer { versions, ..trusting(root, name) }).await.unwrap();
             assert_eq!(*handshake.chain, *signed.chain);
             assert!(handshake.leaf.is_ok());
             refused(&handshake)
@@ -177,7 +177,7 @@ async fn a_certificate_that_nobody_should_trust_is_shown_all_the_same() {
 async fn without_roots_nothing_is_judged_and_without_a_name_no_name_is() {
     let signed = signed(&["b.test"], By::Root, |_| {});
     assert_eq!(ask(server(&signed), &named("a.test")).await.unwrap().verdict, Verdict::NotAsked);
-    let nameless = Asking { server_name: None, ..trusting(&signed.root, "a.test") };
+    let nameless = Offer { server_name: None, ..trusting(&signed.root, "a.test") };
     assert_eq!(ask(server(&signed), &nameless).await.unwrap().verdict, Verdict::Verified);
 }
 
@@ -195,7 +195,7 @@ impl ResolvesServerCert for Refuses {
 #[tokio::test]
 async fn the_name_is_sent_or_left_out_and_a_refusal_is_told_by_its_alert() {
     let resolver = Arc::new(Refuses::default());
-    for asking in [named("A.test"), Asking::default()] {
+    for asking in [named("A.test"), Offer::default()] {
         let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
@@ -246,7 +246,7 @@ async fn a_wish_for_a_client_certificate_is_seen_and_its_lack_told_late() {
         .with_client_cert_verifier(clients)
         .with_single_cert(signed.chain.clone(), key_der(&signed.key))
         .unwrap();
-    let tls12 = ask(config.clone(), &Asking { versions: Versions::Tls12, ..named("a.test") }).await;
+    let tls12 = ask(config.clone(), &Offer { versions: Versions::Tls12, ..named("a.test") }).await;
     assert!(matches!(tls12, Err(HandshakeError::WantsClientCertificate { alert: Some(_), .. })), "{tls12:?}");
     let handshake = ask(config, &named("a.test")).await.unwrap();
     assert!(handshake.asked_for_client_certificate);
@@ -256,7 +256,7 @@ async fn a_wish_for_a_client_certificate_is_seen_and_its_lack_told_late() {
 #[tokio::test]
 async fn a_hello_in_small_records_is_the_same_hello() {
     let signed = signed(&["a.test"], By::Root, |_| {});
-    let asking = Asking { max_record_bytes: Some(32), ..trusting(&signed.root, "a.test") };
+    let asking = Offer { max_record_bytes: Some(32), ..trusting(&signed.root, "a.test") };
     assert_eq!(ask(server(&signed), &asking).await.unwrap().verdict, Verdict::Verified);
 }
 
@@ -292,7 +292,7 @@ impl SupportedKxGroup for Encapsulating {
 async fn the_post_quantum_hello_is_larger_than_a_packet_and_both_its_shares_are_real() {
     let signed = signed(&["a.test"], By::Root, |_| {});
     let alpn = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let asking = Asking { key_exchange: KeyExchange::PostQuantum, alpn, ..trusting(&signed.root, "a.test") };
+    let asking = Offer { key_exchange: KeyExchange::PostQuantum, alpn, ..trusting(&signed.root, "a.test") };
     let mut provider = rustls::crypto::ring::default_provider();
     let classical = ask(server(&signed), &asking).await.unwrap();
     provider.kx_groups.insert(0, &Encapsulating);

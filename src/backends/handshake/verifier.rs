@@ -4,6 +4,7 @@
 //! Out: [`Verdict`].
 //! Source: RFC 5280 §6 (by webpki), RFC 9525 §6 (the name).
 
+use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +17,9 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
-use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+
+use super::certificate::Certificate;
 
 /// What a client that trusts these roots would do.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,7 +34,11 @@ pub(crate) enum Verdict {
 
 /// The trusted root certificates.
 #[derive(Clone)]
-pub(crate) struct Roots(Arc<RootCertStore>);
+pub(crate) struct Roots {
+    store: Arc<RootCertStore>,
+    /// The same, for backends whose own certificate is among them.
+    certificates: Arc<HashSet<CertificateDer<'static>>>,
+}
 
 /// Why the roots could not be loaded.
 #[derive(Debug)]
@@ -49,9 +56,10 @@ impl Roots {
     /// [`RootsError::None`] if none is usable.
     pub(crate) fn new(certificates: impl IntoIterator<Item = CertificateDer<'static>>) -> Result<Self, RootsError> {
         let mut store = RootCertStore::empty();
-        match store.add_parsable_certificates(certificates) {
+        let certificates: HashSet<_> = certificates.into_iter().collect();
+        match store.add_parsable_certificates(certificates.iter().cloned()) {
             (0, _) => Err(RootsError::None),
-            _ => Ok(Self(Arc::new(store))),
+            _ => Ok(Self { store: Arc::new(store), certificates: Arc::new(certificates) }),
         }
     }
 
@@ -75,14 +83,14 @@ impl Roots {
 
 /// Records what the rustls callbacks see during the handshake.
 #[derive(Debug, Default)]
-pub(super) struct Witness {
+pub(super) struct CertificateObserver {
     /// Set once, by the first error.
     fault: OnceLock<Error>,
     judged: AtomicBool,
     asked_for_a_certificate: AtomicBool,
 }
 
-impl Witness {
+impl CertificateObserver {
     pub(super) fn verdict(&self) -> Verdict {
         match self.fault.get() {
             Some(fault) => Verdict::Refused(fault.clone()),
@@ -104,7 +112,7 @@ impl Witness {
 }
 
 /// Offers no client certificate, and records that one was requested.
-impl ResolvesClientCert for Witness {
+impl ResolvesClientCert for CertificateObserver {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         self.asked_for_a_certificate.store(true, Ordering::Relaxed);
         None
@@ -127,7 +135,7 @@ pub(super) struct Verifier {
     roots: Option<Roots>,
     name_check: NameCheck,
     algorithms: WebPkiSupportedAlgorithms,
-    witness: Arc<Witness>,
+    observer: Arc<CertificateObserver>,
 }
 
 impl Verifier {
@@ -135,21 +143,28 @@ impl Verifier {
         roots: Option<Roots>,
         name_check: NameCheck,
         provider: &CryptoProvider,
-        witness: Arc<Witness>,
+        observer: Arc<CertificateObserver>,
     ) -> Self {
-        Self { roots, name_check, algorithms: provider.signature_verification_algorithms, witness }
+        Self { roots, name_check, algorithms: provider.signature_verification_algorithms, observer }
     }
 
     fn judge(
         &self,
-        roots: &RootCertStore,
+        roots: &Roots,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         name: &ServerName<'_>,
         now: UnixTime,
     ) -> Result<(), Error> {
+        let trusted_itself = roots.certificates.contains(leaf);
+        if trusted_itself {
+            check_dates(leaf, now)?;
+        }
         let leaf = ParsedCertificate::try_from(leaf)?;
-        verify_server_cert_signed_by_trust_anchor(&leaf, roots, intermediates, now, self.algorithms.all)?;
+        // As in OpenSSL and curl, a certificate that is itself trusted needs no chain, even if it is a CA's.
+        if !trusted_itself {
+            verify_server_cert_signed_by_trust_anchor(&leaf, &roots.store, intermediates, now, self.algorithms.all)?;
+        }
         match self.name_check {
             NameCheck::Required => verify_server_name(&leaf, name),
             NameCheck::Skipped => Ok(()),
@@ -157,7 +172,17 @@ impl Verifier {
     }
 }
 
-/// Accepts everything, so that the handshake completes; the verdict is recorded in the witness.
+fn check_dates(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
+    let Ok(certificate) = Certificate::read(certificate) else { return Err(CertificateError::BadEncoding.into()) };
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    match () {
+        () if now > certificate.not_after => Err(CertificateError::Expired.into()),
+        () if now < certificate.not_before => Err(CertificateError::NotValidYet.into()),
+        () => Ok(()),
+    }
+}
+
+/// Accepts everything, so that the handshake completes; the verdict is recorded in the observer.
 impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
@@ -168,8 +193,8 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         if let Some(roots) = &self.roots {
-            self.witness.judged.store(true, Ordering::Relaxed);
-            self.witness.note(self.judge(&roots.0, leaf, intermediates, name, now));
+            self.observer.judged.store(true, Ordering::Relaxed);
+            self.observer.note(self.judge(roots, leaf, intermediates, name, now));
         }
         Ok(ServerCertVerified::assertion())
     }
@@ -181,7 +206,7 @@ impl ServerCertVerifier for Verifier {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         if self.roots.is_some() {
-            self.witness.note(verify_tls12_signature(message, leaf, signed, &self.algorithms).map(drop));
+            self.observer.note(verify_tls12_signature(message, leaf, signed, &self.algorithms).map(drop));
         }
         Ok(HandshakeSignatureValid::assertion())
     }
@@ -193,7 +218,7 @@ impl ServerCertVerifier for Verifier {
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         if self.roots.is_some() {
-            self.witness.note(verify_tls13_signature(message, leaf, signed, &self.algorithms).map(drop));
+            self.observer.note(verify_tls13_signature(message, leaf, signed, &self.algorithms).map(drop));
         }
         Ok(HandshakeSignatureValid::assertion())
     }
@@ -211,7 +236,7 @@ impl fmt::Debug for Verifier {
 
 impl fmt::Debug for Roots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Roots({})", self.0.len())
+        write!(f, "Roots({})", self.store.len())
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::backends::handshake::{
-    self, Asking, Certificate, Handshake, HandshakeError, NameSent, Roots, RootsError, Verdict,
+    self, Certificate, Handshake, HandshakeError, NameSent, Offer, Roots, RootsError, Verdict,
 };
 use crate::connect::{self, BackendStream};
 use crate::pool::{Address, Pool, Shown};
@@ -25,7 +25,7 @@ pub(super) struct Probe {
     pool: Arc<Pool>,
     port: Option<u16>,
     /// `None`: connect only. An error fails every check and gives the reason.
-    asking: Option<Result<Asking, RootsError>>,
+    asking: Option<Result<Offer, RootsError>>,
     name: NameSent,
 }
 
@@ -55,11 +55,11 @@ impl Probe {
     pub(super) fn new(pool: Arc<Pool>, check: &HealthCheck, name: NameSent) -> Self {
         let asking = match check.kind {
             CheckKind::Tcp => None,
-            CheckKind::Tls => Some(roots(check).map(|roots| Asking {
+            CheckKind::Tls => Some(roots(check).map(|roots| Offer {
                 server_name: check.sni.as_ref().map(|name| name.as_str().into()),
                 alpn: check.alpn.iter().map(|protocol| protocol.0.to_vec()).collect(),
                 roots,
-                ..Asking::default()
+                ..Offer::default()
             })),
         };
         Self { pool, port: *check.port, asking, name }
@@ -111,8 +111,8 @@ impl Probe {
 
     async fn judge(
         &self,
-        asking: &Result<Asking, RootsError>,
-        shake: impl AsyncFnOnce(&Asking) -> Result<Handshake, HandshakeError>,
+        asking: &Result<Offer, RootsError>,
+        shake: impl AsyncFnOnce(&Offer) -> Result<Handshake, HandshakeError>,
     ) -> Result<Passed, Failed> {
         let asking = asking.as_ref().map_err(|error| Failed::Roots(error.to_string()))?;
         let handshake = match shake(asking).await {

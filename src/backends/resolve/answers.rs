@@ -1,7 +1,7 @@
 //! Keeps the last answer for each part of a name, and derives the addresses to connect to.
 //!
 //! In:  look-up results. A part is one family of one host: it can fail on its own, and then keeps its last answer.
-//! Out: [`Found`], each address once, sorted, bounded; and the addresses that are rejected.
+//! Out: [`ResolvedAddress`], each address once, sorted, bounded; and the addresses that are rejected.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::lookup::{Host, Kind, Looked, Part};
-use super::nameservers::By;
-use super::{Failure, Found};
+use super::lookup::{Host, LookupResult, Part};
+use super::nameservers::{AnsweredBy, Kind};
+use super::{Failure, ResolvedAddress};
 use crate::settings::{Family, Resolve};
 
 /// The last good answers.
 #[derive(Default)]
-pub(super) struct Memory {
+pub(super) struct KnownAnswers {
     kept: Vec<Kept>,
 }
 
@@ -27,7 +27,7 @@ struct Kept {
     good_at: Instant,
     /// The last look-up of this part failed.
     failing: bool,
-    by: By,
+    by: AnsweredBy,
 }
 
 /// Why an address is rejected.
@@ -50,22 +50,22 @@ pub(super) enum Why {
     TooMany,
 }
 
-impl Memory {
+impl KnownAnswers {
     /// Treats `found` as an answer that arrived `now`.
-    pub(super) fn of(found: &[Found], now: Instant) -> Self {
-        let kept = |found: &Found| {
-            let Found { address, weight, backup } = *found;
+    pub(super) fn of(found: &[ResolvedAddress], now: Instant) -> Self {
+        let kept = |found: &ResolvedAddress| {
+            let ResolvedAddress { address, weight, backup } = *found;
             let host = Host { name: Arc::default(), port: address.port(), weight, backup };
             let kind = if address.is_ipv4() { Kind::A } else { Kind::Aaaa };
-            Kept { host, kind, addresses: vec![address.ip()], good_at: now, failing: false, by: By::HostsFile }
+            Kept { host, kind, addresses: vec![address.ip()], good_at: now, failing: false, by: AnsweredBy::HostsFile }
         };
         Self { kept: found.iter().map(kept).collect() }
     }
 
     /// Records a look-up that ended `now`.
-    pub(super) fn learn(&mut self, looked: &Result<Looked, Failure>, now: Instant) {
+    pub(super) fn learn(&mut self, looked: &Result<LookupResult, Failure>, now: Instant) {
         match looked {
-            Ok(Looked { parts, .. }) => {
+            Ok(LookupResult { parts, .. }) => {
                 self.kept = parts.iter().filter_map(|part| self.renewed(part, parts, now)).collect()
             }
             Err(_) => self.kept.iter_mut().for_each(|kept| kept.failing = true),
@@ -106,16 +106,16 @@ impl Memory {
     }
 
     /// The addresses to connect to, and those that are rejected.
-    pub(super) fn found(&self, settings: &Resolve, is_ours: impl Fn(SocketAddr) -> bool) -> (Vec<Found>, Vec<Refused>) {
+    pub(super) fn found(&self, settings: &Resolve, is_ours: impl Fn(SocketAddr) -> bool) -> (Vec<ResolvedAddress>, Vec<Refused>) {
         let mut refused = Vec::new();
-        let mut found: Vec<Found> = Vec::new();
+        let mut found: Vec<ResolvedAddress> = Vec::new();
         for Kept { host, addresses, by, .. } in &self.kept {
             for address in addresses {
                 // An IPv4-mapped IPv6 address is the same listener, and the same backend.
                 let address = SocketAddr::new(address.to_canonical(), host.port);
                 match check(address, *by, settings, &is_ours) {
                     Some(why) => refused.push(Refused { address, why }),
-                    None => found.push(Found { address, weight: host.weight, backup: host.backup }),
+                    None => found.push(ResolvedAddress { address, weight: host.weight, backup: host.backup }),
                 }
             }
         }
@@ -135,7 +135,7 @@ impl Memory {
     }
 }
 
-fn check(address: SocketAddr, by: By, settings: &Resolve, is_ours: impl Fn(SocketAddr) -> bool) -> Option<Why> {
+fn check(address: SocketAddr, by: AnsweredBy, settings: &Resolve, is_ours: impl Fn(SocketAddr) -> bool) -> Option<Why> {
     let wanted = match settings.family {
         Family::Any => true,
         Family::V4 => address.is_ipv4(),
@@ -150,7 +150,9 @@ fn check(address: SocketAddr, by: By, settings: &Resolve, is_ours: impl Fn(Socke
         () if !is_unicast => Some(Why::NotUnicast),
         () if !wanted => Some(Why::OtherFamily),
         () if is_ours(address) => Some(Why::OwnListener),
-        () if by == By::Nameserver && is_reserved(address.ip()) && !allowed(address.ip()) => Some(Why::Reserved),
+        () if by == AnsweredBy::Nameserver && is_reserved(address.ip()) && !allowed(address.ip()) => {
+            Some(Why::Reserved)
+        }
         () => None,
     }
 }
@@ -164,7 +166,7 @@ fn is_reserved(ip: IpAddr) -> bool {
 }
 
 /// SRV weights go up to 65535, a pool's to 1000: if one exceeds that, all are scaled down proportionally.
-fn scale(found: &mut [Found]) {
+fn scale(found: &mut [ResolvedAddress]) {
     let greatest = found.iter().filter_map(|found| found.weight).max().unwrap_or(0);
     for weight in found.iter_mut().filter_map(|found| found.weight.as_mut()) {
         if greatest > MOST_WEIGHT {
@@ -203,7 +205,7 @@ mod tests {
 
     fn part(name: &str, kind: Kind, addresses: Result<&[&str], Failure>) -> Part {
         let parse = |addresses: &[&str]| addresses.iter().map(|address| address.parse().unwrap()).collect();
-        Part { host: host(name), kind, addresses: addresses.map(parse), by: By::Nameserver }
+        Part { host: host(name), kind, addresses: addresses.map(parse), by: AnsweredBy::Nameserver }
     }
 
     fn settings(family: Family, allow: &[&str]) -> Resolve {
@@ -211,11 +213,11 @@ mod tests {
         Resolve { family, allow, ..Resolve::default() }
     }
 
-    fn looked(parts: Vec<Part>) -> Result<Looked, Failure> {
-        Ok(Looked { parts, ttl: Duration::ZERO })
+    fn looked(parts: Vec<Part>) -> Result<LookupResult, Failure> {
+        Ok(LookupResult { parts, ttl: Duration::ZERO })
     }
 
-    fn addresses(memory: &Memory) -> Vec<String> {
+    fn addresses(memory: &KnownAnswers) -> Vec<String> {
         let (found, _) = memory.found(&settings(Family::Any, &[]), |_| false);
         found.iter().map(|found| found.address.ip().to_string()).collect()
     }
@@ -224,7 +226,7 @@ mod tests {
 
     #[test]
     fn addresses_are_sorted_and_stand_once() {
-        let mut memory = Memory::default();
+        let mut memory = KnownAnswers::default();
         let now = Instant::now();
         let v4 = part("a", Kind::A, Ok(&["10.0.0.2", "10.0.0.1", "10.0.0.2"]));
         let v6 = part("a", Kind::Aaaa, Ok(&["fd00::1", "::ffff:10.0.0.1"]));
@@ -236,7 +238,7 @@ mod tests {
     fn every_failure_keeps_the_last_answer_until_it_is_stale() {
         let now = Instant::now();
         for failure in [Failure::NoSuchName, Failure::NoData, Failure::TimedOut] {
-            let mut memory = Memory::default();
+            let mut memory = KnownAnswers::default();
             memory.learn(&looked(vec![part("a", Kind::A, Ok(&["10.0.0.1"]))]), now);
             assert_eq!(memory.forgets_at(STALE), None, "what is in order is not forgotten");
             memory.learn(&Err(failure), now + STALE / 2);
@@ -251,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_family_that_fails_keeps_its_answer_beside_the_other() {
-        let mut memory = Memory::default();
+        let mut memory = KnownAnswers::default();
         let now = Instant::now();
         let both = vec![part("a", Kind::A, Ok(&["10.0.0.1"])), part("a", Kind::Aaaa, Ok(&["fd00::1"]))];
         memory.learn(&looked(both), now);
@@ -265,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_family_without_records_is_gone_at_once_if_the_other_has_some() {
-        let mut memory = Memory::default();
+        let mut memory = KnownAnswers::default();
         let now = Instant::now();
         let both = vec![part("a", Kind::A, Ok(&["10.0.0.1"])), part("a", Kind::Aaaa, Ok(&["fd00::1"]))];
         memory.learn(&looked(both), now);
@@ -276,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_target_that_fails_keeps_its_answer_and_one_that_left_does_not() {
-        let mut memory = Memory::default();
+        let mut memory = KnownAnswers::default();
         let now = Instant::now();
         let three = ["a", "b", "c"].map(|name| {
             part(name, Kind::A, Ok(&[["10.0.0.1", "10.0.0.2", "10.0.0.3"][usize::from(name.as_bytes()[0] - b'a')]]))
@@ -289,7 +291,7 @@ mod tests {
 
     #[test]
     fn what_no_host_has_and_what_is_ours_is_refused() {
-        let mut memory = Memory::default();
+        let mut memory = KnownAnswers::default();
         let odd = ["0.0.0.0", "224.0.0.1", "255.255.255.255", "127.0.0.1", "169.254.169.254", "10.0.0.1"];
         let odder = ["::", "ff02::1", "fe80::1", "::ffff:127.0.0.1", "::1"];
         let parts = vec![part("a", Kind::A, Ok(&odd)), part("a", Kind::Aaaa, Ok(&odder))];
@@ -313,27 +315,27 @@ mod tests {
         let found = |by, allow: &[&str]| {
             let part = |kind, addresses: &[&str]| Part { by, ..part("a", kind, Ok(addresses)) };
             let (v4, v6) = ([&v4[..], &usual[..3]].concat(), [&v6[..], &usual[3..]].concat());
-            let mut memory = Memory::default();
+            let mut memory = KnownAnswers::default();
             memory.learn(&looked(vec![part(Kind::A, &v4), part(Kind::Aaaa, &v6)]), Instant::now());
             let (found, refused) = memory.found(&settings(Family::Any, allow), |_| false);
             assert!(refused.iter().all(|refused| refused.why == Why::Reserved));
             found.iter().map(|found| found.address.ip().to_string()).collect::<Vec<_>>()
         };
-        assert_eq!(found(By::Nameserver, &[]), usual);
-        assert_eq!(found(By::Nameserver, &["127.0.0.0/8", "::/0"]).len(), usual.len() + 5);
-        assert_eq!(found(By::Nameserver, &["169.254.169.254/32"]).len(), usual.len() + 1);
-        assert_eq!(found(By::HostsFile, &[]).len(), usual.len() + 8);
+        assert_eq!(found(AnsweredBy::Nameserver, &[]), usual);
+        assert_eq!(found(AnsweredBy::Nameserver, &["127.0.0.0/8", "::/0"]).len(), usual.len() + 5);
+        assert_eq!(found(AnsweredBy::Nameserver, &["169.254.169.254/32"]).len(), usual.len() + 1);
+        assert_eq!(found(AnsweredBy::HostsFile, &[]).len(), usual.len() + 8);
     }
 
     #[test]
     fn a_name_has_a_bounded_number_of_addresses_and_backups_go_first() {
-        let mut memory = Memory::default();
+        let mut memory = KnownAnswers::default();
         let many = |third: u8| (0..=199).map(|last| IpAddr::from([10, 0, third, last])).collect();
         let parts = [(1, true), (2, false)].map(|(third, backup)| Part {
             host: Host { backup, port: third.into(), ..host("a") },
             kind: Kind::A,
             addresses: Ok(many(third)),
-            by: By::Nameserver,
+            by: AnsweredBy::Nameserver,
         });
         memory.learn(&looked(parts.into()), Instant::now());
         let (found, refused) = memory.found(&settings(Family::Any, &[]), |_| false);
@@ -345,7 +347,8 @@ mod tests {
 
     #[test]
     fn weights_keep_their_ratio_within_a_pools_bounds() {
-        let found = |weight| Found { address: "10.0.0.1:1".parse().unwrap(), weight: Some(weight), backup: false };
+        let found =
+            |weight| ResolvedAddress { address: "10.0.0.1:1".parse().unwrap(), weight: Some(weight), backup: false };
         let mut weights = [65_535, 32_768, 0, 10].map(found);
         scale(&mut weights);
         assert_eq!(weights.map(|found| found.weight), [1000, 500, 1, 1].map(Some));

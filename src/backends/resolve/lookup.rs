@@ -1,7 +1,7 @@
 //! Looks a name up once, under one deadline.
 //!
 //! In:  a [`Query`]; the nameservers and files of [`Sources`].
-//! Out: [`Looked`]: for each host and family its addresses, or why there are none; the lowest TTL of all answers.
+//! Out: [`LookupResult`]: for each host and family its addresses, or why there are none; the lowest TTL of all answers.
 //! Source: RFC 2782 (SRV: priority, weight, `.`), RFC 8305 §3 (waiting for the other family).
 
 use std::net::IpAddr;
@@ -11,14 +11,14 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::nameservers::{Answer, By};
+use super::nameservers::{Answer, AnsweredBy, Kind};
 use super::sources::{Service, Sources};
 use super::{Failure, Query};
 use crate::settings::{Family, Nameserver, Resolve};
 
 /// The result of a look-up; at least one part succeeded.
 #[derive(Debug)]
-pub(super) struct Looked {
+pub(super) struct LookupResult {
     pub(super) parts: Vec<Part>,
     /// Not clamped yet.
     pub(super) ttl: Duration,
@@ -30,7 +30,7 @@ pub(super) struct Part {
     pub(super) host: Host,
     pub(super) kind: Kind,
     pub(super) addresses: Result<Vec<IpAddr>, Failure>,
-    pub(super) by: By,
+    pub(super) by: AnsweredBy,
 }
 
 /// The host the addresses belong to, and the fields of its SRV record.
@@ -40,13 +40,6 @@ pub(super) struct Host {
     pub(super) port: u16,
     pub(super) weight: Option<u32>,
     pub(super) backup: bool,
-}
-
-/// The address record types.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    A,
-    Aaaa,
 }
 
 impl Host {
@@ -70,7 +63,7 @@ impl<'a> Lookup<'a> {
         Self { query, family: settings.family, nameservers: &settings.nameservers, sources: None }
     }
 
-    pub(super) async fn look(&mut self) -> Result<Looked, Failure> {
+    pub(super) async fn look(&mut self) -> Result<LookupResult, Failure> {
         let sources = match self.sources.take() {
             Some(sources) if sources.are_fresh() => sources,
             _ if self.nameservers.is_empty() => Arc::new(Sources::system()),
@@ -90,18 +83,18 @@ impl<'a> Lookup<'a> {
     }
 }
 
-async fn one_host(sources: &Sources, host: Host, family: Family) -> Result<Looked, Failure> {
+async fn one_host(sources: &Sources, host: Host, family: Family) -> Result<LookupResult, Failure> {
     let answers = sources.addresses(&host.name, family).await?;
     let ttl = answers.iter().filter_map(|(_, answer)| Some(answer.as_ref().ok()?.ttl)).min().unwrap_or_default();
     let part = |(kind, answer): (Kind, Result<Answer<IpAddr>, Failure>)| {
-        let by = answer.as_ref().map_or(By::Nameserver, |answer| answer.by);
+        let by = answer.as_ref().map_or(AnsweredBy::Nameserver, |answer| answer.by);
         Part { host: host.clone(), kind, addresses: answer.map(|answer| answer.data), by }
     };
-    Ok(Looked { parts: answers.into_iter().map(part).collect(), ttl })
+    Ok(LookupResult { parts: answers.into_iter().map(part).collect(), ttl })
 }
 
 /// Looks up the SRV records, then their targets with bounded concurrency. Fails only if all targets fail.
-async fn every_target(sources: &Arc<Sources>, name: &str, family: Family) -> Result<Looked, Failure> {
+async fn every_target(sources: &Arc<Sources>, name: &str, family: Family) -> Result<LookupResult, Failure> {
     let Answer { data: services, mut ttl, .. } = sources.services(name).await?;
     let hosts = hosts(services);
     let mut parts = Vec::new();
@@ -120,15 +113,19 @@ async fn every_target(sources: &Arc<Sources>, name: &str, family: Family) -> Res
                     parts.extend(looked.parts);
                 }
                 Err(failure) => {
-                    let failed =
-                        |kind| Part { host: host.clone(), kind, addresses: Err(failure.clone()), by: By::Nameserver };
+                    let failed = |kind| Part {
+                        host: host.clone(),
+                        kind,
+                        addresses: Err(failure.clone()),
+                        by: AnsweredBy::Nameserver,
+                    };
                     parts.extend([Kind::A, Kind::Aaaa].map(failed));
                     worst = worst.or(failure);
                 }
             }
         }
     }
-    if parts.iter().any(|part| part.addresses.is_ok()) { Ok(Looked { parts, ttl }) } else { Err(worst) }
+    if parts.iter().any(|part| part.addresses.is_ok()) { Ok(LookupResult { parts, ttl }) } else { Err(worst) }
 }
 
 /// The SRV targets as pool entries: those of the best priority are primaries, the others backups.

@@ -44,15 +44,31 @@ pub(super) struct Answer<T> {
     pub(super) data: Vec<T>,
     /// The lowest TTL of the records and of the aliases leading to them.
     pub(super) ttl: Duration,
-    pub(super) by: By,
+    pub(super) by: AnsweredBy,
 }
 
 /// Who answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum By {
+pub(super) enum AnsweredBy {
     Nameserver,
     /// The operator, in the hosts file: believed whatever it says.
     HostsFile,
+}
+
+/// The address record types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    A,
+    Aaaa,
+}
+
+impl From<Kind> for RecordType {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::A => Self::A,
+            Kind::Aaaa => Self::AAAA,
+        }
+    }
 }
 
 impl Nameservers {
@@ -83,7 +99,7 @@ impl Nameservers {
             ttl = ttl.min(walked.ttl);
             if !walked.data.is_empty() {
                 let ttl = Duration::from_secs(ttl.into());
-                return Ok(Answer { data: walked.data, ttl, by: By::Nameserver });
+                return Ok(Answer { data: walked.data, ttl, by: AnsweredBy::Nameserver });
             }
             match walked.end {
                 _ if response.response_code == ResponseCode::NXDomain => return Err(Failure::NoSuchName),

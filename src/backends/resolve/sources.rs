@@ -18,8 +18,7 @@ use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use tokio::time::timeout;
 
 use super::Failure;
-use super::lookup::Kind;
-use super::nameservers::{Answer, By, Nameservers};
+use super::nameservers::{Answer, AnsweredBy, Kind, Nameservers};
 use crate::settings::{Family, Nameserver};
 
 /// Where answers come from.
@@ -160,7 +159,7 @@ impl Sources {
         let look = |kind: &Kind| {
             let found = self.hosts.lookup_static_host(&Query::query(name.clone(), (*kind).into()))?;
             let data = found.answers().iter().filter_map(|record| address(&record.data)).collect();
-            Some((*kind, Ok(Answer { data, ttl: HOSTS_TTL, by: By::HostsFile })))
+            Some((*kind, Ok(Answer { data, ttl: HOSTS_TTL, by: AnsweredBy::HostsFile })))
         };
         let found: Addresses = kinds.iter().filter_map(look).collect();
         (!found.is_empty()).then_some(found)
@@ -229,15 +228,6 @@ fn also_failed(before: Option<Failure>, failure: Failure) -> Result<Option<Failu
     match failure {
         Failure::TimedOut | Failure::Net(_) => Err(failure),
         failure => Ok(Some(before.map_or(failure.clone(), |before| before.or(failure)))),
-    }
-}
-
-impl From<Kind> for RecordType {
-    fn from(kind: Kind) -> Self {
-        match kind {
-            Kind::A => Self::A,
-            Kind::Aaaa => Self::AAAA,
-        }
     }
 }
 

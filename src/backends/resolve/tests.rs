@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use self::nameserver::{Fails, Nameserver};
-use super::lookup::{Host, Kind, Part};
-use super::nameservers::By;
+use super::lookup::{Host, Part};
+use super::nameservers::{AnsweredBy, Kind};
 use super::*;
 use crate::settings::{self, Family, Span};
 use crate::telemetry::DnsResult;
@@ -43,7 +43,7 @@ impl Followed {
     fn from(
         query: Query,
         settings: Resolve,
-        known: &[Found],
+        known: &[ResolvedAddress],
         is_ours: impl Fn(SocketAddr) -> bool + Send + 'static,
     ) -> Self {
         let known = known.into();
@@ -169,7 +169,7 @@ async fn what_is_gone_is_forgotten_when_it_is_stale() {
 #[tokio::test]
 async fn what_was_known_before_is_kept_like_an_answer() {
     let dns = Nameserver::start();
-    let known = ["127.0.0.1:443", "[::1]:443"].map(|address| Found {
+    let known = ["127.0.0.1:443", "[::1]:443"].map(|address| ResolvedAddress {
         address: address.parse().unwrap(),
         weight: None,
         backup: false,
@@ -331,7 +331,7 @@ async fn services_give_port_weight_and_backups() {
         let report = shop.report().await;
         let found = |address: &str, weight, backup| {
             let address = address.parse().unwrap();
-            Found { address, weight: Some(weight), backup }
+            ResolvedAddress { address, weight: Some(weight), backup }
         };
         let wanted = [
             found("127.0.0.1:8443", 60, false),
@@ -382,11 +382,11 @@ async fn names_of_the_hosts_file_need_no_nameserver() {
 
 // On paused time, with a list of look-up results.
 
-fn one(address: &str) -> Result<Looked, Failure> {
+fn one(address: &str) -> Result<LookupResult, Failure> {
     let host = Host { name: "shop.test".into(), port: 443, weight: None, backup: false };
     let addresses = Ok(vec![address.parse::<IpAddr>().unwrap()]);
-    Ok(Looked {
-        parts: vec![Part { host, kind: Kind::A, addresses, by: By::Nameserver }],
+    Ok(LookupResult {
+        parts: vec![Part { host, kind: Kind::A, addresses, by: AnsweredBy::Nameserver }],
         ttl: Duration::from_secs(60),
     })
 }

@@ -1,7 +1,7 @@
 //! Probes backends: with every name, then with other kinds of hello.
 //!
-//! In:  [`Subject`]s: a backend's address and the names to send.
-//! Out: an [`Exam`] each: its answer to every probe.
+//! In:  [`Target`]s: a backend's address and the names to send.
+//! Out: an [`Examination`] each: its answer to every probe.
 //!
 //! A few backends are probed at once, each with a few probes at once; every probe has a deadline.
 
@@ -15,27 +15,27 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::plan::{Asked, UNKNOWN, Why};
-use super::reach::{InPieces, Stream, Way};
-use crate::backends::handshake::{self, Asking, Handshake, HandshakeError, KeyExchange, Roots, Version, Versions};
+use super::plan::{Question, UNKNOWN, Why};
+use super::reach::{Connector, InPieces, Stream};
+use crate::backends::handshake::{self, Handshake, HandshakeError, KeyExchange, Offer, Roots, Version, Versions};
 
 /// One address of one backend.
 #[derive(Clone, Debug)]
-pub(super) struct Subject {
+pub(super) struct Target {
     /// An index into the configuration's pools.
     pub pool: usize,
     /// As written in the configuration, and the address if that differs.
     pub label: Arc<str>,
-    pub way: Way,
+    pub connector: Connector,
     /// The roots to trust; `None`: verify nothing.
     pub roots: Option<Roots>,
-    pub asked: Arc<[Asked]>,
+    pub asked: Arc<[Question]>,
 }
 
 /// What a backend answered.
 #[derive(Debug)]
-pub(super) struct Exam {
-    pub subject: Subject,
+pub(super) struct Examination {
+    pub target: Target,
     /// In the order of the questions; a backend that never answers is not asked all of them.
     pub answers: Vec<Answer>,
     /// The further probes, with the first name that was answered, preferably a real one; `None`: no name was answered.
@@ -44,7 +44,7 @@ pub(super) struct Exam {
 
 #[derive(Debug)]
 pub(super) struct Answer {
-    pub asked: Asked,
+    pub asked: Question,
     pub outcome: Outcome,
     /// The backend rejected the ALPN protocols of browsers, and was asked again without ALPN.
     pub alpn_refused: bool,
@@ -55,7 +55,7 @@ pub(super) type Outcome = Result<Handshake, Failure>;
 /// Answers to probes that are not about a name.
 #[derive(Debug)]
 pub(super) struct More {
-    pub name: Asked,
+    pub name: Question,
     /// Only TLS 1.2 offered.
     pub tls12: Outcome,
     /// A browser's hello with post-quantum key exchange.
@@ -69,7 +69,7 @@ pub(super) struct More {
     pub nameless: Outcome,
 }
 
-impl Exam {
+impl Examination {
     /// The first successful handshake.
     pub(super) fn first(&self) -> Option<&Handshake> {
         self.answers.iter().find_map(|answer| answer.outcome.as_ref().ok())
@@ -110,14 +110,14 @@ pub(super) enum Failure {
 }
 
 /// Examines all, and returns the results in order. `limit` applies to connecting, and again to a handshake.
-pub(super) async fn examine(subjects: Vec<Subject>, limit: Duration) -> Vec<Exam> {
+pub(super) async fn examine(targets: Vec<Target>, limit: Duration) -> Vec<Examination> {
     let places = Arc::new(Semaphore::new(BACKENDS_AT_A_TIME));
     let mut exams = JoinSet::new();
-    for (nth, subject) in subjects.into_iter().enumerate() {
+    for (nth, target) in targets.into_iter().enumerate() {
         let places = Arc::clone(&places);
         exams.spawn(async move {
             let _place = places.acquire().await;
-            (nth, exam(subject, limit).await)
+            (nth, exam(target, limit).await)
         });
     }
     let mut exams = exams.join_all().await;
@@ -125,17 +125,17 @@ pub(super) async fn examine(subjects: Vec<Subject>, limit: Duration) -> Vec<Exam
     exams.into_iter().map(|(_, exam)| exam).collect()
 }
 
-async fn exam(subject: Subject, limit: Duration) -> Exam {
-    let mut answers = Vec::with_capacity(subject.asked.len());
+async fn exam(target: Target, limit: Duration) -> Examination {
+    let mut answers = Vec::with_capacity(target.asked.len());
     // The first one alone: if connecting fails, the others are not asked.
-    let mut rest = &subject.asked[..];
+    let mut rest = &target.asked[..];
     let mut at_a_time = 1;
     while !rest.is_empty() && !hopeless(&answers) {
         let (now, later) = rest.split_at(at_a_time.min(rest.len()));
         let first = answers.is_empty();
-        answers.extend(answers_to(now, &subject, limit).await);
+        answers.extend(answers_to(now, &target, limit).await);
         if let (true, Some(answer)) = (first, answers.first_mut()) {
-            look_for_proxy_header(answer, &subject.way, limit).await;
+            look_for_proxy_header(answer, &target.connector, limit).await;
         }
         (rest, at_a_time) = (later, NAMES_AT_A_TIME);
     }
@@ -144,12 +144,12 @@ async fn exam(subject: Subject, limit: Duration) -> Exam {
     let more = match answered {
         Some((asked, handshake)) => {
             let alpn = if handshake.alpn.is_some() { browser_alpn() } else { Vec::new() };
-            Some(more(asked, alpn, &subject.way, limit).await)
+            Some(more(asked, alpn, &target.connector, limit).await)
         }
         None => None,
     };
     share_chains(&mut answers);
-    Exam { subject, answers, more }
+    Examination { target, answers, more }
 }
 
 /// Most names get the same chain, which is then stored once.
@@ -163,8 +163,8 @@ fn share_chains(answers: &mut [Answer]) {
     }
 }
 
-/// A failure may be caused by a missing or unexpected PROXY header: tries the other way.
-async fn look_for_proxy_header(answer: &mut Answer, way: &Way, limit: Duration) {
+/// A failure may be caused by a missing or unexpected PROXY header: tries the other connector.
+async fn look_for_proxy_header(answer: &mut Answer, connector: &Connector, limit: Duration) {
     use HandshakeError::{Alert, ClosedEarly, ClosedWithoutAnswer, NotTls, Tls};
     let Err(failure) = &answer.outcome else { return };
     // A backend that parses the header as a hello may reject it with an alert; one that waits for a header sends none.
@@ -173,21 +173,21 @@ async fn look_for_proxy_header(answer: &mut Answer, way: &Way, limit: Duration) 
         Failure::Silent { .. } => true,
         Failure::Handshake(error) => {
             matches!(error, ClosedEarly { .. } | ClosedWithoutAnswer | NotTls { .. } | Tls(_))
-                || (alert && way.sends_proxy_header())
+                || (alert && connector.sends_proxy_header())
         }
         _ => false,
     };
     if !may_be {
         return;
     }
-    let asking = Asking { server_name: answer.asked.name.clone(), ..Asking::default() };
-    let speaks_tls = match ask(&way.otherwise(), &asking, Pieces::Whole, limit).await {
+    let asking = Offer { server_name: answer.asked.name.clone(), ..Offer::default() };
+    let speaks_tls = match ask(&connector.otherwise(), &asking, Pieces::Whole, limit).await {
         Ok(_) => true,
         Err(Failure::Handshake(Alert(_))) => !alert,
         Err(_) => false,
     };
     if speaks_tls {
-        answer.outcome = Err(Failure::ProxyHeader { sent: way.sends_proxy_header() });
+        answer.outcome = Err(Failure::ProxyHeader { sent: connector.sends_proxy_header() });
     }
 }
 
@@ -202,39 +202,39 @@ fn hopeless(answers: &[Answer]) -> bool {
         })
 }
 
-async fn answers_to(asked: &[Asked], of: &Subject, limit: Duration) -> Vec<Answer> {
+async fn answers_to(asked: &[Question], of: &Target, limit: Duration) -> Vec<Answer> {
     let mut answers = JoinSet::new();
     for (nth, asked) in asked.iter().cloned().enumerate() {
-        let (way, roots) = (of.way.clone(), of.roots.clone());
-        answers.spawn(async move { (nth, answer_to(asked, &way, roots, limit).await) });
+        let (connector, roots) = (of.connector.clone(), of.roots.clone());
+        answers.spawn(async move { (nth, answer_to(asked, &connector, roots, limit).await) });
     }
     let mut answers = answers.join_all().await;
     answers.sort_by_key(|(nth, _)| *nth);
     answers.into_iter().map(|(_, answer)| answer).collect()
 }
 
-async fn answer_to(asked: Asked, way: &Way, roots: Option<Roots>, limit: Duration) -> Answer {
-    let mut asking = Asking { server_name: asked.name.clone(), alpn: browser_alpn(), roots, ..Asking::default() };
-    let mut outcome = ask(way, &asking, Pieces::Whole, limit).await;
+async fn answer_to(asked: Question, connector: &Connector, roots: Option<Roots>, limit: Duration) -> Answer {
+    let mut asking = Offer { server_name: asked.name.clone(), alpn: browser_alpn(), roots, ..Offer::default() };
+    let mut outcome = ask(connector, &asking, Pieces::Whole, limit).await;
     let alpn_refused = matches!(&outcome, Err(Failure::Handshake(HandshakeError::Alert(alert))) if alert.name() == "no_application_protocol");
     if alpn_refused {
         asking.alpn.clear();
-        outcome = ask(way, &asking, Pieces::Whole, limit).await;
+        outcome = ask(connector, &asking, Pieces::Whole, limit).await;
     }
     Answer { asked, outcome, alpn_refused }
 }
 
-async fn more(asked: &Asked, alpn: Vec<Vec<u8>>, way: &Way, limit: Duration) -> More {
-    let usual = Asking { server_name: asked.name.clone(), alpn, ..Asking::default() };
-    let with = |asking: Asking, pieces| async move { ask_twice(way, &asking, pieces, limit).await };
+async fn more(asked: &Question, alpn: Vec<Vec<u8>>, connector: &Connector, limit: Duration) -> More {
+    let usual = Offer { server_name: asked.name.clone(), alpn, ..Offer::default() };
+    let with = |asking: Offer, pieces| async move { ask_twice(connector, &asking, pieces, limit).await };
     More {
         name: asked.clone(),
-        tls12: with(Asking { versions: Versions::Tls12, ..usual.clone() }, Pieces::Whole).await,
-        large: with(Asking { key_exchange: KeyExchange::PostQuantum, ..usual.clone() }, Pieces::Whole).await,
-        in_records: with(Asking { max_record_bytes: Some(RECORD_BYTES), ..usual.clone() }, Pieces::Whole).await,
+        tls12: with(Offer { versions: Versions::Tls12, ..usual.clone() }, Pieces::Whole).await,
+        large: with(Offer { key_exchange: KeyExchange::PostQuantum, ..usual.clone() }, Pieces::Whole).await,
+        in_records: with(Offer { max_record_bytes: Some(RECORD_BYTES), ..usual.clone() }, Pieces::Whole).await,
         in_segments: with(usual.clone(), Pieces::Segments).await,
-        unknown: with(Asking { server_name: Some(UNKNOWN.into()), ..usual.clone() }, Pieces::Whole).await,
-        nameless: with(Asking { server_name: None, ..usual }, Pieces::Whole).await,
+        unknown: with(Offer { server_name: Some(UNKNOWN.into()), ..usual.clone() }, Pieces::Whole).await,
+        nameless: with(Offer { server_name: None, ..usual }, Pieces::Whole).await,
     }
 }
 
@@ -246,15 +246,15 @@ enum Pieces {
 }
 
 /// Asks again after a failure, which may be a coincidence, such as a backend that is just restarting.
-async fn ask_twice(way: &Way, asking: &Asking, pieces: Pieces, limit: Duration) -> Outcome {
-    match ask(way, asking, pieces, limit).await {
+async fn ask_twice(connector: &Connector, asking: &Offer, pieces: Pieces, limit: Duration) -> Outcome {
+    match ask(connector, asking, pieces, limit).await {
         Ok(handshake) => Ok(handshake),
-        Err(_) => ask(way, asking, pieces, limit).await,
+        Err(_) => ask(connector, asking, pieces, limit).await,
     }
 }
 
-async fn ask(way: &Way, asking: &Asking, pieces: Pieces, limit: Duration) -> Outcome {
-    let stream = match timeout(limit, way.open()).await {
+async fn ask(connector: &Connector, asking: &Offer, pieces: Pieces, limit: Duration) -> Outcome {
+    let stream = match timeout(limit, connector.open()).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(Failure::Connect(error)),
         Err(_) => return Err(Failure::ConnectTimedOut { after: limit }),

@@ -71,7 +71,7 @@ pub(super) enum Kind {
 }
 
 /// Merges equal findings: first the names of a backend, then backends with the same names.
-pub(super) fn gather(findings: Vec<Finding>) -> Vec<Finding> {
+pub(super) fn merge_equal(findings: Vec<Finding>) -> Vec<Finding> {
     let by_names = merge(
         findings,
         |one, other| one.backends == other.backends,
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn what_is_alike_is_told_once_and_the_gravest_first() {
         use Severity::{Error, Info};
-        let gathered = gather(vec![
+        let gathered = merge_equal(vec![
             finding(Info, "1", "a", "x"),
             finding(Error, "1", "a", "y"),
             finding(Error, "1", "b", "y"),

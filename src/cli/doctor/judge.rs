@@ -1,6 +1,6 @@
 //! Turns the backends' answers into findings that a person can act on.
 //!
-//! In:  all [`Exam`]s, the configuration, the time.
+//! In:  all [`Examination`]s, the configuration, the time.
 //! Out: [`Finding`]s. Pure: depends only on its input.
 
 mod certificates;
@@ -10,14 +10,14 @@ mod protocol;
 
 pub(super) use self::failures::describe;
 use super::destinations::Destinations;
-use super::examine::{Exam, Outcome};
-use super::finding::{Finding, Kind, Severity, gather};
-use super::plan::{Asked, Round, Why};
+use super::examine::{Examination, Outcome};
+use super::finding::{Finding, Kind, Severity, merge_equal};
+use super::plan::{PoolPlan, Question, Why};
 use crate::backends::handshake::{Certificate, Handshake};
 use crate::config::Config;
 
 /// The context of the judgement.
-pub(super) struct Bench<'a> {
+pub(super) struct Context<'a> {
     pub config: &'a Config,
     pub destinations: &'a Destinations<'a>,
     /// Seconds since 1970.
@@ -29,30 +29,30 @@ pub(super) struct Bench<'a> {
 }
 
 /// Judges all results, pool by pool.
-pub(super) fn judge(bench: &Bench<'_>, rounds: &[Round], exams: &[Exam]) -> Vec<Finding> {
+pub(super) fn judge(context: &Context<'_>, plans: &[PoolPlan], exams: &[Examination]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for round in rounds {
-        let exams: Vec<_> = exams.iter().filter(|exam| exam.subject.pool == round.pool).collect();
+    for plan in plans {
+        let exams: Vec<_> = exams.iter().filter(|exam| exam.target.pool == plan.pool).collect();
         for exam in &exams {
-            judge_backend(bench, exam, &mut findings);
+            judge_backend(context, exam, &mut findings);
         }
-        pools::judge(bench, round, &exams, &mut findings);
+        pools::judge(context, plan, &exams, &mut findings);
     }
-    gather(findings)
+    merge_equal(findings)
 }
 
-fn judge_backend(bench: &Bench<'_>, exam: &Exam, findings: &mut Vec<Finding>) {
-    let place = Place::of(bench, exam);
+fn judge_backend(context: &Context<'_>, exam: &Examination, findings: &mut Vec<Finding>) {
+    let place = Place::of(context, exam);
     for answer in &exam.answers {
         match &answer.outcome {
             Ok(handshake) => {
-                certificates::judge(bench, &place, &answer.asked, handshake, findings);
+                certificates::judge(context, &place, &answer.asked, handshake, findings);
                 protocol::judge_answer(&place, answer, handshake, findings);
             }
             Err(failure) => findings.push(failures::finding(&place, &answer.asked, failure)),
         }
     }
-    let missed = exam.subject.asked.len() - exam.answers.len();
+    let missed = exam.target.asked.len() - exam.answers.len();
     if missed > 0 && exam.answers.len() > 1 {
         findings.push(not_asked(&place, missed));
     }
@@ -70,16 +70,16 @@ struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    fn of(bench: &Bench<'a>, exam: &'a Exam) -> Self {
+    fn of(context: &Context<'a>, exam: &'a Examination) -> Self {
         Self {
-            pool: &bench.config.pools[exam.subject.pool].name,
-            backend: &exam.subject.label,
-            number: exam.subject.pool,
+            pool: &context.config.pools[exam.target.pool].name,
+            backend: &exam.target.label,
+            number: exam.target.pool,
         }
     }
 
     /// A finding about a name.
-    fn finding(&self, severity: Severity, kind: Kind, asked: &Asked, seen: String, mend: String) -> Finding {
+    fn finding(&self, severity: Severity, kind: Kind, asked: &Question, seen: String, mend: String) -> Finding {
         Finding { names: vec![asked.to_string()], ..self.whole(severity, kind, seen, mend) }
     }
 
@@ -94,14 +94,14 @@ fn not_asked(place: &Place<'_>, missed: usize) -> Finding {
     place.whole(
         Severity::Info,
         Kind::NamesLeftOut,
-        format!("{missed} more name{} not asked for", if missed == 1 { " was" } else { "s were" }),
-        "The backend gave no answer to several names in a row; mend that first.".to_owned(),
+        format!("{missed} more name{} not tested", if missed == 1 { " was" } else { "s were" }),
+        "The backend did not answer for several names in a row; fix that first.".to_owned(),
     )
 }
 
-impl Asked {
+impl Question {
     /// The severity if the backend fails for this name.
-    fn gravity(&self) -> Severity {
+    fn severity(&self) -> Severity {
         match self.why {
             Why::Routed => Severity::Error,
             // Other names that the wildcard matches may work.

@@ -1,7 +1,7 @@
 //! Decides which names each pool's backends are asked for.
 //!
 //! In:  a [`Config`], and the restrictions from the command line.
-//! Out: [`Round`]s, one per pool.
+//! Out: [`PoolPlan`]s, one per pool.
 //!
 //! For a wildcard a name is made up, since the real names below it are unknown.
 
@@ -15,17 +15,17 @@ use crate::server_name::{Pattern, ServerName};
 
 /// A pool, and the names to ask its backends for.
 #[derive(Clone, Debug)]
-pub(super) struct Round {
+pub(super) struct PoolPlan {
     /// Its index into [`Settings::pools`](crate::config::Settings::pools).
     pub pool: usize,
-    pub asked: Arc<[Asked]>,
+    pub asked: Arc<[Question]>,
     /// How many names were skipped because there were too many.
     pub left_out: usize,
 }
 
 /// A name to ask for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Asked {
+pub(super) struct Question {
     /// `None`: a hello without a server name.
     pub name: Option<Arc<str>>,
     pub why: Why,
@@ -48,7 +48,7 @@ pub(super) enum Why {
 
 /// The restrictions from the command line.
 #[derive(Clone, Debug)]
-pub(super) struct Narrowed {
+pub(super) struct Selection {
     pub pools: Vec<String>,
     pub names: Vec<ServerName>,
     /// Per backend.
@@ -57,46 +57,52 @@ pub(super) struct Narrowed {
 
 /// A pool or name on the command line that is not in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum NotThere {
+pub(super) enum NotConfigured {
     Pool { name: String, known: Vec<Arc<str>> },
     Name(ServerName),
 }
 
-/// Builds the rounds, in the order of the pools.
+/// Builds the plans, in the order of the pools.
 ///
 /// # Errors
-/// [`NotThere`].
-pub(super) fn rounds(config: &Config, all: &Destinations<'_>, narrowed: &Narrowed) -> Result<Vec<Round>, NotThere> {
-    for name in &narrowed.pools {
+/// [`NotConfigured`].
+pub(super) fn plans(
+    config: &Config,
+    all: &Destinations<'_>,
+    selection: &Selection,
+) -> Result<Vec<PoolPlan>, NotConfigured> {
+    for name in &selection.pools {
         if !config.pools.iter().any(|pool| *pool.name == **name) {
             let known = config.pools.iter().map(|pool| Arc::clone(&pool.name)).collect();
-            return Err(NotThere::Pool { name: name.clone(), known });
+            return Err(NotConfigured::Pool { name: name.clone(), known });
         }
     }
-    let mut asked = if narrowed.names.is_empty() { routed(config, all) } else { named(config, all, &narrowed.names)? };
-    let rounds = asked.iter_mut().enumerate().filter(|(pool, asked)| {
-        let wanted = narrowed.pools.is_empty() || narrowed.pools.iter().any(|name| **name == *config.pools[*pool].name);
-        wanted && (narrowed.names.is_empty() || !asked.is_empty())
+    let mut asked =
+        if selection.names.is_empty() { routed(config, all) } else { named(config, all, &selection.names)? };
+    let plans = asked.iter_mut().enumerate().filter(|(pool, asked)| {
+        let wanted =
+            selection.pools.is_empty() || selection.pools.iter().any(|name| **name == *config.pools[*pool].name);
+        wanted && (selection.names.is_empty() || !asked.is_empty())
     });
-    Ok(rounds.map(|(pool, asked)| round(pool, std::mem::take(asked), narrowed.most_names)).collect())
+    Ok(plans.map(|(pool, asked)| plan(pool, std::mem::take(asked), selection.most_names)).collect())
 }
 
-fn round(pool: usize, mut asked: Vec<Asked>, most: usize) -> Round {
+fn plan(pool: usize, mut asked: Vec<Question>, most: usize) -> PoolPlan {
     if asked.is_empty() {
-        asked.push(Asked { name: None, why: Why::Unrouted });
+        asked.push(Question { name: None, why: Why::Unrouted });
     }
     let left_out = asked.len().saturating_sub(most);
     asked.truncate(most);
-    Round { pool, asked: asked.into(), left_out }
+    PoolPlan { pool, asked: asked.into(), left_out }
 }
 
 /// For each pool everything that is routed to it: wildcards and fallbacks first, since each stands for many names.
-fn routed(config: &Config, all: &Destinations<'_>) -> Vec<Vec<Asked>> {
-    let mut asked: Vec<Vec<Asked>> = vec![Vec::new(); config.pools.len()];
+fn routed(config: &Config, all: &Destinations<'_>) -> Vec<Vec<Question>> {
+    let mut asked: Vec<Vec<Question>> = vec![Vec::new(); config.pools.len()];
     let mut seen = HashSet::new();
     for (destination, question) in [
-        (config.no_sni, Asked { name: None, why: Why::NoName }),
-        (config.unmatched, Asked { name: Some(UNKNOWN.into()), why: Why::AnyName }),
+        (config.no_sni, Question { name: None, why: Why::NoName }),
+        (config.unmatched, Question { name: Some(UNKNOWN.into()), why: Why::AnyName }),
     ] {
         if let Destination::Pool(pool) = destination {
             seen.insert((pool, question.clone()));
@@ -119,35 +125,35 @@ fn routed(config: &Config, all: &Destinations<'_>) -> Vec<Vec<Asked>> {
     asked
 }
 
-fn question(pattern: &Pattern, all: &Destinations<'_>) -> Asked {
+fn question(pattern: &Pattern, all: &Destinations<'_>) -> Question {
     let name = match pattern {
-        Pattern::Exact(name) => return Asked { name: Some(name.as_str().into()), why: Why::Routed },
-        Pattern::Any => return Asked { name: Some(UNKNOWN.into()), why: Why::AnyName },
+        Pattern::Exact(name) => return Question { name: Some(name.as_str().into()), why: Why::Routed },
+        Pattern::Any => return Question { name: Some(UNKNOWN.into()), why: Why::AnyName },
         // Names with one more label match another pattern.
         Pattern::ManyLabels(suffix) if all.has_one_label(suffix.as_str()) => {
             format!("{LABEL}.{LABEL}.{suffix}")
         }
         Pattern::OneLabel(suffix) | Pattern::ManyLabels(suffix) => format!("{LABEL}.{suffix}"),
     };
-    Asked { name: Some(name.into()), why: Why::MadeUpFor(pattern.clone()) }
+    Question { name: Some(name.into()), why: Why::MadeUpFor(pattern.clone()) }
 }
 
 /// For each pool those of `names` that can be routed to it.
-fn named(config: &Config, all: &Destinations<'_>, names: &[ServerName]) -> Result<Vec<Vec<Asked>>, NotThere> {
-    let mut asked: Vec<Vec<Asked>> = vec![Vec::new(); config.pools.len()];
+fn named(config: &Config, all: &Destinations<'_>, names: &[ServerName]) -> Result<Vec<Vec<Question>>, NotConfigured> {
+    let mut asked: Vec<Vec<Question>> = vec![Vec::new(); config.pools.len()];
     for name in names {
         let pools = all.of(name.as_str());
         if pools.is_empty() {
-            return Err(NotThere::Name(name.clone()));
+            return Err(NotConfigured::Name(name.clone()));
         }
         for pool in pools {
-            asked[pool].push(Asked { name: Some(name.as_str().into()), why: Why::Routed });
+            asked[pool].push(Question { name: Some(name.as_str().into()), why: Why::Routed });
         }
     }
     Ok(asked)
 }
 
-impl fmt::Display for Asked {
+impl fmt::Display for Question {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.name, &self.why) {
             (Some(name), Why::MadeUpFor(pattern)) => write!(f, "{name} (made up for {pattern})"),
@@ -158,18 +164,20 @@ impl fmt::Display for Asked {
     }
 }
 
-impl fmt::Display for NotThere {
+impl fmt::Display for NotConfigured {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pool { name, known } => {
                 write!(f, "there is no pool `{}`; there is `{}`", name.escape_debug(), known.join("`, `"))
             }
-            Self::Name(name) => write!(f, "`{name}` leads to no pool; `snigate explain {name}` tells why"),
+            Self::Name(name) => {
+                write!(f, "`{name}` is not routed to a pool; run `snigate explain {name}` for the reason")
+            }
         }
     }
 }
 
-impl std::error::Error for NotThere {}
+impl std::error::Error for NotConfigured {}
 
 /// The label used in made-up names.
 const LABEL: &str = "snigate-doctor";
@@ -198,15 +206,15 @@ no_sni: { pool: other }
 unmatched: { pool: rest }
 "#;
 
-    fn told(narrowed: &Narrowed) -> Result<Vec<(usize, Vec<String>, usize)>, NotThere> {
+    fn told(selection: &Selection) -> Result<Vec<(usize, Vec<String>, usize)>, NotConfigured> {
         let config = Config::parse(CONFIG, Path::new("c.yaml")).expect("a config").config;
-        let rounds = rounds(&config, &Destinations::new(&config), narrowed)?;
-        let tell = |round: &Round| (round.pool, round.asked.iter().map(ToString::to_string).collect(), round.left_out);
-        Ok(rounds.iter().map(tell).collect())
+        let plans = plans(&config, &Destinations::new(&config), selection)?;
+        let tell = |plan: &PoolPlan| (plan.pool, plan.asked.iter().map(ToString::to_string).collect(), plan.left_out);
+        Ok(plans.iter().map(tell).collect())
     }
 
-    fn everything() -> Narrowed {
-        Narrowed { pools: Vec::new(), names: Vec::new(), most_names: 100 }
+    fn everything() -> Selection {
+        Selection { pools: Vec::new(), names: Vec::new(), most_names: 100 }
     }
 
     fn strings(names: &[&str]) -> Vec<String> {
@@ -230,14 +238,14 @@ unmatched: { pool: rest }
     #[test]
     fn pools_and_names_narrow_it_and_too_many_names_are_cut() {
         let pools = vec!["web".to_owned()];
-        let cut = told(&Narrowed { pools, most_names: 3, ..everything() }).unwrap();
+        let cut = told(&Selection { pools, most_names: 3, ..everything() }).unwrap();
         assert_eq!((cut.len(), cut[0].1.len(), cut[0].2), (1, 3, 1));
         let name = |name: &str| vec![name.parse().unwrap()];
-        let b = told(&Narrowed { names: name("b.test"), ..everything() }).unwrap();
+        let b = told(&Selection { names: name("b.test"), ..everything() }).unwrap();
         assert_eq!(b, [(0, strings(&["b.test"]), 0), (1, strings(&["b.test"]), 0)]);
-        let c = told(&Narrowed { names: name("c.test"), ..everything() }).unwrap();
+        let c = told(&Selection { names: name("c.test"), ..everything() }).unwrap();
         assert_eq!(c, [(0, strings(&["c.test"]), 0)]);
-        let no_pool = told(&Narrowed { pools: vec!["wab".to_owned()], ..everything() }).unwrap_err();
+        let no_pool = told(&Selection { pools: vec!["wab".to_owned()], ..everything() }).unwrap_err();
         assert_eq!(no_pool.to_string(), "there is no pool `wab`; there is `web`, `other`, `rest`, `spare`");
     }
 }

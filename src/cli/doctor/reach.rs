@@ -22,7 +22,7 @@ use crate::settings::{Backend, Pool};
 
 /// How to connect to an address.
 #[derive(Clone, Debug)]
-pub(super) struct Way {
+pub(super) struct Connector {
     address: Address,
     from: Option<IpAddr>,
     proxy: Option<Version>,
@@ -56,7 +56,7 @@ pub(super) async fn addresses(pool: &Pool, backend: &Backend, limit: Duration) -
     }
 }
 
-impl Way {
+impl Connector {
     pub(super) fn new(pool: &Pool, address: Address) -> Self {
         let from = match &address {
             Address::Inet(to) => {

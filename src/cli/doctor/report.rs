@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::date::Date;
-use super::examine::Exam;
+use super::examine::Examination;
 use super::finding::{Finding, Severity};
 use super::judge;
 use crate::backends::handshake::Certificate;
@@ -62,10 +62,10 @@ pub(super) struct Shown {
 }
 
 impl Report {
-    pub(super) fn new(config: &Config, exams: &[Exam], findings: Vec<Finding>) -> Self {
+    pub(super) fn new(config: &Config, exams: &[Examination], findings: Vec<Finding>) -> Self {
         let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
         let (errors, warnings, infos) = (count(Severity::Error), count(Severity::Warning), count(Severity::Info));
-        let backends = exams.iter().map(|exam| Backend::new(&config.pools[exam.subject.pool].name, exam)).collect();
+        let backends = exams.iter().map(|exam| Backend::new(&config.pools[exam.target.pool].name, exam)).collect();
         Self { ok: errors + warnings == 0, errors, warnings, infos, backends, findings }
     }
 
@@ -80,8 +80,12 @@ impl Report {
             }
             let _ = writeln!(text, "  {:width$}  {}", backend.backend, backend.in_short());
         }
-        for finding in &self.findings {
-            let _ = write!(text, "\n{}", told(finding));
+        let mut rest: Vec<&Finding> = self.findings.iter().collect();
+        while let Some(&first) = rest.first() {
+            let is_alike = |finding: &&Finding| (finding.severity, &finding.mend) == (first.severity, &first.mend);
+            let (alike, others): (Vec<&Finding>, _) = rest.into_iter().partition(is_alike);
+            let _ = write!(text, "\n{}", explained(&alike));
+            rest = others;
         }
         let _ = writeln!(text, "\n{}", self.sum());
         text
@@ -89,20 +93,14 @@ impl Report {
 
     fn sum(&self) -> String {
         let asked: usize = self.backends.iter().map(|backend| backend.names_asked).sum();
-        let (backends, questions) = (counted(self.backends.len(), "backend"), counted(asked, "name"));
-        let found = match (self.ok, self.infos) {
-            (true, 0) => "nothing to mend".to_owned(),
-            (true, infos) => format!("nothing to mend, {infos} to know"),
-            (false, infos) => {
-                format!("{}, {}, {infos} to know", counted(self.errors, "error"), counted(self.warnings, "warning"))
-            }
-        };
-        format!("{backends} asked for {questions}: {found}")
+        let (backends, names) = (counted(self.backends.len(), "backend"), counted(asked, "name"));
+        let (errors, warnings) = (counted(self.errors, "error"), counted(self.warnings, "warning"));
+        format!("{backends} tested with {names}: {errors}, {warnings}, {}", counted(self.infos, "note"))
     }
 }
 
 impl Backend {
-    fn new(pool: &str, exam: &Exam) -> Self {
+    fn new(pool: &str, exam: &Examination) -> Self {
         let answered: Vec<_> =
             exam.answers.iter().filter_map(|answer| Some((answer, answer.outcome.as_ref().ok()?))).collect();
         let first = exam.first();
@@ -118,7 +116,7 @@ impl Backend {
         }
         Self {
             pool: pool.to_owned(),
-            backend: exam.subject.label.to_string(),
+            backend: exam.target.label.to_string(),
             names_asked: exam.answers.len(),
             names_answered: answered.len(),
             tls: exam.versions().iter().map(ToString::to_string).collect(),
@@ -167,17 +165,22 @@ impl Shown {
     }
 }
 
-/// `error  pool shop, 10.0.0.11:443, a.test: what was observed`, and the fix below it.
-fn told(finding: &Finding) -> String {
+/// Findings with the same explanation: `error  pool shop, 10.0.0.11:443, a.test: what was observed` for each, and the
+/// explanation once below them.
+fn explained(alike: &[&Finding]) -> String {
+    let mut text: String = alike.iter().map(|finding| observation(finding)).collect();
+    let _ = writeln!(text, "{}", wrapped(&format!("{}{}", " ".repeat(INDENT), alike[0].mend)));
+    text
+}
+
+fn observation(finding: &Finding) -> String {
     let mut place = format!("pool {}", finding.pool);
     for some in [&finding.backends, &finding.names] {
         if !some.is_empty() {
             let _ = write!(place, ", {}", few(some));
         }
     }
-    let seen = wrapped(&format!("{:7}  {place}: {} [{}]", finding.severity, finding.seen, finding.kind));
-    let mend = wrapped(&format!("{}{}", " ".repeat(INDENT), finding.mend));
-    format!("{seen}\n{mend}\n")
+    wrapped(&format!("{:7}  {place}: {} [{}]", finding.severity, finding.seen, finding.kind)) + "\n"
 }
 
 /// Wraps words into lines; further lines are indented.

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{Bench, leaf};
+use super::{Context, leaf};
 use crate::backends::handshake::{Certificate, Handshake};
-use crate::cli::doctor::examine::Exam;
+use crate::cli::doctor::examine::Examination;
 use crate::cli::doctor::finding::{Finding, Kind, Severity};
-use crate::cli::doctor::plan::Round;
+use crate::cli::doctor::plan::PoolPlan;
 
-pub(super) fn judge(bench: &Bench<'_>, round: &Round, exams: &[&Exam], findings: &mut Vec<Finding>) {
-    let pool = &bench.config.pools[round.pool].name;
+pub(super) fn judge(context: &Context<'_>, plan: &PoolPlan, exams: &[&Examination], findings: &mut Vec<Finding>) {
+    let pool = &context.config.pools[plan.pool].name;
     let about = |severity, kind, seen, mend: &str| Finding {
         severity,
         kind,
@@ -19,10 +19,10 @@ pub(super) fn judge(bench: &Bench<'_>, round: &Round, exams: &[&Exam], findings:
         seen,
         mend: mend.to_owned(),
     };
-    if round.left_out > 0 {
-        let (asked, all) = (round.asked.len(), round.asked.len() + round.left_out);
+    if plan.left_out > 0 {
+        let (asked, all) = (plan.asked.len(), plan.asked.len() + plan.left_out);
         let seen = format!("{asked} of the {all} names that are routed to the pool were asked for");
-        findings.push(about(Severity::Info, Kind::NamesLeftOut, seen, "--all asks for all of them."));
+        findings.push(about(Severity::Info, Kind::NamesLeftOut, seen, "Use --all to test all of them."));
     }
     if let Some(seen) = difference(exams, |exam| exam.first().map(alpn)) {
         findings.push(about(Severity::Warning, Kind::AlpnDiffers, seen, ALPN_DIFFERS));
@@ -34,7 +34,7 @@ pub(super) fn judge(bench: &Bench<'_>, round: &Round, exams: &[&Exam], findings:
         names: vec![name],
         ..about(Severity::Info, Kind::CertificatesDiffer, seen, CERTIFICATES_DIFFER)
     }));
-    coalescing(bench, round, exams, findings);
+    coalescing(context, plan, exams, findings);
 }
 
 /// What the backend selects from h2 and http/1.1.
@@ -45,7 +45,7 @@ fn alpn(handshake: &Handshake) -> String {
     }
 }
 
-fn versions(exam: &Exam) -> Option<String> {
+fn versions(exam: &Examination) -> Option<String> {
     match exam.versions()[..] {
         [] => None,
         [one] => Some(format!("TLS {one} only")),
@@ -54,21 +54,21 @@ fn versions(exam: &Exam) -> Option<String> {
 }
 
 /// The different answers and who gives them; `None` if all are the same.
-fn difference(exams: &[&Exam], tell: impl Fn(&Exam) -> Option<String>) -> Option<String> {
-    let mut told: Vec<(String, Vec<&str>)> = Vec::new();
+fn difference(exams: &[&Examination], of: impl Fn(&Examination) -> Option<String>) -> Option<String> {
+    let mut answers: Vec<(String, Vec<&str>)> = Vec::new();
     for exam in exams {
-        let Some(what) = tell(exam) else { continue };
-        match told.iter_mut().find(|(said, _)| *said == what) {
-            Some((_, backends)) => backends.push(&exam.subject.label),
-            None => told.push((what, vec![&exam.subject.label])),
+        let Some(what) = of(exam) else { continue };
+        match answers.iter_mut().find(|(before, _)| *before == what) {
+            Some((_, backends)) => backends.push(&exam.target.label),
+            None => answers.push((what, vec![&exam.target.label])),
         }
     }
     let say = |(what, backends): (String, Vec<&str>)| format!("{what} from {}", some_of(&backends));
-    (told.len() > 1).then(|| told.into_iter().map(say).collect::<Vec<_>>().join("; "))
+    (answers.len() > 1).then(|| answers.into_iter().map(say).collect::<Vec<_>>().join("; "))
 }
 
 /// The names for which the backends send different certificates.
-fn different_certificates(exams: &[&Exam]) -> impl Iterator<Item = (String, String)> {
+fn different_certificates(exams: &[&Examination]) -> impl Iterator<Item = (String, String)> {
     let mut shown: BTreeMap<String, HashMap<[u8; 32], usize>> = BTreeMap::new();
     for answer in exams.iter().flat_map(|exam| &exam.answers) {
         if let Some(leaf) = leaf(&answer.outcome) {
@@ -76,35 +76,28 @@ fn different_certificates(exams: &[&Exam]) -> impl Iterator<Item = (String, Stri
         }
     }
     let different = shown.into_iter().filter(|(_, certificates)| certificates.len() > 1);
-    different.map(|(name, shown)| (name, format!("the pool's backends show {} different certificates", shown.len())))
+    different.map(|(name, shown)| (name, format!("the pool's backends send {} different certificates", shown.len())))
 }
 
 /// Certificates that let a browser reuse a connection to this pool for names of another (RFC 9113 §9.1.1).
-fn coalescing(bench: &Bench<'_>, round: &Round, exams: &[&Exam], findings: &mut Vec<Finding>) {
-    let mut judged: HashMap<[u8; 32], Vec<Strayed>> = HashMap::new();
+fn coalescing(context: &Context<'_>, plan: &PoolPlan, exams: &[&Examination], findings: &mut Vec<Finding>) {
+    let mut judged: HashMap<[u8; 32], Vec<Elsewhere>> = HashMap::new();
     for exam in exams {
         for answer in exam.answers.iter().filter(|answer| answer.asked.name.is_some()) {
             let Ok(handshake) = &answer.outcome else { continue };
             let (Ok(leaf), Some(b"h2")) = (&handshake.leaf, handshake.alpn.as_deref()) else { continue };
-            let strayed = judged.entry(leaf.fingerprint).or_insert_with(|| strayed(bench, round.pool, leaf));
-            for Strayed { pool, names } in strayed {
-                let (here, there) = (&bench.config.pools[round.pool].name, &bench.config.pools[*pool].name);
+            let elsewhere = judged.entry(leaf.fingerprint).or_insert_with(|| elsewhere(context, plan.pool, leaf));
+            for Elsewhere { pool, names } in elsewhere {
+                let (here, there) = (&context.config.pools[plan.pool].name, &context.config.pools[*pool].name);
                 let names: Vec<&str> = names.iter().map(String::as_str).collect();
                 findings.push(Finding {
                     severity: Severity::Warning,
                     kind: Kind::Coalescing,
                     pool: here.to_string(),
-                    backends: vec![exam.subject.label.to_string()],
+                    backends: vec![exam.target.label.to_string()],
                     names: vec![answer.asked.to_string()],
                     seen: format!("the certificate also covers {}, which leads to pool {there}", some_of(&names)),
-                    mend: format!(
-                        "A browser that has an HTTP/2 connection for a name of pool {here} uses it for {} too, since the \
-                         certificate covers both and both names have one address (RFC 9113 section 9.1.1): its requests \
-                         then reach pool {here}. Give the pools certificates without each other's names, or have the \
-                         backends of {here} answer 421 (Misdirected Request) to names that are not theirs, which makes \
-                         browsers connect anew.",
-                        names.first().copied().unwrap_or_default(),
-                    ),
+                    mend: COALESCING.to_owned(),
                 });
             }
         }
@@ -112,20 +105,20 @@ fn coalescing(bench: &Bench<'_>, round: &Round, exams: &[&Exam], findings: &mut 
 }
 
 /// Names that a certificate covers but that are routed elsewhere.
-struct Strayed {
+struct Elsewhere {
     pool: usize,
     names: Vec<String>,
 }
 
-fn strayed(bench: &Bench<'_>, here: usize, leaf: &Certificate) -> Vec<Strayed> {
-    let mut strayed: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+fn elsewhere(context: &Context<'_>, here: usize, leaf: &Certificate) -> Vec<Elsewhere> {
+    let mut elsewhere: BTreeMap<usize, Vec<String>> = BTreeMap::new();
     let mut see = |name: &str, shown: &str| {
-        let pools = bench.destinations.of(name);
+        let pools = context.destinations.of(name);
         if pools.contains(&here) {
             return;
         }
-        for pool in pools.into_iter().filter(|pool| !same_backends(bench, here, *pool)) {
-            let names = strayed.entry(pool).or_default();
+        for pool in pools.into_iter().filter(|pool| !same_backends(context, here, *pool)) {
+            let names = elsewhere.entry(pool).or_default();
             // A name in a certificate is untrusted text.
             let shown = shown.escape_debug().to_string();
             if !names.contains(&shown) {
@@ -138,7 +131,7 @@ fn strayed(bench: &Bench<'_>, here: usize, leaf: &Certificate) -> Vec<Strayed> {
             see(&presented, &presented);
             continue;
         };
-        for name in bench.destinations.below(parent).iter().filter(|name| leaf.covers(name)) {
+        for name in context.destinations.below(parent).iter().filter(|name| leaf.covers(name)) {
             see(name, name);
         }
         let made_up = format!("snigate-doctor.{parent}");
@@ -146,12 +139,12 @@ fn strayed(bench: &Bench<'_>, here: usize, leaf: &Certificate) -> Vec<Strayed> {
             see(&made_up, &presented);
         }
     }
-    strayed.into_iter().map(|(pool, names)| Strayed { pool, names }).collect()
+    elsewhere.into_iter().map(|(pool, names)| Elsewhere { pool, names }).collect()
 }
 
 /// Two pools with the same backends serve the same sites.
-fn same_backends(bench: &Bench<'_>, one: usize, other: usize) -> bool {
-    let addresses = |pool: usize| bench.config.pools[pool].backends.iter().map(|backend| &backend.address);
+fn same_backends(context: &Context<'_>, one: usize, other: usize) -> bool {
+    let addresses = |pool: usize| context.config.pools[pool].backends.iter().map(|backend| &backend.address);
     addresses(one).all(|address| addresses(other).any(|there| there == address))
 }
 
@@ -163,10 +156,14 @@ fn some_of(all: &[&str]) -> String {
     format!("{} and {} more", all[..MOST_TOLD].join(", "), all.len() - MOST_TOLD)
 }
 
-const ALPN_DIFFERS: &str = "Whether a client speaks HTTP/2 depends on which backend it gets, and one that connects again may be told \
-                            otherwise. Offer the same protocols on all (nginx `http2 on`, Node.js `ALPNProtocols`).";
-const VERSIONS_DIFFER: &str = "Some clients reach only a part of the pool, and a session that one backend gave cannot be taken up at \
-                               another. Enable the same versions on all.";
+const ALPN_DIFFERS: &str = "Whether a client speaks HTTP/2 depends on the backend it reaches, and may change when it connects again. \
+                            Offer the same protocols on all (nginx `http2 on`, Node.js `ALPNProtocols`).";
+const VERSIONS_DIFFER: &str = "Some clients can use only a part of the pool, and a session of one backend cannot be resumed on another. Enable \
+                               the same versions on all.";
 const CERTIFICATES_DIFFER: &str =
-    "Fine if each is valid by itself. It may also be a backend that was not reloaded after a renewal.";
+    "Fine if each is valid. It may also mean that a backend was not reloaded after a renewal.";
+const COALESCING: &str = "A browser that has an HTTP/2 connection for a name of this pool uses it for the other names too, since the \
+                          certificate covers both and both have one address (RFC 9113 section 9.1.1): those requests then reach \
+                          this pool. Give the pools certificates without each other's names, or have the backends answer 421 \
+                          (Misdirected Request) to names that are not theirs, which makes browsers open a new connection.";
 const MOST_TOLD: usize = 4;
