@@ -106,7 +106,11 @@ impl KnownAnswers {
     }
 
     /// The addresses to connect to, and those that are rejected.
-    pub(super) fn found(&self, settings: &Resolve, is_ours: impl Fn(SocketAddr) -> bool) -> (Vec<ResolvedAddress>, Vec<Refused>) {
+    pub(super) fn found(
+        &self,
+        settings: &Resolve,
+        is_ours: impl Fn(SocketAddr) -> bool,
+    ) -> (Vec<ResolvedAddress>, Vec<Refused>) {
         let mut refused = Vec::new();
         let mut found: Vec<ResolvedAddress> = Vec::new();
         for Kept { host, addresses, by, .. } in &self.kept {
