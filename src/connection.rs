@@ -4,6 +4,7 @@
 //! Out: exactly one outcome, which its account counts and logs.
 
 mod account;
+mod second_hello;
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -14,14 +15,13 @@ use tokio::net::{TcpStream, UnixStream};
 
 pub(crate) use self::account::Accepted;
 use self::account::{Account, server_name};
-use crate::alert::Alert;
 use crate::client_hello::{ClientHello, NotHello};
 use crate::connect::{self, Ask, BackendStream, ConnectError, Connected, FirstBytes, Said};
 use crate::peek::{self, PeekError, Peeked, ProxyHeader};
 use crate::pool::PickRequest;
 use crate::proxy_header::Addresses;
 use crate::refuse::{self, Offer, Refusal, TurnedAway, refuse};
-use crate::relay::Relay;
+use crate::relay::{End, Relay, Stream};
 use crate::settings::Refuse;
 use crate::snapshot::{Chosen, Destination, Route, RouteQuery, Snapshot};
 use crate::socket::ResetUnlessReleased;
@@ -35,10 +35,18 @@ pub(crate) fn serve(client: TcpStream, accepted: Accepted, snapshot: Arc<Snapsho
     let established = Box::pin(establish(client, Account::open(accepted), snapshot));
     async {
         match established.await {
-            Some(Established::Tcp(relay)) => _ = relay.await,
-            Some(Established::Unix(relay)) => _ = relay.await,
+            Some(Established::Tcp(relay)) => relayed(relay).await,
+            Some(Established::Unix(relay)) => relayed(relay).await,
             None => {}
         }
+    }
+}
+
+async fn relayed<B: Stream>(mut relay: Pin<Box<Relay<TcpStream, B, Box<Account>>>>) {
+    if relay.as_mut().await == End::Refused {
+        let (client, account) = relay.as_mut().refused();
+        // Boxed, since it is rare and large.
+        Box::pin(refuse(client, account.refusal())).await;
     }
 }
 
@@ -88,7 +96,8 @@ async fn walk(
     account: &mut Account,
     snapshot: &Snapshot,
 ) -> Result<Relayable, TurnedAway> {
-    let (prefix, announced) = hello(client, account, snapshot).await?;
+    let (mut prefix, announced) = hello(client, account, snapshot).await?;
+    account.more_than_hello(&mut prefix)?;
     let Chosen { route, matched } = choose(snapshot, account);
     let pool = match &route.to {
         Destination::Pool(pool) => pool,
@@ -158,7 +167,7 @@ async fn hello(
         return Err(TurnedAway { reason: Reason::ProxyUntrusted, refusal: Refusal::Close });
     }
     let proxy_header = if terms.trusted_proxies.is_some() { ProxyHeader::Required } else { ProxyHeader::None };
-    let peeked = peek::client_hello(client.stream(), proxy_header, terms.max_hello_bytes, deadline).await;
+    let peeked = peek::client_hello(client.stream(), proxy_header, snapshot.terms.max_hello_bytes, deadline).await;
     let after = at.elapsed();
     match peeked {
         Ok(Peeked { first, prefix, proxy_header }) => {
@@ -180,7 +189,6 @@ fn not_greeted(account: &mut Account, after: Duration, error: PeekError) -> Turn
 
 /// For a connection without a hello: the result to count, and how to turn the client away.
 fn no_hello(error: &PeekError) -> (Option<HelloResult>, TurnedAway) {
-    let alert = |alert| Refusal::Alert { version: 0x0303, alert };
     let (result, reason, refusal) = match error {
         PeekError::ProxyHeader(_) => {
             return (None, TurnedAway { reason: Reason::ProxyHeader, refusal: Refusal::Close });
@@ -190,16 +198,15 @@ fn no_hello(error: &PeekError) -> (Option<HelloResult>, TurnedAway) {
         }
         PeekError::TimedOut { .. } => (HelloResult::TimedOut, Reason::HelloTimeout, Refusal::Leave),
         PeekError::Gone { .. } | PeekError::Io { .. } => (HelloResult::ClientGone, Reason::ClientGone, Refusal::Leave),
-        PeekError::Hello(error) => match error {
-            NotHello::NotTls => (HelloResult::NotTls, Reason::NotTls, Refusal::Close),
-            NotHello::Malformed(_) => (HelloResult::BadHello, Reason::BadHello, alert(Alert::DECODE_ERROR)),
-            NotHello::Name(_) | NotHello::TwoNames => {
-                (HelloResult::InvalidSni, Reason::InvalidSni, alert(Alert::ILLEGAL_PARAMETER))
-            }
-            NotHello::TooLong { .. } | NotHello::TooManyRecords => {
-                (HelloResult::TooLarge, Reason::HelloTooLarge, alert(Alert::RECORD_OVERFLOW))
-            }
-        },
+        PeekError::Hello(error) => {
+            let result = match error {
+                NotHello::NotTls => HelloResult::NotTls,
+                NotHello::Malformed(_) => HelloResult::BadHello,
+                NotHello::Name(_) | NotHello::TwoNames => HelloResult::InvalidSni,
+                NotHello::TooLong { .. } | NotHello::TooManyRecords => HelloResult::TooLarge,
+            };
+            return (Some(result), refuse::for_not_hello(error));
+        }
     };
     (Some(result), TurnedAway { reason, refusal })
 }
@@ -220,7 +227,7 @@ fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account) -> Chosen<'a> {
 /// Refuses a client; the account closes once the client has been answered.
 async fn turn_away(client: ResetUnlessReleased, mut account: Box<Account>, turned_away: TurnedAway) {
     account.refuses(turned_away);
-    refuse(client.release(), turned_away.refusal).await;
+    refuse(&mut client.release(), turned_away.refusal).await;
 }
 
 /// The two addresses of the client's connection, for a PROXY header to the backend.

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::alert::Alert;
-use crate::client_hello::ClientHello;
+use crate::client_hello::{ClientHello, NotHello};
 use crate::scratch::with_scratch;
 use crate::settings::Refuse;
 use crate::socket;
@@ -90,17 +90,34 @@ pub(crate) fn for_not_tls(how: Refuse, first_bytes: &[u8]) -> TurnedAway {
     TurnedAway { reason: Reason::NotTls, refusal }
 }
 
-/// Refuses `client`, and waits until it has read the answer or has had its time.
-pub(crate) async fn refuse(mut client: TcpStream, refusal: Refusal) {
+/// Decides how a client is refused whose bytes do not make a hello.
+pub(crate) fn for_not_hello(error: &NotHello) -> TurnedAway {
+    let (reason, alert) = match error {
+        NotHello::NotTls => return TurnedAway { reason: Reason::NotTls, refusal: Refusal::Close },
+        NotHello::Malformed(_) => (Reason::BadHello, Alert::DECODE_ERROR),
+        NotHello::Name(_) | NotHello::TwoNames => (Reason::InvalidSni, Alert::ILLEGAL_PARAMETER),
+        NotHello::TooLong { .. } | NotHello::TooManyRecords => (Reason::HelloTooLarge, Alert::RECORD_OVERFLOW),
+    };
+    TurnedAway { reason, refusal: Refusal::Alert { version: 0x0303, alert } }
+}
+
+/// RFC 8446 §4.1.2: a second hello differs from the first only in what was asked for, which its name never is.
+pub(crate) const NAME_CHANGED: TurnedAway = TurnedAway {
+    reason: Reason::NameChanged,
+    refusal: Refusal::Alert { version: 0x0303, alert: Alert::ILLEGAL_PARAMETER },
+};
+
+/// Refuses `client`, which the caller then drops; waits until it has read the answer or has had its time.
+pub(crate) async fn refuse(client: &mut TcpStream, refusal: Refusal) {
     match refusal {
         Refusal::Alert { version, alert } => {
             let [high, low] = version.to_be_bytes();
-            say(&mut client, &[ALERT_RECORD, high, low, 0, 2, FATAL, alert.code()]).await;
+            say(client, &[ALERT_RECORD, high, low, 0, 2, FATAL, alert.code()]).await;
         }
-        Refusal::Http => say(&mut client, HTTP_ANSWER).await,
-        Refusal::Close => say(&mut client, &[]).await,
+        Refusal::Http => say(client, HTTP_ANSWER).await,
+        Refusal::Close => say(client, &[]).await,
         Refusal::Leave => {}
-        Refusal::Reset => socket::reset_on_drop(&client),
+        Refusal::Reset => socket::reset_on_drop(client),
     }
 }
 
@@ -168,7 +185,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let mut client = TcpStream::connect(listener.local_addr()?).await?;
         client.write_all(&vec![0; in_flight]).await?;
-        let (accepted, _) = listener.accept().await?;
+        let (mut accepted, _) = listener.accept().await?;
         accepted.readable().await?;
         let read = async {
             let mut answer = Vec::new();
@@ -176,7 +193,10 @@ mod tests {
             drop(client);
             Ok(answer)
         };
-        tokio::join!(read, refuse(accepted, refusal)).0
+        let refused = async move {
+            refuse(&mut accepted, refusal).await;
+        };
+        tokio::join!(read, refused).0
     }
 
     #[tokio::test]

@@ -54,7 +54,6 @@ pub struct ListenerTerms {
     /// The peers that may connect, each of which sends a PROXY header first. `None`: anybody, without one.
     pub trusted_proxies: Option<Vec<IpNet>>,
     pub hello_timeout: Duration,
-    pub max_hello_bytes: usize,
 }
 
 /// What a connection needs of its snapshot until it ends. It holds only this, so that connections that live for days do
@@ -65,6 +64,7 @@ pub struct Terms {
     pub hash: Arc<str>,
     /// The names of the listeners, in configuration order.
     listeners: Vec<Arc<str>>,
+    pub max_hello_bytes: usize,
     pub connection_log: ConnectionLog,
 }
 
@@ -384,7 +384,6 @@ fn listener_terms(config: &Settings, listener: &settings::Listener) -> ListenerT
         max_connections: listener.max_connections.unwrap_or(usize::MAX),
         trusted_proxies: listener.trusted_proxies().map(|trusted| trusted.iter().map(|network| network.0).collect()),
         hello_timeout: *config.timeouts.hello,
-        max_hello_bytes: *config.limits.max_hello,
     }
 }
 
@@ -393,6 +392,7 @@ fn terms(config: &Settings, generation: u64) -> Terms {
         generation,
         hash: config.hash.as_str().into(),
         listeners: config.listeners.iter().map(|listener| Arc::clone(&listener.name)).collect(),
+        max_hello_bytes: *config.limits.max_hello,
         connection_log: ConnectionLog::stdout(config.log.format, config.log.connections),
     }
 }

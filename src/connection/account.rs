@@ -6,12 +6,13 @@
 //! An account is dropped however a connection ends: normally, at a deadline, or by a panic. Its drop is the only place
 //! that counts, so accepted = active + the sum over reasons always holds.
 
-use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::second_hello::{SecondHello, SecondHelloError};
 use crate::alert::Alert;
 use crate::client_hello::ClientHello;
 use crate::connect::{Attempts, BackendStream, ConnectError, Connected, first_record};
@@ -56,8 +57,17 @@ pub(super) struct Account {
     /// The backend sent FIN before the client did. Not in `Reached`, which has no room for it in 56 bytes.
     backend_closed_first: bool,
     /// Why there was no hello, or no backend.
-    error: Option<Box<dyn Error + Send + Sync>>,
+    error: Option<Box<Failure>>,
+    /// From when the client sends more before the backend's answer, or the backend asks for another hello.
+    second_hello: Option<Box<SecondHello>>,
     reason: Option<Reason>,
+}
+
+/// What the log says about an end.
+enum Failure {
+    Peek(PeekError),
+    Connect(ConnectError),
+    SecondHello(SecondHelloError),
 }
 
 /// The client's hello.
@@ -97,6 +107,7 @@ impl Account {
             reached: None,
             backend_closed_first: false,
             error: None,
+            second_hello: None,
             reason: None,
         })
     }
@@ -150,7 +161,33 @@ impl Account {
             Some(result) => metrics.hello(result, after, 0, 0),
             None => metrics.proxy_header(ProxyHeaderResult::Malformed),
         }
-        self.error = Some(Box::new(error));
+        self.error = Some(Box::new(Failure::Peek(error)));
+    }
+
+    /// Takes what was read together with the hello: a second one may be among it.
+    pub(super) fn more_than_hello(&mut self, prefix: &mut Vec<u8>) -> Result<(), TurnedAway> {
+        let Some(hello) = self.hello().filter(|hello| hello.wire_bytes < prefix.len()) else { return Ok(()) };
+        let more = prefix.split_off(hello.wire_bytes);
+        prefix.append(&mut self.read_second_hello(&more)?);
+        Ok(())
+    }
+
+    fn read_second_hello(&mut self, bytes: &[u8]) -> Result<Vec<u8>, TurnedAway> {
+        let mut second_hello = self.second_hello.take().unwrap_or_else(|| self.expect_second_hello());
+        let passed = second_hello.read(bytes, self.hello());
+        self.second_hello = Some(second_hello);
+        passed.map_err(|error| {
+            let turned_away = match &error {
+                SecondHelloError::NameChanged { .. } => refuse::NAME_CHANGED,
+                SecondHelloError::Hello(error) => refuse::for_not_hello(error),
+            };
+            self.error = Some(Box::new(Failure::SecondHello(error)));
+            turned_away
+        })
+    }
+
+    fn expect_second_hello(&self) -> Box<SecondHello> {
+        Box::new(SecondHello::new(self.live(|live| live.terms.max_hello_bytes)))
     }
 
     /// The routing decision.
@@ -184,7 +221,7 @@ impl Account {
         if reason == Reason::LimitBackend {
             self.accepted.metrics.limit_rejected(LimitScope::Backend, Enforced::Yes);
         }
-        self.error = Some(Box::new(error));
+        self.error = Some(Box::new(Failure::Connect(error)));
     }
 
     /// The client is turned away.
@@ -236,6 +273,13 @@ impl Account {
 
     /// Judges the backend by its first answer.
     fn answered(&mut self, kind: FirstRecord, alert: Option<Alert>) {
+        match (kind, &mut self.second_hello) {
+            (FirstRecord::HelloRetry, None) if self.greeting.is_some() => {
+                self.second_hello = Some(self.expect_second_hello());
+            }
+            (FirstRecord::HelloRetry, _) | (_, None) => {}
+            (_, Some(second_hello)) => second_hello.accepted(),
+        }
         let (Some(RouteTaken { pool: Some(pool), .. }), Some(reached)) = (&self.routed, &self.reached) else { return };
         let backend = reached.lease.backend();
         if self.greeting.is_some() {
@@ -286,6 +330,27 @@ impl Meter for Account {
         self.answered(kind, alert);
     }
 
+    fn inspects(&mut self) -> bool {
+        let is_over = self.second_hello.as_ref().map_or(self.first_byte().is_some(), |hello| hello.is_over());
+        if is_over {
+            self.second_hello = None;
+        }
+        self.greeting.is_some() && !is_over
+    }
+
+    fn inspect(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+        if bytes.is_empty() {
+            return Some(self.second_hello.take().map_or_else(Vec::new, |mut hello| hello.take_held()));
+        }
+        match self.read_second_hello(bytes) {
+            Ok(passed) => Some(passed),
+            Err(turned_away) => {
+                self.refuses(turned_away);
+                None
+            }
+        }
+    }
+
     fn half_closed(&mut self, way: Way) {
         self.backend_closed_first |= way == Way::ToClient;
     }
@@ -302,6 +367,8 @@ impl Meter for Account {
             End::IdleTimeout => Reason::IdleTimeout,
             End::HalfCloseTimeout => Reason::HalfCloseTimeout,
             End::PeerDead => Reason::PeerDead,
+            // It has its reason.
+            End::Refused => return,
         });
     }
 }
@@ -382,6 +449,14 @@ impl Account {
         });
     }
 
+    /// How a client is refused during the relay.
+    pub(super) fn refusal(&self) -> Refusal {
+        match self.error.as_deref() {
+            Some(Failure::SecondHello(SecondHelloError::Hello(error))) => refuse::for_not_hello(error).refusal,
+            _ => refuse::NAME_CHANGED.refusal,
+        }
+    }
+
     fn first_byte(&self) -> Option<Duration> {
         self.reached.as_ref()?.first_byte
     }
@@ -391,6 +466,16 @@ pub(super) fn server_name(hello: Option<&ClientHello>) -> Option<&str> {
     match hello?.server_name.as_ref()? {
         Sni::Name(name) => Some(name.as_str()),
         Sni::IpLiteral => None,
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Peek(error) => error.fmt(f),
+            Self::Connect(error) => error.fmt(f),
+            Self::SecondHello(error) => error.fmt(f),
+        }
     }
 }
 

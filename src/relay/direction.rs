@@ -9,12 +9,14 @@ use std::mem;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
+use tokio::io::ReadBuf;
 use tokio::task::coop::has_budget_remaining;
 
 use super::copy::{Message, Then};
 use super::pipe::{self, Pipe};
 use super::{Engine, Heard, Meter, Stream, copy};
 use crate::prefix::Prefix;
+use crate::scratch::with_scratch;
 use crate::way::Way;
 
 /// The state of one direction. Polling a closed one is allowed.
@@ -48,9 +50,15 @@ enum State {
 /// How bytes are moved, and how many consecutive transfers have argued for the other engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
+    /// The meter sees every byte before it is passed on.
+    Inspect,
     CopyOnly,
-    Message { large: u8 },
-    Bulk { short: u8 },
+    Message {
+        large: u8,
+    },
+    Bulk {
+        short: u8,
+    },
 }
 
 /// Which of the two streams failed.
@@ -60,6 +68,8 @@ pub(super) enum Fault {
     Write(io::Error),
     /// None: bytes were read that the other side does not accept now. The polling task is woken when it does.
     Blocked,
+    /// Neither: the meter refused the client.
+    Refused,
 }
 
 /// How a transfer into user space or a pipe ended.
@@ -72,11 +82,12 @@ pub(super) enum Moved {
 
 impl Flow {
     pub(super) fn new(way: Way, engine: Engine, rest: Prefix, heard: Heard) -> Self {
-        let mode = match engine {
-            Engine::Adaptive { .. } if cfg!(target_os = "linux") => Mode::Message { large: 0 },
-            Engine::Adaptive { .. } | Engine::Copy => Mode::CopyOnly,
-        };
-        Self { way, state: State::Open, mode, rest, heard, waits: false, pipe: None, carried: 0 }
+        Self { way, state: State::Open, mode: Mode::of(engine), rest, heard, waits: false, pipe: None, carried: 0 }
+    }
+
+    /// The meter sees what is read, for as long as it wants to.
+    pub(super) fn begin_inspected(&mut self) {
+        self.mode = Mode::Inspect;
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -150,6 +161,11 @@ impl Flow {
             let moved = match self.mode {
                 Mode::Bulk { .. } => self.poll_splice(cx, from, engine),
                 Mode::CopyOnly | Mode::Message { .. } => self.poll_copy(cx, from, to, meter),
+                Mode::Inspect if meter.inspects() => self.poll_inspected(cx, from, meter),
+                Mode::Inspect => {
+                    self.mode = Mode::of(engine);
+                    continue;
+                }
             };
             match moved {
                 Poll::Ready(moved) => match moved? {
@@ -202,6 +218,23 @@ impl Flow {
                 Poll::Ready(Ok(Moved::Bytes(bytes)))
             }
         }
+    }
+
+    /// Reads what is available; what the meter returns of it becomes the rest.
+    #[cold]
+    fn poll_inspected<M: Meter>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut impl Stream,
+        meter: &mut M,
+    ) -> Poll<Result<Moved, Fault>> {
+        let (bytes, passed) = ready!(with_scratch(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(from).poll_read(cx, &mut buffer)).map_err(Fault::Read)?;
+            Poll::Ready(Ok((buffer.filled().len(), meter.inspect(buffer.filled()))))
+        }))?;
+        self.rest = Prefix::new(passed.ok_or(Fault::Refused)?);
+        Poll::Ready(Ok(if bytes == 0 { Moved::End } else { Moved::Bytes(bytes) }))
     }
 
     #[cfg(target_os = "linux")]
@@ -274,6 +307,15 @@ impl Flow {
     #[cfg(not(target_os = "linux"))]
     fn empty_pipe<M: Meter>(&mut self, _: &mut Context<'_>, _: &mut impl Stream, _: &mut M) -> Poll<Result<(), Fault>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Mode {
+    fn of(engine: Engine) -> Self {
+        match engine {
+            Engine::Adaptive { .. } if cfg!(target_os = "linux") => Self::Message { large: 0 },
+            Engine::Adaptive { .. } | Engine::Copy => Self::CopyOnly,
+        }
     }
 }
 

@@ -9,6 +9,15 @@ pub(crate) trait Meter {
     fn spliced(&mut self, way: Way, bytes: u64);
     /// The backend's first bytes were read. Called once, unless they were read before the relay began.
     fn first_bytes(&mut self, bytes: &[u8]);
+    /// Whether the meter decides about what the client sends next. Asked before each read, until it says no.
+    fn inspects(&mut self) -> bool {
+        false
+    }
+    /// Takes bytes from the client and returns what the backend gets now; no bytes are the client's FIN. `None`: the
+    /// client is refused.
+    fn inspect(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+        Some(bytes.to_vec())
+    }
     /// One side sent FIN and the other has not yet: no more bytes will arrive in the direction `way`.
     fn half_closed(&mut self, way: Way);
     fn ended(&mut self, end: End);
@@ -25,6 +34,14 @@ impl<M: Meter> Meter for Box<M> {
 
     fn first_bytes(&mut self, bytes: &[u8]) {
         (**self).first_bytes(bytes);
+    }
+
+    fn inspects(&mut self) -> bool {
+        (**self).inspects()
+    }
+
+    fn inspect(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+        (**self).inspect(bytes)
     }
 
     fn half_closed(&mut self, way: Way) {
@@ -47,4 +64,6 @@ pub(crate) enum End {
     HalfCloseTimeout,
     /// The kernel gave up on a peer: keepalive or user timeout.
     PeerDead,
+    /// The meter refused the client, whose stream is still open: it is to get an answer.
+    Refused,
 }

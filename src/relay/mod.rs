@@ -94,7 +94,7 @@ impl<C: Stream, B: Stream, M: Meter> Relay<C, B, M> {
         meter: M,
     ) -> Self {
         let now = Instant::now();
-        let carrier = Carrier {
+        let mut carrier = Carrier {
             ends: Ends { client, backend, closing: Closing::Reset },
             to_backend: Flow::new(Way::ToBackend, settings.engine, opening.to_backend, Heard::Yes),
             to_client: Flow::new(Way::ToClient, settings.engine, opening.to_client, opening.heard),
@@ -110,8 +110,19 @@ impl<C: Stream, B: Stream, M: Meter> Relay<C, B, M> {
             settings,
             meter,
         };
+        if carrier.meter.inspects() {
+            carrier.to_backend.begin_inspected();
+        }
         let first_look = carrier.next_look().min(now + carrier.settings.tcp.keepalive.idle.0);
         Self { timer: sleep_until(first_look), carrier }
+    }
+}
+
+impl<C: Stream, B: Stream, M> Relay<C, B, M> {
+    /// After [`End::Refused`]: the client, who is to get an answer, and the meter.
+    pub(crate) fn refused(self: Pin<&mut Self>) -> (&mut C, &M) {
+        let carrier = self.project().carrier;
+        (&mut carrier.ends.client, &carrier.meter)
     }
 }
 
@@ -250,6 +261,13 @@ impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
                 self.to_client.abandon();
                 (Side::Client, error)
             }
+            (Fault::Refused, _) => {
+                self.to_backend.abandon();
+                self.to_client.abandon();
+                self.ends.closing = Closing::ResetBackend;
+                self.broken.get_or_insert((Side::Client, End::Refused));
+                return;
+            }
         };
         let end = match (dead(&error), side) {
             (true, _) => End::PeerDead,
@@ -361,6 +379,7 @@ impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
     /// The stage that follows once the last byte has been relayed.
     fn closing_stage(&mut self, end: End) -> Stage {
         let side = match self.broken {
+            Some((_, End::Refused)) => return Stage::Ended(end),
             Some((Side::Client, _)) => Side::Backend,
             Some((Side::Backend, _)) => Side::Client,
             None => {
@@ -415,12 +434,15 @@ struct Ends<C: Stream, B: Stream> {
 enum Closing {
     Fin,
     Reset,
+    ResetBackend,
 }
 
 impl<C: Stream, B: Stream> Drop for Ends<C, B> {
     fn drop(&mut self) {
         if self.closing == Closing::Reset {
             socket::reset_on_drop(&self.client);
+        }
+        if self.closing != Closing::Fin {
             socket::reset_on_drop(&self.backend);
         }
     }

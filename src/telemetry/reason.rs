@@ -32,6 +32,8 @@ reasons! {
     BadHello => "bad_hello",
     InvalidSni => "invalid_sni",
     HelloTooLarge => "hello_too_large",
+    /// The hello that answers a HelloRetryRequest has another server name.
+    NameChanged => "name_changed",
     HelloTimeout => "hello_timeout",
     /// The peer sent nothing at all before it closed or the deadline passed.
     Probe => "probe",

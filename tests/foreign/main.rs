@@ -15,6 +15,7 @@ mod names;
 mod proxy_headers;
 mod refusals;
 mod resumption;
+mod retries;
 mod transfers;
 mod websocket;
 

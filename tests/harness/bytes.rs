@@ -9,6 +9,10 @@ pub fn hello(name: &str) -> Vec<u8> {
 
 /// What a TLS backend says first: the beginning of a ServerHello (RFC 8446 §4.1.3).
 pub const SERVER_HELLO: &[u8] = b"\x16\x03\x03\x00\x7a\x02\x00\x00\x76\x03\x03served";
+/// The beginning of a HelloRetryRequest: a ServerHello with this random (RFC 8446 §4.1.3).
+pub const HELLO_RETRY: &[u8] = b"\x16\x03\x03\x00\x58\x02\x00\x00\x54\x03\x03\
+    \xcf\x21\xad\x74\xe5\x9a\x61\x11\xbe\x1d\x8c\x02\x1e\x65\xb8\x91\
+    \xc2\xa2\x11\x16\x7a\xbb\x8c\x5e\x07\x9e\x09\xe2\xc8\xa8\x33\x9c";
 /// A fatal alert: the backend cannot go on (RFC 8446 §6.2).
 pub const INTERNAL_ERROR: &[u8] = &[0x15, 3, 3, 0, 2, 2, 80];
 /// A fatal alert: the client offers nothing that the backend takes.

@@ -27,6 +27,7 @@ mod odd_backends;
 mod proxy_headers;
 mod pauses;
 mod refusals;
+mod second_hellos;
 mod self_loops;
 mod soft_errors;
 mod stalled;

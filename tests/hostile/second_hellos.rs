@@ -1,0 +1,154 @@
+//! A HelloRetryRequest is no way around the routing: the hello that follows keeps the name of the first.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::mpsc::{Receiver, channel};
+
+use crate::backend::Backend;
+use crate::bytes::{
+    DECODE_ERROR, HELLO_RETRY, ILLEGAL_PARAMETER, MOST_IN_RECORD, SERVER_HELLO, alert, hello, message, records,
+    versions,
+};
+use crate::harness::{DEADLINE, Lb};
+use crate::trial::Trial;
+use crate::wire::{Close, read_to_close, send};
+
+const CHANGE_CIPHER_SPEC: &[u8] = &[20, 3, 3, 0, 1, 1];
+
+/// Asks for another hello, and hands over what came after the first, once that is the end.
+fn retrying() -> (Backend, Receiver<Vec<u8>>) {
+    let (to, arrivals) = channel();
+    let backend = Backend::that(move |mut stream| {
+        let mut first = vec![0; hello("a.test").len()];
+        if stream.read_exact(&mut first).is_ok() {
+            stream.write_all(HELLO_RETRY).unwrap();
+            let mut second = Vec::new();
+            let _ = stream.read_to_end(&mut second);
+            let _ = to.send(second);
+        }
+    });
+    (backend, arrivals)
+}
+
+fn asked_again(lb: &Trial) -> TcpStream {
+    let mut client = send(lb.address(), &hello("a.test"));
+    let mut answer = vec![0; HELLO_RETRY.len()];
+    client.read_exact(&mut answer).expect("an answer");
+    assert_eq!(answer, HELLO_RETRY);
+    client
+}
+
+/// One backend, for which the relay hears the answer, and two, for which connect does.
+fn trials() -> [(Trial, Receiver<Vec<u8>>); 2] {
+    let ((alone, from_it), (first, from_first)) = (retrying(), retrying());
+    let spare = Backend::answering(SERVER_HELLO);
+    let both = Lb::new().route_with("a.test", [first.address, spare.address], "balance: first");
+    [(Trial::of(Lb::new().route("a.test", &alone)), from_it), (Trial::of(both), from_first)]
+}
+
+#[test]
+fn one_with_another_name_is_refused_and_reaches_no_backend() {
+    let nameless = records(&message(&versions()), MOST_IN_RECORD);
+    let early_data = [&[23, 3, 3, 0, 4][..], b"\x16\x03\x01\0"].concat();
+    let table = [
+        hello("b.test"),
+        [CHANGE_CIPHER_SPEC, &hello("b.test")].concat(),
+        [&early_data[..], CHANGE_CIPHER_SPEC, &hello("b.test")].concat(),
+        records(&message(&crate::bytes::usual("b.test")), 9),
+        nameless,
+    ];
+    for (lb, arrivals) in trials() {
+        for (count, second) in (1..).zip(&table) {
+            let mut client = asked_again(&lb);
+            client.write_all(second).unwrap();
+            assert_eq!(read_to_close(&mut client), (alert(ILLEGAL_PARAMETER), Close::Fin));
+            drop(client);
+            lb.wait_for_closed("name_changed", f64::from(count));
+            let reached = arrivals.recv_timeout(DEADLINE).unwrap();
+            assert!(second.starts_with(&reached) && !reached.contains(&b'b'), "{}", reached.escape_ascii());
+        }
+        let line = lb.wait_for_connection("a.test");
+        assert_eq!(line["reason"], "name_changed", "{line}");
+        lb.end();
+    }
+}
+
+#[test]
+fn one_with_the_same_name_is_passed_on_as_it_is_wherever_it_is_cut() {
+    for (lb, arrivals) in trials() {
+        let second = [CHANGE_CIPHER_SPEC, &records(&message(&crate::bytes::usual("A.test")), 100)].concat();
+        let all = [&second[..], CHANGE_CIPHER_SPEC, b"\x17\x03\x03\0\x02xy", &[22, 3, 3, 0, 1, 16]].concat();
+        for cut in [1, 4, 5, 6, 8, 11, 12, 60, second.len() - 1, second.len(), all.len() - 1] {
+            let mut client = asked_again(&lb);
+            client.set_nodelay(true).unwrap();
+            client.write_all(&all[..cut]).unwrap();
+            crate::wire::wait_until_sent(&client);
+            client.write_all(&all[cut..]).unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(arrivals.recv_timeout(DEADLINE).unwrap(), all, "{cut}");
+            assert_eq!(read_to_close(&mut client), (vec![], Close::Fin));
+        }
+        lb.end();
+    }
+}
+
+#[test]
+fn a_malformed_one_is_refused_as_the_first_would_be() {
+    let [(lb, _), _] = trials();
+    let mut client = asked_again(&lb);
+    let mut broken = hello("a.test");
+    broken[43] = 33;
+    client.write_all(&broken).unwrap();
+    assert_eq!(read_to_close(&mut client), (alert(DECODE_ERROR), Close::Fin));
+    drop(client);
+    lb.wait_for_closed("bad_hello", 1.0);
+    lb.end();
+}
+
+/// A client that knows what the backend will ask need not wait for it.
+#[test]
+fn one_that_does_not_wait_to_be_asked_is_read_too() {
+    let (backend, arrivals) = Backend::handing_over();
+    let lb = Trial::of(Lb::new().route("a.test", &backend));
+    let early_data = b"\x17\x03\x03\0\x05early";
+    // In one write with the first, the backend is not even contacted.
+    let mut client = send(lb.address(), &[&hello("a.test")[..], early_data, &hello("b.test")].concat());
+    assert_eq!(read_to_close(&mut client), (alert(ILLEGAL_PARAMETER), Close::Fin));
+    assert_eq!(backend.contacts(), 0);
+    // Later, it reads what is no hello, and no more.
+    let mut client = send(lb.address(), &hello("a.test"));
+    let mut served = arrivals.recv_timeout(DEADLINE).unwrap();
+    client.write_all(&[&early_data[..], &hello("b.test")].concat()).unwrap();
+    assert_eq!(read_to_close(&mut client), (alert(ILLEGAL_PARAMETER), Close::Fin));
+    let mut reached = Vec::new();
+    let _ = served.read_to_end(&mut reached);
+    assert!([&hello("a.test")[..], early_data].concat().starts_with(&reached), "{}", reached.escape_ascii());
+    lb.wait_for_closed("name_changed", 2.0);
+    lb.end();
+}
+
+#[test]
+fn early_data_and_what_follows_an_answer_are_nobody_s_business() {
+    let (backend, arrivals) = Backend::handing_over();
+    let lb = Trial::of(Lb::new().route("a.test", &backend));
+    let early_data = [b"\x17\x03\x03\0\x05early", CHANGE_CIPHER_SPEC].concat();
+    // A handshake message of TLS 1.2, cut in its header.
+    let after = [22, 3, 3, 0, 2, 16, 0];
+    let mut client = send(lb.address(), &[&hello("a.test")[..], &early_data].concat());
+    let mut served = arrivals.recv_timeout(DEADLINE).unwrap();
+    let mut reached = vec![0; hello("a.test").len() + early_data.len()];
+    served.read_exact(&mut reached).unwrap();
+    assert_eq!(reached, [&hello("a.test")[..], &early_data].concat());
+    served.write_all(SERVER_HELLO).unwrap();
+    client.read_exact(&mut [0; SERVER_HELLO.len()]).unwrap();
+    for byte in after {
+        client.write_all(&[byte]).unwrap();
+        let mut reached = [0];
+        served.read_exact(&mut reached).unwrap();
+        assert_eq!(reached, [byte]);
+    }
+    drop(served);
+    read_to_close(&mut client);
+    drop(client);
+    lb.end();
+}
