@@ -198,6 +198,14 @@ impl Reader {
 }
 
 impl ClientHello {
+    /// The name to route by; none for an IP literal.
+    pub fn name(&self) -> Option<&str> {
+        match self.server_name.as_ref()? {
+            Sni::Name(name) => Some(name.as_str()),
+            Sni::IpLiteral => None,
+        }
+    }
+
     /// The record version for alerts to this client (RFC 8446 §5.1: 0x0303 unless the hello is older than TLS 1.2).
     pub fn alert_version(&self) -> u16 {
         if self.offers.version >= TLS12 { TLS12 } else { TLS10 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
 
 pub(crate) use self::account::Accepted;
-use self::account::{Account, server_name};
+use self::account::Account;
 use crate::client_hello::{ClientHello, NotHello};
 use crate::connect::{self, Ask, BackendStream, ConnectError, Connected, FirstBytes, Said};
 use crate::peek::{self, PeekError, Peeked, ProxyHeader};
@@ -112,7 +112,7 @@ async fn walk(
     let source = account.live(|live| live.client.ip());
     let (hello, attempts) = account.connecting();
     let ask = Ask {
-        request: PickRequest { client: source, server_name: server_name(hello) },
+        request: PickRequest { client: source, server_name: hello.and_then(ClientHello::name) },
         client: client.stream(),
         first_bytes: FirstBytes { header: header.as_deref().unwrap_or_default(), prefix: &prefix },
         said: said(hello, &prefix),

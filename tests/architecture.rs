@@ -1,5 +1,6 @@
 //! Holds the code to the order of its modules: imports point down the list in src/lib.rs, never back up.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -41,6 +42,78 @@ fn the_path_asks_the_snapshot_for_terms_and_reads_no_file() {
         let code = text.split("#[cfg(test)]").next().unwrap_or_default();
         assert!(!on_it || !code.contains(".config."), "{}", file.display());
     }
+}
+
+#[test]
+fn no_modules_of_a_folder_go_round_in_a_circle() {
+    let src = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
+    let mut uses: BTreeMap<(PathBuf, String), BTreeSet<String>> = BTreeMap::new();
+    for file in rust_files(src).into_iter().filter(|file| !file.ends_with("tests.rs")) {
+        let below = file.strip_prefix(src).expect("below src").with_extension("");
+        let path: Vec<String> = below.iter().map(|part| part.to_string_lossy().into_owned()).collect();
+        let path = path.strip_suffix(&["mod".to_owned()][..]).unwrap_or(&path);
+        for used in used_paths(&file, path) {
+            // The folder is where the two paths part.
+            let depth = path.iter().zip(&used).take_while(|(a, b)| a == b).count();
+            let (Some(from), Some(to)) = (path.get(depth), used.get(depth)) else { continue };
+            let folder: PathBuf = path[..depth].iter().collect();
+            if src.join(&folder).join(to).with_extension("rs").exists() || src.join(&folder).join(to).is_dir() {
+                uses.entry((folder, from.clone())).or_default().insert(to.clone());
+            }
+        }
+    }
+    assert!(uses.len() > 50, "too few imports were found");
+    for (folder, module) in uses.keys() {
+        let mut reached = BTreeSet::new();
+        let mut next = vec![module.clone()];
+        while let Some(from) = next.pop() {
+            let onward = uses.get(&(folder.clone(), from)).into_iter().flatten();
+            next.extend(onward.filter(|to| reached.insert((*to).clone())).cloned());
+        }
+        assert!(!reached.contains(module), "{}: {module} uses modules that use it: {reached:?}", folder.display());
+    }
+}
+
+/// The paths below `crate` that a module names in code that is no test.
+fn used_paths(file: &Path, module: &[String]) -> Vec<Vec<String>> {
+    let text = fs::read_to_string(file).expect("readable");
+    let code: String = text
+        .split("#[cfg(test)]\nmod tests")
+        .next()
+        .unwrap_or_default()
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join(" ");
+    let roots = [("crate::", Vec::new()), ("super::", module[..module.len().saturating_sub(1)].to_vec())];
+    roots.iter().flat_map(|(word, root)| code.split(word).skip(1).flat_map(|rest| flattened(root, rest))).collect()
+}
+
+/// `a::{b, c::d}` as `a::b` and `a::c::d`, each below `root`.
+fn flattened(root: &[String], tree: &str) -> Vec<Vec<String>> {
+    let name: String = tree.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    let after = &tree[name.len()..];
+    if !name.is_empty() {
+        let below = [root, &[name]].concat();
+        return after.strip_prefix("::").map_or(vec![below.clone()], |rest| flattened(&below, rest));
+    }
+    let Some(inside) = tree.strip_prefix('{') else { return vec![root.to_vec()] };
+    let (mut depth, mut start, mut paths) = (0_usize, 0, Vec::new());
+    for (at, c) in inside.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth > 0 => depth -= 1,
+            ',' | '}' if depth == 0 => {
+                paths.extend(flattened(root, inside[start..at].trim()));
+                start = at + 1;
+                if c == '}' {
+                    break;
+                }
+            }
+            _ => {}
+        }
+    }
+    paths
 }
 
 #[test]

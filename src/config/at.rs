@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::problem::{Place, Problem, Severity};
+use super::problem::{Place, Problem, Problems, Severity};
 
 /// One step of the path from the top of a file; the steps above are borrowed.
 #[derive(Clone, Copy)]
@@ -59,6 +59,18 @@ impl<'a> At<'a> {
 
     pub(super) fn problem(&self, severity: Severity, message: impl fmt::Display) -> Problem {
         Problem { severity, place: self.place(), path: self.to_string(), message: message.to_string() }
+    }
+}
+
+impl Problems {
+    /// Adds an error, which makes the file unusable.
+    pub(super) fn error(&mut self, at: &At<'_>, message: impl fmt::Display) {
+        self.add(Severity::Error, || at.problem(Severity::Error, message));
+    }
+
+    /// Adds a warning about a probable mistake.
+    pub(super) fn warning(&mut self, at: &At<'_>, message: impl fmt::Display) {
+        self.add(Severity::Warning, || at.problem(Severity::Warning, message));
     }
 }
 

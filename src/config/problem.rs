@@ -7,8 +7,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::at::At;
-
 /// All problems of a file, sorted by place. Only the first hundred of each severity are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problems {
@@ -48,18 +46,8 @@ impl Problems {
         self.add(problem.severity, || problem);
     }
 
-    /// Adds an error, which makes the file unusable.
-    pub(super) fn error(&mut self, at: &At<'_>, message: impl fmt::Display) {
-        self.add(Severity::Error, || at.problem(Severity::Error, message));
-    }
-
-    /// Adds a warning about a probable mistake.
-    pub(super) fn warning(&mut self, at: &At<'_>, message: impl fmt::Display) {
-        self.add(Severity::Warning, || at.problem(Severity::Warning, message));
-    }
-
     /// Counts a problem, and formats it only if it is kept.
-    fn add(&mut self, severity: Severity, problem: impl FnOnce() -> Problem) {
+    pub(super) fn add(&mut self, severity: Severity, problem: impl FnOnce() -> Problem) {
         let count = match severity {
             Severity::Error => &mut self.errors,
             Severity::Warning => &mut self.warnings,

@@ -423,7 +423,7 @@ impl Account {
             listener: live.terms.listener(live.listener),
             client: live.client,
             peer: live.peer,
-            sni: server_name(hello),
+            sni: hello.and_then(ClientHello::name),
             alpn: hello.map_or(Alpn::Absent, |hello| Alpn::Wire(hello.alpn.as_wire())),
             tls: hello.map(|hello| hello.offers.version_name()),
             offers: &hello.map(|hello| features(hello).collect::<Vec<_>>()).unwrap_or_default(),
@@ -459,13 +459,6 @@ impl Account {
 
     fn first_byte(&self) -> Option<Duration> {
         self.reached.as_ref()?.first_byte
-    }
-}
-
-pub(super) fn server_name(hello: Option<&ClientHello>) -> Option<&str> {
-    match hello?.server_name.as_ref()? {
-        Sni::Name(name) => Some(name.as_str()),
-        Sni::IpLiteral => None,
     }
 }
 

@@ -10,7 +10,6 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use super::account::server_name;
 use crate::client_hello::{ClientHello, Hello, NotHello, Reader};
 
 /// Reads records until a hello has been passed on.
@@ -79,8 +78,8 @@ impl SecondHello {
                 [HANDSHAKE, ..] => match self.reader.read(rest).map_err(SecondHelloError::Hello)? {
                     Hello::Needs(_) => break,
                     Hello::Whole(hello) => {
-                        let name = server_name(Some(&hello));
-                        if name != server_name(first) {
+                        let name = hello.name();
+                        if name != first.and_then(ClientHello::name) {
                             return Err(SecondHelloError::NameChanged { to: name.map(Box::from) });
                         }
                         self.state = SecondHelloState::Passed;

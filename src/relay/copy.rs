@@ -11,7 +11,7 @@ use rustix::net::{SendFlags, send};
 use tokio::io::{Interest, ReadBuf};
 
 use super::Stream;
-use super::direction::Fault;
+use super::stream::Fault;
 use crate::prefix::Prefix;
 use crate::scratch::with_scratch;
 

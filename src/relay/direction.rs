@@ -14,6 +14,7 @@ use tokio::task::coop::has_budget_remaining;
 
 use super::copy::{Message, Then};
 use super::pipe::{self, Pipe};
+use super::stream::Fault;
 use super::{Engine, Heard, Meter, Stream, copy};
 use crate::prefix::Prefix;
 use crate::scratch::with_scratch;
@@ -59,17 +60,6 @@ enum Mode {
     Bulk {
         short: u8,
     },
-}
-
-/// Which of the two streams failed.
-#[derive(Debug)]
-pub(super) enum Fault {
-    Read(io::Error),
-    Write(io::Error),
-    /// None: bytes were read that the other side does not accept now. The polling task is woken when it does.
-    Blocked,
-    /// Neither: the meter refused the client.
-    Refused,
 }
 
 /// How a transfer into user space or a pipe ended.

@@ -26,10 +26,11 @@ use pin_project_lite::pin_project;
 use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use self::direction::{Fault, Flow};
+use self::direction::Flow;
 pub(crate) use self::meter::End;
 pub(crate) use self::meter::Meter;
 pub(crate) use self::pipe::{MOST_OPEN as MOST_PIPES, bound as bound_pipes};
+use self::stream::Fault;
 pub(crate) use self::stream::Stream;
 use crate::prefix::Prefix;
 use crate::settings::Tcp;

@@ -23,6 +23,17 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin {
     }
 }
 
+/// Which of the two streams failed.
+#[derive(Debug)]
+pub(super) enum Fault {
+    Read(io::Error),
+    Write(io::Error),
+    /// None: bytes were read that the other side does not accept now. The polling task is woken when it does.
+    Blocked,
+    /// Neither: the meter refused the client.
+    Refused,
+}
+
 macro_rules! streams {
     ($($stream:ty),*) => {$(
         impl Stream for $stream {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::text::{Word, serde_as_word};
+use super::text::{Word, serde_as_word, words};
 
 /// An address of the admin server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +53,16 @@ impl fmt::Display for Address {
 }
 
 serde_as_word!(Address as "AdminAddress");
+
+words! {
+    SocketAddr = "an address",
+        r#"{ "type": "string", "description": "`IP:PORT`, with brackets around IPv6: `10.0.0.1:443`, `[2001:db8::1]:443`." }"#,
+        self::socket;
+    IpAddr = "an IP address", r#"{ "type": "string", "description": "An IP address, without a port." }"#, self::ip;
+    IpNet = "a network",
+        r#"{ "type": "string", "description": "A network: `10.0.0.0/8`, `2001:db8::/32`, or one address." }"#,
+        self::network;
+}
 
 /// Why a text is not a usable address.
 #[derive(Clone, Debug, PartialEq, Eq)]

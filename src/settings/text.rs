@@ -7,18 +7,15 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
-use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::address;
 use crate::server_name::{Pattern, ServerName};
 
 /// A value that the file writes as one word.
@@ -137,9 +134,10 @@ impl<T: Word> JsonSchema for Text<T> {
     }
 }
 
+/// Words of other crates' types, each with what is expected, its schema and what reads it.
 macro_rules! words {
     ($($name:ty = $expected:literal, $schema:literal, $read:expr;)*) => {$(
-        impl Word for $name {
+        impl $crate::settings::text::Word for $name {
             const EXPECTED: &'static str = $expected;
             const SCHEMA: &'static str = $schema;
 
@@ -150,14 +148,9 @@ macro_rules! words {
     )*};
 }
 
+pub(super) use words;
+
 words! {
-    SocketAddr = "an address",
-        r#"{ "type": "string", "description": "`IP:PORT`, with brackets around IPv6: `10.0.0.1:443`, `[2001:db8::1]:443`." }"#,
-        address::socket;
-    IpAddr = "an IP address", r#"{ "type": "string", "description": "An IP address, without a port." }"#, address::ip;
-    IpNet = "a network",
-        r#"{ "type": "string", "description": "A network: `10.0.0.0/8`, `2001:db8::/32`, or one address." }"#,
-        address::network;
     Pattern = "a pattern",
         r#"{ "type": "string", "description": "`a.example.com`, `*.example.com`, `**.example.com` or `*`. In YAML, a value that begins with `*` needs quotes." }"#,
         str::parse::<Pattern>;

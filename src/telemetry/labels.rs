@@ -22,6 +22,11 @@ macro_rules! labels {
     )*};
 }
 
+/// One `T` per label, in the order of the discriminants, so that a label can be used as index.
+pub(super) fn each<L: Copy, T>(labels: &[L], make: impl FnMut(L) -> T) -> Vec<T> {
+    labels.iter().copied().map(make).collect()
+}
+
 labels! {
     /// The stage of an open connection.
     State {

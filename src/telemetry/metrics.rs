@@ -10,9 +10,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{Counter, Gauge};
 
-use super::labels::{Enforced, LimitScope, ReloadResult, Trigger};
+use super::labels::{Enforced, LimitScope, ReloadResult, Trigger, each};
 use super::names::Names;
-use super::registry::{Registry, Sample, label_value};
+use super::names::label_value;
+use super::registry::{Registry, Sample};
 use super::series::{BackendMetrics, DnsMetrics, ListenerMetrics, PoolMetrics, Registering, RouteMetrics};
 use super::table::Metric;
 use super::{process, render, table};
@@ -21,7 +22,7 @@ use crate::way::Way;
 
 /// All metrics of one process, or of one test.
 pub struct Metrics {
-    registry: Registry,
+    registry: Arc<Registry>,
     names: Mutex<Names>,
     last_reload: Mutex<Option<LastReload>>,
     started: SystemTime,
@@ -47,7 +48,7 @@ pub struct LastReload {
 
 impl Metrics {
     pub fn new() -> Arc<Self> {
-        let registry = Registry::new();
+        let registry = Arc::new(Registry::new());
         let started = SystemTime::now();
         registry.gauge(&table::BUILD_INFO, &[VERSION, REVISION]).set(1.0);
         registry.gauge(&table::START_TIME, &[]).set(unix_seconds(started));
@@ -108,7 +109,7 @@ impl Metrics {
 
     /// The series of a route, on these listeners. With few routes all are registered at the start; with many, each
     /// appears when it is first used, so that a million routes cost nothing.
-    pub fn route(self: &Arc<Self>, name: &str, pool: &str, listeners: &[&str]) -> Arc<RouteMetrics> {
+    pub fn route(&self, name: &str, pool: &str, listeners: &[&str]) -> Arc<RouteMetrics> {
         let (route, registering) = {
             let mut names = self.names();
             let route = names.admit_route(name);
@@ -119,7 +120,7 @@ impl Metrics {
         };
         let pool = self.names().admit_pool(pool);
         let listeners = listeners.iter().map(|name| self.names().admit_listener(name)).collect();
-        Arc::new(RouteMetrics::new(self.clone(), route, pool, listeners, registering))
+        Arc::new(RouteMetrics::new(Arc::clone(&self.registry), route, pool, listeners, registering))
     }
 
     pub fn pool(&self, name: &str) -> Arc<PoolMetrics> {
@@ -194,18 +195,9 @@ impl Metrics {
         self.log_dropped.absolute(total);
     }
 
-    pub(super) fn registry(&self) -> &Registry {
-        &self.registry
-    }
-
     fn names(&self) -> MutexGuard<'_, Names> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// One `T` per label, in the order of the discriminants, so that a label can be used as index.
-pub(super) fn each<L: Copy, T>(labels: &[L], make: impl FnMut(L) -> T) -> Vec<T> {
-    labels.iter().copied().map(make).collect()
 }
 
 fn unix_seconds(at: SystemTime) -> f64 {

@@ -6,9 +6,7 @@
 use std::collections::HashSet;
 use std::hash::Hash;
 
-use metrics::Key;
-
-use super::registry::{label, label_value};
+use metrics::{Key, Label};
 
 /// The number of names with their own series is bounded; further names share [`OTHER`].
 #[derive(Debug, Default)]
@@ -84,6 +82,17 @@ fn admit<L: Clone + Eq + Hash>(names: &mut HashSet<L>, label: L, other: L, most:
         names.insert(label.clone());
     }
     Admitted { label, is_new }
+}
+
+/// The value of one label.
+pub(super) fn label<'k>(key: &'k Key, name: &str) -> Option<&'k str> {
+    key.labels().find(|label| label.key() == name).map(Label::value)
+}
+
+/// A name as label value. The few characters that the text format escapes become `_`, so that two spellings cannot
+/// collide after escaping and nothing needs escaping.
+pub(super) fn label_value(name: &str) -> String {
+    name.chars().map(|c| if matches!(c, '"' | '\\') || c.is_control() { '_' } else { c }).collect()
 }
 
 /// The shared label of names without their own series, used beyond the limit.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use metrics::{Counter, Gauge, GaugeFn, Histogram, HistogramFn, Key, Label};
 use metrics_util::registry::{self, Storage};
 
-use super::names::{Names, REMOVED};
+use super::names::{Names, REMOVED, label, label_value};
 use super::table::{ALL, CLOSED, Kind, Metric};
 
 /// The series of one process, or of one test.
@@ -119,11 +119,6 @@ fn is_removed(key: &Key) -> bool {
     label(key, "route") == Some(REMOVED)
 }
 
-/// The value of one label.
-pub(super) fn label<'k>(key: &'k Key, name: &str) -> Option<&'k str> {
-    key.labels().find(|label| label.key() == name).map(Label::value)
-}
-
 /// `a="b",c="d"`. [`label_value`] has replaced what would need escaping.
 fn labels<'l>(labels: impl Iterator<Item = &'l Label>) -> String {
     labels.map(|label| format!("{}=\"{}\"", label.key(), label.value())).collect::<Vec<_>>().join(",")
@@ -133,12 +128,6 @@ fn key(metric: &Metric, values: &[&str]) -> Key {
     debug_assert_eq!(metric.labels.len(), values.len(), "{}", metric.name);
     let labels = metric.labels.iter().zip(values).map(|(name, value)| Label::new(*name, label_value(value)));
     Key::from_parts(metric.name, labels.collect::<Vec<_>>())
-}
-
-/// A name as label value. The few characters that the text format escapes become `_`, so that two spellings cannot
-/// collide after escaping and nothing needs escaping.
-pub(super) fn label_value(name: &str) -> String {
-    name.chars().map(|c| if matches!(c, '"' | '\\') || c.is_control() { '_' } else { c }).collect()
 }
 
 struct Atomics;

@@ -12,9 +12,8 @@ use metrics::{Counter, Gauge, Histogram};
 use super::Reason;
 use super::labels::{
     AcceptError, BackendState, CheckResult, ConnectResult, DnsResult, Feature, FirstRecord, HelloResult, Match, Paused,
-    ProxyHeaderResult, State,
+    ProxyHeaderResult, State, each,
 };
-use super::metrics::{Metrics, each};
 use super::registry::Registry;
 use super::table;
 use crate::ids::ListenerIndex;
@@ -118,7 +117,7 @@ impl Drop for Active {
 
 /// The series of one route. Each is registered when first used, or all at once while there are few.
 pub struct RouteMetrics {
-    metrics: Arc<Metrics>,
+    registry: Arc<Registry>,
     route: String,
     pool: String,
     listeners: Vec<ClosedOnListener>,
@@ -142,7 +141,7 @@ pub(super) enum Registering {
 
 impl RouteMetrics {
     pub(super) fn new(
-        metrics: Arc<Metrics>,
+        registry: Arc<Registry>,
         route: String,
         pool: String,
         listeners: Vec<String>,
@@ -151,7 +150,7 @@ impl RouteMetrics {
         let listeners =
             listeners.into_iter().map(|listener| ClosedOnListener { listener, by_reason: OnceLock::new() }).collect();
         let this = Self {
-            metrics,
+            registry,
             route,
             pool,
             listeners,
@@ -194,23 +193,22 @@ impl RouteMetrics {
     fn closed_counter(&self, ListenerIndex(listener): ListenerIndex, reason: Reason) -> &Counter {
         let on = &self.listeners[listener];
         let by_reason = on.by_reason.get_or_init(|| Box::new([const { OnceLock::new() }; Reason::ALL.len()]));
-        by_reason[reason as usize].get_or_init(|| {
-            self.metrics.registry().counter(&table::CLOSED, &[&on.listener, &self.route, reason.as_str()])
-        })
+        by_reason[reason as usize]
+            .get_or_init(|| self.registry.counter(&table::CLOSED, &[&on.listener, &self.route, reason.as_str()]))
     }
 
     fn lived(&self) -> &Histogram {
-        self.lived.get_or_init(|| self.metrics.registry().histogram(&table::DURATION, &[&self.route]))
+        self.lived.get_or_init(|| self.registry.histogram(&table::DURATION, &[&self.route]))
     }
 
     fn bytes_counter(&self, way: Way) -> &Counter {
         self.bytes[way as usize]
-            .get_or_init(|| self.metrics.registry().counter(&table::BYTES, &[&self.route, &self.pool, way.as_str()]))
+            .get_or_init(|| self.registry.counter(&table::BYTES, &[&self.route, &self.pool, way.as_str()]))
     }
 
     fn offers_counter(&self, feature: Feature) -> &Counter {
         self.offers[feature as usize]
-            .get_or_init(|| self.metrics.registry().counter(&table::OFFERS, &[&self.route, feature.as_str()]))
+            .get_or_init(|| self.registry.counter(&table::OFFERS, &[&self.route, feature.as_str()]))
     }
 }
 

@@ -1,9 +1,8 @@
 //! Checks the settings of health checks and ejection.
 //!
 //! In:  the settings of a pool, and where they are written.
-//! Out: problems; and the name that a check sends, taken from the routes when none is set.
+//! Out: problems.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,13 +10,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::Cursor;
-use super::pools::Pools;
 use super::settings::{DAY, HOUR, number_within, within};
-use crate::config::problem::{Problem, Severity};
-use crate::config::reader::Reading;
-use crate::config::{Destination, Route};
-use crate::server_name::{Pattern, ServerName};
-use crate::settings::{CheckKind, Ejection, HealthCheck, Text};
+use crate::settings::{CheckKind, Ejection, HealthCheck};
 
 pub(super) fn health_check(check: &HealthCheck, section: &Cursor<'_>) {
     let (interval, timeout) = (check.interval, check.timeout);
@@ -58,34 +52,6 @@ fn authorities(path: &Path) -> Result<(), String> {
         count += 1;
     }
     if count == 0 { Err(unreadable("it contains no PEM certificate".to_owned())) } else { Ok(()) }
-}
-
-/// Sets the server name of each TLS check that has none to the first exact name routed to its pool. A check without any
-/// name is likely to be refused, so it gets a warning.
-pub(super) fn default_names(pools: &mut Pools, routes: &[Route], reading: &Reading) {
-    let mut first: HashMap<usize, &ServerName> = HashMap::new();
-    for route in routes {
-        let Destination::Pool(pool) = route.to else { continue };
-        for (pattern, _) in &route.patterns {
-            if let Pattern::Exact(name) = pattern {
-                first.entry(pool).or_insert(name);
-            }
-        }
-    }
-    for (number, (pool, place)) in pools.parsed.iter_mut().zip(&pools.places).enumerate() {
-        let tls = pool.health_check.as_mut().filter(|check| check.kind == CheckKind::Tls);
-        let Some(HealthCheck { sni: sni @ None, .. }) = tls else { continue };
-        *sni = first.get(&number).map(|name| Text((*name).clone()));
-        if sni.is_none() {
-            reading.problems.borrow_mut().push(Problem {
-                severity: Severity::Warning,
-                place: place.clone(),
-                path: format!("pools.{}.health_check", pool.name),
-                message: "no route with an exact name leads here, so checks send no server name, which many servers refuse; set `sni`"
-                    .to_owned(),
-            });
-        }
-    }
 }
 
 pub(super) fn ejection(ejection: &mut Ejection, section: &Cursor<'_>) {

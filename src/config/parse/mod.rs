@@ -69,7 +69,7 @@ fn merged(tops: &[Cursor<'_>], texts: Texts, sources: Sources) -> Option<Config>
     let (admin, token) = settings::admin(top, &mut listeners.bound);
     let mut pools = pools::parse(tops, Ours { bound: &listeners.bound, admin: &admin }, &tcp.congestion);
     let routes = routes::parse(tops, &listeners.names, &pools.names);
-    checks::default_names(&mut pools, &routes.parsed, top.reading);
+    pools::default_check_names(&mut pools, &routes.parsed, top);
     let fallback = |key, default| routes::fallback(top, key, default, &pools.names);
     let settings = Settings {
         no_sni: fallback("no_sni", file::DEFAULT_REFUSE),

@@ -11,8 +11,9 @@ use super::self_loops::{self, Ours};
 use super::settings::{DAY, HOUR, MILLISECOND, number_within, within};
 use super::{Cursor, Names, checks};
 use crate::config::problem::{Place, Problem, Problems, Severity};
-use crate::config::{Config, Destination};
-use crate::settings::{BackendAddress, Congestion, Pool, name_error};
+use crate::config::{Config, Destination, Route};
+use crate::server_name::{Pattern, ServerName};
+use crate::settings::{BackendAddress, CheckKind, Congestion, HealthCheck, Pool, Text, name_error};
 
 /// The pools of all files.
 pub(super) struct Pools {
@@ -117,6 +118,34 @@ fn connect(pool: &Pool, section: &Cursor<'_>) {
     if timeout > total {
         let message = format_args!("one attempt may take {timeout}, but all attempts together get only {total}");
         section.warning_at("timeout", message);
+    }
+}
+
+/// Sets the server name of each TLS check that has none to the first exact name routed to its pool. A check without any
+/// name is likely to be refused, so it gets a warning.
+pub(super) fn default_check_names(pools: &mut Pools, routes: &[Route], top: &Cursor<'_>) {
+    let mut first: HashMap<usize, &ServerName> = HashMap::new();
+    for route in routes {
+        let Destination::Pool(pool) = route.to else { continue };
+        for (pattern, _) in &route.patterns {
+            if let Pattern::Exact(name) = pattern {
+                first.entry(pool).or_insert(name);
+            }
+        }
+    }
+    for (number, (pool, place)) in pools.parsed.iter_mut().zip(&pools.places).enumerate() {
+        let tls = pool.health_check.as_mut().filter(|check| check.kind == CheckKind::Tls);
+        let Some(HealthCheck { sni: sni @ None, .. }) = tls else { continue };
+        *sni = first.get(&number).map(|name| Text((*name).clone()));
+        if sni.is_none() {
+            top.reading.problems.borrow_mut().push(Problem {
+                severity: Severity::Warning,
+                place: place.clone(),
+                path: format!("pools.{}.health_check", pool.name),
+                message: "no route with an exact name leads here, so checks send no server name, which many servers refuse; set `sni`"
+                    .to_owned(),
+            });
+        }
     }
 }
 
