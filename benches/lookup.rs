@@ -92,7 +92,7 @@ fn find(table: &RouteTable, server_name: &ServerName) -> Option<Found> {
     table.find(&Lookup {
         server_name,
         alpn: &ALPN,
-        source: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        source: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         listener: ListenerIndex(0),
     })
 }

@@ -19,7 +19,7 @@ use crate::client_hello::{ClientHello, NotHello};
 use crate::connect::{self, Ask, BackendStream, ConnectError, Connected, FirstBytes, Said};
 use crate::peek::{self, PeekError, Peeked, ProxyHeader};
 use crate::pool::PickRequest;
-use crate::proxy_header::Addresses;
+use crate::proxy_header::{Addresses, Command, Header};
 use crate::refuse::{self, Offer, Refusal, TurnedAway, refuse};
 use crate::relay::{End, Relay, Stream};
 use crate::settings::Refuse;
@@ -96,9 +96,10 @@ async fn walk(
     account: &mut Account,
     snapshot: &Snapshot,
 ) -> Result<Relayable, TurnedAway> {
-    let (mut prefix, announced) = hello(client, account, snapshot).await?;
+    let (mut prefix, header) = hello(client, account, snapshot).await?;
     account.more_than_hello(&mut prefix)?;
-    let Chosen { route, matched } = choose(snapshot, account);
+    let Chosen { route, matched } = choose(snapshot, account, header);
+    let announced = header.and_then(|header| header.addresses);
     let pool = match &route.to {
         Destination::Pool(pool) => pool,
         Destination::Refuse(how) => return Err(refused(account, snapshot, route, *how, matched, &prefix)),
@@ -150,13 +151,12 @@ fn not_connected(account: &mut Account, error: ConnectError) -> TurnedAway {
     TurnedAway { reason, refusal: Refusal::Reset }
 }
 
-/// Reads the PROXY header and the hello. Returns the bytes the backend must read first, and the addresses from the PROXY
-/// header.
+/// Reads the PROXY header and the hello. Returns the bytes the backend must read first, and the PROXY header.
 async fn hello(
     client: &mut ResetUnlessReleased,
     account: &mut Account,
     snapshot: &Snapshot,
-) -> Result<(Vec<u8>, Option<Addresses>), TurnedAway> {
+) -> Result<(Vec<u8>, Option<Header>), TurnedAway> {
     let (peer, at, listener) = account.live(|live| (live.peer, live.at, live.listener));
     let terms = snapshot.listener(listener);
     let deadline = at + terms.hello_timeout;
@@ -175,7 +175,7 @@ async fn hello(
                 account.introduced(header);
             }
             account.greeted(first, after, &prefix);
-            Ok((prefix, proxy_header.and_then(|header| header.addresses)))
+            Ok((prefix, proxy_header))
         }
         Err(error) => Err(not_greeted(account, after, error)),
     }
@@ -211,12 +211,15 @@ fn no_hello(error: &PeekError) -> (Option<HelloResult>, TurnedAway) {
     (Some(result), TurnedAway { reason, refusal })
 }
 
-/// Finds the route; [`Snapshot::choose`] makes the decision.
-fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account) -> Chosen<'a> {
+/// Finds the route; [`Snapshot::choose`] makes the decision. A client whose address the proxy did not pass on has none:
+/// the proxy's own must not satisfy a `source` condition.
+fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account, header: Option<Header>) -> Chosen<'a> {
     let chosen = match account.hello() {
         None => Chosen { route: &snapshot.not_tls, matched: Match::NotTls },
         Some(hello) => {
             let (source, listener) = account.live(|live| (live.client.ip().to_canonical(), live.listener));
+            let is_known = header.is_none_or(|header| header.addresses.is_some() || header.command == Command::Local);
+            let source = is_known.then_some(source);
             snapshot.choose(RouteQuery { sni: hello.server_name.as_ref(), alpn: &hello.alpn, source, listener })
         }
     };

@@ -26,8 +26,19 @@ pub struct Header {
     pub version: Version,
     /// Length of the header; the bytes after it are the client's.
     pub bytes: usize,
-    /// `None`: the proxy itself opened the connection (LOCAL), or the address family is neither IPv4 nor IPv6.
+    pub command: Command,
+    /// `None` with [`Command::Local`], and if the proxy does not know the client's address or its family is neither IPv4
+    /// nor IPv6 (UNKNOWN, UNSPEC, unix).
     pub addresses: Option<Addresses>,
+}
+
+/// Who opened the connection (section 2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// The proxy itself: its address is that of the client.
+    Local,
+    /// A client of the proxy.
+    Proxy,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +89,9 @@ fn parse_v1(bytes: &[u8]) -> Result<Parsed, Malformed> {
     let line = bytes[..end].strip_suffix(b"\r").ok_or(Malformed("a line that does not end with CR LF"))?;
     let line = std::str::from_utf8(line).map_err(|_| Malformed("a line that is not ASCII"))?;
     let mut words = line.split(' ').skip(1);
-    let whole = |addresses| Ok(Parsed::Whole(Header { version: Version::V1, bytes: end + 1, addresses }));
+    let whole = |addresses| {
+        Ok(Parsed::Whole(Header { version: Version::V1, bytes: end + 1, command: Command::Proxy, addresses }))
+    };
     let family = words.next();
     let is_family = |ip: &IpAddr| match family {
         Some("TCP4") => ip.is_ipv4(),
@@ -134,13 +147,14 @@ fn parse_v2(bytes: &[u8]) -> Result<Parsed, Malformed> {
     }
     let Some(body) = rest.get(..length) else { return Ok(needs(length - rest.len())) };
     let whole = &bytes[..V2_FIXED_BYTES + length];
-    let header = |addresses| Ok(Parsed::Whole(Header { version: Version::V2, bytes: whole.len(), addresses }));
+    let header =
+        |command, addresses| Ok(Parsed::Whole(Header { version: Version::V2, bytes: whole.len(), command, addresses }));
     if local_command {
-        return header(None);
+        return header(Command::Local, None);
     }
     check_values(whole, V2_FIXED_BYTES + address_bytes)?;
     // The addresses of the unspecified family and of unix sockets are skipped (section 2.2).
-    header(match family {
+    let addresses = match family {
         TCP_OVER_IPV4 => {
             addresses(body, 4, |octets| <[u8; 4]>::try_from(octets).map(Ipv4Addr::from).ok().map(IpAddr::V4))
         }
@@ -148,7 +162,8 @@ fn parse_v2(bytes: &[u8]) -> Result<Parsed, Malformed> {
             addresses(body, 16, |octets| <[u8; 16]>::try_from(octets).map(Ipv6Addr::from).ok().map(IpAddr::V6))
         }
         _ => None,
-    })
+    };
+    header(Command::Proxy, addresses)
 }
 
 fn addresses(body: &[u8], width: usize, ip: impl Fn(&[u8]) -> Option<IpAddr>) -> Option<Addresses> {

@@ -24,8 +24,8 @@ use crate::server_name::{Pattern, ServerName};
 pub struct Lookup<'a> {
     pub server_name: &'a ServerName,
     pub alpn: &'a Alpn,
-    /// The client's address; IPv4-mapped addresses as IPv4.
-    pub source: IpAddr,
+    /// The client's address; IPv4-mapped addresses as IPv4. `None`: unknown, so that no `source` condition holds.
+    pub source: Option<IpAddr>,
     pub listener: ListenerIndex,
 }
 
@@ -330,7 +330,9 @@ impl Conditions {
         if !self.listeners.is_empty() && !self.listeners.contains(&request.listener) {
             return Some(Unmet::Listener);
         }
-        if !self.source.is_empty() && !self.source.iter().any(|net| net.contains(&request.source)) {
+        if !self.source.is_empty()
+            && !request.source.is_some_and(|source| self.source.iter().any(|net| net.contains(&source)))
+        {
             return Some(Unmet::Source);
         }
         if !self.alpn.is_empty() && !self.alpn.iter().any(|protocol| request.alpn.offers(protocol)) {

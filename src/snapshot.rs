@@ -90,7 +90,7 @@ pub struct RouteQuery<'a> {
     /// `None`: the hello has no server_name extension.
     pub sni: Option<&'a Sni>,
     pub alpn: &'a Alpn,
-    pub source: IpAddr,
+    pub source: Option<IpAddr>,
     pub listener: ListenerIndex,
 }
 

@@ -160,7 +160,7 @@ fn find(table: &RouteTable, number: usize) -> Option<usize> {
     let request = Lookup {
         server_name: &name,
         alpn: &Alpn::default(),
-        source: [127, 0, 0, 1].into(),
+        source: Some([127, 0, 0, 1].into()),
         listener: ListenerIndex(0),
     };
     table.find(&request).map(|found| found.route.0 as usize)
@@ -177,7 +177,7 @@ fn check_look_ups(snapshot: &Snapshot) {
         let asked = RouteQuery {
             sni: Some(&sni),
             alpn: &Alpn::default(),
-            source: [127, 0, 0, 1].into(),
+            source: Some([127, 0, 0, 1].into()),
             listener: ListenerIndex(0),
         };
         assert_eq!(&*snapshot.choose(asked).route.name, name(number));

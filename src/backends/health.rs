@@ -9,7 +9,6 @@ mod probe;
 mod streak;
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -121,8 +120,8 @@ fn name_sent(snapshot: &Snapshot, pool: &Arc<Pool>, check: &HealthCheck) -> Name
     let leads_here = |route: &Route| matches!(&route.to, Destination::Pool(to) if Arc::ptr_eq(to, pool));
     // Of no listener and no source, so that the conditions of routes hide none of them.
     let sni = Sni::Name(name.0.clone());
-    let (source, listener) = (Ipv4Addr::UNSPECIFIED.into(), ListenerIndex(usize::MAX));
-    let nobody = RouteQuery { sni: Some(&sni), alpn: &Alpn::default(), source, listener };
+    let nobody =
+        RouteQuery { sni: Some(&sni), alpn: &Alpn::default(), source: None, listener: ListenerIndex(usize::MAX) };
     let mut served = false;
     let chosen = snapshot.choose_watched(nobody, |candidate| served |= leads_here(snapshot.route(candidate.route)));
     served |= leads_here(chosen.route);

@@ -7,6 +7,7 @@
 //! that counts, so accepted = active + the sum over reasons always holds.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -135,7 +136,8 @@ impl Account {
             (Some(_), Version::V2) => ProxyHeaderResult::V2,
         });
         if let Some(addresses) = header.addresses {
-            self.accepted.live.update(|live| live.client = addresses.client);
+            let client = SocketAddr::new(addresses.client.ip().to_canonical(), addresses.client.port());
+            self.accepted.live.update(|live| live.client = client);
         }
     }
 

@@ -173,7 +173,7 @@ pub(crate) fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explan
     match sni {
         Ok(sni) => {
             let alpn = Alpn::of(&question.alpn);
-            explanation.decide(snapshot, RouteQuery { sni: sni.as_ref(), alpn: &alpn, source, listener });
+            explanation.decide(snapshot, RouteQuery { sni: sni.as_ref(), alpn: &alpn, source: Some(source), listener });
         }
         Err(invalid) => explanation.refuse_name(invalid),
     }

@@ -90,9 +90,10 @@ fn what_a_client_makes_long_never_makes_the_header_longer_than_a_segment() {
 
 #[test]
 fn our_own_connections_speak_for_no_client() {
-    for version in [Version::V1, Version::V2] {
+    // Version 1 has no LOCAL.
+    for (version, command) in [(Version::V1, Command::Proxy), (Version::V2, Command::Local)] {
         let header = local(version, None);
-        assert_eq!(whole(&header), Header { version, bytes: header.len(), addresses: None });
+        assert_eq!(whole(&header), Header { version, bytes: header.len(), command, addresses: None });
     }
     // Version 1 has no word for that which every receiver takes.
     let [client, local_address] = ["[::ffff:192.0.2.1]:5", "198.51.100.2:443"].map(|text| text.parse().unwrap());

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn request<'a>(name: &'a ServerName, alpn: &'a Alpn) -> Lookup<'a> {
-    Lookup { server_name: name, alpn, source: [127, 0, 0, 1].into(), listener: ListenerIndex(0) }
+    Lookup { server_name: name, alpn, source: Some([127, 0, 0, 1].into()), listener: ListenerIndex(0) }
 }
 
 fn table_of(patterns: &[&str]) -> RouteTable {
@@ -62,7 +62,10 @@ fn more_conditions_come_first_and_failing_ones_fall_through() {
     let name: ServerName = "a.test".parse().expect("a name");
     let (plain, h2) = (Alpn::default(), Alpn::of(&["h2"]));
     assert_eq!(table.find(&request(&name, &h2)).map(|f| f.route.0), Some(1));
-    assert_eq!(table.find(&Lookup { source: [10, 1, 1, 1].into(), ..request(&name, &h2) }).map(|f| f.route.0), Some(2));
+    assert_eq!(
+        table.find(&Lookup { source: Some([10, 1, 1, 1].into()), ..request(&name, &h2) }).map(|f| f.route.0),
+        Some(2)
+    );
     let mut seen = Vec::new();
     let end = table.walk(&request(&name, &plain), |candidate| seen.push((candidate.route, candidate.unmet)));
     assert_eq!(end, Some(Found { route: RouteIndex(4), by: By::ManyLabels }));
@@ -90,7 +93,8 @@ fn naive(entries: &[(Pattern, Conditions)], request: &Lookup<'_>) -> Option<u32>
     };
     let holds = |conditions: &Conditions| {
         (conditions.alpn.is_empty() || conditions.alpn.iter().any(|p| request.alpn.protocols().any(|o| o == &p[..])))
-            && (conditions.source.is_empty() || conditions.source.iter().any(|net| net.contains(&request.source)))
+            && (conditions.source.is_empty()
+                || conditions.source.iter().any(|net| net.contains(&request.source.unwrap())))
             && (conditions.listeners.is_empty() || conditions.listeners.contains(&request.listener))
     };
     let takes = |(number, (pattern, conditions)): (usize, &(Pattern, Conditions))| {
@@ -122,7 +126,7 @@ proptest! {
         }
         let name = name.parse().expect("a name");
         let alpn = if h2 { Alpn::of(&["h2"]) } else { Alpn::default() };
-        let source = if inside { [10, 0, 0, 1] } else { [192, 0, 2, 1] }.into();
+        let source = Some(if inside { [10, 0, 0, 1] } else { [192, 0, 2, 1] }.into());
         let request = Lookup { server_name: &name, alpn: &alpn, source, listener: ListenerIndex(listener) };
         let table = builder.build();
         let (mut last, expected) = (None, naive(&entries, &request));

@@ -4,10 +4,12 @@
 //! Out: types of std and ipnet, or an error that says what is missing.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use rustix::net::netdevice::name_to_index;
+use rustix::net::{AddressFamily, SocketType};
 
 use super::text::{Word, serde_as_word, words};
 
@@ -79,6 +81,8 @@ pub(crate) enum AddressError {
     Name(String),
     /// `unix:/run/shop.sock`
     Unix,
+    /// `[fe80::1%eth9]:443`
+    NoInterface(String),
     /// `https://10.0.0.1`
     Scheme,
     Other(String),
@@ -94,9 +98,23 @@ pub(super) enum NetworkError {
     Other(String),
 }
 
-/// Parses an address with its port.
+/// Parses an address with its port. The zone of a link-local address may be the name of an interface (RFC 4007 §11).
 pub(crate) fn socket(text: &str) -> Result<SocketAddr, AddressError> {
-    text.parse().map_err(|_| explain(text))
+    match text.parse() {
+        Ok(address) => Ok(address),
+        Err(_) => zoned(text).unwrap_or_else(|| Err(explain(text))),
+    }
+}
+
+/// Parses `[fe80::1%eth0]:443`; `None` if it is nothing of that form.
+fn zoned(text: &str) -> Option<Result<SocketAddr, AddressError>> {
+    let (address, port) = text.strip_prefix('[')?.rsplit_once("]:")?;
+    let (ip, zone) = address.split_once('%')?;
+    let (ip, port) = (ip.parse().ok()?, port.parse().ok()?);
+    let index = rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, None)
+        .and_then(|socket| name_to_index(socket, zone))
+        .map_err(|_| AddressError::NoInterface(zone.to_owned()));
+    Some(index.map(|index| SocketAddrV6::new(ip, port, 0, index).into()))
 }
 
 /// Parses the path of a unix socket.
@@ -150,13 +168,20 @@ fn looks_like_a_name(text: &str) -> bool {
 /// Parses a network; a plain address is the network of only that address.
 pub(super) fn network(text: &str) -> Result<IpNet, NetworkError> {
     if let Ok(address) = text.parse::<IpAddr>() {
-        return Ok(address.into());
+        return Ok(address.to_canonical().into());
     }
     let network: IpNet = text.parse().map_err(|_| NetworkError::Other(text.to_owned()))?;
     match network.trunc() {
-        meant if meant == network => Ok(network),
-        meant => Err(NetworkError::HostBits { meant }),
+        meant if meant == network => Ok(canonical(network)),
+        meant => Err(NetworkError::HostBits { meant: canonical(meant) }),
     }
+}
+
+/// A network of IPv4-mapped addresses as one of IPv4, since clients are compared by their IPv4 addresses.
+fn canonical(network: IpNet) -> IpNet {
+    let ipv4 = network.prefix_len().checked_sub(96).filter(|_| network.addr().is_ipv6());
+    let mapped = ipv4.and_then(|prefix| IpNet::new(network.addr().to_canonical(), prefix).ok());
+    mapped.filter(|mapped| mapped.addr().is_ipv4()).unwrap_or(network)
 }
 
 /// Parses an address without a port.
@@ -176,6 +201,9 @@ impl fmt::Display for AddressError {
             }
             Self::NoSuchPort(port) => write!(f, "`{}` is not a valid port; ports are 0 to 65535", port.escape_debug()),
             Self::Name(name) => write!(f, "`{name}` is a DNS name; write the address, as `IP:PORT`"),
+            Self::NoInterface(zone) => {
+                write!(f, "this machine has no network interface `{}`; `ip link` lists them", zone.escape_debug())
+            }
             Self::Unix => f.write_str("a unix socket is not allowed here; write `IP:PORT`"),
             Self::Scheme => f.write_str("a scheme is not allowed; write `IP:PORT`"),
             Self::Other(text) => write!(f, "`{}` is not a valid address", text.escape_debug()),
@@ -255,5 +283,39 @@ mod tests {
         assert_eq!(network("10.0.0.1").map(|network| network.to_string()), Ok("10.0.0.1/32".to_owned()));
         assert!(network("10.0.0.1/8").expect_err("host bits").to_string().contains("`10.0.0.0/8`"));
         assert!(network("10.0.0.0/33").is_err());
+    }
+
+    #[test]
+    fn a_network_of_mapped_addresses_is_one_of_ipv4() {
+        let read = |text| network(text).map(|network| network.to_string());
+        for (text, wanted) in [
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("::ffff:10.0.0.1/128", "10.0.0.1/32"),
+            ("::ffff:10.0.0.1", "10.0.0.1/32"),
+            ("::ffff:a00:0/104", "10.0.0.0/8"),
+            // Not only mapped addresses.
+            ("::/0", "::/0"),
+            ("::fffe:0:0/95", "::fffe:0:0/95"),
+            ("2001:db8::/104", "2001:db8::/104"),
+        ] {
+            assert_eq!(read(text).as_deref(), Ok(wanted), "{text}");
+        }
+        assert!(network("::ffff:10.0.0.1/104").expect_err("host bits").to_string().contains("`10.0.0.0/8`"));
+    }
+
+    #[test]
+    fn a_zone_is_an_interface_by_name_or_number() {
+        let index =
+            std::fs::read_to_string("/sys/class/net/lo/ifindex").expect("Linux").trim().parse().expect("a number");
+        let wanted = SocketAddr::V6(SocketAddrV6::new("fe80::1".parse().expect("an address"), 443, 0, index));
+        assert_eq!(socket("[fe80::1%lo]:443"), Ok(wanted));
+        assert_eq!(socket(&format!("[fe80::1%{index}]:443")), Ok(wanted));
+        assert!(
+            socket("[fe80::1%nosuch0]:443").expect_err("none").to_string().contains("no network interface `nosuch0`")
+        );
+        for text in ["[fe80::1%]:443", "[fe80::1%lo]:99999", "[fe80::1%lo]", "fe80::1%lo:443", "[10.0.0.1%lo]:443"] {
+            assert!(socket(text).is_err(), "{text}");
+        }
     }
 }

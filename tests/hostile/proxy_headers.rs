@@ -2,15 +2,15 @@
 //!
 //! Source: the PROXY protocol, versions 1 and 2 (haproxy.org, `proxy-protocol.txt`).
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
 
 use crate::backend::Backend;
-use crate::bytes::{alpn, hello, message, records, server_name};
+use crate::bytes::{UNRECOGNIZED_NAME, alert, alpn, hello, message, records, server_name};
 use crate::harness::recorder::ClosedPort;
 use crate::harness::{DEADLINE, Lb};
 use crate::trial::Trial;
-use crate::wire::{Close, ask, connect, read_to_close, wait_until_sent};
+use crate::wire::{Close, ask, connect, read_to_close, send, wait_until_sent};
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 const IPV4: &[u8] = &[192, 0, 2, 1, 192, 0, 2, 2, 0, 5, 0, 6];
@@ -137,6 +137,63 @@ fn a_wrong_header_is_closed_whatever_is_routed() {
     lb.wait_for_closed("proxy_header", wrong().len() as f64);
     lb.wait_for_metric("proxy_headers_total", &[("result", "malformed")], wrong().len() as f64);
     assert_eq!(backend.contacts(), 0);
+    lb.end();
+}
+
+/// The address of the proxy is not that of its client.
+#[test]
+fn without_an_address_no_condition_on_the_source_holds() {
+    let (inside, everyone) = (Backend::answering(b"inside"), Backend::answering(b"others"));
+    let lb = Lb::new().route("a.test", &inside).route("a.test", &everyone).route("b.test", &inside);
+    let lb = lb.on_listener(TRUSTING.trim_start_matches(", "));
+    let config =
+        lb.config().replacen("{ sni: \"a.test\", pool", "{ sni: \"a.test\", source: [127.0.0.0/8, \"::/0\"], pool", 1);
+    let config = config.replacen("{ sni: \"b.test\", pool", "{ sni: \"b.test\", source: [127.0.0.0/8], pool", 1);
+    let lb = Trial::with(&config);
+    let answer = |header: &[u8], name: &str| {
+        let mut answer = [0; 6];
+        send(lb.address(), &[header, &hello(name)].concat()).read_exact(&mut answer).unwrap();
+        answer
+    };
+    for (what, header) in [
+        ("v1 UNKNOWN", b"PROXY UNKNOWN\r\n".to_vec()),
+        ("v1 UNKNOWN with addresses", b"PROXY UNKNOWN 127.0.0.1 127.0.0.1 1 2\r\n".to_vec()),
+        ("v2 UNSPEC", v2(0x21, 0, &[])),
+        ("v2 UNSPEC over stream", v2(0x21, 1, &[])),
+        ("v2 UNSPEC with bytes", v2(0x21, 0, &[4, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0])),
+        ("v2 unix", v2(0x21, 0x31, &[0; 216])),
+    ] {
+        assert_eq!(answer(&header, "a.test"), *b"others", "{what}");
+        assert_eq!(answer(&header, "b.test"), alert(UNRECOGNIZED_NAME)[..6], "{what}");
+    }
+    // The proxy's own connections come from where they come from.
+    for header in [v2(0x20, 0, &[]), v2(0x20, 0x11, IPV4)] {
+        assert_eq!([answer(&header, "a.test"), answer(&header, "b.test")], [*b"inside"; 2]);
+    }
+    lb.end();
+}
+
+#[test]
+fn a_mapped_client_is_one_of_ipv4() {
+    let (inside, everyone) = (Backend::handing_over(), Backend::answering(b"others"));
+    let (inside, held) = inside;
+    let lb =
+        Lb::new().route("a.test", &inside).route("a.test", &everyone).on_listener(TRUSTING.trim_start_matches(", "));
+    let config = lb.config().replacen(
+        "{ sni: \"a.test\", pool",
+        "{ sni: \"a.test\", source: [\"::ffff:10.0.0.0/104\"], pool",
+        1,
+    );
+    let lb = Trial::with(&config);
+    let header = b"PROXY TCP6 ::ffff:10.1.2.3 ::ffff:10.0.0.2 5 6\r\n";
+    let client = send(lb.address(), &[&header[..], &hello("a.test")].concat());
+    let backend = held.recv_timeout(DEADLINE).expect("it goes where 10.0.0.0/8 goes");
+    for filter in ["", "?client=10.1.2.3", "?client=10.0.0.0/8", "?client=::ffff:10.1.2.3"] {
+        let (code, body) = lb.admin_get(&format!("/api/v1/connections{filter}"));
+        assert!(code == 200 && body.contains("\"10.1.2.3:5\"") && !body.contains("ffff"), "{filter}: {code} {body}");
+    }
+    drop((client, backend));
+    assert_eq!(lb.wait_for_connection("a.test")["client"], "10.1.2.3:5");
     lb.end();
 }
 

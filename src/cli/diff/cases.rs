@@ -88,8 +88,12 @@ fn conditions_on_the_way<'a>(side: &'a Side, sni: &Sni) -> Vec<&'a Conditions> {
     let mut inside: Vec<IpNet> = Vec::new();
     while let Some(outside) = apart(&inside).into_iter().find(|addresses| addresses.network.is_none()) {
         let mut last = None;
-        let asked =
-            RouteQuery { sni: Some(sni), alpn: &alpn, source: outside.example, listener: ListenerIndex(usize::MAX) };
+        let asked = RouteQuery {
+            sni: Some(sni),
+            alpn: &alpn,
+            source: Some(outside.example),
+            listener: ListenerIndex(usize::MAX),
+        };
         side.snapshot.choose_watched(asked, |candidate| {
             last = Some(candidate);
             if !seen.contains(&candidate.route) {

@@ -289,7 +289,7 @@ fn targets<'a>(
     listeners: Listeners<'_>,
 ) -> (Target<'a>, Target<'a>) {
     let target = |side: &'a Side, listener| {
-        target(side.snapshot.choose(RouteQuery { sni: Some(sni), alpn, source: addresses.example, listener }))
+        target(side.snapshot.choose(RouteQuery { sni: Some(sni), alpn, source: Some(addresses.example), listener }))
     };
     (target(old, listeners.old), target(new, listeners.new))
 }

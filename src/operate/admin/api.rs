@@ -170,7 +170,7 @@ pub(super) async fn end_connection(State(app): State<Arc<App>>, Path(id): Path<S
 
 fn network<'de, D: Deserializer<'de>>(from: D) -> Result<Option<IpNet>, D::Error> {
     let text = String::deserialize(from)?;
-    let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(|ip| ip.to_canonical().into()));
     network.map(Some).map_err(|_| serde::de::Error::custom("`client` is an address, or a network as `10.0.0.0/8`"))
 }
 

@@ -198,7 +198,7 @@ proptest! {
 
         let sni = Sni::from_wire(name.as_bytes()).expect("a name");
         let (alpn, listener) = (Alpn::of(&question.alpn), usize::from(listener == "two"));
-        let chosen = snapshot.choose(RouteQuery { sni: Some(&sni), alpn: &alpn, source, listener: ListenerIndex(listener) });
+        let chosen = snapshot.choose(RouteQuery { sni: Some(&sni), alpn: &alpn, source: Some(source), listener: ListenerIndex(listener) });
         let chosen_name = expected.map_or("unmatched".to_owned(), |(number, _)| format!("r{number}"));
         prop_assert_eq!(&*chosen.route.name, chosen_name.as_str());
 

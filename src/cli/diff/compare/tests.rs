@@ -167,7 +167,7 @@ proptest! {
         let sni = Sni::from_wire(name.as_bytes()).expect("a name");
         let alpn = if h2 { Alpn::of(&["h2"]) } else { Alpn::default() };
         let source = IpAddr::from(if inside { [10, 0, 0, 1] } else { [192, 0, 2, 1] });
-        let asked = RouteQuery { sni: Some(&sni), alpn: &alpn, source, listener: ListenerIndex(listener) };
+        let asked = RouteQuery { sni: Some(&sni), alpn: &alpn, source: Some(source), listener: ListenerIndex(listener) };
         let (from, to) = (target(old.snapshot.choose(asked)), target(new.snapshot.choose(asked)));
 
         let report = compare(&old, &new);
