@@ -1,14 +1,71 @@
 //! Detects a backend that is one of our own listeners, where every connection would loop forever.
 //!
-//! In:  the backend's address, our listeners' addresses, this machine's addresses.
-//! Out: yes or no; no I/O.
+//! In:  the backend's address, our listeners' addresses; where these do not decide, what comes back of a connection.
+//! Out: yes or no.
 //! Source: bind(2), connect(2): a wildcard listens on every address of its family, and `[::]` on those of IPv4 as well;
-//!         a connection to a wildcard goes to loopback.
+//!         a connection to a wildcard goes to loopback. proc_net(5): the table of TCP sockets.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::fs;
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
+
+/// Whether a connection to `address` comes back to one of `listeners`. Tries it for an address that is local but not
+/// loopback: there, the kernel may send it elsewhere (a Kubernetes ClusterIP is on a local device in IPVS mode).
+pub(crate) fn comes_back(address: SocketAddr, listeners: &[SocketAddr]) -> bool {
+    is_own_listener(address, listeners, &[])
+        || (is_own_listener(address, listeners, &[address.ip().to_canonical()]) && is_local(address) && is_met(address))
+}
+
+/// Only a local address can be bound. Unlike a list of the addresses, this needs no netlink, which a sandbox may deny.
+fn is_local(mut address: SocketAddr) -> bool {
+    address.set_port(0);
+    UdpSocket::bind(address).is_ok()
+}
+
+/// Connects to `address`, and looks for the other end among the sockets of this network namespace. A refusal means that
+/// nothing listens there but, soon, we do.
+fn is_met(address: SocketAddr) -> bool {
+    let probe = match TcpStream::connect_timeout(&address, PROBE_TIMEOUT) {
+        Ok(probe) => probe,
+        Err(error) => return error.kind() == ErrorKind::ConnectionRefused,
+    };
+    let Ok(from) = probe.local_addr() else { return true };
+    let tables: Vec<String> = TABLES.iter().filter_map(|table| fs::read_to_string(table).ok()).collect();
+    tables.is_empty() || tables.iter().any(|table| has_other_end(table, from, address.port()))
+}
+
+/// Whether `table` has a socket at `port` that is connected to `from`.
+fn has_other_end(table: &str, from: SocketAddr, port: u16) -> bool {
+    let (port, peers) = (format!(":{port:04X}"), [shown(from), shown(mapped(from))]);
+    table.lines().any(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        fields.next().is_some_and(|local| local.ends_with(&port))
+            && fields.next().is_some_and(|remote| peers.iter().any(|peer| peer == remote))
+    })
+}
+
+/// As the kernel shows it: 32-bit words in the byte order of the machine.
+fn shown(address: SocketAddr) -> String {
+    let octets = match address.ip() {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let (words, _) = octets.as_chunks();
+    let words: String = words.iter().map(|word| format!("{:08X}", u32::from_ne_bytes(*word))).collect();
+    format!("{words}:{:04X}", address.port())
+}
+
+/// As a dual-stack listener sees it.
+fn mapped(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.to_ipv6_mapped().into(), address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
 
 /// Whether a connection to `address` would reach one of `listeners`. `local` are the addresses of this machine's
-/// interfaces ([`crate::sys::local_addresses`]); it may omit loopback, and is empty where no I/O is allowed.
+/// interfaces; it may omit loopback, and is empty where no I/O is allowed.
 ///
 /// A listener at port 0 has no address yet, so it never matches.
 pub(crate) fn is_own_listener(address: SocketAddr, listeners: &[SocketAddr], local: &[IpAddr]) -> bool {
@@ -32,9 +89,41 @@ fn destination(ip: IpAddr) -> IpAddr {
     }
 }
 
+const TABLES: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
+/// A local address answers at once; one that leads elsewhere may not answer at all.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(300);
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_other_end_of_a_connection_is_found_in_the_table_of_the_kernel() {
+        for bind in ["127.0.0.1:0", "[::]:0"] {
+            let listener = std::net::TcpListener::bind(bind).expect("a port");
+            let address = SocketAddr::from(([127, 0, 0, 1], listener.local_addr().expect("bound").port()));
+            assert!(is_met(address), "{bind}");
+            let client = TcpStream::connect(address).expect("it listens");
+            let from = client.local_addr().expect("connected");
+            let tables = TABLES.map(|table| fs::read_to_string(table).expect("Linux"));
+            let found = |from, port| tables.iter().any(|table| has_other_end(table, from, port));
+            assert!(found(from, address.port()));
+            // Elsewhere, as after a translation of the address.
+            assert!(!found(from, address.port() ^ 1));
+            assert!(!found(SocketAddr::from(([127, 0, 0, 77], from.port())), address.port()));
+            drop(listener);
+            assert!(is_met(address), "nothing listens there yet");
+        }
+    }
+
+    #[test]
+    fn only_addresses_of_this_machine_are_local() {
+        for (address, wanted) in
+            [("127.0.0.1:1", true), ("[::1]:1", true), ("192.0.2.1:1", false), ("[2001:db8::1]:1", false)]
+        {
+            assert_eq!(is_local(address.parse().expect("an address")), wanted, "{address}");
+        }
+    }
 
     fn loops(backend: &str, listener: &str, local: &[&str]) -> bool {
         let [backend, listener] = [backend, listener].map(|address| address.parse().expect(address));

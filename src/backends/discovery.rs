@@ -19,10 +19,9 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::backends::resolve::{self, Failure, Query, Report, ResolvedAddress};
 use crate::pool::{self, Address, Pool};
-use crate::self_loop::is_own_listener;
+use crate::self_loop::comes_back;
 use crate::settings::{BackendAddress, Resolve, Search};
 use crate::snapshot::Snapshot;
-use crate::sys;
 use crate::telemetry::{DnsMetrics, DnsResult, Metrics, Timestamp};
 
 /// All names that are being resolved. Clones share the state.
@@ -164,10 +163,7 @@ impl Discovery {
 
 impl Inner {
     fn is_ours(&self, address: SocketAddr) -> bool {
-        let listening = self.listening.borrow();
-        // The local addresses are queried only when a port matches.
-        listening.iter().any(|listener| listener.port() == address.port())
-            && is_own_listener(address, &listening, &sys::local_addresses().unwrap_or_default())
+        comes_back(address, &self.listening.borrow())
     }
 }
 

@@ -4,7 +4,6 @@
 //! Out: [`Prepared`], for which everything that can fail has been done and nothing has changed; once the snapshot is in
 //!      force, [`Prepared::commit`] applies the rest.
 
-use std::cell::LazyCell;
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -18,12 +17,11 @@ use crate::descriptors::{Budget, TooMany};
 use crate::operate::admin::{App, sockets};
 use crate::process::listening_sockets::{self, CannotBind, ListeningSockets, Plan};
 use crate::process::upgrade;
-use crate::self_loop::is_own_listener;
+use crate::self_loop::comes_back;
 use crate::settings::{Address, BackendAddress, Log, Runtime};
 use crate::snapshot::{Snapshot, missing_congestion};
 use crate::socket::{AdminSocket, Listening};
 use crate::socket::{Kind, Label};
-use crate::sys;
 use crate::telemetry::LogControl;
 
 /// The parts of the process that are not in the snapshot.
@@ -252,23 +250,13 @@ impl Prepared<'_> {
 /// Rejects a backend where we listen ourselves, under any address of this machine or path of the admin server's socket:
 /// its clients would come back, or get at the admin server. Backends with DNS names are checked when they resolve.
 fn refuse_self_loop(config: &Settings, listening: &[SocketAddr]) -> Result<(), ApplyError> {
-    // Without local addresses, only the configured addresses are compared.
-    let local = LazyCell::new(|| {
-        sys::local_addresses().unwrap_or_else(|error| {
-            let consequence = "only backends on loopback can be recognised as our own listeners";
-            tracing::warn!(event = "local_addresses_unknown", %error, "cannot list this machine's addresses: {consequence}");
-            Vec::new()
-        })
-    });
     let admin = config.admin.bind.iter().filter_map(|address| match address {
         Address::Unix(path) => path.canonicalize().ok(),
         Address::Tcp(_) => None,
     });
     let admin: Vec<_> = admin.collect();
     let is_ours = |backend: &BackendAddress| match backend {
-        BackendAddress::Inet(address) => {
-            listening.iter().any(|ours| ours.port() == address.port()) && is_own_listener(*address, listening, &local)
-        }
+        BackendAddress::Inet(address) => comes_back(*address, listening),
         BackendAddress::Unix(path) => !admin.is_empty() && path.canonicalize().is_ok_and(|path| admin.contains(&path)),
         BackendAddress::Name { .. } | BackendAddress::Srv { .. } => false,
     };

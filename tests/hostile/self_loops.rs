@@ -7,6 +7,7 @@ use snigate::internals::local_addresses;
 use crate::backend::Backend;
 use crate::bytes::hello;
 use crate::harness::{Lb, Reload};
+use crate::namespace;
 use crate::trial::Trial;
 use crate::wire::{Close, ask, read_to_close, send};
 
@@ -60,4 +61,38 @@ fn a_name_that_leads_to_our_own_listener_gives_no_backend() {
 /// Such an address is one only together with its interface.
 fn is_link_local(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
+/// In IPVS mode, the address of a Kubernetes service is on a local device, and the kernel sends its connections elsewhere.
+#[test]
+fn a_local_address_that_leads_elsewhere_is_a_backend() {
+    namespace::run_test(
+        "ip addr add 10.96.0.9/32 dev lo && ip addr add 10.96.0.10/32 dev lo && iptables -t nat -A OUTPUT -p tcp -d 10.96.0.9 --dport 8443 -j DNAT --to-destination 127.0.0.1:9443 && \
+         sysctl -qw net.ipv4.conf.all.route_localnet=1",
+        "self_loops::where_a_local_address_leads_elsewhere",
+    );
+}
+
+#[test]
+#[ignore = "for the test above, which runs it in a namespace of its own"]
+fn where_a_local_address_leads_elsewhere() {
+    let serve = |mut stream: std::net::TcpStream| {
+        let _ = std::io::Read::read(&mut stream, &mut [0; 1024]);
+        let _ = std::io::Write::write_all(&mut stream, b"served");
+    };
+    let _backend = Backend::on(std::net::TcpListener::bind("127.0.0.1:9443").unwrap(), serve);
+    let service: SocketAddr = "10.96.0.9:8443".parse().unwrap();
+    let config = |to: SocketAddr, more: &str| {
+        let config = Lb::new().route("a.test", to).config();
+        config.replacen("\"127.0.0.1:0\"", &format!("[\"[::]:8443\"{more}]"), 1)
+    };
+    let lb = Trial::with(&config(service, ""));
+    let served = || ask(lb.address(), &hello("a.test")).0;
+    assert_eq!(served(), b"served");
+    assert_eq!(lb.edit(&config(service, ", \"127.0.0.1:0\"")), Reload::Applied);
+    assert_eq!(served(), b"served");
+    // Beside it, an address that does come back.
+    assert_eq!(lb.edit(&config("10.96.0.10:8443".parse().unwrap(), "")), Reload::Rejected);
+    assert_eq!(served(), b"served");
+    lb.stop();
 }
