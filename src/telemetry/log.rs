@@ -20,9 +20,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Registry, reload};
 
-use super::Reason;
 use super::event::{Colour, OperatorMessage};
 use super::line::ConnectionLine;
+use super::{Fault, Reason};
 use crate::settings::{Level, Log, LogConnections, LogFormat};
 
 /// Sends operator messages to stdout from now on. A process has one such log: a second call changes nothing but also
@@ -141,7 +141,8 @@ impl ConnectionLog {
     pub fn wants(&self, reason: Reason) -> bool {
         match self.which {
             LogConnections::All => true,
-            LogConnections::Failed => is_failure(reason),
+            // Clients that left before their ClientHello, port scans and TCP checks are no fault: there are thousands.
+            LogConnections::Failed => reason.fault() != Fault::None,
             LogConnections::Off => false,
         }
     }
@@ -161,12 +162,6 @@ impl ConnectionLog {
             }
         }
     }
-}
-
-/// Whether `log.connections: failed` logs it. A client that left before its ClientHello, a port scan and a load
-/// balancer's TCP check are excluded: there are thousands of them, and an operator cannot fix them.
-const fn is_failure(reason: Reason) -> bool {
-    !matches!(reason, Reason::Ok | Reason::Probe | Reason::ClientGone)
 }
 
 /// The one queue in front of the process's stdout.

@@ -22,6 +22,6 @@ pub(crate) use self::line::{Alpn, ConnectionLine};
 pub(crate) use self::log::{ConnectionLog, LogControl, LogGuard};
 pub use self::metrics::Metrics;
 pub(crate) use self::metrics::{REVISION, VERSION};
-pub(crate) use self::reason::Reason;
+pub(crate) use self::reason::{Fault, Reason};
 pub(crate) use self::series::{Active, BackendMetrics, DnsMetrics, ListenerMetrics, PoolMetrics, RouteMetrics};
 pub(crate) use self::timestamp::Timestamp;

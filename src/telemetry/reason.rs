@@ -4,8 +4,33 @@
 
 use std::fmt;
 
+/// Whose fault it was that a connection ended as it did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nobody's: nothing failed, or nothing had begun.
+    None,
+    Client,
+    Backend,
+    /// The configuration or an operator wants it so.
+    Policy,
+    /// Ours.
+    Proxy,
+}
+
+impl Fault {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Client => "client",
+            Self::Backend => "backend",
+            Self::Policy => "policy",
+            Self::Proxy => "proxy",
+        }
+    }
+}
+
 macro_rules! reasons {
-    ($($(#[$doc:meta])* $variant:ident => $label:literal,)*) => {
+    ($($(#[$doc:meta])* $variant:ident => $label:literal, $fault:ident;)*) => {
         /// Why a connection ended. A closed set: every accepted connection ends with exactly one of them.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Reason { $($(#[$doc])* $variant,)* }
@@ -18,47 +43,52 @@ macro_rules! reasons {
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $label,)* }
             }
+
+            /// Whose fault it was.
+            pub const fn fault(self) -> Fault {
+                match self { $(Self::$variant => Fault::$fault,)* }
+            }
         }
     };
 }
 
 reasons! {
     /// No route matches the name.
-    NoRoute => "no_route",
+    NoRoute => "no_route", Policy;
     /// A route or a fallback refuses it.
-    Refused => "refused",
-    NoSni => "no_sni",
-    NotTls => "not_tls",
-    BadHello => "bad_hello",
-    InvalidSni => "invalid_sni",
-    HelloTooLarge => "hello_too_large",
+    Refused => "refused", Policy;
+    NoSni => "no_sni", Policy;
+    NotTls => "not_tls", Client;
+    BadHello => "bad_hello", Client;
+    InvalidSni => "invalid_sni", Client;
+    HelloTooLarge => "hello_too_large", Client;
     /// The hello that answers a HelloRetryRequest has another server name.
-    NameChanged => "name_changed",
-    HelloTimeout => "hello_timeout",
+    NameChanged => "name_changed", Client;
+    HelloTimeout => "hello_timeout", Client;
     /// The peer sent nothing at all before it closed or the deadline passed.
-    Probe => "probe",
+    Probe => "probe", None;
     /// The client disconnected before routing.
-    ClientGone => "client_gone",
-    ProxyHeader => "proxy_header",
-    ProxyUntrusted => "proxy_untrusted",
-    LimitClient => "limit_client",
-    LimitListener => "limit_listener",
-    LimitBackend => "limit_backend",
-    NoBackend => "no_backend",
-    ConnectRefused => "connect_refused",
-    ConnectTimeout => "connect_timeout",
-    ConnectUnreachable => "connect_unreachable",
-    ConnectFailed => "connect_failed",
-    Ok => "ok",
-    ClientReset => "client_reset",
-    BackendReset => "backend_reset",
-    IdleTimeout => "idle_timeout",
-    HalfCloseTimeout => "half_close_timeout",
-    PeerDead => "peer_dead",
-    Drained => "drained",
-    Killed => "killed",
-    RouteRemoved => "route_removed",
-    Panic => "panic",
+    ClientGone => "client_gone", None;
+    ProxyHeader => "proxy_header", Client;
+    ProxyUntrusted => "proxy_untrusted", Client;
+    LimitClient => "limit_client", Policy;
+    LimitListener => "limit_listener", Policy;
+    LimitBackend => "limit_backend", Policy;
+    NoBackend => "no_backend", Backend;
+    ConnectRefused => "connect_refused", Backend;
+    ConnectTimeout => "connect_timeout", Backend;
+    ConnectUnreachable => "connect_unreachable", Backend;
+    ConnectFailed => "connect_failed", Backend;
+    Ok => "ok", None;
+    ClientReset => "client_reset", Client;
+    BackendReset => "backend_reset", Backend;
+    IdleTimeout => "idle_timeout", Policy;
+    HalfCloseTimeout => "half_close_timeout", Policy;
+    PeerDead => "peer_dead", Client;
+    Drained => "drained", Policy;
+    Killed => "killed", Policy;
+    RouteRemoved => "route_removed", Policy;
+    Panic => "panic", Proxy;
 }
 
 impl fmt::Display for Reason {

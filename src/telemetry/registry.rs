@@ -49,8 +49,8 @@ impl Registry {
             }
             stays
         });
-        for ((listener, reason), count) in closed {
-            self.counter(&CLOSED, &[&listener, REMOVED, &reason]).increment(count);
+        for ([listener, reason, fault], count) in closed {
+            self.counter(&CLOSED, &[&listener, REMOVED, &reason, &fault]).increment(count);
         }
         self.0.retain_gauges(|key, gauge| names.has(key) || Arc::strong_count(gauge) > 1);
         self.0.retain_histograms(|key, buckets| names.has(key) || Arc::strong_count(buckets) > 1);
@@ -72,8 +72,8 @@ impl Registry {
                 add(key, Sample::Count(count));
             }
         });
-        for ((listener, reason), count) in closed.into_iter().filter(|(_, count)| *count > 0) {
-            add(&key(&CLOSED, &[&listener, REMOVED, &reason]), Sample::Count(count));
+        for ([listener, reason, fault], count) in closed.into_iter().filter(|(_, count)| *count > 0) {
+            add(&key(&CLOSED, &[&listener, REMOVED, &reason, &fault]), Sample::Count(count));
         }
         self.0.visit_gauges(|key, gauge| {
             if names.has(key) {
@@ -107,12 +107,11 @@ pub(super) struct Distribution {
     pub sum: f64,
 }
 
-/// Closed connections by listener and reason.
-type Removed = BTreeMap<(String, String), u64>;
+/// Closed connections by listener, reason and fault.
+type Removed = BTreeMap<[String; 3], u64>;
 
-fn without_route(key: &Key) -> (String, String) {
-    let value = |name| label(key, name).unwrap_or_default().to_owned();
-    (value("listener"), value("reason"))
+fn without_route(key: &Key) -> [String; 3] {
+    ["listener", "reason", "fault"].map(|name| label(key, name).unwrap_or_default().to_owned())
 }
 
 fn is_removed(key: &Key) -> bool {

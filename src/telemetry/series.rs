@@ -39,7 +39,9 @@ impl ListenerMetrics {
         Self {
             accepted: registry.counter(&table::ACCEPTED, &[name]),
             active: Arc::new(array::from_fn(|at| registry.gauge(&table::ACTIVE, &[name, State::ALL[at].as_str()]))),
-            unrouted: each(Reason::ALL, |reason| registry.counter(&table::CLOSED, &[name, "", reason.as_str()])),
+            unrouted: each(Reason::ALL, |reason| {
+                registry.counter(&table::CLOSED, &[name, "", reason.as_str(), reason.fault().as_str()])
+            }),
             hellos: each(HelloResult::ALL, |result| registry.counter(&table::HELLOS, &[name, result.as_str()])),
             hello_duration: registry.histogram(&table::HELLO_DURATION, &[]),
             hello_bytes: registry.histogram(&table::HELLO_BYTES, &[]),
@@ -193,8 +195,10 @@ impl RouteMetrics {
     fn closed_counter(&self, ListenerIndex(listener): ListenerIndex, reason: Reason) -> &Counter {
         let on = &self.listeners[listener];
         let by_reason = on.by_reason.get_or_init(|| Box::new([const { OnceLock::new() }; Reason::ALL.len()]));
-        by_reason[reason as usize]
-            .get_or_init(|| self.registry.counter(&table::CLOSED, &[&on.listener, &self.route, reason.as_str()]))
+        by_reason[reason as usize].get_or_init(|| {
+            let labels = [&on.listener, &self.route, reason.as_str(), reason.fault().as_str()];
+            self.registry.counter(&table::CLOSED, &labels)
+        })
     }
 
     fn lived(&self) -> &Histogram {

@@ -38,7 +38,7 @@ table! {
 
     ACCEPTED: Counter, "snigate_connections_accepted_total", ["listener"], "Connections accepted.";
     ACTIVE: Gauge, "snigate_connections_active", ["listener", "state"], "Connections open now, by how far they have come.";
-    CLOSED: Counter, "snigate_connections_closed_total", ["listener", "route", "reason"], "Connections ended, by the one reason each has; route is empty when none was chosen.";
+    CLOSED: Counter, "snigate_connections_closed_total", ["listener", "route", "reason", "fault"], "Connections ended, by the one reason each has, and by whose fault that is; route is empty when none was chosen.";
     DURATION: Histogram(LIFETIMES), "snigate_connection_duration_seconds", ["route"], "How long connections lived, from accept to the last close.";
     BYTES: Counter, "snigate_bytes_total", ["route", "pool", "direction"], "Bytes relayed, counted while connections are open.";
     SPLICED: Counter, "snigate_spliced_bytes_total", ["direction"], "Bytes relayed by splice, without a copy into the process.";

@@ -74,7 +74,7 @@ fn events_are_counted_where_they_belong() {
         ("snigate_connections_active{listener=\"https\",state=\"relaying\"}", 0.0),
         ("snigate_dns_lookups_total{pool=\"web\",result=\"timeout\"}", 1.0),
         ("snigate_dns_lookups_total{pool=\"web\",result=\"ok\"}", 0.0),
-        ("snigate_connections_closed_total{listener=\"https\",route=\"shop\",reason=\"ok\"}", 1.0),
+        ("snigate_connections_closed_total{listener=\"https\",route=\"shop\",reason=\"ok\",fault=\"none\"}", 1.0),
         ("snigate_connection_duration_seconds_bucket{route=\"shop\",le=\"5\"}", 1.0),
         ("snigate_connection_duration_seconds_bucket{route=\"shop\",le=\"1\"}", 0.0),
         ("snigate_connection_duration_seconds_sum{route=\"shop\"}", 3.0),
@@ -109,8 +109,8 @@ fn series_are_there_before_the_first_event() {
     for series in [
         "snigate_connections_accepted_total{listener=\"https\"}",
         "snigate_connections_active{listener=\"https\",state=\"hello\"}",
-        "snigate_connections_closed_total{listener=\"https\",route=\"\",reason=\"no_route\"}",
-        "snigate_connections_closed_total{listener=\"alt\",route=\"shop\",reason=\"connect_refused\"}",
+        "snigate_connections_closed_total{listener=\"https\",route=\"\",reason=\"no_route\",fault=\"policy\"}",
+        "snigate_connections_closed_total{listener=\"alt\",route=\"shop\",reason=\"connect_refused\",fault=\"backend\"}",
         "snigate_connection_duration_seconds_count{route=\"shop\"}",
         "snigate_backend_first_byte_seconds_bucket{pool=\"web\",le=\"+Inf\"}",
         "snigate_backend_connections_active{pool=\"web\",backend=\"10.0.0.1:443\"}",
@@ -176,12 +176,12 @@ fn what_a_reload_removes_is_rendered_no_more_but_stays_in_the_sum() {
     assert_eq!(sum(&text, "snigate_backend_connects_total"), 1.0);
     assert_eq!(sum(&text, "snigate_connections_accepted_total"), 4.0);
     assert_eq!(sum(&text, "snigate_connections_closed_total"), 4.0);
-    let removed = "snigate_connections_closed_total{listener=\"l\",route=\"(removed)\",reason=\"ok\"}";
+    let removed = "snigate_connections_closed_total{listener=\"l\",route=\"(removed)\",reason=\"ok\",fault=\"none\"}";
     assert_eq!(value(&metrics, removed), Some(2.0));
 
     let back = metrics.route("gone", "p", &["l"]);
     back.closed(ListenerIndex(0), Reason::Ok, Duration::ZERO);
-    let series = "snigate_connections_closed_total{listener=\"l\",route=\"gone\",reason=\"ok\"}";
+    let series = "snigate_connections_closed_total{listener=\"l\",route=\"gone\",reason=\"ok\",fault=\"none\"}";
     assert_eq!(value(&metrics, series), Some(3.0), "the old count comes back");
     assert_eq!(value(&metrics, removed), None);
 }
@@ -207,7 +207,7 @@ fn series_of_removed_names_are_dropped_when_nothing_counts_there_any_more() {
         metrics.upkeep();
     }
     let back = count("r7");
-    let series = "snigate_connections_closed_total{listener=\"l\",route=\"r7\",reason=\"ok\"}";
+    let series = "snigate_connections_closed_total{listener=\"l\",route=\"r7\",reason=\"ok\",fault=\"none\"}";
     assert_eq!(value(&metrics, series), Some(1.0), "the old series is gone, and there is room for a new one");
     drop(back);
     held.closed(ListenerIndex(0), Reason::Ok, Duration::ZERO);
@@ -215,7 +215,7 @@ fn series_of_removed_names_are_dropped_when_nothing_counts_there_any_more() {
     let text = metrics.render();
     assert_eq!(sum(&text, "snigate_connections_closed_total"), 5_003.0);
     assert_eq!(sum(&text, "snigate_connections_accepted_total"), 5_003.0);
-    let removed = "snigate_connections_closed_total{listener=\"l\",route=\"(removed)\",reason=\"ok\"}";
+    let removed = "snigate_connections_closed_total{listener=\"l\",route=\"(removed)\",reason=\"ok\",fault=\"none\"}";
     assert_eq!(value(&metrics, removed), Some(5_002.0));
 }
 
@@ -228,7 +228,8 @@ fn with_many_routes_a_series_appears_when_it_is_first_used() {
     assert!(of_the_first_200 <= 200 * 50, "{of_the_first_200}");
 
     routes[3000].closed(ListenerIndex(0), Reason::BackendReset, Duration::ZERO);
-    let series = "snigate_connections_closed_total{listener=\"l\",route=\"r3000\",reason=\"backend_reset\"}";
+    let series =
+        "snigate_connections_closed_total{listener=\"l\",route=\"r3000\",reason=\"backend_reset\",fault=\"backend\"}";
     assert_eq!(value(&metrics, series), Some(1.0));
     // One reason, and the buckets, sum and count of the duration.
     assert_eq!(lines(&metrics), of_the_first_200 + 17);
@@ -236,7 +237,7 @@ fn with_many_routes_a_series_appears_when_it_is_first_used() {
     // Above the bound on names, routes share one series.
     routes[9000].closed(ListenerIndex(0), Reason::Ok, Duration::ZERO);
     routes[9999].closed(ListenerIndex(0), Reason::Ok, Duration::ZERO);
-    let other = "snigate_connections_closed_total{listener=\"l\",route=\"(other)\",reason=\"ok\"}";
+    let other = "snigate_connections_closed_total{listener=\"l\",route=\"(other)\",reason=\"ok\",fault=\"none\"}";
     assert_eq!(value(&metrics, other), Some(2.0));
 }
 
