@@ -4,6 +4,9 @@
 
 use std::cell::RefCell;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Once;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::descriptors;
 
@@ -14,6 +17,8 @@ pub(super) struct Pipe {
     write: OwnedFd,
     capacity_bytes: usize,
     held_bytes: usize,
+    /// What it has taken of [`LARGE`].
+    large_bytes: usize,
 }
 
 impl Pipe {
@@ -48,6 +53,7 @@ impl Pipe {
 
 impl Drop for Pipe {
     fn drop(&mut self) {
+        LARGE.fetch_add(self.large_bytes, Ordering::Relaxed);
         // At thread exit the pool may be dropped before its pipes.
         let _ = POOL.try_with(|pool| pool.try_borrow_mut().map(|mut pool| pool.open -= 1));
     }
@@ -64,12 +70,13 @@ pub(super) fn take(bytes: usize) -> Option<Box<Pipe>> {
         if let Some(pipe) = pool.idle.pop() {
             return Some(pipe);
         }
-        if pool.open >= pool.most {
+        if pool.open >= pool.most || pool.failed_at.is_some_and(|at| at.elapsed() < RETRY) {
             return None;
         }
-        let pipe = open(bytes)?;
-        pool.open += 1;
-        Some(pipe)
+        let pipe = open(bytes);
+        pool.failed_at = pipe.is_none().then(Instant::now);
+        pool.open += usize::from(pipe.is_some());
+        pipe
     })
 }
 
@@ -93,9 +100,32 @@ fn open(bytes: usize) -> Option<Box<Pipe>> {
     if descriptors::is_reserved(&write) {
         return None;
     }
-    // Beyond the user's pipe quota the kernel returns EPERM, or has made the pipe tiny from the start (pipe(7)).
-    let granted = fcntl_setpipe_size(&write, bytes).or_else(|_| fcntl_getpipe_size(&write)).ok()?;
-    (granted >= LEAST_USEFUL_BYTES).then(|| Box::new(Pipe { read, write, capacity_bytes: granted, held_bytes: 0 }))
+    let least_bytes = bytes.min(LEAST_USEFUL_BYTES);
+    QUOTA.call_once(|| LARGE.store(quota_of_large_pipes(), Ordering::Relaxed));
+    let is_large = bytes > least_bytes
+        && LARGE.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).is_ok();
+    let (wanted_bytes, large_bytes) = if is_large { (bytes, bytes) } else { (least_bytes, 0) };
+    let mut pipe = Box::new(Pipe { read, write, capacity_bytes: 0, held_bytes: 0, large_bytes });
+    // Beyond the user's quota the kernel returns EPERM, or has made the pipe tiny from the start (pipe(7)).
+    let granted = fcntl_setpipe_size(&pipe.write, wanted_bytes).or_else(|_| fcntl_getpipe_size(&pipe.write));
+    pipe.capacity_bytes = granted.ok()?;
+    (pipe.capacity_bytes >= least_bytes).then_some(pipe)
+}
+
+/// How many bytes all large pipes together may have: half of the user's quota, so that the other half is left for
+/// small ones. Otherwise 64 blocked transfers would take all of it.
+#[cfg(target_os = "linux")]
+fn quota_of_large_pipes() -> usize {
+    use rustix::pipe::{fcntl_setpipe_size, pipe};
+    let sysctl = |name| std::fs::read_to_string(format!("/proc/sys/fs/{name}")).ok()?.trim().parse::<usize>().ok();
+    // Who may exceed this limit has no quota. Capabilities do not show it: those of a user namespace do not count.
+    let may_exceed = |most: usize| pipe().is_ok_and(|(_read, write)| fcntl_setpipe_size(&write, 2 * most).is_ok());
+    match sysctl("pipe-user-pages-soft") {
+        Some(pages) if pages > 0 && !sysctl("pipe-max-size").is_some_and(may_exceed) => {
+            pages.saturating_mul(rustix::param::page_size()) / 2
+        }
+        _ => usize::MAX,
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -110,13 +140,21 @@ struct Pool {
     /// All of this worker's pipes, idle and in use.
     open: usize,
     most: usize,
+    /// When the kernel last did not allow one.
+    failed_at: Option<Instant>,
 }
 
+/// What is left of [`quota_of_large_pipes`], for all workers.
+static LARGE: AtomicUsize = AtomicUsize::new(0);
+static QUOTA: Once = Once::new();
+
 thread_local! {
-    static POOL: RefCell<Pool> = const { RefCell::new(Pool { idle: Vec::new(), open: 0, most: MOST_OPEN }) };
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool { idle: Vec::new(), open: 0, most: MOST_OPEN, failed_at: None }) };
 }
 
 /// The most pipes of one worker, two descriptors each; counted in the descriptor budget.
 pub(crate) const MOST_OPEN: usize = 256;
 const MOST_IDLE: usize = 32;
+/// Other workers, or other processes of the user, may have closed some by then.
+const RETRY: Duration = Duration::from_millis(250);
 const LEAST_USEFUL_BYTES: usize = 64 << 10;

@@ -19,6 +19,7 @@ mod fast_open;
 mod hellos;
 mod leavers;
 mod limits;
+mod pipes;
 mod pools;
 mod ports;
 mod names;
