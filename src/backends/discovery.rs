@@ -18,11 +18,12 @@ use tokio::sync::{Notify, SetOnce, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::backends::resolve::{self, Failure, Query, Report, ResolvedAddress};
+use crate::backends::supervise::supervise;
 use crate::pool::{self, Address, Pool};
 use crate::self_loop::comes_back;
 use crate::settings::{BackendAddress, Resolve, Search};
 use crate::snapshot::Snapshot;
-use crate::telemetry::{DnsMetrics, DnsResult, Metrics, Timestamp};
+use crate::telemetry::{DnsMetrics, DnsResult, Metrics, Task, Timestamp};
 
 /// All names that are being resolved. Clones share the state.
 #[derive(Clone)]
@@ -83,6 +84,10 @@ impl Discovery {
 
     /// Resolves the names of the snapshot in force until the process ends.
     pub(crate) async fn run(self) {
+        supervise(Task::Discovery, &self.0.metrics, || self.keep()).await;
+    }
+
+    async fn keep(&self) {
         let mut listening = self.0.listening.clone();
         loop {
             let snapshot = self.0.snapshot.load_full();
@@ -140,19 +145,22 @@ impl Discovery {
             query: query.clone(),
             kick: Arc::default(),
             tried: SetOnce::new(),
-            state: Mutex::new(State { found: known.clone(), ..State::default() }),
+            state: Mutex::new(State { found: known, ..State::default() }),
         });
         name.use_for(users);
-        let inner = Arc::clone(&self.0);
-        let learner = Arc::clone(&name);
-        let task = tokio::spawn(resolve::follow(
-            query.clone(),
-            settings.clone(),
-            known.unwrap_or_default(),
-            Arc::clone(&name.kick),
-            move |address| inner.is_ours(address),
-            move |report| learner.learn(report),
-        ));
+        let (inner, learner, query, settings) =
+            (Arc::clone(&self.0), Arc::clone(&name), query.clone(), settings.clone());
+        let task = tokio::spawn(async move {
+            let (inner, learner) = (&inner, &learner);
+            let follow = || {
+                let (query, settings, known) = (query.clone(), settings.clone(), learner.found().unwrap_or_default());
+                let is_ours = move |address| inner.is_ours(address);
+                resolve::follow(query, settings, known, Arc::clone(&learner.kick), is_ours, move |report| {
+                    learner.learn(report)
+                })
+            };
+            supervise(Task::Discovery, &inner.metrics, follow).await;
+        });
         ResolvedName { name, task }
     }
 

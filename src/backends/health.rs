@@ -19,17 +19,22 @@ use tokio::time::{Instant, interval, sleep_until};
 use self::probe::{Passed, Probe};
 use self::streak::Streak;
 use crate::backends::handshake::NameSent;
+use crate::backends::supervise::supervise;
 use crate::client_hello::Alpn;
 use crate::ids::ListenerIndex;
 use crate::pool::{Backend, BackendId, Health, LastCheck, Operator, Pool};
 use crate::server_name::Sni;
 use crate::settings::{CheckKind, HealthCheck};
 use crate::snapshot::{Destination, Route, RouteQuery, Snapshot};
-use crate::telemetry::CheckResult;
+use crate::telemetry::{CheckResult, Metrics, Task};
 
 /// Keeps one task for each backend with a health check; runs until dropped.
-pub(crate) async fn run(snapshot: Arc<ArcSwap<Snapshot>>) {
-    let mut checks = Checks::default();
+pub(crate) async fn run(snapshot: Arc<ArcSwap<Snapshot>>, metrics: Arc<Metrics>) {
+    supervise(Task::Health, &metrics, || keep(&snapshot, Arc::clone(&metrics))).await;
+}
+
+async fn keep(snapshot: &ArcSwap<Snapshot>, metrics: Arc<Metrics>) {
+    let mut checks = Checks { metrics, tasks: HashMap::new(), followed: None };
     let mut every = interval(LOOK);
     loop {
         every.tick().await;
@@ -38,15 +43,15 @@ pub(crate) async fn run(snapshot: Arc<ArcSwap<Snapshot>>) {
 }
 
 /// The running tasks, by backend.
-#[derive(Default)]
 struct Checks {
-    tasks: HashMap<BackendId, Task>,
+    metrics: Arc<Metrics>,
+    tasks: HashMap<BackendId, BackendCheck>,
     /// The snapshot they were started for, and the sum of its pools' versions. If neither changed, there is nothing to
     /// do.
     followed: Option<(Arc<Snapshot>, u64)>,
 }
 
-struct Task {
+struct BackendCheck {
     backend: Arc<Backend>,
     check: HealthCheck,
     name: NameSent,
@@ -91,10 +96,17 @@ impl Checks {
             }
             let probe = Arc::clone(probe.get_or_insert_with(|| Arc::new(Probe::new(Arc::clone(pool), check, name))));
             let first = spread(number, count, *check.interval);
-            let watching = watch(Arc::clone(&member.backend), Arc::clone(pool), probe, check.clone(), first);
+            let watching = {
+                let (backend, pool, check) = (Arc::clone(&member.backend), Arc::clone(pool), check.clone());
+                let metrics = Arc::clone(&self.metrics);
+                async move {
+                    let watch = || watch(&backend, &pool, &probe, &check, first);
+                    supervise(Task::Health, &metrics, watch).await;
+                }
+            };
             let task = tokio::spawn(watching).abort_handle();
             let (pool, check) = (Arc::clone(pool), check.clone());
-            let task = Task { backend: member.backend, check, name, pool, wanted: true, replaced: false, task };
+            let task = BackendCheck { backend: member.backend, check, name, pool, wanted: true, replaced: false, task };
             if let Some(mut before) = self.tasks.insert(key, task) {
                 before.replaced = true;
             }
@@ -102,7 +114,7 @@ impl Checks {
     }
 }
 
-impl Drop for Task {
+impl Drop for BackendCheck {
     /// A backend that is no longer checked returns to `Unchecked`.
     fn drop(&mut self) {
         self.task.abort();
@@ -134,7 +146,7 @@ fn spread(number: u32, count: u32, interval: Duration) -> Duration {
 }
 
 /// Checks one backend until the task is dropped.
-async fn watch(backend: Arc<Backend>, pool: Arc<Pool>, probe: Arc<Probe>, check: HealthCheck, first: Duration) {
+async fn watch(backend: &Backend, pool: &Pool, probe: &Probe, check: &HealthCheck, first: Duration) {
     let mut streak = Streak::new(check.rise, check.fall, backend.standing.health());
     let mut passes_while_ejected = 0;
     let mut next = Instant::now() + first;
@@ -147,14 +159,14 @@ async fn watch(backend: Arc<Backend>, pool: Arc<Pool>, probe: Arc<Probe>, check:
         if backend.standing.operator() == Operator::Down {
             continue;
         }
-        let passed = check_once(&backend, &pool, &probe, *check.timeout).await;
+        let passed = check_once(backend, pool, probe, *check.timeout).await;
         let now = Instant::now();
         if passed {
             backend.standing.connected();
         }
         if let Some(health) = streak.after(passed) {
             backend.standing.checked(health, now);
-            log(&pool, &backend, health);
+            log(pool, backend, health);
         }
         passes_while_ejected = if passed && backend.standing.is_ejected(now) { passes_while_ejected + 1 } else { 0 };
         if passes_while_ejected >= check.rise {

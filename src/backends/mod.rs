@@ -7,3 +7,4 @@ pub(crate) mod health;
 pub(crate) mod discovery;
 pub(crate) mod resolve;
 pub(crate) mod handshake;
+pub(crate) mod supervise;

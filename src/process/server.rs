@@ -149,7 +149,7 @@ impl Server {
         let app = self.open_admin(&reloads, log.as_ref()).await;
         let upkeep = tokio::spawn(upkeep(Arc::clone(&self.shared.metrics), log));
         let reloading = self.reloader.take().map(|reloader| tokio::spawn(reloader.run(asked)));
-        let checking = tokio::spawn(health::run(Arc::clone(&self.shared.snapshot)));
+        let checking = tokio::spawn(health::run(Arc::clone(&self.shared.snapshot), Arc::clone(&self.shared.metrics)));
         let discovering = tokio::spawn(self.discovery.clone().run());
         let starting = tokio::spawn(self.starting(app));
         let parting = self.serve(&reloads).await;

@@ -28,6 +28,12 @@ pub(super) fn each<L: Copy, T>(labels: &[L], make: impl FnMut(L) -> T) -> Vec<T>
 }
 
 labels! {
+    /// A background task that is started again if it panics.
+    Task {
+        Health => "health",
+        Discovery => "discovery",
+    }
+
     /// The stage of an open connection.
     State {
         /// Waiting for the whole hello (and a PROXY header before it).

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{Counter, Gauge};
 
-use super::labels::{Enforced, LimitScope, ReloadResult, Trigger, each};
+use super::labels::{Enforced, LimitScope, ReloadResult, Task, Trigger, each};
 use super::names::Names;
 use super::names::label_value;
 use super::registry::{Registry, Sample};
@@ -33,6 +33,7 @@ pub struct Metrics {
     reloads: Vec<Vec<Counter>>,
     reload_ok: Gauge,
     reload_time: Gauge,
+    task_panics: Vec<Counter>,
     log_dropped: Counter,
 }
 
@@ -64,6 +65,7 @@ impl Metrics {
             }),
             reload_ok: registry.gauge(&table::RELOAD_OK, &[]),
             reload_time: registry.gauge(&table::RELOAD_TIME, &[]),
+            task_panics: each(Task::ALL, |task| registry.counter(&table::TASK_PANICS, &[task.as_str()])),
             log_dropped: registry.counter(&table::LOG_DROPPED, &[]),
             names: Mutex::default(),
             last_reload: Mutex::default(),
@@ -193,6 +195,10 @@ impl Metrics {
     /// `total` is the count since the start, from the log.
     pub fn log_lines_dropped(&self, total: u64) {
         self.log_dropped.absolute(total);
+    }
+
+    pub fn task_panicked(&self, task: Task) {
+        self.task_panics[task as usize].increment(1);
     }
 
     fn names(&self) -> MutexGuard<'_, Names> {

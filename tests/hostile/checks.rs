@@ -180,6 +180,7 @@ fn server_hello(version: [u8; 2], cipher: [u8; 2]) -> Vec<u8> {
     [&[0x16, version[0], version[1], 0, body.len() as u8 + 4, 2, 0, 0, body.len() as u8][..], &body].concat()
 }
 
+/// The checks go on: how many files they hold at the beginning and at the end of a test is chance.
 const EAGER: &str = "health_check: { interval: 1s, timeout: 1s, rise: 1, fall: 2 }";
 
 #[test]
@@ -209,7 +210,7 @@ fn a_backend_that_rejects_what_only_the_check_offers_is_up() {
         (&check["result"], &check["error"]),
         (&"incompatible".into(), &"refused by the alert handshake_failure (40)".into())
     );
-    lb.end();
+    lb.stop();
 }
 
 #[test]
@@ -228,7 +229,7 @@ fn a_backend_that_is_silent_or_not_tls_or_lacks_the_name_it_is_sent_is_down() {
     let lb = Trial::of(Lb::new().route_with("a.test", addresses, EAGER));
     backends.iter().for_each(|backend| wait_for_state(&lb, backend.address, "failing"));
     assert_eq!(lb.metric("health_checks_total", &[("result", "incompatible")]), 0.0);
-    lb.end();
+    lb.stop();
 }
 
 #[test]
@@ -253,7 +254,7 @@ fn an_alert_about_a_name_counts_only_where_connections_for_the_name_go() {
     lb.edit(&lb2.config());
     wait_for_state(&lb, foreign.address, "failing");
     wait_for_state(&lb, own.address, "up");
-    lb.end();
+    lb.stop();
 }
 
 #[test]
@@ -274,7 +275,7 @@ fn a_backend_that_requires_a_client_certificate_is_up_and_its_own_certificate_is
             poll(|| if lb.metric("health_checks_total", &labels) >= 2.0 { Ok(()) } else { Err(lb.status()) }).unwrap();
         }
         lb.wait_for_metric("backend_state", &[("backend", &good.address.to_string()), ("state", "up")], 2.0);
-        lb.end();
+        lb.stop();
     }
 }
 
@@ -289,7 +290,7 @@ fn a_check_with_version_1_of_the_proxy_protocol_names_its_own_addresses() {
     let ending = format!(" {}\r", backend.address.port());
     assert!(line.starts_with("PROXY TCP4 127.0.0.1 127.0.0.1 ") && line.ends_with(&ending), "{line:?}");
     assert_eq!(first[line.len() + 1], 0x16);
-    lb.end();
+    lb.stop();
 }
 
 /// Signs certificates for backends that speak TLS.

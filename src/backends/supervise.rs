@@ -1,0 +1,86 @@
+//! Keeps a background task running when it panics.
+//!
+//! In:  a function that starts the task's future.
+//! Out: the future's end. A panic is logged and counted, and the future is started again after a pause.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::telemetry::{Metrics, Task};
+
+/// Runs the future that `start` makes until one ends without a panic. State that outlives a future must be usable after
+/// a panic in it: locks must not be poisoned for ever.
+pub(crate) async fn supervise<F: Future<Output = ()>>(task: Task, metrics: &Metrics, mut start: impl FnMut() -> F) {
+    let mut pause = SHORTEST_PAUSE;
+    while let Err(panic) = caught(start()).await {
+        metrics.task_panicked(task);
+        let (task, error, again_in_s) = (task.as_str(), message(&*panic), pause.as_secs_f64());
+        tracing::error!(
+            event = "task_panicked",
+            task,
+            error,
+            again_in_s,
+            "a background task panicked: it is started again"
+        );
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn caught<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> {
+    let mut future = pin!(future);
+    std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(polled) => polled.map(Ok),
+        Err(panic) => Poll::Ready(Err(panic)),
+    })
+    .await
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a text")
+}
+
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_panics_is_counted_and_started_again_until_it_ends() {
+        let (metrics, begun, mut starts) = (Metrics::new(), Instant::now(), 0);
+        supervise(Task::Health, &metrics, || {
+            starts += 1;
+            let number = starts;
+            async move {
+                tokio::task::yield_now().await;
+                assert!(number > 3, "start {number}");
+            }
+        })
+        .await;
+        assert_eq!((starts, begun.elapsed()), (4, Duration::from_secs(1 + 2 + 4)));
+        let text = metrics.render();
+        assert!(text.contains("snigate_task_panics_total{task=\"health\"} 3"), "{text}");
+        assert!(text.contains("snigate_task_panics_total{task=\"discovery\"} 0"), "{text}");
+    }
+
+    #[test]
+    fn the_text_of_a_panic_is_kept() {
+        for (panic, text) in [
+            (catch_unwind(|| panic!("constant")), "constant"),
+            (catch_unwind(|| panic!("of {}", 2)), "of 2"),
+            (catch_unwind(|| std::panic::panic_any(3)), "a panic without a text"),
+        ] {
+            assert_eq!(message(&*panic.unwrap_err()), text);
+        }
+    }
+}
