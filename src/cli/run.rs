@@ -12,6 +12,10 @@ use crate::telemetry::{LogGuard, log};
 
 /// Runs with `file` until drained.
 pub(super) fn run(file: PathBuf) -> ExitCode {
+    // Before any thread starts, since each inherits it. A new process of an upgrade keeps the capabilities of this one. A
+    // kernel without it is no reason not to serve.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::set_no_new_privs(true);
     // Must come first, before another descriptor can reuse one of these numbers.
     let inheritance = match Inheritance::take() {
         Ok(inheritance) => inheritance,

@@ -38,6 +38,17 @@ fn the_first_line_says_what_starts_and_the_docs_show_it() {
     lb.stop();
 }
 
+/// Whatever it starts, or is made to start, cannot gain privileges (prctl(2)).
+#[test]
+fn no_new_privileges_can_be_gained() {
+    let lb = Lb::new().start();
+    for task in std::fs::read_dir(format!("/proc/{}/task", lb.pid())).unwrap() {
+        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        assert!(status.contains("NoNewPrivs:\t1\n"), "{status}");
+    }
+    lb.stop();
+}
+
 #[test]
 fn a_client_above_the_limit_of_its_listener_has_a_line() {
     let backend = Backend::echoing();
