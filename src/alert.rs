@@ -11,7 +11,7 @@ pub struct Alert(u8);
 macro_rules! alerts {
     ($($name:ident = $code:literal $word:literal,)*) => {
         impl Alert {
-            $(pub const $name: Self = Self($code);)*
+            $(#[doc = $word] pub const $name: Self = Self($code);)*
 
             /// The name that the RFC gives it, or `unknown`.
             pub const fn name(self) -> &'static str {
@@ -55,10 +55,12 @@ alerts! {
 }
 
 impl Alert {
+    /// An alert by its code (RFC 8446 §6).
     pub const fn new(code: u8) -> Self {
         Self(code)
     }
 
+    /// The code on the wire.
     pub const fn code(self) -> u8 {
         self.0
     }

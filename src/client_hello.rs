@@ -36,10 +36,13 @@ pub struct ClientHello {
     pub server_name: Option<Sni>,
     /// Position of that name in the message.
     server_name_at: Range<u32>,
+    /// RFC 7301.
     pub alpn: Alpn,
+    /// Which versions, groups and extensions the client offers.
     pub offers: Offers,
     /// Bytes on the wire up to the end of the record that completes the hello.
     pub wire_bytes: usize,
+    /// Over how many records the hello was spread.
     pub records: usize,
 }
 
@@ -71,7 +74,10 @@ pub enum NotHello {
     /// More than one server name: two extensions, or two names in one.
     TwoNames,
     /// The message announces `bytes` bytes, more than the limit.
-    TooLong { bytes: usize },
+    TooLong {
+        /// As announced.
+        bytes: usize,
+    },
     /// Split into more records than any client needs.
     TooManyRecords,
 }
@@ -96,6 +102,7 @@ pub struct Reader {
 }
 
 impl Reader {
+    /// A reader that refuses a message of more bytes.
     pub fn new(max_message_bytes: usize) -> Self {
         Self { max_message_bytes, at: 0, records: 0, message: Vec::new() }
     }
@@ -254,6 +261,7 @@ impl Alpn {
         protocols.next().filter(|_| protocols.next().is_none())
     }
 
+    /// Whether the client offers `protocol`.
     pub fn offers(&self, protocol: &[u8]) -> bool {
         self.protocols().any(|offered| offered == protocol)
     }

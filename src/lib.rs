@@ -10,7 +10,7 @@
 //! for everything else. A connection sees one `snapshot` of the configuration from its first byte to its last. Each
 //! file opens with what it is for, what comes in and what goes out.
 #![deny(unsafe_code)]
-#![warn(unreachable_pub)]
+#![warn(missing_docs, unreachable_pub)]
 
 // A module may use those below it, never one above: tests/architecture.rs reads this list.
 

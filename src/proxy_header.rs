@@ -14,18 +14,23 @@ use std::num::NonZeroUsize;
 use checksum::crc32c;
 pub use encode::{Values, encode, local};
 
+/// The versions of the PROXY protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
+    /// One line of text.
     V1,
+    /// Binary.
     V2,
 }
 
 /// A header from the front of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
+    /// The version it was written in.
     pub version: Version,
     /// Length of the header; the bytes after it are the client's.
     pub bytes: usize,
+    /// Who opened the connection.
     pub command: Command,
     /// `None` with [`Command::Local`], and if the proxy does not know the client's address or its family is neither IPv4
     /// nor IPv6 (UNKNOWN, UNSPEC, unix).
@@ -41,8 +46,10 @@ pub enum Command {
     Proxy,
 }
 
+/// The two ends of the client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
+    /// The client.
     pub client: SocketAddr,
     /// The address the client connected to.
     pub local: SocketAddr,
@@ -51,6 +58,7 @@ pub struct Addresses {
 /// The result of parsing the bytes so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Parsed {
+    /// The header, and the bytes that it takes up.
     Whole(Header),
     /// A valid beginning; at least this many more bytes are needed.
     Needs(NonZeroUsize),

@@ -22,10 +22,13 @@ use crate::server_name::{Pattern, ServerName};
 /// What is known about a connection when it is routed.
 #[derive(Clone, Copy, Debug)]
 pub struct Lookup<'a> {
+    /// The name that the client asked for.
     pub server_name: &'a ServerName,
+    /// The protocols that it offers.
     pub alpn: &'a Alpn,
     /// The client's address; IPv4-mapped addresses as IPv4. `None`: unknown, so that no `source` condition holds.
     pub source: Option<IpAddr>,
+    /// The listener that accepted the connection.
     pub listener: ListenerIndex,
 }
 
@@ -34,23 +37,31 @@ pub struct Lookup<'a> {
 pub struct Found {
     /// As passed to [`Builder::add`].
     pub route: RouteIndex,
+    /// The kind of pattern that matched.
     pub by: By,
 }
 
 /// The kind of pattern that matched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
+    /// `a.example.com`
     Exact,
+    /// `*.example.com`
     OneLabel,
+    /// `**.example.com`
     ManyLabels,
+    /// `*`
     Any,
 }
 
 /// Conditions besides the name; an empty list imposes none.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Conditions {
+    /// The client offers one of these.
     pub alpn: Vec<Box<[u8]>>,
+    /// The client's address is in one of these.
     pub source: Vec<IpNet>,
+    /// One of these accepted the connection.
     pub listeners: Vec<ListenerIndex>,
 }
 
@@ -343,6 +354,7 @@ impl Conditions {
 }
 
 impl By {
+    /// The kind of condition, as `explain` prints it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Exact => "exact",

@@ -92,6 +92,7 @@ impl Sni {
 }
 
 impl ServerName {
+    /// Lower-case, without a trailing dot.
     pub fn as_str(&self) -> &str {
         &self.0
     }

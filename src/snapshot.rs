@@ -29,18 +29,26 @@ use crate::telemetry::{ConnectionLog, Match, Metrics, RouteMetrics};
 pub struct Snapshot {
     /// The settings of the file, without its routes: those are in the table, which takes less memory.
     pub config: Settings,
+    /// Finds the route of a name.
     pub table: RouteTable,
+    /// In the order of the files; a [`RouteIndex`] points into it.
     pub routes: Vec<Route>,
+    /// For hellos without a name, or with an IP address as name.
     pub no_sni: Route,
+    /// For names that no route matches.
     pub unmatched: Route,
+    /// For first bytes that are not a TLS handshake.
     pub not_tls: Route,
+    /// In the order of the files.
     pub pools: Vec<Arc<Pool>>,
+    /// How connections are relayed.
     pub relay: Arc<relay::Settings>,
     /// `limits.max_connections`; `None` is `auto`.
     pub max_connections: Option<usize>,
     listeners: Vec<ListenerTerms>,
     /// Numbers the snapshots of a process.
     pub generation: u64,
+    /// What a connection keeps of the snapshot.
     pub terms: Arc<Terms>,
     places: Places,
     metrics: Arc<Metrics>,
@@ -61,10 +69,13 @@ pub struct ListenerTerms {
 pub struct Terms {
     /// [`Snapshot::generation`]
     pub generation: u64,
+    /// [`Snapshot::hash`]
     pub hash: Arc<str>,
     /// The names of the listeners, in configuration order.
     listeners: Vec<Arc<str>>,
+    /// `limits.max_hello`, in bytes.
     pub max_hello_bytes: usize,
+    /// Where its line goes when it ends.
     pub connection_log: ConnectionLog,
 }
 
@@ -89,8 +100,11 @@ pub enum Destination {
 pub struct RouteQuery<'a> {
     /// `None`: the hello has no server_name extension.
     pub sni: Option<&'a Sni>,
+    /// The protocols that the client offers.
     pub alpn: &'a Alpn,
+    /// The client's address, from the PROXY header if there is one; `None` if the header has none.
     pub source: Option<IpAddr>,
+    /// The listener that accepted the connection.
     pub listener: ListenerIndex,
 }
 
@@ -159,6 +173,7 @@ impl Snapshot {
         &self.listeners[index]
     }
 
+    /// The route with this index. Panics if it is from another snapshot.
     pub fn route(&self, RouteIndex(index): RouteIndex) -> &Route {
         &self.routes[index as usize]
     }
@@ -206,6 +221,7 @@ impl Snapshot {
         })
     }
 
+    /// The hash of the configuration, sixteen hexadecimal digits.
     pub fn hash(&self) -> &str {
         &self.config.hash
     }

@@ -3,7 +3,9 @@
 /// Where bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
+    /// From the client to the backend.
     ToBackend,
+    /// From the backend to the client.
     ToClient,
 }
 

@@ -37,7 +37,9 @@ use crate::settings::{
 /// A valid configuration, and warnings about probable mistakes in it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {
+    /// What the file says.
     pub config: Config,
+    /// Probable mistakes.
     pub warnings: Problems,
 }
 
@@ -93,7 +95,9 @@ impl Config {
 /// Everything in the file, with every default filled in. Derefs to its settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
+    /// Everything but the routes.
     pub settings: Settings,
+    /// In the order of the files.
     pub routes: Vec<Route>,
 }
 
@@ -143,14 +147,20 @@ pub struct Settings {
     pub hash: String,
 }
 
+/// Which names go where, under which conditions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
+    /// Unique; of a route without a name, its first pattern.
     pub name: Arc<str>,
     /// Each with its place, for messages about conflicts.
     pub patterns: Vec<(Pattern, Place)>,
+    /// Must hold besides the name.
     pub conditions: Conditions,
+    /// Where the connections go.
     pub to: Destination,
+    /// Overrides `timeouts.idle`.
     pub idle_timeout: Option<Span>,
+    /// What happens to its connections when it is removed.
     pub on_removed: OnRemoved,
 }
 
@@ -165,10 +175,12 @@ pub struct Conditions {
     pub listeners: Vec<usize>,
 }
 
+/// Where a connection goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Destination {
     /// An index into [`Settings::pools`].
     Pool(usize),
+    /// Nowhere; it is refused.
     Refuse(Refuse),
 }
 

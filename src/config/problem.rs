@@ -18,25 +18,33 @@ pub struct Problems {
 /// One problem, worded so that it shows how to fix it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
+    /// Whether the file can be used all the same.
     pub severity: Severity,
+    /// Where in the files.
     pub place: Place,
     /// The path of the key, such as `pools.web.backends[2].address`; empty for the file as a whole.
     pub path: String,
+    /// The cause and the cure.
     pub message: String,
 }
 
 /// An error makes the file unusable; a warning does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
+    /// The file cannot be used.
     Error,
+    /// Probably a mistake.
     Warning,
 }
 
 /// A place in a file; lines and columns count from 1, columns in characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
+    /// As it was named, or found by `include`.
     pub file: Arc<Path>,
+    /// From 1.
     pub line: u32,
+    /// From 1, in characters.
     pub column: u32,
 }
 
@@ -58,6 +66,7 @@ impl Problems {
         }
     }
 
+    /// Whether there are no problems.
     pub fn is_empty(&self) -> bool {
         self.told.is_empty()
     }
@@ -77,6 +86,7 @@ impl Problems {
         self.errors + self.warnings - self.told.len()
     }
 
+    /// The problems that were kept.
     pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
         self.told.iter()
     }

@@ -121,6 +121,7 @@ impl Ticket {
         self.0.unwrap_or(u32::MAX)
     }
 
+    /// Changes what is shown of the connection; `None` if it has ended.
     pub fn update<R>(&self, update: impl FnOnce(&mut LiveConnection) -> R) -> Option<R> {
         let number = self.0?;
         SLOTS.with_borrow_mut(|slots| slots.get_mut(number).map(update))
@@ -131,6 +132,7 @@ impl Ticket {
         self.update(|entry| look(entry)).expect("the connection is registered")
     }
 
+    /// Counts bytes that have passed.
     pub fn carried(&self, way: Way, bytes: u64) {
         self.update(|entry| entry.bytes[way as usize] += bytes);
     }

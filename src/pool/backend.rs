@@ -52,7 +52,9 @@ pub struct Shown {
 /// Where connections to a backend go.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
+    /// An address and its port.
     Inet(SocketAddr),
+    /// The path of a socket.
     Unix(Arc<Path>),
 }
 
@@ -109,6 +111,7 @@ impl Drop for Lease {
 }
 
 impl Address {
+    /// Whether this is an IPv6 address.
     pub fn is_ipv6(&self) -> bool {
         matches!(self, Self::Inet(address) if address.is_ipv6())
     }

@@ -33,9 +33,11 @@ use crate::telemetry::{Metrics, PoolMetrics};
 
 /// A named set of backends and how they are used.
 pub struct Pool {
+    /// The key of the pool in the file.
     pub name: Arc<str>,
     /// Without its backends: those are members.
     pub settings: settings::Pool,
+    /// The series of the pool.
     pub metrics: Arc<PoolMetrics>,
     members: ArcSwap<Members>,
     /// Where the members come from. Locked only by the control thread, while it changes them.

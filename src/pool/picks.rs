@@ -21,7 +21,9 @@ use crate::settings::{Balance, WhenAllDown};
 /// The connection to pick for.
 #[derive(Clone, Copy, Debug)]
 pub struct PickRequest<'a> {
+    /// For `source_hash`.
     pub client: IpAddr,
+    /// For `sni_hash`.
     pub server_name: Option<&'a str>,
 }
 

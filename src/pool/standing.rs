@@ -48,7 +48,9 @@ pub enum Operator {
 pub enum Health {
     /// No check has completed yet, or none is configured.
     Unchecked,
+    /// The last checks passed.
     Up,
+    /// The last checks failed.
     Down,
 }
 

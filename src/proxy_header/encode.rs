@@ -22,6 +22,7 @@ use crate::ids::ConnectionId;
 /// What version 2 carries besides the addresses; version 1 has no place for it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Values<'a> {
+    /// Identifies the connection, PP2_TYPE_UNIQUE_ID.
     pub unique_id: Option<ConnectionId>,
     /// The server name as the client sent it, with its case.
     pub authority: Option<&'a [u8]>,

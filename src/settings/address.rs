@@ -16,7 +16,9 @@ use super::text::{Word, serde_as_word, words};
 /// An address of the admin server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
+    /// `IP:PORT`
     Tcp(SocketAddr),
+    /// `unix:/PATH`
     Unix(PathBuf),
 }
 

@@ -47,16 +47,22 @@ fn or_the_address_alone(schema: &mut Schema) {
 /// The address of a backend, or the name to look it up by. `Display` writes it as in the file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum BackendAddress {
+    /// `IP:PORT`
     Inet(SocketAddr),
+    /// `unix:/PATH`
     Unix(Arc<Path>),
     /// Every A and AAAA record is a backend.
     Name {
+        /// What is looked up.
         host: ServerName,
+        /// The port of each address.
         port: u16,
+        /// Whether search domains apply.
         search: Search,
     },
     /// Every SRV target (RFC 2782) is a backend, at the port of its record.
     Srv {
+        /// `_service._proto.name`
         name: ServerName,
     },
 }
@@ -64,6 +70,7 @@ pub enum BackendAddress {
 /// Whether the system's search domains are applied to a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Search {
+    /// As by the system's own programs.
     Allowed,
     /// The name ends with a dot: it is absolute.
     No,

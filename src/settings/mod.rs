@@ -77,16 +77,20 @@ pub struct ProxyProtocol {
     pub trusted: Vec<Text<IpNet>>,
 }
 
-/// `alert`: send a TLS alert with the reason, then close. `close`: close (FIN). `reset`: reset (RST).
+/// How to refuse a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Refuse {
+    /// Send a TLS alert with the reason, then close.
     Alert,
+    /// Close (FIN).
     Close,
+    /// Reset (RST).
     Reset,
 }
 
 impl Refuse {
+    /// The word in the file.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Alert => "alert",
@@ -96,13 +100,16 @@ impl Refuse {
     }
 }
 
-/// `keep`: leave connections open. `drain`: reset those still open after `timeouts.drain`. `close`: reset them at once.
+/// What happens to open connections when their route or backend is removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnRemoved {
+    /// Leave connections open.
     #[default]
     Keep,
+    /// Reset those still open after `timeouts.drain`.
     Drain,
+    /// Reset them at once.
     Close,
 }
 
@@ -177,7 +184,9 @@ impl Default for Relay {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Splice {
+    /// Splice where possible.
     Auto,
+    /// Copy through user space.
     Off,
 }
 
@@ -187,6 +196,7 @@ pub enum Splice {
 pub struct Tcp {
     /// Send small segments immediately (TCP_NODELAY).
     pub nodelay: bool,
+    /// When a silent peer is probed.
     pub keepalive: Keepalive,
     /// How long a peer may acknowledge nothing of what is sent to it, window probes included, before the connection is
     /// closed. `off`: the kernel decides (`net.ipv4.tcp_retries2`).
@@ -214,8 +224,11 @@ impl Default for Tcp {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Keepalive {
+    /// How long a connection is silent before the first probe.
     pub idle: Span,
+    /// The time between probes.
     pub interval: Span,
+    /// How many unanswered probes end the connection.
     #[schemars(range(min = 1, max = 127))]
     pub probes: u32,
 }
@@ -253,13 +266,15 @@ impl Default for Admin {
     }
 }
 
-/// `auto`: requests through a unix socket, and requests with the token. `token`: only requests with the token. `never`:
-/// nobody.
+/// Who may make changes through the admin server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AllowControl {
+    /// Requests through a unix socket, and requests with the token.
     Auto,
+    /// Only requests with the token.
     Token,
+    /// Nobody.
     Never,
 }
 
@@ -267,7 +282,9 @@ pub enum AllowControl {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
+    /// The least severe messages that are logged.
     pub level: Level,
+    /// One JSON object a line, or text.
     pub format: LogFormat,
     /// Which connections are logged when they end.
     pub connections: LogConnections,
@@ -279,28 +296,41 @@ impl Default for Log {
     }
 }
 
+/// The severity of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
+    /// Something does not work.
     Error,
+    /// Something will not work, or not as it is meant.
     Warn,
+    /// What the process does.
     Info,
+    /// What it decides, and why.
     Debug,
+    /// Everything.
     Trace,
 }
 
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
+    /// One object a line.
     Json,
+    /// `key=value` pairs.
     Text,
 }
 
+/// Which connections are logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogConnections {
+    /// Every connection.
     All,
+    /// Those that failed.
     Failed,
+    /// None.
     Off,
 }
 

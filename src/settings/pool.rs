@@ -33,6 +33,7 @@ pub struct Pool {
     /// How to resolve backends that are DNS names.
     #[serde(default)]
     pub resolve: Resolve,
+    /// How to connect to the backends.
     #[serde(default)]
     pub connect: Connect,
     /// Active health checks. Off by default.
@@ -86,8 +87,10 @@ pub enum Balance {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenAllDown {
+    /// Try them all the same.
     #[default]
     Try,
+    /// Refuse the connection.
     Refuse,
 }
 
@@ -95,13 +98,17 @@ pub enum WhenAllDown {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SendProxyProtocol {
+    /// Send none.
     #[default]
     Off,
+    /// Version 1, one line of text.
     V1,
+    /// Version 2, binary.
     V2,
 }
 
 impl SendProxyProtocol {
+    /// `None`: no header is sent.
     pub fn version(self) -> Option<proxy_header::Version> {
         match self {
             Self::Off => None,
@@ -148,8 +155,11 @@ impl Default for Resolve {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Family {
+    /// IPv4 and IPv6.
     Any,
+    /// Only IPv4.
     V4,
+    /// Only IPv6.
     V6,
 }
 
@@ -262,7 +272,9 @@ impl Default for HealthCheck {
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "HealthCheckKind")]
 pub enum CheckKind {
+    /// Connect only.
     Tcp,
+    /// Complete a TLS handshake.
     Tls,
 }
 

@@ -18,6 +18,7 @@ pub struct Span(pub Duration);
 pub struct Size(pub usize);
 
 impl Span {
+    /// Whole seconds.
     pub const fn from_secs(seconds: u64) -> Self {
         Self(Duration::from_secs(seconds))
     }

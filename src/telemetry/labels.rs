@@ -8,7 +8,7 @@ macro_rules! labels {
     ($($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident => $label:literal,)* })*) => {$(
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$variant_doc])* $variant,)* }
+        pub enum $name { $(#[doc = concat!("`", $label, "`")] $(#[$variant_doc])* $variant,)* }
 
         impl $name {
             /// All of them, in the order of their discriminants.

@@ -48,6 +48,7 @@ pub struct LastReload {
 }
 
 impl Metrics {
+    /// The series of one process, all at zero.
     pub fn new() -> Arc<Self> {
         let registry = Arc::new(Registry::new());
         let started = SystemTime::now();
@@ -125,6 +126,7 @@ impl Metrics {
         Arc::new(RouteMetrics::new(Arc::clone(&self.registry), route, pool, listeners, registering))
     }
 
+    /// The series of a pool.
     pub fn pool(&self, name: &str) -> Arc<PoolMetrics> {
         let name = self.names().admit_pool(name);
         Arc::new(PoolMetrics::register(&self.registry, &name))
@@ -136,6 +138,7 @@ impl Metrics {
         Arc::new(DnsMetrics::register(&self.registry, &pool))
     }
 
+    /// The series of a backend.
     pub fn backend(&self, pool: &str, backend: &str) -> Arc<BackendMetrics> {
         let (pool, backend) = self.names().admit_backend(pool, backend);
         Arc::new(BackendMetrics::register(&self.registry, &pool, &backend))
@@ -171,23 +174,28 @@ impl Metrics {
         *last = Some(LastReload { result, trigger, at, hash });
     }
 
+    /// The latest reload; `None` before the first.
     pub fn last_reload(&self) -> Option<LastReload> {
         self.last_reload.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Since the process started.
     pub fn uptime(&self) -> Duration {
         self.started.elapsed().unwrap_or_default()
     }
 
+    /// A refusal sent this alert.
     pub fn alert_sent(&self, alert: Alert) {
         let at = ALERTS.iter().position(|known| *known == alert).unwrap_or(ALERTS.len());
         self.alerts[at].increment(1);
     }
 
+    /// Bytes that were spliced in the kernel.
     pub fn spliced(&self, way: Way, bytes: u64) {
         self.spliced[way as usize].increment(bytes);
     }
 
+    /// A connection was over a limit.
     pub fn limit_rejected(&self, scope: LimitScope, enforced: Enforced) {
         self.limited[scope as usize][enforced as usize].increment(1);
     }
