@@ -8,9 +8,10 @@
 //! hello is larger than the receive buffer. So the bytes are consumed and kept.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 
 use crate::client_hello::{ClientHello, Hello, NotHello, Reader};
@@ -40,7 +41,7 @@ pub(crate) enum ProxyHeader {
     Required,
 }
 
-/// Why there is no hello to route by. `got` counts the bytes received, without any PROXY header.
+/// Why there is no hello to route by. `got` counts the bytes received; those of a PROXY header only in `Io`.
 #[derive(Debug)]
 pub(crate) enum PeekError {
     /// The deadline passed.
@@ -71,11 +72,25 @@ pub(crate) async fn client_hello(
     deadline: Instant,
 ) -> Result<Peeked, PeekError> {
     let mut bytes = Vec::new();
-    match timeout_at(deadline, read_hello(client, &mut bytes, proxy_header, max_hello_bytes)).await {
-        Ok(Ok((first, proxy_header))) => Ok(Peeked { first, prefix: bytes, proxy_header }),
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(PeekError::TimedOut { got: bytes.len() }),
+    match in_time(deadline, read_hello(client, &mut bytes, proxy_header, max_hello_bytes)).await {
+        Some(Ok((first, proxy_header))) => Ok(Peeked { first, prefix: bytes, proxy_header }),
+        Some(Err(error)) => Err(error),
+        None => Err(PeekError::TimedOut { got: bytes.len() }),
     }
+}
+
+/// Reads once more after the deadline: a process that was stopped sees its timers first, although everything may have
+/// arrived in the meantime.
+async fn in_time<T>(deadline: Instant, read: impl Future<Output = T>) -> Option<T> {
+    let mut read = pin!(read);
+    for _ in 0..LAST_LOOKS {
+        if let Ok(done) = timeout_at(deadline, &mut read).await {
+            return Some(done);
+        }
+        // The runtime asks the kernel for events before this goes on.
+        yield_now().await;
+    }
+    timeout_at(deadline, read).await.ok()
 }
 
 /// Waits for the first byte, whatever it is.
@@ -83,7 +98,7 @@ pub(crate) async fn client_hello(
 /// # Errors
 /// [`PeekError`], none of them about a hello.
 pub(crate) async fn anything(client: &mut (impl AsyncRead + Unpin), deadline: Instant) -> Result<(), PeekError> {
-    let first = timeout_at(deadline, async { read_more(client, &mut Vec::new(), 1).await });
+    let first = in_time(deadline, async { read_more(client, &mut Vec::new(), 1).await });
     first.await.unwrap_or(Err(PeekError::TimedOut { got: 0 }))
 }
 
@@ -102,7 +117,8 @@ async fn read_hello(
     let mut more = usize::from(bytes.is_empty());
     loop {
         if more > 0 {
-            read_more(client, bytes, more).await?;
+            let read = read_more(client, bytes, more).await;
+            read.map_err(|error| error.after(header.map_or(0, |header| header.bytes)))?;
         }
         match reader.read(bytes) {
             Ok(Hello::Whole(hello)) => return Ok((First::Hello(hello), header)),
@@ -155,6 +171,16 @@ async fn read_more(client: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>, w
     Ok(())
 }
 
+impl PeekError {
+    /// Counts the bytes of a PROXY header before an error: a client whose proxy sent one is no port scan.
+    fn after(self, header_bytes: usize) -> Self {
+        match self {
+            Self::Io { error, got } => Self::Io { error, got: got + header_bytes },
+            other => other,
+        }
+    }
+}
+
 impl std::fmt::Display for PeekError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -176,6 +202,8 @@ impl std::error::Error for PeekError {
     }
 }
 
+/// Each look takes a thousand events from the kernel, of all connections of the worker.
+const LAST_LOOKS: u32 = 16;
 /// The most one read returns, and so the most we keep of what follows a hello.
 const READ_BYTES: usize = 16 << 10;
 
@@ -236,6 +264,38 @@ mod tests {
     async fn a_client_that_leaves_inside_its_hello_is_gone() {
         assert!(matches!(peek(ProxyHeader::None, &[&hello()[..20]]).await, Err(PeekError::Gone { got: 20 })));
         assert!(matches!(peek(ProxyHeader::None, &[]).await, Err(PeekError::Gone { got: 0 })));
+    }
+
+    /// A client that is reset after `bytes`.
+    struct Reset<'a>(&'a [u8]);
+
+    impl AsyncRead for Reset<'_> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> std::task::Poll<io::Result<()>> {
+            if self.0.is_empty() {
+                return std::task::Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            }
+            buffer.put_slice(std::mem::take(&mut self.0));
+            std::task::Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_error_after_bytes_counts_them_those_of_a_proxy_header_too() {
+        let header = b"PROXY TCP4 192.0.2.1 192.0.2.2 5 6\r\n";
+        for (proxy, bytes) in [
+            (ProxyHeader::None, &hello()[..5]),
+            (ProxyHeader::Required, &header[..7]),
+            (ProxyHeader::Required, &header[..]),
+            (ProxyHeader::Required, &[&header[..], &hello()[..5]].concat()),
+            (ProxyHeader::None, &[]),
+        ] {
+            let read = client_hello(&mut Reset(bytes), proxy, 1000, Instant::now() + Duration::from_secs(10)).await;
+            assert!(matches!(read, Err(PeekError::Io { got, .. }) if got == bytes.len()), "{read:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,7 +7,8 @@
 use std::convert::Infallible;
 use std::io;
 
-use rustix::net::RecvFlags;
+use rustix::io::retry_on_intr;
+use rustix::net::{RecvFlags, recv};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
@@ -116,7 +117,7 @@ pub(crate) fn first_record(bytes: &[u8]) -> (FirstRecord, Option<Alert>) {
 /// Peeks, without consuming, whether the client has sent more: the relay must read it.
 fn has_more(client: &TcpStream) -> io::Result<usize> {
     client.try_io(Interest::READABLE, || {
-        let (taken, _) = rustix::net::recv(client, &mut [0_u8; 1], RecvFlags::PEEK)?;
+        let (taken, _) = retry_on_intr(|| recv(client, &mut [0_u8; 1], RecvFlags::PEEK))?;
         Ok(taken)
     })
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use rustix::io::retry_on_intr;
 use rustix::net::{SendFlags, send};
 use tokio::io::{Interest, ReadBuf};
 
@@ -94,7 +95,8 @@ pub(super) fn write(cx: &mut Context<'_>, to: &mut impl Stream, bytes: &[u8]) ->
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn write_last(cx: &mut Context<'_>, to: &mut impl Stream, bytes: &[u8]) -> Poll<io::Result<usize>> {
     let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
-    let sent = to.try_io(Interest::WRITABLE, || send(to.as_fd(), bytes, flags).map_err(io::Error::from));
+    let sent =
+        to.try_io(Interest::WRITABLE, || retry_on_intr(|| send(to.as_fd(), bytes, flags)).map_err(io::Error::from));
     match sent {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => write(cx, to, bytes),
         result => Poll::Ready(result),

@@ -6,6 +6,7 @@
 use std::io;
 use std::task::{Context, Poll, ready};
 
+use rustix::io::retry_on_intr;
 use rustix::pipe::{SpliceFlags, splice};
 use tokio::io::Interest;
 
@@ -17,7 +18,7 @@ pub(super) fn fill(cx: &mut Context<'_>, from: &impl Stream, pipe: &mut Pipe) ->
     loop {
         ready!(from.poll_read_ready(cx))?;
         let moved = from.try_io(Interest::READABLE, || {
-            retry(|| splice(from, None, pipe.write_end(), None, pipe.capacity_bytes(), FLAGS))
+            Ok(retry_on_intr(|| splice(from, None, pipe.write_end(), None, pipe.capacity_bytes(), FLAGS))?)
         });
         match moved {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -34,8 +35,9 @@ pub(super) fn fill(cx: &mut Context<'_>, from: &impl Stream, pipe: &mut Pipe) ->
 pub(super) fn empty(cx: &mut Context<'_>, pipe: &mut Pipe, to: &impl Stream) -> Poll<io::Result<usize>> {
     loop {
         ready!(to.poll_write_ready(cx))?;
-        let moved = to
-            .try_io(Interest::WRITABLE, || retry(|| splice(pipe.read_end(), None, to, None, pipe.held_bytes(), FLAGS)));
+        let moved = to.try_io(Interest::WRITABLE, || {
+            Ok(retry_on_intr(|| splice(pipe.read_end(), None, to, None, pipe.held_bytes(), FLAGS))?)
+        });
         match moved {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -54,15 +56,6 @@ pub(super) fn is_unsupported(error: &io::Error) -> bool {
     [Errno::INVAL, Errno::NOSYS, Errno::PERM, Errno::ACCESS]
         .iter()
         .any(|no| error.raw_os_error() == Some(no.raw_os_error()))
-}
-
-fn retry(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usize> {
-    loop {
-        match call() {
-            Err(rustix::io::Errno::INTR) => {}
-            result => return result.map_err(io::Error::from),
-        }
-    }
 }
 
 const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);

@@ -1,12 +1,14 @@
 //! Clients that stop half-way: one deadline ends them, whatever they sent and however slowly.
 
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use crate::backend::Backend;
-use crate::bytes::{hello, message, records, usual};
+use crate::bytes::{UNRECOGNIZED_NAME, alert, hello, message, records, usual};
 use crate::harness::Lb;
 use crate::trial::{Trial, soaking};
 use crate::wire::{Close, connect, read_to_close, send};
@@ -99,5 +101,28 @@ fn a_crowd_that_stalls_costs_honest_clients_nothing() {
     };
     stall();
     lb.some_round_leaves_less_than(crowd as u64 * 256, stall);
+    lb.end();
+}
+
+/// A process that was stopped finds its deadline passed and the bytes there; of more clients than one question to the
+/// kernel is answered about.
+#[test]
+fn a_hello_that_became_whole_during_a_freeze_is_answered() {
+    let lb = Trial::of(Lb::new().with("timeouts: { hello: 4s }"));
+    let (hello, clients) = (hello("a.test"), 2_500);
+    let mut waiting: Vec<_> = (0..clients).map(|_| send(lb.address(), &hello[..9])).collect();
+    lb.wait_for_metric("connections_active", &[], f64::from(clients));
+    lb.signal(Signal::STOP);
+    for client in &mut waiting {
+        client.write_all(&hello[9..]).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+    }
+    // It is the clock of the stopped process that has to pass the deadline.
+    thread::sleep(Duration::from_millis(4300));
+    lb.signal(Signal::CONT);
+    for client in &mut waiting {
+        assert_eq!(read_to_close(client), (alert(UNRECOGNIZED_NAME), Close::Fin));
+    }
+    lb.wait_for_closed("no_route", f64::from(clients));
     lb.end();
 }
