@@ -205,6 +205,7 @@ impl Metrics {
         self.log_dropped.absolute(total);
     }
 
+    /// A task of the control thread panicked, and starts again.
     pub fn task_panicked(&self, task: Task) {
         self.task_panics[task as usize].increment(1);
     }
