@@ -131,6 +131,7 @@ impl Reader {
                 self.check_header(fragment)?;
                 return self.whole(fragment);
             }
+            self.message.reserve_exact(fragment.len());
             self.message.extend_from_slice(fragment);
             self.foresee(&[], 0)?;
             if message_bytes(&self.message) == Some(self.message.len()) {

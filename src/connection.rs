@@ -167,7 +167,8 @@ async fn hello(
         return Err(TurnedAway { reason: Reason::ProxyUntrusted, refusal: Refusal::Close });
     }
     let proxy_header = if terms.trusted_proxies.is_some() { ProxyHeader::Required } else { ProxyHeader::None };
-    let peeked = peek::client_hello(client.stream(), proxy_header, snapshot.terms.max_hello_bytes, deadline).await;
+    let sizes = (snapshot.terms.max_hello_bytes, snapshot.terms.hello_memory_bytes);
+    let peeked = peek::client_hello(client.stream(), proxy_header, sizes, deadline).await;
     let after = at.elapsed();
     match peeked {
         Ok(Peeked { first, prefix, proxy_header }) => {
@@ -196,6 +197,7 @@ fn no_hello(error: &PeekError) -> (Option<HelloResult>, TurnedAway) {
         PeekError::TimedOut { got: 0 } | PeekError::Gone { got: 0 } | PeekError::Io { got: 0, .. } => {
             (HelloResult::Probe, Reason::Probe, Refusal::Leave)
         }
+        PeekError::Memory { .. } => (HelloResult::Memory, Reason::Memory, Refusal::Reset),
         PeekError::TimedOut { .. } => (HelloResult::TimedOut, Reason::HelloTimeout, Refusal::Leave),
         PeekError::Gone { .. } | PeekError::Io { .. } => (HelloResult::ClientGone, Reason::ClientGone, Refusal::Leave),
         PeekError::Hello(error) => {

@@ -37,6 +37,7 @@ mod relay;
 // What the path stands on; no module of these does more than one small thing.
 mod self_loop;
 mod limits;
+mod hello_memory;
 mod drain;
 mod socket;
 mod descriptors;

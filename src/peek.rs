@@ -9,12 +9,14 @@
 
 use std::io;
 use std::pin::{Pin, pin};
+use std::task::Poll;
 
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 
 use crate::client_hello::{ClientHello, Hello, NotHello, Reader};
+use crate::hello_memory::{self, Budget, Held, Refused};
 use crate::proxy_header::{self, Header, Malformed, Parsed};
 use crate::scratch::with_scratch;
 
@@ -56,6 +58,10 @@ pub(crate) enum PeekError {
         error: io::Error,
         got: usize,
     },
+    /// All unfinished hellos together are over their budget, and this is the largest.
+    Memory {
+        got: usize,
+    },
     Hello(NotHello),
     ProxyHeader(Malformed),
 }
@@ -68,14 +74,14 @@ pub(crate) enum PeekError {
 pub(crate) async fn client_hello(
     client: &mut (impl AsyncRead + Unpin),
     proxy_header: ProxyHeader,
-    max_hello_bytes: usize,
+    (max_hello_bytes, memory_bytes): (usize, Option<usize>),
     deadline: Instant,
 ) -> Result<Peeked, PeekError> {
-    let mut bytes = Vec::new();
-    match in_time(deadline, read_hello(client, &mut bytes, proxy_header, max_hello_bytes)).await {
-        Some(Ok((first, proxy_header))) => Ok(Peeked { first, prefix: bytes, proxy_header }),
+    let mut kept = Kept::new(memory_bytes);
+    match in_time(deadline, read_hello(client, &mut kept, proxy_header, max_hello_bytes)).await {
+        Some(Ok((first, proxy_header))) => Ok(Peeked { first, prefix: kept.bytes, proxy_header }),
         Some(Err(error)) => Err(error),
-        None => Err(PeekError::TimedOut { got: bytes.len() }),
+        None => Err(PeekError::TimedOut { got: kept.bytes.len() }),
     }
 }
 
@@ -98,29 +104,29 @@ async fn in_time<T>(deadline: Instant, read: impl Future<Output = T>) -> Option<
 /// # Errors
 /// [`PeekError`], none of them about a hello.
 pub(crate) async fn anything(client: &mut (impl AsyncRead + Unpin), deadline: Instant) -> Result<(), PeekError> {
-    let first = in_time(deadline, async { read_more(client, &mut Vec::new(), 1).await });
+    let first = in_time(deadline, async { read_more(client, &mut Kept::new(None), 1).await });
     first.await.unwrap_or(Err(PeekError::TimedOut { got: 0 }))
 }
 
 async fn read_hello(
     client: &mut (impl AsyncRead + Unpin),
-    bytes: &mut Vec<u8>,
+    kept: &mut Kept,
     proxy_header: ProxyHeader,
     max_hello_bytes: usize,
 ) -> Result<(First, Option<Header>), PeekError> {
     let header = match proxy_header {
         ProxyHeader::None => None,
-        ProxyHeader::Required => Some(read_proxy_header(client, bytes).await?),
+        ProxyHeader::Required => Some(read_proxy_header(client, kept).await?),
     };
     let mut reader = Reader::new(max_hello_bytes);
     // Bytes may have arrived together with the header.
-    let mut more = usize::from(bytes.is_empty());
+    let mut more = usize::from(kept.bytes.is_empty());
     loop {
         if more > 0 {
-            let read = read_more(client, bytes, more).await;
+            let read = read_more(client, kept, more).await;
             read.map_err(|error| error.after(header.map_or(0, |header| header.bytes)))?;
         }
-        match reader.read(bytes) {
+        match reader.read(&kept.bytes) {
             Ok(Hello::Whole(hello)) => return Ok((First::Hello(hello), header)),
             Ok(Hello::Needs(bytes)) => more = bytes.get(),
             Err(NotHello::NotTls) => return Ok((First::NotTls, header)),
@@ -130,13 +136,13 @@ async fn read_hello(
 }
 
 /// Leaves in `bytes` what came after the header.
-async fn read_proxy_header(client: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>) -> Result<Header, PeekError> {
+async fn read_proxy_header(client: &mut (impl AsyncRead + Unpin), kept: &mut Kept) -> Result<Header, PeekError> {
     let mut more = 1;
     loop {
-        read_more(client, bytes, more).await?;
-        match proxy_header::parse(bytes) {
+        read_more(client, kept, more).await?;
+        match proxy_header::parse(&kept.bytes) {
             Ok(Parsed::Whole(header)) => {
-                *bytes = bytes[header.bytes..].to_vec();
+                kept.bytes = kept.bytes[header.bytes..].to_vec();
                 return Ok(header);
             }
             Ok(Parsed::Needs(bytes)) => more = bytes.get(),
@@ -145,30 +151,65 @@ async fn read_proxy_header(client: &mut (impl AsyncRead + Unpin), bytes: &mut Ve
     }
 }
 
-/// Appends at least `wanted` bytes to `bytes`, which grows by what was received, never by what was announced.
-async fn read_more(client: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>, wanted: usize) -> Result<(), PeekError> {
-    let enough = bytes.len() + wanted;
-    while bytes.len() < enough {
-        let before = bytes.len();
+/// The bytes so far, and what they take of the budget of all unfinished hellos.
+struct Kept {
+    bytes: Vec<u8>,
+    /// Only if they did not come in one piece.
+    held: Option<Held<'static>>,
+    /// `None`: auto.
+    memory_bytes: Option<usize>,
+}
+
+impl Kept {
+    fn new(memory_bytes: Option<usize>) -> Self {
+        Self { bytes: Vec::new(), held: None, memory_bytes }
+    }
+
+    /// Call it before waiting for more.
+    fn count(&mut self) -> Result<(), PeekError> {
+        if self.bytes.is_empty() {
+            return Ok(());
+        }
+        let held = self.held.get_or_insert_with(|| hello_memory::ALL.get_or_init(Budget::default).hold());
+        // The reader keeps as much again.
+        let bytes = 2 * self.bytes.capacity();
+        let limit = self.memory_bytes.unwrap_or_else(hello_memory::auto_bytes);
+        held.grow(bytes, limit).map_err(|Refused| PeekError::Memory { got: self.bytes.len() })
+    }
+}
+
+/// Appends at least `wanted` bytes, and grows by what was received, never by what was announced.
+async fn read_more(client: &mut (impl AsyncRead + Unpin), kept: &mut Kept, wanted: usize) -> Result<(), PeekError> {
+    let enough = kept.bytes.len() + wanted;
+    while kept.bytes.len() < enough {
+        let before = kept.bytes.len();
+        kept.count()?;
         let read = std::future::poll_fn(|cx| {
+            if kept.held.as_ref().is_some_and(|held| held.poll_refused(cx)) {
+                return Poll::Ready(Ok(Next::Refused));
+            }
             with_scratch(|scratch| {
                 let mut buffer = ReadBuf::new(&mut scratch[..READ_BYTES]);
                 let poll = Pin::new(&mut *client).poll_read(cx, &mut buffer);
-                if bytes.is_empty() {
-                    // Most hellos arrive in one piece, and this is their only copy.
-                    bytes.reserve_exact(buffer.filled().len());
-                }
-                bytes.extend_from_slice(buffer.filled());
-                poll
+                // Exactly: most hellos arrive in one piece, and those that do not must not take twice their size.
+                kept.bytes.reserve_exact(buffer.filled().len());
+                kept.bytes.extend_from_slice(buffer.filled());
+                poll.map_ok(|()| Next::Read)
             })
         });
         match read.await {
             Err(error) => return Err(PeekError::Io { error, got: before }),
-            Ok(()) if bytes.len() == before => return Err(PeekError::Gone { got: before }),
-            Ok(()) => {}
+            Ok(Next::Refused) => return Err(PeekError::Memory { got: before }),
+            Ok(Next::Read) if kept.bytes.len() == before => return Err(PeekError::Gone { got: before }),
+            Ok(Next::Read) => {}
         }
     }
     Ok(())
+}
+
+enum Next {
+    Read,
+    Refused,
 }
 
 impl PeekError {
@@ -187,6 +228,9 @@ impl std::fmt::Display for PeekError {
             Self::TimedOut { got } => write!(f, "no whole hello in time, {got} bytes came"),
             Self::Gone { got } => write!(f, "the client closed after {got} bytes"),
             Self::Io { got, .. } => write!(f, "reading failed after {got} bytes"),
+            Self::Memory { got } => {
+                write!(f, "the memory for unfinished hellos is used up (limits.hello_memory), {got} bytes came")
+            }
             Self::Hello(error) => error.fmt(f),
             Self::ProxyHeader(malformed) => malformed.fmt(f),
         }
@@ -234,7 +278,7 @@ mod tests {
             far.shutdown().await.expect("open");
         };
         let deadline = Instant::now() + Duration::from_secs(10);
-        tokio::join!(client_hello(&mut near, proxy, 1000, deadline), send).0
+        tokio::join!(client_hello(&mut near, proxy, (1000, None), deadline), send).0
     }
 
     #[tokio::test]
@@ -293,7 +337,8 @@ mod tests {
             (ProxyHeader::Required, &[&header[..], &hello()[..5]].concat()),
             (ProxyHeader::None, &[]),
         ] {
-            let read = client_hello(&mut Reset(bytes), proxy, 1000, Instant::now() + Duration::from_secs(10)).await;
+            let read =
+                client_hello(&mut Reset(bytes), proxy, (1000, None), Instant::now() + Duration::from_secs(10)).await;
             assert!(matches!(read, Err(PeekError::Io { got, .. }) if got == bytes.len()), "{read:?}");
         }
     }
@@ -309,7 +354,7 @@ mod tests {
             }
         };
         tokio::select! {
-            peeked = client_hello(&mut near, ProxyHeader::None, 1000, started + Duration::from_secs(10)) => {
+            peeked = client_hello(&mut near, ProxyHeader::None, (1000, None), started + Duration::from_secs(10)) => {
                 // The eleventh byte and the deadline come at the same instant.
                 assert!(matches!(peeked, Err(PeekError::TimedOut { got: 10 | 11 })), "{peeked:?}");
             }

@@ -75,6 +75,8 @@ pub struct Terms {
     listeners: Vec<Arc<str>>,
     /// `limits.max_hello`, in bytes.
     pub max_hello_bytes: usize,
+    /// `limits.hello_memory`; `None` is `auto`.
+    pub hello_memory_bytes: Option<usize>,
     /// Where its line goes when it ends.
     pub connection_log: ConnectionLog,
 }
@@ -409,6 +411,7 @@ fn terms(config: &Settings, generation: u64) -> Terms {
         hash: config.hash.as_str().into(),
         listeners: config.listeners.iter().map(|listener| Arc::clone(&listener.name)).collect(),
         max_hello_bytes: *config.limits.max_hello,
+        hello_memory_bytes: config.limits.hello_memory.map(|size| *size),
         connection_log: ConnectionLog::stdout(config.log.format, config.log.connections),
     }
 }

@@ -109,7 +109,7 @@ pools:
     congestion: cubic
   q: {{ backends: ["127.0.0.1:8"], health_check: {{ kind: tcp }}, ejection: off, balance: first }}
 timeouts: {{ hello: 3s, idle: 100ms, half_closed: 1h, drain: 0s, pre_stop: 2s, upgrade: 9s }}
-limits: {{ max_connections: 17, max_hello: 5KiB }}
+limits: {{ max_connections: 17, max_hello: 5KiB, hello_memory: 3MiB }}
 relay: {{ splice: off, pipe_size: 2MiB }}
 tcp: {{ nodelay: false, keepalive: {{ idle: 2s, interval: 3s, probes: 5 }}, user_timeout: 9s, backlog: 3 }}
 runtime: {{ workers: 3 }}

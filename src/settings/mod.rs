@@ -153,6 +153,9 @@ pub struct Limits {
     pub max_connections: Or<Auto, usize>,
     /// The maximum size of a ClientHello, however it is split into records or segments, 1KiB to 16MiB.
     pub max_hello: Size,
+    /// The memory of all ClientHellos that are not complete yet. Beyond it, the largest is refused first; small ones never
+    /// are. `auto`: a quarter of the memory that the process may use.
+    pub hello_memory: Or<Auto, Size>,
     /// Limits per client address. Not supported yet.
     #[serde(skip_serializing)]
     per_client: NotYet,
@@ -160,7 +163,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_connections: Or::default(), max_hello: Size(64 << 10), per_client: NotYet }
+        Self {
+            max_connections: Or::default(),
+            max_hello: Size(64 << 10),
+            hello_memory: Or::default(),
+            per_client: NotYet,
+        }
     }
 }
 

@@ -52,6 +52,7 @@ labels! {
         InvalidSni => "invalid_sni",
         TooLarge => "hello_too_large",
         TimedOut => "hello_timeout",
+        Memory => "memory",
         /// No byte was received.
         Probe => "probe",
         ClientGone => "client_gone",

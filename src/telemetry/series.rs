@@ -227,6 +227,7 @@ const fn ends_routed(reason: Reason) -> bool {
             | Reason::InvalidSni
             | Reason::HelloTooLarge
             | Reason::HelloTimeout
+            | Reason::Memory
             | Reason::Probe
             | Reason::ProxyHeader
             | Reason::ProxyUntrusted

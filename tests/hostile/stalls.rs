@@ -126,3 +126,26 @@ fn a_hello_that_became_whole_during_a_freeze_is_answered() {
     lb.wait_for_closed("no_route", f64::from(clients));
     lb.end();
 }
+
+/// Each holds all of its hello but the last byte: the largest and oldest are refused, honest clients are not.
+#[test]
+fn unfinished_hellos_have_a_budget_together() {
+    let backend = Backend::answering(b"served");
+    let keys = "limits: { hello_memory: 2MiB }\ntimeouts: { hello: 1m }\nlog: { connections: off }";
+    let lb = Trial::of(Lb::new().route("a.test", &backend).with(keys));
+    let before = lb.resident_bytes();
+    let large = crate::bytes::padded("a.test", 64 << 10);
+    let stalled: Vec<TcpStream> = (0..300).map(|_| send(lb.address(), &large[..large.len() - 1])).collect();
+    // Whoever is left holds less than the budget, and an honest client passes, in one piece or two.
+    crate::harness::poll(|| if lb.closed("memory") >= 280.0 { Ok(()) } else { Err(lb.closed("memory")) }).unwrap();
+    let grown = lb.resident_bytes().saturating_sub(before);
+    assert!(grown < 16 << 20, "{grown} bytes");
+    let honest = hello("a.test");
+    let mut client = send(lb.address(), &honest[..100]);
+    crate::wire::wait_until_sent(&client);
+    client.write_all(&honest[100..]).unwrap();
+    std::io::Read::read_exact(&mut client, &mut [0; 6]).unwrap();
+    drop(client);
+    stalled.into_iter().for_each(crate::wire::reset);
+    lb.end();
+}
