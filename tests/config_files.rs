@@ -92,6 +92,27 @@ fn off_that_a_tool_turned_into_false_is_off() {
 }
 
 #[test]
+fn a_backend_of_host_and_port_is_one_mistake() {
+    let text = GOOD.replace("[127.0.0.1:1]", "[{ host: shop.internal, port: 443 }]");
+    only(&file(text).refused(), 2, 28, "write `address: HOST:PORT`");
+}
+
+#[test]
+fn values_may_name_environment_variables() {
+    let with = |bind: &str| GOOD.replace("127.0.0.1:0", &format!("\"{bind}\""));
+    let loaded = file(with("127.0.0.1:${SNIGATE_TEST_UNSET:-8443}")).load().expect("usable");
+    assert_eq!(loaded.config.listeners[0].bind[0].port(), 8443);
+    let unset = file(with("127.0.0.1:${SNIGATE_TEST_UNSET}")).refused();
+    only(&unset, 1, 30, "the environment variable `SNIGATE_TEST_UNSET` is not set");
+    only(&file(with("127.0.0.1:${8443}")).refused(), 1, 30, "write an environment variable as `${NAME}`");
+    let bare = GOOD.replace("127.0.0.1:0", "${SNIGATE_TEST_UNSET:-127.0.0.1:0}");
+    only(&file(bare).refused(), 1, 30, "must be in quotes");
+    // Another value is another configuration.
+    let name = |default: &str| file(GOOD.replace("a.test", &format!("\"${{SNIGATE_TEST_UNSET:-{default}}}\""))).load();
+    assert_ne!(name("a.test").expect("usable").config.hash, name("b.test").expect("usable").config.hash);
+}
+
+#[test]
 fn the_example_at_the_root_is_good() {
     let loaded = Config::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config.yaml")).expect("usable");
     assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);

@@ -169,6 +169,12 @@ impl<'c> Cursor<'c> {
         // Past the limit on kept problems, suggestions are useless, and each costs time.
         let known = if problems.left_off() == 0 { known } else { &[] };
         let meant = DidYouMean::new(&key.text, known.iter().copied());
+        // `host` and `port` have one cure, which is given once.
+        let cure = |other: &Key<'_>| DidYouMean::new(&other.text, known.iter().copied()).cure();
+        let mut before = self.keys().take_while(|other| other.spot != key.spot);
+        if meant.cure().is_some() && before.any(|other| cure(other) == meant.cure()) {
+            return;
+        }
         problems.error(&self.at.key(&key_like(&key.text), key.spot), format_args!("unknown key{meant}"));
     }
 
@@ -199,6 +205,8 @@ impl<'c> Cursor<'c> {
             Wrong::Reported if !matches!(self.node.value, Value::Reported) => return Wrong::Reported,
             Wrong::Reported => {}
             Wrong::Missing(key) if self.holds(key) => {}
+            // The cure for an unknown key has said how to write it.
+            Wrong::Missing(key) if self.keys().any(|other| is_part_of(&other.text, key)) => {}
             Wrong::Missing(key) => self.error(format_args!("`{key}` is missing")),
             Wrong::Message(message) => self.error(message),
             Wrong::UnknownKey(known) => self.error(format_args!("the known keys are {}", Words(known))),
@@ -207,9 +215,15 @@ impl<'c> Cursor<'c> {
         Wrong::Reported
     }
 
+    /// The keys of a map, be their values wrong or not.
+    fn keys(&self) -> impl Iterator<Item = &Key<'_>> {
+        let entries = if let Value::Map(entries) = &self.node.value { entries.as_slice() } else { &[] };
+        entries.iter().map(|(key, _)| key)
+    }
+
     /// Whether the map has this key, be its value wrong or not.
     pub(super) fn holds(&self, key: &str) -> bool {
-        matches!(&self.node.value, Value::Map(entries) if entries.iter().any(|(name, _)| *name.text == *key))
+        self.keys().any(|name| *name.text == *key)
     }
 
     fn mark(&self) {
@@ -247,6 +261,11 @@ impl<'c> Cursor<'c> {
             _ => None,
         }
     }
+}
+
+/// Whether the cure for the unknown key `part` is to write `key`.
+fn is_part_of(part: &str, key: &'static str) -> bool {
+    DidYouMean::new(part, std::iter::once(key)).cure().is_some()
 }
 
 /// A value that cannot be used.

@@ -36,6 +36,16 @@ impl<'a> DidYouMean<'a> {
     }
 }
 
+impl DidYouMean<'_> {
+    /// What to write instead, if the word belongs elsewhere or is written differently.
+    pub(super) fn cure(&self) -> Option<&'static str> {
+        match self.0 {
+            Some(Meant::Elsewhere(cure)) => Some(cure),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for DidYouMean<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {

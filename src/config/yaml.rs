@@ -6,6 +6,7 @@
 //! Source: YAML 1.2. The only module that uses the YAML crate, and only its event parser: nothing in a file is ever
 //!         expanded, so the cost is linear in its length.
 
+mod environment;
 mod mistake;
 
 use std::borrow::Cow;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 use serde_yaml::granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Span, options};
 
+pub(super) use self::environment::Environment;
 use super::at::{At, Spot};
 use super::problem::{Place, Problem, Problems, Severity};
 use super::wording::key_like;
@@ -35,7 +37,7 @@ pub(super) enum Value<'t> {
     List(Vec<Node<'t>>),
     /// Without duplicates, in the order of the file.
     Map(Vec<(Key<'t>, Node<'t>)>),
-    /// Stands in for an alias, which has been reported.
+    /// Stands in for a value that cannot be used, which has been reported.
     Reported,
 }
 
@@ -75,8 +77,14 @@ pub(super) struct Key<'t> {
     pub text: Cow<'t, str>,
 }
 
-/// Parses `text`. `None`: there is no usable tree; the reason has been reported.
-pub(super) fn read<'t>(text: &'t str, file: &Arc<Path>, problems: &mut Problems) -> Option<Node<'t>> {
+/// Parses `text`, with the environment variables that its values name. `None`: there is no usable tree; the reason has
+/// been reported.
+pub(super) fn read<'t>(
+    text: &'t str,
+    file: &Arc<Path>,
+    environment: &mut Environment,
+    problems: &mut Problems,
+) -> Option<Node<'t>> {
     let options = options! {
         emit_comments: false,
         // So that `sni: *.example.com` gets a specific message.
@@ -84,7 +92,7 @@ pub(super) fn read<'t>(text: &'t str, file: &Arc<Path>, problems: &mut Problems)
         flow_nesting_limit: MAX_DEPTH,
         block_nesting_limit: MAX_DEPTH,
     };
-    let mut tree = Tree { file, problems, open: Vec::new(), root: None, documents: 0, nodes: 0 };
+    let mut tree = Tree { file, environment, problems, open: Vec::new(), root: None, documents: 0, nodes: 0 };
     for event in Parser::new_from_str_with_options(text, options) {
         match event {
             Ok((event, span)) => tree.take(event, &span).ok()?,
@@ -104,6 +112,7 @@ pub(super) fn read<'t>(text: &'t str, file: &Arc<Path>, problems: &mut Problems)
 
 struct Tree<'f, 't> {
     file: &'f Arc<Path>,
+    environment: &'f mut Environment,
     problems: &'f mut Problems,
     /// The lists and maps that are still open, outermost first.
     open: Vec<Open<'t>>,
@@ -181,8 +190,20 @@ impl<'t> Tree<'_, 't> {
         Ok(())
     }
 
-    fn put(&mut self, node: Node<'t>) -> Result<(), Stop> {
+    fn put(&mut self, mut node: Node<'t>) -> Result<(), Stop> {
         self.nodes += 1;
+        if let Value::Scalar { text, .. } = &mut node.value
+            && text.contains("${")
+            && !self.awaits_key()
+        {
+            match self.environment.expand(text) {
+                Ok(expanded) => *text = expanded.into(),
+                Err(error) => {
+                    self.refuse(node.spot, error);
+                    node.value = Value::Reported;
+                }
+            }
+        }
         if self.nodes > MAX_NODES {
             self.refuse(node.spot, format_args!("the file contains more than {MAX_NODES} values"));
             return Err(Stop);
@@ -216,6 +237,11 @@ impl<'t> Tree<'_, 't> {
             self.refuse(spot, "a key must be a plain word, not a list or a map");
         }
         Ok(())
+    }
+
+    /// Whether the next scalar is a key.
+    fn awaits_key(&self) -> bool {
+        matches!(self.open.last(), Some(Open::Map { key: PendingKey::None, .. }))
     }
 
     /// Keeps the first of duplicate keys. The message shows both places, since only the author knows which one is

@@ -113,7 +113,13 @@ impl Texts {
         self.files.push(file.to_path_buf());
         self.hash.add(text);
         files::check_start(text, &At::top(file), problems)?;
-        yaml::read(text, file, problems)
+        let mut environment = yaml::Environment::default();
+        let tree = yaml::read(text, file, &mut environment, problems);
+        environment.used.iter().for_each(|(name, value)| {
+            self.hash.add(name);
+            self.hash.add(value);
+        });
+        tree
     }
 }
 

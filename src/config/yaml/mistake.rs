@@ -12,6 +12,7 @@ pub(super) fn find(text: &str, line: usize, parser_said: &str) -> Option<(Spot, 
     let ahead = if parser_said.contains("tab") { line + NEAR_LINES } else { line };
     tab(text.lines().take(ahead))
         .or_else(|| near(&lines, bare_brackets))
+        .or_else(|| near(&lines, bare_variable))
         .or_else(|| near(&lines, no_blank))
         .or_else(|| {
             let in_flow = FLOW_WORDS.iter().any(|words| parser_said.contains(words));
@@ -48,6 +49,15 @@ fn bare_brackets(line: &str) -> Option<(usize, String)> {
             (column, format!("an unquoted `[` begins a list in YAML; write \"[{inside}]:{port}\" in quotes"))
         })
     })
+}
+
+/// `{ name: ${NAME} }`, where YAML takes the brace for one of its own.
+fn bare_variable(line: &str) -> Option<(usize, String)> {
+    let start = line.find("${")?;
+    let before = &line[..start];
+    let quoted = before.matches('"').count() % 2 == 1 || before.matches('\'').count() % 2 == 1;
+    let inside = before.contains(['{', '[']) && !quoted;
+    inside.then(|| (before.chars().count(), "inside `{}` or `[]`, a value with `${` must be in quotes".to_owned()))
 }
 
 /// `pool:shop`
