@@ -125,6 +125,8 @@ impl Reloader {
             self.seen = Some(fingerprint);
         }
         let mut next_poll = Instant::now() + self.poll();
+        // When a change was last applied that no call has asked about since.
+        let mut noticed: Option<Instant> = None;
         loop {
             let (trigger, answer) = tokio::select! {
                 request = asked.recv() => match request {
@@ -143,9 +145,17 @@ impl Reloader {
             }
             let outcome = self.reload(trigger).await;
             self.sweep();
-            if let (Some(answer), Some(outcome)) = (answer, outcome) {
+            let is_applied = outcome.as_ref().is_some_and(|outcome| outcome.result == ReloadResult::Applied);
+            if let (Some(answer), Some(mut outcome)) = (answer, outcome) {
+                // The watch was faster than the call that follows a save.
+                if outcome.result == ReloadResult::Unchanged && noticed.is_some_and(|at| at.elapsed() < JUST_NOW) {
+                    outcome.result = ReloadResult::Applied;
+                }
+                noticed = None;
                 // The requester may no longer be waiting.
                 let _ = answer.send(outcome);
+            } else if is_applied {
+                noticed = Some(Instant::now());
             }
         }
     }
@@ -198,7 +208,7 @@ impl Reloader {
             systemd::ready();
             // Files that are no longer read no longer count.
             self.seen = Some(fingerprint.only(&self.paths().await));
-            if !is_asked && !was_sure && matches!(applied, Ok(Applied::Already)) {
+            if !is_asked && !was_sure && matches!(applied, Ok(Applied::Already { .. })) {
                 // It was unknown whether the files had changed; they had not.
                 return None;
             }
@@ -241,7 +251,7 @@ impl Reloader {
         let (before, metrics) = (self.snapshot.load_full(), Arc::clone(&self.metrics));
         // The hash does not cover the token.
         if config.hash == before.config.hash && config.token == before.config.token {
-            return Ok(Applied::Already);
+            return Ok(Applied::Already { warnings });
         }
         let build = low_priority(move || {
             let snapshot = Snapshot::build(config, Some(&before), &metrics);
@@ -260,7 +270,7 @@ impl Reloader {
     /// Counts and logs the outcome of a reload.
     fn conclude(&self, trigger: Trigger, took: Duration, applied: Result<Applied, Rejected>) -> Outcome {
         let (result, why, problems) = match applied {
-            Ok(Applied::Already) => (ReloadResult::Unchanged, None, Problems::default()),
+            Ok(Applied::Already { warnings }) => (ReloadResult::Unchanged, None, warnings),
             Ok(Applied::Now { warnings }) => (ReloadResult::Applied, None, warnings),
             Err(rejected) => {
                 let why = rejected.to_string();
@@ -292,7 +302,9 @@ impl Reloader {
     }
 
     fn log(&self, trigger: Trigger, outcome: &Outcome) {
-        outcome.problems.iter().for_each(log_problem);
+        if outcome.result != ReloadResult::Unchanged {
+            outcome.problems.iter().for_each(log_problem);
+        }
         let trigger = trigger.as_str();
         let took_ms = u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX);
         match outcome.result {
@@ -397,7 +409,9 @@ enum Applied {
         warnings: Problems,
     },
     /// It is already in force.
-    Already,
+    Already {
+        warnings: Problems,
+    },
 }
 
 fn log_problem(problem: &Problem) {
@@ -435,6 +449,8 @@ const QUIET_UNHEARD: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE_OF_WHO_ASKS: Duration = Duration::from_secs(2);
 const RECHECK: Duration = Duration::from_millis(250);
+/// How long after a change a call is about that change.
+const JUST_NOW: Duration = Duration::from_secs(10);
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 /// How often unused old snapshots are freed.
 const SWEEP: Duration = Duration::from_secs(2);

@@ -48,6 +48,25 @@ fn a_reload_by_call_answers_with_what_came_of_it() {
 }
 
 #[test]
+fn a_call_right_after_a_save_answers_for_that_file() {
+    let backend = Backend::answering(b"served");
+    let lb = Trial::of(Lb::new().route("a.test", &backend).controlled());
+    let unused = "  unused:\n    backends: [\"127.0.0.1:1\"]\n";
+    let text = fs::read_to_string(lb.config_file()).unwrap().replace("pools:\n", &format!("pools:\n{unused}"));
+    // The watch is first.
+    assert_eq!(lb.edit(&text), Reload::Applied);
+    let (status, answer) = lb.call("POST /api/v1/reload", "");
+    assert_eq!((status, &answer["result"]), (200, &json!("applied")), "{answer}");
+    assert_eq!(answer["problems"][0]["path"], "pools.unused", "{answer}");
+    let (status, answer) = lb.call("POST /api/v1/reload", "");
+    assert_eq!((status, &answer["result"]), (200, &json!("unchanged")), "{answer}");
+    assert_eq!(answer["problems"][0]["severity"], "warning", "{answer}");
+    let warned = lb.log().iter().filter(|line| line["event"] == "config_problem").count();
+    assert_eq!(warned, 1, "it is logged once");
+    lb.end();
+}
+
+#[test]
 fn calls_at_the_same_time_are_answered_each() {
     let backend = Backend::answering(b"served");
     let lb = Trial::of(Lb::new().route("a.test", &backend).controlled());

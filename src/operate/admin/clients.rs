@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 /// The clients of all admin addresses.
 #[derive(Default)]
@@ -43,11 +43,23 @@ impl Clients {
         let client = Arc::new(Client { state: Mutex::new(state), evicted: Notify::new() });
         let mut clients = self.lock();
         if clients.len() >= MAX_CLIENTS {
-            let idle = clients.iter().filter(|client| client.state().stage == Stage::Idle).count();
-            evict_longest(&mut clients, |at| (at.stage == Stage::Idle) == (idle >= RESERVED));
+            let which = makes_room(&clients);
+            evict_longest(&mut clients, which);
         }
         clients.push(Arc::clone(&client));
         Place { client, clients: Arc::clone(self) }
+    }
+
+    /// Waits until the client that makes room for the next has had a moment to send its request.
+    pub(super) async fn may_admit(&self) {
+        let since = {
+            let clients = self.lock();
+            let which = makes_room(&clients);
+            clients.iter().map(|client| client.state()).filter(which).map(|at| at.since).min()
+        };
+        if let Some(since) = since.filter(|_| self.lock().len() >= MAX_CLIENTS) {
+            sleep_until(since + MOMENT).await;
+        }
     }
 
     /// Evicts the client that has been reading its answer longest, if for at least `patience`.
@@ -58,6 +70,12 @@ impl Clients {
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Client>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Which clients make room for the next: idle ones, unless too few are left.
+fn makes_room(clients: &[Arc<Client>]) -> impl Fn(&State) -> bool + use<> {
+    let idle = clients.iter().filter(|client| client.state().stage == Stage::Idle).count();
+    move |at| (at.stage == Stage::Idle) == (idle >= RESERVED)
 }
 
 /// Evicts the one of `which` that has been in its stage longest.
@@ -134,3 +152,5 @@ impl Drop for Answered {
 pub(super) const MAX_CLIENTS: usize = 64;
 /// Places that clients waiting for an answer do not take; probes are answered at once and need no more.
 const RESERVED: usize = 8;
+/// A request that is sent at once arrives within this time, however many connect together.
+const MOMENT: Duration = Duration::from_millis(5);

@@ -48,7 +48,10 @@ pub(super) async fn serve(
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok(client) => start(&mut tasks, client),
+                Ok(client) => {
+                    clients.may_admit().await;
+                    start(&mut tasks, client);
+                }
                 // Most likely out of file descriptors: retrying at once would spin.
                 Err(error) => {
                     tracing::debug!(event = "admin_accept_failed", %error, "admin accept failed");
