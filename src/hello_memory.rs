@@ -20,8 +20,11 @@ pub(crate) struct Budget {
     bytes: AtomicUsize,
     next: AtomicU64,
     /// The largest comes last, and of two alike the oldest.
-    large: Mutex<BTreeMap<(usize, Reverse<u64>), Arc<Mutex<Victim>>>>,
+    large: Mutex<BTreeMap<BySizeAndAge, Arc<Mutex<Victim>>>>,
 }
+
+/// The size in bytes, and a number that is lower the older the hello is.
+type BySizeAndAge = (usize, Reverse<u64>);
 
 pub(crate) static ALL: OnceLock<Budget> = OnceLock::new();
 
