@@ -22,7 +22,7 @@ use self::answer::{Answer, first_answer};
 pub(crate) use self::error::ConnectError;
 use self::error::is_out_of_ports;
 pub(crate) use self::stream::BackendStream;
-use crate::pool::{Address, Backend, Lease, PickRequest, Picks, Pool};
+use crate::pool::{Address, Backend, Blame, Lease, PickRequest, Picks, Pool, Refusals};
 use crate::prefix::Prefix;
 use crate::socket::{self, Towards};
 use crate::telemetry::{ConnectResult, FirstRecord};
@@ -73,8 +73,17 @@ pub(crate) struct FirstBytes<'a> {
 /// Records each attempt as it begins, so that the log line is complete even if the connection is cut short.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Attempts {
-    pub count: u32,
     pub last: Option<Arc<Backend>>,
+    /// Boxed, since nearly every connection succeeds at its first attempt.
+    further: Option<Box<Further>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Further {
+    /// The attempts after the first.
+    count: u32,
+    /// Those that refused the hello, until they are judged.
+    refusals: Refusals,
 }
 
 /// Tries backends in the pool's order until one works: at most `connect.attempts`, each within `connect.timeout`, all
@@ -86,26 +95,44 @@ pub(crate) async fn to_any(pool: &Pool, ask: Ask<'_>, attempts: &mut Attempts) -
     let total = Instant::now() + *pool.settings.connect.total;
     let mut picks = pool.picks(ask.request);
     let mut failed = ConnectError::NoBackend;
-    while attempts.count < pool.settings.connect.attempts {
+    while attempts.count() < pool.settings.connect.attempts {
         let now = Instant::now();
-        if attempts.count > 0 && now >= total {
+        if attempts.count() > 0 && now >= total {
             break;
         }
         let Some(lease) = picks.next(now) else { break };
         match attempt(pool, lease, &mut picks, ask, now, total, attempts).await {
-            Ok(connected) => return Ok(connected),
-            Err(FailedAttempt { error: error @ ConnectError::ClientGone(_), .. }) => return Err(error),
+            Ok(connected) => {
+                if let Some(refusals) = attempts.refusals() {
+                    refusals.all_asked = !picks.has_more(now);
+                }
+                return Ok(connected);
+            }
+            Err(FailedAttempt { error: error @ ConnectError::ClientGone(_), .. }) => {
+                if let Some(refusals) = attempts.refusals() {
+                    refusals.charge(pool, ask.request.client, now);
+                }
+                return Err(error);
+            }
             Err(FailedAttempt { backend, error }) => {
-                note_failure(pool, &backend, &error);
+                let goes_on = note_failure(pool, &backend, &error, attempts);
                 failed = error;
+                if !goes_on {
+                    break;
+                }
             }
         }
     }
-    if attempts.count == 0 {
+    if let Some(refusals) = attempts.refusals() {
+        let now = Instant::now();
+        refusals.all_asked = !picks.has_more(now);
+        refusals.end(pool, ask.request.client, now);
+    }
+    if attempts.count() == 0 {
         // The name may have resolved to addresses by now.
         pool.look_again.notify_one();
     }
-    if attempts.count == 0 && picks.met_full() { Err(ConnectError::Full) } else { Err(failed) }
+    if attempts.count() == 0 && picks.met_full() { Err(ConnectError::Full) } else { Err(failed) }
 }
 
 /// Connects to one address with the pool's options, for health checks. The caller enforces the deadline.
@@ -144,16 +171,23 @@ impl FailedAttempt {
     }
 }
 
-fn note_failure(pool: &Pool, backend: &Arc<Backend>, error: &ConnectError) {
-    let result = error.result();
+/// Records a failed attempt. Returns whether another backend may be tried.
+fn note_failure(pool: &Pool, backend: &Arc<Backend>, error: &ConnectError, attempts: &mut Attempts) -> bool {
+    let (result, now) = (error.result(), Instant::now());
     backend.metrics.connect(result);
-    // Running out of our own resources is not the backend's fault.
-    if result != ConnectResult::Exhausted {
-        pool.failed(backend, Instant::now());
-    }
     if backend.looked_up {
         pool.look_again.notify_one();
     }
+    match result {
+        // Running out of our own resources is not the backend's fault.
+        ConnectResult::Exhausted => {}
+        ConnectResult::Silent | ConnectResult::Closed | ConnectResult::Reset => {
+            attempts.refused(backend, true);
+            return pool.fails_over(backend, now);
+        }
+        _ => pool.failed(backend, Blame::Backend, now),
+    }
+    true
 }
 
 /// Connects, writes, and waits for the answer if another backend could be tried.
@@ -189,8 +223,8 @@ async fn attempt(
     let patience = took + *pool.settings.connect.first_byte;
     // What the backend did not accept at once is left to the relay, which writes and reads at the same time.
     let can_ask_again = ask.said == Said::HelloAlone && rest.is_empty();
-    let more = attempts.count < pool.settings.connect.attempts && patience < total;
-    if can_ask_again && more && picks.has_more(now) {
+    let more = attempts.count() < pool.settings.connect.attempts && patience < total;
+    if can_ask_again && more && picks.has_more(now) && pool.may_fail_over(lease.backend(), now) {
         match first_answer(&stream, ask.client, took, patience).await {
             Ok(first) => answer = first,
             Err(silence) => {
@@ -267,7 +301,7 @@ async fn race(
             Ok((lease, stream))
         }
         Err((lease, error)) => {
-            note_failure(pool, lease.backend(), &ConnectError::Io(error));
+            note_failure(pool, lease.backend(), &ConnectError::Io(error), attempts);
             rest.await.map_err(|(lease, error)| FailedAttempt::of(&lease, error))
         }
     }
@@ -347,8 +381,23 @@ async fn write_first(stream: &BackendStream, first: FirstBytes<'_>) -> io::Resul
 
 impl Attempts {
     fn begin(&mut self, backend: &Arc<Backend>) {
-        self.count += 1;
-        self.last = Some(Arc::clone(backend));
+        if self.last.replace(Arc::clone(backend)).is_some() {
+            self.further.get_or_insert_default().count += 1;
+        }
+    }
+
+    pub(crate) fn count(&self) -> u32 {
+        u32::from(self.last.is_some()) + self.further.as_ref().map_or(0, |further| further.count)
+    }
+
+    /// `backend` refused the hello; `counts` is false for an alert that never counts.
+    pub(crate) fn refused(&mut self, backend: &Arc<Backend>, counts: bool) {
+        self.further.get_or_insert_default().refusals.add(backend, counts);
+    }
+
+    /// The backends that refused the hello, if any did.
+    pub(crate) fn refusals(&mut self) -> Option<&mut Refusals> {
+        self.further.as_mut().map(|further| &mut further.refusals)
     }
 }
 

@@ -161,6 +161,7 @@ async fn watch(backend: &Backend, pool: &Pool, probe: &Probe, check: &HealthChec
         }
         let passed = check_once(backend, pool, probe, *check.timeout).await;
         let now = Instant::now();
+        backend.standing.check_met(!passed);
         if passed {
             backend.standing.connected();
         }

@@ -20,7 +20,7 @@ use crate::connect::{Attempts, BackendStream, ConnectError, Connected, first_rec
 use crate::limits::Permit;
 use crate::operate::registry::{LiveConnection, Ticket};
 use crate::peek::{First, PeekError};
-use crate::pool::{Lease, Pool};
+use crate::pool::{Blame, Lease, Pool};
 use crate::proxy_header::{self, Addresses, Header, Values, Version};
 use crate::refuse::{self, Refusal, TurnedAway};
 use crate::relay::{End, Heard, Meter, Opening};
@@ -282,21 +282,34 @@ impl Account {
             (FirstRecord::HelloRetry, _) | (_, None) => {}
             (_, Some(second_hello)) => second_hello.accepted(),
         }
+        let blames_backend = self.blames_backend(alert);
         let (Some(RouteTaken { pool: Some(pool), .. }), Some(reached)) = (&self.routed, &self.reached) else { return };
         let backend = reached.lease.backend();
         if self.greeting.is_some() {
             backend.metrics.first_record(kind);
         }
-        match kind {
-            FirstRecord::Alert if !self.blames_backend(alert) => {}
-            FirstRecord::Alert => pool.failed(backend, Instant::now()),
-            // Silence may be the client's doing.
-            FirstRecord::None if !self.backend_closed_first => {}
-            FirstRecord::None => pool.failed(backend, Instant::now()),
-            FirstRecord::Other if self.greeting.is_some() => pool.failed(backend, Instant::now()),
-            FirstRecord::Other | FirstRecord::ServerHello | FirstRecord::HelloRetry => {
-                pool.answered(backend, Instant::now());
+        let now = Instant::now();
+        let refused = match kind {
+            FirstRecord::Alert => Some(blames_backend),
+            // If the client ended it, no answer says little about the backend.
+            FirstRecord::None => Some(self.backend_closed_first),
+            FirstRecord::Other if self.greeting.is_some() => {
+                pool.failed(backend, Blame::Backend, now);
+                None
             }
+            FirstRecord::Other | FirstRecord::ServerHello | FirstRecord::HelloRetry => {
+                pool.answered(backend, now);
+                None
+            }
+        };
+        if let Some(counts) = refused {
+            self.attempts.refused(backend, counts);
+        }
+        let Some(refusals) = self.attempts.refusals() else { return };
+        let client = self.accepted.live.see(|live| live.client.ip());
+        match refused {
+            Some(_) => refusals.end(pool, client, now),
+            None => refusals.charge(pool, client, now),
         }
     }
 
@@ -438,7 +451,7 @@ impl Account {
             pool: pool.map(|pool| &*pool.name),
             backend: backend.map(|backend| &*backend.name),
             address: backend.map(|backend| &backend.address as &dyn std::fmt::Display),
-            attempts: self.attempts.count,
+            attempts: self.attempts.count(),
             connect_ms: self.reached.as_ref().map(|reached| reached.connect_after),
             first_byte_ms: self.first_byte(),
             duration_ms: lived,

@@ -10,6 +10,7 @@ mod maglev;
 mod members;
 mod picks;
 mod policy;
+mod refusals;
 mod standing;
 
 use std::net::IpAddr;
@@ -26,8 +27,10 @@ pub(crate) use self::members::Member;
 use self::members::Members;
 pub use self::picks::PickRequest;
 pub(crate) use self::picks::Picks;
+use self::refusals::FailoverBudget;
+pub(crate) use self::refusals::Refusals;
 pub use self::standing::Health;
-pub(crate) use self::standing::{Grade, Operator};
+pub(crate) use self::standing::{Blame, Grade, Operator};
 use crate::settings::{self, BackendAddress};
 use crate::telemetry::{Metrics, PoolMetrics};
 
@@ -49,6 +52,7 @@ pub struct Pool {
     version: AtomicU64,
     turn: AtomicUsize,
     source_turn: AtomicUsize,
+    failovers: FailoverBudget,
 }
 
 /// One backend entry of the configuration: a single address, or a name that resolves to any number of them.
@@ -112,6 +116,7 @@ impl Pool {
             version: AtomicU64::new(0),
             turn: AtomicUsize::new(0),
             source_turn: AtomicUsize::new(0),
+            failovers: FailoverBudget::new(now),
         };
         let before_entries = before.map(Self::lock);
         let known = entries.into_iter().map(|entry| {
@@ -199,14 +204,26 @@ impl Pool {
 
     /// Starts the walk for one connection.
     pub fn picks(&self, request: PickRequest<'_>) -> Picks<'_> {
+        self.failovers.earn();
         Picks::new(self, request)
+    }
+
+    /// Whether another backend may be asked if `backend` refuses a hello.
+    pub fn may_fail_over(&self, backend: &Backend, now: Instant) -> bool {
+        // One that is ejected is at fault, not the client.
+        backend.standing.is_ejected(now) || self.failovers.has_one(now)
+    }
+
+    /// As [`Self::may_fail_over`], and takes it from the budget.
+    pub fn fails_over(&self, backend: &Backend, now: Instant) -> bool {
+        backend.standing.is_ejected(now) || self.failovers.spend(now)
     }
 
     /// Records that a connection to `backend` failed before the backend sent a valid answer. Ejects the backend for a
     /// while if that was one failure too many and the pool can spare it.
-    pub fn failed(&self, backend: &Arc<Backend>, now: Instant) {
+    pub fn failed(&self, backend: &Arc<Backend>, blame: Blame, now: Instant) {
         let spare = || self.members.load().can_spare(backend, now);
-        if let Some(length) = backend.standing.failed(self.settings.ejection.0.as_ref(), now, spare) {
+        if let Some(length) = backend.standing.failed(blame, self.settings.ejection.0.as_ref(), now, spare) {
             backend.metrics.ejected();
             let length_s = length.as_secs_f64();
             tracing::warn!(

@@ -6,13 +6,14 @@
 //! All fields are atomics read on the path: a few relaxed loads per pick. Concurrent events on two workers may be
 //! counted in either order; nothing here needs a stronger ordering.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::maglev::key_of_client;
 use crate::settings::Ejection;
-
 use crate::telemetry::BackendState as State;
 
 /// The state a backend is judged by.
@@ -22,8 +23,14 @@ pub struct Standing {
     origin: Instant,
     operator: AtomicU8,
     health: AtomicU8,
-    /// Consecutive failed connections.
+    /// Consecutive failed connections that are the backend's fault.
     failures: AtomicU32,
+    /// Consecutive failed connections that may be the client's doing.
+    refusals: AtomicU32,
+    /// The clients that met these, as short hashes of their addresses; 0 is free.
+    refused_clients: [AtomicU32; CLIENTS_THAT_PROVE],
+    /// The last active check failed.
+    check_failed: AtomicBool,
     /// Consecutive races lost to an address of the other family.
     lost_races: AtomicU32,
     /// Consecutive ejections; each lasts twice as long as the one before.
@@ -31,6 +38,16 @@ pub struct Standing {
     ejected_until: AtomicU64,
     /// When the backend was added or came back, for the slow start.
     back_since: AtomicU64,
+}
+
+/// Whose fault a failed connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The backend's, whoever asks: the connect failed, or it does not speak TLS.
+    Backend,
+    /// Perhaps this client's: with its name, its offer or its address it may have provoked an alert, a close or a
+    /// silence. Counts only if several clients, or a check, meet it as well.
+    Client(IpAddr),
 }
 
 /// The state an operator has set for a backend.
@@ -75,6 +92,9 @@ impl Standing {
             operator: AtomicU8::new(Operator::Ready as u8),
             health: AtomicU8::new(Health::Unchecked as u8),
             failures: AtomicU32::new(0),
+            refusals: AtomicU32::new(0),
+            refused_clients: Default::default(),
+            check_failed: AtomicBool::new(false),
             lost_races: AtomicU32::new(0),
             ejections: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
@@ -124,11 +144,17 @@ impl Standing {
     /// Records a failed connection: the connect failed, or the backend did something wrong before its first valid
     /// answer. If that was one failure too many, ejects the backend and returns for how long; `spare` returns whether
     /// the pool can do without it.
-    pub fn failed(&self, ejection: Option<&Ejection>, now: Instant, spare: impl FnOnce() -> bool) -> Option<Duration> {
+    pub fn failed(
+        &self,
+        blame: Blame,
+        ejection: Option<&Ejection>,
+        now: Instant,
+        spare: impl FnOnce() -> bool,
+    ) -> Option<Duration> {
         let Ejection { failures, base, max } = ejection?;
-        let in_a_row = self.failures.fetch_add(1, Relaxed).saturating_add(1);
+        self.count(blame);
         let until = self.ejected_until.load(Relaxed);
-        if in_a_row < *failures || until > self.millis(now) || !spare() {
+        if self.failures_in_a_row() < *failures || until > self.millis(now) || !spare() {
             return None;
         }
         let doublings = self.ejections.load(Relaxed).min(MOST_DOUBLINGS);
@@ -137,16 +163,46 @@ impl Standing {
         // If two workers see the last failure at once, only one ejects.
         self.ejected_until.compare_exchange(until, end, Relaxed, Relaxed).ok()?;
         self.ejections.fetch_add(1, Relaxed);
+        self.forgive();
         // After its return, a single further failure is enough.
         self.failures.store(failures - 1, Relaxed);
         Some(length)
     }
 
+    fn count(&self, blame: Blame) {
+        let Blame::Client(address) = blame else {
+            self.failures.fetch_add(1, Relaxed);
+            return;
+        };
+        self.refusals.fetch_add(1, Relaxed);
+        let client = (key_of_client(address) as u32).max(1);
+        for place in &self.refused_clients {
+            match place.compare_exchange(0, client, Relaxed, Relaxed) {
+                Err(other) if other != client => {}
+                _ => return,
+            }
+        }
+    }
+
+    /// How many connections in a row have failed, without those that may be the doing of few clients.
+    fn failures_in_a_row(&self) -> u32 {
+        let several = || self.refused_clients.iter().all(|client| client.load(Relaxed) != 0);
+        let proven = self.check_failed.load(Relaxed) || several();
+        let refusals = if proven { self.refusals.load(Relaxed) } else { 0 };
+        self.failures.load(Relaxed).saturating_add(refusals)
+    }
+
+    fn forgive(&self) {
+        self.failures.store(0, Relaxed);
+        self.refusals.store(0, Relaxed);
+        self.refused_clients.iter().for_each(|client| client.store(0, Relaxed));
+    }
+
     /// Records a valid answer.
     pub fn answered(&self, ejection: Option<&Ejection>, now: Instant) {
         // Loaded first: an unconditional store would take the cache line from the other workers on each connection.
-        if self.failures.load(Relaxed) != 0 {
-            self.failures.store(0, Relaxed);
+        if self.failures.load(Relaxed) != 0 || self.refusals.load(Relaxed) != 0 {
+            self.forgive();
         }
         if self.ejections.load(Relaxed) != 0 {
             let proven = ejection.map_or(0, |ejection| ejection.base.as_millis() as u64);
@@ -167,6 +223,11 @@ impl Standing {
         if self.lost_races.load(Relaxed) != 0 {
             self.lost_races.store(0, Relaxed);
         }
+    }
+
+    /// Records what the last active check met.
+    pub fn check_met(&self, failure: bool) {
+        self.check_failed.store(failure, Relaxed);
     }
 
     /// Records a verdict of the active checks. A good one also ends an ejection.
@@ -198,7 +259,7 @@ impl Standing {
         let before = self.operator.swap(operator as u8, Relaxed);
         if operator == Operator::Ready {
             self.ejections.store(0, Relaxed);
-            self.failures.store(0, Relaxed);
+            self.forgive();
             self.readmit(now);
             if before != Operator::Ready as u8 {
                 self.is_back(now);
@@ -234,6 +295,8 @@ impl Standing {
 const LEAST_SHARE: f32 = 0.1;
 const MOST_DOUBLINGS: u32 = 20;
 const OVERTAKEN_AFTER: u32 = 3;
+/// What so many clients in a row have met is not the doing of one.
+const CLIENTS_THAT_PROVE: usize = 3;
 
 #[cfg(test)]
 mod tests {
@@ -247,7 +310,12 @@ mod tests {
     }
 
     fn fail(standing: &Standing, now: Instant) -> Option<u64> {
-        standing.failed(Some(&EJECTION), now, || true).map(|length| length.as_secs())
+        standing.failed(Blame::Backend, Some(&EJECTION), now, || true).map(|length| length.as_secs())
+    }
+
+    fn refuse(standing: &Standing, client: &str, now: Instant) -> bool {
+        let client = Blame::Client(client.parse().unwrap());
+        standing.failed(client, Some(&EJECTION), now, || true).is_some()
     }
 
     #[test]
@@ -288,10 +356,45 @@ mod tests {
         let now = Instant::now();
         let standing = Standing::new(now);
         for _ in 0..10 {
-            assert_eq!(standing.failed(Some(&EJECTION), now, || false), None);
+            assert_eq!(standing.failed(Blame::Backend, Some(&EJECTION), now, || false), None);
         }
-        assert_eq!(standing.failed(None, now, || true), None, "ejection is off");
+        assert_eq!(standing.failed(Blame::Backend, None, now, || true), None, "ejection is off");
         assert_eq!(standing.grade(now), Grade::Usable);
+    }
+
+    #[test]
+    fn what_a_client_may_have_provoked_counts_when_three_clients_meet_it() {
+        let now = Instant::now();
+        let standing = Standing::new(now);
+        // One /64 is one client.
+        let few = ["192.0.2.1", "::ffff:192.0.2.1", "2001:db8::1", "2001:db8::2"];
+        (0..50).for_each(|_| few.iter().for_each(|client| assert!(!refuse(&standing, client, now), "{client}")));
+        standing.answered(Some(&EJECTION), now);
+        assert!(!refuse(&standing, "192.0.2.3", now), "an answer has made the others forgotten");
+        few.iter().for_each(|client| assert_eq!(refuse(&standing, client, now), *client == "2001:db8::1"));
+        assert_eq!(standing.state(now), State::Ejected);
+    }
+
+    #[test]
+    fn one_client_cannot_eject_again_what_is_back() {
+        let now = Instant::now();
+        let standing = Standing::new(now);
+        assert_eq!((fail(&standing, now), fail(&standing, now), fail(&standing, now)), (None, None, Some(10)));
+        let back = after(now, 10);
+        (0..9).for_each(|_| assert!(!refuse(&standing, "192.0.2.1", back)));
+        assert_eq!(fail(&standing, back), Some(20));
+    }
+
+    #[test]
+    fn what_a_client_may_have_provoked_counts_when_a_check_meets_it() {
+        let now = Instant::now();
+        let standing = Standing::new(now);
+        (0..9).for_each(|_| assert!(!refuse(&standing, "192.0.2.1", now)));
+        standing.check_met(true);
+        standing.check_met(false);
+        assert!(!refuse(&standing, "192.0.2.1", now), "it works again");
+        standing.check_met(true);
+        assert!(refuse(&standing, "192.0.2.1", now));
     }
 
     #[test]

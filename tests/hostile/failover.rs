@@ -31,11 +31,16 @@ fn ssh() -> Backend {
     })
 }
 
-/// Asks `connections` times; every client gets the good backend's answer.
+/// A hello of the client with number `client`, in a PROXY header, for a listener with [`PROXIED`].
+fn hello_of(client: usize, name: &str) -> Vec<u8> {
+    [format!("PROXY TCP4 192.0.2.{client} 192.0.2.250 1000 443\r\n").as_bytes(), &hello(name)].concat()
+}
+
+/// So many clients ask one after the other; every one gets the good backend's answer.
 #[track_caller]
 fn all_are_served(lb: &Trial, connections: usize) {
-    for _ in 0..connections {
-        let mut client = send(lb.address(), &hello("a.test"));
+    for client in 0..connections {
+        let mut client = send(lb.address(), &hello_of(client, "a.test"));
         let mut answer = [0; SERVER_HELLO.len()];
         client.read_exact(&mut answer).expect("an answer");
         assert_eq!(answer, SERVER_HELLO);
@@ -44,12 +49,14 @@ fn all_are_served(lb: &Trial, connections: usize) {
     }
 }
 
-/// The bad one is asked first, until three failures in a row have it ejected.
+const PROXIED: &str = "proxy_protocol: { trusted: [127.0.0.0/8] }";
+
+/// The bad one is asked first, until three clients in a row have met its failure.
 #[track_caller]
 fn is_passed_over_and_ejected(bad: SocketAddr, result: &str, keys: &str) {
     let good = Backend::answering(SERVER_HELLO);
     let keys = format!("balance: first\nejection: {{ base: 1h, max: 1h }}\n{keys}");
-    let lb = Trial::of(Lb::new().route_with("a.test", [bad, good.address], &keys));
+    let lb = Trial::on_listener(PROXIED, Lb::new().route_with("a.test", [bad, good.address], &keys));
     all_are_served(&lb, 6);
     let failed = [("backend", bad.to_string()), ("result", result.to_owned())];
     let failed: Vec<(&str, &str)> = failed.iter().map(|(label, value)| (*label, value.as_str())).collect();
@@ -144,7 +151,8 @@ fn backends_that_are_merely_slow_still_serve() {
     };
     let (one, two, three) = (slow(), slow(), slow());
     let keys = "connect: { first_byte: 100ms, total: 150ms, attempts: 3 }\nejection: off";
-    let lb = Trial::of(Lb::new().route_with("a.test", [one.address, two.address, three.address], keys));
+    let lb = Lb::new().route_with("a.test", [one.address, two.address, three.address], keys);
+    let lb = Trial::on_listener(PROXIED, lb);
     all_are_served(&lb, 3);
     lb.end();
 }
@@ -177,10 +185,10 @@ fn alerts_that_blame_the_backend_eject_it_and_others_do_not() {
     let picky = Backend::answering(REFUSED_OFFER);
     let keys = "balance: first\nejection: { base: 1h, max: 1h }";
     let lb = Lb::new().route_with("broken.test", [broken.address, good.address], keys);
-    let lb = Trial::of(lb.route_with("picky.test", [picky.address, good.address], keys));
+    let lb = Trial::on_listener(PROXIED, lb.route_with("picky.test", [picky.address, good.address], keys));
     for name in ["broken.test", "picky.test"] {
-        for _ in 0..8 {
-            let mut client = send(lb.address(), &hello(name));
+        for client in 0..8 {
+            let mut client = send(lb.address(), &hello_of(client, name));
             client.shutdown(Shutdown::Write).unwrap();
             read_to_close(&mut client);
         }
@@ -191,5 +199,68 @@ fn alerts_that_blame_the_backend_eject_it_and_others_do_not() {
     };
     assert_eq!((alerts(&broken), alerts(&picky)), (3.0, 8.0));
     assert_eq!(lb.metric("backend_first_record_total", &[("kind", "server_hello")]), 5.0);
+    lb.end();
+}
+
+/// Takes every name but those that begin with `bad`, on which it does what is asked.
+fn serves_all_but_bad(then: impl Fn(TcpStream) + Send + Sync + 'static) -> Backend {
+    Backend::that(move |mut stream| {
+        let mut bytes = [0; 4096];
+        let count = stream.read(&mut bytes).unwrap_or(0);
+        if bytes[..count].windows(3).any(|three| three == b"bad") {
+            return then(stream);
+        }
+        let _ = stream.write_all(SERVER_HELLO);
+        hold(stream);
+    })
+}
+
+/// What one client does costs no other client its backend.
+#[track_caller]
+fn refused_by_all(lb: &Trial, client: usize) {
+    let mut stream = send(lb.address(), &hello_of(client, "bad.a.test"));
+    let _ = stream.shutdown(Shutdown::Write);
+    read_to_close(&mut stream);
+}
+
+#[test]
+fn one_client_cannot_eject_backends_with_a_name_that_they_do_not_serve() {
+    let alert = |mut stream: TcpStream| stream.write_all(INTERNAL_ERROR).unwrap();
+    for then in [alert, drop as fn(TcpStream), wire::reset] {
+        let backends: [Backend; 3] = std::array::from_fn(|_| serves_all_but_bad(then));
+        let addresses = backends.each_ref().map(|backend| backend.address);
+        let lb = Trial::on_listener(PROXIED, Lb::new().route("*.a.test", addresses));
+        (0..30).for_each(|_| refused_by_all(&lb, 1));
+        assert_eq!(lb.metric("backend_ejections_total", &[]), 0.0);
+        // Ten failovers at once, a fifth of the connections, and one per second.
+        let contacts: usize = backends.iter().map(Backend::contacts).sum();
+        assert!((30..=30 + 10 + 6 + 10).contains(&contacts), "{contacts}");
+        lb.end();
+    }
+}
+
+#[test]
+fn a_hello_that_every_backend_closes_counts_against_none() {
+    let backends: [Backend; 3] = std::array::from_fn(|_| serves_all_but_bad(drop));
+    let addresses = backends.each_ref().map(|backend| backend.address);
+    let lb = Trial::on_listener(PROXIED, Lb::new().route("*.a.test", addresses));
+    (0..5).for_each(|client| refused_by_all(&lb, client));
+    assert_eq!(backends.each_ref().map(Backend::contacts), [5; 3]);
+    assert_eq!(lb.metric("backend_ejections_total", &[]), 0.0);
+    lb.end();
+}
+
+#[test]
+fn one_that_fails_a_single_client_is_passed_over_and_stays() {
+    let (bad, good) = (after_the_hello(drop), Backend::answering(SERVER_HELLO));
+    let lb = Lb::new().route_with("a.test", [bad.address, good.address], "balance: first");
+    let lb = Trial::on_listener(PROXIED, lb);
+    for _ in 0..6 {
+        let mut client = send(lb.address(), &hello_of(1, "a.test"));
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_to_close(&mut client).0, SERVER_HELLO);
+    }
+    assert_eq!((bad.contacts(), good.contacts()), (6, 6));
+    assert_eq!(lb.metric("backend_ejections_total", &[]), 0.0);
     lb.end();
 }

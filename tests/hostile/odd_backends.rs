@@ -57,12 +57,14 @@ fn among_backends_that_are_odd_in_every_way_each_client_finds_the_good_one() {
     let all = [a, b, c, d, e, f, g, h, refusing.address, unanswering.address, good.address];
     let keys = "balance: random\nejection: off\n\
                 connect: { attempts: 16, timeout: 150ms, first_byte: 150ms, total: 15s }";
-    let lb = Trial::of(Lb::new().route_with("a.test", all, keys));
+    // A pool for each client, since failovers have a budget.
     let clients = 100;
-    let served = (0..clients).map(|_| {
+    let name = |client| format!("{client}.a.test");
+    let lb = Trial::of((0..clients).fold(Lb::new(), |lb, client| lb.route_with(&name(client), all, keys)));
+    let served = (0..clients).map(|client| {
         let to = lb.address();
         thread::spawn(move || {
-            let mut client = send(to, &hello("a.test"));
+            let mut client = send(to, &hello(&name(client)));
             let mut answer = [0; SERVER_HELLO.len()];
             client.read_exact(&mut answer).map(|()| {
                 client.shutdown(Shutdown::Write).unwrap();
