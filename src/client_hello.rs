@@ -63,14 +63,19 @@ pub struct Offers {
 }
 
 /// Why bytes are not a ClientHello.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotHello {
     /// The first bytes are not a TLS handshake record.
     NotTls,
     /// A handshake message that violates its own format; the text says where.
     Malformed(&'static str),
     /// The server name cannot be used for routing.
-    Name(InvalidName),
+    Name {
+        /// What is wrong with it.
+        error: InvalidName,
+        /// Its first bytes, for the log.
+        sent: Box<[u8]>,
+    },
     /// More than one server name: two extensions, or two names in one.
     TwoNames,
     /// The message announces `bytes` bytes, more than the limit.
@@ -206,11 +211,19 @@ impl Reader {
 }
 
 impl ClientHello {
+    /// The name, or what the client sent in its place.
+    pub fn name_or_literal(&self) -> Option<&str> {
+        match self.server_name.as_ref()? {
+            Sni::Name(name) => Some(name.as_str()),
+            Sni::IpLiteral(address) => Some(address),
+        }
+    }
+
     /// The name to route by; none for an IP literal.
     pub fn name(&self) -> Option<&str> {
         match self.server_name.as_ref()? {
             Sni::Name(name) => Some(name.as_str()),
-            Sni::IpLiteral => None,
+            Sni::IpLiteral(_) => None,
         }
     }
 
@@ -423,7 +436,8 @@ fn read_server_name(data: &[u8]) -> Result<Option<Sni>, NotHello> {
     if name.is_empty() {
         return Ok(None);
     }
-    Sni::from_wire(name).map(Some).map_err(NotHello::Name)
+    let shown = || name[..name.len().min(MAX_SHOWN_NAME)].into();
+    Sni::from_wire(name).map(Some).map_err(|error| NotHello::Name { error, sent: shown() })
 }
 
 /// `ProtocolNameList`, RFC 7301 §3.1.
@@ -521,7 +535,7 @@ impl std::fmt::Display for NotHello {
         match self {
             Self::NotTls => f.write_str("the first bytes are not a TLS handshake"),
             Self::Malformed(place) => write!(f, "malformed: {place}"),
-            Self::Name(invalid) => write!(f, "invalid server name: {invalid}"),
+            Self::Name { error, sent } => write!(f, "invalid server name `{}`: {error}", sent.escape_ascii()),
             Self::TwoNames => f.write_str("more than one server name"),
             Self::TooLong { bytes } => write!(f, "a hello of {bytes} bytes is over the limit"),
             Self::TooManyRecords => write!(f, "a hello in more than {MAX_RECORDS} records"),
@@ -531,6 +545,8 @@ impl std::fmt::Display for NotHello {
 
 impl std::error::Error for NotHello {}
 
+/// Enough to recognise a name in the log.
+const MAX_SHOWN_NAME: usize = 64;
 const HANDSHAKE: u8 = 0x16;
 const CLIENT_HELLO: u8 = 0x01;
 const RECORD_HEADER_BYTES: usize = 5;

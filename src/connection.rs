@@ -204,7 +204,7 @@ fn no_hello(error: &PeekError) -> (Option<HelloResult>, TurnedAway) {
             let result = match error {
                 NotHello::NotTls => HelloResult::NotTls,
                 NotHello::Malformed(_) => HelloResult::BadHello,
-                NotHello::Name(_) | NotHello::TwoNames => HelloResult::InvalidSni,
+                NotHello::Name { .. } | NotHello::TwoNames => HelloResult::InvalidSni,
                 NotHello::TooLong { .. } | NotHello::TooManyRecords => HelloResult::TooLarge,
             };
             return (Some(result), refuse::for_not_hello(error));

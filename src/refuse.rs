@@ -95,7 +95,7 @@ pub(crate) fn for_not_hello(error: &NotHello) -> TurnedAway {
     let (reason, alert) = match error {
         NotHello::NotTls => return TurnedAway { reason: Reason::NotTls, refusal: Refusal::Close },
         NotHello::Malformed(_) => (Reason::BadHello, Alert::DECODE_ERROR),
-        NotHello::Name(_) | NotHello::TwoNames => (Reason::InvalidSni, Alert::ILLEGAL_PARAMETER),
+        NotHello::Name { .. } | NotHello::TwoNames => (Reason::InvalidSni, Alert::ILLEGAL_PARAMETER),
         NotHello::TooLong { .. } | NotHello::TooManyRecords => (Reason::HelloTooLarge, Alert::RECORD_OVERFLOW),
     };
     TurnedAway { reason, refusal: Refusal::Alert { version: 0x0303, alert } }

@@ -22,7 +22,7 @@ pub enum Sni {
     /// A name to route by.
     Name(ServerName),
     /// An address, which RFC 6066 §3 forbids there; it is treated as no name at all.
-    IpLiteral,
+    IpLiteral(Box<str>),
 }
 
 /// What a route takes.
@@ -85,7 +85,7 @@ impl Sni {
     pub fn from_wire(bytes: &[u8]) -> Result<Self, InvalidName> {
         let name = bytes.strip_suffix(b".").unwrap_or(bytes);
         if is_ip_literal(name) {
-            return Ok(Self::IpLiteral);
+            return Ok(Self::IpLiteral(String::from_utf8_lossy(name).into()));
         }
         ServerName::from_bytes(name).map(Self::Name)
     }
@@ -328,7 +328,7 @@ mod tests {
     #[test]
     fn an_ip_literal_is_no_name() {
         for literal in ["192.0.2.7", "192.0.2.7.", "::1", "[::1]", "2001:db8::1", "fe80::1%eth0"] {
-            assert_eq!(wire(literal.as_bytes()), Ok(Sni::IpLiteral), "{literal}");
+            assert_eq!(wire(literal.as_bytes()), Ok(Sni::IpLiteral(literal.into())), "{literal}");
         }
         for near in ["192.0.2", "192.0.2.7.example", "1.2.3.4.5", "a1"] {
             assert!(matches!(wire(near.as_bytes()), Ok(Sni::Name(_))), "{near}");

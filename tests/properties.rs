@@ -89,7 +89,7 @@ fn a_length_that_lies_is_refused_at_once_or_changes_no_name() {
                 field.write(&mut message, lie);
                 let what = || format!("{}: {} at {} says {lie}", captured.id, field.name, field.at);
                 match parse(&records(&message, MOST_IN_RECORD), LIMIT) {
-                    Err(NotHello::Malformed(_) | NotHello::Name(_) | NotHello::TwoNames) => refused += 1,
+                    Err(NotHello::Malformed(_) | NotHello::Name { .. } | NotHello::TwoNames) => refused += 1,
                     Err(NotHello::TooLong { .. }) if field.name == "message" => refused += 1,
                     Err(error) => panic!("{}: {error:?}", what()),
                     Ok(Hello::Needs(more)) => panic!("{}: waits for {more} bytes", what()),

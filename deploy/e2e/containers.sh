@@ -33,7 +33,10 @@ main() {
 check_image() {
     check "the image runs as nobody in particular and has a health check" image_says \
         '65532:65532 [CMD /usr/local/bin/snigate healthcheck]'
-    local file
+    local file other
+    other=$(mktemp)
+    chmod 644 "$other"
+    printf 'listeners: [{ name: a, bind: 127.0.0.1:8443 }]\nadmin: { bind: 127.0.0.1:9902 }\n' >"$other"
     for file in container.yaml compose/config/config.yaml kubernetes/config.yaml; do
         check "snigate check deploy/$file" \
             podman run --rm --network none -v "$repository/deploy/$file:/config.yaml:ro" snigate:dev check /config.yaml
@@ -41,6 +44,11 @@ check_image() {
     podman run -d --name bare --network none --read-only --cap-drop ALL snigate:dev >/dev/null
     check "with its own configuration it becomes healthy" within 10 podman healthcheck run bare
     podman rm -f -t 0 bare >/dev/null
+    # Another file than the image's own, with another admin address: the health check follows it.
+    podman run -d --name other --network none --read-only --cap-drop ALL -v "$other:/etc/other.yaml:ro" snigate:dev \
+        run /etc/other.yaml >/dev/null
+    check "with another file it becomes healthy" within 10 podman healthcheck run other
+    podman rm -f -t 0 other >/dev/null
 }
 
 check_hardening() {

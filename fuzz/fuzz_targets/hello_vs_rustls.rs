@@ -86,7 +86,7 @@ fn agree(ours: &ClientHello, name: Option<&str>, alpn: &[Vec<u8>]) {
     let folded = name.map(|name| name.strip_suffix('.').unwrap_or(name));
     match &ours.server_name {
         Some(Sni::Name(ours)) => assert_eq!(Some(ours.as_str()), folded),
-        Some(Sni::IpLiteral) | None => assert_eq!(None, folded),
+        Some(Sni::IpLiteral(_)) | None => assert_eq!(None, folded),
     }
     assert!(ours.alpn.protocols().eq(alpn.iter().map(Vec::as_slice)), "{ours:?}, {alpn:?}");
 }
@@ -109,7 +109,7 @@ fn check_refusal(ours: &ClientHello, wire: &[u8], why: &Error) {
         Theirs::Refused(Error::PeerMisbehaved(PeerMisbehaved::ServerNameMustContainOneHostName)) => {
             match &ours.server_name {
                 Some(Sni::Name(name)) => assert!(DnsName::try_from(name.as_str()).is_err(), "{ours:?}"),
-                Some(Sni::IpLiteral) => {}
+                Some(Sni::IpLiteral(_)) => {}
                 None => panic!("rustls refuses the name of {ours:?}"),
             }
         }

@@ -1,18 +1,46 @@
 //! `snigate healthcheck`: checks whether a running snigate is ready, for containers that have no curl.
 //!
-//! In:  the admin addresses.
+//! In:  an admin address; or a routing file, by default that of the process 1 of a container.
 //! Out: nothing if `/readyz` answers 200; otherwise an error with the answer.
 
 use std::error::Error;
-use std::fmt;
+use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 use std::time::Duration;
+use std::{fmt, fs};
 
+use clap::Args;
 use hyper::StatusCode;
 
 use super::admin_client::{self, Answer};
 use crate::settings::Address;
+
+#[derive(Args, Clone, Debug)]
+pub(super) struct Options {
+    /// The routing file with the admin address; if not given, that of the snigate that runs as process 1
+    #[arg(conflicts_with = "admin")]
+    pub(super) file: Option<PathBuf>,
+    /// Asks this admin address (HOST:PORT or unix:/PATH) instead of reading a file
+    #[arg(long, value_name = "ADDR")]
+    pub(super) admin: Option<String>,
+}
+
+/// The command line of process 1, if it is this program: in a container, the routing file that it was given is the one
+/// in force.
+pub(super) fn command_line_of_init() -> Option<Vec<OsString>> {
+    let words = fs::read("/proc/1/cmdline").ok()?;
+    arguments(&words, std::env::current_exe().ok()?.file_name()?.as_encoded_bytes())
+}
+
+/// The words of `/proc/PID/cmdline`, if the program is called `name`.
+fn arguments(words: &[u8], name: &[u8]) -> Option<Vec<OsString>> {
+    let words: Vec<&[u8]> = words.strip_suffix(&[0])?.split(|byte| *byte == 0).collect();
+    let program = words.first()?.rsplit(|byte| *byte == b'/').next()?;
+    (program == name).then(|| words.iter().map(|word| OsString::from_vec(word.to_vec())).collect())
+}
 
 /// Asks the first of the addresses; all of them serve the same.
 ///

@@ -23,6 +23,7 @@ use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 
 use crate::config::{Config, Loaded, Problems};
+use crate::settings::Address;
 
 /// Layer-4 load balancer that routes TLS connections by server name (SNI) without decrypting them
 #[derive(Debug, Parser)]
@@ -61,7 +62,7 @@ enum Command {
     /// Starts two small TLS backends with snigate in front of them, to try with curl
     Demo(demo::Options),
     /// Checks whether the running snigate is ready; for container health checks
-    Healthcheck,
+    Healthcheck(healthcheck::Options),
     /// Prints the JSON Schema of the routing file, for editors and linters
     Schema,
     /// Prints a shell completion script
@@ -96,9 +97,8 @@ pub enum Exit {
 pub fn main() -> ExitCode {
     let matches = Arguments::command().get_matches();
     let Arguments { command, config } = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    if matches.value_source("config") == Some(ValueSource::CommandLine)
-        && let Some(why) = command.as_ref().and_then(ignores_config)
-    {
+    let on_command_line = matches.value_source("config") == Some(ValueSource::CommandLine);
+    if on_command_line && let Some(why) = command.as_ref().and_then(ignores_config) {
         Arguments::command().error(ErrorKind::ArgumentConflict, why).exit();
     }
     let config = config.filter(|file| !file.as_os_str().is_empty());
@@ -113,7 +113,10 @@ pub fn main() -> ExitCode {
         }
         Some(Command::Man { command }) => man_page(command.as_deref()),
         Some(Command::Check { file, json }) => with_config(file.or(config), |file| check_file(&file, json)),
-        Some(Command::Healthcheck) => with_config(config, |file| ask_health(&file)),
+        Some(Command::Healthcheck(options)) => {
+            let named = options.file.clone().or(config.clone().filter(|_| on_command_line));
+            health(&options, named, config)
+        }
         Some(Command::Run { file }) => with_config(file.or(config), run::run),
         None => with_config(config, run::run),
     }
@@ -125,10 +128,12 @@ fn ignores_config(command: &Command) -> Option<&'static str> {
         Command::Run { file: Some(_) }
         | Command::Check { file: Some(_), .. }
         | Command::Explain(explain::Options { file: Some(_), .. })
-        | Command::Doctor(doctor::Options { file: Some(_), .. }) => {
+        | Command::Doctor(doctor::Options { file: Some(_), .. })
+        | Command::Healthcheck(healthcheck::Options { file: Some(_), .. }) => {
             Some("the routing file is given twice, as an argument and with --config: leave one out")
         }
-        Command::Explain(explain::Options { admin: Some(_), .. }) => {
+        Command::Explain(explain::Options { admin: Some(_), .. })
+        | Command::Healthcheck(healthcheck::Options { admin: Some(_), .. }) => {
             Some("--admin asks the running snigate, which has its own routing file: leave out --config")
         }
         Command::Diff(_) => Some("`diff` compares the two files given as arguments: leave out --config"),
@@ -197,12 +202,38 @@ fn check_file(file: &Path, json: bool) -> ExitCode {
     }
 }
 
-fn ask_health(file: &Path) -> ExitCode {
-    let loaded = match load(file) {
-        Ok(loaded) => loaded,
-        Err(exit) => return exit,
+/// Asks the address that is given, or the one in the routing file that is `named`; or else in that of process 1, or in
+/// the usual one.
+fn health(options: &healthcheck::Options, named: Option<PathBuf>, usual: Option<PathBuf>) -> ExitCode {
+    if let Some(admin) = &options.admin {
+        return match admin_client::address(admin) {
+            Ok(address) => ask_health(&[address]),
+            Err(error) => {
+                eprintln!(
+                    "snigate: `{}` is not a valid admin address (HOST:PORT or unix:/PATH): {error}",
+                    admin.escape_debug()
+                );
+                Exit::Usage.into()
+            }
+        };
+    }
+    let of_init = || {
+        let running = Arguments::try_parse_from(healthcheck::command_line_of_init()?).ok()?;
+        let file = match running.command {
+            Some(Command::Run { file }) => file.or(running.config),
+            _ => running.config,
+        };
+        // A relative path is relative to the directory of that process.
+        Some(Path::new("/proc/1/cwd").join(file?))
     };
-    match healthcheck::healthcheck(&loaded.config.admin.bind) {
+    with_config(named.or_else(of_init).or(usual), |file| match load(&file) {
+        Ok(loaded) => ask_health(&loaded.config.admin.bind),
+        Err(exit) => exit,
+    })
+}
+
+fn ask_health(admin: &[Address]) -> ExitCode {
+    match healthcheck::healthcheck(admin) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();

@@ -193,7 +193,7 @@ fn a_length_that_lies_is_refused_at_once() {
             let mut wire = wire.clone();
             wire[at..at + width].copy_from_slice(&lie.to_be_bytes()[4 - width..]);
             match parse(&wire, LIMIT) {
-                Err(NotHello::Malformed(_) | NotHello::Name(_) | NotHello::TooLong { .. }) => {}
+                Err(NotHello::Malformed(_) | NotHello::Name { .. } | NotHello::TooLong { .. }) => {}
                 other => panic!("{field} {honest} said {lie}: {other:?}"),
             }
         }
@@ -279,7 +279,8 @@ fn a_broken_server_name_is_refused() {
     for data in [&b""[..], b"\0\0", b"\0\x01\0", b"\0\x04\x01\0\x01a"] {
         assert!(matches!(refusal(&extension(SERVER_NAME, data)), NotHello::Malformed(_)), "{data:?}");
     }
-    assert_eq!(refusal(&sni(b"a\0.test")), NotHello::Name(InvalidName::Byte(0)));
+    let sent = Box::from(*b"a\0.test");
+    assert_eq!(refusal(&sni(b"a\0.test")), NotHello::Name { error: InvalidName::Byte(0), sent });
 }
 
 #[test]
@@ -305,7 +306,10 @@ fn a_hello_without_extensions_is_whole() {
 
 #[test]
 fn an_ip_literal_is_told_from_no_name() {
-    assert_eq!(whole(&records(&message(&sni(b"192.0.2.7")), 16_384)).server_name, Some(Sni::IpLiteral));
+    assert_eq!(
+        whole(&records(&message(&sni(b"192.0.2.7")), 16_384)).server_name,
+        Some(Sni::IpLiteral("192.0.2.7".into()))
+    );
 }
 
 #[test]

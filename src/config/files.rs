@@ -41,10 +41,15 @@ fn bytes(path: &Path) -> Result<Vec<u8>, FileError> {
     if metadata.len() > MAX_FILE_BYTES {
         return Err(FileError::TooLarge);
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default());
-    let file = File::open(path).map_err(FileError::Io)?;
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(FileError::Io)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES { Err(FileError::TooLarge) } else { Ok(bytes) }
+    let expected = metadata.len();
+    let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or_default());
+    let mut file = File::open(path).map_err(FileError::Io)?.take(expected);
+    file.read_to_end(&mut bytes).map_err(FileError::Io)?;
+    // A file that is being written is read again: growing the buffer as it grows could take twice its size.
+    match file.into_inner().read(&mut [0]).map_err(FileError::Io)? {
+        0 => Ok(bytes),
+        _ => Err(FileError::Growing),
+    }
 }
 
 fn decode(bytes: Vec<u8>, at: &At<'_>, problems: &mut Problems) -> Option<String> {
@@ -172,6 +177,7 @@ enum FileError {
     Directory,
     NoRegularFile,
     TooLarge,
+    Growing,
 }
 
 /// Why an `include` pattern failed.
@@ -196,6 +202,7 @@ impl std::fmt::Display for FileError {
             Self::Io(error) => write!(f, "the file cannot be read: {error}"),
             Self::Directory => f.write_str("this is a directory, not a file"),
             Self::NoRegularFile => f.write_str("this is not a regular file"),
+            Self::Growing => f.write_str("the file grew while it was read; it is read again when it is complete"),
             Self::TooLarge => write!(f, "the file is larger than {} MiB", MAX_FILE_BYTES >> 20),
         }
     }

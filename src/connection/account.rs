@@ -438,7 +438,7 @@ impl Account {
             listener: live.terms.listener(live.listener),
             client: live.client,
             peer: live.peer,
-            sni: hello.and_then(ClientHello::name),
+            sni: hello.and_then(ClientHello::name_or_literal),
             alpn: hello.map_or(Alpn::Absent, |hello| Alpn::Wire(hello.alpn.as_wire())),
             tls: hello.map(|hello| hello.offers.version_name()),
             offers: &hello.map(|hello| features(hello).collect::<Vec<_>>()).unwrap_or_default(),

@@ -205,7 +205,7 @@ impl Explanation {
                 self.hints.extend(near_misses(snapshot, name));
             }
         }
-        if matches!(asked.sni, Some(Sni::IpLiteral)) {
+        if matches!(asked.sni, Some(Sni::IpLiteral(_))) {
             self.hints
                 .push("an address is not a server name (RFC 6066 section 3); it is treated as no name".to_owned());
         }

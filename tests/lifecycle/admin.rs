@@ -56,8 +56,12 @@ fn an_admin_address_moves_and_may_be_a_socket_in_the_file_system() {
     assert!(explained.status.success(), "{explained:?}");
     let only = running.directory().join("only.yaml");
     fs::write(&only, admin(&lb, &unix)).unwrap();
-    let healthy = command(&["healthcheck", "--config", only.to_str().unwrap()]);
-    assert!(healthy.status.success(), "{healthy:?}");
+    let only = only.to_str().unwrap();
+    for asked in [&["--config", only][..], &[only], &["--admin", &unix]] {
+        let healthy = command(&[&["healthcheck"], asked].concat());
+        assert!(healthy.status.success(), "{asked:?}: {healthy:?}");
+    }
+    assert_eq!(command(&["healthcheck", "--admin", "nowhere"]).status.code(), Some(2));
 
     // From one address to all that there are, which overlap; the port stays.
     let port = running.admin().port();
