@@ -85,7 +85,7 @@ impl Sni {
     pub fn from_wire(bytes: &[u8]) -> Result<Self, InvalidName> {
         let name = bytes.strip_suffix(b".").unwrap_or(bytes);
         if is_ip_literal(name) {
-            return Ok(Self::IpLiteral(String::from_utf8_lossy(name).into()));
+            return Ok(Self::IpLiteral(String::from_utf8_lossy(bytes).into()));
         }
         ServerName::from_bytes(name).map(Self::Name)
     }
