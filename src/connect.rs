@@ -17,8 +17,8 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout_at};
 
-pub(crate) use self::answer::first_record;
-use self::answer::{Answer, first_answer};
+use self::answer::first_answer;
+pub(crate) use self::answer::{Answer, NotTls, first_record};
 pub(crate) use self::error::ConnectError;
 use self::error::is_out_of_ports;
 pub(crate) use self::stream::BackendStream;
@@ -41,6 +41,7 @@ pub(crate) struct Connected {
     /// How many of the client's bytes the first write accepted.
     pub taken_bytes: usize,
     pub after: Duration,
+    /// If it is not TLS, it has been counted.
     pub answer: Option<Answer>,
 }
 
@@ -71,23 +72,27 @@ pub(crate) struct FirstBytes<'a> {
 }
 
 /// Records each attempt as it begins, so that the log line is complete even if the connection is cut short.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Attempts {
     pub last: Option<Arc<Backend>>,
     /// Boxed, since nearly every connection succeeds at its first attempt.
     further: Option<Box<Further>>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 struct Further {
     /// The attempts after the first.
     count: u32,
+    /// Which backends failed and why, for the log.
+    failed: Vec<String>,
     /// Those that refused the hello, until they are judged.
     refusals: Refusals,
+    /// The first that answered with something other than TLS, until one answers in TLS.
+    not_tls: Option<Box<Connected>>,
 }
 
 /// Tries backends in the pool's order until one works: at most `connect.attempts`, each within `connect.timeout`, all
-/// within `connect.total`.
+/// within `connect.total`. If none works, but one has answered with something other than TLS, the client gets that.
 ///
 /// # Errors
 /// [`ConnectError`].
@@ -103,6 +108,7 @@ pub(crate) async fn to_any(pool: &Pool, ask: Ask<'_>, attempts: &mut Attempts) -
         let Some(lease) = picks.next(now) else { break };
         match attempt(pool, lease, &mut picks, ask, now, total, attempts).await {
             Ok(connected) => {
+                drop(attempts.take_not_tls());
                 if let Some(refusals) = attempts.refusals() {
                     refusals.all_asked = !picks.has_more(now);
                 }
@@ -127,6 +133,10 @@ pub(crate) async fn to_any(pool: &Pool, ask: Ask<'_>, attempts: &mut Attempts) -
         let now = Instant::now();
         refusals.all_asked = !picks.has_more(now);
         refusals.end(pool, ask.request.client, now);
+    }
+    if let Some(answered) = attempts.take_not_tls() {
+        attempts.last = Some(Arc::clone(answered.lease.backend()));
+        return Ok(*answered);
     }
     if attempts.count() == 0 {
         // The name may have resolved to addresses by now.
@@ -175,6 +185,7 @@ impl FailedAttempt {
 fn note_failure(pool: &Pool, backend: &Arc<Backend>, error: &ConnectError, attempts: &mut Attempts) -> bool {
     let (result, now) = (error.result(), Instant::now());
     backend.metrics.connect(result);
+    attempts.further().failed.push(format!("{} {}: {error}", backend.name, result.as_str()));
     if backend.looked_up {
         pool.look_again.notify_one();
     }
@@ -182,10 +193,10 @@ fn note_failure(pool: &Pool, backend: &Arc<Backend>, error: &ConnectError, attem
         // Running out of our own resources is not the backend's fault.
         ConnectResult::Exhausted => {}
         ConnectResult::Silent | ConnectResult::Closed | ConnectResult::Reset => {
-            attempts.refused(backend, true);
+            attempts.refused(backend, Some(error.to_string()));
             return pool.fails_over(backend, now);
         }
-        _ => pool.failed(backend, Blame::Backend, now),
+        _ => pool.failed(backend, Blame::Backend, error, now),
     }
     true
 }
@@ -218,31 +229,38 @@ async fn attempt(
     };
     let after = now.elapsed();
     let rest = ask.first_bytes.after(taken);
-    let mut answer = None;
+    let taken_bytes = taken.saturating_sub(ask.first_bytes.header.len());
+    let mut connected = Connected { stream, lease, rest, taken_bytes, after, answer: None };
     let took = Instant::now();
     let patience = took + *pool.settings.connect.first_byte;
     // What the backend did not accept at once is left to the relay, which writes and reads at the same time.
-    let can_ask_again = ask.said == Said::HelloAlone && rest.is_empty();
-    let more = attempts.count() < pool.settings.connect.attempts && patience < total;
-    if can_ask_again && more && picks.has_more(now) && pool.may_fail_over(lease.backend(), now) {
-        match first_answer(&stream, ask.client, took, patience).await {
-            Ok(first) => answer = first,
+    let can_ask_again = ask.said == Said::HelloAlone && connected.rest.is_empty();
+    let more = attempts.count() < pool.settings.connect.attempts && patience < total && picks.has_more(now);
+    let may_go_on = more && pool.may_fail_over(connected.lease.backend(), now);
+    if can_ask_again && (may_go_on || attempts.further.as_ref().is_some_and(|further| further.not_tls.is_some())) {
+        let answer = first_answer(&connected.stream, ask.client, took, patience).await;
+        let backend = Arc::clone(connected.lease.backend());
+        match answer {
+            Ok(Some(first)) if first.kind == FirstRecord::Other => {
+                backend.metrics.first_record(FirstRecord::Other);
+                let error = ConnectError::NotTls(NotTls::new(first.rest.unwritten()));
+                connected.answer = Some(first);
+                attempts.further().not_tls.get_or_insert_with(|| Box::new(connected));
+                return Err(FailedAttempt { backend, error });
+            }
+            Ok(first) => connected.answer = first,
             Err(silence) => {
-                let backend = Arc::clone(lease.backend());
                 let error = silence.into_error(took);
                 match error {
                     ConnectError::ClientGone(_) => backend.metrics.connect(ConnectResult::Ok),
-                    ConnectError::NotTls => backend.metrics.first_record(FirstRecord::Other),
                     _ => backend.metrics.first_record(FirstRecord::None),
                 }
                 return Err(FailedAttempt { backend, error });
             }
         }
     }
-    lease.backend().metrics.connect(ConnectResult::Ok);
     pool.metrics.connected(after);
-    let taken_bytes = taken.saturating_sub(ask.first_bytes.header.len());
-    Ok(Connected { stream, lease, rest, taken_bytes, after, answer })
+    Ok(connected)
 }
 
 /// Opens a stream to the leased backend. If the backend came from DNS and is slow to connect, also tries an address of
@@ -382,22 +400,34 @@ async fn write_first(stream: &BackendStream, first: FirstBytes<'_>) -> io::Resul
 impl Attempts {
     fn begin(&mut self, backend: &Arc<Backend>) {
         if self.last.replace(Arc::clone(backend)).is_some() {
-            self.further.get_or_insert_default().count += 1;
+            self.further().count += 1;
         }
+    }
+
+    fn further(&mut self) -> &mut Further {
+        self.further.get_or_insert_default()
+    }
+
+    fn take_not_tls(&mut self) -> Option<Box<Connected>> {
+        self.further.as_mut()?.not_tls.take()
     }
 
     pub(crate) fn count(&self) -> u32 {
         u32::from(self.last.is_some()) + self.further.as_ref().map_or(0, |further| further.count)
     }
 
-    /// `backend` refused the hello; `counts` is false for an alert that never counts.
-    pub(crate) fn refused(&mut self, backend: &Arc<Backend>, counts: bool) {
-        self.further.get_or_insert_default().refusals.add(backend, counts);
+    /// `backend` refused the hello, and this is `why`; `None` for an alert that never counts.
+    pub(crate) fn refused(&mut self, backend: &Arc<Backend>, why: Option<String>) {
+        self.further().refusals.add(backend, why);
     }
 
     /// The backends that refused the hello, if any did.
     pub(crate) fn refusals(&mut self) -> Option<&mut Refusals> {
         self.further.as_mut().map(|further| &mut further.refusals)
+    }
+
+    pub(crate) fn failed(&self) -> &[String] {
+        self.further.as_ref().map_or(&[], |further| &further.failed)
     }
 }
 

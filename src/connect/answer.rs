@@ -5,7 +5,7 @@
 //! Source: RFC 8446 §5.1 (records), §4.1.3 (ServerHello, HelloRetryRequest), §6 (alerts).
 
 use std::convert::Infallible;
-use std::io;
+use std::{fmt, io};
 
 use rustix::io::retry_on_intr;
 use rustix::net::{RecvFlags, recv};
@@ -28,9 +28,31 @@ pub(crate) struct Answer {
     /// When the backend had accepted the hello.
     pub took: Instant,
     pub at: Instant,
-    /// How many of these bytes the client has already accepted.
+    /// How many of these bytes the client has already accepted; none if they are not TLS.
     pub carried_bytes: usize,
     pub rest: Prefix,
+}
+
+/// The first line of what is not TLS, or how it begins, as it is logged: `HTTP/1.1 400`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NotTls(Box<str>);
+
+impl NotTls {
+    pub(crate) fn new(first_bytes: &[u8]) -> Self {
+        let line = first_bytes.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
+        let shown = match (line, first_bytes) {
+            // The version and the status; what follows them is free text.
+            ([b'H', b'T', b'T', b'P', b'/', ..], _) => &line[..line.len().min("HTTP/1.1 400".len())],
+            ([], beginning) | (beginning, _) => &beginning[..beginning.len().min(MAX_SHOWN_BYTES)],
+        };
+        Self(shown.escape_ascii().to_string().into())
+    }
+}
+
+impl fmt::Display for NotTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "backend's first bytes are not TLS ({})", self.0)
+    }
 }
 
 /// Why no answer came.
@@ -38,7 +60,6 @@ pub(crate) struct Answer {
 pub(super) enum Silence {
     TimedOut,
     Closed,
-    NotTls,
     Io(io::Error),
     /// The client reset the connection in the meantime.
     ClientGone(io::Error),
@@ -88,12 +109,15 @@ fn read(backend: &BackendStream, client: &TcpStream, took: Instant, scratch: &mu
     let bytes = &scratch[..count];
     let (kind, alert) = match first_record(bytes) {
         _ if bytes.is_empty() => return Err(Silence::Closed),
-        (FirstRecord::Other, _) => return Err(Silence::NotTls),
         known => known,
     };
     let at = Instant::now();
-    // An error will be reported again when the relay writes.
-    let carried_bytes = client.try_write(bytes).unwrap_or(0);
+    let carried_bytes = match kind {
+        // Another backend may still answer in TLS.
+        FirstRecord::Other => 0,
+        // An error will be reported again when the relay writes.
+        _ => client.try_write(bytes).unwrap_or(0),
+    };
     Ok(Answer { kind, alert, took, at, carried_bytes, rest: Prefix::new(bytes[carried_bytes..].to_vec()) })
 }
 
@@ -127,6 +151,9 @@ fn reset_of(client: &TcpStream) -> io::Result<Infallible> {
     client.try_io(Interest::ERROR, || Err(client.take_error()?.unwrap_or_else(|| io::ErrorKind::WouldBlock.into())))
 }
 
+/// Enough for the banner of an SSH or SMTP server, each byte of which takes up to four characters.
+const MAX_SHOWN_BYTES: usize = 40;
+
 /// The random of a ServerHello that is a HelloRetryRequest: SHA-256 of "HelloRetryRequest" (RFC 8446 §4.1.3).
 const HELLO_RETRY_REQUEST: &[u8] = &[
     0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91, 0xc2, 0xa2, 0x11,
@@ -149,6 +176,23 @@ mod tests {
         // A handshake record that carries a message other than ServerHello.
         assert_eq!(first_record(&[0x16, 3, 3, 0, 4, 0, 0, 0, 0]), (FirstRecord::Other, None));
         assert_eq!(first_record(&[]), (FirstRecord::None, None));
+    }
+
+    #[test]
+    fn what_is_not_tls_is_shown_by_its_first_line_escaped_and_bounded() {
+        for (first_bytes, shown) in [
+            (&b"HTTP/1.1 400 Bad Request\r\nServer: nginx\r\n\r\n"[..], "HTTP/1.1 400"),
+            (b"HTTP/1.0 502", "HTTP/1.0 502"),
+            (b"HTTP/1.1 \x1b[2J", "HTTP/1.1 \\x1b[2"),
+            (b"HTT", "HTT"),
+            (b"SSH-2.0-OpenSSH_9.6\r\n", "SSH-2.0-OpenSSH_9.6"),
+            (b"220 mail.test ESMTP\n250 x", "220 mail.test ESMTP"),
+            (b"\r\n\r\nlogin:", "\\r\\n\\r\\nlogin:"),
+            (b"\x00\x00\x12\x04", "\\x00\\x00\\x12\\x04"),
+        ] {
+            assert_eq!(NotTls::new(first_bytes).to_string(), format!("backend's first bytes are not TLS ({shown})"));
+        }
+        assert!(NotTls::new(&[0xff; 64 << 10]).0.len() <= 4 * MAX_SHOWN_BYTES);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::answer::Silence;
+use super::answer::{NotTls, Silence};
 use crate::telemetry::ConnectResult;
 
 /// Why no backend accepted the connection: the reason of the last attempt.
@@ -26,7 +26,7 @@ pub(crate) enum ConnectError {
     /// The backend accepted the hello and closed.
     Closed,
     /// The backend answered the hello with something other than TLS.
-    NotTls,
+    NotTls(NotTls),
     Io(io::Error),
     /// The client reset the connection while we waited for the answer.
     ClientGone(io::Error),
@@ -37,7 +37,6 @@ impl Silence {
         match self {
             Self::TimedOut => ConnectError::Silent { after: took.elapsed() },
             Self::Closed => ConnectError::Closed,
-            Self::NotTls => ConnectError::NotTls,
             Self::Io(error) => ConnectError::Io(error),
             Self::ClientGone(error) => ConnectError::ClientGone(error),
         }
@@ -51,7 +50,7 @@ impl ConnectError {
             Self::TimedOut { .. } => ConnectResult::TimedOut,
             Self::Silent { .. } => ConnectResult::Silent,
             Self::Closed => ConnectResult::Closed,
-            Self::NotTls => ConnectResult::NotTls,
+            Self::NotTls(_) => ConnectResult::NotTls,
             Self::NoBackend | Self::Full | Self::ClientGone(_) => ConnectResult::Failed,
             Self::Io(error) if is_out_of_ports(error) => ConnectResult::Exhausted,
             Self::Io(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
@@ -81,7 +80,7 @@ impl std::fmt::Display for ConnectError {
                 write!(f, "the backend took the hello and said nothing for {} ms", after.as_millis())
             }
             Self::Closed => f.write_str("the backend took the hello and closed without an answer"),
-            Self::NotTls => f.write_str("the backend answered the ClientHello with something other than TLS"),
+            Self::NotTls(first) => first.fmt(f),
             Self::Io(error) => error.fmt(f),
             Self::ClientGone(_) => f.write_str("the client went away while the backend's answer was waited for"),
         }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::second_hello::{SecondHello, SecondHelloError};
 use crate::alert::Alert;
 use crate::client_hello::ClientHello;
-use crate::connect::{Attempts, BackendStream, ConnectError, Connected, first_record};
+use crate::connect::{Attempts, BackendStream, ConnectError, Connected, NotTls, first_record};
 use crate::limits::Permit;
 use crate::operate::registry::{LiveConnection, Ticket};
 use crate::peek::{First, PeekError};
@@ -27,8 +27,8 @@ use crate::relay::{End, Heard, Meter, Opening};
 use crate::server_name::Sni;
 use crate::snapshot::{Destination, Route, Snapshot};
 use crate::telemetry::{
-    Active, Alpn, ConnectionLine, Enforced, Feature, FirstRecord, HelloResult, LimitScope, ListenerMetrics, Match,
-    Metrics, ProxyHeaderResult, Reason, RouteMetrics, Saw, State,
+    Active, Alpn, ConnectResult, ConnectionLine, Enforced, Feature, FirstRecord, HelloResult, LimitScope,
+    ListenerMetrics, Match, Metrics, ProxyHeaderResult, Reason, RouteMetrics, Saw, State,
 };
 use crate::way::Way;
 
@@ -57,7 +57,9 @@ pub(super) struct Account {
     reached: Option<Reached>,
     /// The backend sent FIN before the client did. Not in `Reached`, which has no room for it in 56 bytes.
     backend_closed_first: bool,
-    /// Why there was no hello, or no backend.
+    /// The backend's first record, as soon as the backend is judged by it.
+    answer: Option<(FirstRecord, Option<Alert>)>,
+    /// Why there was no hello, or no backend, or what is wrong with its answer.
     error: Option<Box<Failure>>,
     /// From when the client sends more before the backend's answer, or the backend asks for another hello.
     second_hello: Option<Box<SecondHello>>,
@@ -68,6 +70,7 @@ pub(super) struct Account {
 enum Failure {
     Peek(PeekError),
     Connect(ConnectError),
+    Answer(NotTls),
     SecondHello(SecondHelloError),
 }
 
@@ -107,6 +110,7 @@ impl Account {
             attempts: Attempts::default(),
             reached: None,
             backend_closed_first: false,
+            answer: None,
             error: None,
             second_hello: None,
             reason: None,
@@ -223,6 +227,9 @@ impl Account {
         if reason == Reason::LimitBackend {
             self.accepted.metrics.limit_rejected(LimitScope::Backend, Enforced::Yes);
         }
+        if matches!(error, ConnectError::Closed | ConnectError::Silent { .. }) {
+            self.answer = Some((FirstRecord::None, None));
+        }
         self.error = Some(Box::new(Failure::Connect(error)));
     }
 
@@ -268,13 +275,21 @@ impl Account {
         self.reached = Some(Reached { lease, connect_after: after, at, first_byte });
         self.carried(Way::ToBackend, taken_bytes as u64);
         let Some(answer) = answer else { return (stream, Opening { to_backend: rest, ..Opening::default() }) };
-        self.answered(answer.kind, answer.alert);
+        match answer.kind {
+            // It has been judged, and no other backend has answered better.
+            FirstRecord::Other => self.heard(FirstRecord::Other, None, answer.rest.unwritten()),
+            kind => self.answered(kind, answer.alert, &[]),
+        }
         self.carried(Way::ToClient, answer.carried_bytes as u64);
         (stream, Opening { to_backend: rest, to_client: answer.rest, heard: Heard::Yes })
     }
 
-    /// Judges the backend by its first answer.
-    fn answered(&mut self, kind: FirstRecord, alert: Option<Alert>) {
+    /// Notes the backend's first record. `bytes` are needed if it is not TLS.
+    fn heard(&mut self, kind: FirstRecord, alert: Option<Alert>, bytes: &[u8]) {
+        self.answer = Some((kind, alert));
+        if kind == FirstRecord::Other && self.greeting.is_some() {
+            self.error = Some(Box::new(Failure::Answer(NotTls::new(bytes))));
+        }
         match (kind, &mut self.second_hello) {
             (FirstRecord::HelloRetry, None) if self.greeting.is_some() => {
                 self.second_hello = Some(self.expect_second_hello());
@@ -282,44 +297,62 @@ impl Account {
             (FirstRecord::HelloRetry, _) | (_, None) => {}
             (_, Some(second_hello)) => second_hello.accepted(),
         }
-        let blames_backend = self.blames_backend(alert);
+    }
+
+    /// Judges the backend by its first answer.
+    fn answered(&mut self, kind: FirstRecord, alert: Option<Alert>, bytes: &[u8]) {
+        self.heard(kind, alert, bytes);
+        let blames_backend = alert.is_some_and(|alert| self.blames_backend(alert));
         let (Some(RouteTaken { pool: Some(pool), .. }), Some(reached)) = (&self.routed, &self.reached) else { return };
         let backend = reached.lease.backend();
         if self.greeting.is_some() {
             backend.metrics.first_record(kind);
         }
-        let now = Instant::now();
-        let refused = match kind {
-            FirstRecord::Alert => Some(blames_backend),
+        let (result, now) = (self.connect_result(kind), Instant::now());
+        backend.metrics.connect(result);
+        let refused = match (kind, alert, self.error.as_deref()) {
+            (FirstRecord::Alert, Some(alert), _) if blames_backend => {
+                Some(Some(format!("the backend answered with the alert {alert}")))
+            }
+            (FirstRecord::Alert, ..) => Some(None),
             // If the client ended it, no answer says little about the backend.
-            FirstRecord::None => Some(self.backend_closed_first),
-            FirstRecord::Other if self.greeting.is_some() => {
-                pool.failed(backend, Blame::Backend, now);
+            (FirstRecord::None, ..) => Some((result != ConnectResult::Ok).then(|| ConnectError::Closed.to_string())),
+            (FirstRecord::Other, _, Some(Failure::Answer(not_tls))) => {
+                pool.failed(backend, Blame::Backend, not_tls, now);
                 None
             }
-            FirstRecord::Other | FirstRecord::ServerHello | FirstRecord::HelloRetry => {
+            (FirstRecord::Other | FirstRecord::ServerHello | FirstRecord::HelloRetry, ..) => {
                 pool.answered(backend, now);
                 None
             }
         };
-        if let Some(counts) = refused {
-            self.attempts.refused(backend, counts);
+        let is_refused = refused.is_some();
+        if let Some(why) = refused {
+            self.attempts.refused(backend, why);
         }
         let Some(refusals) = self.attempts.refusals() else { return };
         let client = self.accepted.live.see(|live| live.client.ip());
-        match refused {
-            Some(_) => refusals.end(pool, client, now),
-            None => refusals.charge(pool, client, now),
+        if is_refused { refusals.end(pool, client, now) } else { refusals.charge(pool, client, now) }
+    }
+
+    /// As an attempt to connect is counted whose answer the relay was left to wait for.
+    fn connect_result(&self, kind: FirstRecord) -> ConnectResult {
+        match kind {
+            FirstRecord::Other if self.greeting.is_some() => ConnectResult::NotTls,
+            // Otherwise the silence may be the client's doing.
+            FirstRecord::None if self.reason == Some(Reason::BackendReset) => ConnectResult::Reset,
+            FirstRecord::None if self.backend_closed_first => ConnectResult::Closed,
+            _ => ConnectResult::Ok,
         }
     }
 
     /// Whether an alert reflects the backend's state. Most alerts are about what the client offered, and a client that
     /// offers nonsense must not be able to get a backend ejected (RFC 8446 §6.2).
-    fn blames_backend(&self, alert: Option<Alert>) -> bool {
+    fn blames_backend(&self, alert: Alert) -> bool {
         match alert {
-            Some(Alert::INTERNAL_ERROR) => true,
+            Alert::INTERNAL_ERROR => true,
             // A client can invent names under a wildcard, but not one that is in the configuration.
-            Some(Alert::UNRECOGNIZED_NAME) => self.matched == Some(Match::Exact),
+            Alert::UNRECOGNIZED_NAME => self.matched == Some(Match::Exact),
             _ => false,
         }
     }
@@ -342,7 +375,7 @@ impl Meter for Account {
             reached.first_byte = Some(reached.at.elapsed());
         }
         let (kind, alert) = first_record(bytes);
-        self.answered(kind, alert);
+        self.answered(kind, alert, bytes);
     }
 
     fn inspects(&mut self) -> bool {
@@ -371,20 +404,18 @@ impl Meter for Account {
     }
 
     fn ended(&mut self, end: End) {
+        self.reason = match end {
+            End::Finished => Some(Reason::Ok),
+            End::ClientReset => Some(Reason::ClientReset),
+            End::BackendReset => Some(Reason::BackendReset),
+            End::IdleTimeout => Some(Reason::IdleTimeout),
+            End::HalfCloseTimeout => Some(Reason::HalfCloseTimeout),
+            End::PeerDead => Some(Reason::PeerDead),
+            End::Refused => self.reason,
+        };
         if self.first_byte().is_none() {
-            self.backend_closed_first |= end == End::BackendReset;
-            self.answered(FirstRecord::None, None);
+            self.answered(FirstRecord::None, None, &[]);
         }
-        self.reason = Some(match end {
-            End::Finished => Reason::Ok,
-            End::ClientReset => Reason::ClientReset,
-            End::BackendReset => Reason::BackendReset,
-            End::IdleTimeout => Reason::IdleTimeout,
-            End::HalfCloseTimeout => Reason::HalfCloseTimeout,
-            End::PeerDead => Reason::PeerDead,
-            // It has its reason.
-            End::Refused => return,
-        });
     }
 }
 
@@ -416,6 +447,9 @@ impl Drop for Account {
         match &self.routed {
             Some(routed) => routed.metrics.closed(live.listener, reason, lived),
             None => self.accepted.listener_metrics.closed_unrouted(reason),
+        }
+        if let (Some(reached), None) = (&self.reached, self.answer) {
+            reached.lease.backend().metrics.connect(ConnectResult::Ok);
         }
         if let Some(RouteTaken { pool: Some(pool), .. }) = &self.routed
             && let Some(after) = self.first_byte()
@@ -452,6 +486,8 @@ impl Account {
             backend: backend.map(|backend| &*backend.name),
             address: backend.map(|backend| &backend.address as &dyn std::fmt::Display),
             attempts: self.attempts.count(),
+            failed: self.attempts.failed(),
+            answer: self.answer.filter(|_| hello.is_some()),
             connect_ms: self.reached.as_ref().map(|reached| reached.connect_after),
             first_byte_ms: self.first_byte(),
             duration_ms: lived,
@@ -482,6 +518,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Peek(error) => error.fmt(f),
             Self::Connect(error) => error.fmt(f),
+            Self::Answer(error) => error.fmt(f),
             Self::SecondHello(error) => error.fmt(f),
         }
     }

@@ -13,6 +13,7 @@ mod policy;
 mod refusals;
 mod standing;
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -220,8 +221,8 @@ impl Pool {
     }
 
     /// Records that a connection to `backend` failed before the backend sent a valid answer. Ejects the backend for a
-    /// while if that was one failure too many and the pool can spare it.
-    pub fn failed(&self, backend: &Arc<Backend>, blame: Blame, now: Instant) {
+    /// while if that was one failure too many and the pool can spare it; the log then says `why`.
+    pub fn failed(&self, backend: &Arc<Backend>, blame: Blame, why: &dyn fmt::Display, now: Instant) {
         let spare = || self.members.load().can_spare(backend, now);
         if let Some(length) = backend.standing.failed(blame, self.settings.ejection.0.as_ref(), now, spare) {
             backend.metrics.ejected();
@@ -232,6 +233,7 @@ impl Pool {
                 backend = &*backend.name,
                 address = %backend.address,
                 length_s,
+                %why,
                 "backend ejected"
             );
         }
@@ -327,8 +329,8 @@ impl Pool {
     }
 }
 
-impl std::fmt::Debug for Pool {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pool").field("name", &self.name).finish_non_exhaustive()
     }
 }

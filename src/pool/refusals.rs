@@ -17,20 +17,18 @@ use super::{Backend, Pool};
 /// The backends that refused one hello. They are judged when it is known what the others do with it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Refusals {
-    /// Those it counts against, if not all refuse. Allocates nothing while it is empty, as it nearly always is.
-    by: Vec<Arc<Backend>>,
+    /// Those it counts against, and why, if not all refuse. Allocates nothing while it is empty, as it nearly always is.
+    by: Vec<(Arc<Backend>, String)>,
     count: u32,
     /// No backend of the pool is left to be asked.
     pub all_asked: bool,
 }
 
 impl Refusals {
-    /// Records a refusal; `counts` is false for an alert that never counts.
-    pub(crate) fn add(&mut self, backend: &Arc<Backend>, counts: bool) {
+    /// Records a refusal, and `why`; `None` for an alert that never counts.
+    pub(crate) fn add(&mut self, backend: &Arc<Backend>, why: Option<String>) {
         self.count += 1;
-        if counts {
-            self.by.push(Arc::clone(backend));
-        }
+        self.by.extend(why.map(|why| (Arc::clone(backend), why)));
     }
 
     /// Judges them after the last refusal. If every backend refused, the cause is the hello, and it counts against none.
@@ -43,7 +41,7 @@ impl Refusals {
 
     /// Judges them where another backend did not refuse, or was not heard.
     pub(crate) fn charge(&mut self, pool: &Pool, client: IpAddr, now: Instant) {
-        self.by.drain(..).for_each(|backend| pool.failed(&backend, Blame::Client(client), now));
+        self.by.drain(..).for_each(|(backend, why)| pool.failed(&backend, Blame::Client(client), &why, now));
     }
 }
 

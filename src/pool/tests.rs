@@ -104,8 +104,8 @@ fn the_last_one_is_never_ejected() {
     let pool = pool(settings(), vec![entry(1), entry(2)]);
     let now = Instant::now();
     let (one, two) = (backend(&pool, 1), backend(&pool, 2));
-    (0..5).for_each(|_| pool.failed(&one, Blame::Backend, now));
-    (0..5).for_each(|_| pool.failed(&two, Blame::Backend, now));
+    (0..5).for_each(|_| pool.failed(&one, Blame::Backend, &"refused", now));
+    (0..5).for_each(|_| pool.failed(&two, Blame::Backend, &"refused", now));
     assert_eq!((one.standing.grade(now), two.standing.grade(now)), (Grade::Ejected, Grade::Usable));
     assert_eq!(walk(&pool, now), [2, 1], "the ejected one is still better than none");
     assert_eq!(walk(&pool, now + Duration::from_secs(10)).len(), 2);
@@ -119,8 +119,8 @@ fn a_hello_that_every_backend_refuses_counts_against_none() {
     let refused_by_both = |all_asked: bool, client: u8| {
         let mut refusals = Refusals::default();
         refusals.all_asked = all_asked;
-        refusals.add(&one, true);
-        refusals.add(&two, true);
+        refusals.add(&one, Some("closed".into()));
+        refusals.add(&two, Some("closed".into()));
         refusals.end(&pool, IpAddr::from([192, 0, 2, client]), now);
     };
     (0..9).for_each(|client| refused_by_both(true, client));

@@ -9,8 +9,9 @@ use std::time::{Duration, SystemTime};
 
 use super::Reason;
 use super::escape::{Bytes, Fields};
-use super::labels::{Feature, Match, Saw, State};
+use super::labels::{Feature, FirstRecord, Match, Saw, State};
 use super::timestamp::Timestamp;
+use crate::alert::Alert;
 use crate::ids::ConnectionId;
 use crate::settings::LogFormat;
 
@@ -45,6 +46,10 @@ pub struct ConnectionLine<'a> {
     pub address: Option<&'a dyn fmt::Display>,
     /// Attempts to connect; omitted if there was none.
     pub attempts: u32,
+    /// Which of them failed and why.
+    pub failed: &'a [String],
+    /// The backend's first record, and the alert if it is one.
+    pub answer: Option<(FirstRecord, Option<Alert>)>,
     pub connect_ms: Option<Duration>,
     /// From the connect to the backend's first byte.
     pub first_byte_ms: Option<Duration>,
@@ -142,11 +147,19 @@ impl ConnectionLine<'_> {
         if self.attempts > 0 {
             fields.plain("attempts", self.attempts);
         }
+        if !self.failed.is_empty() {
+            fields.list("failed", self.failed.iter());
+        }
         if let Some(after) = self.connect_ms {
             fields.plain("connect_ms", Millis(after));
         }
         if let Some(after) = self.first_byte_ms {
             fields.plain("first_byte_ms", Millis(after));
+        }
+        match self.answer {
+            Some((kind, Some(alert))) => fields.text("answer", format_args!("{} {}", kind.as_str(), alert.name())),
+            Some((kind, None)) => fields.text("answer", kind.as_str()),
+            None => {}
         }
     }
 }

@@ -26,6 +26,8 @@ fn bare() -> ConnectionLine<'static> {
         backend: None,
         address: None,
         attempts: 0,
+        failed: &[],
+        answer: None,
         connect_ms: None,
         first_byte_ms: None,
         duration_ms: Duration::from_micros(1_530_077),
@@ -56,6 +58,7 @@ fn full(address: &dyn fmt::Display) -> ConnectionLine<'_> {
         attempts: 1,
         connect_ms: Some(Duration::from_micros(310)),
         first_byte_ms: Some(Duration::from_micros(2100)),
+        answer: Some((FirstRecord::ServerHello, None)),
         bytes_to_backend: 1890,
         bytes_to_client: 48211,
         phase: State::Relaying,
@@ -84,7 +87,8 @@ fn the_docs_show_a_line_as_it_is_and_name_its_fields_and_reasons() {
         let line = written(&line, format);
         assert!(docs.contains(&line), "docs/logs.md does not show {line}");
     }
-    let line = ConnectionLine { error: Some(&"x"), ..line };
+    let failed = ["10.0.0.12:443 refused: Connection refused (os error 111)".to_owned()];
+    let line = ConnectionLine { error: Some(&"x"), failed: &failed, ..line };
     for field in json(&line).as_object().unwrap().keys() {
         assert!(docs.contains(&format!("`{field}`")), "docs/logs.md does not name {field}");
     }

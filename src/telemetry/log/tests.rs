@@ -58,6 +58,8 @@ fn line(reason: Reason) -> ConnectionLine<'static> {
         backend: None,
         address: None,
         attempts: 0,
+        failed: &[],
+        answer: None,
         connect_ms: None,
         first_byte_ms: None,
         duration_ms: Duration::ZERO,
