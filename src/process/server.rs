@@ -9,7 +9,7 @@ mod pools;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
@@ -23,7 +23,7 @@ use tokio::time::{Interval, interval, sleep, timeout};
 use self::controls::Controls;
 use crate::backends::discovery::Discovery;
 use crate::backends::health;
-use crate::config::Loaded;
+use crate::config::{Config, Loaded};
 use crate::descriptors::{self, Budget};
 use crate::drain::{self, Drain, Phase};
 use crate::listener::Shared;
@@ -79,20 +79,7 @@ impl Server {
         let (drain, watch) = drain::channel();
         let open_files = descriptors::raise_limit();
         let budget = Budget::new(open_files, workers, *config.limits.max_connections, relay::MOST_PIPES);
-        tracing::info!(
-            event = "starting",
-            version = env!("CARGO_PKG_VERSION"),
-            file = %file.display(),
-            listeners = config.listeners.len(),
-            routes = config.routes.len(),
-            pools = config.pools.len(),
-            hash = &*config.hash,
-            workers,
-            max_connections = config.limits.max_connections.unwrap_or_else(|| budget.max_connections()),
-            max_hello_bytes = *config.limits.max_hello,
-            open_files,
-            "starting"
-        );
+        log_start(&config, &file, workers, open_files, &budget);
         let shared = Shared {
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
             permits: Arc::default(),
@@ -446,6 +433,24 @@ enum Requested {
     Reload,
     End,
     Upgrade,
+}
+
+/// The first line of the log.
+fn log_start(config: &Config, file: &Path, workers: usize, open_files: u64, budget: &Budget) {
+    tracing::info!(
+        event = "starting",
+        version = env!("CARGO_PKG_VERSION"),
+        file = %file.display(),
+        listeners = config.listeners.len(),
+        routes = config.routes.len(),
+        pools = config.pools.len(),
+        hash = &*config.hash,
+        workers,
+        max_connections = config.limits.max_connections.unwrap_or_else(|| budget.max_connections()),
+        max_hello_bytes = *config.limits.max_hello,
+        open_files,
+        "starting"
+    );
 }
 
 fn available_cores() -> usize {

@@ -121,12 +121,8 @@ impl Flow {
         }
         let mut budget = BUDGET_BYTES;
         loop {
-            while !self.rest.is_empty() {
-                let Poll::Ready(bytes) = copy::write(cx, to, self.rest.unwritten()) else { return BLOCKED };
-                let bytes = bytes.map_err(Fault::Write)?;
-                self.rest.wrote(bytes);
-                self.carried += bytes as u64;
-            }
+            let Poll::Ready(written) = self.write_rest(cx, to) else { return BLOCKED };
+            written?;
             let Poll::Ready(emptied) = self.empty_pipe(cx, to, meter) else { return BLOCKED };
             emptied?;
             match &self.state {
@@ -148,14 +144,13 @@ impl Flow {
             if budget == 0 {
                 return yield_to_others(cx);
             }
+            if self.mode == Mode::Inspect && !meter.inspects() {
+                self.mode = Mode::of(engine);
+            }
             let moved = match self.mode {
                 Mode::Bulk { .. } => self.poll_splice(cx, from, engine),
                 Mode::CopyOnly | Mode::Message { .. } => self.poll_copy(cx, from, to, meter),
-                Mode::Inspect if meter.inspects() => self.poll_inspected(cx, from, meter),
-                Mode::Inspect => {
-                    self.mode = Mode::of(engine);
-                    continue;
-                }
+                Mode::Inspect => self.poll_inspected(cx, from, meter),
             };
             match moved {
                 Poll::Ready(moved) => match moved? {
@@ -167,6 +162,16 @@ impl Flow {
                 Poll::Pending => return self.wait(),
             }
         }
+    }
+
+    /// Writes what was read and not written before.
+    fn write_rest(&mut self, cx: &mut Context<'_>, to: &mut impl Stream) -> Poll<Result<(), Fault>> {
+        while !self.rest.is_empty() {
+            let bytes = ready!(copy::write(cx, to, self.rest.unwritten())).map_err(Fault::Write)?;
+            self.rest.wrote(bytes);
+            self.carried += bytes as u64;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Call after the stream returned pending, so that it is not polled again before it is ready.
