@@ -1,4 +1,4 @@
-//! Shares out the file descriptors of the process: connections never take the last ones, so that the admin server still
+//! Divides up the file descriptors of the process: connections never take the last ones, so that the admin server still
 //! answers and files can still be read.
 //!
 //! In:  the limit of the process (RLIMIT_NOFILE), the number of workers, `limits.max_connections`.
@@ -21,7 +21,7 @@ pub(crate) struct Budget {
     pub most_pipes: usize,
 }
 
-/// `limits.max_connections` is more than the descriptors suffice for.
+/// `limits.max_connections` needs more descriptors than the limit allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TooMany {
     wanted: usize,
@@ -40,7 +40,7 @@ impl Budget {
         Self { limit, others: base + (2 * workers * most_pipes) as u64, most_pipes }
     }
 
-    /// What `limits.max_connections: auto` is.
+    /// The value of `limits.max_connections: auto`.
     pub(crate) fn max_connections(&self) -> usize {
         self.most().clamp(1, MOST_AUTO)
     }

@@ -1,10 +1,10 @@
-//! Bounds the memory of all hellos that are not whole yet, together.
+//! Bounds the total memory of all hellos that are not complete yet.
 //!
 //! In:  how many bytes each of them holds, as it grows; the budget.
 //! Out: a [`Held`], given back when dropped; beyond the budget, the largest and oldest hello is refused first.
 //!
-//! A hello that arrives in one piece is not counted, and small ones are never refused: an honest client passes however
-//! much an attacker holds.
+//! A hello that arrives in one piece is not counted, and small ones are never refused: an honest client gets through
+//! however much memory an attacker uses.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use std::task::{Context, Waker};
 pub(crate) struct Budget {
     bytes: AtomicUsize,
     next: AtomicU64,
-    /// The largest comes last, and of two alike the oldest.
+    /// The largest comes last, and of two of the same size the older.
     large: Mutex<BTreeMap<BySizeAndAge, Arc<Mutex<Victim>>>>,
 }
 
@@ -65,10 +65,10 @@ impl Budget {
 }
 
 impl Held<'_> {
-    /// Call it whenever the hello has grown to `bytes` and is not whole.
+    /// Must be called whenever the hello has grown to `bytes` and is not complete.
     ///
     /// # Errors
-    /// It is refused, now or since the last call.
+    /// The hello has been refused, now or since the last call.
     pub(crate) fn grow(&mut self, bytes: usize, limit: usize) -> Result<(), Refused> {
         self.release()?;
         self.budget.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -84,7 +84,7 @@ impl Held<'_> {
         if self.is_refused(None) { Err(Refused) } else { Ok(()) }
     }
 
-    /// Whether it is refused; if not, the task is woken when it will be.
+    /// Whether the hello has been refused; if not, the task is woken once it is.
     pub(crate) fn poll_refused(&self, cx: &Context<'_>) -> bool {
         self.is_refused(Some(cx.waker()))
     }
@@ -99,7 +99,7 @@ impl Held<'_> {
     fn release(&mut self) -> Result<(), Refused> {
         let bytes = std::mem::take(&mut self.bytes);
         if let Some((age, _)) = self.large.as_ref().filter(|_| bytes > SMALL_BYTES) {
-            // Who refused it has taken it out, and its bytes as well.
+            // If it is missing, it was refused, and its bytes have been subtracted.
             lock(&self.budget.large).remove(&(bytes, *age)).ok_or(Refused)?;
         }
         self.budget.bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -130,7 +130,7 @@ pub(crate) fn auto_bytes() -> usize {
     })
 }
 
-/// The least memory limit of the groups in `groups` (/proc/self/cgroup) and of those around them. In a container,
+/// The lowest memory limit of the groups in `groups` (/proc/self/cgroup) and of those around them. In a container,
 /// whose own group is mounted at `root`, the paths need not exist.
 fn cgroup_limit(groups: &str, root: &Path) -> Option<u64> {
     let limits = groups.lines().filter_map(|line| {

@@ -85,7 +85,7 @@ pub(crate) async fn client_hello(
     }
 }
 
-/// Reads once more after the deadline: a process that was stopped sees its timers first, although everything may have
+/// Reads once more after the deadline: a process that was suspended sees its timers first, although everything may have
 /// arrived in the meantime.
 async fn in_time<T>(deadline: Instant, read: impl Future<Output = T>) -> Option<T> {
     let mut read = pin!(read);
@@ -213,7 +213,7 @@ enum Next {
 }
 
 impl PeekError {
-    /// Counts the bytes of a PROXY header before an error: a client whose proxy sent one is no port scan.
+    /// Counts the bytes of a PROXY header before an error: a client whose proxy sent one is not a port scan.
     fn after(self, header_bytes: usize) -> Self {
         match self {
             Self::Io { error, got } => Self::Io { error, got: got + header_bytes },
@@ -225,11 +225,11 @@ impl PeekError {
 impl std::fmt::Display for PeekError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::TimedOut { got } => write!(f, "no whole hello in time, {got} bytes came"),
+            Self::TimedOut { got } => write!(f, "no complete hello in time; {got} bytes received"),
             Self::Gone { got } => write!(f, "the client closed after {got} bytes"),
             Self::Io { got, .. } => write!(f, "reading failed after {got} bytes"),
             Self::Memory { got } => {
-                write!(f, "the memory for unfinished hellos is used up (limits.hello_memory), {got} bytes came")
+                write!(f, "the memory for unfinished hellos is used up (limits.hello_memory); {got} bytes received")
             }
             Self::Hello(error) => error.fmt(f),
             Self::ProxyHeader(malformed) => malformed.fmt(f),

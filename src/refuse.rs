@@ -1,6 +1,6 @@
 //! Refuses a client in its own protocol.
 //!
-//! In:  what the configuration says of refusing, and what the client sent; then its stream.
+//! In:  how the configuration refuses, and what the client sent; then its stream.
 //! Out: [`TurnedAway`]; then the alert or answer on the wire, and a close that does not discard it.
 //! Source: RFC 8446 §6 (alerts), RFC 6066 §3 (unrecognized_name).
 
@@ -30,7 +30,7 @@ pub(crate) enum Refusal {
     Http,
     /// FIN, also to a client that is still sending.
     Close,
-    /// FIN to a client that said nothing more for so long that it is not waited for.
+    /// FIN to a client that has been silent for so long that we do not wait for its FIN.
     Leave,
     /// RST, so that a client takes it for a failure and tries again.
     Reset,
@@ -101,7 +101,7 @@ pub(crate) fn for_not_hello(error: &NotHello) -> TurnedAway {
     TurnedAway { reason, refusal: Refusal::Alert { version: 0x0303, alert } }
 }
 
-/// RFC 8446 §4.1.2: a second hello differs from the first only in what was asked for, which its name never is.
+/// RFC 8446 §4.1.2: a second hello may change only what the server requested, which is never the name.
 pub(crate) const NAME_CHANGED: TurnedAway = TurnedAway {
     reason: Reason::NameChanged,
     refusal: Refusal::Alert { version: 0x0303, alert: Alert::ILLEGAL_PARAMETER },
@@ -142,7 +142,7 @@ fn looks_like_http(bytes: &[u8]) -> bool {
         && matches!(target.get(1), Some(b'/' | b'h' | b'*'))
 }
 
-/// Writes, says FIN, and reads on for a while: closing with bytes unread would send a RST, which takes the answer from
+/// Writes, sends FIN, and reads on for a while: closing with bytes unread would send a RST, which takes the answer from
 /// a client that has not read it yet.
 async fn say(client: &mut (impl AsyncRead + AsyncWrite + Unpin), answer: &[u8]) {
     let exchange = async {

@@ -1,6 +1,6 @@
 //! Detects a backend that is one of our own listeners, where every connection would loop forever.
 //!
-//! In:  the backend's address, our listeners' addresses; where these do not decide, what comes back of a connection.
+//! In:  the backend's address, our listeners' addresses; where these do not decide, a trial connection.
 //! Out: yes or no.
 //! Source: bind(2), connect(2): a wildcard listens on every address of its family, and `[::]` on those of IPv4 as well;
 //!         a connection to a wildcard goes to loopback. proc_net(5): the table of TCP sockets.
@@ -23,8 +23,8 @@ fn is_local(mut address: SocketAddr) -> bool {
     UdpSocket::bind(address).is_ok()
 }
 
-/// Connects to `address`, and looks for the other end among the sockets of this network namespace. A refusal means that
-/// nothing listens there but, soon, we do.
+/// Connects to `address` and looks for the other end among the sockets of this network namespace. If it is refused,
+/// nothing listens there yet, and our own listener is about to.
 fn is_met(address: SocketAddr) -> bool {
     let probe = match TcpStream::connect_timeout(&address, PROBE_TIMEOUT) {
         Ok(probe) => probe,

@@ -1,4 +1,4 @@
-//! Validates the words that routing compares: a name from the wire, a pattern from the configuration.
+//! Validates the names that routing compares: a name from the wire, a pattern from the configuration.
 //!
 //! In:  the bytes of a `host_name` as a client sent them, or a pattern as an operator wrote it.
 //! Out: [`Sni`] (a [`ServerName`], or an IP literal), or a [`Pattern`]; both lower-case, so that they compare as bytes.
@@ -175,7 +175,7 @@ impl Pattern {
     }
 }
 
-/// Guesses what `*foo.example.com` or `a.*.example.com` was meant to say.
+/// Guesses the intended form of `*foo.example.com` or `a.*.example.com`.
 fn right_spelling(text: &str) -> Option<String> {
     let suffix = text.rsplit_once('*')?.1;
     let suffix = suffix.split_once('.').map_or(suffix, |(_, rest)| rest);

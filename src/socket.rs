@@ -93,9 +93,9 @@ fn listen(socket: &std::net::TcpListener, backlog: u32) -> io::Result<()> {
 
 /// Starts to listen on all of `sockets`, which are bound to one address.
 ///
-/// The first begins alone, because the kernel checks again then: if another program has begun to listen since, it is an
-/// error, and after that no program can bind the address. Only then may the others share it. With SO_REUSEPORT from the
-/// start, a second instance would be let in, and get half of the connections.
+/// The first one starts alone, because the kernel then checks the address again: it is an error if another program is
+/// listening by now, and from then on no other program can bind it. Only then may the others share the address. With
+/// SO_REUSEPORT from the start, a second instance could join and would get half of the connections.
 ///
 /// # Errors
 /// The kernel's error: another socket has started to listen on the address in the meantime.

@@ -180,7 +180,7 @@ shop.example.com goes to pool shop
 
   asked        no ALPN (assumed), from 192.0.2.1 (assumed), through listener https (assumed)
   passed over  office  shop.example.com  config.yaml:6:10   only from 10.0.0.0/8
-  taken by     shop    shop.example.com  config.yaml:10:11
+  matched by   shop    shop.example.com  config.yaml:10:11
   backends     10.0.0.11:443  weight 1
                10.0.0.12:443  weight 3
                10.0.0.13:443  weight 1, backup
@@ -191,7 +191,7 @@ shop.example.com goes to pool shop
 a.b.shop.example.com is refused, reason no_route
 
   asked        ALPN h2, http/1.1, from 10.0.0.1, through listener inner
-  fallback     unmatched, for names that no route takes
+  fallback     unmatched, for names that no route matches
   client sees  the TLS alert unrecognized_name
   note         `*.shop.example.com` (config.yaml:10:29) takes exactly one label more than `shop.example.com`; `**.shop.example.com` would take this name
 ";
@@ -304,7 +304,7 @@ other keys that differ: log
     assert_eq!(report.json()["patterns"][0], expected);
     assert_eq!((&report.json()["changes"], &report.json()["other_settings"]), (&json!(true), &json!(["log"])));
 
-    desk.run(&["diff", "old.yaml", "old.yaml"]).says(0, "no name goes elsewhere\n", "");
+    desk.run(&["diff", "old.yaml", "old.yaml"]).says(0, "no routing differences\n", "");
     let both = desk.run(&["diff", "nix.yaml", "new.yaml"]);
     assert_eq!((both.code, &*both.stdout), (1, ""));
     assert!(both.stderr.starts_with("nix.yaml:1:1: the file cannot be read"), "{}", both.stderr);

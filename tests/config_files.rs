@@ -172,7 +172,7 @@ fn what_yaml_allows_beyond_a_tree_is_told() {
     let lines: Vec<u32> = aliases.iter().map(|problem| problem.place.line).collect();
     assert_eq!(lines, [1, 2], "{aliases}");
     only(&file(format!("{GOOD}no_sni: !custom {{ refuse: alert }}\n")).refused(), 4, 17, "tags");
-    only(&file(format!("{GOOD}? [a]\n: b\n")).refused(), 4, 3, "a key must be a plain word");
+    only(&file(format!("{GOOD}? [a]\n: b\n")).refused(), 4, 3, "a key must be plain text");
     let duplicate = file(format!("{GOOD}routes: []\n")).refused();
     only(&duplicate, 4, 1, "duplicate key `routes`; first used in line 3, column 1");
     only(&file(format!("{GOOD}<<: {{ log: {{}} }}\n")).refused(), 4, 1, "unknown key");

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use crate::telemetry::{Metrics, Task};
 
 /// Runs the future that `start` makes until one ends without a panic. State that outlives a future must be usable after
-/// a panic in it: locks must not be poisoned for ever.
+/// a panic in it: locks must not stay poisoned.
 pub(crate) async fn supervise<F: Future<Output = ()>>(task: Task, metrics: &Metrics, mut start: impl FnMut() -> F) {
     let mut pause = SHORTEST_PAUSE;
     while let Err(panic) = caught(start()).await {
@@ -25,7 +25,7 @@ pub(crate) async fn supervise<F: Future<Output = ()>>(task: Task, metrics: &Metr
             task,
             error,
             again_in_s,
-            "a background task panicked: it is started again"
+            "background task panicked: it is started again"
         );
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -43,7 +43,7 @@ async fn caught<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> 
 
 fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a text")
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message")
 }
 
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
@@ -78,7 +78,7 @@ mod tests {
         for (panic, text) in [
             (catch_unwind(|| panic!("constant")), "constant"),
             (catch_unwind(|| panic!("of {}", 2)), "of 2"),
-            (catch_unwind(|| std::panic::panic_any(3)), "a panic without a text"),
+            (catch_unwind(|| std::panic::panic_any(3)), "a panic without a message"),
         ] {
             assert_eq!(message(&*panic.unwrap_err()), text);
         }

@@ -100,11 +100,11 @@ fn invitation(server: &Server, backends: &[Backend], directory: &Path) -> String
     let port = address.port();
     let directory = directory.display();
     let mut text =
-        format!("\nTwo HTTPS backends stand behind snigate on {address}, each with a certificate of its own. Try:\n\n");
+        format!("\nTwo HTTPS backends run behind snigate on {address}, each with a certificate of its own. Try:\n\n");
     for (name, certificate) in [("one", "one"), ("two", "two"), ("a.two", "two")] {
         text += &format!("  curl --cacert {directory}/{certificate}.pem https://{name}.localhost:{port}/\n");
     }
-    text += &format!("  curl -k https://nobody.localhost:{port}/     # refused: no route takes the name\n\n");
+    text += &format!("  curl -k https://nobody.localhost:{port}/     # refused: no route matches the name\n\n");
     text += &format!("Routing file  {directory}/config.yaml  (save a change while this runs)\n");
     text += &format!("Metrics       http://{admin}/metrics\nStatus        http://{admin}/\n");
     for backend in backends {

@@ -83,7 +83,7 @@ fn text(report: &Report<'_>) -> String {
     section(&mut text, "pools", report.pools.iter().map(pool));
     let count = |kind| report.patterns.iter().filter(|change| change.kind == kind).count();
     let _ = match (report.changes, report.patterns.len()) {
-        (false, _) => writeln!(text, "no name goes elsewhere"),
+        (false, _) => writeln!(text, "no routing differences"),
         (true, 0) => writeln!(text, "no pattern differs"),
         (true, _) => writeln!(
             text,

@@ -59,7 +59,7 @@ pub(super) struct Options {
     /// Trusts the CA certificates in this PEM file instead of the system store; implies --verify
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// Ignores findings of this kind (the word in brackets); repeatable
+    /// Ignores findings of this kind (the name in brackets); repeatable
     #[arg(long, value_name = "KIND", hide_possible_values = true)]
     ignore: Vec<Kind>,
     /// Prints the report as JSON

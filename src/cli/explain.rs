@@ -182,9 +182,9 @@ fn text(explanation: &Explanation) -> String {
     let entries = explanation.passed_over.iter().map(|over| passed_over(over, widths));
     rows.extend(labelled("passed over", entries));
     match (&explanation.taken, explanation.matched.as_deref()) {
-        (Some(taken), _) => rows.push(("taken by", format!("{}{}", widths.row(taken), conditions(taken)))),
+        (Some(taken), _) => rows.push(("matched by", format!("{}{}", widths.row(taken), conditions(taken)))),
         (None, Some("no_sni")) => rows.push(("fallback", "no_sni, for clients without a server name".to_owned())),
-        (None, Some(fallback)) => rows.push(("fallback", format!("{fallback}, for names that no route takes"))),
+        (None, Some(fallback)) => rows.push(("fallback", format!("{fallback}, for names that no route matches"))),
         (None, None) => {}
     }
     if let Some(pool) = &explanation.pool {

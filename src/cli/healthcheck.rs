@@ -78,7 +78,7 @@ impl fmt::Display for HealthcheckError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoAddress => f.write_str("no admin address is configured"),
-            Self::Io { address, .. } => write!(f, "no answer in HTTP from {}", page(address)),
+            Self::Io { address, .. } => write!(f, "no valid HTTP response from {}", page(address)),
             Self::NotReady { address, status, body } => {
                 write!(f, "{} answered \"{status}\": {body:?}", page(address))
             }

@@ -12,8 +12,8 @@ use crate::telemetry::{LogGuard, log};
 
 /// Runs with `file` until drained.
 pub(super) fn run(file: PathBuf) -> ExitCode {
-    // Before any thread starts, since each inherits it. A new process of an upgrade keeps the capabilities of this one. A
-    // kernel without it is no reason not to serve.
+    // Before any thread starts, since each inherits it. A new process of an upgrade keeps the capabilities of this one.
+    // If the kernel does not support it, snigate runs anyway.
     #[cfg(target_os = "linux")]
     let _ = rustix::thread::set_no_new_privs(true);
     // Must come first, before another descriptor can reuse one of these numbers.
@@ -91,7 +91,7 @@ pub(super) fn find_config(given: Option<PathBuf>) -> Result<PathBuf, String> {
         return Ok(given);
     }
     let places = ["config.yaml", "/etc/snigate/config.yaml"].map(Path::new);
-    // An error is not an absence: reading the file says what is wrong.
+    // After an error the file may still exist; reading it reports what is wrong.
     places.iter().find(|place| place.try_exists().unwrap_or(true)).map(|place| place.to_path_buf()).ok_or_else(|| {
         "no configuration: neither --config nor SNIGATE_CONFIG is given, and there is no ./config.yaml and no \
          /etc/snigate/config.yaml; `snigate demo` needs none"

@@ -18,7 +18,7 @@ pub struct Problems {
 /// One problem, worded so that it shows how to fix it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Whether the file can be used all the same.
+    /// Whether the file can still be used.
     pub severity: Severity,
     /// Where in the files.
     pub place: Place,

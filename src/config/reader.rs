@@ -1,7 +1,7 @@
 //! Reads values out of the tree of a file with serde, and reports every problem, not only the first.
 //!
 //! In:  a [`Cursor`]: a node of the tree and its position.
-//! Out: a value; what is wrong in it is reported with its place, and has its default in the value.
+//! Out: a value, or `None`; whatever is wrong in it is left out of it, and reported with its position.
 //!
 //! serde stops at the first error. A wrong value is therefore reported and marked, and the value around it is read once
 //! more without it, until nothing new is wrong. Marks hold for the whole reading, so [`Cursor::items`] and the value
@@ -88,8 +88,8 @@ impl<'c> Cursor<'c> {
         items.chain(list.is_none().then_some(*self)).filter(|item| !item.is_wrong())
     }
 
-    /// The list of a required key; reports that it is empty. That the key is missing, `read` has reported, or does here
-    /// for the file as a whole.
+    /// The list of a required key; reports an empty list. A missing key has been reported by `read`, except at the top
+    /// of a file, where this reports it.
     pub(super) fn required_list<'b>(&'b self, key: &'b str, of: &str) -> Option<Cursor<'b>> {
         let list = self.key(key);
         match &list {
@@ -169,7 +169,7 @@ impl<'c> Cursor<'c> {
         // Past the limit on kept problems, suggestions are useless, and each costs time.
         let known = if problems.left_off() == 0 { known } else { &[] };
         let meant = DidYouMean::new(&key.text, known.iter().copied());
-        // `host` and `port` have one cure, which is given once.
+        // `host` and `port` have the same fix, which is shown once.
         let cure = |other: &Key<'_>| DidYouMean::new(&other.text, known.iter().copied()).cure();
         let mut before = self.keys().take_while(|other| other.spot != key.spot);
         if meant.cure().is_some() && before.any(|other| cure(other) == meant.cure()) {
@@ -205,7 +205,7 @@ impl<'c> Cursor<'c> {
             Wrong::Reported if !matches!(self.node.value, Value::Reported) => return Wrong::Reported,
             Wrong::Reported => {}
             Wrong::Missing(key) if self.holds(key) => {}
-            // The cure for an unknown key has said how to write it.
+            // The error about the unknown key already shows how to write it.
             Wrong::Missing(key) if self.keys().any(|other| is_part_of(&other.text, key)) => {}
             Wrong::Missing(key) => self.error(format_args!("`{key}` is missing")),
             Wrong::Message(message) => self.error(message),
@@ -215,13 +215,13 @@ impl<'c> Cursor<'c> {
         Wrong::Reported
     }
 
-    /// The keys of a map, be their values wrong or not.
+    /// The keys of a map, including those with wrong values.
     fn keys(&self) -> impl Iterator<Item = &Key<'_>> {
         let entries = if let Value::Map(entries) = &self.node.value { entries.as_slice() } else { &[] };
         entries.iter().map(|(key, _)| key)
     }
 
-    /// Whether the map has this key, be its value wrong or not.
+    /// Whether the map has this key, even with a wrong value.
     pub(super) fn holds(&self, key: &str) -> bool {
         self.keys().any(|name| *name.text == *key)
     }
@@ -247,7 +247,7 @@ impl<'c> Cursor<'c> {
         Wrong::Message(format!("expected {expected}, found {found}"))
     }
 
-    /// A word or a number, plain or quoted; an empty value is none.
+    /// The text of a scalar, plain or quoted; an empty value is an error.
     fn scalar(&self, expected: impl fmt::Display) -> Result<&'c str, Wrong> {
         match &self.node.value {
             Value::Scalar { text, .. } if !self.node.value.is_nothing() => Ok(text),
@@ -281,7 +281,7 @@ pub(super) enum Wrong {
 impl<'de> Deserializer<'de> for Cursor<'_> {
     type Error = Wrong;
 
-    /// Gives a scalar as text, whatever YAML would read it as: types that are written as one word ask for this.
+    /// Passes a scalar as text, however YAML would interpret it: types that are written as one scalar request this.
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
         match &self.node.value {
             nothing if nothing.is_nothing() => visitor.visit_unit(),
@@ -349,7 +349,7 @@ impl<'de> Deserializer<'de> for Cursor<'_> {
         }
     }
 
-    /// A lone word stands for a map whose only key is `address`, if that is the first key of the struct.
+    /// A lone scalar stands for a map whose only key is `address`, if that is the first key of the struct.
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         _: &'static str,
@@ -361,7 +361,7 @@ impl<'de> Deserializer<'de> for Cursor<'_> {
             (Value::Scalar { .. }, ["address", ..]) if !self.node.value.is_nothing() => {
                 visitor.visit_map(LoneAddress { cursor: self, key: Some("address") })
             }
-            (_, ["address", ..]) => Err(self.expected("a word or a map")),
+            (_, ["address", ..]) => Err(self.expected("an address or a map")),
             _ => Err(self.expected(format_args!("a map with the keys {}", Words(keys)))),
         }
     }
@@ -445,7 +445,7 @@ fn read_inside<'de, S: DeserializeSeed<'de>>(value: Cursor<'_>, seed: S) -> Resu
     seed.deserialize(value).map_err(|wrong| value.report(wrong))
 }
 
-/// A word where a struct that begins with `address` is expected.
+/// A scalar where a struct that begins with `address` is expected.
 struct LoneAddress<'c> {
     cursor: Cursor<'c>,
     key: Option<&'static str>,

@@ -74,7 +74,7 @@ impl fmt::Display for TokenError {
             }
             Self::NotVisibleAscii { file } => write!(
                 f,
-                "`{}` must hold one word of visible ASCII, as `openssl rand -hex 32` makes it",
+                "`{}` must contain one token of visible ASCII without spaces, such as `openssl rand -hex 32` prints",
                 file.display()
             ),
         }
@@ -103,7 +103,7 @@ mod tests {
         for (bytes, told) in [
             (&b""[..], "is empty"),
             (b" \n", "is empty"),
-            (b"two words", "one word"),
+            (b"two words", "without spaces"),
             ("schl\u{fc}ssel".as_bytes(), "visible ASCII"),
             (&[b'x'; 4097], "longer than 4096"),
         ] {

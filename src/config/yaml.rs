@@ -234,7 +234,7 @@ impl<'t> Tree<'_, 't> {
             },
         };
         if let Some(spot) = unfit {
-            self.refuse(spot, "a key must be a plain word, not a list or a map");
+            self.refuse(spot, "a key must be plain text, not a list or a map");
         }
         Ok(())
     }

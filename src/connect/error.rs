@@ -74,15 +74,15 @@ impl std::fmt::Display for ConnectError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::NoBackend => f.write_str("the pool has no backend to try"),
-            Self::Full => f.write_str("every backend of the pool has as many connections as it may have"),
+            Self::Full => f.write_str("every backend of the pool is at its connection limit"),
             Self::TimedOut { after } => write!(f, "no connection within {} ms", after.as_millis()),
             Self::Silent { after } => {
-                write!(f, "the backend took the hello and said nothing for {} ms", after.as_millis())
+                write!(f, "the backend accepted the hello but did not answer for {} ms", after.as_millis())
             }
-            Self::Closed => f.write_str("the backend took the hello and closed without an answer"),
+            Self::Closed => f.write_str("the backend accepted the hello and closed without an answer"),
             Self::NotTls(first) => first.fmt(f),
             Self::Io(error) => error.fmt(f),
-            Self::ClientGone(_) => f.write_str("the client went away while the backend's answer was waited for"),
+            Self::ClientGone(_) => f.write_str("the client disconnected before the backend answered"),
         }
     }
 }

@@ -61,12 +61,12 @@ pub(super) struct Account {
     answer: Option<(FirstRecord, Option<Alert>)>,
     /// Why there was no hello, or no backend, or what is wrong with its answer.
     error: Option<Box<Failure>>,
-    /// From when the client sends more before the backend's answer, or the backend asks for another hello.
+    /// Set once the client sends more before the backend has answered, or the backend requests another hello.
     second_hello: Option<Box<SecondHello>>,
     reason: Option<Reason>,
 }
 
-/// What the log says about an end.
+/// The cause of an end, for the log.
 enum Failure {
     Peek(PeekError),
     Connect(ConnectError),
@@ -84,11 +84,11 @@ struct Greeting {
 /// The route that counts this connection.
 struct RouteTaken {
     metrics: Arc<RouteMetrics>,
-    /// `None`: the route refuses.
+    /// `None`: the route refuses the connection.
     pool: Option<Arc<Pool>>,
 }
 
-/// The backend, from when it has accepted the first bytes.
+/// The backend, once it has accepted the first bytes.
 struct Reached {
     lease: Lease,
     connect_after: Duration,

@@ -1,11 +1,11 @@
-//! Holds a client to the name that it was routed by until its backend has accepted its ClientHello.
+//! Refuses a second ClientHello with another server name than the one that the connection was routed by.
 //!
 //! In:  what the client sends after its hello, before the backend's first answer and after a HelloRetryRequest.
 //! Out: the same bytes, to be passed on; or [`SecondHelloError`] if a second hello is among them with another name.
 //! Source: RFC 8446 §4.1.2 (a second hello keeps its server_name), §4.2.10 (early data), §D.4 (ChangeCipherSpec).
 //!
-//! Every other record is passed on as it comes. A hello is held until it is whole: a backend must not see the end of one
-//! that has not been read here.
+//! Every other record is passed on as it comes. A hello is held until it is complete: a backend must not see the end of
+//! one that has not been checked here.
 
 use std::fmt;
 use std::ops::RangeInclusive;

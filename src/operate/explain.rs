@@ -324,7 +324,7 @@ fn near_misses(snapshot: &Snapshot, name: &ServerName) -> Vec<String> {
         let suffix = suffix(name, suffix_bytes);
         let (pattern, place) = (pattern(by, suffix), snapshot.place(number));
         if suffix_bytes == name.as_str().len() {
-            format!("`{pattern}` ({place}) takes names below `{suffix}`, not `{suffix}` itself")
+            format!("`{pattern}` ({place}) matches names below `{suffix}`, not `{suffix}` itself")
         } else {
             format!(
                 "`{pattern}` ({place}) takes exactly one label more than `{suffix}`; `**.{suffix}` would take this name"

@@ -56,7 +56,7 @@ pub struct LiveConnection {
 }
 
 /// A connection's slot in its worker's registry, released when dropped. It cannot leave the thread that created it: on
-/// another one, its number would be the slot of a stranger.
+/// another one, its number would be the slot of another connection.
 ///
 /// ```compile_fail
 /// fn sent<T: Send>() {}

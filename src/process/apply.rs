@@ -279,18 +279,17 @@ impl fmt::Display for ApplyError {
             }
             Self::Congestion { name, .. } => write!(
                 f,
-                "no congestion control `{name}` here (`sysctl net.ipv4.tcp_available_congestion_control` lists them)"
+                "the kernel has no congestion control `{name}` (see `sysctl net.ipv4.tcp_available_congestion_control`)"
             ),
             Self::SelfLoop { pool, backend } => write!(
                 f,
-                "pool {pool}: its backend `{backend}` is where snigate itself listens: each connection would come back for \
-                 ever; write where the backend listens"
+                "pool {pool}: its backend `{backend}` is where snigate itself listens: snigate would connect to itself \
+                 in a loop; write the address that the backend itself listens on"
             ),
             Self::TooManyConnections(too_many) => too_many.fmt(f),
-            Self::NeedsRestart { what } => write!(
-                f,
-                "{what} cannot change while snigate runs: restart it, or have another process follow it (SIGUSR2)"
-            ),
+            Self::NeedsRestart { what } => {
+                write!(f, "{what} cannot change while snigate runs: restart it, or upgrade it (SIGUSR2)")
+            }
             Self::Io(_) => f.write_str("cannot start"),
         }
     }

@@ -449,7 +449,7 @@ const QUIET_UNHEARD: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE_OF_WHO_ASKS: Duration = Duration::from_secs(2);
 const RECHECK: Duration = Duration::from_millis(250);
-/// How long after a change a call is about that change.
+/// For how long after a change a call counts as being about that change.
 const JUST_NOW: Duration = Duration::from_secs(10);
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 /// How often unused old snapshots are freed.

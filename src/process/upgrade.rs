@@ -95,7 +95,7 @@ impl Predecessor {
         loop {
             let (part, sockets) = receive_part(self.0.as_fd())?;
             if part.sockets.len() != sockets.len() {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "sockets were lost on the way"));
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "sockets were lost during the handover"));
             }
             for (label, socket) in part.sockets.into_iter().zip(sockets) {
                 inherited.push(Inherited { label, socket, number: Some(inherited.len()) });
@@ -302,7 +302,7 @@ fn receive_part(from: BorrowedFd<'_>) -> io::Result<(Part, Vec<OwnedFd>)> {
         .collect();
     let part: Part = serde_json::from_slice(&bytes[..received.bytes])?;
     if part.protocol != PROTOCOL {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the process before hands over in another way"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the old process uses another handover protocol"));
     }
     Ok((part, sockets))
 }
@@ -311,9 +311,9 @@ impl std::fmt::Display for UpgradeError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::FirstProcess => {
-                f.write_str("the first process of a container cannot be followed by another: replace the container")
+                f.write_str("the first process of a container cannot be upgraded: replace the container")
             }
-            Self::NotReady => f.write_str("this process is not ready itself"),
+            Self::NotReady => f.write_str("this process is not ready"),
             Self::Start(error) => write!(f, "the new process cannot be started: {error}"),
             Self::Ended(Some(status)) => write!(f, "the new process ended before it served, with {status}"),
             Self::Ended(None) => f.write_str("the new process gave up before it served"),

@@ -50,7 +50,7 @@ pub(crate) fn spawn(
             }
         }
     })?;
-    result.recv().unwrap_or_else(|_| Err(io::Error::other("the worker ended at once")))?;
+    result.recv().unwrap_or_else(|_| Err(io::Error::other("the worker thread ended immediately")))?;
     Ok(thread)
 }
 

@@ -75,7 +75,7 @@ impl Flow {
         Self { way, state: State::Open, mode: Mode::of(engine), rest, heard, waits: false, pipe: None, carried: 0 }
     }
 
-    /// The meter sees what is read, for as long as it wants to.
+    /// The meter inspects what is read for as long as it wants to.
     pub(super) fn begin_inspected(&mut self) {
         self.mode = Mode::Inspect;
     }

@@ -9,12 +9,12 @@ pub(crate) trait Meter {
     fn spliced(&mut self, way: Way, bytes: u64);
     /// The backend's first bytes were read. Called once, unless they were read before the relay began.
     fn first_bytes(&mut self, bytes: &[u8]);
-    /// Whether the meter decides about what the client sends next. Asked before each read, until it says no.
+    /// Whether the meter inspects what the client sends next. Called before each read until it returns `false`.
     fn inspects(&mut self) -> bool {
         false
     }
-    /// Takes bytes from the client and returns what the backend gets now; no bytes are the client's FIN. `None`: the
-    /// client is refused.
+    /// Takes bytes from the client and returns what to pass to the backend now; empty `bytes` are the client's FIN.
+    /// `None`: the client is refused.
     fn inspect(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         Some(bytes.to_vec())
     }

@@ -120,7 +120,7 @@ impl<C: Stream, B: Stream, M: Meter> Relay<C, B, M> {
 }
 
 impl<C: Stream, B: Stream, M> Relay<C, B, M> {
-    /// After [`End::Refused`]: the client, who is to get an answer, and the meter.
+    /// After [`End::Refused`]: the client, which still gets an answer, and the meter.
     pub(crate) fn refused(self: Pin<&mut Self>) -> (&mut C, &M) {
         let carrier = self.project().carrier;
         (&mut carrier.ends.client, &carrier.meter)
@@ -153,9 +153,9 @@ struct Carrier<C: Stream, B: Stream, M> {
     last_activity: Instant,
     /// The backend's keepalive is not set until a connection is old enough for its first probe to be due.
     keepalive_set: bool,
-    /// Since when each side, client and backend, has answered nothing that the kernel sent; nearly always none.
+    /// Since when the client and the backend have acknowledged nothing that the kernel sent; nearly always `None`.
     unanswered: Option<Box<[Option<Instant>; 2]>>,
-    /// The timer fires in time for the next look at what is unacknowledged, or nobody asks for that.
+    /// The timer fires in time for the next look at what is unacknowledged, or no look is needed.
     watches: bool,
     /// The task to wake.
     polled_by: Option<Waker>,
@@ -488,7 +488,7 @@ fn dead(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable)
 }
 
-/// A dead peer is found so much later than `user_timeout`, at most: a quarter of it.
+/// How much later than `user_timeout` a dead peer is found, at most: a quarter of it.
 const LOOKS_IN_USER_TIMEOUT: u32 = 4;
 const LEAST_LOOK: Duration = Duration::from_millis(100);
 /// How long a reset may go unnoticed on a side that nobody reads from.

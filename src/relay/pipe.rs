@@ -118,7 +118,8 @@ fn open(bytes: usize) -> Option<Box<Pipe>> {
 fn quota_of_large_pipes() -> usize {
     use rustix::pipe::{fcntl_setpipe_size, pipe};
     let sysctl = |name| std::fs::read_to_string(format!("/proc/sys/fs/{name}")).ok()?.trim().parse::<usize>().ok();
-    // Who may exceed this limit has no quota. Capabilities do not show it: those of a user namespace do not count.
+    // A user who may exceed this limit has no quota. Capabilities do not show that: those of a user namespace do not
+    // count.
     let may_exceed = |most: usize| pipe().is_ok_and(|(_read, write)| fcntl_setpipe_size(&write, 2 * most).is_ok());
     match sysctl("pipe-user-pages-soft") {
         Some(pages) if pages > 0 && !sysctl("pipe-max-size").is_some_and(may_exceed) => {
@@ -135,12 +136,12 @@ fn open(_: usize) -> Option<Box<Pipe>> {
 
 struct Pool {
     /// Boxed, so that a direction without a pipe costs only a pointer.
-    #[expect(clippy::vec_box, reason = "they move between directions and here without being boxed anew")]
+    #[expect(clippy::vec_box, reason = "they move between directions and here without being boxed again")]
     idle: Vec<Box<Pipe>>,
     /// All of this worker's pipes, idle and in use.
     open: usize,
     most: usize,
-    /// When the kernel last did not allow one.
+    /// When the kernel last refused one.
     failed_at: Option<Instant>,
 }
 

@@ -1,4 +1,4 @@
-//! The settings of the routing file as plain values, each with its default: what a file sets, `Default` otherwise has.
+//! The settings of the routing file as plain values. Their defaults are those of `Default`.
 //!
 //! In:  nothing; no I/O happens here.
 //! Out: types that every module takes by reference. Each prints as the file writes it (serde), and describes itself in
@@ -6,7 +6,7 @@
 //! Source: docs/configuration.md.
 //!
 //! A new key is a field here, its default in `Default`, and its use. `config` reads it, and reports a value of the wrong
-//! type with its place; what only a range or another key can make wrong, `config::parse` checks.
+//! type with its place; `config::parse` checks ranges, and values that depend on other keys.
 
 mod address;
 mod backend;
@@ -90,7 +90,7 @@ pub enum Refuse {
 }
 
 impl Refuse {
-    /// The word in the file.
+    /// As written in the file.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Alert => "alert",
@@ -292,7 +292,7 @@ pub enum AllowControl {
 pub struct Log {
     /// The least severe messages that are logged.
     pub level: Level,
-    /// One JSON object a line, or text.
+    /// One JSON object per line, or text.
     pub format: LogFormat,
     /// Which connections are logged when they end.
     pub connections: LogConnections,
@@ -310,7 +310,7 @@ impl Default for Log {
 pub enum Level {
     /// Something does not work.
     Error,
-    /// Something will not work, or not as it is meant.
+    /// Something needs attention: it may fail, or not work as intended.
     Warn,
     /// What the process does.
     Info,
@@ -324,7 +324,7 @@ pub enum Level {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormat {
-    /// One object a line.
+    /// One JSON object per line.
     Json,
     /// `key=value` pairs.
     Text,

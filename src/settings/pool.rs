@@ -87,7 +87,7 @@ pub enum Balance {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenAllDown {
-    /// Try them all the same.
+    /// Try them anyway.
     #[default]
     Try,
     /// Refuse the connection.

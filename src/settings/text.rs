@@ -1,8 +1,8 @@
-//! Values that the file writes as one word, and the shapes that it allows for them.
+//! Values that the file writes as one scalar, and the forms that it allows for them.
 //!
 //! In:  serde, both ways.
-//! Out: [`Text`] for types of other crates, [`Or`] for a value or a word such as `none`, [`OneOrMany`] for a value or a
-//!      list of them.
+//! Out: [`Text`] for types of other crates, [`Or`] for a value or a keyword such as `none`, [`OneOrMany`] for a value
+//!      or a list of them.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,14 +18,14 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::server_name::{Pattern, ServerName};
 
-/// A value that the file writes as one word.
+/// A value that the file writes as one scalar.
 pub(crate) trait Word: fmt::Display + Sized {
-    /// What a message says was expected.
+    /// What an error message shows as expected.
     const EXPECTED: &'static str;
     /// The JSON Schema.
     const SCHEMA: &'static str;
 
-    /// Reads the word.
+    /// Parses the text of the scalar.
     ///
     /// # Errors
     /// A message that shows the right form.
@@ -90,7 +90,7 @@ macro_rules! serde_as_word {
 }
 pub(super) use serde_as_word;
 
-/// A value of another crate's type, written as one word.
+/// A value of another crate's type, written as one scalar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Text<T>(pub T);
 
@@ -134,7 +134,7 @@ impl<T: Word> JsonSchema for Text<T> {
     }
 }
 
-/// Words of other crates' types, each with what is expected, its schema and what reads it.
+/// Implements [`Word`] for types of other crates: what is expected, the schema, and the parser.
 macro_rules! words {
     ($($name:ty = $expected:literal, $schema:literal, $read:expr;)*) => {$(
         impl $crate::settings::text::Word for $name {
@@ -247,7 +247,7 @@ impl fmt::Display for Congestion {
 
 serde_as_word!(Congestion as "Congestion");
 
-/// A word that stands for the absence of a value.
+/// A keyword that stands for the absence of a value.
 pub trait Absence {
     const WORD: &'static str;
 }
@@ -266,7 +266,7 @@ macro_rules! absences {
 
 absences!(Auto = "auto", Nothing = "none", Off = "off");
 
-/// A value, or the word `W`.
+/// A value, or the keyword `W`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Or<W, T>(pub Option<T>, PhantomData<W>);
 
@@ -489,7 +489,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
             type Value = OneOrMany<T>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a word or a list")
+                f.write_str("a value or a list")
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<OneOrMany<T>, E> {
@@ -524,7 +524,7 @@ impl<T: JsonSchema> JsonSchema for OneOrMany<T> {
     }
 }
 
-/// A key whose function is not built: known, so that it is answered with "not supported yet" and not with "unknown key".
+/// A key that is planned but not implemented, so that the error is "not supported yet" and not "unknown key".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NotYet;
 

@@ -101,9 +101,9 @@ labels! {
         Unreachable => "unreachable",
         /// No local port or descriptor is available: our own shortage, not the backend's fault.
         Exhausted => "exhausted",
-        /// The backend took the hello and sent nothing for too long.
+        /// The backend accepted the hello and sent nothing for too long.
         Silent => "silent",
-        /// The backend took the hello and closed without sending a byte.
+        /// The backend accepted the hello and closed without sending a byte.
         Closed => "closed",
         /// The backend reset the connection before sending anything.
         Reset => "reset",

@@ -11,7 +11,7 @@ pub enum Fault {
     None,
     Client,
     Backend,
-    /// The configuration or an operator wants it so.
+    /// Required by the configuration or by an operator.
     Policy,
     /// Ours.
     Proxy,

@@ -33,20 +33,20 @@ macro_rules! table {
 use Kind::{Counter, Gauge, Histogram};
 
 table! {
-    BUILD_INFO: Gauge, "snigate_build_info", ["version", "revision"], "Always 1; the labels say what runs.";
+    BUILD_INFO: Gauge, "snigate_build_info", ["version", "revision"], "Always 1; the labels show the version and the revision.";
     START_TIME: Gauge, "snigate_start_time_seconds", [], "When the process started, in seconds since 1970.";
 
     ACCEPTED: Counter, "snigate_connections_accepted_total", ["listener"], "Connections accepted.";
-    ACTIVE: Gauge, "snigate_connections_active", ["listener", "state"], "Connections open now, by how far they have come.";
-    CLOSED: Counter, "snigate_connections_closed_total", ["listener", "route", "reason", "fault"], "Connections ended, by the one reason each has, and by whose fault that is; route is empty when none was chosen.";
+    ACTIVE: Gauge, "snigate_connections_active", ["listener", "state"], "Connections open now, by state.";
+    CLOSED: Counter, "snigate_connections_closed_total", ["listener", "route", "reason", "fault"], "Connections ended, by reason and by whose fault it was; route is empty if none was selected.";
     DURATION: Histogram(LIFETIMES), "snigate_connection_duration_seconds", ["route"], "How long connections lived, from accept to the last close.";
     BYTES: Counter, "snigate_bytes_total", ["route", "pool", "direction"], "Bytes relayed, counted while connections are open.";
     SPLICED: Counter, "snigate_spliced_bytes_total", ["direction"], "Bytes relayed by splice, without a copy into the process.";
 
-    HELLOS: Counter, "snigate_client_hello_total", ["listener", "result"], "Attempts to read a ClientHello, by what came of them.";
+    HELLOS: Counter, "snigate_client_hello_total", ["listener", "result"], "Attempts to read a ClientHello, by result.";
     HELLO_DURATION: Histogram(WAITS), "snigate_client_hello_duration_seconds", [], "From accept to the whole ClientHello; whole ones only.";
     HELLO_BYTES: Histogram(HELLO_SIZES), "snigate_client_hello_bytes", [], "Size of whole ClientHellos with their record headers.";
-    HELLO_RECORDS: Histogram(HELLO_PARTS), "snigate_client_hello_records", [], "TLS records that a whole ClientHello was cut into.";
+    HELLO_RECORDS: Histogram(HELLO_PARTS), "snigate_client_hello_records", [], "TLS records that a whole ClientHello was split into.";
     OFFERS: Counter, "snigate_client_offers_total", ["route", "feature"], "Connections whose ClientHello offers the feature.";
     SELECTED: Counter, "snigate_routes_selected_total", ["listener", "match"], "Routing decisions, by the kind of pattern or fallback that decided.";
     ALERTS: Counter, "snigate_alerts_sent_total", ["alert"], "TLS alerts sent to clients that were refused.";
@@ -55,24 +55,24 @@ table! {
     CONNECT_DURATION: Histogram(WAITS), "snigate_backend_connect_duration_seconds", ["pool"], "Time of successful connects to a backend.";
     BACKEND_ACTIVE: Gauge, "snigate_backend_connections_active", ["pool", "backend"], "Connections open to the backend now.";
     FIRST_BYTE: Histogram(WAITS), "snigate_backend_first_byte_seconds", ["pool"], "From the connect to the backend's first byte.";
-    FIRST_RECORD: Counter, "snigate_backend_first_record_total", ["pool", "backend", "kind"], "Connections of TLS clients, by what the backend said first.";
+    FIRST_RECORD: Counter, "snigate_backend_first_record_total", ["pool", "backend", "kind"], "Connections of TLS clients, by the kind of the first record from the backend.";
     BACKEND_UP: Gauge, "snigate_backend_up", ["pool", "backend"], "1 while the backend is picked as usual, 0 while it is failing, ejected, drained or down.";
     BACKEND_STATE: Gauge, "snigate_backend_state", ["pool", "backend", "state"], "1 for the state that the backend is in.";
-    EJECTIONS: Counter, "snigate_backend_ejections_total", ["pool", "backend"], "How often the backend was left out because its connections failed.";
-    CERTIFICATE_EXPIRY: Gauge, "snigate_backend_certificate_expiry_timestamp_seconds", ["pool", "backend"], "When the certificate expires that the last TLS check was shown, in seconds since 1970; 0 before that.";
-    CHECKS: Counter, "snigate_health_checks_total", ["pool", "backend", "result"], "Active checks that ended.";
+    EJECTIONS: Counter, "snigate_backend_ejections_total", ["pool", "backend"], "How often the backend was ejected because its connections failed.";
+    CERTIFICATE_EXPIRY: Gauge, "snigate_backend_certificate_expiry_timestamp_seconds", ["pool", "backend"], "Expiry time of the certificate presented in the last TLS check, in seconds since 1970; 0 before the first.";
+    CHECKS: Counter, "snigate_health_checks_total", ["pool", "backend", "result"], "Completed active checks, by result.";
     CHECK_DURATION: Histogram(WAITS), "snigate_health_check_duration_seconds", ["pool"], "How long active checks took.";
 
     DNS_LOOKUPS: Counter, "snigate_dns_lookups_total", ["pool", "result"], "Look-ups of the DNS names among a pool's backends.";
 
-    LIMITED: Counter, "snigate_limit_rejections_total", ["scope", "enforced"], "Connections that ran into a limit; enforced is false where limits only count.";
+    LIMITED: Counter, "snigate_limit_rejections_total", ["scope", "enforced"], "Connections that hit a limit; enforced is false where a limit only counts.";
     ACCEPT_ERRORS: Counter, "snigate_accept_errors_total", ["listener", "kind"], "Failed accepts.";
-    ACCEPT_PAUSED: Gauge, "snigate_accept_paused", ["listener"], "1 while the listener holds back from accepting.";
+    ACCEPT_PAUSED: Gauge, "snigate_accept_paused", ["listener"], "1 while the listener has paused accepting.";
     PROXY_HEADERS: Counter, "snigate_proxy_headers_total", ["listener", "result"], "PROXY headers read from clients.";
 
-    RELOADS: Counter, "snigate_config_reloads_total", ["result", "trigger"], "Loads of the configuration, the one at start included.";
+    RELOADS: Counter, "snigate_config_reloads_total", ["result", "trigger"], "Loads of the configuration, including the one at startup.";
     RELOAD_OK: Gauge, "snigate_config_last_reload_successful", [], "1 if the file as last read is in force, 0 if it was rejected.";
-    RELOAD_TIME: Gauge, "snigate_config_last_reload_success_timestamp_seconds", [], "When the file as read was last found good, in seconds since 1970.";
+    RELOAD_TIME: Gauge, "snigate_config_last_reload_success_timestamp_seconds", [], "When a file was last read and found valid, in seconds since 1970.";
     CONFIG_INFO: Gauge, "snigate_config_info", ["hash"], "Always 1; the label is the hash of the configuration in force.";
     TASK_PANICS: Counter, "snigate_task_panics_total", ["task"], "Panics of background tasks, which were started again.";
     LOG_DROPPED: Counter, "snigate_log_lines_dropped_total", [], "Log lines dropped because the output was not read fast enough.";

@@ -17,7 +17,7 @@ fn a_hundred_names_are_asked_for_and_all_on_demand() {
     let visit = many_names(103, backend).trusting(&authority.file());
     let cut = visit.told();
     assert_eq!(cut.json["backends"][0]["names_answered"], 100);
-    assert_eq!(cut.seen("names_left_out"), "100 of the 103 names that are routed to the pool were asked for");
+    assert_eq!(cut.seen("names_left_out"), "100 of the 103 names that are routed to the pool were tested");
     let all = visit.argument("--all").told();
     assert_eq!(all.json["backends"][0]["names_answered"], 103);
     assert!(!all.has("names_left_out"));

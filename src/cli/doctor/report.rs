@@ -30,7 +30,7 @@ pub(super) struct Report {
 pub(super) struct Backend {
     pub pool: String,
     pub backend: String,
-    /// How many names were asked for, and for how many the handshake succeeded.
+    /// How many names were tested, and for how many the handshake succeeded.
     pub names_asked: usize,
     pub names_answered: usize,
     /// The TLS versions it supports.

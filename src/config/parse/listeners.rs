@@ -68,7 +68,7 @@ fn check(listener: &Listener, cursor: &Cursor<'_>, bound: &mut Vec<(SocketAddr, 
 pub(super) fn claim(address: SocketAddr, cursor: &Cursor<'_>, bound: &mut Vec<(SocketAddr, Place)>) {
     if let Some((other, place)) = bound.iter().find(|(other, _)| collide(*other, address)) {
         let cure = match [*other, address].into_iter().find(SocketAddr::is_ipv6) {
-            Some(both) if *other != address => format!("; `{both}` takes IPv4 too: leave the other out"),
+            Some(both) if *other != address => format!("; `{both}` also accepts IPv4: remove the other"),
             _ => String::new(),
         };
         cursor.error(format_args!("`{address}` conflicts with `{other}` at {place}: both cannot be bound{cure}"));

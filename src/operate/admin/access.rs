@@ -1,11 +1,12 @@
 //! Decides who may read, and who may change state, through the admin address.
 //!
 //! In:  the configured access, the peer of a request, its headers.
-//! Out: nothing, or [`Denied`], which says what would help.
+//! Out: nothing, or [`Denied`], which shows what to provide.
 //!
 //! Changes need proof: the token, or the unix socket, whose file permissions control access. An address proves nothing:
-//! whoever is behind a reverse proxy on this host comes from loopback too. Through the unix socket a request also needs a
-//! header that no web page sends by itself, and must show no sign of a page or a proxy. (`Authorization` is such a header.)
+//! all clients of a reverse proxy on this host appear to come from loopback. Through the unix socket a request also
+//! needs a header that no web page sends by itself, and must show no sign of a page or a proxy. (`Authorization` is such
+//! a header.)
 //!
 //! Reads are refused only to web pages of other sites: by `Origin`, or, if their own name resolves to this host (DNS
 //! rebinding), by that name in `Host`.
@@ -216,8 +217,8 @@ impl std::fmt::Display for Denied {
             Self::WrongToken => "this is not the token of `admin.token_file`",
             Self::NeedsToken => "the token of `admin.token_file` is needed: `Authorization: Bearer TOKEN`",
             Self::NeedsProof => {
-                "changes need a token, which `admin.token_file` names and `Authorization: Bearer TOKEN` sends, or the unix \
-                 socket: `admin.bind: unix:/run/snigate/admin.sock`"
+                "changes need a token (set `admin.token_file`, send `Authorization: Bearer TOKEN`) or a unix socket \
+                 (`admin.bind: unix:/run/snigate/admin.sock`)"
             }
             Self::NeedsHeader => {
                 "changes through the unix socket need a header that no web page sends by itself: add `X-Snigate-Control: 1`"
@@ -231,7 +232,7 @@ impl std::fmt::Display for Denied {
                  `Sec-Fetch-Site` is of another site): it needs the token of `admin.token_file`"
             }
             Self::Proxied => {
-                "this came through a proxy, as its headers say: it needs the token of `admin.token_file`"
+                "the headers show that this came through a proxy: it needs the token of `admin.token_file`"
             }
         })
     }

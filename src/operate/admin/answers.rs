@@ -1,4 +1,4 @@
-//! Makes the answers that take time or memory one after the other, so that no number of clients can cost more than one.
+//! Makes the answers that take time or memory one at a time, so that many clients cost no more than one.
 //!
 //! In:  requests other than probes.
 //! Out: answers. Clients that ask for the same page while it is being made share the next answer. What is written to
@@ -24,7 +24,7 @@ pub(super) struct Answers {
     turn: Mutex<Option<Latest>>,
     /// In KiB.
     room: Arc<Semaphore>,
-    /// One clone for each request in hand.
+    /// One clone for each request in progress.
     requests: Arc<()>,
     clients: Arc<Clients>,
 }
@@ -48,7 +48,7 @@ impl Answers {
         let mut latest = self.turn.lock().await;
         let uri = request.uri();
         let shared = (request.method() == Method::GET && uri.query().is_none()).then(|| uri.path().to_owned());
-        // An answer that was begun before the question could be older than what the client has seen elsewhere.
+        // An answer that was begun before the request could be older than what the client has seen elsewhere.
         let is_it = |latest: &Latest| Some(&latest.path) == shared.as_ref() && latest.begun >= asked;
         let begun = Instant::now();
         let (begun, (parts, body)) = match latest.take().filter(is_it) {
@@ -62,7 +62,7 @@ impl Answers {
         (parts, body, room)
     }
 
-    /// Waits until so much may be written; clients that do not read are disconnected meanwhile.
+    /// Waits until `bytes` may be written; clients that do not read are disconnected meanwhile.
     async fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).min(MOST_KIB);
         loop {
@@ -96,7 +96,7 @@ pub(super) async fn in_turn(
     Response::from_parts(parts, Body::from(Bytes::from_owner(held)))
 }
 
-/// An error of a library, such as a body that is too large, as JSON like our own.
+/// Turns an error response of a library, such as for a body that is too large, into JSON like our own.
 pub(super) async fn errors_in_json(response: Response) -> Response {
     let is_error = response.status().is_client_error() || response.status().is_server_error();
     let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
@@ -129,7 +129,7 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-/// What may be on its way to all clients together. A larger answer is sent alone.
+/// The most that may be in transit to all clients together. A larger answer is sent alone.
 const MOST_KIB: u32 = 16 << 10;
 /// How long a client may take for an answer while others wait for room.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -99,7 +99,7 @@ pub(super) async fn reload(State(app): State<Arc<App>>) -> Response {
     match app.control.reload().await {
         Reloaded::InForce(value) => with_json(StatusCode::OK, value),
         Reloaded::Rejected(value) => with_json(StatusCode::UNPROCESSABLE_ENTITY, value),
-        Reloaded::Ending => error(StatusCode::SERVICE_UNAVAILABLE, "snigate is ending, and reloads no more"),
+        Reloaded::Ending => error(StatusCode::SERVICE_UNAVAILABLE, "snigate is stopping and no longer reloads"),
     }
 }
 
@@ -163,7 +163,7 @@ pub(super) async fn end_connection(State(app): State<Arc<App>>, Path(id): Path<S
         return error(StatusCode::BAD_REQUEST, NO_ID);
     };
     match app.control.end_connection(id).await {
-        0 => error(StatusCode::NOT_FOUND, "no connection has this id, or none any more"),
+        0 => error(StatusCode::NOT_FOUND, "there is no open connection with this id"),
         ended => with_json(StatusCode::OK, json!({ "ended": ended })),
     }
 }

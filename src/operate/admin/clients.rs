@@ -2,7 +2,7 @@
 //!
 //! In:  each client when it is accepted, and while it is being answered.
 //! Out: the eviction of the client that has been idle longest, or, if most are waiting for an answer, of the one that has
-//!      waited longest: a silent crowd cannot keep a probe out, and neither can a greedy one.
+//!      waited longest: neither silent nor greedy clients can keep a probe out.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -37,7 +37,7 @@ enum Stage {
 }
 
 impl Clients {
-    /// Adds a client; if there is no place left, another one loses its place.
+    /// Adds a client; if all places are taken, another one is evicted.
     pub(super) fn admit(self: &Arc<Self>) -> Place {
         let state = State { stage: Stage::Idle, since: Instant::now() };
         let client = Arc::new(Client { state: Mutex::new(state), evicted: Notify::new() });

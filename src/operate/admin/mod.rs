@@ -53,11 +53,11 @@ fn router(app: Arc<App>, clients: Arc<Clients>) -> Router {
         .layer(middleware::map_response(answers::errors_in_json))
         .layer(middleware::from_fn_with_state(Arc::new(Answers::new(clients)), answers::in_turn))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), access::guard))
-        // Probes: no crowd and no rule stands in their way.
+        // Probes: neither other clients nor access rules can block them.
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .method_not_allowed_fallback(async |method: Method| {
-            error(StatusCode::METHOD_NOT_ALLOWED, &format!("{method} is not answered here"))
+            error(StatusCode::METHOD_NOT_ALLOWED, &format!("{method} is not supported here"))
         })
         .with_state(app)
 }
@@ -69,7 +69,7 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
 /// Makes an answer that may take long on a thread of its own.
 async fn aside(make: impl FnOnce() -> Response + Send + 'static) -> Response {
     let made = tokio::task::spawn_blocking(make).await;
-    made.unwrap_or_else(|_| error(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made"))
+    made.unwrap_or_else(|_| error(StatusCode::INTERNAL_SERVER_ERROR, "the response could not be generated"))
 }
 
 /// Answers as long as the process is alive.
@@ -129,7 +129,7 @@ impl Stage {
     }
 }
 
-/// For a state, as a word or in JSON.
+/// For a state, as plain text or in JSON.
 const MAX_BODY_BYTES: usize = 4 << 10;
 const METRICS_TYPE: [(HeaderName, HeaderValue); 1] =
     [(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"))];

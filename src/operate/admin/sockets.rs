@@ -28,7 +28,7 @@ pub(crate) struct Sockets {
     /// `None`: not started yet; clients wait in the kernel's queue.
     router: Option<Router>,
     clients: Arc<Clients>,
-    /// A thread of its own: however much is asked here, checks, DNS and signals are in time. `None` once dropped.
+    /// Has its own thread, so that admin requests never delay checks, DNS or signals. `None` once dropped.
     runtime: Option<Runtime>,
 }
 

@@ -316,7 +316,7 @@ async fn what_is_not_there_is_an_error_in_json() {
     assert_eq!((answer.status, answer.json()), (404, json!({ "error": "no such page: /nothing%22here" })));
     let answer =
         admin.ask(&format!("POST /metrics HTTP/1.1\r\nhost: localhost\r\n{PROOF}content-length: 0\r\n\r\n")).await;
-    assert_eq!((answer.status, answer.json()), (405, json!({ "error": "POST is not answered here" })));
+    assert_eq!((answer.status, answer.json()), (405, json!({ "error": "POST is not supported here" })));
     assert!(answer.head.contains("\r\nallow: get,head"), "{}", answer.head);
     let answer = admin.ask("HEAD /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
     assert_eq!((answer.status, answer.body.as_str()), (200, ""));

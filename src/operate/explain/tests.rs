@@ -78,7 +78,7 @@ fn who_asked_for_something_else_than_meant_is_told() {
         assert!(hints.iter().any(|told| told.contains(hint)), "{name}: {hints:?}");
     }
     let apex = snapshot_of_wildcard();
-    assert!(ask(&apex, "a.test").hints[0].contains("takes names below `a.test`, not `a.test` itself"));
+    assert!(ask(&apex, "a.test").hints[0].contains("matches names below `a.test`, not `a.test` itself"));
 }
 
 fn snapshot_of_wildcard() -> Snapshot {

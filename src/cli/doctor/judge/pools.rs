@@ -21,7 +21,7 @@ pub(super) fn judge(context: &Context<'_>, plan: &PoolPlan, exams: &[&Examinatio
     };
     if plan.left_out > 0 {
         let (asked, all) = (plan.asked.len(), plan.asked.len() + plan.left_out);
-        let seen = format!("{asked} of the {all} names that are routed to the pool were asked for");
+        let seen = format!("{asked} of the {all} names that are routed to the pool were tested");
         findings.push(about(Severity::Info, Kind::NamesLeftOut, seen, "Use --all to test all of them."));
     }
     if let Some(seen) = difference(exams, |exam| exam.first().map(alpn)) {

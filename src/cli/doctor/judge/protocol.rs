@@ -29,7 +29,7 @@ pub(super) fn judge_answer(place: &Place<'_>, answer: &Answer, handshake: &Hands
         )),
         alert if handshake.asked_for_client_certificate => {
             let without = alert.map_or(String::new(), |alert| format!(", and refuses without one ({alert})"));
-            let seen = format!("asks for the client's certificate{without}");
+            let seen = format!("requests a client certificate{without}");
             findings.push(place.finding(
                 Severity::Info,
                 Kind::ClientCertificate,
@@ -49,7 +49,7 @@ pub(super) fn judge_more(place: &Place<'_>, exam: &Examination, more: &More, fin
                 Severity::Warning,
                 Kind::OldTls,
                 "does not support TLS 1.3".to_owned(),
-                "Handshakes take one more plan trip, and certificates are sent in the clear. Enable TLS 1.3 (nginx \
+                "Handshakes take one more round trip, and certificates are sent in the clear. Enable TLS 1.3 (nginx \
              before 1.23.4: `ssl_protocols TLSv1.2 TLSv1.3`)."
                     .to_owned(),
             ),
