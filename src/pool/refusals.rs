@@ -1,5 +1,5 @@
-//! Decides what it means that a backend has refused a hello, which may be the client's doing, and whether another backend
-//! may be asked.
+//! Decides whether a refused hello counts against the backend, since the client may have provoked the refusal, and
+//! whether another backend may be tried.
 //!
 //! In:  the backends that refused one hello; each new connection and each failover of a pool.
 //! Out: failures of backends; whether there may be one more failover.
@@ -14,13 +14,13 @@ use tokio::time::Instant;
 use super::standing::Blame;
 use super::{Backend, Pool};
 
-/// The backends that refused one hello. They are judged when it is known what the others do with it.
+/// The backends that refused one hello. They are judged once it is known how the others react to it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Refusals {
-    /// Those it counts against, and why, if not all refuse. Allocates nothing while it is empty, as it nearly always is.
+    /// Those that the refusal counts against, and why, unless all refuse. Nearly always empty, and then allocates nothing.
     by: Vec<(Arc<Backend>, String)>,
     count: u32,
-    /// No backend of the pool is left to be asked.
+    /// No backend of the pool is left to try.
     pub all_asked: bool,
 }
 
@@ -39,7 +39,7 @@ impl Refusals {
         self.charge(pool, client, now);
     }
 
-    /// Judges them where another backend did not refuse, or was not heard.
+    /// Judges them after another backend did not refuse, or its answer was not seen.
     pub(crate) fn charge(&mut self, pool: &Pool, client: IpAddr, now: Instant) {
         self.by.drain(..).for_each(|(backend, why)| pool.failed(&backend, Blame::Client(client), &why, now));
     }
@@ -70,7 +70,7 @@ impl FailoverBudget {
         self.after_one(self.spent.load(Relaxed), now).is_some()
     }
 
-    /// Takes one, if there is one.
+    /// Takes one failover from the budget, if one is left.
     pub(super) fn spend(&self, now: Instant) -> bool {
         self.spent.fetch_update(Relaxed, Relaxed, |spent| self.after_one(spent, now)).is_ok()
     }

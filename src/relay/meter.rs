@@ -64,6 +64,6 @@ pub(crate) enum End {
     HalfCloseTimeout,
     /// The kernel gave up on a peer: keepalive or user timeout.
     PeerDead,
-    /// The meter refused the client, whose stream is still open: it is to get an answer.
+    /// The meter refused the client, whose stream stays open so that it gets an answer.
     Refused,
 }

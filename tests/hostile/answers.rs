@@ -104,7 +104,7 @@ fn a_failover_line_says_which_backends_failed_and_why() {
     let failed = serde_json::json!([
         format!("{} refused: Connection refused (os error 111)", dead.address),
         format!("{} not_tls: backend's first bytes are not TLS (HTTP/1.1 400)", http.address),
-        format!("{} closed: the backend took the hello and closed without an answer", closes.address),
+        format!("{} closed: the backend accepted the hello and closed without an answer", closes.address),
     ]);
     assert_eq!((&line["failed"], &line["answer"]), (&failed, &"server_hello".into()), "{line}");
     assert!(line["error"].is_null() && line["backend"] == good.address.to_string(), "{line}");
@@ -118,7 +118,7 @@ fn an_ejection_says_why() {
     for (bad, why) in [
         (dead.address, "Connection refused (os error 111)"),
         (http.address, "backend's first bytes are not TLS (HTTP/1.1 400)"),
-        (closes.address, "the backend took the hello and closed without an answer"),
+        (closes.address, "the backend accepted the hello and closed without an answer"),
         (broken.address, "the backend answered with the alert internal_error (80)"),
     ] {
         let keys = "balance: first\nejection: { failures: 1 }";
