@@ -43,7 +43,7 @@ pub struct Standing {
 /// Whose fault a failed connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
-    /// The backend's, whoever asks: the connect failed, or it does not speak TLS.
+    /// The backend's, for any client: the connect failed, or it does not speak TLS.
     Backend,
     /// Perhaps this client's: with its name, its offer or its address it may have provoked an alert, a close or a
     /// silence. Counts only if several clients, or a check, meet it as well.
