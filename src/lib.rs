@@ -55,7 +55,7 @@ mod way;
 pub use self::cli::main;
 pub use self::sys::give_memory_back;
 
-/// What this crate's own tests, benches and fuzz targets reach into. No part of it is a promise to anybody.
+/// For this crate's own tests, benches and fuzz targets; not a stable API.
 #[doc(hidden)]
 pub mod internals {
     pub use crate::alert::Alert;

@@ -1,6 +1,6 @@
 //! Bytes to write before anything else, and how many of them are already written.
 //!
-//! In:  bytes that were read before there was somebody to write them to, or that a socket did not accept.
+//! In:  bytes that were read before there was a peer to write them to, or that a socket did not accept.
 //! Out: the unwritten ones, until none is left and the memory is freed.
 
 /// Bytes to write first. Nearly always empty, so an empty one is a null pointer and no more.

@@ -55,11 +55,11 @@ pub struct Snapshot {
     replaced: SetOnce<()>,
 }
 
-/// What the clients of one listener are held to until they have a backend.
+/// What applies to the clients of one listener until they have a backend.
 pub struct ListenerTerms {
     pub name: Arc<str>,
     pub max_connections: usize,
-    /// The peers that may connect, each of which sends a PROXY header first. `None`: anybody, without one.
+    /// The peers that may connect, each of which sends a PROXY header first. `None`: any peer, without a header.
     pub trusted_proxies: Option<Vec<IpNet>>,
     pub hello_timeout: Duration,
 }

@@ -68,7 +68,7 @@ pub(crate) enum KeyExchange {
 pub(crate) enum NameSent {
     /// A name whose connections the backend receives.
     Served,
-    /// No name, or one whose connections go elsewhere.
+    /// No name, or one that is not routed to the backend.
     NoneOrForeign,
 }
 

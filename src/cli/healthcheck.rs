@@ -1,6 +1,6 @@
 //! `snigate healthcheck`: checks whether a running snigate is ready, for containers that have no curl.
 //!
-//! In:  an admin address; or a routing file, by default that of the process 1 of a container.
+//! In:  an admin address; or a routing file, by default that of process 1 in a container.
 //! Out: nothing if `/readyz` answers 200; otherwise an error with the answer.
 
 use std::error::Error;

@@ -1,4 +1,4 @@
-//! Parses YAML text into a tree in which every value has its place.
+//! Parses YAML text into a tree in which every value has its position.
 //!
 //! In:  the text of one file.
 //! Out: a [`Node`], and a problem for everything that YAML allows and a routing file does not: anchors, aliases, tags,

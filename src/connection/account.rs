@@ -335,7 +335,7 @@ impl Account {
         if is_refused { refusals.end(pool, client, now) } else { refusals.charge(pool, client, now) }
     }
 
-    /// As an attempt to connect is counted whose answer the relay was left to wait for.
+    /// How an attempt to connect is counted if its answer arrives during the relay.
     fn connect_result(&self, kind: FirstRecord) -> ConnectResult {
         match kind {
             FirstRecord::Other if self.greeting.is_some() => ConnectResult::NotTls,

@@ -295,7 +295,7 @@ impl Standing {
 const LEAST_SHARE: f32 = 0.1;
 const MOST_DOUBLINGS: u32 = 20;
 const OVERTAKEN_AFTER: u32 = 3;
-/// What so many clients in a row have met is not the doing of one.
+/// A failure that this many clients in a row have met is not caused by one of them.
 const CLIENTS_THAT_PROVE: usize = 3;
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 //! In:  the parsed routes.
 //! Out: an error for two entries of one pattern that can both match and have the same kinds of conditions; a warning
 //!      for an entry that is always shadowed by another.
-//! Source: docs/configuration.md, "How a name finds its route". Takes the time of sorting the entries, not of comparing
-//!         all pairs.
+//! Source: docs/configuration.md, "How a name finds its route". Costs a sort of the entries, not a comparison of all
+//!         pairs.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet};

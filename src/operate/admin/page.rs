@@ -49,8 +49,8 @@ dd {{ margin: 0 0 .5rem; overflow-wrap: anywhere }}
 <dt>Last reload</dt><dd>{reload}</dd>
 </dl>
 <ul>
-<li><a href="/metrics">/metrics</a>: counts, for Prometheus</li>
-<li><a href="/healthz">/healthz</a>: whether the process lives</li>
+<li><a href="/metrics">/metrics</a>: metrics for Prometheus</li>
+<li><a href="/healthz">/healthz</a>: whether the process is running</li>
 <li><a href="/readyz">/readyz</a>: whether it takes new connections</li>
 <li><a href="/api/v1/status">/api/v1/status</a>: this page as JSON</li>
 </ul>
