@@ -148,7 +148,7 @@ fn spread(number: u32, count: u32, interval: Duration) -> Duration {
 /// Checks one backend until the task is dropped.
 async fn watch(backend: &Backend, pool: &Pool, probe: &Probe, check: &HealthCheck, first: Duration) {
     let mut streak = Streak::new(check.rise, check.fall, backend.standing.health());
-    let mut passes_while_ejected = 0;
+    let mut passes_in_doubt = 0;
     let mut next = Instant::now() + first;
     loop {
         sleep_until(next).await;
@@ -169,8 +169,8 @@ async fn watch(backend: &Backend, pool: &Pool, probe: &Probe, check: &HealthChec
             backend.standing.checked(health, now);
             log(pool, backend, health);
         }
-        passes_while_ejected = if passed && backend.standing.is_ejected(now) { passes_while_ejected + 1 } else { 0 };
-        if passes_while_ejected >= check.rise {
+        passes_in_doubt = if passed && backend.standing.is_doubted(now) { passes_in_doubt + 1 } else { 0 };
+        if passes_in_doubt >= check.rise {
             backend.standing.readmit(now);
         }
     }

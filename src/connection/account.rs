@@ -314,7 +314,10 @@ impl Account {
             (FirstRecord::Alert, Some(alert), _) if blames_backend => {
                 Some(Some(format!("the backend answered with the alert {alert}")))
             }
-            (FirstRecord::Alert, ..) => Some(None),
+            (FirstRecord::Alert, ..) => {
+                backend.standing.heard();
+                Some(None)
+            }
             // If the client ended it, no answer says little about the backend.
             (FirstRecord::None, ..) => Some((result != ConnectResult::Ok).then(|| ConnectError::Closed.to_string())),
             (FirstRecord::Other, _, Some(Failure::Answer(not_tls))) => {

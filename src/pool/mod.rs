@@ -31,7 +31,7 @@ pub(crate) use self::picks::Picks;
 use self::refusals::FailoverBudget;
 pub(crate) use self::refusals::Refusals;
 pub use self::standing::Health;
-pub(crate) use self::standing::{Blame, Grade, Operator};
+pub(crate) use self::standing::{Blame, Operator};
 use crate::settings::{self, BackendAddress};
 use crate::telemetry::{Metrics, PoolMetrics};
 
@@ -270,7 +270,7 @@ impl Pool {
     pub fn publish(&self, now: Instant) {
         for member in self.members.load().list() {
             let Backend { standing, metrics, .. } = &*member.backend;
-            metrics.standing(standing.grade(now) <= Grade::Overtaken, standing.state(now), member.backend.active());
+            metrics.standing(standing.state(now), member.backend.active());
         }
     }
 

@@ -23,6 +23,8 @@ pub struct Standing {
     origin: Instant,
     operator: AtomicU8,
     health: AtomicU8,
+    /// What the latest connections show, a [`Traffic`].
+    traffic: AtomicU8,
     /// Consecutive failed connections that are the backend's fault.
     failures: AtomicU32,
     /// Consecutive failed connections that may be the client's doing.
@@ -71,6 +73,17 @@ pub enum Health {
     Down,
 }
 
+/// What the connections of clients show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Traffic {
+    /// No connection has got an answer or failed too often.
+    Unknown,
+    /// The last one that tells got a valid answer.
+    Answered,
+    /// As many have failed in a row as eject a backend that can be spared.
+    Failing,
+}
+
 /// How eagerly a backend is picked; the best grade present is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Grade {
@@ -91,6 +104,7 @@ impl Standing {
             origin: now,
             operator: AtomicU8::new(Operator::Ready as u8),
             health: AtomicU8::new(Health::Unchecked as u8),
+            traffic: AtomicU8::new(Traffic::Unknown as u8),
             failures: AtomicU32::new(0),
             refusals: AtomicU32::new(0),
             refused_clients: Default::default(),
@@ -122,6 +136,10 @@ impl Standing {
             (Operator::Down, _) => State::Down,
             (Operator::Ready, Grade::Failing) => State::Failing,
             (Operator::Ready, Grade::Ejected) => State::Ejected,
+            (Operator::Ready, _) if self.traffic_is(Traffic::Failing) => State::Failing,
+            (Operator::Ready, _) if self.health() == Health::Unchecked && self.traffic_is(Traffic::Unknown) => {
+                State::Unchecked
+            }
             (Operator::Ready, Grade::Usable | Grade::Overtaken | Grade::Closed) => State::Up,
         }
     }
@@ -151,10 +169,14 @@ impl Standing {
         now: Instant,
         spare: impl FnOnce() -> bool,
     ) -> Option<Duration> {
-        let Ejection { failures, base, max } = ejection?;
         self.count(blame);
+        if self.failures_in_a_row() < ejection.map_or(FAILING_AFTER, |ejection| ejection.failures) {
+            return None;
+        }
+        self.traffic.store(Traffic::Failing as u8, Relaxed);
+        let Ejection { failures, base, max } = ejection?;
         let until = self.ejected_until.load(Relaxed);
-        if self.failures_in_a_row() < *failures || until > self.millis(now) || !spare() {
+        if until > self.millis(now) || !spare() {
             return None;
         }
         let doublings = self.ejections.load(Relaxed).min(MOST_DOUBLINGS);
@@ -204,11 +226,21 @@ impl Standing {
         if self.failures.load(Relaxed) != 0 || self.refusals.load(Relaxed) != 0 {
             self.forgive();
         }
+        if !self.traffic_is(Traffic::Answered) {
+            self.traffic.store(Traffic::Answered as u8, Relaxed);
+        }
         if self.ejections.load(Relaxed) != 0 {
             let proven = ejection.map_or(0, |ejection| ejection.base.as_millis() as u64);
             if self.ejected_until.load(Relaxed).saturating_add(proven) <= self.millis(now) {
                 self.ejections.store(0, Relaxed);
             }
+        }
+    }
+
+    /// Records an answer that says no more than that the backend is alive.
+    pub fn heard(&self) {
+        if self.traffic_is(Traffic::Unknown) {
+            self.traffic.store(Traffic::Answered as u8, Relaxed);
         }
     }
 
@@ -267,11 +299,23 @@ impl Standing {
         }
     }
 
-    /// Ends an ejection early.
+    /// Ends an ejection early, and forgets that connections failed.
     pub fn readmit(&self, now: Instant) {
         if self.is_ejected(now) {
             self.ejected_until.store(self.millis(now), Relaxed);
         }
+        if self.traffic_is(Traffic::Failing) {
+            self.traffic.store(Traffic::Unknown as u8, Relaxed);
+        }
+    }
+
+    /// Whether its connections failed so often that checks may say more about it.
+    pub fn is_doubted(&self, now: Instant) -> bool {
+        self.is_ejected(now) || self.traffic_is(Traffic::Failing)
+    }
+
+    fn traffic_is(&self, traffic: Traffic) -> bool {
+        self.traffic.load(Relaxed) == traffic as u8
     }
 
     /// Begins the slow start.
@@ -295,6 +339,8 @@ impl Standing {
 const LEAST_SHARE: f32 = 0.1;
 const MOST_DOUBLINGS: u32 = 20;
 const OVERTAKEN_AFTER: u32 = 3;
+/// Without `ejection`, which says how many failures it takes.
+const FAILING_AFTER: u32 = 3;
 /// A failure that this many clients in a row have met is not caused by one of them.
 const CLIENTS_THAT_PROVE: usize = 3;
 
@@ -406,10 +452,57 @@ mod tests {
         assert!(!standing.lost_race() && !standing.lost_race());
         assert_eq!(standing.grade(now), Grade::Usable);
         assert!(standing.lost_race());
-        assert_eq!((standing.grade(now), standing.state(now)), (Grade::Overtaken, State::Up));
+        assert_eq!((standing.grade(now), standing.state(now)), (Grade::Overtaken, State::Unchecked));
         assert!(!standing.lost_race(), "it is known");
         standing.connected();
         assert_eq!(standing.grade(now), Grade::Usable);
+    }
+
+    #[test]
+    fn one_is_unchecked_until_something_is_known_and_failing_after_failures_in_a_row() {
+        let now = Instant::now();
+        for (ejection, failures) in [(Some(&EJECTION), 3), (Some(&Ejection { failures: 5, ..EJECTION }), 5), (None, 3)]
+        {
+            let standing = Standing::new(now);
+            let fail = || standing.failed(Blame::Backend, ejection, now, || false);
+            assert_eq!(standing.state(now), State::Unchecked);
+            (1..failures).for_each(|_| assert_eq!(fail(), None));
+            assert_eq!(standing.state(now), State::Unchecked);
+            assert_eq!(fail(), None);
+            assert_eq!((standing.state(now), standing.grade(now)), (State::Failing, Grade::Usable));
+            standing.answered(ejection, now);
+            assert_eq!(standing.state(now), State::Up);
+            (0..failures).for_each(|_| assert_eq!(fail(), None));
+            assert_eq!(standing.state(now), State::Failing);
+            standing.readmit(now);
+            assert_eq!(standing.state(now), State::Unchecked);
+            standing.checked(Health::Up, now);
+            assert_eq!(standing.state(now), State::Up);
+            assert_eq!((fail(), standing.state(now)), (None, State::Failing), "traffic contradicts the check");
+            standing.set_operator(Operator::Ready, now);
+            assert_eq!(standing.state(now), State::Up);
+        }
+    }
+
+    #[test]
+    fn an_alert_about_the_client_is_a_sign_of_life_and_no_more() {
+        let now = Instant::now();
+        let standing = Standing::new(now);
+        standing.heard();
+        assert_eq!(standing.state(now), State::Up);
+        (0..3).for_each(|_| _ = fail(&standing, now));
+        standing.readmit(now + Duration::from_secs(60));
+        (0..3).for_each(|_| _ = standing.failed(Blame::Backend, None, now, || false));
+        standing.heard();
+        assert_eq!(standing.state(now + Duration::from_secs(60)), State::Failing);
+    }
+
+    #[test]
+    fn one_client_does_not_make_a_backend_look_as_if_it_failed() {
+        let now = Instant::now();
+        let standing = Standing::new(now);
+        (0..9).for_each(|_| assert!(!refuse(&standing, "192.0.2.1", now)));
+        assert_eq!(standing.state(now), State::Unchecked);
     }
 
     #[test]

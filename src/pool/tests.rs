@@ -2,6 +2,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::standing::Grade;
 use super::*;
 use crate::settings::{BackendAddress, Balance, Ejection, Or, OrOff, Span, WhenAllDown, Word};
 

@@ -123,8 +123,11 @@ labels! {
     }
     /// The state of a backend.
     BackendState {
+        /// It has answered a client or a check.
         Up => "up",
-        /// Its health checks fail.
+        /// It has answered neither a client nor a check yet, and has not failed often either.
+        Unchecked => "unchecked",
+        /// Its health checks fail, or so many connections in a row.
         Failing => "failing",
         /// Its connections failed: no new ones for a while.
         Ejected => "ejected",

@@ -336,7 +336,8 @@ impl BackendMetrics {
     }
 
     /// The current state; call it before each rendering, so that the connection path updates no gauge.
-    pub fn standing(&self, is_up: bool, state: BackendState, active: usize) {
+    pub fn standing(&self, state: BackendState, active: usize) {
+        let is_up = matches!(state, BackendState::Up | BackendState::Unchecked);
         self.up.set(if is_up { 1.0 } else { 0.0 });
         for (label, gauge) in BackendState::ALL.iter().zip(&self.states) {
             gauge.set(if *label == state { 1.0 } else { 0.0 });

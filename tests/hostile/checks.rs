@@ -85,7 +85,7 @@ fn a_reload_that_ends_the_checks_ends_their_verdict() {
     lb.edit(&of(&TCP.replace("60ms", "1h")).config());
     assert_eq!(lb.metric("backend_state", &[("backend", &gone.address.to_string()), ("state", "failing")]), 1.0);
     lb.edit(&of("").config());
-    wait_for_state(&lb, gone.address, "up");
+    wait_for_state(&lb, gone.address, "unchecked");
     lb.end();
 }
 
@@ -372,4 +372,62 @@ fn shake(stream: TcpStream, config: Arc<ServerConfig>) {
     let mut tls = StreamOwned::new(ServerConnection::new(config).unwrap(), stream);
     let _ = tls.flush();
     let _ = tls.read(&mut [0; 1]);
+}
+
+/// Without checks, only connections show that a backend is dead.
+#[test]
+fn a_backend_without_checks_is_unchecked_then_failing_then_up() {
+    let (port, spare) = (ClosedPort::new(), Backend::answering(SERVER_HELLO));
+    let address = port.address;
+    let lb = Lb::new().route("alone.test", address).route_with("two.test", [address, spare.address], "balance: first");
+    let lb = Trial::of(lb.route_with("off.test", address, "ejection: off"));
+    let of = |pool: usize| {
+        let state = lb.status()["pools"][pool]["backends"][0]["state"].as_str().unwrap().to_owned();
+        let labels = [("pool", &*format!("pool-{pool}")), ("backend", &*address.to_string())];
+        (state, lb.metric("backend_up", &labels))
+    };
+    for pool in 0..3 {
+        assert_eq!(of(pool), ("unchecked".to_owned(), 1.0), "{pool}");
+    }
+    for name in ["alone.test", "two.test", "off.test"] {
+        for _ in 0..7 {
+            let mut client = send(lb.address(), &hello(name));
+            let _ = client.shutdown(Shutdown::Write);
+            read_to_close(&mut client);
+        }
+    }
+    for (pool, state) in [(0, "failing"), (1, "ejected"), (2, "failing")] {
+        assert_eq!(of(pool), (state.to_owned(), 0.0), "{pool}");
+        assert_eq!(lb.metric("backend_state", &[("pool", &format!("pool-{pool}")), ("state", state)]), 1.0);
+        let page = lb.admin_get("/").1;
+        let row = format!("<tr><td>pool-{pool}</td><td>{address}</td><td>{state}</td>");
+        assert!(page.contains(&row), "{page}");
+    }
+    let _alive = Backend::on(port.open().into(), |mut stream| {
+        let _ = stream.read(&mut [0; 4096]);
+        let _ = stream.write_all(SERVER_HELLO);
+    });
+    for (name, pool) in [("alone.test", 0), ("off.test", 2)] {
+        let mut client = send(lb.address(), &hello(name));
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_to_close(&mut client).0, SERVER_HELLO);
+        assert_eq!(of(pool), ("up".to_owned(), 1.0), "{pool}");
+    }
+    lb.end();
+}
+
+/// Checks that pass say that it is over, though no client asks.
+#[test]
+fn checks_that_pass_end_the_doubt_that_connections_left() {
+    let odd = Backend::answering(b"SSH-2.0-x\r\n");
+    let keys = "health_check: { kind: tcp, interval: 1s, rise: 2 }\nejection: { failures: 1 }";
+    let lb = Trial::of(Lb::new().route_with("a.test", [odd.address], keys));
+    wait_for_state(&lb, odd.address, "up");
+    let mut client = send(lb.address(), &hello("a.test"));
+    client.read_exact(&mut [0; 11]).unwrap();
+    // Two checks take longer than this look.
+    assert_eq!(lb.metric("backend_up", &[]), 0.0);
+    wait_for_state(&lb, odd.address, "up");
+    drop(client);
+    lb.end();
 }

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{Html, IntoResponse, Response};
+use serde_json::Value;
 
 use super::App;
 use crate::telemetry::{REVISION, Timestamp, VERSION};
 
 pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
-    (HEADERS, Html(render(&app))).into_response()
+    super::aside(move || (HEADERS, Html(render(&app))).into_response()).await
 }
 
 fn render(app: &App) -> String {
@@ -37,6 +38,7 @@ fn render(app: &App) -> String {
 body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem; max-width: 40rem; color-scheme: light dark }}
 dt {{ font-weight: bold }}
 dd {{ margin: 0 0 .5rem; overflow-wrap: anywhere }}
+th, td {{ text-align: left; padding-right: 1rem }}
 </style>
 </head>
 <body>
@@ -48,6 +50,9 @@ dd {{ margin: 0 0 .5rem; overflow-wrap: anywhere }}
 <dt>Configuration in force</dt><dd>{hash}</dd>
 <dt>Last reload</dt><dd>{reload}</dd>
 </dl>
+<table>
+<tr><th>Pool</th><th>Backend</th><th>State</th><th>Connections</th></tr>
+{backends}</table>
 <ul>
 <li><a href="/metrics">/metrics</a>: metrics for Prometheus</li>
 <li><a href="/healthz">/healthz</a>: whether the process is running</li>
@@ -63,7 +68,27 @@ dd {{ margin: 0 0 .5rem; overflow-wrap: anywhere }}
         uptime_s = app.metrics.uptime().as_secs(),
         hash = Escaped(hash),
         reload = Escaped(&reload),
+        backends = rows(&app.control.pools()),
     )
+}
+
+/// A row for each backend, those that are not in order first.
+fn rows(pools: &Value) -> String {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut all: Vec<_> = list(pools)
+        .iter()
+        .flat_map(|pool| list(&pool["backends"]).into_iter().map(|backend| (text(&pool["name"]), backend)))
+        .collect();
+    all.sort_by_key(|(_, backend)| backend["state"] == "up");
+    let rows = all.iter().take(MAX_ROWS).map(|(pool, backend)| {
+        let (name, state, active) = (text(&backend["name"]), text(&backend["state"]), &backend["active"]);
+        let [pool, name, state] = [pool, &name, &state].map(|text| Escaped(text));
+        format!("<tr><td>{pool}</td><td>{name}</td><td>{state}</td><td>{active}</td></tr>\n")
+    });
+    let more = all.len().saturating_sub(MAX_ROWS);
+    let more = (more > 0).then(|| format!("<tr><td colspan=4>{more} more are in /api/v1/status</td></tr>\n"));
+    rows.chain(more).collect()
 }
 
 /// Text escaped for use inside an HTML element.
@@ -80,6 +105,9 @@ impl fmt::Display for Escaped<'_> {
         })
     }
 }
+
+/// A page is for people.
+const MAX_ROWS: usize = 200;
 
 const HEADERS: [(HeaderName, HeaderValue); 3] = [
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),

@@ -32,7 +32,8 @@ impl Control for Process {
     }
 
     fn pools(&self) -> Value {
-        json!([{ "name": "p" }])
+        let backend = |at: usize| json!({ "name": format!("b{at}<"), "state": if at == 299 { "failing" } else { "up" }, "active": at });
+        json!([{ "name": "p", "backends": (0..300).map(backend).collect::<Vec<_>>() }])
     }
 
     fn set_backend_state(&self, pool: &str, backend: &str, wanted: WantedState) -> Result<Value, String> {
@@ -199,6 +200,20 @@ async fn the_page_escapes_what_it_shows() {
 }
 
 #[tokio::test]
+async fn the_page_shows_backends_those_that_fail_first() {
+    let page = Admin::start().await.get("/").await.body;
+    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("<tr><td")).collect();
+    assert_eq!(
+        rows[..2],
+        [
+            "<tr><td>p</td><td>b299&lt;</td><td>failing</td><td>299</td></tr>",
+            "<tr><td>p</td><td>b0&lt;</td><td>up</td><td>0</td></tr>"
+        ]
+    );
+    assert_eq!((rows.len(), rows[200]), (201, "<tr><td colspan=4>100 more are in /api/v1/status</td></tr>"));
+}
+
+#[tokio::test]
 async fn explain_is_answered_by_the_process() {
     let admin = Admin::start().await;
     let answer = admin.get("/api/v1/explain?name=a.test&alpn=h2,http/1.1&source=10.0.0.1").await;
@@ -265,7 +280,7 @@ async fn a_backend_is_set_to_what_the_body_says() {
     }
     let answer = put("other:443", "ready").await;
     assert_eq!((answer.status, answer.json()), (404, json!({ "error": "no backend other:443" })));
-    assert_eq!(admin.get("/api/v1/status").await.json()["pools"], json!([{ "name": "p" }]));
+    assert_eq!(admin.get("/api/v1/status").await.json()["pools"][0]["name"], "p");
 }
 
 #[tokio::test]

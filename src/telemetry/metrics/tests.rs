@@ -141,8 +141,9 @@ fn a_guard_counts_down_in_the_state_it_was_in() {
 fn a_backend_is_in_one_state() {
     let metrics = Metrics::new();
     let series = |name: &str| value(&metrics, &format!("snigate_backend_{name}"));
-    for (is_up, state) in [(true, BackendState::Up), (false, BackendState::Ejected)] {
-        metrics.backend("p", "b").standing(is_up, state, 2);
+    for state in BackendState::ALL.iter().copied() {
+        let is_up = ["up", "unchecked"].contains(&state.as_str());
+        metrics.backend("p", "b").standing(state, 2);
         assert_eq!(series("up{pool=\"p\",backend=\"b\"}"), Some(f64::from(u8::from(is_up))));
         assert_eq!(series("connections_active{pool=\"p\",backend=\"b\"}"), Some(2.0));
         for other in BackendState::ALL {
