@@ -60,6 +60,10 @@ pub struct Offers {
     /// Whether there is an encrypted_client_hello extension, real or GREASE: the outer name is the public one (RFC 9849
     /// §6).
     pub ech: bool,
+    /// Whether these are among the ALPN protocols.
+    pub h2: bool,
+    pub http11: bool,
+    pub acme_tls: bool,
 }
 
 /// Why bytes are not a ClientHello.
@@ -275,6 +279,15 @@ impl Alpn {
         protocols.next().filter(|_| protocols.next().is_none())
     }
 
+    /// Makes a long list as short as `protocols` of `bytes` each, for the log line: no decision may be made by it
+    /// afterwards.
+    pub fn shorten(&mut self, protocols: usize, bytes: usize) {
+        if self.0.len() > protocols * (1 + bytes) {
+            let kept = self.protocols().take(protocols).map(|protocol| &protocol[..protocol.len().min(bytes)]);
+            *self = Self::of(&kept.collect::<Vec<_>>());
+        }
+    }
+
     /// Whether the client offers `protocol`.
     pub fn offers(&self, protocol: &[u8]) -> bool {
         self.protocols().any(|offered| offered == protocol)
@@ -404,7 +417,11 @@ fn walk_extensions(mut list: &[u8], message_bytes: usize, read: &mut ClientHello
                 let end = message_bytes - list.len();
                 read.server_name_at = in_message(end - data.len() + BEFORE_NAME_BYTES)..in_message(end);
             }
-            ALPN => read.alpn = read_alpn(data)?,
+            ALPN => {
+                read.alpn = read_alpn(data)?;
+                let offers = [&b"h2"[..], b"http/1.1", b"acme-tls/1"].map(|protocol| read.alpn.offers(protocol));
+                [read.offers.h2, read.offers.http11, read.offers.acme_tls] = offers;
+            }
             SUPPORTED_GROUPS => read.offers.x25519mlkem768 = read_groups(data)?,
             SUPPORTED_VERSIONS => read.offers.version = read_versions(data)?,
             ENCRYPTED_CLIENT_HELLO => read.offers.ech = true,

@@ -71,12 +71,34 @@ fn refusal(extensions: &[u8]) -> NotHello {
 }
 
 #[test]
+fn a_long_list_of_protocols_is_shortened_and_what_it_offered_is_still_known() {
+    let mut protocols = vec![&[b'n'; 255][..]; 230];
+    protocols.extend([&b"h2"[..], b"http/1.1", b"acme-tls/1"]);
+    let mut hello = whole(&records(&message(&alpn(&protocols)), 16_384));
+    assert!(hello.alpn.as_wire().len() > 58_000 && hello.alpn.offers(b"acme-tls/1"));
+    let offers = hello.offers;
+    assert!(offers.h2 && offers.http11 && offers.acme_tls);
+
+    hello.alpn.shorten(8, 32);
+    assert_eq!(hello.alpn, Alpn::of(&[[b'n'; 32]; 8]));
+    let mut usual = Alpn::of(&["h2", "http/1.1"]);
+    usual.shorten(8, 32);
+    assert_eq!(usual, Alpn::of(&["h2", "http/1.1"]));
+    let mut absent = Alpn::default();
+    absent.shorten(8, 32);
+    assert_eq!(absent, Alpn::default());
+}
+
+#[test]
 fn a_usual_hello_is_read() {
     let wire = records(&message(&usual()), 16_384);
     let hello = whole(&wire);
     assert_eq!(hello.server_name, Some(Sni::Name("shop.example.com".parse().expect("a name"))));
     assert_eq!(hello.alpn.protocols().collect::<Vec<_>>(), [&b"h2"[..], b"http/1.1"]);
-    assert_eq!(hello.offers, Offers { version: TLS13, x25519mlkem768: true, ech: false });
+    assert_eq!(
+        hello.offers,
+        Offers { version: TLS13, x25519mlkem768: true, h2: true, http11: true, ..Offers::default() }
+    );
     assert_eq!((hello.wire_bytes, hello.records), (wire.len(), 1));
 }
 

@@ -28,7 +28,8 @@ use crate::server_name::Sni;
 use crate::snapshot::{Destination, Route, Snapshot};
 use crate::telemetry::{
     Active, Alpn, ConnectResult, ConnectionLine, Enforced, Feature, FirstRecord, HelloResult, LimitScope,
-    ListenerMetrics, Match, Metrics, ProxyHeaderResult, Reason, RouteMetrics, Saw, State,
+    ListenerMetrics, MAX_ALPN_NAME_BYTES, MAX_ALPN_NAMES, Match, Metrics, ProxyHeaderResult, Reason, RouteMetrics, Saw,
+    State,
 };
 use crate::way::Way;
 
@@ -268,6 +269,10 @@ impl Account {
     pub(super) fn connected(&mut self, connected: Connected) -> (BackendStream, Opening) {
         let Connected { stream, lease, rest, taken_bytes, after, answer } = connected;
         self.enter(State::Relaying);
+        if let Some(greeting) = &mut self.greeting {
+            // The relay may live for days, and only the log looks at the list from here on.
+            greeting.hello.alpn.shorten(MAX_ALPN_NAMES, MAX_ALPN_NAME_BYTES);
+        }
         self.accepted.live.relays_to(Arc::clone(&lease.backend().name));
         // Up to here we waited for the answer, if there is one.
         let at = answer.as_ref().map_or_else(Instant::now, |answer| answer.took);
@@ -430,9 +435,9 @@ fn features(hello: &ClientHello) -> impl Iterator<Item = Feature> {
         (offers.version_name() == "1.2", Feature::Tls12Only),
         (offers.x25519mlkem768, Feature::X25519MlKem768),
         (offers.ech, Feature::Ech),
-        (hello.alpn.offers(b"h2"), Feature::H2),
-        (hello.alpn.offers(b"http/1.1"), Feature::Http11),
-        (hello.alpn.offers(b"acme-tls/1"), Feature::AcmeTls),
+        (offers.h2, Feature::H2),
+        (offers.http11, Feature::Http11),
+        (offers.acme_tls, Feature::AcmeTls),
     ];
     asked.into_iter().filter_map(|(offered, feature)| offered.then_some(feature))
 }

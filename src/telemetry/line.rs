@@ -76,7 +76,7 @@ pub enum Alpn<'a> {
     List(&'a [&'a [u8]]),
 }
 
-impl ConnectionLine<'_> {
+impl<'a> ConnectionLine<'a> {
     /// Appends the line, including its newline.
     pub(super) fn write(&self, out: &mut String, format: LogFormat, now: SystemTime) {
         let mut fields = Fields::new(out, format);
@@ -106,7 +106,8 @@ impl ConnectionLine<'_> {
             fields.text("sni", sni);
         }
         if !matches!(self.alpn, Alpn::Absent) {
-            fields.list("alpn", self.alpn.names().take(MAX_ALPN_NAMES).map(Bytes));
+            let shown = |name: &'a [u8]| Bytes(&name[..name.len().min(MAX_ALPN_NAME_BYTES)]);
+            fields.list("alpn", self.alpn.names().take(MAX_ALPN_NAMES).map(shown));
         }
         if let Some(tls) = self.tls {
             fields.text("tls", tls);
@@ -193,7 +194,9 @@ impl fmt::Display for Millis {
 }
 
 /// The client chooses the list, and a hello has space for thousands. Browsers offer two.
-const MAX_ALPN_NAMES: usize = 8;
+pub(crate) const MAX_ALPN_NAMES: usize = 8;
+/// Registered names have at most 17 bytes.
+pub(crate) const MAX_ALPN_NAME_BYTES: usize = 32;
 
 #[cfg(test)]
 #[path = "line/tests.rs"]
