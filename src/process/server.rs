@@ -344,13 +344,16 @@ async fn join(workers: Vec<JoinHandle<()>>) {
     let _ = joined.await;
 }
 
-/// Keeps the histograms small even if nothing scrapes them.
+/// Keeps the histograms small even if nothing scrapes them, and reports which log lines are missing.
 async fn upkeep(metrics: Arc<Metrics>, log: Option<LogGuard>) {
-    let mut every = tokio::time::interval(UPKEEP);
-    loop {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    for second in 0_u64.. {
         every.tick().await;
-        metrics.upkeep();
+        if second.is_multiple_of(UPKEEP_SECONDS) {
+            metrics.upkeep();
+        }
         if let Some(log) = &log {
+            log.report_suppressed();
             metrics.log_lines_dropped(log.dropped_lines());
         }
     }
@@ -458,4 +461,4 @@ fn available_cores() -> usize {
 }
 
 const FIRST_LOOKUPS: Duration = Duration::from_secs(5);
-const UPKEEP: Duration = Duration::from_secs(5);
+const UPKEEP_SECONDS: u64 = 5;

@@ -1,18 +1,17 @@
-//! Writes log lines to stdout without ever blocking the caller.
+//! Formats log lines and queues them for stdout, without ever blocking the caller.
 //!
 //! In:  operator messages (tracing events); one line per connection.
-//! Out: lines on stdout, written by a dedicated thread. If the reader is too slow, lines are dropped and counted.
+//! Out: lines in a [`Queue`]; of connections that were refused, at most 100 a second for each reason.
 //! Source: docs/logs.md.
 
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
-use std::{env, fmt, thread};
+use std::{env, fmt};
 
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Subscriber};
-use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -22,6 +21,8 @@ use tracing_subscriber::{Registry, reload};
 
 use super::event::{Colour, OperatorMessage};
 use super::line::ConnectionLine;
+use super::queue::Queue;
+use super::refusals::Refusals;
 use super::{Fault, Reason};
 use crate::settings::{Level, Log, LogConnections, LogFormat};
 
@@ -34,19 +35,17 @@ pub(crate) fn init(settings: Log) -> LogGuard {
     let (filter, level) = reload::Layer::new(ours(settings.level));
     let is_text = Arc::new(AtomicBool::new(settings.format == LogFormat::Text));
     let format = EitherFormat { is_text: Arc::clone(&is_text), colour };
-    let messages = tracing_subscriber::fmt::layer().event_format(format).with_writer(stdout.writer.clone());
+    let messages = tracing_subscriber::fmt::layer().event_format(format).with_writer(Arc::clone(&stdout.queue));
     // Fails if there is a subscriber already: the first one stays.
     let _ = tracing::subscriber::set_global_default(Registry::default().with(filter).with(messages));
-    let worker = stdout.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
-    LogGuard { control: LogControl { level, is_text }, worker, writer: stdout.writer.clone() }
+    LogGuard { control: LogControl { level, is_text }, stdout: stdout.clone() }
 }
 
 /// Keeps the log open. Dropping this writes the queued lines, for at most a second and a half.
 #[must_use]
 pub(crate) struct LogGuard {
     control: LogControl,
-    worker: Option<WorkerGuard>,
-    writer: NonBlocking,
+    stdout: Stdout,
 }
 
 impl LogGuard {
@@ -57,22 +56,20 @@ impl LogGuard {
 
     /// Lines of either kind dropped since start, for `Metrics::log_lines_dropped`.
     pub(crate) fn dropped_lines(&self) -> u64 {
-        self.writer.error_counter().dropped_lines() as u64
+        self.stdout.queue.dropped_lines()
+    }
+
+    /// Logs how many refused connections had no line since the last call; to be called once a second.
+    pub(crate) fn report_suppressed(&self) {
+        self.stdout.refusals.report();
     }
 }
 
 impl Drop for LogGuard {
     fn drop(&mut self) {
-        let Some(worker) = self.worker.take() else { return };
-        // Flushing can itself block on a stdout that nobody reads: it must not keep the process from exiting.
-        let (done, flushed) = mpsc::channel::<()>();
-        let flush = thread::Builder::new().name("log-flush".to_owned()).spawn(move || {
-            drop(worker);
-            drop(done);
-        });
-        if flush.is_ok() {
-            let _ = flushed.recv_timeout(FLUSH_LIMIT);
-        }
+        self.report_suppressed();
+        // A stdout that nobody reads must not keep the process from exiting.
+        self.stdout.queue.flush(FLUSH_LIMIT);
     }
 }
 
@@ -116,25 +113,28 @@ where
 #[derive(Clone)]
 pub struct ConnectionLog {
     sink: Sink,
+    refusals: Arc<Refusals>,
     format: LogFormat,
     which: LogConnections,
 }
 
 #[derive(Clone)]
 enum Sink {
-    Queued(NonBlocking),
+    Queued(Arc<Queue>),
     Direct(Arc<Mutex<Box<dyn Write + Send>>>),
 }
 
 impl ConnectionLog {
     /// Lines go to stdout, through the same queue as the operator messages.
     pub fn stdout(format: LogFormat, which: LogConnections) -> Self {
-        Self { sink: Sink::Queued(Stdout::shared().writer.clone()), format, which }
+        let Stdout { queue, refusals } = Stdout::shared().clone();
+        Self { sink: Sink::Queued(queue), refusals, format, which }
     }
 
     /// Lines go straight to `writer`, for tests.
     pub fn to(writer: impl Write + Send + 'static, format: LogFormat, which: LogConnections) -> Self {
-        Self { sink: Sink::Direct(Arc::new(Mutex::new(Box::new(writer)))), format, which }
+        let sink = Sink::Direct(Arc::new(Mutex::new(Box::new(writer))));
+        Self { sink, refusals: Arc::default(), format, which }
     }
 
     /// Whether a connection with this reason is logged; check it first to avoid formatting a line in vain.
@@ -147,16 +147,16 @@ impl ConnectionLog {
         }
     }
 
-    /// Writes the line if it is wanted.
+    /// Writes the line if it is wanted, and not one too many about refused clients.
     pub fn line(&self, line: &ConnectionLine<'_>) {
-        if !self.wants(line.reason) {
+        if !self.wants(line.reason) || !self.refusals.admit(line.reason) {
             return;
         }
         let mut text = String::with_capacity(LINE_BYTES);
         line.write(&mut text, self.format, SystemTime::now());
         // A connection cannot handle a write error; the queue counts the lines it drops.
         match &self.sink {
-            Sink::Queued(queue) => _ = queue.clone().write_all(text.as_bytes()),
+            Sink::Queued(queue) => queue.push(text.as_bytes()),
             Sink::Direct(writer) => {
                 _ = writer.lock().unwrap_or_else(PoisonError::into_inner).write_all(text.as_bytes());
             }
@@ -164,26 +164,22 @@ impl ConnectionLog {
     }
 }
 
-/// The one queue in front of the process's stdout.
+/// What all logs of the process share: there is one stdout.
+#[derive(Clone)]
 struct Stdout {
-    writer: NonBlocking,
-    /// Until `init` takes it.
-    worker: Mutex<Option<WorkerGuard>>,
+    queue: Arc<Queue>,
+    refusals: Arc<Refusals>,
 }
 
 impl Stdout {
     fn shared() -> &'static Self {
         static SHARED: OnceLock<Stdout> = OnceLock::new();
         SHARED.get_or_init(|| {
-            // The thread flushes when its queue is empty, so a burst costs a system call per 64 KiB, not per line.
-            let (writer, worker) = queue(BufWriter::with_capacity(64 << 10, io::stdout()), QUEUED_LINES);
-            Self { writer, worker: Mutex::new(Some(worker)) }
+            // Not `std::io::stdout`, whose buffer keeps what could not be written.
+            let queue = Queue::start(|bytes| Ok(rustix::io::write(rustix::stdio::stdout(), bytes)?));
+            Self { queue, refusals: Arc::default() }
         })
     }
-}
-
-fn queue(writer: impl Write + Send + 'static, lines: usize) -> (NonBlocking, WorkerGuard) {
-    NonBlockingBuilder::default().lossy(true).buffered_lines_limit(lines).thread_name("log").finish(writer)
 }
 
 /// Our own messages at `level`. Of the libraries only errors: the rest is their view of what we report ourselves, such
@@ -204,8 +200,6 @@ impl From<Level> for LevelFilter {
     }
 }
 
-/// Bounds the memory of a stalled output: 8 MiB with lines of half a kilobyte.
-const QUEUED_LINES: usize = 16_384;
 const LINE_BYTES: usize = 640;
 const FLUSH_LIMIT: Duration = Duration::from_millis(1500);
 

@@ -93,6 +93,15 @@ reasons! {
     Panic => "panic", Proxy;
 }
 
+impl Reason {
+    /// Whether the client was turned away, or left, before it cost a backend anything: anybody can cause any number of
+    /// these.
+    pub(super) fn is_refusal(self) -> bool {
+        // They stand first.
+        (self as usize) < Self::NoBackend as usize
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

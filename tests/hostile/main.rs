@@ -17,6 +17,7 @@ mod discovery;
 mod ending;
 mod failover;
 mod fast_open;
+mod floods;
 mod hellos;
 mod leavers;
 mod limits;

@@ -1,12 +1,16 @@
 //! What the log says of a start, of a client that is turned away, and of what it was.
 
-use std::io::Write;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::backend::Backend;
 use crate::bytes::hello;
-use crate::harness::Lb;
+use crate::harness::{Lb, Scrape, poll};
 use crate::wire::{ask, connect, send};
 
 fn json(text: &str) -> Value {
@@ -103,4 +107,41 @@ fn a_silent_stranger_is_a_probe_and_one_that_speaks_is_not_trusted() {
     lb.wait_for_line(|line| line["reason"] == "proxy_untrusted");
     assert_eq!(lb.metric("proxy_headers_total", &[("result", "untrusted")]), 1.0);
     lb.stop();
+}
+
+#[test]
+fn a_full_disk_under_stdout_is_reported_once_and_what_it_cost_is_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, socket) = (directory.path().join("config.yaml"), directory.path().join("admin.sock"));
+    fs::write(&file, Lb::new().with(&format!("admin: {{ bind: \"unix:{}\" }}", socket.display())).config()).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_snigate"));
+    command.args(["run", "--config"]).arg(&file).stdin(Stdio::null());
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let mut snigate = command.stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stderr = BufReader::new(snigate.stderr.take().unwrap());
+    let mut reported = String::new();
+    stderr.read_line(&mut reported).unwrap();
+    assert!(reported.contains("cannot write the log to stdout: No space left on device"), "{reported}");
+
+    let dropped = || -> Option<f64> {
+        let mut stream = UnixStream::connect(&socket).ok()?;
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        Some(Scrape::parse(answer.split_once("\r\n\r\n")?.1).sum("log_lines_dropped_total", &[]))
+    };
+    let grows_beyond = |before: f64| {
+        let seen = poll(|| dropped().filter(|dropped| *dropped > before).ok_or(()));
+        seen.unwrap_or_else(|()| panic!("not more than {before} lost lines are counted"))
+    };
+    // "starting", "listening", "admin_listening" and "ready".
+    let at_start = grows_beyond(3.0);
+    let pid = Pid::from_child(&snigate);
+    kill_process(pid, Signal::HUP).unwrap();
+    grows_beyond(at_start);
+    kill_process(pid, Signal::TERM).unwrap();
+    assert!(snigate.wait().unwrap().success());
+    let mut more = String::new();
+    stderr.read_to_string(&mut more).unwrap();
+    assert_eq!(more, "", "it is reported once");
 }

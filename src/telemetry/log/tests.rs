@@ -1,5 +1,4 @@
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Instant;
+use std::sync::mpsc::{Sender, channel};
 
 use serde_json::Value;
 
@@ -12,24 +11,6 @@ struct Channel(Sender<Vec<u8>>);
 impl Write for Channel {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.send(bytes.to_vec()).map_err(io::Error::other)?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Blocks in its first write until released, like a pipe that nobody reads.
-struct Stalled {
-    entered: Sender<()>,
-    go_on: Receiver<()>,
-}
-
-impl Write for Stalled {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let _ = self.entered.send(());
-        let _ = self.go_on.recv();
         Ok(bytes.len())
     }
 
@@ -102,23 +83,34 @@ fn failed_leaves_out_what_nobody_can_mend() {
 }
 
 #[test]
-fn a_stalled_output_blocks_nobody_and_what_is_dropped_is_counted() {
-    let ((entered, is_stalled), (go_on, wait)) = (channel(), channel());
-    let (queue, worker) = queue(Stalled { entered, go_on: wait }, 10);
-    let log = ConnectionLog { sink: Sink::Queued(queue.clone()), format: LogFormat::Json, which: LogConnections::All };
-    let control = LogControl { level: reload::Layer::new(ours(Level::Info)).1, is_text: Arc::default() };
-    let guard = LogGuard { control, worker: Some(worker), writer: queue };
+fn of_refused_clients_a_hundred_a_second_have_a_line_and_of_others_all() {
+    let (sender, written) = channel();
+    let log = ConnectionLog::to(Channel(sender), LogFormat::Json, LogConnections::All);
+    let lines_of = |reason| {
+        (0..250).for_each(|_| log.line(&line(reason)));
+        written.try_iter().count()
+    };
+    for reason in Reason::ALL {
+        assert_eq!(lines_of(*reason), if reason.is_refusal() { 100 } else { 250 }, "{reason}");
+    }
+    let docs = include_str!("../../../docs/logs.md");
+    let rows = docs.lines().skip_while(|row| !row.starts_with("| reason |")).skip(2);
+    let above = rows.take_while(|row| !row.starts_with("| `no_backend` |"));
+    let above: Vec<&str> = above.filter_map(|row| row.split('`').nth(1)).collect();
+    assert!(["bad_hello", "probe", "limit_backend"].iter().all(|reason| above.contains(reason)), "{above:?}");
 
-    log.line(&line(Reason::Ok));
-    is_stalled.recv_timeout(Duration::from_secs(10)).unwrap();
-    // One line is being written and ten are queued.
-    (0..1010).for_each(|_| log.line(&line(Reason::Ok)));
-    assert_eq!(guard.dropped_lines(), 1000);
-
-    let ending = Instant::now();
-    drop(guard);
-    assert!(ending.elapsed() < FLUSH_LIMIT * 4, "the process ends all the same: {:?}", ending.elapsed());
-    drop(go_on);
+    let (sender, messages) = channel();
+    let make = move || Channel(sender.clone());
+    let format = OperatorMessage { format: LogFormat::Json, colour: Colour::None };
+    let subscriber = Registry::default().with(tracing_subscriber::fmt::layer().event_format(format).with_writer(make));
+    // Twice: the second time there is nothing to report.
+    tracing::subscriber::with_default(subscriber, || (0..2).for_each(|_| log.refusals.report()));
+    let messages: Vec<Value> = messages.try_iter().map(|line| serde_json::from_slice(&line).unwrap()).collect();
+    assert_eq!(messages.iter().map(|message| &message["reason"]).collect::<Vec<_>>(), above);
+    for message in messages {
+        assert_eq!((&message["event"], &message["count"]), (&"refusals_suppressed".into(), &150.into()));
+    }
+    assert_eq!(lines_of(Reason::BadHello), 100, "the next second begins anew");
 }
 
 #[test]
