@@ -6,10 +6,12 @@
 //!
 //! Until a backend has accepted a byte, another one can be tried, since nothing has been sent. The same holds until it
 //! has answered, if only a ClientHello was sent: another backend can be sent the same one. So if there is another
-//! backend to try, the first answer is awaited here; if there is none, the relay waits for it.
+//! backend to try, the first answer is awaited here; if there is none, the relay waits for it. A backend that is slow to
+//! answer keeps its connection while another one is tried, and the first answer wins.
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +19,10 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use self::answer::first_answer;
-pub(crate) use self::answer::{Answer, NotTls, first_record};
-pub(crate) use self::error::ConnectError;
+pub(crate) use self::answer::{Answer, first_record};
+use self::answer::{Asked, Event, Unanswered};
 use self::error::is_out_of_ports;
+pub(crate) use self::error::{ConnectError, NotTls};
 pub(crate) use self::stream::BackendStream;
 use crate::pool::{Address, Backend, Blame, Lease, PickRequest, Picks, Pool, Refusals};
 use crate::prefix::Prefix;
@@ -41,6 +43,8 @@ pub(crate) struct Connected {
     /// How many of the client's bytes the first write accepted.
     pub taken_bytes: usize,
     pub after: Duration,
+    /// When the backend had accepted the first bytes.
+    pub took: Instant,
     /// If it is not TLS, it has been counted.
     pub answer: Option<Answer>,
 }
@@ -53,6 +57,8 @@ pub(crate) struct Ask<'a> {
     pub first_bytes: FirstBytes<'a>,
     pub said: Said,
     pub nodelay: bool,
+    /// How long to wait if several backends have the hello and none answers.
+    pub idle: Duration,
 }
 
 /// What the client's first bytes consist of.
@@ -92,57 +98,247 @@ struct Further {
 }
 
 /// Tries backends in the pool's order until one works: at most `connect.attempts`, each within `connect.timeout`, all
-/// within `connect.total`. If none works, but one has answered with something other than TLS, the client gets that.
+/// begun within `connect.total`. If none works, but one has answered with something other than TLS, the client gets that.
 ///
 /// # Errors
 /// [`ConnectError`].
 pub(crate) async fn to_any(pool: &Pool, ask: Ask<'_>, attempts: &mut Attempts) -> Result<Connected, ConnectError> {
-    let total = Instant::now() + *pool.settings.connect.total;
-    let mut picks = pool.picks(ask.request);
-    let mut failed = ConnectError::NoBackend;
-    while attempts.count() < pool.settings.connect.attempts {
-        let now = Instant::now();
-        if attempts.count() > 0 && now >= total {
-            break;
-        }
-        let Some(lease) = picks.next(now) else { break };
-        match attempt(pool, lease, &mut picks, ask, now, total, attempts).await {
-            Ok(connected) => {
-                drop(attempts.take_not_tls());
-                if let Some(refusals) = attempts.refusals() {
-                    refusals.all_asked = !picks.has_more(now);
-                }
-                return Ok(connected);
-            }
-            Err(FailedAttempt { error: error @ ConnectError::ClientGone(_), .. }) => {
-                if let Some(refusals) = attempts.refusals() {
-                    refusals.charge(pool, ask.request.client, now);
-                }
-                return Err(error);
-            }
-            Err(FailedAttempt { backend, error }) => {
-                let goes_on = note_failure(pool, &backend, &error, attempts);
-                failed = error;
-                if !goes_on {
-                    break;
-                }
-            }
-        }
+    let mut search = Search {
+        pool,
+        ask,
+        began: Instant::now(),
+        picks: pool.picks(ask.request),
+        goes_on: true,
+        unanswered: Unanswered::default(),
+        failed: ConnectError::NoBackend,
+    };
+    let found = search.run(attempts).await;
+    if found.is_err() {
+        search.give_up(attempts);
     }
+    let not_tls = attempts.take_not_tls();
     if let Some(refusals) = attempts.refusals() {
         let now = Instant::now();
-        refusals.all_asked = !picks.has_more(now);
-        refusals.end(pool, ask.request.client, now);
-    }
-    if let Some(answered) = attempts.take_not_tls() {
-        attempts.last = Some(Arc::clone(answered.lease.backend()));
-        return Ok(*answered);
+        refusals.all_asked = !search.picks.has_more(now);
+        if found.is_err() {
+            refusals.end(pool, ask.request.client, now);
+        }
     }
     if attempts.count() == 0 {
         // The name may have resolved to addresses by now.
         pool.look_again.notify_one();
     }
-    if attempts.count() == 0 && picks.met_full() { Err(ConnectError::Full) } else { Err(failed) }
+    match (found, not_tls) {
+        (Err(error), Some(answered)) if !matches!(error, ConnectError::ClientGone(_)) => {
+            attempts.last = Some(Arc::clone(answered.lease.backend()));
+            Ok(*answered)
+        }
+        (found, _) => found,
+    }
+}
+
+/// One connection's search for a backend.
+struct Search<'a> {
+    pool: &'a Pool,
+    ask: Ask<'a>,
+    began: Instant,
+    picks: Picks<'a>,
+    /// Whether the pool and its budget may have another backend to try.
+    goes_on: bool,
+    unanswered: Unanswered,
+    /// Why the last attempt failed.
+    failed: ConnectError,
+}
+
+type Found = ControlFlow<Result<Connected, ConnectError>>;
+
+impl Search<'_> {
+    async fn run(&mut self, attempts: &mut Attempts) -> Result<Connected, ConnectError> {
+        loop {
+            let now = Instant::now();
+            let lease = if self.may_begin(attempts, now) { self.picks.next(now) } else { None };
+            let found = match lease {
+                Some(lease) => self.ask_one(lease, attempts).await,
+                None => self.listen(attempts).await,
+            };
+            if let ControlFlow::Break(found) = found {
+                return found;
+            }
+        }
+    }
+
+    fn total(&self) -> Instant {
+        self.began + *self.pool.settings.connect.total
+    }
+
+    fn may_begin(&self, attempts: &Attempts, now: Instant) -> bool {
+        let count = attempts.count();
+        let in_time = count == 0 || now < self.total();
+        self.unanswered.newest.is_none() && self.goes_on && in_time && count < self.pool.settings.connect.attempts
+    }
+
+    /// Connects to one backend and sends it the hello, while those that are slow may still answer.
+    async fn ask_one(&mut self, lease: Lease, attempts: &mut Attempts) -> Found {
+        let (total, client) = (self.total(), self.ask.client);
+        let Self { pool, ask, picks, unanswered, .. } = self;
+        let mut failed = Vec::new();
+        let reached = {
+            let any_slow = !unanswered.slow.is_empty();
+            let heard = async {
+                loop {
+                    match unanswered.event(client).await {
+                        Event::Failed(asked, error, answer) => failed.push((asked, error, answer)),
+                        event => return event,
+                    }
+                }
+            };
+            tokio::select! {
+                biased;
+                event = heard, if any_slow => Err(event),
+                reached = reach(pool, lease, picks, *ask, total, attempts) => Ok(reached),
+            }
+        };
+        failed.into_iter().for_each(|(asked, error, answer)| self.note_unanswered(asked, error, answer, attempts));
+        match reached {
+            Err(event) => {
+                let is_overtaken = matches!(event, Event::Answered(..));
+                let result = if is_overtaken { ConnectResult::Overtaken } else { ConnectResult::Ok };
+                attempts.last.iter().for_each(|opening| opening.metrics.connect(result));
+                self.after(event, attempts)
+            }
+            // What the backend did not accept at once is left to the relay, which writes and reads at the same time.
+            Ok(Ok(asked)) if self.ask.said == Said::More || !asked.rest.is_empty() => self.found(asked, None, attempts),
+            Ok(Ok(asked)) => {
+                self.unanswered.newest = Some(asked);
+                ControlFlow::Continue(())
+            }
+            Ok(Err(FailedAttempt { backend, error })) => {
+                self.note_failure(&backend, error, attempts);
+                ControlFlow::Continue(())
+            }
+        }
+    }
+
+    /// Waits for an answer, or until another backend can be tried. If only one backend is left, the relay waits for it.
+    async fn listen(&mut self, attempts: &mut Attempts) -> Found {
+        let now = Instant::now();
+        let newest = self.unanswered.newest.as_ref();
+        let more = newest.is_some_and(|newest| self.has_more(newest, attempts, now));
+        let spare_answer = attempts.has_not_tls();
+        match self.unanswered.all().count() {
+            0 if attempts.count() == 0 && self.picks.met_full() => return ControlFlow::Break(Err(ConnectError::Full)),
+            0 => return ControlFlow::Break(Err(std::mem::replace(&mut self.failed, ConnectError::NoBackend))),
+            1 if !more && !spare_answer => return self.take(0, attempts),
+            _ => {}
+        }
+        let total = self.total();
+        let slow =
+            self.pool.settings.connect.first_byte.zip(newest).map(|(first_byte, newest)| newest.took + *first_byte);
+        let deadline = match slow {
+            Some(slow) if more || spare_answer => slow.min(total),
+            _ if more || spare_answer => total,
+            _ => total.max(self.began + self.ask.idle),
+        };
+        match timeout_at(deadline, self.unanswered.event(self.ask.client)).await {
+            Ok(event) => self.after(event, attempts),
+            Err(_) if more => {
+                if deadline < total {
+                    self.is_slow()
+                } else {
+                    self.goes_on = false
+                }
+                ControlFlow::Continue(())
+            }
+            Err(_) => {
+                self.unanswered.slow.extend(self.unanswered.newest.take());
+                ControlFlow::Break(Err(ConnectError::Silent { after: self.began.elapsed() }))
+            }
+        }
+    }
+
+    /// Whether another backend can be tried if `newest` does not answer.
+    fn has_more(&self, newest: &Asked, attempts: &Attempts, now: Instant) -> bool {
+        self.goes_on
+            && attempts.count() < self.pool.settings.connect.attempts
+            && now < self.total()
+            && self.picks.has_more(now)
+            && self.pool.may_fail_over(newest.lease.backend(), now)
+    }
+
+    /// The newest keeps its connection while another one is tried.
+    fn is_slow(&mut self) {
+        if let Some(newest) = self.unanswered.newest.take() {
+            self.goes_on &= self.pool.fails_over(newest.lease.backend(), Instant::now());
+            self.unanswered.slow.push(newest);
+        }
+    }
+
+    fn after(&mut self, event: Event, attempts: &mut Attempts) -> Found {
+        match event {
+            Event::Answered(asked, answer) => self.found(asked, Some(answer), attempts),
+            Event::More => self.take(0, attempts),
+            Event::ClientGone(error) => ControlFlow::Break(Err(ConnectError::ClientGone(error))),
+            Event::Failed(asked, error, answer) => {
+                self.note_unanswered(asked, error, answer, attempts);
+                ControlFlow::Continue(())
+            }
+        }
+    }
+
+    /// Leaves the wait for the answer to the relay.
+    fn take(&mut self, number: usize, attempts: &mut Attempts) -> Found {
+        match self.unanswered.take(number) {
+            Some(asked) => self.found(asked, None, attempts),
+            None => ControlFlow::Continue(()),
+        }
+    }
+
+    /// The search is over. Those asked before this one were too slow.
+    fn found(&mut self, asked: Asked, answer: Option<Answer>, attempts: &mut Attempts) -> Found {
+        for other in self.unanswered.slow.drain(..).chain(self.unanswered.newest.take()) {
+            if other.took < asked.took {
+                was_silent(self.pool, &other, attempts);
+            } else {
+                other.lease.backend().metrics.connect(ConnectResult::Overtaken);
+            }
+        }
+        self.pool.metrics.connected(asked.after);
+        attempts.last = Some(Arc::clone(asked.lease.backend()));
+        ControlFlow::Break(Ok(connected(asked, answer)))
+    }
+
+    /// Nobody answered, or the client is gone.
+    fn give_up(&mut self, attempts: &mut Attempts) {
+        let any_slow = !self.unanswered.slow.is_empty();
+        self.unanswered.slow.drain(..).for_each(|asked| was_silent(self.pool, &asked, attempts));
+        if let Some(newest) = self.unanswered.newest.take() {
+            newest.lease.backend().metrics.connect(ConnectResult::Ok);
+            if any_slow {
+                attempts.refused(newest.lease.backend(), None);
+            }
+        }
+    }
+
+    fn note_unanswered(&mut self, asked: Asked, error: ConnectError, answer: Option<Answer>, attempts: &mut Attempts) {
+        let backend = Arc::clone(asked.lease.backend());
+        backend.metrics.first_record(answer.as_ref().map_or(FirstRecord::None, |answer| answer.kind));
+        if answer.is_some() {
+            attempts.further().not_tls.get_or_insert_with(|| Box::new(connected(asked, answer)));
+        }
+        self.note_failure(&backend, error, attempts);
+    }
+
+    fn note_failure(&mut self, backend: &Arc<Backend>, error: ConnectError, attempts: &mut Attempts) {
+        if note_failure(self.pool, backend, &error, attempts) {
+            self.goes_on &= self.pool.fails_over(backend, Instant::now());
+        }
+        self.failed = error;
+    }
+}
+
+fn connected(asked: Asked, answer: Option<Answer>) -> Connected {
+    let Asked { stream, lease, rest, taken_bytes, after, took } = asked;
+    Connected { stream, lease, rest, taken_bytes, after, took, answer }
 }
 
 /// Connects to one address with the pool's options, for health checks. The caller enforces the deadline.
@@ -181,37 +377,40 @@ impl FailedAttempt {
     }
 }
 
-/// Records a failed attempt. Returns whether another backend may be tried.
+fn was_silent(pool: &Pool, asked: &Asked, attempts: &mut Attempts) {
+    asked.lease.backend().metrics.first_record(FirstRecord::None);
+    note_failure(pool, asked.lease.backend(), &ConnectError::Silent { after: asked.took.elapsed() }, attempts);
+}
+
+/// Records a failed attempt. Returns whether the backend refused the hello, which may be the client's doing.
 fn note_failure(pool: &Pool, backend: &Arc<Backend>, error: &ConnectError, attempts: &mut Attempts) -> bool {
-    let (result, now) = (error.result(), Instant::now());
+    let result = error.result();
     backend.metrics.connect(result);
     attempts.further().failed.push(format!("{} {}: {error}", backend.name, result.as_str()));
     if backend.looked_up {
         pool.look_again.notify_one();
     }
-    match result {
+    let is_refusal = matches!(result, ConnectResult::Silent | ConnectResult::Closed | ConnectResult::Reset);
+    if is_refusal {
+        attempts.refused(backend, Some(error.to_string()));
+    } else if result != ConnectResult::Exhausted {
         // Running out of our own resources is not the backend's fault.
-        ConnectResult::Exhausted => {}
-        ConnectResult::Silent | ConnectResult::Closed | ConnectResult::Reset => {
-            attempts.refused(backend, Some(error.to_string()));
-            return pool.fails_over(backend, now);
-        }
-        _ => pool.failed(backend, Blame::Backend, error, now),
+        pool.failed(backend, Blame::Backend, error, Instant::now());
     }
-    true
+    is_refusal
 }
 
-/// Connects, writes, and waits for the answer if another backend could be tried.
-async fn attempt(
+/// Connects to one backend and writes the first bytes.
+async fn reach(
     pool: &Pool,
     lease: Lease,
     picks: &mut Picks<'_>,
     ask: Ask<'_>,
-    now: Instant,
     total: Instant,
     attempts: &mut Attempts,
-) -> Result<Connected, FailedAttempt> {
+) -> Result<Asked, FailedAttempt> {
     attempts.begin(lease.backend());
+    let now = Instant::now();
     let options = SocketOptions::of(pool, ask, lease.backend());
     let opened = timeout_at(total.min(now + *pool.settings.connect.timeout), async {
         let (lease, stream) = open(pool, lease, picks, options, attempts).await?;
@@ -220,47 +419,14 @@ async fn attempt(
             Err(error) => Err(FailedAttempt::of(&lease, error)),
         }
     });
-    let (lease, stream, taken) = match opened.await {
-        Ok(opened) => opened?,
-        Err(_) => {
-            let backend = attempts.last.clone().expect("an attempt has begun");
-            return Err(FailedAttempt { backend, error: ConnectError::TimedOut { after: now.elapsed() } });
-        }
+    let Ok(opened) = opened.await else {
+        let backend = attempts.last.clone().expect("an attempt has begun");
+        return Err(FailedAttempt { backend, error: ConnectError::TimedOut { after: now.elapsed() } });
     };
-    let after = now.elapsed();
-    let rest = ask.first_bytes.after(taken);
-    let taken_bytes = taken.saturating_sub(ask.first_bytes.header.len());
-    let mut connected = Connected { stream, lease, rest, taken_bytes, after, answer: None };
+    let (lease, stream, taken) = opened?;
     let took = Instant::now();
-    let patience = took + *pool.settings.connect.first_byte;
-    // What the backend did not accept at once is left to the relay, which writes and reads at the same time.
-    let can_ask_again = ask.said == Said::HelloAlone && connected.rest.is_empty();
-    let more = attempts.count() < pool.settings.connect.attempts && patience < total && picks.has_more(now);
-    let may_go_on = more && pool.may_fail_over(connected.lease.backend(), now);
-    if can_ask_again && (may_go_on || attempts.further.as_ref().is_some_and(|further| further.not_tls.is_some())) {
-        let answer = first_answer(&connected.stream, ask.client, took, patience).await;
-        let backend = Arc::clone(connected.lease.backend());
-        match answer {
-            Ok(Some(first)) if first.kind == FirstRecord::Other => {
-                backend.metrics.first_record(FirstRecord::Other);
-                let error = ConnectError::NotTls(NotTls::new(first.rest.unwritten()));
-                connected.answer = Some(first);
-                attempts.further().not_tls.get_or_insert_with(|| Box::new(connected));
-                return Err(FailedAttempt { backend, error });
-            }
-            Ok(first) => connected.answer = first,
-            Err(silence) => {
-                let error = silence.into_error(took);
-                match error {
-                    ConnectError::ClientGone(_) => backend.metrics.connect(ConnectResult::Ok),
-                    _ => backend.metrics.first_record(FirstRecord::None),
-                }
-                return Err(FailedAttempt { backend, error });
-            }
-        }
-    }
-    pool.metrics.connected(after);
-    Ok(connected)
+    let taken_bytes = taken.saturating_sub(ask.first_bytes.header.len());
+    Ok(Asked { stream, lease, rest: ask.first_bytes.after(taken), taken_bytes, after: took - now, took })
 }
 
 /// Opens a stream to the leased backend. If the backend came from DNS and is slow to connect, also tries an address of
@@ -406,6 +572,10 @@ impl Attempts {
 
     fn further(&mut self) -> &mut Further {
         self.further.get_or_insert_default()
+    }
+
+    fn has_not_tls(&self) -> bool {
+        self.further.as_ref().is_some_and(|further| further.not_tls.is_some())
     }
 
     fn take_not_tls(&mut self) -> Option<Box<Connected>> {

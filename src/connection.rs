@@ -111,6 +111,7 @@ async fn walk(
         account.proxy_header(version, addresses, &prefix)
     });
     let source = account.live(|live| live.client.ip());
+    let idle = route.idle_timeout.map_or(snapshot.relay.idle, |idle| *idle);
     let (hello, attempts) = account.connecting();
     let ask = Ask {
         request: PickRequest { client: source, server_name: hello.and_then(ClientHello::name) },
@@ -118,10 +119,11 @@ async fn walk(
         first_bytes: FirstBytes { header: header.as_deref().unwrap_or_default(), prefix: &prefix },
         said: said(hello, &prefix),
         nodelay: snapshot.relay.tcp.nodelay,
+        idle,
     };
     let connected = connect::to_any(pool, ask, attempts).await;
     let connected = connected.map_err(|error| not_connected(account, error))?;
-    Ok(Relayable { connected, idle: route.idle_timeout.map_or(snapshot.relay.idle, |idle| *idle) })
+    Ok(Relayable { connected, idle })
 }
 
 /// How a connection ends whose route or fallback has no pool.
@@ -251,6 +253,7 @@ fn connect_reason(error: &ConnectError) -> Reason {
         (
             _,
             ConnectResult::Ok
+            | ConnectResult::Overtaken
             | ConnectResult::Exhausted
             | ConnectResult::Closed
             | ConnectResult::Reset

@@ -1,23 +1,65 @@
-//! Waits for a backend's first answer to a hello, and classifies it on the way through.
+//! Waits for the first answer of the backends that have a hello, and classifies it on the way through.
 //!
-//! In:  a backend that has accepted a ClientHello, the client that sent it.
-//! Out: an [`Answer`] already being written to the client; or [`Silence`], after which another backend can be tried.
+//! In:  the backends that have accepted a ClientHello, the client that sent it.
+//! Out: an [`Event`]: an [`Answer`] already being written to the client, or a failure, after which another backend can be
+//! tried.
 //! Source: RFC 8446 §5.1 (records), §4.1.3 (ServerHello, HelloRetryRequest), §6 (alerts).
 
 use std::convert::Infallible;
-use std::{fmt, io};
+use std::future::poll_fn;
+use std::io;
+use std::task::Poll;
+use std::time::Duration;
 
 use rustix::io::retry_on_intr;
 use rustix::net::{RecvFlags, recv};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
+use super::error::{ConnectError, NotTls};
 use super::stream::BackendStream;
 use crate::alert::Alert;
+use crate::pool::Lease;
 use crate::prefix::Prefix;
 use crate::scratch::with_scratch;
 use crate::telemetry::FirstRecord;
+
+/// A backend that has accepted the first of the client's bytes.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub stream: BackendStream,
+    pub lease: Lease,
+    /// Bytes the first write did not accept.
+    pub rest: Prefix,
+    /// How many of the client's bytes the first write accepted.
+    pub taken_bytes: usize,
+    /// How long it took to connect and to write.
+    pub after: Duration,
+    pub took: Instant,
+}
+
+/// The backends that have the same hello and have not answered yet, in the order in which they were asked.
+#[derive(Debug, Default)]
+pub(super) struct Unanswered {
+    /// Those that have not answered within `connect.first_byte`: nearly always none.
+    pub slow: Vec<Asked>,
+    pub newest: Option<Asked>,
+    /// Nothing but a reset is expected of the client.
+    client_is_quiet: bool,
+}
+
+/// What happens while an answer is waited for. A backend that answers or fails is no longer among the [`Unanswered`].
+#[derive(Debug)]
+pub(super) enum Event {
+    Answered(Asked, Answer),
+    /// The answer is there if it is not TLS.
+    Failed(Asked, ConnectError, Option<Answer>),
+    /// The client has sent more, which the relay handles.
+    More,
+    /// The client reset the connection.
+    ClientGone(io::Error),
+}
 
 /// A backend's first bytes.
 #[derive(Debug)]
@@ -25,90 +67,82 @@ pub(crate) struct Answer {
     pub kind: FirstRecord,
     /// If the record is an alert.
     pub alert: Option<Alert>,
-    /// When the backend had accepted the hello.
-    pub took: Instant,
     pub at: Instant,
     /// How many of these bytes the client has already accepted; none if they are not TLS.
     pub carried_bytes: usize,
     pub rest: Prefix,
 }
 
-/// The first line of what is not TLS, or how it begins, as it is logged: `HTTP/1.1 400`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct NotTls(Box<str>);
-
-impl NotTls {
-    pub(crate) fn new(first_bytes: &[u8]) -> Self {
-        let line = first_bytes.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
-        let shown = match (line, first_bytes) {
-            // The version and the status; what follows them is free text.
-            ([b'H', b'T', b'T', b'P', b'/', ..], _) => &line[..line.len().min("HTTP/1.1 400".len())],
-            ([], beginning) | (beginning, _) => &beginning[..beginning.len().min(MAX_SHOWN_BYTES)],
-        };
-        Self(shown.escape_ascii().to_string().into())
+impl Unanswered {
+    pub(super) fn all(&self) -> impl Iterator<Item = &Asked> {
+        self.slow.iter().chain(&self.newest)
     }
-}
 
-impl fmt::Display for NotTls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "backend's first bytes are not TLS ({})", self.0)
+    pub(super) fn take(&mut self, number: usize) -> Option<Asked> {
+        if number < self.slow.len() { Some(self.slow.remove(number)) } else { self.newest.take() }
     }
-}
 
-/// Why no answer came.
-#[derive(Debug)]
-pub(super) enum Silence {
-    TimedOut,
-    Closed,
-    Io(io::Error),
-    /// The client reset the connection in the meantime.
-    ClientGone(io::Error),
-}
-
-/// Waits until `deadline`. `None` means the client has sent more, which the relay handles.
-pub(super) async fn first_answer(
-    backend: &BackendStream,
-    client: &TcpStream,
-    took: Instant,
-    deadline: Instant,
-) -> Result<Option<Answer>, Silence> {
-    let mut half_closed = false;
-    let mut patience = std::pin::pin!(sleep_until(deadline));
-    loop {
-        tokio::select! {
-            biased;
-            ready = backend.readable() => {
-                ready.map_err(Silence::Io)?;
-                match with_scratch(|scratch| read(backend, client, took, scratch)) {
-                    Err(Silence::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    answer => return answer.map(Some),
+    /// Waits for the next event; for ever if nobody is asked.
+    pub(super) async fn event(&mut self, client: &TcpStream) -> Event {
+        loop {
+            tokio::select! {
+                biased;
+                (number, ready) = self.readable() => {
+                    let stream = &self.all().nth(number).expect("it is among them").stream;
+                    let answer = ready.map_err(ConnectError::Io);
+                    let answer = answer.and_then(|()| with_scratch(|scratch| read(stream, client, scratch)));
+                    if matches!(&answer, Err(ConnectError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock) {
+                        continue;
+                    }
+                    let asked = self.take(number).expect("it is among them");
+                    return match answer {
+                        Ok(answer) if answer.kind == FirstRecord::Other => {
+                            let not_tls = NotTls::new(answer.rest.unwritten());
+                            Event::Failed(asked, ConnectError::NotTls(not_tls), Some(answer))
+                        }
+                        Ok(answer) => Event::Answered(asked, answer),
+                        Err(error) => Event::Failed(asked, error, None),
+                    };
+                }
+                _ = client.readable(), if !self.client_is_quiet => match has_more(client) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    // A FIN: the client may still be waiting for an answer.
+                    Ok(0) => self.client_is_quiet = true,
+                    // Left unread for the one that answers.
+                    Ok(_) if self.newest.is_none() || !self.slow.is_empty() => self.client_is_quiet = true,
+                    Ok(_) => return Event::More,
+                    // The peek consumed the socket's error: nothing else will report it.
+                    Err(error) => return Event::ClientGone(error),
+                },
+                // Readable from now on: all that can still be noticed is a reset.
+                _ = client.ready(Interest::ERROR), if self.client_is_quiet => {
+                    let Err(error) = reset_of(client);
+                    if error.kind() != io::ErrorKind::WouldBlock {
+                        return Event::ClientGone(error);
+                    }
                 }
             }
-            _ = client.readable(), if !half_closed => match has_more(client) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // A FIN: the client may still be waiting for an answer.
-                Ok(0) => half_closed = true,
-                Ok(_) => return Ok(None),
-                // The peek consumed the socket's error: nothing else will report it.
-                Err(error) => return Err(Silence::ClientGone(error)),
-            },
-            // Readable from now on, with nothing more to read: all that can still arrive is a reset.
-            _ = client.ready(Interest::ERROR), if half_closed => {
-                let Err(error) = reset_of(client);
-                if error.kind() != io::ErrorKind::WouldBlock {
-                    return Err(Silence::ClientGone(error));
-                }
-            }
-            () = &mut patience => return Err(Silence::TimedOut),
         }
     }
+
+    async fn readable(&self) -> (usize, io::Result<()>) {
+        poll_fn(|cx| {
+            let mut ready = self.all().map(|asked| asked.stream.poll_readable(cx)).enumerate();
+            let ready = ready.find_map(|(number, poll)| match poll {
+                Poll::Ready(ready) => Some((number, ready)),
+                Poll::Pending => None,
+            });
+            ready.map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
 }
 
-fn read(backend: &BackendStream, client: &TcpStream, took: Instant, scratch: &mut [u8]) -> Result<Answer, Silence> {
-    let count = backend.try_read(scratch).map_err(Silence::Io)?;
+fn read(backend: &BackendStream, client: &TcpStream, scratch: &mut [u8]) -> Result<Answer, ConnectError> {
+    let count = backend.try_read(scratch).map_err(ConnectError::Io)?;
     let bytes = &scratch[..count];
     let (kind, alert) = match first_record(bytes) {
-        _ if bytes.is_empty() => return Err(Silence::Closed),
+        _ if bytes.is_empty() => return Err(ConnectError::Closed),
         known => known,
     };
     let at = Instant::now();
@@ -118,7 +152,7 @@ fn read(backend: &BackendStream, client: &TcpStream, took: Instant, scratch: &mu
         // An error will be reported again when the relay writes.
         _ => client.try_write(bytes).unwrap_or(0),
     };
-    Ok(Answer { kind, alert, took, at, carried_bytes, rest: Prefix::new(bytes[carried_bytes..].to_vec()) })
+    Ok(Answer { kind, alert, at, carried_bytes, rest: Prefix::new(bytes[carried_bytes..].to_vec()) })
 }
 
 /// Classifies a backend's first bytes, and returns the alert if they are one. A truncated record is
@@ -151,9 +185,6 @@ fn reset_of(client: &TcpStream) -> io::Result<Infallible> {
     client.try_io(Interest::ERROR, || Err(client.take_error()?.unwrap_or_else(|| io::ErrorKind::WouldBlock.into())))
 }
 
-/// Enough for the banner of an SSH or SMTP server, each byte of which takes up to four characters.
-const MAX_SHOWN_BYTES: usize = 40;
-
 /// The random of a ServerHello that is a HelloRetryRequest: SHA-256 of "HelloRetryRequest" (RFC 8446 §4.1.3).
 const HELLO_RETRY_REQUEST: &[u8] = &[
     0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91, 0xc2, 0xa2, 0x11,
@@ -176,23 +207,6 @@ mod tests {
         // A handshake record that carries a message other than ServerHello.
         assert_eq!(first_record(&[0x16, 3, 3, 0, 4, 0, 0, 0, 0]), (FirstRecord::Other, None));
         assert_eq!(first_record(&[]), (FirstRecord::None, None));
-    }
-
-    #[test]
-    fn what_is_not_tls_is_shown_by_its_first_line_escaped_and_bounded() {
-        for (first_bytes, shown) in [
-            (&b"HTTP/1.1 400 Bad Request\r\nServer: nginx\r\n\r\n"[..], "HTTP/1.1 400"),
-            (b"HTTP/1.0 502", "HTTP/1.0 502"),
-            (b"HTTP/1.1 \x1b[2J", "HTTP/1.1 \\x1b[2"),
-            (b"HTT", "HTT"),
-            (b"SSH-2.0-OpenSSH_9.6\r\n", "SSH-2.0-OpenSSH_9.6"),
-            (b"220 mail.test ESMTP\n250 x", "220 mail.test ESMTP"),
-            (b"\r\n\r\nlogin:", "\\r\\n\\r\\nlogin:"),
-            (b"\x00\x00\x12\x04", "\\x00\\x00\\x12\\x04"),
-        ] {
-            assert_eq!(NotTls::new(first_bytes).to_string(), format!("backend's first bytes are not TLS ({shown})"));
-        }
-        assert!(NotTls::new(&[0xff; 64 << 10]).0.len() <= 4 * MAX_SHOWN_BYTES);
     }
 
     #[test]

@@ -1,11 +1,8 @@
 //! Reports why no backend accepted a connection, for the log, the metrics and the reason label.
 
-use std::io;
 use std::time::Duration;
+use std::{fmt, io};
 
-use tokio::time::Instant;
-
-use super::answer::{NotTls, Silence};
 use crate::telemetry::ConnectResult;
 
 /// Why no backend accepted the connection: the reason of the last attempt.
@@ -32,14 +29,25 @@ pub(crate) enum ConnectError {
     ClientGone(io::Error),
 }
 
-impl Silence {
-    pub(super) fn into_error(self, took: Instant) -> ConnectError {
-        match self {
-            Self::TimedOut => ConnectError::Silent { after: took.elapsed() },
-            Self::Closed => ConnectError::Closed,
-            Self::Io(error) => ConnectError::Io(error),
-            Self::ClientGone(error) => ConnectError::ClientGone(error),
-        }
+/// The first line of what is not TLS, or how it begins, as it is logged: `HTTP/1.1 400`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NotTls(Box<str>);
+
+impl NotTls {
+    pub(crate) fn new(first_bytes: &[u8]) -> Self {
+        let line = first_bytes.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
+        let shown = match (line, first_bytes) {
+            // The version and the status; what follows them is free text.
+            ([b'H', b'T', b'T', b'P', b'/', ..], _) => &line[..line.len().min("HTTP/1.1 400".len())],
+            ([], beginning) | (beginning, _) => &beginning[..beginning.len().min(MAX_SHOWN_BYTES)],
+        };
+        Self(shown.escape_ascii().to_string().into())
+    }
+}
+
+impl fmt::Display for NotTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "backend's first bytes are not TLS ({})", self.0)
     }
 }
 
@@ -70,8 +78,8 @@ impl ConnectError {
     }
 }
 
-impl std::fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoBackend => f.write_str("the pool has no backend to try"),
             Self::Full => f.write_str("every backend of the pool is at its connection limit"),
@@ -98,4 +106,29 @@ impl std::error::Error for ConnectError {
 
 pub(super) fn is_out_of_ports(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
+}
+
+/// Enough for the banner of an SSH or SMTP server, each byte of which takes up to four characters.
+const MAX_SHOWN_BYTES: usize = 40;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_tls_is_shown_by_its_first_line_escaped_and_bounded() {
+        for (first_bytes, shown) in [
+            (&b"HTTP/1.1 400 Bad Request\r\nServer: nginx\r\n\r\n"[..], "HTTP/1.1 400"),
+            (b"HTTP/1.0 502", "HTTP/1.0 502"),
+            (b"HTTP/1.1 \x1b[2J", "HTTP/1.1 \\x1b[2"),
+            (b"HTT", "HTT"),
+            (b"SSH-2.0-OpenSSH_9.6\r\n", "SSH-2.0-OpenSSH_9.6"),
+            (b"220 mail.test ESMTP\n250 x", "220 mail.test ESMTP"),
+            (b"\r\n\r\nlogin:", "\\r\\n\\r\\nlogin:"),
+            (b"\x00\x00\x12\x04", "\\x00\\x00\\x12\\x04"),
+        ] {
+            assert_eq!(NotTls::new(first_bytes).to_string(), format!("backend's first bytes are not TLS ({shown})"));
+        }
+        assert!(NotTls::new(&[0xff; 64 << 10]).0.len() <= 4 * MAX_SHOWN_BYTES);
+    }
 }

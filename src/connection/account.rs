@@ -267,15 +267,13 @@ impl Account {
     }
 
     pub(super) fn connected(&mut self, connected: Connected) -> (BackendStream, Opening) {
-        let Connected { stream, lease, rest, taken_bytes, after, answer } = connected;
+        let Connected { stream, lease, rest, taken_bytes, after, took: at, answer } = connected;
         self.enter(State::Relaying);
         if let Some(greeting) = &mut self.greeting {
             // The relay may live for days, and only the log looks at the list from here on.
             greeting.hello.alpn.shorten(MAX_ALPN_NAMES, MAX_ALPN_NAME_BYTES);
         }
         self.accepted.live.relays_to(Arc::clone(&lease.backend().name));
-        // Up to here we waited for the answer, if there is one.
-        let at = answer.as_ref().map_or_else(Instant::now, |answer| answer.took);
         let first_byte = answer.as_ref().map(|answer| answer.at - at);
         self.reached = Some(Reached { lease, connect_after: after, at, first_byte });
         self.carried(Way::ToBackend, taken_bytes as u64);

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::address::{self, AddressError};
-use super::text::{Congestion, FilePath, Nothing, Or, OrOff, Protocol, Text, Word, serde_as_word};
+use super::text::{Congestion, FilePath, Nothing, Off, Or, OrOff, Protocol, Text, Word, serde_as_word};
 use super::{Backend, Span};
 use crate::proxy_header;
 use crate::server_name::ServerName;
@@ -205,8 +205,9 @@ pub struct Connect {
     pub attempts: u32,
     /// The time limit for all attempts together.
     pub total: Span,
-    /// How long to wait for a backend's first byte after sending the ClientHello before trying another backend, if any.
-    pub first_byte: Span,
+    /// How long to wait for a backend's first byte after sending the ClientHello before also trying another backend, if
+    /// any. The first answer wins. `off`: however long it takes.
+    pub first_byte: Or<Off, Span>,
     /// Send the ClientHello with the SYN (TCP Fast Open, Linux) to backends that allow it. Saves a round trip.
     pub fast_open: bool,
 }
@@ -217,7 +218,7 @@ impl Default for Connect {
             timeout: Span::from_secs(3),
             attempts: 3,
             total: Span::from_secs(10),
-            first_byte: Span::from_secs(5),
+            first_byte: Span::from_secs(5).into(),
             fast_open: false,
         }
     }

@@ -103,6 +103,8 @@ labels! {
         Exhausted => "exhausted",
         /// The backend accepted the hello and sent nothing for too long.
         Silent => "silent",
+        /// Another backend, tried earlier, answered first.
+        Overtaken => "overtaken",
         /// The backend accepted the hello and closed without sending a byte.
         Closed => "closed",
         /// The backend reset the connection before sending anything.

@@ -2,11 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use crate::backend::Backend;
 use crate::bytes::{INTERNAL_ERROR, REFUSED_OFFER, SERVER_HELLO, hello};
-use crate::harness::Lb;
+use crate::harness::{DEADLINE, Lb};
 use crate::trial::Trial;
 use crate::wire::{self, Close, ask, read_to_close, send};
 
@@ -262,5 +264,102 @@ fn one_that_fails_a_single_client_is_passed_over_and_stays() {
     }
     assert_eq!((bad.contacts(), good.contacts()), (6, 6));
     assert_eq!(lb.metric("backend_ejections_total", &[]), 0.0);
+    lb.end();
+}
+
+/// Two backends: when the second has the hello, the first does what is asked, then the second.
+fn one_after_the_other(
+    first: impl Fn(TcpStream) + Send + Sync + 'static,
+    second: impl Fn(TcpStream) + Send + Sync + 'static,
+) -> [Backend; 2] {
+    let ((second_has_it, is_asked), (first_is_done, is_done)) = (channel(), channel());
+    let (is_asked, is_done) = (Mutex::new(is_asked), Mutex::new(is_done));
+    let one = after_the_hello(move |stream| {
+        is_asked.lock().unwrap().recv_timeout(DEADLINE).expect("the second backend is asked as well");
+        first(stream);
+        let _ = first_is_done.send(());
+    });
+    let two = after_the_hello(move |stream| {
+        let _ = second_has_it.send(());
+        is_done.lock().unwrap().recv_timeout(DEADLINE).expect("the first backend is done");
+        second(stream);
+    });
+    [one, two]
+}
+
+fn answer(stream: TcpStream) {
+    let _ = (&stream).write_all(SERVER_HELLO);
+    hold(stream);
+}
+
+#[test]
+fn a_slow_backend_keeps_its_connection_and_the_first_answer_wins() {
+    let [slow, unneeded] = one_after_the_other(|mut stream| stream.write_all(SERVER_HELLO).unwrap(), hold);
+    let keys = "balance: first\nconnect: { first_byte: 50ms }";
+    let lb = Trial::of(Lb::new().route_with("a.test", [slow.address, unneeded.address], keys));
+    let mut client = send(lb.address(), &hello("a.test"));
+    assert_eq!(read_to_end_of(&mut client), SERVER_HELLO);
+    let result = |backend: &Backend, result| {
+        lb.metric("backend_connects_total", &[("backend", &backend.address.to_string()), ("result", result)])
+    };
+    assert_eq!((result(&slow, "ok"), result(&unneeded, "overtaken")), (1.0, 1.0));
+    assert_eq!((slow.contacts(), unneeded.contacts()), (1, 1));
+    let line = lb.wait_for_connection("a.test");
+    assert_eq!((line["attempts"].as_u64(), line["reason"].as_str()), (Some(2), Some("ok")), "{line}");
+    assert_eq!(line["address"].as_str(), Some(&*slow.address.to_string()), "{line}");
+    assert!(line["first_byte_ms"].as_f64() >= Some(50.0), "from its own connect: {line}");
+    lb.end();
+}
+
+/// Reads to the end and closes.
+fn read_to_end_of(client: &mut TcpStream) -> Vec<u8> {
+    client.shutdown(Shutdown::Write).unwrap();
+    read_to_close(client).0
+}
+
+#[test]
+fn a_slow_backend_that_closes_leaves_the_client_to_the_other() {
+    for then in [drop as fn(TcpStream), wire::reset, |mut stream| stream.write_all(b"HTTP/1.1 400\r\n\r\n").unwrap()] {
+        let [slow, other] = one_after_the_other(then, answer);
+        let keys = "balance: first\nejection: off\nconnect: { first_byte: 50ms }";
+        let lb = Trial::of(Lb::new().route_with("a.test", [slow.address, other.address], keys));
+        let mut client = send(lb.address(), &hello("a.test"));
+        assert_eq!(read_to_end_of(&mut client), SERVER_HELLO);
+        assert_eq!(lb.metric("backend_connects_total", &[("result", "ok")]), 1.0);
+        lb.end();
+    }
+}
+
+#[test]
+fn a_client_that_goes_away_while_two_backends_are_slow_is_noticed() {
+    let slow = [after_the_hello(hold), after_the_hello(hold)];
+    let keys = "connect: { first_byte: 50ms }";
+    let lb = Trial::of(Lb::new().route_with("a.test", slow.each_ref().map(|backend| backend.address), keys));
+    let mut client = send(lb.address(), &hello("a.test"));
+    lb.wait_for_metric("backend_connections_active", &[], 2.0);
+    // What it sends in the meantime goes to the one that answers.
+    client.write_all(b"more").unwrap();
+    lb.scrape();
+    wire::reset(client);
+    lb.wait_for_closed("client_reset", 1.0);
+    assert_eq!(lb.metric("backend_ejections_total", &[]), 0.0);
+    lb.end();
+}
+
+#[test]
+fn without_first_byte_only_a_failure_brings_in_another_backend() {
+    let slow = after_the_hello(|stream| {
+        std::thread::sleep(Duration::from_millis(300));
+        answer(stream);
+    });
+    let (closing, good) = (after_the_hello(drop), Backend::answering(SERVER_HELLO));
+    let keys = "balance: first\nejection: off\nconnect: { first_byte: off }";
+    let lb = Lb::new().route_with("slow.test", [slow.address, good.address], keys);
+    let lb = Trial::of(lb.route_with("closing.test", [closing.address, good.address], keys));
+    for (name, asked) in [("slow.test", 0), ("closing.test", 1)] {
+        let mut client = send(lb.address(), &hello(name));
+        assert_eq!(read_to_end_of(&mut client), SERVER_HELLO);
+        assert_eq!(good.contacts(), asked);
+    }
     lb.end();
 }

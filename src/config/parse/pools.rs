@@ -110,8 +110,10 @@ fn resolve(pool: &mut Pool, section: &Cursor<'_>) {
 
 fn connect(pool: &Pool, section: &Cursor<'_>) {
     let connect = &pool.connect;
-    for (key, span) in [("timeout", connect.timeout), ("total", connect.total), ("first_byte", connect.first_byte)] {
-        within(section, key, span, MILLISECOND..=HOUR);
+    let spans =
+        [("timeout", Some(connect.timeout)), ("total", Some(connect.total)), ("first_byte", *connect.first_byte)];
+    for (key, span) in spans {
+        span.into_iter().for_each(|span| within(section, key, span, MILLISECOND..=HOUR));
     }
     number_within(section, "attempts", connect.attempts, 1..=16);
     let (timeout, total) = (connect.timeout, connect.total);
