@@ -140,7 +140,10 @@ impl Reader {
                 self.check_header(fragment)?;
                 return self.whole(fragment);
             }
-            self.message.reserve_exact(fragment.len());
+            if self.message.capacity() - self.message.len() < fragment.len() {
+                // By half at least, since records may be a byte long.
+                self.message.reserve_exact(fragment.len().max(self.message.len() / 2));
+            }
             self.message.extend_from_slice(fragment);
             self.foresee(&[], 0)?;
             if message_bytes(&self.message) == Some(self.message.len()) {

@@ -34,7 +34,8 @@ impl Budget {
     pub(crate) fn new(limit: u64, workers: usize, max_connections: Option<usize>, most_pipes: usize) -> Self {
         // Runtimes, listeners, admin, log, files.
         let base = 64 + 8 * workers as u64;
-        let left = max_connections.map_or(limit, |most| limit.saturating_sub(base + 2 * most as u64));
+        let left = max_connections
+            .map_or(limit, |most| limit.saturating_sub((most as u64).saturating_mul(2).saturating_add(base)));
         let pipes = usize::try_from(left.min(limit / 4)).unwrap_or(usize::MAX) / (2 * workers);
         let most_pipes = pipes.min(most_pipes);
         Self { limit, others: base + (2 * workers * most_pipes) as u64, most_pipes }
@@ -63,7 +64,7 @@ impl Budget {
 impl fmt::Display for TooMany {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { wanted, budget: Budget { limit, others, .. } } = self;
-        let (needed, most) = (2 * *wanted as u64 + others, self.budget.most());
+        let (needed, most) = ((*wanted as u64).saturating_mul(2).saturating_add(*others), self.budget.most());
         write!(
             f,
             "limits.max_connections: {wanted} connections need 2 x {wanted} + {others} = {needed} open files, and this \
@@ -128,5 +129,8 @@ mod tests {
         let sum =
             "1000 connections need 2 x 1000 + 80 = 2080 open files, and this process may open 256: write at most 88,";
         assert!(told.contains(sum), "{told}");
+        let most = Some(usize::MAX);
+        let all = Budget::new(256, 2, most, 256).check(most).expect_err("too many").to_string();
+        assert!(all.contains("write at most"), "{all}");
     }
 }

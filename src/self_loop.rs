@@ -17,10 +17,12 @@ pub(crate) fn comes_back(address: SocketAddr, listeners: &[SocketAddr]) -> bool 
         || (is_own_listener(address, listeners, &[address.ip().to_canonical()]) && is_local(address) && is_met(address))
 }
 
-/// Only a local address can be bound. Unlike a list of the addresses, this needs no netlink, which a sandbox may deny.
-fn is_local(mut address: SocketAddr) -> bool {
-    address.set_port(0);
-    UdpSocket::bind(address).is_ok()
+/// To a local address the kernel sends from that address. Unlike a list of the addresses, this needs no netlink, which a
+/// sandbox may deny; and unlike binding, it holds with `net.ipv4.ip_nonlocal_bind`. No packet is sent.
+fn is_local(address: SocketAddr) -> bool {
+    let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let from = UdpSocket::bind((any, 0)).and_then(|socket| socket.connect(address).and_then(|()| socket.local_addr()));
+    from.is_ok_and(|from| from.ip() == address.ip())
 }
 
 /// Connects to `address` and looks for the other end among the sockets of this network namespace. If it is refused,

@@ -107,6 +107,10 @@ fn values_may_name_environment_variables() {
     only(&file(with("127.0.0.1:${8443}")).refused(), 1, 30, "write an environment variable as `${NAME}`");
     let bare = GOOD.replace("127.0.0.1:0", "${SNIGATE_TEST_UNSET:-127.0.0.1:0}");
     only(&file(bare).refused(), 1, 30, "must be in quotes");
+    let text = GOOD.replace("[127.0.0.1:1]", "[{ address: 127.0.0.1:1, weight: \"${SNIGATE_TEST_UNSET:-7}\" }]");
+    let text = text.replace("name: a", "name: \"${SNIGATE_TEST_UNSET:-8}\"");
+    let config = file(text).load().expect("usable").config;
+    assert_eq!((config.pools[0].backends[0].weight, &*config.listeners[0].name), (7, "8"));
     // Another value is another configuration.
     let name = |default: &str| file(GOOD.replace("a.test", &format!("\"${{SNIGATE_TEST_UNSET:-{default}}}\""))).load();
     assert_ne!(name("a.test").expect("usable").config.hash, name("b.test").expect("usable").config.hash);

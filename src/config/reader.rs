@@ -257,7 +257,7 @@ impl<'c> Cursor<'c> {
 
     fn plain(&self) -> Option<&'c str> {
         match &self.node.value {
-            Value::Scalar { text, style: Style::Plain } => Some(text),
+            Value::Scalar { text, style: Style::Plain | Style::Completed } => Some(text),
             _ => None,
         }
     }

@@ -69,6 +69,8 @@ impl Value<'_> {
 pub(super) enum Style {
     Plain,
     Quoted,
+    /// Completed from the environment: a number or a boolean where one is expected, text where text is.
+    Completed,
 }
 
 #[derive(Debug)]
@@ -192,12 +194,12 @@ impl<'t> Tree<'_, 't> {
 
     fn put(&mut self, mut node: Node<'t>) -> Result<(), Stop> {
         self.nodes += 1;
-        if let Value::Scalar { text, .. } = &mut node.value
+        if let Value::Scalar { text, style } = &mut node.value
             && text.contains("${")
             && !self.awaits_key()
         {
             match self.environment.expand(text) {
-                Ok(expanded) => *text = expanded.into(),
+                Ok(expanded) => (*text, *style) = (expanded.into(), Style::Completed),
                 Err(error) => {
                     self.refuse(node.spot, error);
                     node.value = Value::Reported;
