@@ -142,7 +142,7 @@ impl Reader {
             }
             if self.message.capacity() - self.message.len() < fragment.len() {
                 // By half at least, since records may be a byte long.
-                self.message.reserve_exact(fragment.len().max(self.message.len() / 2));
+                self.message.reserve_exact(fragment.len().max(self.message.len() / 2).max(LEAST_GROWTH));
             }
             self.message.extend_from_slice(fragment);
             self.foresee(&[], 0)?;
@@ -565,6 +565,8 @@ impl std::fmt::Display for NotHello {
 
 impl std::error::Error for NotHello {}
 
+/// In bytes.
+const LEAST_GROWTH: usize = 256;
 /// Enough to recognise a name in the log.
 const MAX_SHOWN_NAME: usize = 64;
 const HANDSHAKE: u8 = 0x16;
