@@ -141,8 +141,9 @@ impl Reader {
                 return self.whole(fragment);
             }
             if self.message.capacity() - self.message.len() < fragment.len() {
-                // By half at least, since records may be a byte long.
-                self.message.reserve_exact(fragment.len().max(self.message.len() / 2).max(LEAST_GROWTH));
+                // Doubles, since records may be a byte long, but not beyond what the message needs.
+                let missing = message_bytes(&self.message).map_or(0, |bytes| bytes.saturating_sub(self.message.len()));
+                self.message.reserve_exact(fragment.len().max(self.message.len().min(missing)));
             }
             self.message.extend_from_slice(fragment);
             self.foresee(&[], 0)?;
@@ -565,8 +566,6 @@ impl std::fmt::Display for NotHello {
 
 impl std::error::Error for NotHello {}
 
-/// In bytes.
-const LEAST_GROWTH: usize = 256;
 /// Enough to recognise a name in the log.
 const MAX_SHOWN_NAME: usize = 64;
 const HANDSHAKE: u8 = 0x16;
