@@ -284,12 +284,13 @@ impl Alpn {
     }
 
     /// Makes a long list as short as `protocols` of `bytes` each, for the log line: no decision may be made by it
-    /// afterwards.
-    pub fn shorten(&mut self, protocols: usize, bytes: usize) {
-        if self.0.len() > protocols * (1 + bytes) {
+    /// afterwards. Returns the whole list if it was.
+    pub fn shorten(&mut self, protocols: usize, bytes: usize) -> Option<Self> {
+        (self.0.len() > protocols * (1 + bytes)).then(|| {
             let kept = self.protocols().take(protocols).map(|protocol| &protocol[..protocol.len().min(bytes)]);
-            *self = Self::of(&kept.collect::<Vec<_>>());
-        }
+            let kept = Self::of(&kept.collect::<Vec<_>>());
+            std::mem::replace(self, kept)
+        })
     }
 
     /// Whether the client offers `protocol`.

@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout_at};
 
-pub(crate) use self::answer::{Answer, first_record};
+pub(crate) use self::answer::{Answer, UNDECIDED_BYTES, first_record, undecided};
 use self::answer::{Asked, Event, Unanswered};
 use self::error::is_out_of_ports;
 pub(crate) use self::error::{ConnectError, NotTls};

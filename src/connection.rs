@@ -161,7 +161,7 @@ async fn hello(
 ) -> Result<(Vec<u8>, Option<Header>), TurnedAway> {
     let (peer, at, listener) = account.live(|live| (live.peer, live.at, live.listener));
     let terms = snapshot.listener(listener);
-    let deadline = at + terms.hello_timeout;
+    let deadline = at + snapshot.terms.hello_timeout;
     if terms.distrusts(peer.ip().to_canonical()) {
         // One that sends nothing is a probe, as it would be anywhere else.
         peek::anything(client.stream(), deadline).await.map_err(|error| not_greeted(account, at.elapsed(), error))?;

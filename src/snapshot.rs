@@ -61,7 +61,6 @@ pub struct ListenerTerms {
     pub max_connections: usize,
     /// The peers that may connect, each of which sends a PROXY header first. `None`: any peer, without a header.
     pub trusted_proxies: Option<Vec<IpNet>>,
-    pub hello_timeout: Duration,
 }
 
 /// What a connection needs of its snapshot until it ends. It holds only this, so that connections that live for days do
@@ -73,6 +72,8 @@ pub struct Terms {
     pub hash: Arc<str>,
     /// The names of the listeners, in configuration order.
     listeners: Vec<Arc<str>>,
+    /// `timeouts.hello`
+    pub hello_timeout: Duration,
     /// `limits.max_hello`, in bytes.
     pub max_hello_bytes: usize,
     /// `limits.hello_memory`; `None` is `auto`.
@@ -153,7 +154,7 @@ impl Snapshot {
             not_tls: fallback("not_tls", config.not_tls),
             relay: Arc::new(relay_settings(&config)),
             max_connections: *config.limits.max_connections,
-            listeners: config.listeners.iter().map(|listener| listener_terms(&config, listener)).collect(),
+            listeners: config.listeners.iter().map(listener_terms).collect(),
             generation,
             terms: Arc::new(terms(&config, generation)),
             places,
@@ -396,12 +397,11 @@ fn relay_settings(config: &Settings) -> relay::Settings {
     }
 }
 
-fn listener_terms(config: &Settings, listener: &settings::Listener) -> ListenerTerms {
+fn listener_terms(listener: &settings::Listener) -> ListenerTerms {
     ListenerTerms {
         name: Arc::clone(&listener.name),
         max_connections: listener.max_connections.unwrap_or(usize::MAX),
         trusted_proxies: listener.trusted_proxies().map(|trusted| trusted.iter().map(|network| network.0).collect()),
-        hello_timeout: *config.timeouts.hello,
     }
 }
 
@@ -410,6 +410,7 @@ fn terms(config: &Settings, generation: u64) -> Terms {
         generation,
         hash: config.hash.as_str().into(),
         listeners: config.listeners.iter().map(|listener| Arc::clone(&listener.name)).collect(),
+        hello_timeout: *config.timeouts.hello,
         max_hello_bytes: *config.limits.max_hello,
         hello_memory_bytes: config.limits.hello_memory.map(|size| *size),
         connection_log: ConnectionLog::stdout(config.log.format, config.log.connections),

@@ -71,6 +71,8 @@ pub(crate) struct Answer {
     /// How many of these bytes the client has already accepted; none if they are not TLS.
     pub carried_bytes: usize,
     pub rest: Prefix,
+    /// See [`undecided`].
+    pub undecided: Vec<u8>,
 }
 
 impl Unanswered {
@@ -152,7 +154,8 @@ fn read(backend: &BackendStream, client: &TcpStream, scratch: &mut [u8]) -> Resu
         // An error will be reported again when the relay writes.
         _ => client.try_write(bytes).unwrap_or(0),
     };
-    Ok(Answer { kind, alert, at, carried_bytes, rest: Prefix::new(bytes[carried_bytes..].to_vec()) })
+    let rest = Prefix::new(bytes[carried_bytes..].to_vec());
+    Ok(Answer { kind, alert, at, carried_bytes, rest, undecided: undecided(bytes) })
 }
 
 /// Classifies a backend's first bytes, and returns the alert if they are one. A truncated record is
@@ -172,6 +175,15 @@ pub(crate) fn first_record(bytes: &[u8]) -> (FirstRecord, Option<Alert>) {
     }
 }
 
+/// Copies a backend's first bytes if they end before a HelloRetryRequest differs from a ServerHello; else empty.
+pub(crate) fn undecided(bytes: &[u8]) -> Vec<u8> {
+    let random = bytes.get(RANDOM_AT..).unwrap_or_default();
+    let may_be_retry = bytes.len() < UNDECIDED_BYTES
+        && HELLO_RETRY_REQUEST.starts_with(random)
+        && first_record(bytes).0 == FirstRecord::ServerHello;
+    if may_be_retry { bytes.to_vec() } else { Vec::new() }
+}
+
 /// Peeks, without consuming, whether the client has sent more: the relay must read it.
 fn has_more(client: &TcpStream) -> io::Result<usize> {
     client.try_io(Interest::READABLE, || {
@@ -184,6 +196,11 @@ fn has_more(client: &TcpStream) -> io::Result<usize> {
 fn reset_of(client: &TcpStream) -> io::Result<Infallible> {
     client.try_io(Interest::ERROR, || Err(client.take_error()?.unwrap_or_else(|| io::ErrorKind::WouldBlock.into())))
 }
+
+/// Offset of the random in a record that begins with a ServerHello.
+const RANDOM_AT: usize = 11;
+/// Offset of what follows it: fewer bytes do not show a HelloRetryRequest.
+pub(crate) const UNDECIDED_BYTES: usize = RANDOM_AT + 32;
 
 /// The random of a ServerHello that is a HelloRetryRequest: SHA-256 of "HelloRetryRequest" (RFC 8446 §4.1.3).
 const HELLO_RETRY_REQUEST: &[u8] = &[
@@ -207,6 +224,16 @@ mod tests {
         // A handshake record that carries a message other than ServerHello.
         assert_eq!(first_record(&[0x16, 3, 3, 0, 4, 0, 0, 0, 0]), (FirstRecord::Other, None));
         assert_eq!(first_record(&[]), (FirstRecord::None, None));
+    }
+
+    #[test]
+    fn it_is_undecided_until_the_random_differs_or_ends() {
+        let retry = [&[0x16, 3, 3, 0, 88, 2, 0, 0, 84, 3, 3][..], HELLO_RETRY_REQUEST].concat();
+        assert!((1..retry.len()).all(|cut| undecided(&retry[..cut]) == retry[..cut]));
+        let other = [&retry[..11], &[7]].concat();
+        for decided in [&[][..], &retry, &other, &[0x15, 3, 3, 0, 2, 2, 40], b"SSH", &[0x16, 3, 3, 0, 4, 0]] {
+            assert!(undecided(decided).is_empty(), "{decided:?}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -16,7 +17,9 @@ use tokio::time::Instant;
 use super::second_hello::{SecondHello, SecondHelloError};
 use crate::alert::Alert;
 use crate::client_hello::ClientHello;
-use crate::connect::{Attempts, BackendStream, ConnectError, Connected, NotTls, first_record};
+use crate::connect::{
+    Attempts, BackendStream, ConnectError, Connected, NotTls, UNDECIDED_BYTES, first_record, undecided,
+};
 use crate::limits::Permit;
 use crate::operate::registry::{LiveConnection, Ticket};
 use crate::peek::{First, PeekError};
@@ -181,16 +184,17 @@ impl Account {
 
     fn read_second_hello(&mut self, bytes: &[u8]) -> Result<Vec<u8>, TurnedAway> {
         let mut second_hello = self.second_hello.take().unwrap_or_else(|| self.expect_second_hello());
-        let passed = second_hello.read(bytes, self.hello());
+        let passed = second_hello.read(bytes, self.hello(), &self.live(|live| Arc::clone(&live.terms)));
         self.second_hello = Some(second_hello);
-        passed.map_err(|error| {
-            let turned_away = match &error {
-                SecondHelloError::NameChanged { .. } => refuse::NAME_CHANGED,
-                SecondHelloError::Hello(error) => refuse::for_not_hello(error),
-            };
-            self.error = Some(Box::new(Failure::SecondHello(error)));
-            turned_away
-        })
+        passed.map_err(|error| self.second_hello_failed(error))
+    }
+
+    fn second_hello_failed(&mut self, error: SecondHelloError) -> TurnedAway {
+        let turned_away = for_second_hello(&error);
+        // Frees what it holds before the client has read its answer.
+        self.second_hello = None;
+        self.error = Some(Box::new(Failure::SecondHello(error)));
+        turned_away
     }
 
     fn expect_second_hello(&self) -> Box<SecondHello> {
@@ -269,9 +273,12 @@ impl Account {
     pub(super) fn connected(&mut self, connected: Connected) -> (BackendStream, Opening) {
         let Connected { stream, lease, rest, taken_bytes, after, took: at, answer } = connected;
         self.enter(State::Relaying);
-        if let Some(greeting) = &mut self.greeting {
-            // The relay may live for days, and only the log looks at the list from here on.
-            greeting.hello.alpn.shorten(MAX_ALPN_NAMES, MAX_ALPN_NAME_BYTES);
+        // The relay may live for days, and only the log and a second hello need the list from here on.
+        let shorten = |hello: &mut Greeting| hello.hello.alpn.shorten(MAX_ALPN_NAMES, MAX_ALPN_NAME_BYTES);
+        if let Some(whole) = self.greeting.as_mut().and_then(shorten) {
+            let mut second_hello = self.second_hello.take().unwrap_or_else(|| self.expect_second_hello());
+            second_hello.shortened(&whole);
+            self.second_hello = Some(second_hello);
         }
         self.accepted.live.relays_to(Arc::clone(&lease.backend().name));
         let first_byte = answer.as_ref().map(|answer| answer.at - at);
@@ -283,8 +290,9 @@ impl Account {
             FirstRecord::Other => self.heard(FirstRecord::Other, None, answer.rest.unwritten()),
             kind => self.answered(kind, answer.alert, &[]),
         }
+        let heard = self.expects(answer.kind, answer.undecided);
         self.carried(Way::ToClient, answer.carried_bytes as u64);
-        (stream, Opening { to_backend: rest, to_client: answer.rest, heard: Heard::Yes })
+        (stream, Opening { to_backend: rest, to_client: answer.rest, heard })
     }
 
     /// Notes the backend's first record. `bytes` are needed if it is not TLS.
@@ -293,13 +301,31 @@ impl Account {
         if kind == FirstRecord::Other && self.greeting.is_some() {
             self.error = Some(Box::new(Failure::Answer(NotTls::new(bytes))));
         }
-        match (kind, &mut self.second_hello) {
-            (FirstRecord::HelloRetry, None) if self.greeting.is_some() => {
-                self.second_hello = Some(self.expect_second_hello());
-            }
-            (FirstRecord::HelloRetry, _) | (_, None) => {}
-            (_, Some(second_hello)) => second_hello.accepted(),
+    }
+
+    /// Notes whether the backend may have requested a second hello. While that is `undecided`, which is how its answer
+    /// begins, the meter must hear more.
+    fn expects(&mut self, kind: FirstRecord, undecided: Vec<u8>) -> Heard {
+        if self.greeting.is_none() {
+            return Heard::Yes;
         }
+        let heard = if undecided.is_empty() { Heard::Yes } else { Heard::No };
+        if kind == FirstRecord::HelloRetry || heard == Heard::No {
+            let mut second_hello = self.second_hello.take().unwrap_or_else(|| self.expect_second_hello());
+            *second_hello.answer() = undecided;
+            self.second_hello = Some(second_hello);
+        } else if let Some(second_hello) = &mut self.second_hello {
+            second_hello.accepted();
+        }
+        heard
+    }
+
+    /// The backend has been judged by how its answer begins; what follows shows whether it requests a second hello.
+    fn next_bytes(&mut self, mut begun: Vec<u8>, bytes: &[u8]) -> Heard {
+        begun.extend_from_slice(&bytes[..bytes.len().min(UNDECIDED_BYTES)]);
+        let (kind, alert) = first_record(&begun);
+        self.answer = Some((kind, alert));
+        self.expects(kind, undecided(&begun))
     }
 
     /// Judges the backend by its first answer.
@@ -376,12 +402,24 @@ impl Meter for Account {
         self.accepted.metrics.spliced(way, bytes);
     }
 
-    fn first_bytes(&mut self, bytes: &[u8]) {
+    fn first_bytes(&mut self, bytes: &[u8]) -> Heard {
+        let begun = self.second_hello.as_mut().map(|hello| std::mem::take(hello.answer())).unwrap_or_default();
+        if !begun.is_empty() {
+            return self.next_bytes(begun, bytes);
+        }
         if let Some(reached) = &mut self.reached {
             reached.first_byte = Some(reached.at.elapsed());
         }
         let (kind, alert) = first_record(bytes);
         self.answered(kind, alert, bytes);
+        self.expects(kind, undecided(bytes))
+    }
+
+    fn refuses_now(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(error) = self.second_hello.as_mut().and_then(|hello| hello.poll_limits(cx)) else { return false };
+        let turned_away = self.second_hello_failed(error);
+        self.refuses(turned_away);
+        true
     }
 
     fn inspects(&mut self) -> bool {
@@ -422,6 +460,15 @@ impl Meter for Account {
         if self.first_byte().is_none() {
             self.answered(FirstRecord::None, None, &[]);
         }
+    }
+}
+
+fn for_second_hello(error: &SecondHelloError) -> TurnedAway {
+    match error {
+        SecondHelloError::NameChanged { .. } | SecondHelloError::AlpnChanged => refuse::NAME_CHANGED,
+        SecondHelloError::Hello(error) => refuse::for_not_hello(error),
+        SecondHelloError::Memory => TurnedAway { reason: Reason::Memory, refusal: Refusal::Reset },
+        SecondHelloError::TimedOut => TurnedAway { reason: Reason::HelloTimeout, refusal: Refusal::Leave },
     }
 }
 
@@ -509,8 +556,8 @@ impl Account {
     /// How a client is refused during the relay.
     pub(super) fn refusal(&self) -> Refusal {
         match self.error.as_deref() {
-            Some(Failure::SecondHello(SecondHelloError::Hello(error))) => refuse::for_not_hello(error).refusal,
-            _ => refuse::NAME_CHANGED.refusal,
+            Some(Failure::SecondHello(error)) => for_second_hello(error).refusal,
+            _ => Refusal::Reset,
         }
     }
 

@@ -1,29 +1,47 @@
-//! Refuses a second ClientHello with another server name than the one that the connection was routed by.
+//! Refuses a second ClientHello with another server name or ALPN than those that the connection was routed by.
 //!
 //! In:  what the client sends after its hello, before the backend's first answer and after a HelloRetryRequest.
 //! Out: the same bytes, to be passed on; or [`SecondHelloError`] if a second hello is among them with another name.
-//! Source: RFC 8446 §4.1.2 (a second hello keeps its server_name), §4.2.10 (early data), §D.4 (ChangeCipherSpec).
+//! Source: RFC 8446 §4.1.2 (a second hello keeps its server_name and ALPN), §4.2.10 (early data), §D.4
+//!         (ChangeCipherSpec).
 //!
 //! Every other record is passed on as it comes. A hello is held until it is complete: a backend must not see the end of
-//! one that has not been checked here.
+//! one that has not been checked here. What is held is limited in memory and time as a first hello is.
 
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::ops::RangeInclusive;
+use std::pin::Pin;
+use std::sync::LazyLock;
+use std::task::Context;
 
-use crate::client_hello::{ClientHello, Hello, NotHello, Reader};
+use tokio::time::{Sleep, sleep};
+
+use crate::client_hello::{Alpn, ClientHello, Hello, NotHello, Reader};
+use crate::hello_memory::{self, Budget, Held, Refused};
+use crate::snapshot::Terms;
 
 /// Reads records until a hello has been passed on.
-#[derive(Debug)]
 pub(super) struct SecondHello {
     /// The start of a record header, or of a hello.
     held: Vec<u8>,
+    /// The limits of what is held, if anything is.
+    limits: Option<Limits>,
     /// Bytes still to come of a record of another type.
     record_bytes: usize,
     reader: Reader,
     state: SecondHelloState,
+    /// The [`digest`] of the first hello's ALPN, if the list was shortened.
+    first_alpn: Option<u64>,
+    /// How the backend's answer begins, as long as it can be a HelloRetryRequest or a ServerHello.
+    answer: Vec<u8>,
 }
 
-#[derive(Debug)]
+struct Limits {
+    memory: Held<'static>,
+    timeout: Pin<Box<Sleep>>,
+}
+
 enum SecondHelloState {
     /// The backend may still ask for a second hello.
     Expected,
@@ -36,14 +54,37 @@ enum SecondHelloState {
 /// Why a second hello is refused.
 #[derive(Debug)]
 pub(super) enum SecondHelloError {
-    NameChanged { to: Option<Box<str>> },
+    NameChanged {
+        to: Option<Box<str>>,
+    },
+    AlpnChanged,
     Hello(NotHello),
+    /// All unfinished hellos together are over their budget, and this is the largest.
+    Memory,
+    TimedOut,
 }
 
 impl SecondHello {
     pub(super) fn new(max_hello_bytes: usize) -> Self {
-        let reader = Reader::new(max_hello_bytes);
-        Self { held: Vec::new(), record_bytes: 0, reader, state: SecondHelloState::Expected }
+        Self {
+            held: Vec::new(),
+            limits: None,
+            record_bytes: 0,
+            reader: Reader::new(max_hello_bytes),
+            state: SecondHelloState::Expected,
+            first_alpn: None,
+            answer: Vec::new(),
+        }
+    }
+
+    /// The first hello no longer has its `whole` list.
+    pub(super) fn shortened(&mut self, whole: &Alpn) {
+        self.first_alpn = Some(digest(whole));
+    }
+
+    /// The beginning of the backend's answer, if it does not show yet which it is.
+    pub(super) fn answer(&mut self) -> &mut Vec<u8> {
+        &mut self.answer
     }
 
     /// The backend has answered, and not with a HelloRetryRequest.
@@ -64,7 +105,12 @@ impl SecondHello {
     ///
     /// # Errors
     /// [`SecondHelloError`].
-    pub(super) fn read(&mut self, bytes: &[u8], first: Option<&ClientHello>) -> Result<Vec<u8>, SecondHelloError> {
+    pub(super) fn read(
+        &mut self,
+        bytes: &[u8],
+        first: Option<&ClientHello>,
+        terms: &Terms,
+    ) -> Result<Vec<u8>, SecondHelloError> {
         self.held.extend_from_slice(bytes);
         let mut at = 0;
         loop {
@@ -78,10 +124,7 @@ impl SecondHello {
                 [HANDSHAKE, ..] => match self.reader.read(rest).map_err(SecondHelloError::Hello)? {
                     Hello::Needs(_) => break,
                     Hello::Whole(hello) => {
-                        let name = hello.name();
-                        if name != first.and_then(ClientHello::name) {
-                            return Err(SecondHelloError::NameChanged { to: name.map(Box::from) });
-                        }
+                        first.map_or(Ok(()), |first| compare(first, self.first_alpn, &hello))?;
                         self.state = SecondHelloState::Passed;
                         at = self.held.len();
                         break;
@@ -99,8 +142,35 @@ impl SecondHello {
                 _ => break,
             }
         }
+        if at == 0 {
+            return self.limit(terms).map(|()| Vec::new());
+        }
         let held = self.held.split_off(at);
-        Ok(std::mem::replace(&mut self.held, held))
+        let passed = std::mem::replace(&mut self.held, held);
+        self.limits = None;
+        self.limit(terms).map(|()| passed)
+    }
+
+    fn limit(&mut self, terms: &Terms) -> Result<(), SecondHelloError> {
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        let limits = self.limits.get_or_insert_with(|| Limits {
+            memory: hello_memory::ALL.get_or_init(Budget::default).hold(),
+            timeout: Box::pin(sleep(terms.hello_timeout)),
+        });
+        let limit = terms.hello_memory_bytes.unwrap_or_else(hello_memory::auto_bytes);
+        // The reader keeps as much again.
+        limits.memory.grow(2 * self.held.capacity(), limit).map_err(|Refused| SecondHelloError::Memory)
+    }
+
+    /// Why what is held must not be held any longer. If it still may, the task is woken once that changes.
+    pub(super) fn poll_limits(&mut self, cx: &mut Context<'_>) -> Option<SecondHelloError> {
+        let limits = self.limits.as_mut()?;
+        if limits.memory.poll_refused(cx) {
+            return Some(SecondHelloError::Memory);
+        }
+        limits.timeout.as_mut().poll(cx).is_ready().then_some(SecondHelloError::TimedOut)
     }
 
     /// What is held of a hello or a record that the client did not complete.
@@ -109,12 +179,32 @@ impl SecondHello {
     }
 }
 
+/// Stands for the whole list where it is not kept. A client cannot find two lists with the same one.
+fn digest(alpn: &Alpn) -> u64 {
+    static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    KEYS.hash_one(alpn.as_wire())
+}
+
+/// Compares everything that routes can depend on.
+fn compare(first: &ClientHello, first_alpn: Option<u64>, second: &ClientHello) -> Result<(), SecondHelloError> {
+    if first.server_name != second.server_name {
+        return Err(SecondHelloError::NameChanged { to: second.name_or_literal().map(Box::from) });
+    }
+    let is_same = first_alpn.map_or_else(|| first.alpn == second.alpn, |alpn| alpn == digest(&second.alpn));
+    if is_same { Ok(()) } else { Err(SecondHelloError::AlpnChanged) }
+}
+
 impl fmt::Display for SecondHelloError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NameChanged { to: Some(name) } => write!(f, "the second ClientHello names {name}"),
             Self::NameChanged { to: None } => f.write_str("the second ClientHello has no server name"),
+            Self::AlpnChanged => f.write_str("the second ClientHello offers other ALPN protocols"),
             Self::Hello(error) => write!(f, "the second ClientHello: {error}"),
+            Self::Memory => {
+                f.write_str("the second ClientHello: the memory for unfinished hellos is used up (limits.hello_memory)")
+            }
+            Self::TimedOut => f.write_str("the second ClientHello was not complete in time"),
         }
     }
 }

@@ -115,12 +115,15 @@ impl Flow {
     ) -> Poll<Result<(), Fault>> {
         if self.waits {
             if !from.is_read_ready() {
-                return Poll::Pending;
+                return if self.is_refused(cx, meter) { REFUSED } else { Poll::Pending };
             }
             self.waits = false;
         }
         let mut budget = BUDGET_BYTES;
         loop {
+            if self.is_refused(cx, meter) {
+                return REFUSED;
+            }
             let Poll::Ready(written) = self.write_rest(cx, to) else { return BLOCKED };
             written?;
             let Poll::Ready(emptied) = self.empty_pipe(cx, to, meter) else { return BLOCKED };
@@ -164,6 +167,10 @@ impl Flow {
         }
     }
 
+    fn is_refused<M: Meter>(&self, cx: &mut Context<'_>, meter: &mut M) -> bool {
+        self.mode == Mode::Inspect && matches!(self.state, State::Open) && meter.refuses_now(cx)
+    }
+
     /// Writes what was read and not written before.
     fn write_rest(&mut self, cx: &mut Context<'_>, to: &mut impl Stream) -> Poll<Result<(), Fault>> {
         while !self.rest.is_empty() {
@@ -192,8 +199,7 @@ impl Flow {
         let heard = &mut self.heard;
         let hear = |bytes: &[u8]| {
             if *heard == Heard::No && !bytes.is_empty() {
-                *heard = Heard::Yes;
-                meter.first_bytes(bytes);
+                *heard = meter.first_bytes(bytes);
             }
         };
         let Message { bytes, then } = ready!(copy::message(cx, from, to, &mut self.carried, &mut self.rest, hear))?;
@@ -321,6 +327,7 @@ fn yield_to_others<T>(cx: &mut Context<'_>) -> Poll<T> {
     Poll::Pending
 }
 
+const REFUSED: Poll<Result<(), Fault>> = Poll::Ready(Err(Fault::Refused));
 const BLOCKED: Poll<Result<(), Fault>> = Poll::Ready(Err(Fault::Blocked));
 /// How many bytes one direction moves before other connections of the worker get a turn.
 const BUDGET_BYTES: usize = 1 << 20;

@@ -1,5 +1,8 @@
 //! Observes one relay.
 
+use std::task::Context;
+
+use super::Heard;
 use crate::way::Way;
 
 /// Observes one relay. Called on every transfer, so implementations should do no more than an atomic add. The relay
@@ -7,8 +10,8 @@ use crate::way::Way;
 pub(crate) trait Meter {
     fn carried(&mut self, way: Way, bytes: u64);
     fn spliced(&mut self, way: Way, bytes: u64);
-    /// The backend's first bytes were read. Called once, unless they were read before the relay began.
-    fn first_bytes(&mut self, bytes: &[u8]);
+    /// The backend's first bytes were read. Called again with the next ones until it returns [`Heard::Yes`].
+    fn first_bytes(&mut self, bytes: &[u8]) -> Heard;
     /// Whether the meter inspects what the client sends next. Called before each read until it returns `false`.
     fn inspects(&mut self) -> bool {
         false
@@ -17,6 +20,11 @@ pub(crate) trait Meter {
     /// `None`: the client is refused.
     fn inspect(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         Some(bytes.to_vec())
+    }
+    /// Whether the client is refused for what it has not sent. If not, the task is woken once it is. Called while the
+    /// meter inspects.
+    fn refuses_now(&mut self, _: &mut Context<'_>) -> bool {
+        false
     }
     /// One side sent FIN and the other has not yet: no more bytes will arrive in the direction `way`.
     fn half_closed(&mut self, way: Way);
@@ -32,8 +40,8 @@ impl<M: Meter> Meter for Box<M> {
         (**self).spliced(way, bytes);
     }
 
-    fn first_bytes(&mut self, bytes: &[u8]) {
-        (**self).first_bytes(bytes);
+    fn first_bytes(&mut self, bytes: &[u8]) -> Heard {
+        (**self).first_bytes(bytes)
     }
 
     fn inspects(&mut self) -> bool {
@@ -42,6 +50,10 @@ impl<M: Meter> Meter for Box<M> {
 
     fn inspect(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         (**self).inspect(bytes)
+    }
+
+    fn refuses_now(&mut self, cx: &mut Context<'_>) -> bool {
+        (**self).refuses_now(cx)
     }
 
     fn half_closed(&mut self, way: Way) {

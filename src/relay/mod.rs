@@ -65,7 +65,7 @@ pub(crate) struct Opening {
     pub heard: Heard,
 }
 
-/// Whether the meter has seen the backend's first bytes.
+/// Whether the meter has seen enough of the backend's first bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Heard {
     #[default]

@@ -21,9 +21,10 @@ impl Meter for Arc<Count> {
         self.spliced.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn first_bytes(&mut self, bytes: &[u8]) {
+    fn first_bytes(&mut self, bytes: &[u8]) -> Heard {
         assert!(!bytes.is_empty());
         assert!(!self.heard_backend.swap(true, Ordering::Relaxed), "there is one first byte");
+        Heard::Yes
     }
 
     fn half_closed(&mut self, _: Way) {}
