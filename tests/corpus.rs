@@ -64,12 +64,13 @@ fn check(directory: &Path) {
     lb.stop();
 }
 
-/// Whether the log has the protocols that were offered, or the first eight: it is bounded. One that is no text stands
-/// escaped in the log and as `hex:…` in the manifest.
+/// Whether the log has the protocols that were offered, or the start of the first eight: it is bounded. One that is no
+/// text stands escaped in the log and as `hex:…` in the manifest.
 fn tells(logged: &Value, offered: &Value) -> bool {
     let (Some(logged), Some(offered)) = (logged.as_array(), offered.as_array()) else { return false };
     let same = |(logged, offered): (&Value, &Value)| {
-        logged == offered || offered.as_str().is_some_and(|offered| offered.starts_with("hex:"))
+        let (Some(logged), Some(offered)) = (logged.as_str(), offered.as_str()) else { return false };
+        offered.starts_with("hex:") || *logged == offered[..offered.len().min(32)]
     };
     logged.len() == offered.len().min(8) && logged.iter().zip(offered).all(same)
 }
