@@ -28,7 +28,7 @@ use crate::descriptors::{self, Budget};
 use crate::drain::{self, Drain, Phase};
 use crate::listener::Shared;
 use crate::operate::admin::{App, Readiness, Stage};
-use crate::operate::registry::Registries;
+use crate::operate::registry::{Filter, Registries};
 use crate::process::apply::{ApplyError, Process};
 use crate::process::listening_sockets::{Begin, ListeningSockets};
 use crate::process::reload::{self, Asker, Reloader};
@@ -37,7 +37,7 @@ use crate::process::{systemd, worker};
 use crate::relay;
 use crate::settings::Address;
 use crate::snapshot::Snapshot;
-use crate::telemetry::{LogGuard, Metrics, ReloadResult, Trigger};
+use crate::telemetry::{LogGuard, Metrics, Reason, ReloadResult, Trigger};
 
 /// A proxy with its sockets bound and its workers running.
 pub(crate) struct Server {
@@ -272,7 +272,6 @@ impl Server {
         let (nobody, _) = reload::channel();
         if parting == Parting::Requested {
             systemd::stopping();
-            let mut cut = false;
             if !pre_stop.is_zero() {
                 tracing::info!(
                     event = "pre_stop",
@@ -281,12 +280,8 @@ impl Server {
                 );
                 tokio::select! {
                     () = sleep(pre_stop) => {}
-                    () = self.signals.end(&nobody) => cut = true,
+                    () = self.signals.end(&nobody) => return self.cut().await,
                 }
-            }
-            if cut {
-                tracing::warn!(event = "stop_forced", "second signal: stopping now");
-                return self.shared.permits.open();
             }
             self.process.lock().await.drain();
         }
@@ -298,10 +293,17 @@ impl Server {
             "draining"
         );
         tokio::select! {
-            _ = timeout(wait, served(&self.shared)) => {}
-            () = self.signals.end(&nobody) => tracing::warn!(event = "stop_forced", "second signal: stopping now"),
+            _ = timeout(wait, served(&self.shared)) => self.shared.permits.open(),
+            () = self.signals.end(&nobody) => self.cut().await,
         }
-        self.shared.permits.open()
+    }
+
+    /// Ends all connections after a second signal; returns their number.
+    async fn cut(&self) -> usize {
+        tracing::warn!(event = "stop_forced", "second signal: stopping now");
+        let left = self.shared.permits.open();
+        self.shared.registries.end(&Filter::default(), Reason::Killed).await;
+        left
     }
 
     fn app(&self, reloads: Asker) -> App {

@@ -92,7 +92,7 @@ fn a_second_signal_ends_it_at_once() {
     lb.signal(Signal::TERM);
     assert!(lb.wait_for_exit().success());
     assert_eq!(read_to_close(&mut held).1, Close::Reset);
-    assert_eq!(reasons(&lb), ["drained"]);
+    assert_eq!(reasons(&lb), ["killed"]);
 }
 
 /// Whoever the kernel had accepted before the end was asked for is a client like any other.

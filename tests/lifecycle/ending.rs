@@ -52,7 +52,7 @@ fn a_second_signal_ends_the_while_of_grace_too() {
     // Long before the minute is over.
     assert!(running.wait_for_exit().success());
     assert_eq!(read_to_close(&mut held).1, Close::Reset);
-    running.wait_for_line(|line| line["reason"] == "drained");
+    running.wait_for_line(|line| line["reason"] == "killed");
 }
 
 #[test]

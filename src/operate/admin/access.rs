@@ -11,6 +11,7 @@
 //! Reads are refused only to web pages of other sites: by `Origin`, or, if their own name resolves to this host (DNS
 //! rebinding), by that name in `Host`.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -46,6 +47,15 @@ pub(crate) enum Peer {
     Unix,
 }
 
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix => f.write_str("unix"),
+        }
+    }
+}
+
 /// Why a request may not change state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Denied {
@@ -76,7 +86,7 @@ pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: N
         Err(denied) => {
             tracing::debug!(
                 event = "control_denied",
-                ?peer,
+                peer = peer.map(display),
                 method = %request.method(),
                 path = request.uri().path(),
                 %denied,

@@ -96,7 +96,20 @@ impl Control for Controls {
 impl Controls {
     async fn end(&self, filter: Filter) -> usize {
         let ended = self.registries.end(&filter, Reason::Killed).await;
-        tracing::info!(event = "connections_killed", ended, ?filter, "operator ended connections");
+        let Filter { id, listener, route, pool, backend, client } = filter;
+        if ended > 0 {
+            tracing::info!(
+                event = "connections_killed",
+                ended,
+                id = id.map(display),
+                listener,
+                route,
+                pool,
+                backend,
+                client = client.map(display),
+                "operator ended connections"
+            );
+        }
         ended
     }
 }
