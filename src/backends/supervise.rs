@@ -18,21 +18,21 @@ use crate::telemetry::{Metrics, Task};
 pub(crate) async fn supervise<F: Future<Output = ()>>(task: Task, metrics: &Metrics, mut start: impl FnMut() -> F) {
     let mut pause = SHORTEST_PAUSE;
     while let Err(panic) = caught(start()).await {
-        metrics.task_panicked(task);
-        let (task, error, again_in_s) = (task.as_str(), message(&*panic), pause.as_secs_f64());
-        tracing::error!(
-            event = "task_panicked",
-            task,
-            error,
-            again_in_s,
-            "background task panicked: it is started again"
-        );
+        report(task, metrics, &*panic, pause);
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
-async fn caught<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> {
+/// Counts and logs a panic of `task`, which is started again after `pause`.
+pub(crate) fn report(task: Task, metrics: &Metrics, panic: &(dyn Any + Send), pause: Duration) {
+    metrics.task_panicked(task);
+    let (task, error, again_in_s) = (task.as_str(), message(panic), pause.as_secs_f64());
+    tracing::error!(event = "task_panicked", task, error, again_in_s, "background task panicked: it is started again");
+}
+
+/// The output of `future`, or its panic.
+pub(crate) async fn caught<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> {
     let mut future = pin!(future);
     std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(polled) => polled.map(Ok),

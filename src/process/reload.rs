@@ -27,12 +27,13 @@ use self::fingerprint::Fingerprint;
 use self::low_priority::low_priority;
 use self::triggers::{Triggers, Watching};
 use self::watch_paths::WatchPaths;
+use crate::backends::supervise::{caught, report};
 use crate::config::{Config, Loaded, Problem, Problems, Sources};
 use crate::operate::registry::{Registries, Removals};
 use crate::process::apply::{ApplyError, Process};
 use crate::process::systemd;
 use crate::snapshot::Snapshot;
-use crate::telemetry::{Metrics, ReloadResult, Trigger};
+use crate::telemetry::{Metrics, ReloadResult, Task, Trigger};
 
 /// Keeps the snapshot in step with its file.
 pub(crate) struct Reloader {
@@ -143,7 +144,15 @@ impl Reloader {
             if trigger == Trigger::Poll {
                 next_poll = Instant::now() + self.poll();
             }
-            let outcome = self.reload(trigger).await;
+            let outcome = match caught(self.reload(trigger)).await {
+                Ok(outcome) => outcome,
+                Err(panic) => {
+                    report(Task::Reload, &self.metrics, &*panic, Duration::ZERO);
+                    // systemd may have been notified that a reload began.
+                    systemd::ready();
+                    Some(self.conclude(trigger, Duration::ZERO, Err(Rejected::Panicked)))
+                }
+            };
             self.sweep();
             let is_applied = outcome.as_ref().is_some_and(|outcome| outcome.result == ReloadResult::Applied);
             if let (Some(answer), Some(mut outcome)) = (answer, outcome) {
@@ -430,7 +439,7 @@ impl std::fmt::Display for Rejected {
                 Some(cause) => write!(f, "{error}: {cause}"),
                 None => write!(f, "{error}"),
             },
-            Self::Panicked => f.write_str("reading the file panicked; please report it"),
+            Self::Panicked => f.write_str("snigate panicked during the reload; please report it"),
         }
     }
 }

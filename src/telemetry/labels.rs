@@ -32,6 +32,7 @@ labels! {
     Task {
         Health => "health",
         Discovery => "discovery",
+        Reload => "reload",
     }
 
     /// The stage of an open connection.
