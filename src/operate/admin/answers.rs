@@ -33,7 +33,13 @@ pub(super) struct Answers {
 struct Latest {
     path: String,
     begun: Instant,
-    answer: (response::Parts, Bytes),
+    answer: (response::Parts, Arc<Whole>),
+}
+
+/// A body and the room that it takes, until the last client that it is written to has read it.
+struct Whole {
+    body: Bytes,
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 impl Answers {
@@ -43,7 +49,7 @@ impl Answers {
     }
 
     /// The answer to a request that only reads.
-    async fn make(&self, request: Request, next: Next) -> (response::Parts, Bytes, Option<OwnedSemaphorePermit>) {
+    async fn make(&self, request: Request, next: Next) -> (response::Parts, Arc<Whole>) {
         let (asked, _in_hand) = (Instant::now(), Arc::clone(&self.requests));
         let mut latest = self.turn.lock().await;
         let uri = request.uri();
@@ -53,13 +59,17 @@ impl Answers {
         let begun = Instant::now();
         let (begun, (parts, body)) = match latest.take().filter(is_it) {
             Some(latest) => (latest.begun, latest.answer),
-            None => (begun, whole(next.run(request).await).await),
+            None => {
+                let (parts, body) = whole(next.run(request).await).await;
+                // In turn, so that only one answer waits for room, and all who ask meanwhile share the next.
+                let _room = self.room(body.len()).await;
+                (begun, (parts, Arc::new(Whole { body, _room })))
+            }
         };
-        let room = self.room(body.len()).await;
         if let Some(path) = shared.filter(|_| Arc::strong_count(&self.requests) > 2) {
-            *latest = Some(Latest { path, begun, answer: (parts.clone(), body.clone()) });
+            *latest = Some(Latest { path, begun, answer: (parts.clone(), Arc::clone(&body)) });
         }
-        (parts, body, room)
+        (parts, body)
     }
 
     /// Waits until `bytes` may be written; clients that do not read are disconnected meanwhile.
@@ -86,13 +96,13 @@ pub(super) async fn in_turn(
         return next.run(request).await;
     }
     let is_head = request.method() == Method::HEAD;
-    let (mut parts, body, room) = answers.make(request, next).await;
+    let (mut parts, whole) = answers.make(request, next).await;
     if !is_head {
-        parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(whole.body.len()));
     }
     answered.reads();
     // Released when the last byte has been written.
-    let held = Held { body, _room: room, _answered: answered };
+    let held = Held { whole, _answered: answered };
     Response::from_parts(parts, Body::from(Bytes::from_owner(held)))
 }
 
@@ -118,14 +128,13 @@ async fn whole(response: Response) -> (response::Parts, Bytes) {
 }
 
 struct Held {
-    body: Bytes,
-    _room: Option<OwnedSemaphorePermit>,
+    whole: Arc<Whole>,
     _answered: Answered,
 }
 
 impl AsRef<[u8]> for Held {
     fn as_ref(&self) -> &[u8] {
-        &self.body
+        &self.whole.body
     }
 }
 

@@ -1,8 +1,8 @@
 //! Counts the clients of the admin addresses and decides which one makes room for the next.
 //!
 //! In:  each client when it is accepted, and while it is being answered.
-//! Out: the eviction of the client that has been idle longest, or, if most are waiting for an answer, of the one that has
-//!      waited longest: neither silent nor greedy clients can keep a probe out.
+//! Out: the eviction of the client that has been idle longest; if few are idle, of the one that has been reading its
+//!      answer longest; if none reads, of the newest that waits: neither silent nor greedy clients can keep a probe out.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -42,9 +42,10 @@ impl Clients {
         let state = State { stage: Stage::Idle, since: Instant::now() };
         let client = Arc::new(Client { state: Mutex::new(state), evicted: Notify::new() });
         let mut clients = self.lock();
-        if clients.len() >= MAX_CLIENTS {
-            let which = makes_room(&clients);
-            evict_longest(&mut clients, which);
+        if clients.len() >= MAX_CLIENTS
+            && let Some((number, _)) = makes_room(&clients)
+        {
+            clients.swap_remove(number).evicted.notify_one();
         }
         clients.push(Arc::clone(&client));
         Place { client, clients: Arc::clone(self) }
@@ -52,19 +53,18 @@ impl Clients {
 
     /// Waits until the client that makes room for the next has had a moment to send its request.
     pub(super) async fn may_admit(&self) {
-        let since = {
-            let clients = self.lock();
-            let which = makes_room(&clients);
-            clients.iter().map(|client| client.state()).filter(which).map(|at| at.since).min()
-        };
-        if let Some(since) = since.filter(|_| self.lock().len() >= MAX_CLIENTS) {
-            sleep_until(since + MOMENT).await;
+        let full = Some(self.lock()).filter(|clients| clients.len() >= MAX_CLIENTS);
+        let next = full.and_then(|clients| makes_room(&clients));
+        if let Some((_, at)) = next {
+            sleep_until(at.since + MOMENT).await;
         }
     }
 
-    /// Evicts the client that has been reading its answer longest, if for at least `patience`.
+    /// Evicts the clients that have been reading their answers for at least `patience`.
     pub(super) fn evict_stalled(&self, patience: Duration) {
-        evict_longest(&mut self.lock(), |at| at.stage == Stage::Reading && at.since.elapsed() >= patience);
+        let is_stalled = |at: State| at.stage == Stage::Reading && at.since.elapsed() >= patience;
+        let mut clients = self.lock();
+        clients.extract_if(.., |client| is_stalled(client.state())).for_each(|client| client.evicted.notify_one());
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Client>>> {
@@ -72,19 +72,15 @@ impl Clients {
     }
 }
 
-/// Which clients make room for the next: idle ones, unless too few are left.
-fn makes_room(clients: &[Arc<Client>]) -> impl Fn(&State) -> bool + use<> {
-    let idle = clients.iter().filter(|client| client.state().stage == Stage::Idle).count();
-    move |at| (at.stage == Stage::Idle) == (idle >= RESERVED)
-}
-
-/// Evicts the one of `which` that has been in its stage longest.
-fn evict_longest(clients: &mut Vec<Arc<Client>>, which: impl Fn(&State) -> bool) {
-    let states = clients.iter().map(|client| client.state()).enumerate();
-    let longest = states.filter(|(_, at)| which(at)).min_by_key(|(_, at)| at.since);
-    if let Some((number, _)) = longest {
-        clients.swap_remove(number).evicted.notify_one();
+/// The number of the client that makes room for the next: an idle one, unless too few are left.
+fn makes_room(clients: &[Arc<Client>]) -> Option<(usize, State)> {
+    let states: Vec<State> = clients.iter().map(|client| client.state()).collect();
+    let all = |stage| states.iter().copied().enumerate().filter(move |(_, at)| at.stage == stage);
+    let longest = |stage| all(stage).min_by_key(|(_, at)| at.since);
+    if all(Stage::Idle).count() >= RESERVED {
+        return longest(Stage::Idle);
     }
+    longest(Stage::Reading).or_else(|| all(Stage::Waiting).max_by_key(|(_, at)| at.since))
 }
 
 impl Client {

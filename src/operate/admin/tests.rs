@@ -412,9 +412,11 @@ async fn who_asks_while_an_answer_is_made_shares_the_next() {
 async fn who_does_not_read_makes_room_for_who_does() {
     let admin = Admin::start().await;
     let mut held = Vec::new();
-    for _ in 0..6 {
+    for number in 0..6 {
         let mut stream = admin.connect().await;
-        stream.write_all(b"GET /api/v1/config HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        // With a query, so that none is shared.
+        let request = format!("GET /api/v1/config?{number} HTTP/1.1\r\nhost: a\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
         held.push(stream);
     }
     let answer = admin.get("/api/v1/config").await;
@@ -425,6 +427,21 @@ async fn who_does_not_read_makes_room_for_who_does() {
         whole += usize::from(stream.read_to_end(&mut answer).await.is_ok() && answer.len() > CONFIG_BYTES);
     }
     assert!(whole <= 2, "{whole} large answers were kept for clients that did not read");
+}
+
+/// They share the answers that they do not read, and are ended together.
+#[tokio::test(start_paused = true)]
+async fn a_crowd_that_does_not_read_keeps_nobody_waiting_long() {
+    let admin = Admin::start().await;
+    let mut held = Vec::new();
+    for _ in 0..50 {
+        let mut stream = admin.connect().await;
+        stream.write_all(b"GET /api/v1/config HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        held.push(stream);
+    }
+    let begun = Instant::now();
+    assert_eq!(admin.get("/api/v1/config").await.status, 200);
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
