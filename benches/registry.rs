@@ -15,11 +15,11 @@ fn main() {
     divan::main();
 }
 
-fn terms() -> Arc<Terms> {
+fn snapshot() -> Snapshot {
     let text = "listeners: [{ name: l, bind: \"127.0.0.1:0\" }]\nunmatched: { pool: p }\n\
                 pools: { p: { backends: [127.0.0.1:1] } }\nlog: { connections: off }\n";
     let config = Config::parse(text, Path::new("f.yaml")).expect("usable").config;
-    Arc::clone(&Snapshot::build(config, None, &Metrics::new()).terms)
+    Snapshot::build(config, None, &Metrics::new())
 }
 
 fn enter(terms: &Arc<Terms>, at: Instant) -> Ticket {
@@ -30,8 +30,9 @@ fn enter(terms: &Arc<Terms>, at: Instant) -> Ticket {
 /// All that one connection does, with so many others open.
 #[divan::bench(args = [0, 1_000, 30_000])]
 fn a_connection(bencher: divan::Bencher, others: usize) {
-    let (terms, at) = (terms(), Instant::now());
-    let (route, backend): (Arc<str>, Arc<str>) = ("route".into(), "127.0.0.1:1".into());
+    let (snapshot, at) = (snapshot(), Instant::now());
+    let (terms, route) = (Arc::clone(&snapshot.terms), Arc::<str>::from("route"));
+    let backend = snapshot.pools[0].list().remove(0).backend;
     let crowd: Vec<Ticket> = (0..others).map(|_| enter(&terms, at)).collect();
     bencher.bench_local(|| {
         let mut ticket = enter(&terms, at);
@@ -51,6 +52,6 @@ fn a_connection(bencher: divan::Bencher, others: usize) {
 /// What each turn of a relay adds.
 #[divan::bench]
 fn bytes_carried(bencher: divan::Bencher) {
-    let ticket = enter(&terms(), Instant::now());
+    let ticket = enter(&snapshot().terms, Instant::now());
     bencher.bench_local(|| ticket.carried(Way::ToClient, divan::black_box(100)));
 }

@@ -280,7 +280,7 @@ impl Account {
             second_hello.shortened(&whole);
             self.second_hello = Some(second_hello);
         }
-        self.accepted.live.relays_to(Arc::clone(&lease.backend().name));
+        self.accepted.live.relays_to(Arc::clone(lease.backend()));
         let first_byte = answer.as_ref().map(|answer| answer.at - at);
         self.reached = Some(Reached { lease, connect_after: after, at, first_byte });
         self.carried(Way::ToBackend, taken_bytes as u64);

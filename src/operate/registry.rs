@@ -26,6 +26,7 @@ pub(crate) use self::queries::{Page, serve};
 pub(crate) use self::removal::{Removal, Removals};
 use self::slots::Slots;
 use crate::ids::{ConnectionId, ListenerIndex};
+use crate::pool::Backend;
 use crate::snapshot::Terms;
 use crate::telemetry::{Reason, State};
 use crate::way::Way;
@@ -44,7 +45,7 @@ pub struct LiveConnection {
     pub sni: Option<Box<str>>,
     pub route: Option<Arc<str>>,
     pub pool: Option<Arc<str>>,
-    pub backend: Option<Arc<str>>,
+    pub backend: Option<Arc<Backend>>,
     /// Bytes to the backend, bytes to the client.
     pub bytes: [u64; 2],
     /// Why it was ended from outside, if it was.
@@ -139,7 +140,7 @@ impl Ticket {
 
     /// Records the backend; from now on filters and removals can match this connection. If a pending removal already
     /// does, it is aborted at its next await.
-    pub fn relays_to(&self, backend: Arc<str>) {
+    pub fn relays_to(&self, backend: Arc<Backend>) {
         self.update(|entry| {
             entry.backend = Some(backend);
             let pending = entry.pending.take();
@@ -203,7 +204,7 @@ impl LiveConnection {
             sni: self.sni.clone(),
             route: self.route.clone(),
             pool: self.pool.clone(),
-            backend: self.backend.clone(),
+            backend: self.backend.as_ref().map(|backend| Arc::clone(&backend.name)),
             age: now - self.at,
             bytes_to_backend: self.bytes[Way::ToBackend as usize],
             bytes_to_client: self.bytes[Way::ToClient as usize],
@@ -226,8 +227,11 @@ impl Filter {
             && is(&self.listener, Some(entry.listener()))
             && is(&self.route, entry.route.as_ref())
             && is(&self.pool, entry.pool.as_ref())
-            && is(&self.backend, entry.backend.as_ref())
             && self.client.is_none_or(|net| net.contains(&entry.client.ip().to_canonical()))
+            && self
+                .backend
+                .as_ref()
+                .is_none_or(|wanted| entry.backend.as_ref().is_some_and(|has| has.is_called(wanted)))
     }
 }
 

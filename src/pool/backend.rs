@@ -77,6 +77,17 @@ impl Backend {
         }
     }
 
+    /// Whether `wanted` is its name, its address, or the DNS name that it was looked up by, as in the configuration.
+    pub fn is_called(&self, wanted: &str) -> bool {
+        let entry = self.name.rsplit_once('#').filter(|_| self.looked_up).map(|(entry, _)| entry);
+        *self.name == *wanted
+            || entry == Some(wanted)
+            || match &self.address {
+                Address::Inet(address) => wanted.parse() == Ok(*address),
+                Address::Unix(path) => wanted.strip_prefix("unix:").map(Path::new) == Some(path),
+            }
+    }
+
     pub fn note_check(&self, check: LastCheck) {
         *self.last_check.lock().unwrap_or_else(PoisonError::into_inner) = Some(check);
     }
@@ -123,5 +134,33 @@ impl fmt::Display for Address {
             Self::Inet(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::Metrics;
+
+    #[test]
+    fn a_backend_is_called_by_its_name_its_address_or_the_name_that_was_looked_up() {
+        let backend = |name: &str, address, looked_up| {
+            Backend::new(name.into(), address, looked_up, Metrics::new().backend("p", name), Instant::now())
+        };
+        let inet = |text: &str| Address::Inet(text.parse().expect("an address"));
+        let found = backend("localhost:443#2", inet("[::1]:443"), true);
+        for (wanted, is_it) in [
+            ("localhost:443#2", true),
+            ("localhost:443", true),
+            ("[::1]:443", true),
+            ("localhost:443#1", false),
+            ("localhost", false),
+            ("[::1]:444", false),
+            ("", false),
+        ] {
+            assert_eq!(found.is_called(wanted), is_it, "{wanted}");
+        }
+        let socket = backend("unix:/run/a#b", Address::Unix(Path::new("/run/a#b").into()), false);
+        assert!(socket.is_called("unix:/run/a#b") && !socket.is_called("unix:/run/a"));
     }
 }

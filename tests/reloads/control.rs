@@ -152,6 +152,11 @@ fn live_connections_are_listed_and_ended() {
     assert_eq!(lb.call("DELETE /api/v1/connections?all=true", "").1, json!({ "ended": 2 }));
     assert_eq!(read_to_close(&mut clients[2]).1, Close::Reset);
     lb.wait_for_closed("killed", 4.0);
+    let log = lb.log();
+    let logged: Vec<_> = log.iter().filter(|line| line["event"] == "connections_killed").collect();
+    let fields = logged.iter().map(|line| (&line["ended"], &line["id"], &line["route"])).collect::<Vec<_>>();
+    let (null, one) = (&json!(null), &json!(1));
+    assert_eq!(fields, [(one, &json!(id), null), (one, null, &json!("a.test")), (&json!(2), null, null)]);
     drop(quiet);
     lb.end();
 }

@@ -70,7 +70,7 @@ impl Removal {
         let is_gone = |route| {
             self.routes.contains(route)
                 || self.strict.contains(route)
-                    && self.backends.get(pool).is_some_and(|backends| backends.contains(backend))
+                    && self.backends.get(pool).is_some_and(|backends| backends.contains(&backend.name))
         };
         entry.terms.generation < self.generation && is_gone(route)
     }

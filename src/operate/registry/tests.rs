@@ -37,7 +37,9 @@ fn relaying(id: u64, snapshot: &Snapshot, route: &str, port: u16) -> Ticket {
         entry.route = Some(route.into());
         entry.pool = Some("p".into());
     });
-    ticket.relays_to(format!("127.0.0.1:{port}").into());
+    let members = snapshot.pools[0].list().into_iter().map(|member| member.backend);
+    let backend = members.into_iter().find(|backend| backend.is_called(&format!("127.0.0.1:{port}")));
+    ticket.relays_to(backend.expect("in the pool"));
     ticket
 }
 
@@ -65,7 +67,10 @@ async fn a_list_is_a_page_in_the_order_of_ids() {
     let last = registries.list(&client, ConnectionId(999), 3).await;
     assert_eq!((last.rows.len(), last.rows[0].id.0, last.rows[0].bytes_to_client), (1, 1000, 5));
     assert_eq!((&*last.rows[0].listener, last.rows[0].backend.as_deref()), ("l", Some("127.0.0.1:1")));
+    let by_backend = Filter { backend: Some("127.0.0.1:1".into()), ..Filter::default() };
+    assert_eq!(registries.list(&by_backend, ConnectionId(0), 3).await.matching, 1000);
     for nobody in [
+        Filter { backend: Some("127.0.0.1:11".into()), ..Filter::default() },
         Filter { route: Some("b".into()), ..Filter::default() },
         Filter { id: Some(ConnectionId(1001)), ..Filter::default() },
         Filter { client: Some("10.0.0.2/32".parse().unwrap()), ..Filter::default() },
@@ -151,7 +156,7 @@ async fn who_is_not_yet_routed_when_the_route_goes_is_not_forgotten() {
     registries.list(&Filter::default(), ConnectionId(0), 1).await;
     for (ticket, route) in tickets.iter().zip(["closed", "stays"]) {
         ticket.update(|entry| (entry.route, entry.pool) = (Some(route.into()), Some("p".into())));
-        ticket.relays_to("127.0.0.1:1".into());
+        ticket.relays_to(before.pools[0].list().remove(0).backend);
     }
     assert_eq!(tickets.each_ref().map(ended_by), [Some(Reason::RouteRemoved), None]);
 }

@@ -57,12 +57,7 @@ pub(super) fn set_state(snapshot: &Snapshot, pool: &str, name: &str, wanted: Wan
     let Some(pool) = snapshot.pools.iter().find(|known| &*known.name == pool) else {
         return Err(format!("there is no pool `{pool}`"));
     };
-    let meant = |member: &Member| {
-        let backend = &member.backend;
-        let entry = backend.name.rsplit_once('#').map(|(entry, _)| entry);
-        &*backend.name == name || backend.address.to_string() == name || (backend.looked_up && entry == Some(name))
-    };
-    let members: Vec<Member> = pool.list().into_iter().filter(meant).collect();
+    let members: Vec<Member> = pool.list().into_iter().filter(|member| member.backend.is_called(name)).collect();
     if members.is_empty() {
         return Err(format!("pool `{}` has no backend `{name}`", pool.name));
     }
