@@ -67,6 +67,15 @@ fn a_slip_of_the_pen_gets_its_line_its_cause_and_its_cure() {
         (format!("{listener}{pools}routes:\n  - sni: a.test\n\tpool: p\n"), 5, 1, "indent with spaces"),
         (format!("{listener}{pools}routes:\n  - sni: a.test\n    pool:p\n"), 5, 5, "write `pool: p`"),
         (format!("{listener}{pools}routes:\n  - sni: [a.test, b.test\n    pool: p\n"), 4, 10, "a `]` is missing"),
+        (format!("{listener}{pools}routes:\n  -sni: a.test\n   pool: p\n"), 4, 3, "write `- sni: a.test`"),
+        (format!("{listener}{pools}routes:\n  - sni a.test\n    pool: p\n"), 4, 5, "write `sni: a.test`"),
+        (format!("{listen}\"127.0.0.1:0\n{pools}"), 3, 11, "this `\"` is not closed in its line"),
+        (
+            format!("{listener}pools: {{ p: {{ backends: [{{ address: 127.0.0.1:1 weight: 2 }}] }} }}\n"),
+            2,
+            51,
+            "a comma is missing before `weight`",
+        ),
         (
             format!("{listener}{pools}routes:\n  - sni: a.test\n    pool: p\n   - sni: b.test\n     pool: p\n"),
             6,

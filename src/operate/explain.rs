@@ -167,7 +167,8 @@ pub(crate) fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explan
         },
     };
     let sni = match question.name.as_str() {
-        NO_NAME => Ok(None),
+        // A client that sends an empty name is one that sends none.
+        NO_NAME | "" => Ok(None),
         name => Sni::from_wire(name.as_bytes()).map(Some),
     };
     match sni {

@@ -66,9 +66,29 @@ fn check(listener: &Listener, cursor: &Cursor<'_>, bound: &mut Vec<(SocketAddr, 
 
 /// Records that `address` will be bound, and reports a conflict with one that already is.
 pub(super) fn claim(address: SocketAddr, cursor: &Cursor<'_>, bound: &mut Vec<(SocketAddr, Place)>) {
-    if let Some((other, place)) = bound.iter().find(|(other, _)| collide(*other, address)) {
+    claim_if(address, cursor, bound, collide);
+}
+
+/// The same for an address that shares its port with no other, not even one that is more specific.
+pub(super) fn claim_alone(address: SocketAddr, cursor: &Cursor<'_>, bound: &mut Vec<(SocketAddr, Place)>) {
+    let covers = |all: SocketAddr, one: SocketAddr| {
+        all.ip().is_unspecified() && (all.is_ipv6() || one.is_ipv4()) && all.port() == one.port() && all.port() != 0
+    };
+    claim_if(address, cursor, bound, |a, b| collide(a, b) || covers(a, b) || covers(b, a));
+}
+
+fn claim_if(
+    address: SocketAddr,
+    cursor: &Cursor<'_>,
+    bound: &mut Vec<(SocketAddr, Place)>,
+    conflict: impl Fn(SocketAddr, SocketAddr) -> bool,
+) {
+    if let Some((other, place)) = bound.iter().find(|(other, _)| conflict(*other, address)) {
+        let are_wildcards = other.ip().is_unspecified() && address.ip().is_unspecified();
         let cure = match [*other, address].into_iter().find(SocketAddr::is_ipv6) {
-            Some(both) if *other != address => format!("; `{both}` also accepts IPv4: remove the other"),
+            Some(both) if are_wildcards && *other != address => {
+                format!("; `{both}` also accepts IPv4: remove the other")
+            }
             _ => String::new(),
         };
         cursor.error(format_args!("`{address}` conflicts with `{other}` at {place}: both cannot be bound{cure}"));

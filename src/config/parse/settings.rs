@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Cursor;
-use super::listeners::claim;
+use super::listeners::claim_alone;
 use crate::config::Token;
 use crate::config::problem::Place;
 use crate::settings::{Address, Admin, AllowControl, Limits, Relay, Reload, Runtime, Size, Span, Tcp, Timeouts};
@@ -81,7 +81,7 @@ pub(super) fn admin(top: &Cursor<'_>, bound: &mut Vec<(SocketAddr, Place)>) -> (
         Some(bind) => {
             for (cursor, address) in bind.items().zip(admin.bind.iter()) {
                 match address {
-                    Address::Tcp(address) => claim(*address, &cursor, bound),
+                    Address::Tcp(address) => claim_alone(*address, &cursor, bound),
                     Address::Unix(path) if paths.contains(&path) => cursor.error("the path is already in the list"),
                     Address::Unix(path) => paths.push(path),
                 }
@@ -89,7 +89,7 @@ pub(super) fn admin(top: &Cursor<'_>, bound: &mut Vec<(SocketAddr, Place)>) -> (
         }
         None => {
             let at = section.unwrap_or(*top);
-            admin.bind.iter().filter_map(Address::tcp).for_each(|address| claim(address, &at, bound));
+            admin.bind.iter().filter_map(Address::tcp).for_each(|address| claim_alone(address, &at, bound));
         }
     }
     let token = section.as_ref().and_then(|section| control(&admin, section));

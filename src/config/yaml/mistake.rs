@@ -14,6 +14,10 @@ pub(super) fn find(text: &str, line: usize, parser_said: &str) -> Option<(Spot, 
         .or_else(|| near(&lines, bare_brackets))
         .or_else(|| near(&lines, bare_variable))
         .or_else(|| near(&lines, no_blank))
+        .or_else(|| near(&lines, no_blank_after_dash))
+        .or_else(|| near(&lines, no_colon))
+        .or_else(|| open_quote(&lines))
+        .or_else(|| near(&lines, no_comma))
         .or_else(|| {
             let in_flow = FLOW_WORDS.iter().any(|words| parser_said.contains(words));
             in_flow.then(|| unclosed(&lines)).flatten()
@@ -67,6 +71,59 @@ fn no_blank(line: &str) -> Option<(usize, String)> {
     let wrong = KEYS.contains(&key) && !value.is_empty() && !value.starts_with([' ', '\t']);
     let column = line.chars().count() - trimmed.chars().count();
     wrong.then(|| (column, format!("a space is missing after the colon; write `{key}: {}`", value.trim_end())))
+}
+
+/// `-sni: a.test`
+fn no_blank_after_dash(line: &str) -> Option<(usize, String)> {
+    let trimmed = line.trim_start();
+    let entry = trimmed.strip_prefix('-')?;
+    let (key, _) = entry.split_once(':')?;
+    let column = line.chars().count() - trimmed.chars().count();
+    KEYS.contains(&key).then(|| (column, format!("a space is missing after the dash; write `- {}`", entry.trim_end())))
+}
+
+/// `- sni a.test`
+fn no_colon(line: &str) -> Option<(usize, String)> {
+    let trimmed = line.trim_start_matches([' ', '-']);
+    let (key, value) = trimmed.split_once(' ')?;
+    let column = line.chars().count() - trimmed.chars().count();
+    let wrong = KEYS.contains(&key) && !value.trim().is_empty() && !value.trim_start().starts_with(':');
+    wrong.then(|| (column, format!("a colon is missing; write `{key}: {}`", value.trim())))
+}
+
+/// The first quote that is not closed in its line; a value of several lines is not usual in a routing file.
+fn open_quote(lines: &[&str]) -> Option<(Spot, String)> {
+    lines.iter().enumerate().find_map(|(index, line)| {
+        let mut open = None;
+        let mut before = ' ';
+        for (column, c) in line.chars().enumerate() {
+            match (open, c) {
+                (Some((_, quote)), _) if c == quote && before != '\\' => open = None,
+                (None, '#') if before == ' ' => break,
+                // An apostrophe inside a word is not a quote.
+                (None, '"' | '\'') if !before.is_alphanumeric() => open = Some((column, c)),
+                _ => {}
+            }
+            before = c;
+        }
+        open.map(|(column, quote)| (spot(index, column), format!("this `{quote}` is not closed in its line")))
+    })
+}
+
+/// `{ address: a.test:443 weight: 2 }`
+fn no_comma(line: &str) -> Option<(usize, String)> {
+    let (before, inside) = line.split_once('{')?;
+    let mut start = before.chars().count() + 1;
+    for entry in inside.split([',', '}', '{', '[', ']']) {
+        let mut keys = entry.match_indices(": ");
+        if let (Some(_), Some((second, _))) = (keys.next(), keys.next()) {
+            let key = entry[..second].rsplit(' ').next().unwrap_or_default();
+            let column = start + entry[..second].chars().count() - key.chars().count();
+            return KEYS.contains(&key).then(|| (column, format!("a comma is missing before `{key}`")));
+        }
+        start += entry.chars().count() + 1;
+    }
+    None
 }
 
 /// The innermost bracket still open where the parser gave up.
