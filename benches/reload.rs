@@ -57,13 +57,13 @@ fn main() {
         swaps.len(),
         length / swaps.len() as u32
     );
-    let between = told("between swaps", between);
-    let during = told("during swaps", during);
+    let between = reported("between swaps", between);
+    let during = reported("during swaps", during);
     println!("p99 during / between: {:.2}", during.as_secs_f64() / between.as_secs_f64());
 }
 
 /// Prints percentiles; the 99th.
-fn told(when: &str, samples: Vec<(Instant, Duration)>) -> Duration {
+fn reported(when: &str, samples: Vec<(Instant, Duration)>) -> Duration {
     let mut took: Vec<_> = samples.into_iter().map(|(_, took)| took).collect();
     took.sort_unstable();
     let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize];

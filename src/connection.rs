@@ -283,7 +283,7 @@ mod tests {
     fn the_future_of_a_connection_stays_small() {
         let task = size_of_future(serve);
         let (relay, account) = (size_of::<Relay<TcpStream, TcpStream, Box<Account>>>(), size_of::<Account>());
-        let told = format!("a task of {task} bytes, a relay of {relay}, an account of {account}");
-        assert!(task <= 64 && relay <= 384 && account <= 256, "{told}");
+        let reported = format!("a task of {task} bytes, a relay of {relay}, an account of {account}");
+        assert!(task <= 64 && relay <= 384 && account <= 256, "{reported}");
     }
 }

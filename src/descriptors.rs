@@ -125,10 +125,10 @@ mod tests {
         assert_eq!(budget.most_pipes, (1024 - 80 - 900) / 4);
         assert_eq!(budget.check(Some(450)), Ok(()));
         assert_eq!(budget.check(None), Ok(()));
-        let told = Budget::new(256, 2, Some(1000), 256).check(Some(1000)).expect_err("too many").to_string();
+        let reported = Budget::new(256, 2, Some(1000), 256).check(Some(1000)).expect_err("too many").to_string();
         let sum =
             "1000 connections need 2 x 1000 + 80 = 2080 open files, and this process may open 256: write at most 88,";
-        assert!(told.contains(sum), "{told}");
+        assert!(reported.contains(sum), "{reported}");
         let most = Some(usize::MAX);
         let all = Budget::new(256, 2, most, 256).check(most).expect_err("too many").to_string();
         assert!(all.contains("write at most"), "{all}");

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn http_is_told_in_http() {
+    async fn http_is_reported_in_http() {
         let answer = String::from_utf8(refused(Refusal::Http, 16).await.expect("no reset")).expect("text");
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
         assert!(head.starts_with("HTTP/1.1 400 ") && head.contains(&format!("Content-Length: {}", body.len())));

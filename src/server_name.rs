@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misplaced_star_is_told_the_right_spelling() {
+    fn a_misplaced_star_is_reported_the_right_spelling() {
         for text in ["*shop.example.com", "a.*.example.com", "***.example.com", "foo*.example.com"] {
             let error = text.parse::<Pattern>().expect_err(text);
             assert!(error.to_string().contains("**.example.com"), "{text}: {error}");
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_or_a_port_is_told_the_name_in_it() {
+    fn a_url_or_a_port_is_reported_the_name_in_it() {
         for (text, name) in [
             ("https://a.example.com/x", "a.example.com"),
             ("a.example.com:443", "a.example.com"),

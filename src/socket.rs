@@ -369,7 +369,7 @@ mod tests {
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn a_congestion_control_that_the_kernel_lacks_is_told() {
+    fn a_congestion_control_that_the_kernel_lacks_is_reported() {
         // Every kernel has reno built in.
         assert!(check_congestion("reno").is_ok());
         assert!(check_congestion("no-such-one").is_err());

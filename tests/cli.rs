@@ -495,35 +495,35 @@ admin: {{ bind: "127.0.0.1:0" }}
         if !alpn.is_empty() {
             asked.extend(["--alpn", &alpn]);
         }
-        let told = desk.run(&asked);
+        let reported = desk.run(&asked);
         let admin = lb.admin().to_string();
         let live = desk.run(&[&asked[..], &["--admin", &admin]].concat());
         let without_file = |ended: &Ended| {
-            let mut told = ended.json();
-            told["config"]["file"].take();
+            let mut reported = ended.json();
+            reported["config"]["file"].take();
             serde_json::from_str::<Value>(
-                &told.to_string().replace(&*lb.config_file().to_string_lossy(), "config.yaml"),
+                &reported.to_string().replace(&*lb.config_file().to_string_lossy(), "config.yaml"),
             )
             .expect("JSON")
         };
-        assert_eq!((live.code, without_file(&live)), (told.code, without_file(&told)), "{}", live.stderr);
-        happens(&lb, &client, &told.json());
+        assert_eq!((live.code, without_file(&live)), (reported.code, without_file(&reported)), "{}", live.stderr);
+        happens(&lb, &client, &reported.json());
     }
     lb.stop();
 }
 
 /// Has `client` come for real, and compares what it saw and what was logged with what was told.
 #[track_caller]
-fn happens(lb: &Running, client: &Client, told: &Value) {
+fn happens(lb: &Running, client: &Client, reported: &Value) {
     let seen = lb.log().len();
-    let saw = come(lb.addresses()[client.listener], client, told["pool"].is_object());
+    let saw = come(lb.addresses()[client.listener], client, reported["pool"].is_object());
     let line = lb.wait_for_line_after(seen, |line| line["reason"].is_string());
-    assert_eq!(line["match"], told["match"], "{line}");
-    if told["pool"].is_object() {
-        assert_eq!(line["route"], told["route"], "{line}");
+    assert_eq!(line["match"], reported["match"], "{line}");
+    if reported["pool"].is_object() {
+        assert_eq!(line["route"], reported["route"], "{line}");
     }
-    assert_eq!(line["pool"], told["pool"]["name"], "{line}");
-    let refusal = &told["refusal"];
+    assert_eq!(line["pool"], reported["pool"]["name"], "{line}");
+    let refusal = &reported["refusal"];
     if refusal.is_object() {
         assert_eq!(line["reason"], refusal["reason"], "{line}");
         let before_tls13 = client.versions == TLS12 && !refusal["alert_before_tls13"].is_null();

@@ -73,7 +73,7 @@ fn a_slip_of_the_pen_gets_its_line_its_cause_and_its_cure() {
         (
             format!("{listener}pools: {{ p: {{ backends: [{{ address: 127.0.0.1:1 weight: 2 }}] }} }}\n"),
             2,
-            51,
+            49,
             "a comma is missing before `weight`",
         ),
         (
@@ -160,7 +160,7 @@ fn a_file_without_permission_is_a_problem_of_that_file() {
 }
 
 #[test]
-fn what_is_no_text_is_told_with_its_place() {
+fn what_is_no_text_is_reported_with_its_place() {
     only(&file(b"listeners:\n  - \xffname: a\n").refused(), 2, 5, "not UTF-8: found the byte 0xff");
     only(&file(b"\xef\xbb\xbflisteners: []\n").refused(), 1, 1, "byte order mark");
     only(&file(b"\xff\xfel\0i\0").refused(), 1, 1, "UTF-16");
@@ -168,7 +168,7 @@ fn what_is_no_text_is_told_with_its_place() {
 }
 
 #[test]
-fn what_is_no_map_is_told() {
+fn what_is_no_map_is_reported() {
     only(&file("").refused(), 1, 1, "the file is empty");
     only(&file("# nothing\n").refused(), 1, 1, "the file is empty");
     only(&file("just words\n").refused(), 1, 1, "expected a map");
@@ -180,7 +180,7 @@ fn what_is_no_map_is_told() {
 }
 
 #[test]
-fn what_yaml_allows_beyond_a_tree_is_told() {
+fn what_yaml_allows_beyond_a_tree_is_reported() {
     let aliases = file("listeners: &a [{ name: a, bind: 127.0.0.1:0 }]\nroutes: *a\n").refused();
     let lines: Vec<u32> = aliases.iter().map(|problem| problem.place.line).collect();
     assert_eq!(lines, [1, 2], "{aliases}");
@@ -247,18 +247,19 @@ fn problems_are_counted_but_not_hoarded() {
 }
 
 #[test]
-fn all_problems_of_a_file_are_told_at_once_in_order() {
+fn all_problems_of_a_file_are_reported_at_once_in_order() {
     let problems = Config::load(&fixture("many-problems.yaml")).expect_err("refused");
-    let told: Vec<String> = problems
+    let reported: Vec<String> = problems
         .iter()
         .map(|problem| {
             let (line, column) = (problem.place.line, problem.place.column);
             format!("{line}:{column}: {}: {}\n", problem.path, problem.message)
         })
         .collect();
-    let told = told.concat().replace(&fixture("many-problems.yaml").display().to_string(), "many-problems.yaml");
+    let reported =
+        reported.concat().replace(&fixture("many-problems.yaml").display().to_string(), "many-problems.yaml");
     let expected = fs::read_to_string(fixture("many-problems.txt")).expect("readable");
-    assert_eq!(told, expected);
+    assert_eq!(reported, expected);
 }
 
 #[test]
@@ -266,8 +267,8 @@ fn what_is_not_built_is_refused_and_its_default_is_not() {
     let unbuilt = Config::load(&fixture("not-supported-yet.yaml")).expect_err("refused");
     let lines = fs::read_to_string(fixture("not-supported-yet.yaml")).expect("readable");
     for (number, line) in (1..).zip(lines.lines()).filter(|(_, line)| line.ends_with("# not yet")) {
-        let told: Vec<&Problem> = unbuilt.iter().filter(|problem| problem.place.line == number).collect();
-        let [problem] = told.as_slice() else { panic!("line {number}: {line}\n{unbuilt}") };
+        let reported: Vec<&Problem> = unbuilt.iter().filter(|problem| problem.place.line == number).collect();
+        let [problem] = reported.as_slice() else { panic!("line {number}: {line}\n{unbuilt}") };
         assert!(problem.message.contains("not supported yet"), "{problem}");
     }
     let marked = lines.lines().filter(|line| line.ends_with("# not yet")).count();
@@ -297,19 +298,22 @@ fn a_problem_of_an_included_file_is_placed_in_it() {
         .with("more/.hidden.yaml", "nonsense")
         .with("more/5.yaml~", "nonsense");
     let problems = files.refused();
-    let told: Vec<String> = problems
+    let reported: Vec<String> = problems
         .iter()
         .map(|problem| {
             let file = problem.place.file.file_name().expect("a name").display().to_string();
             format!("{file}:{}: {}", problem.place.line, problem.path)
         })
         .collect();
-    assert_eq!(told, ["1.yaml:2: routes[0].pool", "2.yaml:2: include", "3.yaml:1: routes[0].sni", "4.yaml:1: pools.p"]);
+    assert_eq!(
+        reported,
+        ["1.yaml:2: routes[0].pool", "2.yaml:2: include", "3.yaml:1: routes[0].sni", "4.yaml:1: pools.p"]
+    );
     assert!(problems.to_string().contains(&files.path("config.yaml").display().to_string()), "{problems}");
 }
 
 #[test]
-fn an_include_that_names_nothing_is_told() {
+fn an_include_that_names_nothing_is_reported() {
     let loaded = file(format!("{GOOD}include: [none.d/*.yaml]\n")).load().expect("usable");
     only(&loaded.warnings, 4, 11, "no file matches");
     let problems = file(format!("{GOOD}include: none.yaml\n")).refused();

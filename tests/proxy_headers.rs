@@ -30,13 +30,13 @@ proptest! {
         prop_assert_eq!(theirs.alpn(), protocol.as_deref());
 
         let theirs = ppp::v2::Header::try_from(&bytes[..]).unwrap();
-        let told: Vec<_> = theirs.tlvs().map(Result::unwrap).map(|value| (value.kind, value.value.to_vec())).collect();
+        let reported: Vec<_> = theirs.tlvs().map(Result::unwrap).map(|value| (value.kind, value.value.to_vec())).collect();
         let mut given = Vec::new();
         given.extend(id.map(|id| (5, id.into_bytes())));
         given.extend(name.map(|name| (2, name.into_bytes())));
         given.extend(protocol.map(|protocol| (1, protocol)));
-        prop_assert_eq!(&told[..told.len() - 1], given);
-        prop_assert_eq!(told.last().map(|(kind, value)| (*kind, value.len())), Some((3, 4)));
+        prop_assert_eq!(&reported[..reported.len() - 1], given);
+        prop_assert_eq!(reported.last().map(|(kind, value)| (*kind, value.len())), Some((3, 4)));
     }
 
     #[test]

@@ -148,16 +148,16 @@ fn check_values(bytes: &[u8], values: Values) {
     let asked = [(5, id.as_deref().map(str::as_bytes)), (2, values.authority), (1, values.alpn)];
     let mut asked = asked.into_iter().filter_map(|(kind, value)| Some((kind, value?)));
     let theirs = ppp::v2::Header::try_from(bytes).expect("ppp reads it");
-    let mut told: Vec<_> = theirs.tlvs().map(|value| value.expect("ppp reads it")).collect();
-    let checksum = told.pop().expect("a checksum");
+    let mut reported: Vec<_> = theirs.tlvs().map(|value| value.expect("ppp reads it")).collect();
+    let checksum = reported.pop().expect("a checksum");
     assert_eq!((checksum.kind, checksum.value.len()), (3, 4));
-    for value in &told {
+    for value in &reported {
         assert!(asked.any(|(kind, asked)| kind == value.kind && asked == &*value.value), "{value:?} was not given");
     }
     let short =
         values.authority.is_none_or(|name| name.len() <= 255) && values.alpn.is_none_or(|name| name.len() < 198);
     let given = [values.unique_id.is_some(), values.authority.is_some(), values.alpn.is_some()];
-    assert!(!short || told.len() == given.into_iter().filter(|given| *given).count(), "a value is missing");
+    assert!(!short || reported.len() == given.into_iter().filter(|given| *given).count(), "a value is missing");
 }
 
 fn addresses(bytes: &[u8]) -> Option<(Addresses, &[u8])> {

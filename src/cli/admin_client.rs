@@ -29,11 +29,11 @@ pub(crate) struct Answer {
 ///
 /// # Errors
 /// It is neither, or the host has no address.
-pub(crate) fn address(told: &str) -> io::Result<Address> {
-    if let Some(path) = told.strip_prefix("unix:") {
+pub(crate) fn address(reported: &str) -> io::Result<Address> {
+    if let Some(path) = reported.strip_prefix("unix:") {
         return Ok(Address::Unix(path.into()));
     }
-    let host = told.strip_prefix("http://").unwrap_or(told).trim_end_matches('/');
+    let host = reported.strip_prefix("http://").unwrap_or(reported).trim_end_matches('/');
     let first = host.to_socket_addrs()?.next();
     first.map(Address::Tcp).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
 }

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_is_told_as_json() {
+    fn the_same_is_reported_as_json() {
         let (verdict, out) = checked("listeners: [{ name: a }]\n", Form::Json);
         let report: serde_json::Value = serde_json::from_str(&out).expect("JSON");
         assert_eq!(verdict, Verdict::Refused);

@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_a_get_is_told_so() {
+    async fn what_is_not_a_get_is_reported_so() {
         let backends = spawn_backends(&[("blue", 0, &["blue.test"])]).await.unwrap();
         let long = [b"GET / HTTP/1.1\r\nX: ".as_slice(), &[b'x'; MAX_HEAD_BYTES]].concat();
         for (request, status) in [

@@ -60,12 +60,12 @@ pub(super) fn run(options: &Options) -> ExitCode {
     };
     let report = compare(&old, &new);
     let mut out = io::stdout().lock();
-    let told = if options.json {
+    let reported = if options.json {
         serde_json::to_writer_pretty(&mut out, &report).map_err(io::Error::from).and_then(|()| writeln!(out))
     } else {
         out.write_all(text(&report).as_bytes())
     };
-    match told {
+    match reported {
         Ok(()) if report.changes => Exit::Changes.into(),
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => output_failed(&error),
@@ -168,8 +168,8 @@ fn when(when: &When) -> String {
         "other" => "through other listeners".to_owned(),
         listener => format!("through listener {listener}"),
     });
-    let told: Vec<String> = [alpn, source, listener].into_iter().flatten().collect();
-    if told.is_empty() { "all clients".to_owned() } else { told.join(", ") }
+    let reported: Vec<String> = [alpn, source, listener].into_iter().flatten().collect();
+    if reported.is_empty() { "all clients".to_owned() } else { reported.join(", ") }
 }
 
 fn pool(change: &PoolChange<'_>) -> String {

@@ -62,12 +62,12 @@ pub(super) fn run(options: &Options, config: Option<PathBuf>) -> ExitCode {
         Err(exit) => return exit,
     };
     let mut out = io::stdout().lock();
-    let told = if options.json {
+    let reported = if options.json {
         serde_json::to_writer_pretty(&mut out, &explanation).map_err(io::Error::from).and_then(|()| writeln!(out))
     } else {
         out.write_all(text(&explanation).as_bytes())
     };
-    match told {
+    match reported {
         Ok(()) => verdict(&explanation, options.expect_pool.as_deref()),
         Err(error) => output_failed(&error),
     }
@@ -103,7 +103,7 @@ pub(super) fn offline(loaded: Loaded) -> Snapshot {
 /// Asks `/api/v1/explain`.
 fn ask(admin: &str, options: &Options) -> Result<Explanation, AskError> {
     let address = admin_client::address(admin);
-    let address = address.map_err(|error| AskError::Address { told: admin.to_owned(), error })?;
+    let address = address.map_err(|error| AskError::Address { reported: admin.to_owned(), error })?;
     let source = options.source.map(|source| source.to_string());
     let alpn = (!options.alpn.is_empty()).then(|| options.alpn.join(","));
     let pairs = [("name", Some(options.name.clone())), ("alpn", alpn), ("source", source)];
@@ -127,7 +127,7 @@ fn ask(admin: &str, options: &Options) -> Result<Explanation, AskError> {
 #[derive(Debug)]
 enum AskError {
     Address {
-        told: String,
+        reported: String,
         error: io::Error,
     },
     NoAnswer {
@@ -160,8 +160,12 @@ impl AskError {
 impl fmt::Display for AskError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Address { told, error } => {
-                write!(f, "`{}` is not a valid admin address (HOST:PORT or unix:/PATH): {error}", told.escape_debug())
+            Self::Address { reported, error } => {
+                write!(
+                    f,
+                    "`{}` is not a valid admin address (HOST:PORT or unix:/PATH): {error}",
+                    reported.escape_debug()
+                )
             }
             Self::NoAnswer { address, error } => write!(f, "no answer from the admin address {address}: {error}"),
             Self::Status { address, status, said } => {
@@ -250,8 +254,8 @@ fn passed_over(over: &PassedOver, widths: Widths) -> String {
 fn conditions(entry: &Entry) -> String {
     let listed = [("ALPN", &entry.alpn), ("from", &entry.source), ("through listener", &entry.listeners)];
     let listed = listed.iter().filter(|(_, list)| !list.is_empty());
-    let told: Vec<String> = listed.map(|(what, list)| format!("{what} {}", list.join(" or "))).collect();
-    told.join(", ")
+    let reported: Vec<String> = listed.map(|(what, list)| format!("{what} {}", list.join(" or "))).collect();
+    reported.join(", ")
 }
 
 fn client_sees(Explanation { refusal, .. }: &Explanation) -> String {

@@ -233,7 +233,7 @@ fn a_lying_message_length_is_refused_before_its_end() {
 }
 
 #[test]
-fn what_a_refused_client_is_told_does_not_depend_on_how_its_bytes_come() {
+fn what_a_refused_client_is_reported_does_not_depend_on_how_its_bytes_come() {
     // Too long, and broken further on.
     let mut wire = records(&message(&usual()), 16_384);
     wire[6] = 0xff;
@@ -327,7 +327,7 @@ fn a_hello_without_extensions_is_whole() {
 }
 
 #[test]
-fn an_ip_literal_is_told_from_no_name() {
+fn an_ip_literal_is_reported_from_no_name() {
     assert_eq!(
         whole(&records(&message(&sni(b"192.0.2.7")), 16_384)).server_name,
         Some(Sni::IpLiteral("192.0.2.7".into()))

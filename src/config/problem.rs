@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// All problems of a file, sorted by place. Only the first hundred of each severity are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Problems {
-    told: Vec<Problem>,
+    reported: Vec<Problem>,
     errors: usize,
     warnings: usize,
 }
@@ -62,13 +62,13 @@ impl Problems {
         };
         *count += 1;
         if *count <= MAX_TOLD {
-            self.told.push(problem());
+            self.reported.push(problem());
         }
     }
 
     /// Whether there are no problems.
     pub fn is_empty(&self) -> bool {
-        self.told.is_empty()
+        self.reported.is_empty()
     }
 
     /// The number of errors, including those that were not kept.
@@ -83,12 +83,12 @@ impl Problems {
 
     /// How many were counted but not kept.
     pub fn left_off(&self) -> usize {
-        self.errors + self.warnings - self.told.len()
+        self.errors + self.warnings - self.reported.len()
     }
 
     /// The problems that were kept.
     pub fn iter(&self) -> std::slice::Iter<'_, Problem> {
-        self.told.iter()
+        self.reported.iter()
     }
 
     /// Sorts by place, with files in the order of `files`.
@@ -97,7 +97,7 @@ impl Problems {
             let file = files.iter().position(|file| **file == *place.file).unwrap_or(files.len());
             (file, place.line, place.column)
         };
-        self.told.sort_by_cached_key(|problem| rank(&problem.place));
+        self.reported.sort_by_cached_key(|problem| rank(&problem.place));
     }
 }
 
@@ -112,7 +112,7 @@ impl<'a> IntoIterator for &'a Problems {
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.told.iter().enumerate() {
+        for (index, problem) in self.reported.iter().enumerate() {
             if index > 0 {
                 f.write_str("\n")?;
             }

@@ -16,7 +16,7 @@ fn parse(text: &str) -> Result<Loaded, Problems> {
 }
 
 /// Loads `routes`, one per line, and returns the problems: `E` or `W`, and the number of the route.
-fn told(routes: &[&str]) -> Vec<String> {
+fn reported(routes: &[&str]) -> Vec<String> {
     let list: String = routes.iter().map(|route| format!("  - {{ {route}, pool: p }}\n")).collect();
     let problems = match parse(&format!("{AROUND}{list}")) {
         Ok(loaded) => loaded.warnings,
@@ -39,7 +39,7 @@ fn meaning(loaded: Loaded) -> Config {
 
 #[test]
 fn a_backend_that_is_one_of_the_listeners_is_refused_with_both_places() {
-    let told = |bind: &str, backend: &str| {
+    let reported = |bind: &str, backend: &str| {
         let listeners = format!("listeners:\n  - {{ name: l, bind: [\"127.0.0.1:0\", \"{bind}\"] }}\n");
         let pools = format!("pools:\n  p:\n    backends:\n      - 10.0.0.1:1\n      - {{ address: \"{backend}\" }}\n");
         match parse(&format!("{listeners}{pools}unmatched: {{ pool: p }}\n")) {
@@ -47,21 +47,21 @@ fn a_backend_that_is_one_of_the_listeners_is_refused_with_both_places() {
             Err(problems) => problems.to_string(),
         }
     };
-    let same = told("192.0.2.1:443", "192.0.2.1:443");
+    let same = reported("192.0.2.1:443", "192.0.2.1:443");
     assert!(
         same.starts_with("config.yaml:7:9: pools.p.backends[1]: `192.0.2.1:443` is the listener at config.yaml:2:")
     );
     assert!(!same.contains("which listens on"), "{same}");
     for (bind, backend) in [("0.0.0.0:443", "127.0.0.1:443"), ("[::]:443", "127.0.0.1:443"), ("[::]:443", "[::1]:443")]
     {
-        let told = told(bind, backend);
-        assert!(told.contains(&format!("`{backend}` is the listener at")), "{bind} {backend}: {told}");
-        assert!(told.contains(&format!("which listens on `{bind}`")), "{bind} {backend}: {told}");
+        let reported = reported(bind, backend);
+        assert!(reported.contains(&format!("`{backend}` is the listener at")), "{bind} {backend}: {reported}");
+        assert!(reported.contains(&format!("which listens on `{bind}`")), "{bind} {backend}: {reported}");
     }
     // Whether that is a local address is known only at run time.
-    assert_eq!(told("0.0.0.0:443", "192.0.2.1:443"), "");
-    assert_eq!(told("192.0.2.1:443", "192.0.2.1:8443"), "");
-    assert_eq!(told("0.0.0.0:443", "unix:/run/a.sock"), "");
+    assert_eq!(reported("0.0.0.0:443", "192.0.2.1:443"), "");
+    assert_eq!(reported("192.0.2.1:443", "192.0.2.1:8443"), "");
+    assert_eq!(reported("0.0.0.0:443", "unix:/run/a.sock"), "");
 }
 
 const DOCS: &str = include_str!("../../docs/configuration.md");
@@ -178,8 +178,8 @@ fn a_tls_check_asks_for_the_first_exact_name_of_its_pool() {
 }
 
 #[test]
-fn checks_and_ejection_that_make_no_sense_are_told_the_right_way() {
-    for (keys, told) in [
+fn checks_and_ejection_that_make_no_sense_are_reported_the_right_way() {
+    for (keys, reported) in [
         ("health_check: { kind: tcp, verify: true }", "only `kind: tls`"),
         ("health_check: { ca_file: Cargo.toml, verify: true }", "no PEM certificate"),
         ("health_check: { ca_file: /nonexistent.pem, verify: true }", "/nonexistent.pem"),
@@ -196,7 +196,7 @@ fn checks_and_ejection_that_make_no_sense_are_told_the_right_way() {
             Ok(loaded) => loaded.warnings.to_string(),
             Err(problems) => problems.to_string(),
         };
-        assert!(problems.contains(told) && problems.contains("pools.p."), "{keys}: {problems}");
+        assert!(problems.contains(reported) && problems.contains("pools.p."), "{keys}: {problems}");
     }
     let off = pool("ejection: off", "[{ sni: a.test, pool: p }]").unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(off.config.pools[0].ejection.0, None);
@@ -231,46 +231,49 @@ fn names_are_looked_up_as_the_pool_says() {
 #[test]
 fn two_routes_that_could_both_hold_are_a_conflict() {
     let none: [&str; 0] = [];
-    assert_eq!(told(&["sni: a.test", "sni: A.test."]), ["E1"]);
-    assert_eq!(told(&["sni: [a.test, b.test, a.test]"]), ["E0"]);
-    assert_eq!(told(&["sni: a.test", "sni: '*.test'", "sni: '**.test'", "sni: '*'"]), none);
+    assert_eq!(reported(&["sni: a.test", "sni: A.test."]), ["E1"]);
+    assert_eq!(reported(&["sni: [a.test, b.test, a.test]"]), ["E0"]);
+    assert_eq!(reported(&["sni: a.test", "sni: '*.test'", "sni: '**.test'", "sni: '*'"]), none);
     // Overlapping lists, for every kind of condition that is present.
-    assert_eq!(told(&["sni: a.test, alpn: [h2, x]", "sni: a.test, alpn: [y, h2]"]), ["E1"]);
-    assert_eq!(told(&["sni: a.test, source: [10.0.0.0/8]", "sni: a.test, source: [10.1.0.0/16]"]), ["E1"]);
-    assert_eq!(told(&["sni: a.test, source: [10.1.0.0/16]", "sni: a.test, source: [10.0.0.0/8]"]), ["E1"]);
-    assert_eq!(told(&["sni: a.test, source: [10.0.0.0/8]", "sni: a.test, source: [11.0.0.0/8]"]), none);
-    assert_eq!(told(&["sni: a.test, source: [10.0.0.0/8, 10.0.0.0/9]"]), none);
-    assert_eq!(told(&["sni: a.test, source: ['::/0']", "sni: a.test, source: [10.0.0.0/8]"]), none);
-    assert_eq!(told(&["sni: a.test, listeners: [one]", "sni: a.test, listeners: [two, one]"]), ["E1"]);
-    assert_eq!(told(&["sni: a.test, listeners: [one]", "sni: a.test, listeners: [two]"]), none);
+    assert_eq!(reported(&["sni: a.test, alpn: [h2, x]", "sni: a.test, alpn: [y, h2]"]), ["E1"]);
+    assert_eq!(reported(&["sni: a.test, source: [10.0.0.0/8]", "sni: a.test, source: [10.1.0.0/16]"]), ["E1"]);
+    assert_eq!(reported(&["sni: a.test, source: [10.1.0.0/16]", "sni: a.test, source: [10.0.0.0/8]"]), ["E1"]);
+    assert_eq!(reported(&["sni: a.test, source: [10.0.0.0/8]", "sni: a.test, source: [11.0.0.0/8]"]), none);
+    assert_eq!(reported(&["sni: a.test, source: [10.0.0.0/8, 10.0.0.0/9]"]), none);
+    assert_eq!(reported(&["sni: a.test, source: ['::/0']", "sni: a.test, source: [10.0.0.0/8]"]), none);
+    assert_eq!(reported(&["sni: a.test, listeners: [one]", "sni: a.test, listeners: [two, one]"]), ["E1"]);
+    assert_eq!(reported(&["sni: a.test, listeners: [one]", "sni: a.test, listeners: [two]"]), none);
     // Entries that are disjoint in one kind of condition are disjoint.
     let apart =
         ["sni: a.test, listeners: [one], source: [10.0.0.0/8]", "sni: a.test, listeners: [two], source: [10.0.0.0/8]"];
-    assert_eq!(told(&apart), none);
+    assert_eq!(reported(&apart), none);
     // Different kinds: the entry with more kinds comes first.
-    assert_eq!(told(&["sni: a.test", "sni: a.test, alpn: [h2]", "sni: a.test, alpn: [h2], listeners: [one]"]), none);
+    assert_eq!(
+        reported(&["sni: a.test", "sni: a.test, alpn: [h2]", "sni: a.test, alpn: [h2], listeners: [one]"]),
+        none
+    );
 }
 
 #[test]
 fn a_client_may_offer_protocols_of_two_routes() {
-    assert_eq!(told(&["sni: a.test, alpn: [h2]", "sni: a.test, alpn: [http/1.1]"]), ["E1"]);
+    assert_eq!(reported(&["sni: a.test, alpn: [h2]", "sni: a.test, alpn: [http/1.1]"]), ["E1"]);
     let apart = ["sni: a.test, alpn: [h2], listeners: [one]", "sni: a.test, alpn: [http/1.1], listeners: [two]"];
-    assert_eq!(told(&apart).len(), 0);
+    assert_eq!(reported(&apart).len(), 0);
 }
 
 #[test]
-fn a_route_is_told_to_be_unreachable_only_if_it_is() {
+fn a_route_is_reported_to_be_unreachable_only_if_it_is() {
     let none: [&str; 0] = [];
-    assert_eq!(told(&["sni: a.test", "sni: a.test, listeners: [one, two]"]), ["W0"]);
-    assert_eq!(told(&["sni: a.test", "sni: a.test, listeners: [one]"]), none);
-    assert_eq!(told(&["sni: a.test", "sni: a.test, source: [0.0.0.0/0, '::/0']"]), ["W0"]);
-    assert_eq!(told(&["sni: a.test", "sni: a.test, source: [0.0.0.0/0]"]), none);
-    assert_eq!(told(&["sni: a.test, alpn: [h2]", "sni: a.test, alpn: [h2, x], listeners: [two, one]"]), ["W0"]);
-    assert_eq!(told(&["sni: a.test, alpn: [h2, y]", "sni: a.test, alpn: [h2, x], listeners: [two, one]"]), none);
+    assert_eq!(reported(&["sni: a.test", "sni: a.test, listeners: [one, two]"]), ["W0"]);
+    assert_eq!(reported(&["sni: a.test", "sni: a.test, listeners: [one]"]), none);
+    assert_eq!(reported(&["sni: a.test", "sni: a.test, source: [0.0.0.0/0, '::/0']"]), ["W0"]);
+    assert_eq!(reported(&["sni: a.test", "sni: a.test, source: [0.0.0.0/0]"]), none);
+    assert_eq!(reported(&["sni: a.test, alpn: [h2]", "sni: a.test, alpn: [h2, x], listeners: [two, one]"]), ["W0"]);
+    assert_eq!(reported(&["sni: a.test, alpn: [h2, y]", "sni: a.test, alpn: [h2, x], listeners: [two, one]"]), none);
 }
 
 #[test]
-fn a_pool_and_a_listener_that_nothing_uses_are_told() {
+fn a_pool_and_a_listener_that_nothing_uses_are_reported() {
     let text = "listeners:\n  - { name: one, bind: 127.0.0.1:0 }\n  - { name: two, bind: 127.0.0.1:0 }\n\
                 pools: { p: { backends: [127.0.0.1:1] }, q: { backends: [127.0.0.1:2] } }\n\
                 routes: [{ sni: a.test, listeners: [one], pool: p }]\n";
@@ -340,7 +343,7 @@ proptest! {
         let expected: Vec<String> = (0..parsed.len()).filter(|&later| conflicts(later)).map(|n| format!("E{n}")).collect();
 
         let together: Vec<String> = conditions.iter().map(|more| format!("sni: a.test{more}")).collect();
-        let mut found = told(&together.iter().map(String::as_str).collect::<Vec<_>>());
+        let mut found = reported(&together.iter().map(String::as_str).collect::<Vec<_>>());
         found.retain(|one| one.starts_with('E'));
         found.dedup();
         prop_assert_eq!(found, expected);

@@ -100,7 +100,7 @@ mod tests {
         let token = read(b"  s3cret-word\n").unwrap();
         assert_eq!(&**token.secret(), "s3cret-word");
         assert!(!format!("{token:?}").contains("s3cret"), "{token:?}");
-        for (bytes, told) in [
+        for (bytes, reported) in [
             (&b""[..], "is empty"),
             (b" \n", "is empty"),
             (b"two words", "without spaces"),
@@ -108,7 +108,7 @@ mod tests {
             (&[b'x'; 4097], "longer than 4096"),
         ] {
             let error = read(bytes).unwrap_err().to_string();
-            assert!(error.contains(told) && error.contains("/token`"), "{error}");
+            assert!(error.contains(reported) && error.contains("/token`"), "{error}");
         }
         let missing = Token::read(&directory.path().join("nothing")).unwrap_err().to_string();
         assert!(missing.contains("/nothing` cannot be read: No such file"), "{missing}");

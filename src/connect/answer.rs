@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_first_record_is_told_by_its_first_bytes() {
+    fn a_first_record_is_reported_by_its_first_bytes() {
         let hello = [&[0x16, 3, 3, 0, 122, 2, 0, 0, 118, 3, 3][..], &[7; 32]].concat();
         let retry = [&[0x16, 3, 3, 0, 88, 2, 0, 0, 84, 3, 3][..], HELLO_RETRY_REQUEST].concat();
         assert_eq!(first_record(&hello), (FirstRecord::ServerHello, None));

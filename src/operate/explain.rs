@@ -189,7 +189,7 @@ impl Explanation {
         self.route = Some(route.name.to_string());
         self.matched = Some(matched.as_str().to_owned());
         match &route.to {
-            Destination::Pool(pool) => self.pool = Some(told_pool(&snapshot.config, &pool.name)),
+            Destination::Pool(pool) => self.pool = Some(reported_pool(&snapshot.config, &pool.name)),
             Destination::Refuse(how) => self.refusal = Some(refusal(*how, matched)),
         }
         if let Some(Sni::Name(name)) = asked.sni {
@@ -290,7 +290,7 @@ fn suffix(name: &ServerName, bytes: usize) -> &str {
     &name[name.len() - bytes..]
 }
 
-fn told_pool(config: &Settings, name: &str) -> Pool {
+fn reported_pool(config: &Settings, name: &str) -> Pool {
     let backend = |backend: &settings::Backend| Backend {
         address: backend.address.to_string(),
         weight: backend.weight,

@@ -141,7 +141,7 @@ fn an_operator_s_word_holds_even_when_nobody_else_is_left() {
 }
 
 #[test]
-fn a_full_backend_is_passed_over_and_told_from_none() {
+fn a_full_backend_is_passed_over_and_reported_from_none() {
     let pool = pool(settings(), vec![settings::Backend { max_connections: 2.into(), ..entry(1) }]);
     let now = Instant::now();
     let mut picks: Vec<_> = (0..3).map(|_| pool.picks(REQUEST)).collect();

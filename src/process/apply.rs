@@ -340,7 +340,10 @@ mod tests {
         };
         // A multicast address is never a local address.
         assert_eq!(refused(&["127.0.0.1:7000", "0.0.0.0:7002", "127.0.0.2:7003"]), None);
-        let told = refused(&["127.0.0.1:7000", "0.0.0.0:7003"]).expect("refused");
-        assert!(told.starts_with("pool q: its backend `127.0.0.1:7003` is where snigate itself listens"), "{told}");
+        let reported = refused(&["127.0.0.1:7000", "0.0.0.0:7003"]).expect("refused");
+        assert!(
+            reported.starts_with("pool q: its backend `127.0.0.1:7003` is where snigate itself listens"),
+            "{reported}"
+        );
     }
 }

@@ -253,21 +253,21 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_said() {
-        let told = |text| socket(text).expect_err(text).to_string();
-        assert_eq!(told("10.0.0.1"), "a port is missing; write `10.0.0.1:PORT`");
-        assert!(told("::1").contains("`[::1]:PORT`"));
-        assert!(told("[::1]").contains("`[::1]:PORT`"));
-        assert!(told("8443").contains("`0.0.0.0:8443`"));
-        assert!(told(":8443").contains("`0.0.0.0:8443`"));
-        assert!(told("*:8443").contains("`0.0.0.0:8443`"));
-        assert!(told("10.0.0.1:99999").contains("`99999` is not a valid port"));
-        assert!(told("10.0.0.1:").contains("is not a valid port"));
-        assert!(told("localhost:443").contains("`localhost` is a DNS name"));
-        assert!(told("shop.internal").contains("is a DNS name"));
-        assert!(told("unix:/run/a.sock").contains("not allowed here"));
-        assert!(told("https://10.0.0.1:443").contains("scheme"));
-        assert_eq!(told("10.0.0:443"), "`10.0.0:443` is not a valid address");
-        assert_eq!(told(""), "`` is not a valid address");
+        let reported = |text| socket(text).expect_err(text).to_string();
+        assert_eq!(reported("10.0.0.1"), "a port is missing; write `10.0.0.1:PORT`");
+        assert!(reported("::1").contains("`[::1]:PORT`"));
+        assert!(reported("[::1]").contains("`[::1]:PORT`"));
+        assert!(reported("8443").contains("`0.0.0.0:8443`"));
+        assert!(reported(":8443").contains("`0.0.0.0:8443`"));
+        assert!(reported("*:8443").contains("`0.0.0.0:8443`"));
+        assert!(reported("10.0.0.1:99999").contains("`99999` is not a valid port"));
+        assert!(reported("10.0.0.1:").contains("is not a valid port"));
+        assert!(reported("localhost:443").contains("`localhost` is a DNS name"));
+        assert!(reported("shop.internal").contains("is a DNS name"));
+        assert!(reported("unix:/run/a.sock").contains("not allowed here"));
+        assert!(reported("https://10.0.0.1:443").contains("scheme"));
+        assert_eq!(reported("10.0.0:443"), "`10.0.0:443` is not a valid address");
+        assert_eq!(reported(""), "`` is not a valid address");
     }
 
     #[test]

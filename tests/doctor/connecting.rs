@@ -7,37 +7,37 @@ use serde_json::json;
 use crate::server::{Authority, Behavior, nothing_there, relay_unix, says, says_nothing};
 use crate::visit::{Told, Visit};
 
-fn told(backend: SocketAddr) -> Told {
-    Visit::one(&["a.test", "b.test"], backend).told()
+fn reported(backend: SocketAddr) -> Told {
+    Visit::one(&["a.test", "b.test"], backend).reported()
 }
 
 /// The one finding, for both names at once.
 #[track_caller]
-fn only(told: &Told, kind: &str) -> String {
-    assert_eq!((told.code, told.findings()), (7, vec![("error", kind)]), "{:#}", told.json);
-    told.seen(kind).to_owned()
+fn only(reported: &Told, kind: &str) -> String {
+    assert_eq!((reported.code, reported.findings()), (7, vec![("error", kind)]), "{:#}", reported.json);
+    reported.seen(kind).to_owned()
 }
 
 #[test]
 fn nothing_listens() {
-    let told = told(nothing_there());
-    assert_eq!(only(&told, "unreachable"), "cannot connect: connection refused");
-    assert_eq!(told.json["backends"][0]["failure"], "cannot connect: connection refused");
-    assert_eq!(told.json["backends"][0]["names_asked"], 1, "who cannot be reached is not asked again");
+    let reported = reported(nothing_there());
+    assert_eq!(only(&reported, "unreachable"), "cannot connect: connection refused");
+    assert_eq!(reported.json["backends"][0]["failure"], "cannot connect: connection refused");
+    assert_eq!(reported.json["backends"][0]["names_asked"], 1, "who cannot be reached is not asked again");
 }
 
 #[test]
-fn a_name_is_looked_up_and_told_with_its_address() {
+fn a_name_is_looked_up_and_reported_with_its_address() {
     let authority = Authority::new();
     let backend = authority.issue(&["a.test"]).serve(Behavior { only: Some(&["a.test"]), ..Behavior::default() });
     let named = format!("localhost:{}", backend.port());
     let visit =
         |name: &str| Visit::default().route("a.test", "web").pool_with("web", &[name], ", resolve: { family: v4 }");
-    let told = visit(&named).trusting(&authority.file()).told();
-    assert_eq!((told.code, told.findings()), (0, vec![]), "{:#}", told.json);
-    assert_eq!(told.json["backends"][0]["backend"], format!("{named} ({backend})"));
+    let reported = visit(&named).trusting(&authority.file()).reported();
+    assert_eq!((reported.code, reported.findings()), (0, vec![]), "{:#}", reported.json);
+    assert_eq!(reported.json["backends"][0]["backend"], format!("{named} ({backend})"));
     // Answered by the resolver itself, RFC 6761 section 6.4.
-    let nowhere = visit("nobody.invalid:443").told();
+    let nowhere = visit("nobody.invalid:443").reported();
     let seen = only(&nowhere, "unresolved");
     assert_eq!(
         (seen.as_str(), &nowhere.json["backends"]),
@@ -53,47 +53,47 @@ fn a_unix_socket() {
     let path = directory.path().join("web.sock");
     let named = format!("unix:{}", path.display());
     let visit = Visit::default().route("a.test", "web").pool_with("web", &[&named], "").trusting(&authority.file());
-    let seen = only(&visit.told(), "unreachable");
+    let seen = only(&visit.reported(), "unreachable");
     assert!(seen.starts_with("cannot connect: No such file"), "{seen}");
     relay_unix(&path, backend);
-    let told = visit.told();
-    assert_eq!((told.code, told.findings()), (0, vec![]), "{:#}", told.json);
+    let reported = visit.reported();
+    assert_eq!((reported.code, reported.findings()), (0, vec![]), "{:#}", reported.json);
 }
 
 #[test]
 fn a_plain_http_server() {
-    let told = told(says(b"HTTP/1.1 400 Bad Request\r\n\r\n"));
-    assert_eq!(only(&told, "not_tls"), "does not speak TLS; its answer begins with \"HTTP/1.1 400 Bad Request\"");
-    assert!(told.one("not_tls")["mend"].as_str().unwrap().contains("plain HTTP"));
+    let reported = reported(says(b"HTTP/1.1 400 Bad Request\r\n\r\n"));
+    assert_eq!(only(&reported, "not_tls"), "does not speak TLS; its answer begins with \"HTTP/1.1 400 Bad Request\"");
+    assert!(reported.one("not_tls")["mend"].as_str().unwrap().contains("plain HTTP"));
 }
 
 #[test]
 fn a_server_that_hangs_up() {
-    let told = told(says(b""));
-    assert_eq!(only(&told, "closed"), "closed without an answer");
-    assert_eq!(told.one("closed")["names"], json!(["a.test", "b.test"]));
+    let reported = reported(says(b""));
+    assert_eq!(only(&reported, "closed"), "closed without an answer");
+    assert_eq!(reported.one("closed")["names"], json!(["a.test", "b.test"]));
 }
 
 #[test]
 fn a_server_that_says_nothing() {
-    let told = Visit::one(&["a.test"], says_nothing()).argument("--timeout").argument("300ms").told();
-    assert_eq!(only(&told, "silent"), "accepted the connection and did not answer within 300 ms");
+    let reported = Visit::one(&["a.test"], says_nothing()).argument("--timeout").argument("300ms").reported();
+    assert_eq!(only(&reported, "silent"), "accepted the connection and did not answer within 300 ms");
 }
 
 #[test]
 fn a_server_that_breaks_the_protocol() {
-    let told = told(says(b"\x16\x03\x03\0\x04\x7f\0\0\0"));
-    only(&told, "handshake_failed");
+    let reported = reported(says(b"\x16\x03\x03\0\x04\x7f\0\0\0"));
+    only(&reported, "handshake_failed");
 }
 
 #[test]
 fn alerts() {
-    let told = told(says(b"\x15\x03\x03\0\x02\x02\x28"));
-    assert_eq!(only(&told, "handshake_refused"), "refused by the alert handshake_failure (40)");
+    let reported = reported(says(b"\x15\x03\x03\0\x02\x02\x28"));
+    assert_eq!(only(&reported, "handshake_refused"), "refused by the alert handshake_failure (40)");
     let authority = Authority::new();
     let serve =
         |only| authority.issue(&["a.test", "b.test"]).serve(Behavior { only: Some(only), ..Behavior::default() });
-    let visit = |backend| Visit::one(&["a.test", "b.test"], backend).trusting(&authority.file()).told();
+    let visit = |backend| Visit::one(&["a.test", "b.test"], backend).trusting(&authority.file()).reported();
     let refused = visit(serve(&["a.test"]));
     assert_eq!((refused.code, refused.findings()), (7, vec![("error", "name_refused")]));
     assert_eq!(refused.one("name_refused")["names"], json!(["b.test"]));
@@ -114,7 +114,7 @@ fn a_backend_and_a_pool_that_disagree_about_the_proxy_header() {
             .route("a.test", "web")
             .pool_with("web", &[backend(wants)], sends)
             .trusting(&authority.file())
-            .told()
+            .reported()
     };
     assert_eq!(visit(true, with).findings(), []);
     assert_eq!(visit(false, without).findings(), []);

@@ -12,7 +12,7 @@ fn pair(authority: &Authority, one: Behavior, other: Behavior) -> Told {
     let only: Option<&'static [&'static str]> = Some(&["a.test"]);
     let [first, second] = identities;
     let backends = [first.serve(Behavior { only, ..one }), second.serve(Behavior { only, ..other })];
-    Visit::default().route("a.test", "web").pool("web", &backends).trusting(&authority.file()).told()
+    Visit::default().route("a.test", "web").pool("web", &backends).trusting(&authority.file()).reported()
 }
 
 #[test]
@@ -40,19 +40,19 @@ fn backends_that_speak_different_versions() {
 }
 
 #[test]
-fn backends_that_show_different_certificates_are_told_and_no_fault() {
+fn backends_that_show_different_certificates_are_reported_and_no_fault() {
     let authority = Authority::new();
-    let told = pair(&authority, Behavior::default(), Behavior::default());
-    assert_eq!((told.code, told.findings()), (0, vec![("info", "certificates_differ")]));
-    assert_eq!(told.one("certificates_differ")["names"], json!(["a.test"]));
+    let reported = pair(&authority, Behavior::default(), Behavior::default());
+    assert_eq!((reported.code, reported.findings()), (0, vec![("info", "certificates_differ")]));
+    assert_eq!(reported.one("certificates_differ")["names"], json!(["a.test"]));
 }
 
 #[test]
-fn a_fault_of_several_backends_is_told_once() {
+fn a_fault_of_several_backends_is_reported_once() {
     let authority = Authority::new();
     let old = || Behavior { versions: &TLS12, ..Behavior::default() };
-    let told = pair(&authority, old(), old());
-    assert_eq!(told.one("old_tls")["backends"].as_array().unwrap().len(), 2);
+    let reported = pair(&authority, old(), old());
+    assert_eq!(reported.one("old_tls")["backends"].as_array().unwrap().len(), 2);
 }
 
 /// Two pools, `shop` and `mail`; the certificate of `shop` is for the names given.
@@ -69,28 +69,28 @@ fn shop_and_mail(authority: &Authority, names: &[&str], alpn: &'static [&'static
 #[test]
 fn a_certificate_that_covers_names_of_another_pool() {
     let authority = Authority::new();
-    let told = shop_and_mail(&authority, &["shop.example.test", "mail.example.test"], &["h2"]).0.told();
-    assert_eq!((told.code, told.findings()), (7, vec![("warning", "coalescing")]));
-    let finding = told.one("coalescing");
+    let reported = shop_and_mail(&authority, &["shop.example.test", "mail.example.test"], &["h2"]).0.reported();
+    assert_eq!((reported.code, reported.findings()), (7, vec![("warning", "coalescing")]));
+    let finding = reported.one("coalescing");
     assert_eq!(finding["pool"], "shop");
-    assert_eq!(told.seen("coalescing"), "the certificate also covers mail.example.test, which leads to pool mail");
+    assert_eq!(reported.seen("coalescing"), "the certificate also covers mail.example.test, which leads to pool mail");
     let mend = finding["mend"].as_str().unwrap();
     assert!(mend.contains("uses it for the other names too") && mend.contains("421"), "{mend}");
 
-    let wildcard = shop_and_mail(&authority, &["*.example.test"], &["h2"]).0.told();
+    let wildcard = shop_and_mail(&authority, &["*.example.test"], &["h2"]).0.reported();
     assert_eq!(wildcard.seen("coalescing"), "the certificate also covers mail.example.test, which leads to pool mail");
 }
 
 #[test]
 fn no_reuse_without_http_2_or_with_certificates_of_their_own_or_the_same_backends() {
     let authority = Authority::new();
-    let http1 = shop_and_mail(&authority, &["*.example.test"], &["http/1.1"]).0.told();
+    let http1 = shop_and_mail(&authority, &["*.example.test"], &["http/1.1"]).0.reported();
     assert!(!http1.has("coalescing"));
-    let own = shop_and_mail(&authority, &["shop.example.test"], &["h2"]).0.told();
+    let own = shop_and_mail(&authority, &["shop.example.test"], &["h2"]).0.reported();
     assert_eq!((own.code, own.findings()), (0, vec![]));
     let (_, [shop, _]) = shop_and_mail(&authority, &["*.example.test"], &["h2"]);
     let same = Visit::default().route("shop.example.test", "shop").route("mail.example.test", "mail");
-    assert!(!same.pool("shop", &[shop]).pool("mail", &[shop]).told().has("coalescing"));
+    assert!(!same.pool("shop", &[shop]).pool("mail", &[shop]).reported().has("coalescing"));
 }
 
 #[test]
@@ -99,10 +99,10 @@ fn a_wildcard_route_is_reached_by_a_wildcard_certificate_too() {
     let apps = authority.issue(&["*.example.test"]).serve(Behavior::default());
     let other = authority.issue(&["shop.example.test", "*.example.test"]).serve(Behavior::default());
     let visit = Visit::default().route("*.example.test", "apps").route("shop.example.test", "shop");
-    let told = visit.pool("apps", &[apps]).pool("shop", &[other]).trusting(&authority.file()).told();
+    let reported = visit.pool("apps", &[apps]).pool("shop", &[other]).trusting(&authority.file()).reported();
     let seen: Vec<_> =
-        told.json["findings"].as_array().unwrap().iter().filter(|one| one["kind"] == "coalescing").collect();
-    assert_eq!(seen.len(), 2, "{:#}", told.json);
+        reported.json["findings"].as_array().unwrap().iter().filter(|one| one["kind"] == "coalescing").collect();
+    assert_eq!(seen.len(), 2, "{:#}", reported.json);
     assert_eq!(seen[0]["seen"], "the certificate also covers shop.example.test, which leads to pool shop");
     assert_eq!(seen[1]["seen"], "the certificate also covers *.example.test, which leads to pool apps");
 }

@@ -15,10 +15,10 @@ fn a_hundred_names_are_asked_for_and_all_on_demand() {
     let authority = Authority::new();
     let backend = authority.issue(&["*.a.test"]).serve(Behavior::default());
     let visit = many_names(103, backend).trusting(&authority.file());
-    let cut = visit.told();
+    let cut = visit.reported();
     assert_eq!(cut.json["backends"][0]["names_answered"], 100);
     assert_eq!(cut.seen("names_left_out"), "100 of the 103 names that are routed to the pool were tested");
-    let all = visit.argument("--all").told();
+    let all = visit.argument("--all").reported();
     assert_eq!(all.json["backends"][0]["names_answered"], 103);
     assert!(!all.has("names_left_out"));
 }
@@ -30,8 +30,8 @@ fn names_and_pools_narrow_it() {
     let visit =
         Visit::default().route("a.test", "one").route("*.b.test", "two").pool("one", &[one]).pool("two", &[two]);
     let pools = |visit: Visit| -> Vec<String> {
-        let told = visit.told();
-        let backends = told.json["backends"].as_array().unwrap().iter();
+        let reported = visit.reported();
+        let backends = reported.json["backends"].as_array().unwrap().iter();
         backends
             .map(|backend| format!("{} {}", backend["pool"].as_str().unwrap(), backend["certificates"][0]["shown_for"]))
             .collect()
@@ -56,9 +56,9 @@ fn fallbacks_are_asked_as_their_clients_ask() {
     let authority = Authority::new();
     let backend = authority.issue(&["a.test"]).serve(Behavior::default());
     let visit = Visit::default().pool("web", &[backend]).line("no_sni: { pool: web }").line("unmatched: { pool: web }");
-    let told = visit.trusting(&authority.file()).told();
-    assert_eq!((told.code, told.findings()), (0, vec![]), "{:#}", told.json);
-    let shown = &told.json["backends"][0]["certificates"][0]["shown_for"];
+    let reported = visit.trusting(&authority.file()).reported();
+    assert_eq!((reported.code, reported.findings()), (0, vec![]), "{:#}", reported.json);
+    let shown = &reported.json["backends"][0]["certificates"][0]["shown_for"];
     assert_eq!(*shown, json!(["no name", "snigate-doctor.invalid (made up for any name)"]));
 }
 
@@ -66,9 +66,14 @@ fn fallbacks_are_asked_as_their_clients_ask() {
 fn a_name_that_no_client_sends() {
     let authority = Authority::new();
     let backend = authority.issue(&["a.test"]).serve(Behavior { only: Some(&["a.test"]), ..Behavior::default() });
-    let told = Visit::one(&["a.test", "a.123"], backend).trusting(&authority.file()).told();
-    assert_eq!((told.code, told.findings()), (7, vec![("warning", "name_not_sendable")]), "{:#}", told.json);
-    assert_eq!(told.one("name_not_sendable")["names"], json!(["a.123"]));
+    let reported = Visit::one(&["a.test", "a.123"], backend).trusting(&authority.file()).reported();
+    assert_eq!(
+        (reported.code, reported.findings()),
+        (7, vec![("warning", "name_not_sendable")]),
+        "{:#}",
+        reported.json
+    );
+    assert_eq!(reported.one("name_not_sendable")["names"], json!(["a.123"]));
 }
 
 #[test]
@@ -76,15 +81,15 @@ fn a_kind_can_be_left_out() {
     let authority = Authority::new();
     let backend = authority.issue(&["b.test"]).serve(Behavior { only: Some(&["a.test"]), ..Behavior::default() });
     let visit = Visit::one(&["a.test"], backend).trusting(&authority.file());
-    assert_eq!(visit.told().code, 7);
-    let ignored = visit.clone().argument("--ignore").argument("name_not_covered").told();
+    assert_eq!(visit.reported().code, 7);
+    let ignored = visit.clone().argument("--ignore").argument("name_not_covered").reported();
     assert_eq!((ignored.code, ignored.findings()), (0, vec![]));
     let (code, _, stderr) = visit.argument("--ignore").argument("nonsense").run(&[]);
     assert!(code == 2 && stderr.contains("nonsense"), "{stderr}");
 }
 
 #[test]
-fn people_are_told_the_same() {
+fn people_are_reported_the_same() {
     let authority = Authority::new();
     let backend = authority.issue(&["b.test"]).serve(Behavior { only: Some(&["a.test"]), ..Behavior::default() });
     let (code, text, stderr) = Visit::one(&["a.test"], backend).trusting(&authority.file()).run(&[]);
@@ -156,7 +161,7 @@ fn the_documented_example_is_real() {
 }
 
 #[test]
-fn a_file_with_problems_is_told_as_by_check() {
+fn a_file_with_problems_is_reported_as_by_check() {
     let (code, stdout, stderr) = Visit::default().route("a.test", "nowhere").line("limts: {}").run(&[]);
     assert_eq!((code, stdout.as_str()), (1, ""));
     assert!(stderr.contains("there is no pool `nowhere`"), "{stderr}");

@@ -60,7 +60,7 @@ impl Visit {
     }
 
     /// Runs it with `--json`.
-    pub fn told(&self) -> Told {
+    pub fn reported(&self) -> Told {
         let (code, stdout, stderr) = self.run(&["--json"]);
         let json = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}\n{stderr}"));
         Told { code, json }

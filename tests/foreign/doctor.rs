@@ -28,13 +28,13 @@ fn doctor(routes: &[(&str, SocketAddr)], arguments: &[&str]) -> (i32, Value) {
     fs::write(&config, text).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_snigate"));
     let output = command.args(["doctor", "--json", "--config"]).arg(&config).args(arguments).output().unwrap();
-    let told = serde_json::from_slice(&output.stdout);
-    (output.status.code().unwrap(), told.unwrap_or_else(|error| panic!("{error}: {output:?}")))
+    let reported = serde_json::from_slice(&output.stdout);
+    (output.status.code().unwrap(), reported.unwrap_or_else(|error| panic!("{error}: {output:?}")))
 }
 
 /// The kinds of the errors and warnings.
-fn faults(told: &Value) -> Vec<&str> {
-    let findings = told["findings"].as_array().unwrap().iter();
+fn faults(reported: &Value) -> Vec<&str> {
+    let findings = reported["findings"].as_array().unwrap().iter();
     findings.filter(|one| one["severity"] != "info").map(|one| one["kind"].as_str().unwrap()).collect()
 }
 
@@ -109,8 +109,8 @@ impl Drop for Server {
 /// Every finding about a server with these arguments, by kind.
 fn found(openssl: &Program, expires: i32, arguments: &[&str]) -> Vec<String> {
     let server = Server::start(openssl, expires, arguments);
-    let (_, told) = doctor(&[("a.test", server.address)], &[]);
-    let findings = told["findings"].as_array().unwrap().iter();
+    let (_, reported) = doctor(&[("a.test", server.address)], &[]);
+    let findings = reported["findings"].as_array().unwrap().iter();
     findings.map(|finding| finding["kind"].as_str().unwrap().to_owned()).collect()
 }
 

@@ -13,25 +13,25 @@ use crate::program::Program;
 use crate::reader::{Over, Reader};
 
 #[test]
-fn haproxy_is_told_the_client_the_name_as_sent_and_the_id_of_the_log() {
+fn haproxy_is_reported_the_client_the_name_as_sent_and_the_id_of_the_log() {
     for version in ["v1", "v2"] {
         let Some(haproxy) = Reader::haproxy(Over::Tls("a.test")) else { return };
-        let Some((told, line, local)) = ask_through(&haproxy, version, "A.Test") else { return };
-        assert_eq!((&told["server"], &told["client"]), (&"haproxy".into(), &line["client"]), "{version}");
-        assert_eq!(told["local"], local, "{version}");
+        let Some((reported, line, local)) = ask_through(&haproxy, version, "A.Test") else { return };
+        assert_eq!((&reported["server"], &reported["client"]), (&"haproxy".into(), &line["client"]), "{version}");
+        assert_eq!(reported["local"], local, "{version}");
         let of_version_2 = |value: &Value| if version == "v2" { value.clone() } else { "".into() };
-        assert_eq!(told["authority"], of_version_2(&"A.Test".into()));
-        assert_eq!(told["unique_id"], of_version_2(&line["id"]));
+        assert_eq!(reported["authority"], of_version_2(&"A.Test".into()));
+        assert_eq!(reported["unique_id"], of_version_2(&line["id"]));
     }
 }
 
 #[test]
-fn nginx_is_told_the_client() {
+fn nginx_is_reported_the_client() {
     for version in ["v1", "v2"] {
         let Some(nginx) = Reader::nginx("a.test") else { return };
-        let Some((told, line, local)) = ask_through(&nginx, version, "a.test") else { return };
-        assert_eq!((&told["server"], &told["client"]), (&"nginx".into(), &line["client"]), "{version}");
-        assert_eq!(told["local"], local, "{version}");
+        let Some((reported, line, local)) = ask_through(&nginx, version, "a.test") else { return };
+        assert_eq!((&reported["server"], &reported["client"]), (&"nginx".into(), &line["client"]), "{version}");
+        assert_eq!(reported["local"], local, "{version}");
     }
 }
 
@@ -45,11 +45,11 @@ fn haproxy_refuses_a_header_of_ours_once_a_bit_of_it_is_changed() {
         alpn: Some(b"h2"),
     };
     let header = encode(Version::V2, Addresses { client, local }, &values);
-    let told = get(haproxy.address, &header).expect("an answer");
-    assert_eq!(told["client"], client.to_string());
-    assert_eq!(told["local"], local.to_string());
-    assert_eq!(told["authority"], "a.test");
-    assert_eq!(told["unique_id"], "00000000000a11ce");
+    let reported = get(haproxy.address, &header).expect("an answer");
+    assert_eq!(reported["client"], client.to_string());
+    assert_eq!(reported["local"], local.to_string());
+    assert_eq!(reported["authority"], "a.test");
+    assert_eq!(reported["unique_id"], "00000000000a11ce");
 
     // One bit in each part: an address, the id, the name, the protocol, the checksum.
     for at in [17, 35, 55, 63, header.len() - 1] {
@@ -63,14 +63,14 @@ fn haproxy_refuses_a_header_of_ours_once_a_bit_of_it_is_changed() {
 fn haproxy_takes_a_header_that_speaks_for_no_client() {
     let Some(haproxy) = Reader::haproxy(Over::Plain) else { return };
     for version in [Version::V1, Version::V2] {
-        let told = get(haproxy.address, &local(version, None)).expect("an answer");
-        assert_eq!(told["local"], haproxy.address.to_string(), "{version:?}");
-        assert_eq!(told["authority"], "", "{version:?}");
+        let reported = get(haproxy.address, &local(version, None)).expect("an answer");
+        assert_eq!(reported["local"], haproxy.address.to_string(), "{version:?}");
+        assert_eq!(reported["authority"], "", "{version:?}");
     }
 }
 
 #[test]
-fn what_a_haproxy_in_front_tells_is_told_on_and_the_id_is_ours() {
+fn what_a_haproxy_in_front_tells_is_reported_on_and_the_id_is_ours() {
     let Some(behind) = Reader::haproxy(Over::Tls("a.test")) else { return };
     let Some(curl) = Client::curl() else { return };
     let lb = Lb::new().on_listener("proxy_protocol: { trusted: [127.0.0.0/8] }");
@@ -79,11 +79,11 @@ fn what_a_haproxy_in_front_tells_is_told_on_and_the_id_is_ours() {
     let trust = behind.certificate("a.test");
     let output = curl.ask(Question { to: front.address, name: "a.test", trust: &trust, tls: Tls::Any });
     assert!(output.success, "{output:?}");
-    let told = body(&output.stdout);
+    let reported = body(&output.stdout);
     let line = lb.wait_for_connection("a.test");
     assert!(was_served(&line) && line["client"] != line["peer"], "{line}");
-    assert_eq!((&told["client"], &told["local"]), (&line["client"], &front.address.to_string().into()));
-    assert_eq!((&told["authority"], &told["unique_id"]), (&"a.test".into(), &line["id"]));
+    assert_eq!((&reported["client"], &reported["local"]), (&line["client"], &front.address.to_string().into()));
+    assert_eq!((&reported["authority"], &reported["unique_id"]), (&"a.test".into(), &line["id"]));
     lb.wait_for_metric("proxy_headers_total", &[("result", "v2")], 1.0);
     lb.stop();
 }

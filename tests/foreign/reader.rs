@@ -43,12 +43,12 @@ impl Reader {
                 }
                 Over::Plain => String::new(),
             };
-            let told = r#"{"server":"haproxy","client":"%[src]:%[src_port]","local":"%[dst]:%[dst_port]","authority":"%[fc_pp_authority]","unique_id":"%[fc_pp_unique_id]"}"#;
+            let reported = r#"{"server":"haproxy","client":"%[src]:%[src_port]","local":"%[dst]:%[dst_port]","authority":"%[fc_pp_authority]","unique_id":"%[fc_pp_unique_id]"}"#;
             let config = format!(
                 "global\n nbthread 1\n maxconn 100\n\
                  defaults\n mode http\n timeout client 20s\n timeout server 20s\n timeout connect 20s\n\
                  frontend tell\n bind fd@0 accept-proxy {tls}\n \
-                 http-request return status 200 content-type application/json lf-string '{told}'\n"
+                 http-request return status 200 content-type application/json lf-string '{reported}'\n"
             );
             haproxy(&program, directory, &config)
         }))
@@ -73,14 +73,14 @@ impl Reader {
         let program = Program::find("nginx")?;
         Some(Self::start(|directory, address| {
             let (certificate, key) = self_signed(name, directory);
-            let told = r#"{"server":"nginx","client":"$proxy_protocol_addr:$proxy_protocol_port","local":"$proxy_protocol_server_addr:$proxy_protocol_server_port"}"#;
+            let reported = r#"{"server":"nginx","client":"$proxy_protocol_addr:$proxy_protocol_port","local":"$proxy_protocol_server_addr:$proxy_protocol_server_port"}"#;
             let places: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
                 .map(|what| format!("{what}_temp_path {};\n", directory.join(what).display()))
                 .concat();
             let config = format!(
                 "daemon off;\nworker_processes 1;\npid {};\nerror_log stderr;\nevents {{}}\nhttp {{\n{places}access_log off;\n\
                  server {{\nlisten {address} ssl proxy_protocol;\nssl_certificate {};\nssl_certificate_key {};\n\
-                 location / {{ return 200 '{told}'; }}\n}}\n}}\n",
+                 location / {{ return 200 '{reported}'; }}\n}}\n}}\n",
                 directory.join("pid").display(),
                 certificate.display(),
                 key.display(),

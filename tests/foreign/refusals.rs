@@ -7,27 +7,27 @@ use crate::program::{Output, Program};
 use crate::site::Site;
 
 #[test]
-fn curl_is_told_that_the_name_is_unknown() {
-    is_told_unrecognized_name(Client::curl());
+fn curl_is_reported_that_the_name_is_unknown() {
+    is_reported_unrecognized_name(Client::curl());
 }
 
 #[test]
-fn openssl_is_told_that_the_name_is_unknown() {
-    is_told_unrecognized_name(Client::openssl());
+fn openssl_is_reported_that_the_name_is_unknown() {
+    is_reported_unrecognized_name(Client::openssl());
 }
 
 #[test]
-fn node_is_told_that_the_name_is_unknown() {
-    is_told_unrecognized_name(Client::node());
+fn node_is_reported_that_the_name_is_unknown() {
+    is_reported_unrecognized_name(Client::node());
 }
 
 #[test]
-fn python_is_told_that_the_name_is_unknown() {
-    is_told_unrecognized_name(Client::python());
+fn python_is_reported_that_the_name_is_unknown() {
+    is_reported_unrecognized_name(Client::python());
 }
 
 #[test]
-fn java_reaches_its_backend_and_is_told_when_the_name_is_unknown() {
+fn java_reaches_its_backend_and_is_reported_when_the_name_is_unknown() {
     let (Some(node), Some(client)) = (Program::find("node"), Client::java()) else { return };
     let site = Site::start(&node);
     let lb = site.lb().start();
@@ -42,7 +42,7 @@ fn java_reaches_its_backend_and_is_told_when_the_name_is_unknown() {
 }
 
 #[test]
-fn a_client_without_a_name_is_told_what_its_version_knows() {
+fn a_client_without_a_name_is_reported_what_its_version_knows() {
     let Some(curl) = Program::find("curl") else { return };
     let closed = ClosedPort::new();
     let lb = Lb::new().route("a.test", closed.address).start();
@@ -71,7 +71,7 @@ fn http_on_the_tls_port_is_answered_in_http() {
 }
 
 /// Asks for a name that no route takes.
-fn is_told_unrecognized_name(client: Option<Client>) {
+fn is_reported_unrecognized_name(client: Option<Client>) {
     let Some(client) = client else { return };
     let closed = ClosedPort::new();
     let lb = Lb::new().route("a.test", closed.address).start();

@@ -21,8 +21,8 @@ fn a_hello_retry_of_openssl_is_answered() {
         let lb = Lb::new().route("a.test", backends).start();
         let question = Question { to: lb.address(), name: "a.test", trust: &certificate, tls: Tls::V13 };
         // A key share for the first group only, which the server does not take.
-        let told = s_client(&openssl, question, &["-tls1_3", "-groups", "P-256:X25519"], &get("a.test"));
-        assert!(told.success && told.stdout.contains("HTTP/1.0 200"), "{told:?}");
+        let reported = s_client(&openssl, question, &["-tls1_3", "-groups", "P-256:X25519"], &get("a.test"));
+        assert!(reported.success && reported.stdout.contains("HTTP/1.0 200"), "{reported:?}");
         lb.wait_for_metric("backend_first_record_total", &[("kind", "hello_retry")], 1.0);
         assert_eq!(lb.wait_for_connection("a.test")["reason"], "ok");
         lb.stop();

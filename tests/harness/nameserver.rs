@@ -35,7 +35,7 @@ pub type ToEdns = fn(&[u8]) -> Option<Vec<u8>>;
 pub fn without_edns(to_edns: ToEdns) -> (SocketAddr, mpsc::Receiver<[u8; 2]>) {
     let socket = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = socket.local_addr().unwrap();
-    let (tell, told) = mpsc::channel();
+    let (tell, reported) = mpsc::channel();
     thread::spawn(move || {
         let mut bytes = [0; 1500];
         while let Ok((length, from)) = socket.recv_from(&mut bytes) {
@@ -52,7 +52,7 @@ pub fn without_edns(to_edns: ToEdns) -> (SocketAddr, mpsc::Receiver<[u8; 2]>) {
             }
         }
     });
-    (address, told)
+    (address, reported)
 }
 
 /// For the name of the question: type A, class IN, a TTL of 0, and the address (RFC 1035 §4.1.3).
@@ -89,7 +89,7 @@ impl Nameserver {
     pub fn start() -> Self {
         let zone = Zone::default();
         let (stop, stopped) = oneshot::channel::<()>();
-        let (tell, told) = mpsc::channel();
+        let (tell, reported) = mpsc::channel();
         let handler = zone.clone();
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -102,7 +102,7 @@ impl Nameserver {
                 let _ = stopped.await;
             });
         });
-        let address = told.recv().expect("the nameserver is bound");
+        let address = reported.recv().expect("the nameserver is bound");
         Self { address, zone, _stop: stop }
     }
 

@@ -97,8 +97,8 @@ fn an_operator_takes_a_backend_out_and_puts_it_back() {
     let mut held = send(lb.address(), &hello("a.test"));
     held.read_exact(&mut [0; SERVER_HELLO.len()]).expect("an answer");
     let path = format!("/api/v1/pools/pool-0/backends/{}/state", one.address);
-    let (status, told) = lb.admin_send("PUT", &path, "drain");
-    assert!(status == 200 && told.contains("\"state\":\"drain\""), "{status} {told}");
+    let (status, reported) = lb.admin_send("PUT", &path, "drain");
+    assert!(status == 200 && reported.contains("\"state\":\"drain\""), "{status} {reported}");
     (0..3).for_each(|_| is_served(&lb));
     // A reload keeps what the operator wants.
     lb.edit(&routes.with("timeouts: { idle: 2h }").config());

@@ -77,7 +77,7 @@ fn more_connections_than_descriptors_are_refused_at_start_and_at_reload() {
     let file = directory.path().join("config.yaml");
     let lb = Lb::new().route("a.test", &backend).with("runtime: { workers: 2 }");
     let of = |most: usize| format!("{}limits: {{ max_connections: {most} }}\n", lb.config());
-    let told = |most: usize| {
+    let reported = |most: usize| {
         let needed = 2 * most + 80;
         format!(
             "limits.max_connections: {most} connections need 2 x {most} + 80 = {needed} open files, and this process may open 256: write at most 88"
@@ -91,7 +91,7 @@ fn more_connections_than_descriptors_are_refused_at_start_and_at_reload() {
     };
     let output = run(89).wait_with_output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code() == Some(1) && said.contains(&told(89)), "{said}");
+    assert!(output.status.code() == Some(1) && said.contains(&reported(89)), "{said}");
 
     let mut child = run(88);
     let log = Lines::follow(child.stdout.take().unwrap());
@@ -101,7 +101,7 @@ fn more_connections_than_descriptors_are_refused_at_start_and_at_reload() {
     let rejected = log.wait_for(0, DEADLINE, |line| line["event"] == "reload_rejected");
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(rejected.expect("rejected")["why"].as_str().unwrap().contains(&told(5000)), "{log}");
+    assert!(rejected.expect("rejected")["why"].as_str().unwrap().contains(&reported(5000)), "{log}");
 }
 
 #[test]

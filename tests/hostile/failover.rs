@@ -127,7 +127,7 @@ fn a_client_that_has_closed_its_side_is_served_all_the_same() {
 
 /// RFC 8446 §8: what is behind the hello may be a request, which must not be made twice.
 #[test]
-fn early_data_is_never_told_to_two_backends() {
+fn early_data_is_never_reported_to_two_backends() {
     let (bad, good) = (after_the_hello(drop), Backend::answering(SERVER_HELLO));
     let keys = "balance: first\nejection: off";
     let lb = Trial::of(Lb::new().route_with("a.test", [bad.address, good.address], keys));

@@ -26,7 +26,7 @@ fn refusals_have_a_hundred_lines_a_second_and_a_summary_that_adds_up() {
     lb.wait_for_metric("connections_active", &[], 0.0);
 
     // A client that closes early may be gone before it is refused.
-    let told = || {
+    let reported = || {
         let mut lines = BTreeMap::<String, (u64, u64)>::new();
         for line in lb.log() {
             let Some(reason) = line["reason"].as_str() else { continue };
@@ -39,7 +39,7 @@ fn refusals_have_a_hundred_lines_a_second_and_a_summary_that_adds_up() {
         lines
     };
     let adds_up = poll(|| {
-        let lines = told();
+        let lines = reported();
         let is_whole = |(reason, (written, suppressed)): (&String, &(u64, u64))| {
             (*written + *suppressed) as f64 == lb.closed(reason)
         };

@@ -107,7 +107,7 @@ fn a_length_that_lies_is_refused_at_once_and_never_by_default_routed() {
     let lb = Trial::of(everywhere);
     let honest = hello("lie.test");
     let started = Instant::now();
-    let mut told = 0;
+    let mut reported = 0;
     for (name, at, width) in LENGTHS {
         let value = honest[at..at + width].iter().fold(0_u32, |value, byte| value << 8 | u32::from(*byte));
         let most = u32::MAX >> (32 - 8 * width);
@@ -117,13 +117,13 @@ fn a_length_that_lies_is_refused_at_once_and_never_by_default_routed() {
             let (answer, close) = ask(lb.address(), &hello);
             let known = [alert(DECODE_ERROR), alert(crate::bytes::ILLEGAL_PARAMETER), alert(RECORD_OVERFLOW)];
             assert!(known.contains(&answer) && close == Close::Fin, "{name} says {lie}: {answer:?} {close:?}");
-            told += 1;
+            reported += 1;
         }
     }
     assert!(started.elapsed() < HELLO_TIMEOUT, "{:?}", started.elapsed());
     let closed = |reason| lb.closed(reason);
-    lb.wait_for_metric("connections_closed_total", &[], f64::from(told));
-    assert_eq!(closed("bad_hello") + closed("invalid_sni") + closed("hello_too_large"), f64::from(told));
+    lb.wait_for_metric("connections_closed_total", &[], f64::from(reported));
+    assert_eq!(closed("bad_hello") + closed("invalid_sni") + closed("hello_too_large"), f64::from(reported));
     assert_eq!(backend.contacts(), 0);
     lb.end();
 }

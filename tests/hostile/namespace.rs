@@ -11,8 +11,8 @@ pub fn run_test(setup: &str, test: &str) {
     }
     let itself = std::env::current_exe().unwrap();
     let inside = isolated(setup, &[itself.to_str().unwrap(), "--exact", test, "--ignored"]).unwrap();
-    let told = String::from_utf8_lossy(&inside.stdout);
-    assert!(inside.status.success() && told.contains("1 passed"), "{told}");
+    let reported = String::from_utf8_lossy(&inside.stdout);
+    assert!(inside.status.success() && reported.contains("1 passed"), "{reported}");
 }
 
 fn isolated(setup: &str, command: &[&str]) -> std::io::Result<Output> {

@@ -46,14 +46,14 @@ fn where_ports_are_few() {
     assert_eq!(lb.metric("backend_ejections_total", &[]), 0.0, "the backend is not to blame");
     leave(&lb, served);
     let again = open(&lb, 0);
-    assert_eq!(answer(again).map(|(told, _)| told), Some(ONE));
+    assert_eq!(answer(again).map(|(reported, _)| reported), Some(ONE));
 
     // Another backend.
     assert_eq!(lb.edit(&config("balance: first", &[&one, &other])), Reload::Applied);
     let before = exhausted();
     let clients: Vec<TcpStream> = (0..CROWD).map(|number| open(&lb, number)).collect();
     let answers: Vec<([u8; 6], TcpStream)> = clients.into_iter().map(|client| answer(client).unwrap()).collect();
-    let elsewhere = answers.iter().filter(|(told, _)| *told == OTHER).count();
+    let elsewhere = answers.iter().filter(|(reported, _)| *reported == OTHER).count();
     assert!(elsewhere >= CROWD - PORTS, "{elsewhere}");
     assert_eq!(exhausted() - before, elsewhere as f64);
     leave(&lb, answers.into_iter().map(|(_, client)| client).collect());
@@ -72,8 +72,8 @@ fn crowd(lb: &Trial, wanted: &[u8; 6]) -> (Vec<TcpStream>, usize) {
     let (mut served, mut refused) = (Vec::new(), 0);
     for client in clients {
         match answer(client) {
-            Some((told, client)) => {
-                assert_eq!(&told, wanted);
+            Some((reported, client)) => {
+                assert_eq!(&reported, wanted);
                 served.push(client);
             }
             None => refused += 1,
@@ -90,9 +90,9 @@ fn open(lb: &Trial, number: usize) -> TcpStream {
 
 /// `None` if the connection was reset.
 fn answer(mut client: TcpStream) -> Option<([u8; 6], TcpStream)> {
-    let mut told = [0; 6];
-    match client.read_exact(&mut told) {
-        Ok(()) => Some((told, client)),
+    let mut reported = [0; 6];
+    match client.read_exact(&mut reported) {
+        Ok(()) => Some((reported, client)),
         Err(error) if error.kind() == ErrorKind::ConnectionReset => None,
         Err(error) => panic!("neither an answer nor a reset: {error}"),
     }

@@ -209,7 +209,7 @@ fn a_header_from_a_stranger_is_closed() {
 }
 
 #[test]
-fn the_backend_is_told_the_client_once_and_first_also_after_a_failed_attempt() {
+fn the_backend_is_reported_the_client_once_and_first_also_after_a_failed_attempt() {
     for version in ["v1", "v2"] {
         let (backend, arrivals) = Backend::recording();
         let closed = ClosedPort::new();
@@ -228,7 +228,7 @@ fn the_backend_is_told_the_client_once_and_first_also_after_a_failed_attempt() {
             let arrived = arrivals.recv_timeout(DEADLINE).unwrap();
             assert_eq!(read_to_close(&mut client), (vec![], Close::Fin));
             let line = lb.wait_for_line_after(seen, |line| line["reason"].is_string());
-            let header = told(version, client.local_addr().unwrap(), lb.address(), line["id"].as_str().unwrap());
+            let header = reported(version, client.local_addr().unwrap(), lb.address(), line["id"].as_str().unwrap());
             assert_eq!(arrived, [&header[..], &sent].concat(), "{version} in records of {fragment_bytes}");
             // The client's bytes, without the header, which is ours.
             assert_eq!(line["bytes_to_backend"], sent.len(), "{line}");
@@ -240,7 +240,7 @@ fn the_backend_is_told_the_client_once_and_first_also_after_a_failed_attempt() {
 }
 
 #[test]
-fn what_a_proxy_in_front_told_is_told_on() {
+fn what_a_proxy_in_front_reported_is_reported_on() {
     let (backend, arrivals) = Backend::recording();
     let lb = Lb::new().route_with("a.test", &backend, "send_proxy_protocol: v1");
     let lb = Trial::on_listener(TRUSTING, lb);
@@ -254,7 +254,7 @@ fn what_a_proxy_in_front_told_is_told_on() {
 }
 
 /// The header of a connection between these two, written by hand: the client asks for `A.Test.` and offers h2.
-fn told(version: &str, client: SocketAddr, local: SocketAddr, id: &str) -> Vec<u8> {
+fn reported(version: &str, client: SocketAddr, local: SocketAddr, id: &str) -> Vec<u8> {
     if version == "v1" {
         return format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\n", client.port(), local.port()).into_bytes();
     }

@@ -55,8 +55,8 @@ fn rustls_knows_the_alert_by_its_name() {
         }
         stream.write_all(more).expect("sent");
         client.read_tls(&mut stream).expect("an answer, not a reset");
-        let told = client.process_new_packets().expect_err("refused");
-        assert_eq!(told, rustls::Error::AlertReceived(AlertDescription::UnrecognisedName));
+        let reported = client.process_new_packets().expect_err("refused");
+        assert_eq!(reported, rustls::Error::AlertReceived(AlertDescription::UnrecognisedName));
     }
     lb.wait_for_closed("no_route", 2.0);
     lb.end();

@@ -42,7 +42,7 @@ fn what_is_no_tls_is_closed_without_a_backend() {
 }
 
 #[test]
-fn http_is_told_that_this_port_speaks_tls() {
+fn http_is_reported_that_this_port_speaks_tls() {
     let lb = Trial::of(Lb::new());
     for request in ["GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", "POST /x HTTP/1.0\r\n\r\n", "OPTIONS * HTTP/1.1\r\n\r\n"]
     {

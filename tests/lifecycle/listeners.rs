@@ -137,8 +137,8 @@ fn if_one_address_cannot_be_bound_nothing_changes() {
     let seen = running.log().len();
     let admin_moves = with(&lb, &listeners).replace("admin: { bind: \"127.0.0.1:0\" }", "admin: { bind: [] }");
     assert_eq!(running.edit(&admin_moves), Reload::Rejected);
-    let told = running.wait_for_line_after(seen, |line| line["why"].is_string());
-    let why = told["why"].as_str().unwrap();
+    let reported = running.wait_for_line_after(seen, |line| line["why"].is_string());
+    let why = reported["why"].as_str().unwrap();
     assert!(why.contains("taken") && why.contains(&taken_address.to_string()) && why.contains("in use"), "{why}");
     assert!(TcpStream::connect(free).is_err(), "half of it is in force");
     assert_eq!(running.metric("config_last_reload_successful", &[]), 0.0);
@@ -151,8 +151,8 @@ fn if_one_address_cannot_be_bound_nothing_changes() {
     let admin_taken = with(&lb, &[listener("free", free)])
         .replace("admin: { bind: \"127.0.0.1:0\" }", &format!("admin: {{ bind: \"{taken_address}\" }}"));
     assert_eq!(running.edit(&admin_taken), Reload::Rejected);
-    let told = running.wait_for_line_after(seen, |line| line["why"].is_string());
-    assert!(told["why"].as_str().unwrap().starts_with("admin: cannot bind"), "{told}");
+    let reported = running.wait_for_line_after(seen, |line| line["why"].is_string());
+    assert!(reported["why"].as_str().unwrap().starts_with("admin: cannot bind"), "{reported}");
     assert!(TcpStream::connect(free).is_err(), "half of it is in force");
 
     drop(taken);

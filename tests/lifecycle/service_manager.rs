@@ -94,7 +94,7 @@ fn systemd_socket_activate_starts_it() {
 
 /// Hears what is said, as the service manager does; without a pause, since its queue is short.
 struct Manager {
-    told: Receiver<String>,
+    reported: Receiver<String>,
     _directory: tempfile::TempDir,
 }
 
@@ -103,7 +103,7 @@ impl Manager {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
-        let (tell, told) = channel();
+        let (tell, reported) = channel();
         std::thread::spawn(move || {
             let mut bytes = [0; 1024];
             while let Ok(length) = socket.recv(&mut bytes) {
@@ -114,14 +114,14 @@ impl Manager {
         });
         let mut command = Command::new(env!("CARGO_BIN_EXE_snigate"));
         command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "2000000").stdin(Stdio::null());
-        (Self { told, _directory: directory }, command)
+        (Self { reported, _directory: directory }, command)
     }
 
     /// The next that is said but for signs of life.
     #[track_caller]
-    fn told(&self) -> String {
+    fn reported(&self) -> String {
         loop {
-            match self.told.recv_timeout(DEADLINE).expect("something is said") {
+            match self.reported.recv_timeout(DEADLINE).expect("something is said") {
                 alive if alive == "WATCHDOG=1" => {}
                 other => return other,
             }
@@ -130,31 +130,34 @@ impl Manager {
 }
 
 #[test]
-fn the_service_manager_is_told_of_every_state() {
+fn the_service_manager_is_reported_of_every_state() {
     let backend = Backend::echoing();
     let lb = Lb::new().route("a.test", &backend);
     let (manager, command) = Manager::new();
     let mut lineage = Lineage::of(Running::start_by(command, &lb.config()));
-    assert_eq!(manager.told(), "READY=1");
+    assert_eq!(manager.reported(), "READY=1");
 
     // Rejected or not, it serves on.
     for text in ["listeners: [", &lb.config()] {
         lineage.edit(text);
-        let reloading = manager.told();
+        let reloading = manager.reported();
         let micros = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").expect(&reloading);
         assert!(micros.parse::<u64>().is_ok_and(|micros| micros > 0), "{reloading}");
-        assert_eq!(manager.told(), "READY=1");
+        assert_eq!(manager.reported(), "READY=1");
     }
 
     assert_eq!(lineage.upgrade(), Upgraded::Yes);
-    let told = [manager.told(), manager.told()];
-    assert!(told.contains(&format!("MAINPID={}", lineage.pid())) && told.contains(&"READY=1".to_owned()), "{told:?}");
+    let reported = [manager.reported(), manager.reported()];
+    assert!(
+        reported.contains(&format!("MAINPID={}", lineage.pid())) && reported.contains(&"READY=1".to_owned()),
+        "{reported:?}"
+    );
 
     // The new process gives signs of life.
     for _ in 0..3 {
-        assert_eq!(manager.told.recv_timeout(DEADLINE).as_deref(), Ok("WATCHDOG=1"));
+        assert_eq!(manager.reported.recv_timeout(DEADLINE).as_deref(), Ok("WATCHDOG=1"));
     }
     lineage.signal(Signal::TERM);
-    assert_eq!(manager.told(), "STOPPING=1");
+    assert_eq!(manager.reported(), "STOPPING=1");
     lineage.wait_for_line(|line| line["event"] == "ended");
 }

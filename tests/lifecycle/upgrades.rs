@@ -119,8 +119,8 @@ fn a_new_process_that_fails_leaves_the_old_one_as_it_was() {
         make();
         let seen = lineage.log().len();
         assert_eq!(lineage.upgrade(), Upgraded::No, "{what}");
-        let told = lineage.wait_for_line_after(seen, |line| line["why"].is_string());
-        assert!(told["why"].as_str().unwrap().contains(why), "{what}: {told}");
+        let reported = lineage.wait_for_line_after(seen, |line| line["why"].is_string());
+        assert!(reported["why"].as_str().unwrap().contains(why), "{what}: {reported}");
         assert_eq!(lineage.admin_get("/readyz").0, 200, "{what}");
         churn.go_on_for(20);
     }
@@ -130,8 +130,8 @@ fn a_new_process_that_fails_leaves_the_old_one_as_it_was() {
     fs::write(lineage.config_file(), "listeners: []\n").unwrap();
     let seen = lineage.log().len();
     assert_eq!(lineage.upgrade(), Upgraded::No);
-    let told = lineage.wait_for_line_after(seen, |line| line["why"].is_string());
-    assert!(told["why"].as_str().unwrap().contains("exit status: 1"), "{told}");
+    let reported = lineage.wait_for_line_after(seen, |line| line["why"].is_string());
+    assert!(reported["why"].as_str().unwrap().contains("exit status: 1"), "{reported}");
     churn.go_on_for(20);
     // And back on the way.
     fs::write(lineage.config_file(), good).unwrap();

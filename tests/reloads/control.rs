@@ -169,10 +169,13 @@ fn the_configuration_in_force_can_be_read_back() {
     let text = lb.config().replace("sni: \"a.test\"", "sni: [\"c.test\", \"a.test\", \"*\"], alpn: [h2]");
     let lb = Trial::with(&text);
     let (status, first) = lb.admin_get("/api/v1/config");
-    let told: serde_json::Value = serde_json::from_str(&first).unwrap();
-    assert_eq!((status, &told["timeouts"]["idle"], &told["timeouts"]["drain"]), (200, &json!("90s"), &json!("25s")));
-    assert_eq!(told["routes"][0]["sni"], json!(["c.test", "a.test", "*"]), "{first}");
-    assert_eq!(told["routes"][0]["alpn"], json!(["h2"]), "{first}");
+    let reported: serde_json::Value = serde_json::from_str(&first).unwrap();
+    assert_eq!(
+        (status, &reported["timeouts"]["idle"], &reported["timeouts"]["drain"]),
+        (200, &json!("90s"), &json!("25s"))
+    );
+    assert_eq!(reported["routes"][0]["sni"], json!(["c.test", "a.test", "*"]), "{first}");
+    assert_eq!(reported["routes"][0]["alpn"], json!(["h2"]), "{first}");
     // A file that cannot be used changes nothing of it.
     assert_eq!(lb.edit("routes: ["), Reload::Rejected);
     assert_eq!(lb.admin_get("/api/v1/config").1, first);

@@ -184,8 +184,8 @@ impl Placed {
     fn applies(&self, what: &str, change: impl FnOnce()) {
         let seen = self.log.len();
         change();
-        let told = |line: &Value| line["event"].as_str().is_some_and(|event| event.starts_with("reload_"));
-        let line = self.log.wait_for(seen, DEADLINE, told);
+        let reported = |line: &Value| line["event"].as_str().is_some_and(|event| event.starts_with("reload_"));
+        let line = self.log.wait_for(seen, DEADLINE, reported);
         assert_eq!(line.map(|line| line["event"].clone()), Some("reload_applied".into()), "{what}\n{}", self.log);
     }
 
@@ -339,10 +339,10 @@ fn a_file_that_cannot_be_used_changes_nothing_and_says_where() {
         fs::rename(&beside, lb.config_file()).unwrap();
         assert_eq!(lb.wait_for_reload_after(seen), Reload::Rejected, "{what}");
         let lines = lb.log();
-        let told = lines[seen..].iter().find(|line| line["level"] == "ERROR").unwrap();
-        let told = told["msg"].as_str().unwrap();
+        let reported = lines[seen..].iter().find(|line| line["level"] == "ERROR").unwrap();
+        let reported = reported["msg"].as_str().unwrap();
         if !["other workers", "an address of nobody"].contains(&what) {
-            assert!(has_place(told), "{what}: {told}");
+            assert!(has_place(reported), "{what}: {reported}");
         }
         assert_eq!(lb.metric("config_last_reload_successful", &[]), 0.0, "{what}");
         assert_eq!(lb.answer("a.test"), b"served", "{what}");

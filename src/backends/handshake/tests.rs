@@ -150,26 +150,26 @@ async fn a_certificate_that_nobody_should_trust_is_shown_all_the_same() {
     };
     let future = |params: &mut CertificateParams| params.not_before = rcgen::date_time_ymd(4000, 1, 1);
     for versions in [Versions::Tls12, Versions::Tls13] {
-        let told = async |signed: Signed, root: &CertificateDer<'static>, name: &str| {
+        let reported = async |signed: Signed, root: &CertificateDer<'static>, name: &str| {
             let handshake = ask(server(&signed), &Offer { versions, ..trusting(root, name) }).await.unwrap();
             assert_eq!(*handshake.chain, *signed.chain);
             assert!(handshake.leaf.is_ok());
             refused(&handshake)
         };
-        let untrusted = told(signed(&["a.test"], By::Itself, |_| {}), &other, "a.test").await;
+        let untrusted = reported(signed(&["a.test"], By::Itself, |_| {}), &other, "a.test").await;
         assert!(untrusted.contains("UnknownIssuer"), "{untrusted}");
         let left_out = signed(&["a.test"], By::IntermediateLeftOut, |_| {});
         let (root, incomplete) = (left_out.root.clone(), left_out);
-        assert!(told(incomplete, &root, "a.test").await.contains("UnknownIssuer"));
+        assert!(reported(incomplete, &root, "a.test").await.contains("UnknownIssuer"));
         let elsewhere = signed(&["b.test"], By::Root, |_| {});
         let root = elsewhere.root.clone();
-        assert!(told(elsewhere, &root, "a.test").await.contains("not valid for name"));
+        assert!(reported(elsewhere, &root, "a.test").await.contains("not valid for name"));
         let expired = signed(&["a.test"], By::Root, past);
         let root = expired.root.clone();
-        assert!(told(expired, &root, "a.test").await.contains("expired"));
+        assert!(reported(expired, &root, "a.test").await.contains("expired"));
         let early = signed(&["a.test"], By::Root, future);
         let root = early.root.clone();
-        assert!(told(early, &root, "a.test").await.contains("not valid yet"));
+        assert!(reported(early, &root, "a.test").await.contains("not valid yet"));
     }
 }
 
@@ -193,7 +193,7 @@ impl ResolvesServerCert for Refuses {
 }
 
 #[tokio::test]
-async fn the_name_is_sent_or_left_out_and_a_refusal_is_told_by_its_alert() {
+async fn the_name_is_sent_or_left_out_and_a_refusal_is_reported_by_its_alert() {
     let resolver = Arc::new(Refuses::default());
     for asking in [named("A.test"), Offer::default()] {
         let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -208,7 +208,7 @@ async fn the_name_is_sent_or_left_out_and_a_refusal_is_told_by_its_alert() {
 }
 
 #[tokio::test]
-async fn what_is_no_tls_is_told_by_its_first_bytes() {
+async fn what_is_no_tls_is_reported_by_its_first_bytes() {
     let HandshakeError::NotTls { first } = ask_a_peer_that_says(b"HTTP/1.1 400 Bad Request\r\n\r\n").await else {
         panic!("taken for TLS")
     };
@@ -218,7 +218,7 @@ async fn what_is_no_tls_is_told_by_its_first_bytes() {
 }
 
 #[tokio::test]
-async fn a_close_is_told_apart_by_whether_an_answer_had_begun() {
+async fn a_close_is_reported_apart_by_whether_an_answer_had_begun() {
     assert!(matches!(ask_a_peer_that_says(b"").await, HandshakeError::ClosedWithoutAnswer));
     let begun = ask_a_peer_that_says(b"\x16\x03\x03\x00\x40\x02").await;
     assert!(matches!(begun, HandshakeError::ClosedEarly { got: 6 }), "{begun:?}");
@@ -234,7 +234,7 @@ async fn a_name_that_cannot_be_sent_is_no_fault_of_the_backend() {
 }
 
 #[tokio::test]
-async fn a_wish_for_a_client_certificate_is_seen_and_its_lack_told_late() {
+async fn a_wish_for_a_client_certificate_is_seen_and_its_lack_reported_late() {
     let signed = signed(&["a.test"], By::Root, |_| {});
     let mut store = RootCertStore::empty();
     store.add(signed.root.clone()).unwrap();

@@ -168,9 +168,9 @@ mod tests {
     #[test]
     fn the_best_priority_is_used_and_the_others_are_backups() {
         let hosts = hosts(vec![service(20, 5, 443, "c."), service(10, 0, 8443, "b."), service(10, 60, 443, "a.")]);
-        let told: Vec<_> = hosts.iter().map(|host| (&*host.name, host.port, host.weight, host.backup)).collect();
+        let reported: Vec<_> = hosts.iter().map(|host| (&*host.name, host.port, host.weight, host.backup)).collect();
         let wanted = [("a.", 443, Some(60), false), ("b.", 8443, Some(1), false), ("c.", 443, Some(5), true)];
-        assert_eq!(told, wanted);
+        assert_eq!(reported, wanted);
     }
 
     #[test]

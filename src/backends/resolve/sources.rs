@@ -294,8 +294,8 @@ mod tests {
     async fn the_hosts_file_comes_first_and_its_changes_are_seen() {
         let (directory, sources) = files("", "10.0.0.1 shop shop.lan\n10.0.0.2 shop # two\nfd00::1 Shop\n");
         let addresses = sources.addresses("shop", Family::Any).await.unwrap();
-        let told = |(_, answer): &(Kind, Result<Answer<IpAddr>, Failure>)| answer.as_ref().unwrap().data.len();
-        assert_eq!(addresses.iter().map(told).collect::<Vec<_>>(), [2, 1]);
+        let reported = |(_, answer): &(Kind, Result<Answer<IpAddr>, Failure>)| answer.as_ref().unwrap().data.len();
+        assert_eq!(addresses.iter().map(reported).collect::<Vec<_>>(), [2, 1]);
         assert!(sources.in_hosts_file("shop.lan", &[Kind::Aaaa]).is_none());
         assert!(sources.are_fresh());
         fs::write(directory.path().join("hosts"), "10.0.0.1 shop\n").unwrap();

@@ -63,7 +63,7 @@ impl Followed {
     async fn until(&mut self, addresses: &[&str]) -> Report {
         loop {
             let report = self.report().await;
-            if told(&report) == addresses {
+            if reported(&report) == addresses {
                 return report;
             }
         }
@@ -80,7 +80,7 @@ impl Followed {
     }
 }
 
-fn told(report: &Report) -> Vec<String> {
+fn reported(report: &Report) -> Vec<String> {
     report.found.iter().map(|found| found.address.to_string()).collect()
 }
 
@@ -109,7 +109,7 @@ async fn every_address_of_both_families_is_found_and_a_change_is_followed() {
     dns.addresses("shop.test", 0, &["127.0.0.2", "::1", "127.0.0.1"]);
     let mut shop = Followed::new(host("shop.test"), settings(&dns));
     let first = shop.report().await;
-    assert_eq!(told(&first), ["127.0.0.1:443", "127.0.0.2:443", "[::1]:443"]);
+    assert_eq!(reported(&first), ["127.0.0.1:443", "127.0.0.2:443", "[::1]:443"]);
     assert!(first.changed);
     assert!(first.found.iter().all(|found| found.weight.is_none() && !found.backup));
     assert!(!shop.report().await.changed, "the same answer is no change");
@@ -126,9 +126,9 @@ async fn only_the_family_that_is_wanted_is_asked_for() {
     let dns = Nameserver::start();
     dns.addresses("shop.test", 0, &["127.0.0.1", "::1"]);
     let mut v4 = Followed::new(host("shop.test"), Resolve { family: Family::V4, ..settings(&dns) });
-    assert_eq!(told(&v4.report().await), ["127.0.0.1:443"]);
+    assert_eq!(reported(&v4.report().await), ["127.0.0.1:443"]);
     let mut v6 = Followed::new(host("shop.test"), Resolve { family: Family::V6, ..settings(&dns) });
-    assert_eq!(told(&v6.report().await), ["[::1]:443"]);
+    assert_eq!(reported(&v6.report().await), ["[::1]:443"]);
 }
 
 #[tokio::test]
@@ -137,7 +137,7 @@ async fn whatever_fails_the_last_answer_stays() {
     dns.addresses("shop.test", 0, &["127.0.0.1"]);
     let mut shop = Followed::new(host("shop.test"), settings(&dns));
     shop.until(&["127.0.0.1:443"]).await;
-    let kept = |report: Report| assert_eq!(told(&report), ["127.0.0.1:443"]);
+    let kept = |report: Report| assert_eq!(reported(&report), ["127.0.0.1:443"]);
 
     dns.fail("shop.test", None, Fails::ServFail);
     kept(shop.until_result(DnsResult::ServFail).await);
@@ -158,7 +158,7 @@ async fn what_is_gone_is_forgotten_when_it_is_stale() {
     shop.until(&["127.0.0.1:443"]).await;
     dns.remove("shop.test");
     let failed = shop.until_result(DnsResult::NoSuchName).await;
-    assert_eq!(told(&failed), ["127.0.0.1:443"]);
+    assert_eq!(reported(&failed), ["127.0.0.1:443"]);
     let begun = Instant::now();
     let gone = shop.until(&[]).await;
     assert!(gone.changed && begun.elapsed() <= stale + DEADLINE / 2);
@@ -177,7 +177,7 @@ async fn what_was_known_before_is_kept_like_an_answer() {
     let settings = Resolve { stale: Span(Duration::from_millis(300)), ..settings(&dns) };
     let mut gone = Followed::from(host("shop.test"), settings.clone(), &known, |_| false);
     let report = gone.report().await;
-    assert_eq!((told(&report).len(), report.changed), (2, false));
+    assert_eq!((reported(&report).len(), report.changed), (2, false));
     assert!(gone.until(&[]).await.changed);
     dns.addresses("shop.test", 0, &["127.0.0.1"]);
     let mut moved = Followed::from(host("shop.test"), settings, &known, |_| false);
@@ -192,7 +192,7 @@ async fn a_nameserver_that_never_answers_is_a_timeout() {
     let mut shop = Followed::new(host("shop.test"), settings);
     let report = shop.report().await;
     assert_eq!(result(&report), Some(DnsResult::TimedOut));
-    assert!(told(&report).is_empty() && !report.changed);
+    assert!(reported(&report).is_empty() && !report.changed);
 }
 
 #[tokio::test]
@@ -204,7 +204,7 @@ async fn the_next_nameserver_is_asked_when_one_is_silent_or_fails() {
     for first in [silent.local_addr().unwrap(), failing.address] {
         let settings = Resolve { nameservers: [first, dns.address].map(settings::Nameserver).into(), ..settings(&dns) };
         let mut shop = Followed::new(host("shop.test"), settings);
-        assert_eq!(told(&shop.report().await), ["127.0.0.1:443"], "{first}");
+        assert_eq!(reported(&shop.report().await), ["127.0.0.1:443"], "{first}");
     }
     assert!(failing.asked("shop.test") > 0);
 }
@@ -233,7 +233,7 @@ async fn a_nameserver_without_edns_is_asked_again_without_it_and_then_only_so() 
         };
         let mut shop = Followed::new(host("shop.test"), settings);
         for _ in 0..3 {
-            assert_eq!(told(&shop.report().await), ["127.0.0.1:443"], "{number}");
+            assert_eq!(reported(&shop.report().await), ["127.0.0.1:443"], "{number}");
         }
         let ids: std::collections::BTreeSet<_> = with_edns.try_iter().collect();
         assert_eq!(ids.len(), 1, "{number}: one query with EDNS, which may have been repeated");
@@ -287,13 +287,13 @@ async fn an_alias_is_followed_and_its_ttl_counts() {
     let settings = Resolve { max_ttl: Span(Duration::from_secs(300)), family: Family::V4, ..settings(&dns) };
     let mut www = Followed::new(host("www.test"), settings.clone());
     let report = www.report().await;
-    assert_eq!(told(&report), ["127.0.0.1:443"]);
+    assert_eq!(reported(&report), ["127.0.0.1:443"]);
     assert_eq!(report.looked.unwrap().unwrap(), Duration::from_secs(1));
     assert_eq!(dns.asked("shop.test"), 0, "the nameserver had followed it");
     dns.leave_aliases();
     let mut www = Followed::new(host("www.test"), settings.clone());
     let report = www.report().await;
-    assert_eq!(told(&report), ["127.0.0.1:443"]);
+    assert_eq!(reported(&report), ["127.0.0.1:443"]);
     assert_eq!(report.looked.unwrap().unwrap(), Duration::from_secs(1));
     assert_eq!(dns.asked("shop.test"), 1, "we followed it");
     dns.alias("www.test", 1, "gone.test");
@@ -313,7 +313,7 @@ async fn ttls_of_none_and_of_years_are_clamped() {
         let mut followed = Followed::new(host(name), settings(&dns));
         let report = followed.report().await;
         assert_eq!(report.looked.unwrap().unwrap(), Duration::from_millis(wanted), "{name}");
-        assert_eq!(told(&followed.report().await), ["127.0.0.1:443"], "it is looked up again");
+        assert_eq!(reported(&followed.report().await), ["127.0.0.1:443"], "it is looked up again");
     }
 }
 
@@ -364,7 +364,7 @@ async fn an_answer_that_is_one_of_our_listeners_is_refused() {
     dns.addresses("shop.test", 0, &["127.0.0.1", "127.0.0.2", "0.0.0.0"]);
     let ours: SocketAddr = "127.0.0.1:443".parse().unwrap();
     let mut shop = Followed::from(host("shop.test"), settings(&dns), &[], move |address| address == ours);
-    assert_eq!(told(&shop.report().await), ["127.0.0.2:443"]);
+    assert_eq!(reported(&shop.report().await), ["127.0.0.2:443"]);
 }
 
 #[tokio::test]
@@ -377,7 +377,7 @@ async fn names_of_the_hosts_file_need_no_nameserver() {
     let dns = Nameserver::start();
     let settings = Resolve { nameservers: Vec::new(), allow: Vec::new(), family: Family::V4, ..settings(&dns) };
     let mut local = Followed::new(host("localhost"), settings);
-    assert_eq!(told(&local.report().await), ["127.0.0.1:443"]);
+    assert_eq!(reported(&local.report().await), ["127.0.0.1:443"]);
 }
 
 // On paused time, with a list of look-up results.

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_alike_is_told_once_and_the_gravest_first() {
+    fn what_is_alike_is_reported_once_and_the_gravest_first() {
         use Severity::{Error, Info};
         let gathered = merge_equal(vec![
             finding(Info, "1", "a", "x"),
@@ -172,8 +172,8 @@ mod tests {
             finding(Error, "2", "b", "y"),
             finding(Error, "3", "b", "y"),
         ]);
-        let told: Vec<_> = gathered.iter().map(|one| (one.backends.join(","), one.names.join(","))).collect();
+        let reported: Vec<_> = gathered.iter().map(|one| (one.backends.join(","), one.names.join(","))).collect();
         let expected = [("1,2", "a,b"), ("3", "b"), ("1", "a")];
-        assert_eq!(told, expected.map(|(backends, names)| (backends.to_owned(), names.to_owned())));
+        assert_eq!(reported, expected.map(|(backends, names)| (backends.to_owned(), names.to_owned())));
     }
 }

@@ -206,7 +206,7 @@ no_sni: { pool: other }
 unmatched: { pool: rest }
 "#;
 
-    fn told(selection: &Selection) -> Result<Vec<(usize, Vec<String>, usize)>, NotConfigured> {
+    fn reported(selection: &Selection) -> Result<Vec<(usize, Vec<String>, usize)>, NotConfigured> {
         let config = Config::parse(CONFIG, Path::new("c.yaml")).expect("a config").config;
         let plans = plans(&config, &Destinations::new(&config), selection)?;
         let tell = |plan: &PoolPlan| (plan.pool, plan.asked.iter().map(ToString::to_string).collect(), plan.left_out);
@@ -232,20 +232,20 @@ unmatched: { pool: rest }
         let other = strings(&["no name", "snigate-doctor.deep.test (made up for *.deep.test)", "b.test"]);
         let rest = strings(&["snigate-doctor.invalid (made up for any name)"]);
         let expected = vec![(0, web, 0), (1, other, 0), (2, rest, 0), (3, strings(&["no name"]), 0)];
-        assert_eq!(told(&everything()), Ok(expected));
+        assert_eq!(reported(&everything()), Ok(expected));
     }
 
     #[test]
     fn pools_and_names_narrow_it_and_too_many_names_are_cut() {
         let pools = vec!["web".to_owned()];
-        let cut = told(&Selection { pools, most_names: 3, ..everything() }).unwrap();
+        let cut = reported(&Selection { pools, most_names: 3, ..everything() }).unwrap();
         assert_eq!((cut.len(), cut[0].1.len(), cut[0].2), (1, 3, 1));
         let name = |name: &str| vec![name.parse().unwrap()];
-        let b = told(&Selection { names: name("b.test"), ..everything() }).unwrap();
+        let b = reported(&Selection { names: name("b.test"), ..everything() }).unwrap();
         assert_eq!(b, [(0, strings(&["b.test"]), 0), (1, strings(&["b.test"]), 0)]);
-        let c = told(&Selection { names: name("c.test"), ..everything() }).unwrap();
+        let c = reported(&Selection { names: name("c.test"), ..everything() }).unwrap();
         assert_eq!(c, [(0, strings(&["c.test"]), 0)]);
-        let no_pool = told(&Selection { pools: vec!["wab".to_owned()], ..everything() }).unwrap_err();
+        let no_pool = reported(&Selection { pools: vec!["wab".to_owned()], ..everything() }).unwrap_err();
         assert_eq!(no_pool.to_string(), "there is no pool `wab`; there is `web`, `other`, `rest`, `spare`");
     }
 }

@@ -19,7 +19,7 @@ use crate::server_name::Pattern;
 /// Reports conflicts between `routes`. `indices` gives the index of each in its file.
 pub(super) fn find(routes: &[Route], indices: &[usize], listeners: usize, problems: &mut Problems) {
     for group in shared_patterns(routes) {
-        let mut seen = Seen { routes, indices, told: HashSet::new() };
+        let mut seen = Seen { routes, indices, reported: HashSet::new() };
         let mut by_kinds: BTreeMap<Kinds, Vec<Entry<'_>>> = BTreeMap::new();
         for entry in &group {
             by_kinds.entry(Kinds::of(entry.conditions)).or_default().push(*entry);
@@ -160,12 +160,12 @@ impl Entry<'_> {
 struct Seen<'r> {
     routes: &'r [Route],
     indices: &'r [usize],
-    told: HashSet<((usize, usize), (usize, usize))>,
+    reported: HashSet<((usize, usize), (usize, usize))>,
 }
 
 impl<'r> Seen<'r> {
     fn conflict(&mut self, earlier: Entry<'r>, later: Entry<'r>, kinds: Kinds, problems: &mut Problems) {
-        if !self.told.insert((earlier.number(), later.number())) {
+        if !self.reported.insert((earlier.number(), later.number())) {
             return;
         }
         let (pattern, place) = (self.pattern(later), earlier.place);

@@ -22,8 +22,8 @@ fn render(app: &App) -> String {
     let reload = app.metrics.last_reload();
     let (hash, reload) = match &reload {
         Some(last) => {
-            let told = format!("{} ({}) at {}", last.result.as_str(), last.trigger.as_str(), Timestamp(last.at));
-            (last.hash.as_str(), told)
+            let reported = format!("{} ({}) at {}", last.result.as_str(), last.trigger.as_str(), Timestamp(last.at));
+            (last.hash.as_str(), reported)
         }
         None => ("none yet", "none yet".to_owned()),
     };

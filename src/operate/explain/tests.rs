@@ -28,12 +28,12 @@ pools:
 
 #[test]
 fn it_tells_the_pattern_the_place_and_what_was_passed_over() {
-    let told = ask(&snapshot(SHOP), "Shop.TEST.");
-    assert_eq!(told.server_name.as_deref(), Some("shop.test"));
-    assert_eq!((told.route.as_deref(), told.matched.as_deref()), (Some("shop"), Some("exact")));
-    let taken = told.taken.expect("a route takes it");
+    let reported = ask(&snapshot(SHOP), "Shop.TEST.");
+    assert_eq!(reported.server_name.as_deref(), Some("shop.test"));
+    assert_eq!((reported.route.as_deref(), reported.matched.as_deref()), (Some("shop"), Some("exact")));
+    let taken = reported.taken.expect("a route takes it");
     assert_eq!((&*taken.pattern, taken.line, taken.column), ("shop.test", 5, 40));
-    let [over] = told.passed_over.as_slice() else { panic!("{:?}", told.passed_over) };
+    let [over] = reported.passed_over.as_slice() else { panic!("{:?}", reported.passed_over) };
     assert_eq!(
         (&*over.entry.route, &*over.unmet, &over.entry.source[..]),
         ("office", "source", &["10.0.0.0/8".to_owned()][..])
@@ -42,13 +42,13 @@ fn it_tells_the_pattern_the_place_and_what_was_passed_over() {
         Backend { address: "10.0.0.1:443".to_owned(), weight: 1, backup: false },
         Backend { address: "10.0.0.2:443".to_owned(), weight: 3, backup: false },
     ];
-    assert_eq!(told.pool, Some(Pool { name: "shop".to_owned(), backends }));
-    assert_eq!(told.assumed, ["alpn", "source", "listener"]);
-    assert_eq!(told.hints, ["`source` was assumed; the conditions of `office` depend on it"]);
+    assert_eq!(reported.pool, Some(Pool { name: "shop".to_owned(), backends }));
+    assert_eq!(reported.assumed, ["alpn", "source", "listener"]);
+    assert_eq!(reported.hints, ["`source` was assumed; the conditions of `office` depend on it"]);
 }
 
 #[test]
-fn refusals_are_told_as_the_client_sees_them() {
+fn refusals_are_reported_as_the_client_sees_them() {
     let snapshot = snapshot(SHOP);
     let refusal = |name| {
         let refusal = ask(&snapshot, name).refusal.expect("refused");
@@ -64,7 +64,7 @@ fn refusals_are_told_as_the_client_sees_them() {
 }
 
 #[test]
-fn who_asked_for_something_else_than_meant_is_told() {
+fn who_asked_for_something_else_than_meant_is_reported() {
     let snapshot = snapshot(SHOP);
     for (name, hint) in [
         ("a.b.shop.test", "`**.shop.test` would take this name"),
@@ -75,7 +75,7 @@ fn who_asked_for_something_else_than_meant_is_told() {
         ("192.0.2.7", "an address is not a server name"),
     ] {
         let hints = ask(&snapshot, name).hints;
-        assert!(hints.iter().any(|told| told.contains(hint)), "{name}: {hints:?}");
+        assert!(hints.iter().any(|reported| reported.contains(hint)), "{name}: {hints:?}");
     }
     let apex = snapshot_of_wildcard();
     assert!(ask(&apex, "a.test").hints[0].contains("matches names below `a.test`, not `a.test` itself"));
@@ -202,13 +202,13 @@ proptest! {
         let chosen_name = expected.map_or("unmatched".to_owned(), |(number, _)| format!("r{number}"));
         prop_assert_eq!(&*chosen.route.name, chosen_name.as_str());
 
-        let told = explain(&snapshot, &question).expect("a good question");
-        prop_assert_eq!(told.route.as_deref(), Some(chosen_name.as_str()));
-        prop_assert_eq!(told.matched.as_deref(), Some(chosen.matched.as_str()));
+        let reported = explain(&snapshot, &question).expect("a good question");
+        prop_assert_eq!(reported.route.as_deref(), Some(chosen_name.as_str()));
+        prop_assert_eq!(reported.matched.as_deref(), Some(chosen.matched.as_str()));
         let pool = expected.map(|(number, _)| format!("p{number}"));
-        prop_assert_eq!(told.pool.map(|pool| pool.name), pool);
-        prop_assert_eq!(told.refusal.is_some(), expected.is_none());
-        prop_assert_eq!(told.taken.as_ref().map(|taken| &taken.pattern), expected.map(|(_, line)| &line.pattern));
+        prop_assert_eq!(reported.pool.map(|pool| pool.name), pool);
+        prop_assert_eq!(reported.refusal.is_some(), expected.is_none());
+        prop_assert_eq!(reported.taken.as_ref().map(|taken| &taken.pattern), expected.map(|(_, line)| &line.pattern));
 
         // Skipped entries match the name but not the conditions, and include every more specific entry.
         let best = expected.map(|(number, line)| (line.takes(&name), line.conditions(), usize::MAX - number));
@@ -217,7 +217,7 @@ proptest! {
             rank.is_some() && best.is_none_or(|best| (rank, line.conditions(), usize::MAX - number) > best)
         });
         let mut more_specific: Vec<String> = more_specific.map(|(number, _)| format!("r{number}")).collect();
-        let mut passed_over: Vec<String> = told.passed_over.iter().map(|over| over.entry.route.clone()).collect();
+        let mut passed_over: Vec<String> = reported.passed_over.iter().map(|over| over.entry.route.clone()).collect();
         more_specific.sort();
         passed_over.sort();
         prop_assert_eq!(passed_over, more_specific);

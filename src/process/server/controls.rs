@@ -48,7 +48,7 @@ impl Control for Controls {
     }
 
     fn pools(&self) -> Value {
-        pools::told(&self.snapshot.load())
+        pools::reported(&self.snapshot.load())
     }
 
     fn set_backend_state(&self, pool: &str, backend: &str, wanted: WantedState) -> Result<Value, String> {
@@ -63,8 +63,8 @@ impl Control for Controls {
         Box::pin(async {
             match self.reloads.outcome(Trigger::Api).await {
                 None => Reloaded::Ending,
-                Some(outcome) if outcome.result == ReloadResult::Rejected => Reloaded::Rejected(told(&outcome)),
-                Some(outcome) => Reloaded::InForce(told(&outcome)),
+                Some(outcome) if outcome.result == ReloadResult::Rejected => Reloaded::Rejected(reported(&outcome)),
+                Some(outcome) => Reloaded::InForce(reported(&outcome)),
             }
         })
     }
@@ -136,22 +136,22 @@ fn row(row: &Row) -> Value {
     })
 }
 
-fn told(outcome: &Outcome) -> Value {
+fn reported(outcome: &Outcome) -> Value {
     let Outcome { result, hash, took, why, problems } = outcome;
     let listed: Vec<Value> = problems.iter().map(problem).collect();
-    let mut told = json!({
+    let mut reported = json!({
         "result": result.as_str(),
         "hash": hash,
         "took_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         "problems": listed,
     });
     if let Some(why) = why {
-        told["error"] = json!(why);
+        reported["error"] = json!(why);
     }
     if problems.left_off() > 0 {
-        told["problems_left_off"] = json!(problems.left_off());
+        reported["problems_left_off"] = json!(problems.left_off());
     }
-    told
+    reported
 }
 
 fn problem(problem: &Problem) -> Value {

@@ -14,7 +14,7 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::Timestamp;
 
 /// Every pool with its backends, for the status.
-pub(super) fn told(snapshot: &Snapshot) -> Value {
+pub(super) fn reported(snapshot: &Snapshot) -> Value {
     let now = Instant::now();
     let pool = |pool: &std::sync::Arc<crate::pool::Pool>| {
         let backends: Vec<Value> = pool.list().iter().map(|member| backend(member, now)).collect();

@@ -82,15 +82,15 @@ fn accept(listener: &TcpListener) -> io::Result<TcpStream> {
 }
 
 fn backend(mut socket: TcpStream, pattern: &Pattern) -> Result<(), String> {
-    let told = |error: io::Error| format!("backend: {error}");
-    bounded(&socket).map_err(told)?;
+    let reported = |error: io::Error| format!("backend: {error}");
+    bounded(&socket).map_err(reported)?;
     let mut first = vec![0; HELLO.len() + 1];
-    socket.read_exact(&mut first).map_err(told)?;
+    socket.read_exact(&mut first).map_err(reported)?;
     let (hello, number) = first.split_at(HELLO.len());
     if hello != HELLO {
         return Err("backend: the hello is not the one that was sent".to_owned());
     }
-    socket.write_all(number).map_err(told)?;
+    socket.write_all(number).map_err(reported)?;
     let number = usize::from(number[0]);
     both_ways(socket, pattern, number + TO_CLIENT, 0).map_err(|what| format!("backend of {number}: {what}"))
 }

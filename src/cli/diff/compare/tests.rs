@@ -16,7 +16,7 @@ fn snapshot(routes: &str) -> Side {
 }
 
 /// Formats every change of names as one line: sign, pattern, when, from, to.
-fn told(old: &str, new: &str) -> Vec<String> {
+fn reported(old: &str, new: &str) -> Vec<String> {
     let (old, new) = (snapshot(old), snapshot(new));
     let report = compare(&old, &new);
     let target = |target: &Target<'_>| target.pool.or(target.refuse).unwrap_or_default().to_owned();
@@ -42,44 +42,44 @@ fn equal_files_differ_in_nothing() {
 }
 
 #[test]
-fn a_name_that_falls_to_a_wildcard_is_told_with_the_pool_it_falls_to() {
+fn a_name_that_falls_to_a_wildcard_is_reported_with_the_pool_it_falls_to() {
     let old = "routes: [{ sni: x.a.test, pool: a }, { sni: \"*.a.test\", pool: b }]";
     let new = "routes: [{ sni: \"*.a.test\", pool: b }]\nunmatched: { pool: a }";
-    assert_eq!(told(old, new), ["Removed x.a.test a>b"]);
-    assert_eq!(told(new, old), ["Added x.a.test b>a"]);
+    assert_eq!(reported(old, new), ["Removed x.a.test a>b"]);
+    assert_eq!(reported(new, old), ["Added x.a.test b>a"]);
 }
 
 #[test]
-fn a_pattern_that_changes_nothing_is_told_as_such() {
+fn a_pattern_that_changes_nothing_is_reported_as_such() {
     let old = "routes: [{ sni: \"*.a.test\", pool: a }]";
     let new = "routes: [{ sni: \"*.a.test\", pool: a }, { sni: x.a.test, pool: a }, { sni: b.test, refuse: alert }]";
-    assert_eq!(told(old, new), ["Added x.a.test a>a", "Added b.test alert>alert"]);
+    assert_eq!(reported(old, new), ["Added x.a.test a>a", "Added b.test alert>alert"]);
 }
 
 #[test]
 fn a_route_may_be_called_otherwise_and_move() {
     let old = "routes: [{ name: x, sni: a.test, pool: a }, { sni: b.test, pool: b }]";
     let new = "routes: [{ sni: b.test, pool: b }, { name: y, sni: a.test, pool: a }]";
-    assert_eq!(told(old, new), [] as [String; 0]);
+    assert_eq!(reported(old, new), [] as [String; 0]);
 }
 
 #[test]
 fn only_the_conditions_that_matter_are_named() {
     let old = "routes: [{ sni: a.test, source: [10.0.0.0/8], listeners: [one], pool: a }, { sni: a.test, pool: b }]";
     let new = "routes: [{ sni: a.test, source: [10.0.0.0/8], pool: a }, { sni: a.test, pool: b }]";
-    assert_eq!(told(old, new), ["Changed a.test 10.0.0.0/8 other b>a"]);
+    assert_eq!(reported(old, new), ["Changed a.test 10.0.0.0/8 other b>a"]);
     let new = "routes: [{ sni: a.test, source: [10.0.0.0/9], listeners: [one], pool: a }, { sni: a.test, pool: b }]";
-    assert_eq!(told(old, new), ["Changed a.test 10.0.0.0/8 one a>b"]);
+    assert_eq!(reported(old, new), ["Changed a.test 10.0.0.0/8 one a>b"]);
     let new = "routes: [{ sni: a.test, alpn: [h2], pool: a }, { sni: a.test, pool: b }]";
     let moved = "[] 10.0.0.0/8 one a>b; [h2] other b>a; [h2] other one b>a";
-    assert_eq!(told(old, new), [format!("Changed a.test {moved}")]);
+    assert_eq!(reported(old, new), [format!("Changed a.test {moved}")]);
 }
 
 #[test]
-fn conditions_that_are_written_otherwise_and_mean_the_same_are_told_without_effect() {
+fn conditions_that_are_written_otherwise_and_mean_the_same_are_reported_without_effect() {
     let old = "routes: [{ sni: a.test, source: [10.0.0.0/8], pool: a }]";
     let new = "routes: [{ sni: a.test, source: [10.0.0.0/9, 10.128.0.0/9], pool: a }]";
-    assert_eq!(told(old, new).len(), 1);
+    assert_eq!(reported(old, new).len(), 1);
     let (old, new) = (snapshot(old), snapshot(new));
     assert!(compare(&old, &new).patterns.iter().all(|change| !change.effects.iter().any(Effect::changes)));
 }
@@ -88,7 +88,7 @@ fn conditions_that_are_written_otherwise_and_mean_the_same_are_told_without_effe
 fn what_a_condition_lets_through_reaches_a_changed_wildcard() {
     let old = "routes: [{ sni: x.a.test, alpn: [h2], pool: a }, { sni: \"**.test\", pool: a }]";
     let new = "routes: [{ sni: x.a.test, alpn: [h2], pool: a }, { sni: \"**.test\", pool: b }]";
-    assert_eq!(told(old, new), ["Changed x.a.test [] a>b", "Changed **.test a>b"]);
+    assert_eq!(reported(old, new), ["Changed x.a.test [] a>b", "Changed **.test a>b"]);
 }
 
 #[test]
@@ -177,19 +177,19 @@ proptest! {
         let says = |effect: &&Effect<'_>| {
             effect.when.alpn.as_ref().is_none_or(|offered| offered.is_empty() != h2)
                 && effect.when.source.as_ref().is_none_or(|network| (network == "other") != inside)
-                && effect.when.listener.as_ref().is_none_or(|told| told == if listener == 0 { "one" } else { "other" })
+                && effect.when.listener.as_ref().is_none_or(|reported| reported == if listener == 0 { "one" } else { "other" })
                 && effect.changes()
         };
-        let told = match most_specific {
+        let reported = match most_specific {
             Some((_, pattern)) => {
                 let change = report.patterns.iter().find(|change| change.pattern == pattern);
                 change.and_then(|change| change.effects.iter().find(says)).map(|effect| (effect.from, effect.to))
             }
             None => report.fallbacks.iter().find(|change| change.fallback == "unmatched").map(|c| (c.from, c.to)),
         };
-        match told {
-            Some((told_from, told_to)) => {
-                prop_assert!(told_from.is_same_for_clients(&from) && told_to.is_same_for_clients(&to), "{report:#?}");
+        match reported {
+            Some((reported_from, reported_to)) => {
+                prop_assert!(reported_from.is_same_for_clients(&from) && reported_to.is_same_for_clients(&to), "{report:#?}");
             }
             None => prop_assert!(from.is_same_for_clients(&to), "{from:?} -> {to:?} is not in {report:#?}"),
         }
