@@ -41,7 +41,12 @@ impl NotTls {
             ([b'H', b'T', b'T', b'P', b'/', ..], _) => &line[..line.len().min("HTTP/1.1 400".len())],
             ([], beginning) | (beginning, _) => &beginning[..beginning.len().min(MAX_SHOWN_BYTES)],
         };
-        Self(shown.escape_ascii().to_string().into())
+        let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\'' | b'\\');
+        // Nearly all answers are plain text, and escaping goes byte by byte.
+        match std::str::from_utf8(shown) {
+            Ok(text) if shown.iter().all(is_plain) => Self(text.into()),
+            _ => Self(shown.escape_ascii().to_string().into()),
+        }
     }
 }
 
