@@ -61,10 +61,13 @@ pub(super) fn demo(options: &Options) -> ExitCode {
 
 /// What to do if an address cannot be bound.
 fn advise(options: &Options) {
-    if options.bind.is_some() {
-        eprintln!("snigate: choose another port, or leave out `--bind`");
-    } else if !options.any_port {
-        eprintln!("snigate: `snigate demo --any-port` uses free ports");
+    match (options.bind, options.any_port) {
+        (None, false) => eprintln!("snigate: `snigate demo --any-port` uses free ports"),
+        (Some(_), false) => {
+            eprintln!("snigate: choose another port for `--bind`; `--any-port` uses free ports for the rest")
+        }
+        (Some(_), true) => eprintln!("snigate: choose another port, or leave out `--bind`"),
+        (None, true) => {}
     }
 }
 
@@ -85,7 +88,8 @@ fn prepare(
         text = text.replace(&wanted.to_string(), &backend.address.to_string());
     }
     let bind = options.bind.unwrap_or(SocketAddr::new(HTTPS.ip(), port(HTTPS.port())));
-    text = text.replace(&HTTPS.to_string(), &bind.to_string());
+    // In quotes, since YAML takes the bracket of an IPv6 address for a list.
+    text = text.replace(&HTTPS.to_string(), &format!("\"{bind}\""));
     if options.any_port {
         text = text.replace(&ADMIN.to_string(), &SocketAddr::new(ADMIN.ip(), 0).to_string());
     }
