@@ -89,6 +89,7 @@ const FOREIGN_WORDS: &[(&str, &str)] = &[
     ("roundrobin", "round_robin"),
     ("source", "source_hash"),
     ("ip_hash", "source_hash"),
+    ("warning", "warn"),
 ];
 
 /// A word, a key that is valid at that place, and what to write instead.

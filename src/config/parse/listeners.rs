@@ -24,7 +24,7 @@ pub(super) struct Listeners {
 pub(super) fn parse(top: &Cursor<'_>, congestion: &Congestion) -> Listeners {
     let mut listeners =
         Listeners { parsed: Vec::new(), names: Names::default(), places: Vec::new(), bound: Vec::new() };
-    let Some(list) = top.required_list("listeners", "listener") else { return listeners };
+    let Some(list) = top.required_list("listeners", "listener").filter(Cursor::is_a_list) else { return listeners };
     let mut first = HashMap::new();
     for cursor in list.items() {
         let number = listeners.places.len();
