@@ -44,7 +44,7 @@ fn check_config(config: Config) {
                 let asked = RouteQuery { sni: Some(&sni), alpn: &Alpn::default(), source: Some([192, 0, 2, 1].into()), listener };
                 snapshot.choose_watched(asked, |candidate| {
                     let place = snapshot.place(candidate.number());
-                    let route = &config.routes[candidate.route as usize];
+                    let route = &config.routes[candidate.route.0 as usize];
                     assert!(route.patterns.iter().any(|(_, stands)| *stands == place), "{place} in {route:?}");
                 });
             }
