@@ -104,9 +104,8 @@ fn destination(pool: Option<&str>, refuse: Option<Refuse>, cursor: &Cursor<'_>, 
         }
         (None, Some(refuse)) => Some(Destination::Refuse(refuse)),
         (Some(name), None) => {
-            // A misspelt top-level key, or a value that is no map, is one problem; do not report each route as well.
-            let misspelt =
-                |problem: &Problem| problem.path == "pools" || problem.message.ends_with("did you mean `pools`?");
+            // A misspelt top-level key is one problem; do not report each route as well.
+            let misspelt = |problem: &Problem| problem.message.ends_with("did you mean `pools`?");
             if pools.is_empty() && cursor.reading.problems.borrow().iter().any(misspelt) {
                 return None;
             }
