@@ -15,6 +15,11 @@ pub fn run_test(setup: &str, test: &str) {
     assert!(inside.status.success() && reported.contains("1 passed"), "{reported}");
 }
 
+/// Whether `command` of the shell works in a namespace of its own: a kernel may lack what it needs.
+pub fn can(command: &str) -> bool {
+    isolated(command, &["true"]).is_ok_and(|made| made.status.success())
+}
+
 fn isolated(setup: &str, command: &[&str]) -> std::io::Result<Output> {
     let script = format!("ip link set lo up && {setup} && exec \"$@\"");
     let unshare = ["--user", "--map-root-user", "--net", "sh", "-c", &script, "sh"];

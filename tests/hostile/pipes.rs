@@ -23,10 +23,13 @@ fn an_ordinary_user_splices_more_transfers_than_large_pipes_fit_into_the_quota()
     fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_snigate"));
     if geteuid().is_root() {
+        // Where that user may read it.
+        let program = directory.path().join("snigate");
+        fs::copy(env!("CARGO_BIN_EXE_snigate"), &program).unwrap();
         // A number that no other process has: the quota is that of the user.
         let user = (300_000 + std::process::id()).to_string();
         command = Command::new("setpriv");
-        command.args(["--reuid", &user, "--regid", &user, "--clear-groups", env!("CARGO_BIN_EXE_snigate")]);
+        command.args(["--reuid", &user, "--regid", &user, "--clear-groups"]).arg(program);
     }
     command.stdin(Stdio::null());
     let lb = Running::start_in(directory, command, &lb.config());
