@@ -128,21 +128,8 @@ impl Flow {
             written?;
             let Poll::Ready(emptied) = self.empty_pipe(cx, to, meter) else { return BLOCKED };
             emptied?;
-            match &self.state {
-                State::Closed => return Poll::Ready(Ok(())),
-                State::Failing(_) => {
-                    let State::Failing(error) = mem::replace(&mut self.state, State::Closed) else { continue };
-                    return Poll::Ready(Err(Fault::Read(error)));
-                }
-                State::Ending => {
-                    if !last {
-                        // An error here is reported again by the other direction, with its reason.
-                        let _ = ready!(Pin::new(&mut *to).poll_shutdown(cx));
-                    }
-                    self.state = State::Closed;
-                    return Poll::Ready(Ok(()));
-                }
-                State::Open => {}
+            if !matches!(self.state, State::Open) {
+                return self.poll_end(cx, to, last);
             }
             if budget == 0 {
                 return yield_to_others(cx);
@@ -169,6 +156,18 @@ impl Flow {
 
     fn is_refused<M: Meter>(&self, cx: &mut Context<'_>, meter: &mut M) -> bool {
         self.mode == Mode::Inspect && matches!(self.state, State::Open) && meter.refuses_now(cx)
+    }
+
+    /// Passes on how the stream ended, once everything read before has been written.
+    fn poll_end(&mut self, cx: &mut Context<'_>, to: &mut impl Stream, last: bool) -> Poll<Result<(), Fault>> {
+        if matches!(self.state, State::Ending) && !last {
+            // An error here is reported again by the other direction, with its reason.
+            let _ = ready!(Pin::new(&mut *to).poll_shutdown(cx));
+        }
+        match mem::replace(&mut self.state, State::Closed) {
+            State::Failing(error) => Poll::Ready(Err(Fault::Read(error))),
+            State::Open | State::Ending | State::Closed => Poll::Ready(Ok(())),
+        }
     }
 
     /// Writes what was read and not written before.
