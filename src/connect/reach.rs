@@ -1,0 +1,222 @@
+//! Connects to one backend and writes the first bytes to it.
+//!
+//! In:  a leased backend, the first bytes, a deadline.
+//! Out: [`Asked`], or [`FailedAttempt`].
+//! Source: RFC 8305 (happy eyeballs), RFC 7413 (TCP Fast Open).
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::answer::Asked;
+use super::error::is_out_of_ports;
+use super::{Ask, Attempts, BackendStream, ConnectError, FirstBytes, Said, note_failure};
+use crate::pool::{Address, Backend, Lease, Picks, Pool};
+use crate::socket::{self, Towards};
+
+/// Connects to one address with the pool's options, for health checks. The caller enforces the deadline.
+///
+/// # Errors
+/// The kernel's error.
+pub(crate) async fn to_one(pool: &Pool, address: &Address) -> io::Result<BackendStream> {
+    to_the_end(pool, address, SocketOptions { nodelay: true, fast_open: false }).await
+}
+
+/// Connects to one backend and writes the first bytes.
+pub(super) async fn reach(
+    pool: &Pool,
+    lease: Lease,
+    picks: &mut Picks<'_>,
+    ask: Ask<'_>,
+    total: Instant,
+    attempts: &mut Attempts,
+) -> Result<Asked, FailedAttempt> {
+    attempts.begin(lease.backend());
+    let now = Instant::now();
+    let options = SocketOptions::of(pool, ask, lease.backend());
+    let opened = timeout_at(total.min(now + *pool.settings.connect.timeout), async {
+        let (lease, stream) = open(pool, lease, picks, options, attempts).await?;
+        match give(&stream, ask.first_bytes, options).await {
+            Ok(taken) => Ok((lease, stream, taken)),
+            Err(error) => Err(FailedAttempt::of(&lease, error)),
+        }
+    });
+    let Ok(opened) = opened.await else {
+        let backend = attempts.last.clone().expect("an attempt has begun");
+        return Err(FailedAttempt { backend, error: ConnectError::TimedOut { after: now.elapsed() } });
+    };
+    let (lease, stream, taken) = opened?;
+    let took = Instant::now();
+    let taken_bytes = taken.saturating_sub(ask.first_bytes.header.len());
+    Ok(Asked { stream, lease, rest: ask.first_bytes.after(taken), taken_bytes, after: took - now, took })
+}
+
+/// The options that vary between connections of one pool.
+#[derive(Clone, Copy, Debug)]
+struct SocketOptions {
+    nodelay: bool,
+    fast_open: bool,
+}
+
+impl SocketOptions {
+    fn of(pool: &Pool, ask: Ask<'_>, backend: &Backend) -> Self {
+        // Data sent with a SYN may arrive twice, which early data must not (RFC 7413 §6.1). Among the addresses of a
+        // DNS name, we first find one that connects before sending anything.
+        let fast_open = pool.settings.connect.fast_open && ask.said == Said::HelloAlone && !backend.looked_up;
+        Self { nodelay: ask.nodelay, fast_open }
+    }
+}
+
+/// An attempt that failed.
+pub(super) struct FailedAttempt {
+    pub backend: Arc<Backend>,
+    pub error: ConnectError,
+}
+
+impl FailedAttempt {
+    fn of(lease: &Lease, error: io::Error) -> Self {
+        Self { backend: Arc::clone(lease.backend()), error: ConnectError::Io(error) }
+    }
+}
+
+/// Opens a stream to the leased backend. If the backend came from DNS and is slow to connect, also tries an address of
+/// the other family, if the name has one; the first to connect wins.
+async fn open(
+    pool: &Pool,
+    lease: Lease,
+    picks: &mut Picks<'_>,
+    options: SocketOptions,
+    attempts: &mut Attempts,
+) -> Result<(Lease, BackendStream), FailedAttempt> {
+    if !lease.backend().looked_up {
+        return match begin(pool, &lease.backend().address, options).await {
+            Ok(stream) => Ok((lease, stream)),
+            Err(error) => Err(FailedAttempt::of(&lease, error)),
+        };
+    }
+    // Boxed, since it is rare and large.
+    Box::pin(race(pool, lease, picks, options, attempts)).await
+}
+
+/// Connects to the leased backend and, if that is slow, to a rival of the other address family; the first to connect
+/// wins.
+async fn race(
+    pool: &Pool,
+    lease: Lease,
+    picks: &mut Picks<'_>,
+    options: SocketOptions,
+    attempts: &mut Attempts,
+) -> Result<(Lease, BackendStream), FailedAttempt> {
+    let first = Arc::clone(lease.backend());
+    let mut one = pin!(finish(pool, lease, options));
+    let rival = tokio::select! {
+        result = &mut one => {
+            let won = result.inspect(|(lease, _)| lease.backend().standing.connected());
+            return won.map_err(|(lease, error)| FailedAttempt::of(&lease, error));
+        }
+        () = sleep(CONNECTION_ATTEMPT_DELAY) => {
+            picks.other_family(&first, Instant::now())
+        }
+    };
+    let Some(rival) = rival else { return one.await.map_err(|(lease, error)| FailedAttempt::of(&lease, error)) };
+    attempts.begin(rival.backend());
+    let mut other = pin!(finish(pool, rival, options));
+    let (result, rest) = tokio::select! {
+        result = &mut one => (result, other),
+        result = &mut other => (result, one),
+    };
+    match result {
+        Ok((lease, stream)) => {
+            lease.backend().standing.connected();
+            if !Arc::ptr_eq(lease.backend(), &first) {
+                pool.overtaken(&first);
+            }
+            attempts.last = Some(Arc::clone(lease.backend()));
+            Ok((lease, stream))
+        }
+        Err((lease, error)) => {
+            note_failure(pool, lease.backend(), &ConnectError::Io(error), attempts);
+            rest.await.map_err(|(lease, error)| FailedAttempt::of(&lease, error))
+        }
+    }
+}
+
+async fn finish(
+    pool: &Pool,
+    lease: Lease,
+    options: SocketOptions,
+) -> Result<(Lease, BackendStream), (Lease, io::Error)> {
+    match to_the_end(pool, &lease.backend().address, options).await {
+        Ok(stream) => Ok((lease, stream)),
+        Err(error) => Err((lease, error)),
+    }
+}
+
+/// Connects and waits until the connection is established.
+async fn to_the_end(pool: &Pool, address: &Address, options: SocketOptions) -> io::Result<BackendStream> {
+    let stream = begin(pool, address, options).await?;
+    match stream.error() {
+        None => Ok(stream),
+        Some(error) => Err(error),
+    }
+}
+
+/// Starts to connect and waits until the socket is writable; an error, if any, is reported by the write.
+async fn begin(pool: &Pool, address: &Address, options: SocketOptions) -> io::Result<BackendStream> {
+    let stream = match address {
+        Address::Inet(address) => BackendStream::Tcp(begin_tcp(pool, *address, options)?),
+        Address::Unix(path) => BackendStream::unix(path).await?,
+    };
+    stream.writable().await?;
+    Ok(stream)
+}
+
+fn begin_tcp(pool: &Pool, address: SocketAddr, options: SocketOptions) -> io::Result<TcpStream> {
+    let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
+    // A source address whose ports are all in use is skipped.
+    for _ in 0..pool.settings.source_addresses.len().max(1) {
+        let from = pool.source_address(address.ip());
+        let SocketOptions { nodelay, fast_open } = options;
+        let towards =
+            Towards { from, nodelay, fast_open, congestion: crate::settings::named(&pool.settings.congestion) };
+        result = socket::for_backend(address, towards);
+        match &result {
+            Err(error) if is_out_of_ports(error) => {}
+            _ => break,
+        }
+    }
+    TcpStream::from_std(result?)
+}
+
+/// Writes the first bytes and returns how many were accepted by a backend known to be connected.
+async fn give(stream: &BackendStream, first: FirstBytes<'_>, options: SocketOptions) -> io::Result<usize> {
+    let taken = write_first(stream, first).await?;
+    if options.fast_open {
+        stream.established().await?;
+    }
+    Ok(taken)
+}
+
+async fn write_first(stream: &BackendStream, first: FirstBytes<'_>) -> io::Result<usize> {
+    loop {
+        match stream.try_write(first.header, first.prefix) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // The readiness predates the connection.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+                if let Some(error) = stream.error() {
+                    return Err(error);
+                }
+            }
+            result => return result,
+        }
+        stream.writable_again().await?;
+    }
+}
+
+/// RFC 8305 §5.
+const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
