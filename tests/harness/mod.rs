@@ -12,6 +12,7 @@
 pub mod backend;
 pub mod bytes;
 mod config;
+pub mod dice;
 mod log;
 mod metrics;
 pub mod nameserver;

@@ -164,3 +164,9 @@ impl DerefMut for Trial {
 pub fn soaking() -> bool {
     std::env::var_os("SNIGATE_SOAK").is_some_and(|value| value == "1")
 }
+
+/// How long a long test runs: 3 s, and so many minutes in its long form unless `SNIGATE_SOAK_MINUTES` says another number.
+pub fn soak_minutes(minutes: u64) -> Duration {
+    let asked = std::env::var("SNIGATE_SOAK_MINUTES").ok().and_then(|asked| asked.parse().ok());
+    Duration::from_secs(if soaking() { 60 * asked.unwrap_or(minutes) } else { 3 })
+}

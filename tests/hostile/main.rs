@@ -36,5 +36,6 @@ mod soft_errors;
 mod stalled;
 mod stalls;
 mod strangers;
+mod uploads;
 
-use self::harness::{backend, bytes, trial, wire};
+use self::harness::{backend, bytes, dice, trial, wire};

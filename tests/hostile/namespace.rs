@@ -10,9 +10,10 @@ pub fn run_test(setup: &str, test: &str) {
         return;
     }
     let itself = std::env::current_exe().unwrap();
-    let inside = isolated(setup, &[itself.to_str().unwrap(), "--exact", test, "--ignored"]).unwrap();
+    let inside = isolated(setup, &[itself.to_str().unwrap(), "--exact", test, "--ignored", "--nocapture"]).unwrap();
     let reported = String::from_utf8_lossy(&inside.stdout);
     assert!(inside.status.success() && reported.contains("1 passed"), "{reported}");
+    println!("{reported}");
 }
 
 /// Whether `command` of the shell works in a namespace of its own: a kernel may lack what it needs.
