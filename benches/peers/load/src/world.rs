@@ -48,6 +48,7 @@ pub struct World {
     events: Vec<epoll::Event>,
     scratch: Vec<u8>,
     records: Vec<u8>,
+    answer: Vec<u8>,
     chunk_bytes: usize,
     /// Round trips go first, so that the tool's own bulk work does not count as their latency.
     urgent_first: bool,
@@ -125,6 +126,7 @@ impl World {
             events: Vec::with_capacity(MOST_EVENTS),
             scratch: vec![0; BULK_CHUNK_BYTES],
             records: records(BULK_CHUNK_BYTES),
+            answer: answer(),
             chunk_bytes: BULK_CHUNK_BYTES,
             urgent_first: false,
             open: [0; 4],
@@ -283,7 +285,7 @@ impl World {
             State::Answer { left } => match self.take(socket, left) {
                 Ok(0) => Next::Stays,
                 // A proxy that knows no route yet may answer for itself.
-                Ok(_) if left == ANSWER_BYTES && self.scratch[0] != self.records[0] => Next::Fails,
+                Ok(_) if left == ANSWER_BYTES && self.scratch[0] != self.answer[0] => Next::Fails,
                 Ok(bytes) if bytes < left => {
                     connection.state = State::Answer { left: left - bytes };
                     Next::Stays
@@ -314,7 +316,7 @@ impl World {
                 }
                 Ok(_) => {
                     connection.state = State::BackendCommand { left: COMMAND_BYTES };
-                    match net::send(socket, &self.records[..ANSWER_BYTES], QUIET) {
+                    match net::send(socket, &self.answer, QUIET) {
                         Ok(ANSWER_BYTES) => Next::Stays,
                         // A client of a proxy that is being closed.
                         _ => Next::Closes,
@@ -530,9 +532,18 @@ fn records(bytes: usize) -> Vec<u8> {
     records
 }
 
+/// A handshake record that begins as a ServerHello does, with noise in it. A proxy may look whether the answer is TLS.
+fn answer() -> Vec<u8> {
+    let mut answer = records(ANSWER_BYTES);
+    let [record, message] = [5, 9].map(|header| u16::try_from(ANSWER_BYTES - header).unwrap_or(u16::MAX).to_be_bytes());
+    answer[..5].copy_from_slice(&[0x16, 3, 3, record[0], record[1]]);
+    answer[5..11].copy_from_slice(&[2, 0, message[0], message[1], 3, 3]);
+    answer
+}
+
 /// Captured from curl; its server name is `curl.captured.test`.
 pub const HELLO: &[u8] = include_bytes!("../../../../tests/data/hellos/curl-default.bin");
-/// About a ServerHello with a short flight behind it.
+/// About a ServerHello with a short flight in the same record.
 const ANSWER_BYTES: usize = 1200;
 const TRIP_BYTES: usize = 512;
 const TRIP_BYTE: u8 = 0x5a;
