@@ -4,6 +4,7 @@
 //! Out: exactly one outcome, which its account counts and logs.
 
 mod account;
+mod hello;
 mod second_hello;
 
 use std::net::SocketAddr;
@@ -15,9 +16,9 @@ use tokio::net::{TcpStream, UnixStream};
 
 pub(crate) use self::account::Accepted;
 use self::account::Account;
-use crate::client_hello::{ClientHello, NotHello};
+use self::hello::hello;
+use crate::client_hello::ClientHello;
 use crate::connect::{self, Ask, BackendStream, ConnectError, Connected, FirstBytes, Said};
-use crate::peek::{self, PeekError, Peeked, ProxyHeader};
 use crate::pool::PickRequest;
 use crate::proxy_header::{Addresses, Command, Header};
 use crate::refuse::{self, Offer, Refusal, TurnedAway, refuse};
@@ -25,7 +26,7 @@ use crate::relay::{End, Relay, Stream};
 use crate::settings::Refuse;
 use crate::snapshot::{Chosen, Destination, Route, RouteQuery, Snapshot};
 use crate::socket::ResetUnlessReleased;
-use crate::telemetry::{ConnectResult, HelloResult, Match, Reason, State};
+use crate::telemetry::{ConnectResult, Match, Reason, State};
 
 /// Serves `client` to its end. If dropped earlier, the connection is counted as drained, or as panicked.
 ///
@@ -151,68 +152,6 @@ fn not_connected(account: &mut Account, error: ConnectError) -> TurnedAway {
     let reason = connect_reason(&error);
     account.not_connected(reason, error);
     TurnedAway { reason, refusal: Refusal::Reset }
-}
-
-/// Reads the PROXY header and the hello. Returns the bytes the backend must read first, and the PROXY header.
-async fn hello(
-    client: &mut ResetUnlessReleased,
-    account: &mut Account,
-    snapshot: &Snapshot,
-) -> Result<(Vec<u8>, Option<Header>), TurnedAway> {
-    let (peer, at, listener) = account.live(|live| (live.peer, live.at, live.listener));
-    let terms = snapshot.listener(listener);
-    let deadline = at + snapshot.terms.hello_timeout;
-    if terms.distrusts(peer.ip().to_canonical()) {
-        // One that sends nothing is a probe, as it would be anywhere else.
-        peek::anything(client.stream(), deadline).await.map_err(|error| not_greeted(account, at.elapsed(), error))?;
-        account.distrusted();
-        return Err(TurnedAway { reason: Reason::ProxyUntrusted, refusal: Refusal::Close });
-    }
-    let proxy_header = if terms.trusted_proxies.is_some() { ProxyHeader::Required } else { ProxyHeader::None };
-    let sizes = (snapshot.terms.max_hello_bytes, snapshot.terms.hello_memory_bytes);
-    let peeked = peek::client_hello(client.stream(), proxy_header, sizes, deadline).await;
-    let after = at.elapsed();
-    match peeked {
-        Ok(Peeked { first, prefix, proxy_header }) => {
-            if let Some(header) = &proxy_header {
-                account.introduced(header);
-            }
-            account.greeted(first, after, &prefix);
-            Ok((prefix, proxy_header))
-        }
-        Err(error) => Err(not_greeted(account, after, error)),
-    }
-}
-
-fn not_greeted(account: &mut Account, after: Duration, error: PeekError) -> TurnedAway {
-    let (result, turned_away) = no_hello(&error);
-    account.not_greeted(result, after, error);
-    turned_away
-}
-
-/// For a connection without a hello: the result to count, and how to turn the client away.
-fn no_hello(error: &PeekError) -> (Option<HelloResult>, TurnedAway) {
-    let (result, reason, refusal) = match error {
-        PeekError::ProxyHeader(_) => {
-            return (None, TurnedAway { reason: Reason::ProxyHeader, refusal: Refusal::Close });
-        }
-        PeekError::TimedOut { got: 0 } | PeekError::Gone { got: 0 } | PeekError::Io { got: 0, .. } => {
-            (HelloResult::Probe, Reason::Probe, Refusal::Leave)
-        }
-        PeekError::Memory { .. } => (HelloResult::Memory, Reason::Memory, Refusal::Reset),
-        PeekError::TimedOut { .. } => (HelloResult::TimedOut, Reason::HelloTimeout, Refusal::Leave),
-        PeekError::Gone { .. } | PeekError::Io { .. } => (HelloResult::ClientGone, Reason::ClientGone, Refusal::Leave),
-        PeekError::Hello(error) => {
-            let result = match error {
-                NotHello::NotTls => HelloResult::NotTls,
-                NotHello::Malformed(_) => HelloResult::BadHello,
-                NotHello::Name { .. } | NotHello::TwoNames => HelloResult::InvalidSni,
-                NotHello::TooLong { .. } | NotHello::TooManyRecords => HelloResult::TooLarge,
-            };
-            return (Some(result), refuse::for_not_hello(error));
-        }
-    };
-    (Some(result), TurnedAway { reason, refusal })
 }
 
 /// Finds the route; [`Snapshot::choose`] makes the decision. A client whose address the proxy did not pass on has none:

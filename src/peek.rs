@@ -1,7 +1,7 @@
-//! Reads a client's first bytes until they hold one whole ClientHello.
+//! Reads a client's first bytes: a PROXY header if one must come first, then one whole ClientHello.
 //!
-//! In:  a fresh stream, a deadline, a byte limit; whether a PROXY header must come first.
-//! Out: [`Peeked`]: what the bytes hold, and all bytes after the PROXY header, which the backend reads first.
+//! In:  a fresh stream, a deadline, a byte limit.
+//! Out: the header; then [`Peeked`]: what the bytes hold, and all bytes after the header, which the backend reads first.
 //! Source: docs/design.md: read and replay. To both peers it looks like a peek, since the backend sees the same bytes.
 //!
 //! `MSG_PEEK` costs one more system call, is quadratic for a hello that arrives in small pieces, and stalls when the
@@ -26,7 +26,6 @@ pub(crate) struct Peeked {
     pub first: First,
     /// In an exact-size buffer; begins with the hello.
     pub prefix: Vec<u8>,
-    pub proxy_header: Option<Header>,
 }
 
 #[derive(Debug)]
@@ -34,13 +33,6 @@ pub(crate) enum First {
     Hello(ClientHello),
     /// Not a TLS handshake; a `not_tls` pool may still accept the connection.
     NotTls,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ProxyHeader {
-    /// No PROXY header is expected: bytes that look like one are the client's own.
-    None,
-    Required,
 }
 
 /// Why there is no hello to route by. `got` counts the bytes received; those of a PROXY header only in `Io`.
@@ -66,22 +58,45 @@ pub(crate) enum PeekError {
     ProxyHeader(Malformed),
 }
 
-/// Reads until the hello is whole or can no longer become one. One deadline covers all of it, so a client gains nothing
-/// by sending slowly.
-///
-/// # Errors
-/// [`PeekError`].
-pub(crate) async fn client_hello(
-    client: &mut (impl AsyncRead + Unpin),
-    proxy_header: ProxyHeader,
-    (max_hello_bytes, memory_bytes): (usize, Option<usize>),
+/// Reads the first bytes of one client. One deadline covers all of them, so a client gains nothing by sending slowly.
+pub(crate) struct Peek {
+    kept: Kept,
+    /// Of the PROXY header, once it was read.
+    header_bytes: usize,
     deadline: Instant,
-) -> Result<Peeked, PeekError> {
-    let mut kept = Kept::new(memory_bytes);
-    match in_time(deadline, read_hello(client, &mut kept, proxy_header, max_hello_bytes)).await {
-        Some(Ok((first, proxy_header))) => Ok(Peeked { first, prefix: kept.bytes, proxy_header }),
-        Some(Err(error)) => Err(error),
-        None => Err(PeekError::TimedOut { got: kept.bytes.len() }),
+}
+
+impl Peek {
+    /// `memory_bytes`: the budget of all unfinished hellos; `None` is `auto`.
+    pub(crate) fn new(memory_bytes: Option<usize>, deadline: Instant) -> Self {
+        Self { kept: Kept::new(memory_bytes), header_bytes: 0, deadline }
+    }
+
+    /// Reads the PROXY header that must come first. Without this call, bytes that look like one are the client's own.
+    ///
+    /// # Errors
+    /// [`PeekError`], none of them about a hello.
+    pub(crate) async fn proxy_header(&mut self, client: &mut (impl AsyncRead + Unpin)) -> Result<Header, PeekError> {
+        let read = in_time(self.deadline, read_proxy_header(client, &mut self.kept)).await;
+        let header = read.unwrap_or(Err(PeekError::TimedOut { got: self.kept.bytes.len() }))?;
+        self.header_bytes = header.bytes;
+        Ok(header)
+    }
+
+    /// Reads until the hello is whole or can no longer become one.
+    ///
+    /// # Errors
+    /// [`PeekError`].
+    pub(crate) async fn client_hello(
+        mut self,
+        client: &mut (impl AsyncRead + Unpin),
+        max_hello_bytes: usize,
+    ) -> Result<Peeked, PeekError> {
+        match in_time(self.deadline, read_hello(client, &mut self.kept, max_hello_bytes)).await {
+            Some(Ok(first)) => Ok(Peeked { first, prefix: self.kept.bytes }),
+            Some(Err(error)) => Err(error.after(self.header_bytes)),
+            None => Err(PeekError::TimedOut { got: self.kept.bytes.len() }),
+        }
     }
 }
 
@@ -111,25 +126,19 @@ pub(crate) async fn anything(client: &mut (impl AsyncRead + Unpin), deadline: In
 async fn read_hello(
     client: &mut (impl AsyncRead + Unpin),
     kept: &mut Kept,
-    proxy_header: ProxyHeader,
     max_hello_bytes: usize,
-) -> Result<(First, Option<Header>), PeekError> {
-    let header = match proxy_header {
-        ProxyHeader::None => None,
-        ProxyHeader::Required => Some(read_proxy_header(client, kept).await?),
-    };
+) -> Result<First, PeekError> {
     let mut reader = Reader::new(max_hello_bytes);
     // Bytes may have arrived together with the header.
     let mut more = usize::from(kept.bytes.is_empty());
     loop {
         if more > 0 {
-            let read = read_more(client, kept, more).await;
-            read.map_err(|error| error.after(header.map_or(0, |header| header.bytes)))?;
+            read_more(client, kept, more).await?;
         }
         match reader.read(&kept.bytes) {
-            Ok(Hello::Whole(hello)) => return Ok((First::Hello(hello), header)),
+            Ok(Hello::Whole(hello)) => return Ok(First::Hello(hello)),
             Ok(Hello::Needs(bytes)) => more = bytes.get(),
-            Err(NotHello::NotTls) => return Ok((First::NotTls, header)),
+            Err(NotHello::NotTls) => return Ok(First::NotTls),
             Err(error) => return Err(PeekError::Hello(error)),
         }
     }
@@ -268,7 +277,23 @@ mod tests {
         [&[0x16, 3, 1, 0, length + 4, 1, 0, 0, length], &body[..]].concat()
     }
 
-    async fn peek(proxy: ProxyHeader, pieces: &[&[u8]]) -> Result<Peeked, PeekError> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Proxy {
+        None,
+        Header,
+    }
+
+    async fn read(
+        client: &mut (impl AsyncRead + Unpin),
+        proxy: Proxy,
+        deadline: Instant,
+    ) -> Result<(Option<Header>, Peeked), PeekError> {
+        let mut peek = Peek::new(None, deadline);
+        let header = if proxy == Proxy::Header { Some(peek.proxy_header(client).await?) } else { None };
+        Ok((header, peek.client_hello(client, 1000).await?))
+    }
+
+    async fn peek(proxy: Proxy, pieces: &[&[u8]]) -> Result<(Option<Header>, Peeked), PeekError> {
         let (mut near, mut far) = duplex(1 << 20);
         let send = async {
             for piece in pieces {
@@ -278,14 +303,14 @@ mod tests {
             far.shutdown().await.expect("open");
         };
         let deadline = Instant::now() + Duration::from_secs(10);
-        tokio::join!(client_hello(&mut near, proxy, (1000, None), deadline), send).0
+        tokio::join!(read(&mut near, proxy, deadline), send).0
     }
 
     #[tokio::test]
     async fn a_hello_cut_anywhere_is_whole_and_nothing_is_lost() {
         let bytes = [hello(), b"early".to_vec()].concat();
         for cut in 1..bytes.len() {
-            let peeked = peek(ProxyHeader::None, &[&bytes[..cut], &bytes[cut..]]).await.expect("a hello");
+            let (_, peeked) = peek(Proxy::None, &[&bytes[..cut], &bytes[cut..]]).await.expect("a hello");
             assert!(matches!(peeked.first, First::Hello(_)));
             assert!(bytes.starts_with(&peeked.prefix) && peeked.prefix.len() >= hello().len());
         }
@@ -296,18 +321,18 @@ mod tests {
         let header = b"PROXY TCP4 192.0.2.1 192.0.2.2 5 6\r\n";
         let bytes = [&header[..], &hello()].concat();
         for cut in 1..bytes.len() {
-            let peeked = peek(ProxyHeader::Required, &[&bytes[..cut], &bytes[cut..]]).await.expect("a hello");
+            let (header, peeked) = peek(Proxy::Header, &[&bytes[..cut], &bytes[cut..]]).await.expect("a hello");
             assert_eq!(peeked.prefix, hello());
-            let addresses = peeked.proxy_header.and_then(|header| header.addresses).expect("addresses");
+            let addresses = header.and_then(|header| header.addresses).expect("addresses");
             assert_eq!(addresses.client.to_string(), "192.0.2.1:5");
         }
-        assert!(matches!(peek(ProxyHeader::Required, &[&hello()]).await, Err(PeekError::ProxyHeader(_))));
+        assert!(matches!(peek(Proxy::Header, &[&hello()]).await, Err(PeekError::ProxyHeader(_))));
     }
 
     #[tokio::test]
     async fn a_client_that_leaves_inside_its_hello_is_gone() {
-        assert!(matches!(peek(ProxyHeader::None, &[&hello()[..20]]).await, Err(PeekError::Gone { got: 20 })));
-        assert!(matches!(peek(ProxyHeader::None, &[]).await, Err(PeekError::Gone { got: 0 })));
+        assert!(matches!(peek(Proxy::None, &[&hello()[..20]]).await, Err(PeekError::Gone { got: 20 })));
+        assert!(matches!(peek(Proxy::None, &[]).await, Err(PeekError::Gone { got: 0 })));
     }
 
     /// A client that is reset after `bytes`.
@@ -331,14 +356,13 @@ mod tests {
     async fn an_error_after_bytes_counts_them_those_of_a_proxy_header_too() {
         let header = b"PROXY TCP4 192.0.2.1 192.0.2.2 5 6\r\n";
         for (proxy, bytes) in [
-            (ProxyHeader::None, &hello()[..5]),
-            (ProxyHeader::Required, &header[..7]),
-            (ProxyHeader::Required, &header[..]),
-            (ProxyHeader::Required, &[&header[..], &hello()[..5]].concat()),
-            (ProxyHeader::None, &[]),
+            (Proxy::None, &hello()[..5]),
+            (Proxy::Header, &header[..7]),
+            (Proxy::Header, &header[..]),
+            (Proxy::Header, &[&header[..], &hello()[..5]].concat()),
+            (Proxy::None, &[]),
         ] {
-            let read =
-                client_hello(&mut Reset(bytes), proxy, (1000, None), Instant::now() + Duration::from_secs(10)).await;
+            let read = read(&mut Reset(bytes), proxy, Instant::now() + Duration::from_secs(10)).await;
             assert!(matches!(read, Err(PeekError::Io { got, .. }) if got == bytes.len()), "{read:?}");
         }
     }
@@ -354,7 +378,7 @@ mod tests {
             }
         };
         tokio::select! {
-            peeked = client_hello(&mut near, ProxyHeader::None, (1000, None), started + Duration::from_secs(10)) => {
+            peeked = read(&mut near, Proxy::None, started + Duration::from_secs(10)) => {
                 // The eleventh byte and the deadline come at the same instant.
                 assert!(matches!(peeked, Err(PeekError::TimedOut { got: 10 | 11 })), "{peeked:?}");
             }
@@ -365,7 +389,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_tls_is_kept_for_a_pool_that_wants_it() {
-        let peeked = peek(ProxyHeader::None, &[b"SSH-2.0-x\r\n"]).await.expect("something");
+        let (_, peeked) = peek(Proxy::None, &[b"SSH-2.0-x\r\n"]).await.expect("something");
         assert!(matches!(peeked.first, First::NotTls));
         assert_eq!(peeked.prefix, b"SSH-2.0-x\r\n");
     }

@@ -1,0 +1,95 @@
+//! Learns who the client is and what it says first: a trusted proxy's PROXY header, then the hello.
+//!
+//! In:  a fresh stream.
+//! Out: the bytes the backend must read first, and the PROXY header; or how the client is turned away.
+
+use std::time::Duration;
+
+use super::account::Account;
+use crate::client_hello::NotHello;
+use crate::peek::{self, Peek, PeekError, Peeked};
+use crate::proxy_header::Header;
+use crate::refuse::{self, Refusal, TurnedAway};
+use crate::snapshot::Snapshot;
+use crate::socket::ResetUnlessReleased;
+use crate::telemetry::{HelloResult, Reason};
+
+/// Reads the PROXY header and the hello. Returns the bytes the backend must read first, and the PROXY header.
+pub(super) async fn hello(
+    client: &mut ResetUnlessReleased,
+    account: &mut Account,
+    snapshot: &Snapshot,
+) -> Result<(Vec<u8>, Option<Header>), TurnedAway> {
+    let at = account.live(|live| live.at);
+    let mut peek = Peek::new(snapshot.terms.hello_memory_bytes, at + snapshot.terms.hello_timeout);
+    let header = introduction(client, account, snapshot, &mut peek).await?;
+    let peeked = peek.client_hello(client.stream(), snapshot.terms.max_hello_bytes).await;
+    let after = at.elapsed();
+    match peeked {
+        Ok(Peeked { first, prefix }) => {
+            account.greeted(first, after, &prefix);
+            Ok((prefix, header))
+        }
+        Err(error) => Err(not_greeted(account, after, error)),
+    }
+}
+
+/// Reads the PROXY header, if the listener requires one. From here on the client's address is known; nothing of its
+/// hello has been looked at.
+async fn introduction(
+    client: &mut ResetUnlessReleased,
+    account: &mut Account,
+    snapshot: &Snapshot,
+    peek: &mut Peek,
+) -> Result<Option<Header>, TurnedAway> {
+    let (peer, at, listener) = account.live(|live| (live.peer, live.at, live.listener));
+    let terms = snapshot.listener(listener);
+    if terms.trusted_proxies.is_none() {
+        return Ok(None);
+    }
+    if terms.distrusts(peer.ip().to_canonical()) {
+        // One that sends nothing is a probe, as it would be anywhere else.
+        let deadline = at + snapshot.terms.hello_timeout;
+        peek::anything(client.stream(), deadline).await.map_err(|error| not_greeted(account, at.elapsed(), error))?;
+        account.distrusted();
+        return Err(TurnedAway { reason: Reason::ProxyUntrusted, refusal: Refusal::Close });
+    }
+    match peek.proxy_header(client.stream()).await {
+        Ok(header) => {
+            account.introduced(&header);
+            Ok(Some(header))
+        }
+        Err(error) => Err(not_greeted(account, at.elapsed(), error)),
+    }
+}
+
+fn not_greeted(account: &mut Account, after: Duration, error: PeekError) -> TurnedAway {
+    let (result, turned_away) = no_hello(&error);
+    account.not_greeted(result, after, error);
+    turned_away
+}
+
+/// For a connection without a hello: the result to count, and how to turn the client away.
+fn no_hello(error: &PeekError) -> (Option<HelloResult>, TurnedAway) {
+    let (result, reason, refusal) = match error {
+        PeekError::ProxyHeader(_) => {
+            return (None, TurnedAway { reason: Reason::ProxyHeader, refusal: Refusal::Close });
+        }
+        PeekError::TimedOut { got: 0 } | PeekError::Gone { got: 0 } | PeekError::Io { got: 0, .. } => {
+            (HelloResult::Probe, Reason::Probe, Refusal::Leave)
+        }
+        PeekError::Memory { .. } => (HelloResult::Memory, Reason::Memory, Refusal::Reset),
+        PeekError::TimedOut { .. } => (HelloResult::TimedOut, Reason::HelloTimeout, Refusal::Leave),
+        PeekError::Gone { .. } | PeekError::Io { .. } => (HelloResult::ClientGone, Reason::ClientGone, Refusal::Leave),
+        PeekError::Hello(error) => {
+            let result = match error {
+                NotHello::NotTls => HelloResult::NotTls,
+                NotHello::Malformed(_) => HelloResult::BadHello,
+                NotHello::Name { .. } | NotHello::TwoNames => HelloResult::InvalidSni,
+                NotHello::TooLong { .. } | NotHello::TooManyRecords => HelloResult::TooLarge,
+            };
+            return (Some(result), refuse::for_not_hello(error));
+        }
+    };
+    (Some(result), TurnedAway { reason, refusal })
+}
