@@ -63,6 +63,8 @@ pub(crate) struct Ask<'a> {
 pub(crate) enum Said {
     /// A ClientHello and nothing after it: until a backend answers, another one can be sent the same bytes.
     HelloAlone,
+    /// Nothing: the backend speaks first. Until it does, another one can be tried.
+    Nothing,
     /// More than may be sent to two backends: early data must not be replayed (RFC 8446 §8).
     More,
 }

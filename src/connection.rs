@@ -99,7 +99,7 @@ async fn walk(
 ) -> Result<Relayable, TurnedAway> {
     let (mut prefix, header) = hello(client, account, snapshot).await?;
     account.more_than_hello(&mut prefix)?;
-    let Chosen { route, matched } = choose(snapshot, account, header);
+    let Chosen { route, matched } = choose(snapshot, account, header, &prefix);
     let announced = header.and_then(|header| header.addresses);
     let pool = match &route.to {
         Destination::Pool(pool) => pool,
@@ -156,10 +156,12 @@ fn not_connected(account: &mut Account, error: ConnectError) -> TurnedAway {
 
 /// Finds the route; [`Snapshot::choose`] makes the decision. A client whose address the proxy did not pass on has none:
 /// the proxy's own must not satisfy a `source` condition.
-fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account, header: Option<Header>) -> Chosen<'a> {
-    let chosen = match account.hello() {
-        None => Chosen { route: &snapshot.not_tls, matched: Match::NotTls },
-        Some(hello) => {
+fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account, header: Option<Header>, prefix: &[u8]) -> Chosen<'a> {
+    let silent = account.live(|live| snapshot.listener(live.listener).silent.as_ref());
+    let chosen = match (account.hello(), silent) {
+        (None, Some(silent)) if prefix.is_empty() => Chosen { route: &silent.route, matched: Match::Silent },
+        (None, _) => Chosen { route: &snapshot.not_tls, matched: Match::NotTls },
+        (Some(hello), _) => {
             let (source, listener) = account.live(|live| (live.client.ip().to_canonical(), live.listener));
             let is_known = header.is_none_or(|header| header.addresses.is_some() || header.command == Command::Local);
             let source = is_known.then_some(source);
@@ -205,6 +207,7 @@ fn connect_reason(error: &ConnectError) -> Reason {
 fn said(hello: Option<&ClientHello>, prefix: &[u8]) -> Said {
     match hello {
         Some(hello) if hello.wire_bytes == prefix.len() => Said::HelloAlone,
+        None if prefix.is_empty() => Said::Nothing,
         _ => Said::More,
     }
 }

@@ -33,6 +33,8 @@ pub(crate) enum First {
     Hello(ClientHello),
     /// Not a TLS handshake; a `not_tls` pool may still accept the connection.
     NotTls,
+    /// Nothing, for so long that the server must speak first.
+    Silence,
 }
 
 /// Why there is no hello to route by. `got` counts the bytes received; those of a PROXY header only in `Io`.
@@ -81,6 +83,26 @@ impl Peek {
         let header = read.unwrap_or(Err(PeekError::TimedOut { got: self.kept.bytes.len() }))?;
         self.header_bytes = header.bytes;
         Ok(header)
+    }
+
+    /// Whether the client says nothing until `until`. What it says is kept. A client that closes is not silent.
+    ///
+    /// # Errors
+    /// [`PeekError`], none of them about a hello.
+    pub(crate) async fn is_silent(
+        &mut self,
+        client: &mut (impl AsyncRead + Unpin),
+        until: Instant,
+    ) -> Result<bool, PeekError> {
+        // After the deadline it would be too late to connect it.
+        if !self.kept.bytes.is_empty() || until >= self.deadline {
+            return Ok(false);
+        }
+        match in_time(until, read_more(client, &mut self.kept, 1)).await {
+            Some(Ok(())) => Ok(false),
+            Some(Err(error)) => Err(error.after(self.header_bytes)),
+            None => Ok(true),
+        }
     }
 
     /// Reads until the hello is whole or can no longer become one.

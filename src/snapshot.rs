@@ -61,6 +61,16 @@ pub struct ListenerTerms {
     pub max_connections: usize,
     /// The peers that may connect, each of which sends a PROXY header first. `None`: any peer, without a header.
     pub trusted_proxies: Option<Vec<IpNet>>,
+    /// What happens to clients that say nothing. `None`: they are probes.
+    pub silent: Option<Silent>,
+}
+
+/// What happens to clients that say nothing.
+pub struct Silent {
+    /// How long they say nothing, after they were accepted or have sent their PROXY header.
+    pub after: Duration,
+    /// Where they go.
+    pub route: Route,
 }
 
 /// What a connection needs of its snapshot until it ends. It holds only this, so that connections that live for days do
@@ -146,6 +156,11 @@ impl Snapshot {
         }
         places.spots.shrink_to_fit();
         let fallback = |name: &str, to| route(&name.into(), to, None, OnRemoved::Keep);
+        let silent = |listener: &settings::Listener| {
+            let silent = listener.silent.as_ref()?;
+            let pool = pools.iter().position(|pool| *pool.name == *silent.pool)?;
+            Some(Silent { after: *silent.after, route: fallback("silent", config::Destination::Pool(pool)) })
+        };
         let snapshot = Self {
             table: table.build(),
             routes,
@@ -154,7 +169,7 @@ impl Snapshot {
             not_tls: fallback("not_tls", config.not_tls),
             relay: Arc::new(relay_settings(&config)),
             max_connections: *config.limits.max_connections,
-            listeners: config.listeners.iter().map(listener_terms).collect(),
+            listeners: config.listeners.iter().map(|listener| listener_terms(listener, silent(listener))).collect(),
             generation,
             terms: Arc::new(terms(&config, generation)),
             places,
@@ -306,7 +321,8 @@ impl Snapshot {
     /// Removes the series of routes, pools and backends that no longer exist.
     pub fn retire_series(&self) {
         let fallbacks = [&self.no_sni, &self.unmatched, &self.not_tls].into_iter();
-        let routes = fallbacks.chain(&self.routes).map(|route| &*route.name).collect();
+        let silent = self.listeners.iter().filter_map(|listener| Some(&listener.silent.as_ref()?.route));
+        let routes = fallbacks.chain(silent).chain(&self.routes).map(|route| &*route.name).collect();
         let pools = self.pools.iter().map(|pool| &*pool.name).collect();
         let members: Vec<_> = self.pools.iter().map(|pool| (pool, pool.list())).collect();
         let backends = (members.iter())
@@ -397,11 +413,12 @@ fn relay_settings(config: &Settings) -> relay::Settings {
     }
 }
 
-fn listener_terms(listener: &settings::Listener) -> ListenerTerms {
+fn listener_terms(listener: &settings::Listener, silent: Option<Silent>) -> ListenerTerms {
     ListenerTerms {
         name: Arc::clone(&listener.name),
         max_connections: listener.max_connections.unwrap_or(usize::MAX),
         trusted_proxies: listener.trusted_proxies().map(|trusted| trusted.iter().map(|network| network.0).collect()),
+        silent,
     }
 }
 

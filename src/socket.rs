@@ -28,6 +28,8 @@ pub(crate) struct Towards<'a> {
     pub nodelay: bool,
     /// The SYN waits for the first write, if the backend has issued a cookie before (RFC 7413).
     pub fast_open: bool,
+    /// Whether we write as soon as the connection is established.
+    pub writes_first: bool,
     pub congestion: Option<&'a str>,
 }
 
@@ -249,7 +251,7 @@ impl AsFd for AdminSocket {
 /// # Errors
 /// Out of descriptors or ports, `from` is not ours, or there is no route to `backend`.
 pub(crate) fn for_backend(backend: SocketAddr, options: Towards<'_>) -> io::Result<std::net::TcpStream> {
-    let Towards { from, nodelay, fast_open, congestion } = options;
+    let Towards { from, nodelay, fast_open, writes_first, congestion } = options;
     let socket = Socket::new(Domain::for_address(backend), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     if descriptors::is_reserved(&socket) {
         return Err(io::Error::from_raw_os_error(libc::EMFILE));
@@ -257,9 +259,12 @@ pub(crate) fn for_backend(backend: SocketAddr, options: Towards<'_>) -> io::Resu
     if nodelay {
         let _ = socket.set_tcp_nodelay(true);
     }
-    // The third packet of the handshake is then carried by the hello, which follows at once.
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    let _ = socket.set_tcp_quickack(false);
+    if writes_first {
+        // The third packet of the handshake is then carried by the hello, which follows at once. A backend that speaks
+        // first would wait for that packet.
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let _ = socket.set_tcp_quickack(false);
+    }
     if let Some(congestion) = congestion {
         // The kernel's support was checked when the configuration came into force.
         let _ = set_congestion(&socket, congestion);

@@ -187,6 +187,38 @@ fn what_is_no_map_is_reported() {
 }
 
 #[test]
+fn clients_that_say_nothing_need_a_pool_and_a_time_before_they_are_probes() {
+    let with = |keys: &str| {
+        let listener = format!("listeners:\n  - name: a\n    bind: 127.0.0.1:0\n    silent: {keys}\n");
+        file(format!("{listener}pools: {{ p: {{ backends: [127.0.0.1:1] }} }}\ntimeouts: {{ hello: 3s }}\n"))
+    };
+    for (keys, column, says) in [
+        (
+            "{ pool: p, after: 3s }",
+            31,
+            "must be shorter than `timeouts.hello`, after which a silent client is closed: 3s",
+        ),
+        ("{ pool: p, after: 0s }", 31, "must be from 1ms to 1h"),
+        ("{ pool: P }", 21, "there is no pool `P`; did you mean `p`?"),
+        ("{ after: 1s }", 13, "`pool` is missing"),
+        ("off", 13, "expected a map with the keys `after`, `pool`, found `off`"),
+    ] {
+        let problems = with(keys).refused();
+        let found = problems.iter().find(|problem| problem.message.contains(says));
+        let found = found.unwrap_or_else(|| panic!("{keys}: {problems}"));
+        assert_eq!((found.place.line, found.place.column), (4, column), "{found}");
+        assert_eq!(problems.errors(), 1, "{problems}");
+    }
+    // It uses the pool, and the listener is of use.
+    let loaded = with("{ pool: p }").load().unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(loaded.warnings.to_string(), "");
+    let checked = "listeners: [{ name: a, bind: 127.0.0.1:0, silent: { pool: p } }]\n\
+                   pools: { p: { backends: [127.0.0.1:1], health_check: {} } }\n";
+    let warnings = file(checked).load().unwrap_or_else(|problems| panic!("{problems}")).warnings;
+    only(&warnings, 2, 10, "set `kind: tcp`");
+}
+
+#[test]
 fn what_yaml_allows_beyond_a_tree_is_reported() {
     let aliases = file("listeners: &a [{ name: a, bind: 127.0.0.1:0 }]\nroutes: *a\n").refused();
     let lines: Vec<u32> = aliases.iter().map(|problem| problem.place.line).collect();

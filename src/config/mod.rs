@@ -184,5 +184,15 @@ pub enum Destination {
     Refuse(Refuse),
 }
 
+impl Destination {
+    /// The index of the pool, if it is one.
+    pub(crate) fn pool(self) -> Option<usize> {
+        match self {
+            Self::Pool(pool) => Some(pool),
+            Self::Refuse(_) => None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

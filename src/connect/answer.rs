@@ -1,6 +1,6 @@
 //! Waits for the first answer of the backends that have a hello, and classifies it on the way through.
 //!
-//! In:  the backends that have accepted a ClientHello, the client that sent it.
+//! In:  the backends that have accepted a ClientHello, or that speak first; the client.
 //! Out: an [`Event`]: an [`Answer`] already being written to the client, or a failure, after which another backend can be
 //! tried.
 //! Source: RFC 8446 §5.1 (records), §4.1.3 (ServerHello, HelloRetryRequest), §6 (alerts).
@@ -17,6 +17,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::Said;
 use super::error::{ConnectError, NotTls};
 use super::stream::BackendStream;
 use crate::alert::Alert;
@@ -85,20 +86,20 @@ impl Unanswered {
     }
 
     /// Waits for the next event; for ever if nobody is asked.
-    pub(super) async fn event(&mut self, client: &TcpStream) -> Event {
+    pub(super) async fn event(&mut self, client: &TcpStream, said: Said) -> Event {
         loop {
             tokio::select! {
                 biased;
                 (number, ready) = self.readable() => {
                     let stream = &self.all().nth(number).expect("it is among them").stream;
                     let answer = ready.map_err(ConnectError::Io);
-                    let answer = answer.and_then(|()| with_scratch(|scratch| read(stream, client, scratch)));
+                    let answer = answer.and_then(|()| with_scratch(|scratch| read(stream, client, said, scratch)));
                     if matches!(&answer, Err(ConnectError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock) {
                         continue;
                     }
                     let asked = self.take(number).expect("it is among them");
                     return match answer {
-                        Ok(answer) if answer.kind == FirstRecord::Other => {
+                        Ok(answer) if answer.kind == FirstRecord::Other && said != Said::Nothing => {
                             let not_tls = NotTls::new(answer.rest.unwritten());
                             Event::Failed(asked, ConnectError::NotTls(not_tls), Some(answer))
                         }
@@ -140,17 +141,17 @@ impl Unanswered {
     }
 }
 
-fn read(backend: &BackendStream, client: &TcpStream, scratch: &mut [u8]) -> Result<Answer, ConnectError> {
+fn read(backend: &BackendStream, client: &TcpStream, said: Said, scratch: &mut [u8]) -> Result<Answer, ConnectError> {
     let count = backend.try_read(scratch).map_err(ConnectError::Io)?;
     let bytes = &scratch[..count];
     let (kind, alert) = match first_record(bytes) {
-        _ if bytes.is_empty() => return Err(ConnectError::Closed),
+        _ if bytes.is_empty() => return Err(ConnectError::Closed { said }),
         known => known,
     };
     let at = Instant::now();
     let carried_bytes = match kind {
         // Another backend may still answer in TLS.
-        FirstRecord::Other => 0,
+        FirstRecord::Other if said != Said::Nothing => 0,
         // An error will be reported again when the relay writes.
         _ => client.try_write(bytes).unwrap_or(0),
     };

@@ -3,6 +3,7 @@
 use std::time::Duration;
 use std::{fmt, io};
 
+use super::Said;
 use crate::telemetry::ConnectResult;
 
 /// Why no backend accepted the connection: the reason of the last attempt.
@@ -16,12 +17,15 @@ pub(crate) enum ConnectError {
     TimedOut {
         after: Duration,
     },
-    /// The backend accepted the hello and sent nothing for `after`.
+    /// The backend accepted what the client said and sent nothing for `after`.
     Silent {
+        said: Said,
         after: Duration,
     },
-    /// The backend accepted the hello and closed.
-    Closed,
+    /// The backend accepted what the client said and closed.
+    Closed {
+        said: Said,
+    },
     /// The backend answered the hello with something other than TLS.
     NotTls(NotTls),
     Io(io::Error),
@@ -62,7 +66,7 @@ impl ConnectError {
         match self {
             Self::TimedOut { .. } => ConnectResult::TimedOut,
             Self::Silent { .. } => ConnectResult::Silent,
-            Self::Closed => ConnectResult::Closed,
+            Self::Closed { .. } => ConnectResult::Closed,
             Self::NotTls(_) => ConnectResult::NotTls,
             Self::NoBackend | Self::Full | Self::ClientGone(_) => ConnectResult::Failed,
             Self::Io(error) if is_out_of_ports(error) => ConnectResult::Exhausted,
@@ -89,10 +93,14 @@ impl fmt::Display for ConnectError {
             Self::NoBackend => f.write_str("the pool has no backend to try"),
             Self::Full => f.write_str("every backend of the pool is at its connection limit"),
             Self::TimedOut { after } => write!(f, "no connection within {} ms", after.as_millis()),
-            Self::Silent { after } => {
+            Self::Silent { said: Said::Nothing, after } => {
+                write!(f, "the backend accepted the connection but sent nothing for {} ms", after.as_millis())
+            }
+            Self::Silent { after, .. } => {
                 write!(f, "the backend accepted the hello but did not answer for {} ms", after.as_millis())
             }
-            Self::Closed => f.write_str("the backend accepted the hello and closed without an answer"),
+            Self::Closed { said: Said::Nothing } => f.write_str("the backend accepted the connection and closed it"),
+            Self::Closed { .. } => f.write_str("the backend accepted the hello and closed without an answer"),
             Self::NotTls(first) => first.fmt(f),
             Self::Io(error) => error.fmt(f),
             Self::ClientGone(_) => f.write_str("the client disconnected before the backend answered"),

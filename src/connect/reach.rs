@@ -24,7 +24,7 @@ use crate::socket::{self, Towards};
 /// # Errors
 /// The kernel's error.
 pub(crate) async fn to_one(pool: &Pool, address: &Address) -> io::Result<BackendStream> {
-    to_the_end(pool, address, SocketOptions { nodelay: true, fast_open: false }).await
+    to_the_end(pool, address, SocketOptions { nodelay: true, fast_open: false, writes_first: true }).await
 }
 
 /// Connects to one backend and writes the first bytes.
@@ -61,6 +61,7 @@ pub(super) async fn reach(
 struct SocketOptions {
     nodelay: bool,
     fast_open: bool,
+    writes_first: bool,
 }
 
 impl SocketOptions {
@@ -68,7 +69,8 @@ impl SocketOptions {
         // Data sent with a SYN may arrive twice, which early data must not (RFC 7413 §6.1). Among the addresses of a
         // DNS name, we first find one that connects before sending anything.
         let fast_open = pool.settings.connect.fast_open && ask.said == Said::HelloAlone && !backend.looked_up;
-        Self { nodelay: ask.nodelay, fast_open }
+        let writes_first = ask.said != Said::Nothing || !ask.first_bytes.header.is_empty();
+        Self { nodelay: ask.nodelay, fast_open, writes_first }
     }
 }
 
@@ -181,9 +183,14 @@ fn begin_tcp(pool: &Pool, address: SocketAddr, options: SocketOptions) -> io::Re
     // A source address whose ports are all in use is skipped.
     for _ in 0..pool.settings.source_addresses.len().max(1) {
         let from = pool.source_address(address.ip());
-        let SocketOptions { nodelay, fast_open } = options;
-        let towards =
-            Towards { from, nodelay, fast_open, congestion: crate::settings::named(&pool.settings.congestion) };
+        let SocketOptions { nodelay, fast_open, writes_first } = options;
+        let towards = Towards {
+            from,
+            nodelay,
+            fast_open,
+            writes_first,
+            congestion: crate::settings::named(&pool.settings.congestion),
+        };
         result = socket::for_backend(address, towards);
         match &result {
             Err(error) if is_out_of_ports(error) => {}

@@ -76,7 +76,7 @@ impl<'a> Search<'a> {
             let any_slow = !unanswered.slow.is_empty();
             let heard = async {
                 loop {
-                    match unanswered.event(client).await {
+                    match unanswered.event(client, ask.said).await {
                         Event::Failed(asked, error, answer) => failed.push((asked, error, answer)),
                         event => return event,
                     }
@@ -129,7 +129,7 @@ impl<'a> Search<'a> {
             _ if more || spare_answer => total,
             _ => total.max(self.began + self.ask.idle),
         };
-        match timeout_at(deadline, self.unanswered.event(self.ask.client)).await {
+        match timeout_at(deadline, self.unanswered.event(self.ask.client, self.ask.said)).await {
             Ok(event) => self.after(event, attempts),
             Err(_) if more => {
                 if deadline < total {
@@ -141,7 +141,7 @@ impl<'a> Search<'a> {
             }
             Err(_) => {
                 self.unanswered.slow.extend(self.unanswered.newest.take());
-                ControlFlow::Break(Err(ConnectError::Silent { after: self.began.elapsed() }))
+                ControlFlow::Break(Err(ConnectError::Silent { said: self.ask.said, after: self.began.elapsed() }))
             }
         }
     }
@@ -187,7 +187,7 @@ impl<'a> Search<'a> {
     fn found(&mut self, asked: Asked, answer: Option<Answer>, attempts: &mut Attempts) -> Found {
         for other in self.unanswered.slow.drain(..).chain(self.unanswered.newest.take()) {
             if other.took < asked.took {
-                was_silent(self.pool, &other, attempts);
+                was_silent(self.pool, self.ask.said, &other, attempts);
             } else {
                 other.lease.backend().metrics.connect(ConnectResult::Overtaken);
             }
@@ -200,7 +200,7 @@ impl<'a> Search<'a> {
     /// Nobody answered, or the client is gone.
     pub(super) fn give_up(&mut self, attempts: &mut Attempts) {
         let any_slow = !self.unanswered.slow.is_empty();
-        self.unanswered.slow.drain(..).for_each(|asked| was_silent(self.pool, &asked, attempts));
+        self.unanswered.slow.drain(..).for_each(|asked| was_silent(self.pool, self.ask.said, &asked, attempts));
         if let Some(newest) = self.unanswered.newest.take() {
             newest.lease.backend().metrics.connect(ConnectResult::Ok);
             if any_slow {
@@ -211,7 +211,9 @@ impl<'a> Search<'a> {
 
     fn note_unanswered(&mut self, asked: Asked, error: ConnectError, answer: Option<Answer>, attempts: &mut Attempts) {
         let backend = Arc::clone(asked.lease.backend());
-        backend.metrics.first_record(answer.as_ref().map_or(FirstRecord::None, |answer| answer.kind));
+        if self.ask.said != Said::Nothing {
+            backend.metrics.first_record(answer.as_ref().map_or(FirstRecord::None, |answer| answer.kind));
+        }
         if answer.is_some() {
             attempts.further().not_tls.get_or_insert_with(|| Box::new(connected(asked, answer)));
         }
@@ -231,7 +233,9 @@ fn connected(asked: Asked, answer: Option<Answer>) -> Connected {
     Connected { stream, lease, rest, taken_bytes, after, took, answer }
 }
 
-fn was_silent(pool: &Pool, asked: &Asked, attempts: &mut Attempts) {
-    asked.lease.backend().metrics.first_record(FirstRecord::None);
-    note_failure(pool, asked.lease.backend(), &ConnectError::Silent { after: asked.took.elapsed() }, attempts);
+fn was_silent(pool: &Pool, said: Said, asked: &Asked, attempts: &mut Attempts) {
+    if said != Said::Nothing {
+        asked.lease.backend().metrics.first_record(FirstRecord::None);
+    }
+    note_failure(pool, asked.lease.backend(), &ConnectError::Silent { said, after: asked.took.elapsed() }, attempts);
 }

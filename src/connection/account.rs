@@ -18,7 +18,7 @@ use super::second_hello::{SecondHello, SecondHelloError};
 use crate::alert::Alert;
 use crate::client_hello::ClientHello;
 use crate::connect::{
-    Attempts, BackendStream, ConnectError, Connected, NotTls, UNDECIDED_BYTES, first_record, undecided,
+    Attempts, BackendStream, ConnectError, Connected, NotTls, Said, UNDECIDED_BYTES, first_record, undecided,
 };
 use crate::limits::Permit;
 use crate::operate::registry::{LiveConnection, Ticket};
@@ -161,6 +161,7 @@ impl Account {
                 metrics.hello(HelloResult::NotTls, after, 0, 0);
                 self.saw = Some(refuse::saw(prefix));
             }
+            First::Silence => metrics.hello(HelloResult::Silent, after, 0, 0),
         }
     }
 
@@ -232,7 +233,7 @@ impl Account {
         if reason == Reason::LimitBackend {
             self.accepted.metrics.limit_rejected(LimitScope::Backend, Enforced::Yes);
         }
-        if matches!(error, ConnectError::Closed | ConnectError::Silent { .. }) {
+        if matches!(error, ConnectError::Closed { .. } | ConnectError::Silent { .. }) {
             self.answer = Some((FirstRecord::None, None));
         }
         self.error = Some(Box::new(Failure::Connect(error)));
@@ -287,7 +288,9 @@ impl Account {
         let Some(answer) = answer else { return (stream, Opening { to_backend: rest, ..Opening::default() }) };
         match answer.kind {
             // It has been judged, and no other backend has answered better.
-            FirstRecord::Other => self.heard(FirstRecord::Other, None, answer.rest.unwritten()),
+            FirstRecord::Other if self.greeting.is_some() => {
+                self.heard(FirstRecord::Other, None, answer.rest.unwritten())
+            }
             kind => self.answered(kind, answer.alert, &[]),
         }
         let heard = self.expects(answer.kind, answer.undecided);
@@ -330,6 +333,12 @@ impl Account {
 
     /// Judges the backend by its first answer.
     fn answered(&mut self, kind: FirstRecord, alert: Option<Alert>, bytes: &[u8]) {
+        let (kind, alert) = match kind {
+            // What looks like a record is one only if the client speaks TLS.
+            _ if self.greeting.is_some() => (kind, alert),
+            FirstRecord::None => (kind, None),
+            _ => (FirstRecord::Other, None),
+        };
         self.heard(kind, alert, bytes);
         let blames_backend = alert.is_some_and(|alert| self.blames_backend(alert));
         let (Some(RouteTaken { pool: Some(pool), .. }), Some(reached)) = (&self.routed, &self.reached) else { return };
@@ -339,6 +348,7 @@ impl Account {
         }
         let (result, now) = (self.connect_result(kind), Instant::now());
         backend.metrics.connect(result);
+        let said = if self.matched == Some(Match::Silent) { Said::Nothing } else { Said::More };
         let refused = match (kind, alert, self.error.as_deref()) {
             (FirstRecord::Alert, Some(alert), _) if blames_backend => {
                 Some(Some(format!("the backend answered with the alert {alert}")))
@@ -348,7 +358,9 @@ impl Account {
                 Some(None)
             }
             // If the client ended it, no answer says little about the backend.
-            (FirstRecord::None, ..) => Some((result != ConnectResult::Ok).then(|| ConnectError::Closed.to_string())),
+            (FirstRecord::None, ..) => {
+                Some((result != ConnectResult::Ok).then(|| ConnectError::Closed { said }.to_string()))
+            }
             (FirstRecord::Other, _, Some(Failure::Answer(not_tls))) => {
                 pool.failed(backend, Blame::Backend, not_tls, now);
                 None

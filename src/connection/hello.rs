@@ -5,9 +5,11 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::account::Account;
 use crate::client_hello::NotHello;
-use crate::peek::{self, Peek, PeekError, Peeked};
+use crate::peek::{self, First, Peek, PeekError, Peeked};
 use crate::proxy_header::Header;
 use crate::refuse::{self, Refusal, TurnedAway};
 use crate::snapshot::Snapshot;
@@ -23,6 +25,10 @@ pub(super) async fn hello(
     let at = account.live(|live| live.at);
     let mut peek = Peek::new(snapshot.terms.hello_memory_bytes, at + snapshot.terms.hello_timeout);
     let header = introduction(client, account, snapshot, &mut peek).await?;
+    if is_silent(client, account, snapshot, header.as_ref(), &mut peek).await? {
+        account.greeted(First::Silence, at.elapsed(), &[]);
+        return Ok((Vec::new(), header));
+    }
     let peeked = peek.client_hello(client.stream(), snapshot.terms.max_hello_bytes).await;
     let after = at.elapsed();
     match peeked {
@@ -61,6 +67,21 @@ async fn introduction(
         }
         Err(error) => Err(not_greeted(account, at.elapsed(), error)),
     }
+}
+
+/// Whether the client waits for the server to speak, on a listener with a pool for that.
+async fn is_silent(
+    client: &mut ResetUnlessReleased,
+    account: &mut Account,
+    snapshot: &Snapshot,
+    header: Option<&Header>,
+    peek: &mut Peek,
+) -> Result<bool, TurnedAway> {
+    let (at, listener) = account.live(|live| (live.at, live.listener));
+    let Some(silent) = &snapshot.listener(listener).silent else { return Ok(false) };
+    let since = if header.is_some() { Instant::now() } else { at };
+    let is_silent = peek.is_silent(client.stream(), since + silent.after).await;
+    is_silent.map_err(|error| not_greeted(account, at.elapsed(), error))
 }
 
 fn not_greeted(account: &mut Account, after: Duration, error: PeekError) -> TurnedAway {

@@ -48,6 +48,9 @@ pub struct Listener {
     /// If present, every connection must start with a PROXY header, v1 or v2. Off by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// Where clients are relayed that say nothing, because in their protocol the server speaks first. Off by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent: Option<Silent>,
     /// The maximum number of concurrent connections through this listener.
     #[serde(default)]
     pub max_connections: Or<Nothing, usize>,
@@ -75,6 +78,23 @@ pub struct ProxyProtocol {
     /// The networks that connections are accepted from; all others are refused.
     #[schemars(length(min = 1))]
     pub trusted: Vec<Text<IpNet>>,
+}
+
+/// Clients that wait for the server to speak first, as those of SSH, SMTP and MySQL do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Silent {
+    /// How long a client says nothing, once it was accepted or has sent its PROXY header, before it is relayed to `pool`.
+    /// Must be shorter than `timeouts.hello`.
+    #[serde(default = "default_silence")]
+    pub after: Span,
+    /// The pool to relay to. Its backends speak first.
+    pub pool: String,
+}
+
+/// Longer than nearly all TLS clients take to send their first packet.
+fn default_silence() -> Span {
+    Span::from_millis(300)
 }
 
 /// How to refuse a connection.

@@ -18,6 +18,11 @@ pub struct Span(pub Duration);
 pub struct Size(pub usize);
 
 impl Span {
+    /// Milliseconds.
+    pub const fn from_millis(milliseconds: u64) -> Self {
+        Self(Duration::from_millis(milliseconds))
+    }
+
     /// Whole seconds.
     pub const fn from_secs(seconds: u64) -> Self {
         Self(Duration::from_secs(seconds))

@@ -45,7 +45,7 @@ labels! {
         Refusing => "refusing",
     }
 
-    /// The result of reading a ClientHello. The values are those of `Reason`.
+    /// The result of reading a ClientHello. The values are those of `Reason`, if one follows from it.
     HelloResult {
         Whole => "whole",
         NotTls => "not_tls",
@@ -56,6 +56,8 @@ labels! {
         Memory => "memory",
         /// No byte was received.
         Probe => "probe",
+        /// No byte was received for `silent.after`: the server speaks first.
+        Silent => "silent",
         ClientGone => "client_gone",
     }
 
@@ -80,6 +82,8 @@ labels! {
         NoSni => "no_sni",
         Unmatched => "unmatched",
         NotTls => "not_tls",
+        /// The client said nothing, and its listener has a pool for that.
+        Silent => "silent",
     }
 
     /// A feature that a client's hello offers.

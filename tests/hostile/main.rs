@@ -32,6 +32,7 @@ mod pauses;
 mod refusals;
 mod second_hellos;
 mod self_loops;
+mod silent;
 mod soft_errors;
 mod stalled;
 mod stalls;

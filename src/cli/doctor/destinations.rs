@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use foldhash::fast::RandomState;
 
-use crate::config::{Config, Destination};
+use crate::config::Config;
 use crate::server_name::Pattern;
 
 /// Where names are routed. Pools are indices into [`Settings::pools`](crate::config::Settings::pools).
@@ -39,7 +39,7 @@ impl<'a> Destinations<'a> {
             one_label: Map::default(),
             many_labels: Map::default(),
             any: Level::default(),
-            unmatched: pool(config.unmatched),
+            unmatched: config.unmatched.pool(),
             below: Map::default(),
         };
         for route in &config.routes {
@@ -61,7 +61,7 @@ impl<'a> Destinations<'a> {
                     Pattern::Any => &mut all.any,
                 };
                 level.takes_all |= takes_all;
-                level.pools.extend(pool(route.to).filter(|pool| !level.pools.contains(pool)));
+                level.pools.extend(route.to.pool().filter(|pool| !level.pools.contains(pool)));
             }
         }
         all
@@ -103,13 +103,6 @@ impl<'a> Destinations<'a> {
             one.into_iter().chain(self.many_labels.get(suffix))
         });
         self.exact.get(name).into_iter().chain(wildcards).chain([&self.any])
-    }
-}
-
-fn pool(destination: Destination) -> Option<usize> {
-    match destination {
-        Destination::Pool(pool) => Some(pool),
-        Destination::Refuse(_) => None,
     }
 }
 

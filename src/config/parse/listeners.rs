@@ -115,7 +115,8 @@ pub(super) fn warn_of_unused(config: &Config, places: &[Place], problems: &mut P
             some => some.iter().for_each(|&listener| used[listener] = true),
         }
     }
-    for (index, place) in places.iter().enumerate().filter(|(index, _)| !used[*index]) {
+    let is_used = |index: usize| used[index] || config.listeners[index].silent.is_some();
+    for (index, place) in places.iter().enumerate().filter(|(index, _)| !is_used(*index)) {
         problems.push(Problem {
             severity: Severity::Warning,
             place: place.clone(),

@@ -5,6 +5,7 @@
 
 mod checks;
 mod conflicts;
+mod first_bytes;
 mod listeners;
 mod pools;
 mod routes;
@@ -67,15 +68,16 @@ fn merged(tops: &[Cursor<'_>], texts: Texts, sources: Sources) -> Option<Config>
     let tcp = settings::tcp(top);
     let mut listeners = listeners::parse(top, &tcp.congestion);
     let (admin, token) = settings::admin(top, &mut listeners.bound);
-    let mut pools = pools::parse(tops, Ours { bound: &listeners.bound, admin: &admin }, &tcp.congestion);
+    let pools = pools::parse(tops, Ours { bound: &listeners.bound, admin: &admin }, &tcp.congestion);
+    let timeouts = settings::timeouts(top);
+    first_bytes::silent(&listeners.parsed, top, &pools.names, timeouts.hello);
     let routes = routes::parse(tops, &listeners.names, &pools.names);
-    pools::default_check_names(&mut pools, &routes.parsed, top);
     let fallback = |key, default| routes::fallback(top, key, default, &pools.names);
     let settings = Settings {
         no_sni: fallback("no_sni", file::DEFAULT_REFUSE),
         unmatched: fallback("unmatched", file::DEFAULT_REFUSE),
         not_tls: fallback("not_tls", file::DEFAULT_REFUSE_NOT_TLS),
-        timeouts: settings::timeouts(top),
+        timeouts,
         limits: settings::limits(top),
         relay: settings::relay(top),
         tcp,
@@ -90,7 +92,8 @@ fn merged(tops: &[Cursor<'_>], texts: Texts, sources: Sources) -> Option<Config>
         listeners: listeners.parsed,
         pools: pools.parsed,
     };
-    let config = Config { settings, routes: routes.parsed };
+    let mut config = Config { settings, routes: routes.parsed };
+    pools::default_check_names(&mut config, &pools.places, top);
     let problems = &mut *top.reading.problems.borrow_mut();
     conflicts::find(&config.routes, &routes.indices, config.listeners.len(), problems);
     if problems.errors() > 0 {

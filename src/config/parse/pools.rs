@@ -3,7 +3,7 @@
 //! In:  the tops of all files.
 //! Out: [`Pool`]s in the order of the files, their names for the routes, their places for warnings.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::self_loops::{self, Ours};
 use super::settings::{DAY, HOUR, MILLISECOND, number_within, within};
 use super::{Cursor, Names, checks};
 use crate::config::problem::{Place, Problem, Problems, Severity};
-use crate::config::{Config, Destination, Route};
+use crate::config::{Config, Destination};
 use crate::server_name::{Pattern, ServerName};
 use crate::settings::{BackendAddress, CheckKind, Congestion, HealthCheck, Pool, Text, name_error};
 
@@ -125,9 +125,9 @@ fn connect(pool: &Pool, section: &Cursor<'_>) {
 
 /// Sets the server name of each TLS check that has none to the first exact name routed to its pool. A check without any
 /// name is likely to be refused, so it gets a warning.
-pub(super) fn default_check_names(pools: &mut Pools, routes: &[Route], top: &Cursor<'_>) {
+pub(super) fn default_check_names(config: &mut Config, places: &[Place], top: &Cursor<'_>) {
     let mut first: HashMap<usize, &ServerName> = HashMap::new();
-    for route in routes {
+    for route in &config.routes {
         let Destination::Pool(pool) = route.to else { continue };
         for (pattern, _) in &route.patterns {
             if let Pattern::Exact(name) = pattern {
@@ -135,26 +135,47 @@ pub(super) fn default_check_names(pools: &mut Pools, routes: &[Route], top: &Cur
             }
         }
     }
-    for (number, (pool, place)) in pools.parsed.iter_mut().zip(&pools.places).enumerate() {
+    let plain = never_tls(config);
+    for (number, (pool, place)) in config.settings.pools.iter_mut().zip(places).enumerate() {
         let tls = pool.health_check.as_mut().filter(|check| check.kind == CheckKind::Tls);
         let Some(HealthCheck { sni: sni @ None, .. }) = tls else { continue };
         *sni = first.get(&number).map(|name| Text((*name).clone()));
         if sni.is_none() {
+            let message = if plain[number] {
+                "connections that come here are not TLS, but checks are; set `kind: tcp`"
+            } else {
+                "no route with an exact name leads here, so checks send no server name, which many servers refuse; set `sni`"
+            };
             top.reading.problems.borrow_mut().push(Problem {
                 severity: Severity::Warning,
                 place: place.clone(),
                 path: format!("pools.{}.health_check", pool.name),
-                message: "no route with an exact name leads here, so checks send no server name, which many servers refuse; set `sni`"
-                    .to_owned(),
+                message: message.to_owned(),
             });
         }
     }
 }
 
+/// Which pools get connections, but none that are TLS.
+fn never_tls(config: &Config) -> Vec<bool> {
+    let tls = config.routes.iter().map(|route| route.to).chain([config.no_sni, config.unmatched]);
+    let tls: HashSet<usize> = tls.filter_map(Destination::pool).collect();
+    let plain: HashSet<usize> = plain(config).collect();
+    (0..config.pools.len()).map(|pool| plain.contains(&pool) && !tls.contains(&pool)).collect()
+}
+
+/// The pools of connections that are not TLS.
+fn plain(config: &Config) -> impl Iterator<Item = usize> {
+    let silent = config.listeners.iter().filter_map(|listener| listener.silent.as_ref());
+    let silent = silent.filter_map(|silent| config.pools.iter().position(|pool| *pool.name == *silent.pool));
+    silent.chain(config.not_tls.pool())
+}
+
 /// Warns about a pool that nothing routes to.
 pub(super) fn warn_of_unused(config: &Config, places: &[Place], problems: &mut Problems) {
     let mut used = vec![false; config.pools.len()];
-    let fallbacks = [config.no_sni, config.unmatched, config.not_tls];
+    plain(config).for_each(|pool| used[pool] = true);
+    let fallbacks = [config.no_sni, config.unmatched];
     for to in config.routes.iter().map(|route| route.to).chain(fallbacks) {
         if let Destination::Pool(pool) = to {
             used[pool] = true;
