@@ -6,6 +6,7 @@
 mod account;
 mod hello;
 mod second_hello;
+mod self_loop;
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -107,6 +108,7 @@ async fn walk(
     };
     account.routed(snapshot, route);
     account.enter(State::Connecting);
+    self_loop::end(account, &pool.name, &prefix).await?;
     let header = pool.settings.send_proxy_protocol.version().map(|version| {
         let addresses = announced.unwrap_or_else(|| addresses(client, account.live(|live| live.peer)));
         account.proxy_header(version, addresses, &prefix)

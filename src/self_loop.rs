@@ -1,9 +1,14 @@
 //! Detects a backend that is one of our own listeners, where every connection would loop forever.
 //!
+//! A loop that leads through other proxies shows only when a connection comes back: see [`in_flight`].
+//!
 //! In:  the backend's address, our listeners' addresses; where these do not decide, a trial connection.
 //! Out: yes or no.
 //! Source: bind(2), connect(2): a wildcard listens on every address of its family, and `[::]` on those of IPv4 as well;
 //!         a connection to a wildcard goes to loopback. proc_net(5): the table of TCP sockets.
+
+pub(crate) mod in_flight;
+mod suspicion;
 
 use std::fs;
 use std::io::ErrorKind;

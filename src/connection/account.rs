@@ -27,6 +27,7 @@ use crate::pool::{Blame, Lease, Pool};
 use crate::proxy_header::{self, Addresses, Header, Values, Version};
 use crate::refuse::{self, Refusal, TurnedAway};
 use crate::relay::{End, Heard, Meter, Opening};
+use crate::self_loop::in_flight::InFlight;
 use crate::server_name::Sni;
 use crate::snapshot::{Destination, Route, Snapshot};
 use crate::telemetry::{
@@ -76,6 +77,7 @@ enum Failure {
     Connect(ConnectError),
     Answer(NotTls),
     SecondHello(SecondHelloError),
+    Loop,
 }
 
 /// The client's hello.
@@ -228,6 +230,16 @@ impl Account {
         self.routed = Some(RouteTaken { metrics, pool });
     }
 
+    /// The connection is about to be passed to a backend.
+    pub(super) fn in_flight(&self, in_flight: InFlight) {
+        self.accepted.live.update(|live| live.in_flight = Some(in_flight));
+    }
+
+    /// The connection has come back from a backend.
+    pub(super) fn loops(&mut self) {
+        self.error = Some(Box::new(Failure::Loop));
+    }
+
     /// No backend accepted the connection.
     pub(super) fn not_connected(&mut self, reason: Reason, error: ConnectError) {
         if reason == Reason::LimitBackend {
@@ -301,6 +313,7 @@ impl Account {
     /// Notes the backend's first record. `bytes` are needed if it is not TLS.
     fn heard(&mut self, kind: FirstRecord, alert: Option<Alert>, bytes: &[u8]) {
         self.answer = Some((kind, alert));
+        self.accepted.live.update(|live| live.in_flight = None);
         if kind == FirstRecord::Other && self.greeting.is_some() {
             self.error = Some(Box::new(Failure::Answer(NotTls::new(bytes))));
         }
@@ -585,6 +598,7 @@ impl fmt::Display for Failure {
             Self::Connect(error) => error.fmt(f),
             Self::Answer(error) => error.fmt(f),
             Self::SecondHello(error) => error.fmt(f),
+            Self::Loop => f.write_str("the connection came back from the backends to one of our own listeners"),
         }
     }
 }

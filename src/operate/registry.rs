@@ -27,6 +27,7 @@ pub(crate) use self::removal::{Removal, Removals};
 use self::slots::Slots;
 use crate::ids::{ConnectionId, ListenerIndex};
 use crate::pool::Backend;
+use crate::self_loop::in_flight::InFlight;
 use crate::snapshot::Terms;
 use crate::telemetry::{Reason, State};
 use crate::way::Way;
@@ -42,6 +43,8 @@ pub struct LiveConnection {
     pub terms: Arc<Terms>,
     pub listener: ListenerIndex,
     pub state: State,
+    /// Until a backend has answered. Here, since there is room.
+    pub(crate) in_flight: Option<InFlight>,
     pub sni: Option<Box<str>>,
     pub route: Option<Arc<str>>,
     pub pool: Option<Arc<str>>,
@@ -104,6 +107,7 @@ pub fn enter(id: ConnectionId, peer: SocketAddr, at: Instant, terms: Arc<Terms>,
         terms,
         listener,
         state: State::Hello,
+        in_flight: None,
         sni: None,
         route: None,
         pool: None,

@@ -81,6 +81,8 @@ reasons! {
     ConnectTimeout => "connect_timeout", Backend;
     ConnectUnreachable => "connect_unreachable", Backend;
     ConnectFailed => "connect_failed", Backend;
+    /// The connection came back through the backends it was passed to.
+    SelfLoop => "self_loop", Policy;
     Ok => "ok", None;
     ClientReset => "client_reset", Client;
     BackendReset => "backend_reset", Backend;

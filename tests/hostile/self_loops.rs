@@ -100,3 +100,96 @@ fn where_a_local_address_leads_elsewhere() {
     assert_eq!(served(), b"served");
     lb.stop();
 }
+
+/// Configurations whose only pool for `loop.test` is the next instance, for `ok.test` a backend.
+fn round(count: usize, keys: &str, listener: &str, backend: &Backend) -> Vec<Trial> {
+    let config = |next: SocketAddr| {
+        let lb = Lb::new().route_with("loop.test", next, keys).route("ok.test", backend);
+        lb.on_listener(listener).with("limits: { max_connections: 400 }").config()
+    };
+    // Each must listen before it is the backend of another one.
+    let lbs: Vec<Trial> = (0..count).map(|_| Trial::with(&config(backend.address))).collect();
+    for (number, lb) in lbs.iter().enumerate() {
+        assert_eq!(lb.edit(&config(lbs[(number + 1) % count].address())), Reload::Applied);
+    }
+    lbs
+}
+
+fn is_served(lb: &Trial) {
+    let mut client = send(lb.address(), &hello("ok.test"));
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(read_to_close(&mut client), (b"served".to_vec(), Close::Fin));
+}
+
+#[test]
+fn a_loop_through_other_instances_is_ended_and_the_others_are_served() {
+    for (count, keys) in [(2, ""), (3, ""), (2, "connect: { fast_open: true }")] {
+        let backend = Backend::answering(b"served");
+        let lbs = round(count, keys, "", &backend);
+        let mut client = send(lbs[0].address(), &hello("loop.test"));
+        // While it goes round, and later.
+        lbs.iter().for_each(is_served);
+        assert_eq!(read_to_close(&mut client), (vec![], Close::Reset));
+        lbs.iter().for_each(is_served);
+        lbs.iter().for_each(Trial::settle);
+        for lb in &lbs {
+            let accepted = lb.metric("connections_accepted_total", &[]);
+            assert!(accepted < 150.0, "{accepted} connections of {count} instances {keys}");
+        }
+        let ended: f64 = lbs.iter().map(|lb| lb.closed("self_loop")).sum();
+        assert!(ended >= 1.0);
+        let warned: Vec<_> = lbs.iter().flat_map(|lb| lb.log()).filter(|line| line["event"] == "self_loop").collect();
+        assert!(!warned.is_empty() && warned.len() <= count, "{warned:?}");
+        assert_eq!((&warned[0]["pool"], &warned[0]["sni"]), (&"pool-0".into(), &"loop.test".into()));
+        lbs.into_iter().for_each(Trial::end);
+    }
+}
+
+#[test]
+fn a_loop_with_proxy_headers_is_ended_too() {
+    let backend = Backend::answering(b"served");
+    let keys = "send_proxy_protocol: v2";
+    let lbs = round(2, keys, "proxy_protocol: { trusted: [127.0.0.0/8] }", &backend);
+    let bytes = [&b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"[..], &hello("loop.test")].concat();
+    assert_eq!(ask(lbs[0].address(), &bytes), (vec![], Close::Reset));
+    assert!(lbs.iter().all(|lb| lb.metric("connections_accepted_total", &[]) < 150.0));
+    lbs.into_iter().for_each(Trial::end);
+}
+
+#[test]
+fn a_hello_that_several_clients_send_round_a_loop_is_ended_too() {
+    let backend = Backend::answering(b"served");
+    let lbs = round(2, "", "", &backend);
+    let bytes = hello("loop.test");
+    let clients: Vec<_> = (0..6).map(|_| send(lbs[0].address(), &bytes)).collect();
+    for mut client in clients {
+        assert_eq!(read_to_close(&mut client), (vec![], Close::Reset));
+    }
+    lbs.iter().for_each(is_served);
+    lbs.into_iter().for_each(Trial::end);
+}
+
+/// Whoever replays one hello, as load tests do, is served, however slow the backend.
+#[test]
+fn one_hello_sent_many_times_at_once_is_served_each_time() {
+    const CLIENTS: usize = 64;
+    let (backend, arrivals) = Backend::handing_over();
+    let lb = Trial::of(Lb::new().route("a.test", &backend));
+    let bytes = hello("a.test");
+    for _ in 0..3 {
+        let clients: Vec<_> = (0..CLIENTS).map(|_| send(lb.address(), &bytes)).collect();
+        // All have reached the backend before it answers any.
+        let reached: Vec<_> = (0..CLIENTS).map(|_| arrivals.recv_timeout(crate::harness::DEADLINE).unwrap()).collect();
+        for mut stream in reached {
+            let mut hello = vec![0; bytes.len()];
+            std::io::Read::read_exact(&mut stream, &mut hello).unwrap();
+            std::io::Write::write_all(&mut stream, b"served").unwrap();
+        }
+        for mut client in clients {
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+            assert_eq!(read_to_close(&mut client), (b"served".to_vec(), Close::Fin));
+        }
+    }
+    lb.wait_for_closed("ok", 3.0 * CLIENTS as f64);
+    lb.end();
+}
