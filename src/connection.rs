@@ -25,7 +25,7 @@ use crate::proxy_header::{Addresses, Command, Header};
 use crate::refuse::{self, Offer, Refusal, TurnedAway, refuse};
 use crate::relay::{End, Relay, Stream};
 use crate::settings::Refuse;
-use crate::snapshot::{Chosen, Destination, Route, RouteQuery, Snapshot};
+use crate::snapshot::{Chosen, Route, RouteQuery, Snapshot};
 use crate::socket::ResetUnlessReleased;
 use crate::telemetry::{ConnectResult, Match, Reason, State};
 
@@ -102,11 +102,9 @@ async fn walk(
     account.more_than_hello(&mut prefix)?;
     let Chosen { route, matched } = choose(snapshot, account, header, &prefix);
     let announced = header.and_then(|header| header.addresses);
-    let pool = match &route.to {
-        Destination::Pool(pool) => pool,
-        Destination::Refuse(how) => return Err(refused(account, snapshot, route, *how, matched, &prefix)),
-    };
-    account.routed(snapshot, route);
+    let to = route.next().map_err(|how| refused(account, snapshot, route, how, matched, &prefix))?;
+    account.routed(snapshot, route, Some(to));
+    let pool = to.pool;
     account.enter(State::Connecting);
     self_loop::end(account, &pool.name, &prefix).await?;
     let header = pool.settings.send_proxy_protocol.version().map(|version| {
@@ -144,7 +142,7 @@ fn refused(
     };
     // A refusal by a route counts for that route; a refusal by a fallback counts for the listener.
     if turned_away.reason == Reason::Refused {
-        account.routed(snapshot, route);
+        account.routed(snapshot, route, None);
     }
     turned_away
 }

@@ -4,6 +4,8 @@
 //! Out: a [`Snapshot`], replaced as a whole; [`Snapshot::choose`] makes the routing decision for both the path and
 //!      `explain`.
 
+mod split;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
@@ -14,6 +16,7 @@ use ipnet::IpNet;
 use tokio::sync::SetOnce;
 use tokio::time::Instant;
 
+pub(crate) use self::split::{Share, Split};
 use crate::client_hello::Alpn;
 use crate::config::{self, Config, Place, Settings};
 use crate::ids::{ListenerIndex, RouteIndex};
@@ -105,7 +108,15 @@ pub struct Route {
 #[derive(Clone)]
 pub enum Destination {
     Pool(Arc<Pool>),
+    Split(Arc<Split>),
     Refuse(Refuse),
+}
+
+/// The pool that one connection goes to.
+#[derive(Clone, Copy)]
+pub struct ToPool<'a> {
+    pub pool: &'a Arc<Pool>,
+    share: Option<&'a Share>,
 }
 
 /// The connection to route.
@@ -128,16 +139,50 @@ pub struct Chosen<'a> {
     pub matched: Match,
 }
 
+impl Route {
+    /// Where the next connection goes; takes a turn of a split.
+    ///
+    /// # Errors
+    /// How it is refused.
+    pub fn next(&self) -> Result<ToPool<'_>, Refuse> {
+        match &self.to {
+            Destination::Pool(pool) => Ok(ToPool { pool, share: None }),
+            Destination::Split(split) => {
+                let share = split.next();
+                Ok(ToPool { pool: &share.pool, share: Some(share) })
+            }
+            Destination::Refuse(how) => Err(*how),
+        }
+    }
+}
+
+impl Destination {
+    /// The pools it leads to, including shares that get no connections.
+    pub fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        let (one, several) = match self {
+            Self::Pool(pool) => (Some(pool), &[][..]),
+            Self::Split(split) => (None, split.shares()),
+            Self::Refuse(_) => (None, &[][..]),
+        };
+        one.into_iter().chain(several.iter().map(|share| &share.pool))
+    }
+}
+
 impl Snapshot {
     /// Builds from `config`; backends that are also in `before`, by pool name and address, are carried over.
     pub fn build(config: Config, before: Option<&Self>, metrics: &Arc<Metrics>) -> Self {
         let Config { settings: config, routes: from } = config;
         let pools = build_pools(&config, before, metrics);
         let generation = before.map_or(0, |before| before.generation + 1);
+        let splits = before.map(Self::splits).unwrap_or_default();
         let route = |name: &Arc<str>, to: config::Destination, idle_timeout, on_removed| Route {
             name: Arc::clone(name),
             to: match to {
                 config::Destination::Pool(pool) => Destination::Pool(Arc::clone(&pools[pool])),
+                config::Destination::Split(shares) => {
+                    let shares = shares.iter().map(|share| (Arc::clone(&pools[share.pool]), share.weight));
+                    Destination::Split(Arc::new(Split::new(shares, splits.get(&**name).copied())))
+                }
                 config::Destination::Refuse(refuse) => Destination::Refuse(refuse),
             },
             idle_timeout,
@@ -164,9 +209,9 @@ impl Snapshot {
         let snapshot = Self {
             table: table.build(),
             routes,
-            no_sni: fallback("no_sni", config.no_sni),
-            unmatched: fallback("unmatched", config.unmatched),
-            not_tls: fallback("not_tls", config.not_tls),
+            no_sni: fallback("no_sni", config.no_sni.clone()),
+            unmatched: fallback("unmatched", config.unmatched.clone()),
+            not_tls: fallback("not_tls", config.not_tls.clone()),
             relay: Arc::new(relay_settings(&config)),
             max_connections: *config.limits.max_connections,
             listeners: config.listeners.iter().map(|listener| listener_terms(listener, silent(listener))).collect(),
@@ -180,7 +225,7 @@ impl Snapshot {
         };
         if snapshot.routes.len() <= MOST_ROUTES_WITH_SERIES_AT_ONCE {
             for route in &snapshot.routes {
-                snapshot.metrics_of(route);
+                snapshot.register_metrics(route);
             }
         }
         snapshot
@@ -227,16 +272,36 @@ impl Snapshot {
         }
     }
 
-    /// The metrics of `route`, created on first use.
-    pub fn metrics_of<'a>(&self, route: &'a Route) -> &'a Arc<RouteMetrics> {
-        route.metrics.get_or_init(|| {
+    /// The metrics of a connection of `route` that goes to a pool, or is refused; created on first use.
+    pub fn metrics_of<'a>(&self, route: &'a Route, to: Option<ToPool<'a>>) -> &'a Arc<RouteMetrics> {
+        let metrics = to.and_then(|to| to.share).map_or(&route.metrics, |share| &share.metrics);
+        metrics.get_or_init(|| {
             let listeners: Vec<&str> = self.listeners.iter().map(|listener| &*listener.name).collect();
-            let pool = match &route.to {
-                Destination::Pool(pool) => &pool.name,
-                Destination::Refuse(_) => "",
-            };
-            self.metrics.route(&route.name, pool, &listeners)
+            self.metrics.route(&route.name, to.map_or("", |to| &to.pool.name), &listeners)
         })
+    }
+
+    fn register_metrics(&self, route: &Route) {
+        match &route.to {
+            Destination::Pool(pool) => _ = self.metrics_of(route, Some(ToPool { pool, share: None })),
+            Destination::Split(split) => {
+                for share in split.shares() {
+                    self.metrics_of(route, Some(ToPool { pool: &share.pool, share: Some(share) }));
+                }
+            }
+            Destination::Refuse(_) => _ = self.metrics_of(route, None),
+        }
+    }
+
+    /// The splits of all routes and fallbacks, by name.
+    fn splits(&self) -> HashMap<&str, &Split> {
+        let fallbacks = [&self.no_sni, &self.unmatched, &self.not_tls].into_iter();
+        let routes = self.routes.iter().chain(fallbacks);
+        let splits = routes.filter_map(|route| match &route.to {
+            Destination::Split(split) => Some((&*route.name, &**split)),
+            _ => None,
+        });
+        splits.collect()
     }
 
     /// The hash of the configuration, sixteen hexadecimal digits.
@@ -274,6 +339,11 @@ impl Snapshot {
             conditions: conditions.get(&index).map(|has| config_conditions(has)).unwrap_or_default(),
             to: match &from.to {
                 Destination::Pool(pool) => config::Destination::Pool(numbers[&*pool.name]),
+                Destination::Split(split) => {
+                    let share =
+                        |share: &Share| config::Share { pool: numbers[&*share.pool.name], weight: share.weight };
+                    config::Destination::Split(split.shares().iter().map(share).collect())
+                }
                 Destination::Refuse(refuse) => config::Destination::Refuse(*refuse),
             },
             idle_timeout: from.idle_timeout,

@@ -25,7 +25,7 @@ use crate::ids::ListenerIndex;
 use crate::pool::{Backend, BackendId, Health, LastCheck, Operator, Pool};
 use crate::server_name::Sni;
 use crate::settings::{CheckKind, HealthCheck};
-use crate::snapshot::{Destination, Route, RouteQuery, Snapshot};
+use crate::snapshot::{Route, RouteQuery, Snapshot};
 use crate::telemetry::{CheckResult, Metrics, Task};
 
 /// Keeps one task for each backend with a health check; runs until dropped.
@@ -129,7 +129,7 @@ fn name_sent(snapshot: &Snapshot, pool: &Arc<Pool>, check: &HealthCheck) -> Name
     let Some(name) = check.sni.as_ref().filter(|_| check.kind == CheckKind::Tls) else {
         return NameSent::NoneOrForeign;
     };
-    let leads_here = |route: &Route| matches!(&route.to, Destination::Pool(to) if Arc::ptr_eq(to, pool));
+    let leads_here = |route: &Route| route.to.pools().any(|to| Arc::ptr_eq(to, pool));
     // Of no listener and no source, so that the conditions of routes hide none of them.
     let sni = Sni::Name(name.0.clone());
     let nobody =

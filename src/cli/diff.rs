@@ -145,9 +145,13 @@ fn decided(target: &Target<'_>) -> String {
 }
 
 fn destination(target: &Target<'_>) -> String {
-    let to = match (target.pool, target.refuse) {
+    let to = match (target.pool, target.split) {
         (Some(pool), _) => format!("pool {pool}"),
-        (None, refuse) => format!("refuse: {}", refuse.unwrap_or_default()),
+        (None, Some(shares)) => {
+            let shares: Vec<String> = shares.written().map(|(pool, weight)| format!("{pool} {weight}")).collect();
+            format!("split {}", shares.join(", "))
+        }
+        (None, None) => format!("refuse: {}", target.refuse.unwrap_or_default()),
     };
     match target.idle_timeout {
         Some(idle) => format!("{to}, idle_timeout {idle}"),

@@ -16,7 +16,7 @@ use hyper::StatusCode;
 use super::admin_client;
 use super::{Exit, config_file, load, output_failed};
 use crate::config::Loaded;
-use crate::operate::explain::{Entry, Explanation, PassedOver, Question, explain};
+use crate::operate::explain::{Entry, Explanation, PassedOver, Pool, Question, Share, explain};
 use crate::settings::Address;
 use crate::snapshot::Snapshot;
 use crate::telemetry::Metrics;
@@ -74,16 +74,26 @@ pub(super) fn run(options: &Options, config: Option<PathBuf>) -> ExitCode {
 }
 
 fn verdict(explanation: &Explanation, expected: Option<&str>) -> ExitCode {
-    let pool = explanation.pool.as_ref().map(|pool| pool.name.as_str());
-    match (expected, pool) {
-        (Some(expected), got) if got != Some(expected) => {
-            let got = got.map_or("is refused".to_owned(), |got| format!("goes to pool `{got}`"));
+    let pools = pools(explanation);
+    match expected {
+        Some(expected) if pools != [expected] => {
+            let got = match *pools {
+                [] => "is refused".to_owned(),
+                [pool] => format!("goes to pool `{pool}`"),
+                _ => format!("is split over the pools `{}`", pools.join("`, `")),
+            };
             eprintln!("snigate: pool `{expected}` was expected, but the name {got}");
             Exit::OtherPool.into()
         }
-        (_, Some(_)) => ExitCode::SUCCESS,
-        (_, None) => Exit::Refused.into(),
+        _ if pools.is_empty() => Exit::Refused.into(),
+        _ => ExitCode::SUCCESS,
     }
+}
+
+/// The pools that get connections.
+fn pools(Explanation { pool, split, .. }: &Explanation) -> Vec<&str> {
+    let shares = split.iter().flatten().filter(|share| share.weight > 0).map(|share| &share.pool);
+    pool.iter().chain(shares).map(|pool| pool.name.as_str()).collect()
 }
 
 fn from_file(options: &Options, config: Option<PathBuf>) -> Result<Explanation, ExitCode> {
@@ -192,12 +202,12 @@ fn text(explanation: &Explanation) -> String {
         (None, None) => {}
     }
     if let Some(pool) = &explanation.pool {
-        let width = pool.backends.iter().map(|backend| backend.address.len()).max().unwrap_or_default();
-        let backends = pool.backends.iter().map(|backend| {
-            let backup = if backend.backup { ", backup" } else { "" };
-            format!("{:width$}  weight {}{backup}", backend.address, backend.weight)
-        });
-        rows.extend(labelled("backends", backends));
+        rows.extend(labelled("backends", backends(pool)));
+    }
+    for share in explanation.split.iter().flatten() {
+        let Share { pool, weight, percent } = share;
+        rows.push(("share", format!("pool {}, weight {weight}: {percent} % of the connections", pool.name)));
+        rows.extend(labelled("  backends", backends(pool)));
     }
     if explanation.refusal.is_some() {
         rows.push(("client sees", client_sees(explanation)));
@@ -212,19 +222,29 @@ fn text(explanation: &Explanation) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
-fn headline(Explanation { name, server_name, pool, refusal, .. }: &Explanation) -> String {
+fn backends(pool: &Pool) -> impl Iterator<Item = String> {
+    let width = pool.backends.iter().map(|backend| backend.address.len()).max().unwrap_or_default();
+    pool.backends.iter().map(move |backend| {
+        let backup = if backend.backup { ", backup" } else { "" };
+        format!("{:width$}  weight {}{backup}", backend.address, backend.weight)
+    })
+}
+
+fn headline(explanation: &Explanation) -> String {
+    let Explanation { name, server_name, refusal, .. } = explanation;
     let who = match server_name {
         Some(server_name) => server_name.clone(),
         None if name == crate::operate::explain::NO_NAME => "a client without a server name".to_owned(),
         None => format!("\"{}\"", name.escape_debug()),
     };
-    match (pool, refusal) {
-        (Some(pool), _) => format!("{who} goes to pool {}\n", pool.name),
-        (None, Some(refusal)) => match &refusal.detail {
+    match (&*pools(explanation), refusal) {
+        ([pool], _) => format!("{who} goes to pool {pool}\n"),
+        ([pools @ .., last], _) => format!("{who} goes, by weight, to pool {} or {last}\n", pools.join(", ")),
+        ([], Some(refusal)) => match &refusal.detail {
             Some(detail) => format!("{who} is refused, reason {}: {detail}\n", refusal.reason),
             None => format!("{who} is refused, reason {}\n", refusal.reason),
         },
-        (None, None) => format!("{who} goes nowhere\n"),
+        ([], None) => format!("{who} goes nowhere\n"),
     }
 }
 

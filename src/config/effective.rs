@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::file::{Fallback, File, Route};
+use super::file::{Fallback, File, Route, Share};
 use super::{Config, Destination, Settings};
 use crate::settings::{Protocol, Text};
 
@@ -16,9 +16,9 @@ pub(super) fn text(config: &Config) -> String {
     let file = File {
         listeners: settings.listeners.clone(),
         routes: routes.iter().map(|from| route(from, settings)).collect(),
-        no_sni: fallback(settings.no_sni, settings),
-        unmatched: fallback(settings.unmatched, settings),
-        not_tls: fallback(settings.not_tls, settings),
+        no_sni: fallback(&settings.no_sni, settings),
+        unmatched: fallback(&settings.unmatched, settings),
+        not_tls: fallback(&settings.not_tls, settings),
         pools: pools.collect(),
         include: None,
         timeouts: settings.timeouts,
@@ -34,7 +34,7 @@ pub(super) fn text(config: &Config) -> String {
 }
 
 fn route(from: &super::Route, settings: &Settings) -> Route {
-    let Fallback { pool, refuse } = fallback(from.to, settings);
+    let Fallback { pool, split, refuse } = fallback(&from.to, settings);
     Route {
         name: Some(Arc::clone(&from.name)),
         sni: from.patterns.iter().map(|(pattern, _)| Text(pattern.clone())).collect::<Vec<_>>().into(),
@@ -47,16 +47,22 @@ fn route(from: &super::Route, settings: &Settings) -> Route {
             .map(|number| settings.listeners[*number].name.to_string())
             .collect(),
         pool,
+        split,
         refuse,
         idle_timeout: from.idle_timeout,
         on_removed: from.on_removed,
     }
 }
 
-fn fallback(to: Destination, settings: &Settings) -> Fallback {
+fn fallback(to: &Destination, settings: &Settings) -> Fallback {
+    let name = |pool: usize| settings.pools[pool].name.to_string();
+    let share = |share: &super::Share| Share { pool: name(share.pool), weight: share.weight };
     match to {
-        Destination::Pool(pool) => Fallback { pool: Some(settings.pools[pool].name.to_string()), refuse: None },
-        Destination::Refuse(refuse) => Fallback { pool: None, refuse: Some(refuse) },
+        Destination::Pool(pool) => Fallback { pool: Some(name(*pool)), ..Fallback::default() },
+        Destination::Split(shares) => {
+            Fallback { split: Some(shares.iter().map(share).collect()), ..Fallback::default() }
+        }
+        Destination::Refuse(refuse) => Fallback { refuse: Some(*refuse), ..Fallback::default() },
     }
 }
 
@@ -92,7 +98,8 @@ routes:
   - {{ sni: [a.test, "*.a.test", "**.b.test"], pool: p, idle_timeout: 90s, on_removed: drain }}
   - {{ name: second, sni: c.test, alpn: [h2], source: [10.0.0.0/8, "2001:db8::/32"], listeners: [b], refuse: reset }}
   - {{ sni: "*", pool: q, on_removed: close }}
-no_sni: {{ pool: p }}
+  - {{ sni: d.test, split: [{{ pool: p, weight: 90 }}, {{ pool: q, weight: 0 }}] }}
+no_sni: {{ split: [{{ pool: p, weight: 1 }}, {{ pool: q, weight: 1000000 }}] }}
 unmatched: {{ refuse: close }}
 pools:
   p:

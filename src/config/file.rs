@@ -5,11 +5,13 @@
 //! Source: docs/configuration.md.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use schemars::transform::{RecursiveTransform, Transform};
 use schemars::{JsonSchema, Schema};
+use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::server_name::Pattern;
@@ -108,10 +110,14 @@ pub(super) struct Route {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub listeners: Vec<String>,
-    /// The pool to route to. Set either this or `refuse`.
+    /// The pool to route to. Set one of this, `split` and `refuse`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
-    /// Refuse the connection. Set either this or `pool`.
+    /// Several pools, each of which gets its share of the connections. Set one of this, `pool` and `refuse`.
+    #[serde(default, deserialize_with = "some_shares", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub split: Option<Vec<Share>>,
+    /// Refuse the connection. Set one of this, `pool` and `split`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refuse: Option<Refuse>,
     /// Overrides `timeouts.idle` for this route.
@@ -126,25 +132,64 @@ fn some_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<st
     name(deserializer).map(Some)
 }
 
-/// What to do with a connection that no route matches: `pool` or `refuse`.
+/// A list, as of any other type, but whose message shows how it is written: a map from pools to weights is a guess that
+/// other proxies suggest.
+fn some_shares<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Share>>, D::Error> {
+    struct Shares;
+
+    impl<'de> Visitor<'de> for Shares {
+        type Value = Vec<Share>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of shares, `[{ pool: NAME, weight: NUMBER }]`")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<Share>, A::Error> {
+            let mut shares = Vec::new();
+            while let Some(share) = list.next_element()? {
+                shares.push(share);
+            }
+            Ok(shares)
+        }
+    }
+
+    deserializer.deserialize_any(Shares).map(Some)
+}
+
+/// A pool of a `split`.
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Share {
+    /// The pool.
+    pub pool: String,
+    /// Its share of the connections, relative to the sum of all weights. 0: none.
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub weight: u32,
+}
+
+/// What to do with a connection that no route matches: `pool`, `split` or `refuse`.
 #[derive(Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Fallback {
-    /// The pool to route to. Set either this or `refuse`.
+    /// The pool to route to. Set one of this, `split` and `refuse`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
-    /// How to refuse the connection. Set either this or `pool`.
+    /// Several pools, each of which gets its share of the connections. Set one of this, `pool` and `refuse`.
+    #[serde(deserialize_with = "some_shares", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    pub split: Option<Vec<Share>>,
+    /// How to refuse the connection. Set one of this, `pool` and `split`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refuse: Option<Refuse>,
 }
 
 impl Fallback {
     fn alert() -> Self {
-        Self { pool: None, refuse: Some(DEFAULT_REFUSE) }
+        Self { refuse: Some(DEFAULT_REFUSE), ..Self::default() }
     }
 
     fn close() -> Self {
-        Self { pool: None, refuse: Some(DEFAULT_REFUSE_NOT_TLS) }
+        Self { refuse: Some(DEFAULT_REFUSE_NOT_TLS), ..Self::default() }
     }
 }
 

@@ -176,21 +176,34 @@ pub struct Conditions {
 }
 
 /// Where a connection goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
     /// An index into [`Settings::pools`].
     Pool(usize),
+    /// To one of several pools, in proportion to their weights. At least one weight is not 0.
+    Split(Arc<[Share]>),
     /// Nowhere; it is refused.
     Refuse(Refuse),
 }
 
+/// A pool of a split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// An index into [`Settings::pools`]; each pool occurs once in a split.
+    pub pool: usize,
+    /// 0 to 1,000,000, relative to the sum of all.
+    pub weight: u32,
+}
+
 impl Destination {
-    /// The index of the pool, if it is one.
-    pub(crate) fn pool(self) -> Option<usize> {
-        match self {
-            Self::Pool(pool) => Some(pool),
-            Self::Refuse(_) => None,
-        }
+    /// The pools it leads to, including those with a weight of 0.
+    pub(crate) fn pools(&self) -> impl Iterator<Item = usize> {
+        let (one, several) = match self {
+            Self::Pool(pool) => (Some(*pool), &[][..]),
+            Self::Split(shares) => (None, &**shares),
+            Self::Refuse(_) => (None, &[][..]),
+        };
+        one.into_iter().chain(several.iter().map(|share| share.pool))
     }
 }
 

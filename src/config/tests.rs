@@ -131,7 +131,7 @@ fn what_the_file_says_is_what_the_config_holds() {
     assert_eq!(routes[0].conditions.alpn, [Box::from(*b"h2")]);
     assert_eq!(routes[0].conditions.listeners, [0]);
     assert_eq!(routes[0].idle_timeout, Some(Span::from_secs(120)));
-    assert_eq!((&*routes[1].name, routes[1].to), ("b.test", Destination::Refuse(Refuse::Reset)));
+    assert_eq!((&*routes[1].name, &routes[1].to), ("b.test", &Destination::Refuse(Refuse::Reset)));
     assert_eq!(not_tls, Destination::Pool(0));
     assert_eq!(pools[0].backends.iter().map(|backend| backend.weight).collect::<Vec<_>>(), [1, 9]);
     assert_eq!(pools[0].send_proxy_protocol, SendProxyProtocol::V2);
@@ -152,6 +152,60 @@ fn congestion_control_is_the_general_one_unless_another_is_named() {
     assert_eq!(named.map(settings::named), [Some("cubic"), Some("bbr"), None, Some("cubic")]);
     let wrong = parse(&text.replace("cubic", "\"cu bic\"")).expect_err("refused").to_string();
     assert!(wrong.contains("tcp.congestion: `cu bic` is not a congestion control"), "{wrong}");
+}
+
+#[test]
+fn a_split_that_makes_no_sense_is_reported_with_its_cure() {
+    let problems = |route: &str, rest: &str| {
+        let text = format!(
+            "listeners: [{{ name: l, bind: 127.0.0.1:0 }}]\nroutes: [{{ sni: a.test, {route} }}]\n{rest}\n\
+             pools: {{ blue: {{ backends: [127.0.0.1:1] }}, green: {{ backends: [127.0.0.1:2] }} }}\n"
+        );
+        match parse(&text) {
+            Ok(loaded) => loaded.warnings.to_string(),
+            Err(problems) => problems.to_string(),
+        }
+    };
+    let good = "split: [{ pool: blue, weight: 0 }, { pool: green, weight: 1000000 }]";
+    assert_eq!(problems(good, ""), "");
+    let many = format!("split: [{}]", vec!["{ pool: blue, weight: 1 }"; 65].join(", "));
+    for (route, place, reported) in [
+        ("split: [{ pool: bleu, weight: 1 }]", "split[0].pool", "there is no pool `bleu`; did you mean `blue`?"),
+        ("split: [{ pool: blue, weight: 1 }], pool: blue", "split", "`pool` and `split` cannot be used together"),
+        ("split: [{ pool: blue, weight: 1 }], refuse: close", "refuse", "`split` and `refuse` cannot be used together"),
+        (
+            "split: [{ pool: blue, weight: 1 }], pool: blue, refuse: close",
+            "refuse",
+            "`pool`, `split` and `refuse` cannot",
+        ),
+        ("pool: blue, refuse: close", "refuse", "`pool` and `refuse` cannot be used together; remove one"),
+        ("split: [{ pool: blue, weight: 1 }, { pool: blue, weight: 2 }]", "split[1].pool", "add the weights up"),
+        ("split: [{ pool: blue, weight: 0 }, { pool: green, weight: 0 }]", "split", "all weights are 0"),
+        ("split: [{ pool: blue, weight: 1000001 }]", "split[0].weight", "0 to 1000000"),
+        ("split: [{ pool: blue, weight: -1 }]", "split[0].weight", "whole number"),
+        ("split: [{ pool: blue, weight: 10% }]", "split[0].weight", "whole number"),
+        ("split: [{ pool: blue }]", "split[0]", "`weight` is missing"),
+        ("split: [{ weight: 1 }]", "split[0]", "`pool` is missing"),
+        ("split: [{ pool: blue, wieght: 1 }]", "split[0]", "did you mean `weight`?"),
+        ("split: [blue]", "split[0]", "expected a map with the keys `pool`, `weight`"),
+        (
+            "split: { blue: 90, green: 10 }",
+            "split",
+            "expected a list of shares, `[{ pool: NAME, weight: NUMBER }]`, found a map",
+        ),
+        ("split: blue", "split", "expected a list of shares, `[{ pool: NAME, weight: NUMBER }]`, found `blue`"),
+        ("split: []", "split", "at least one share"),
+        ("split:", "split", "found nothing"),
+        (&many, "split", "at most 64 shares; this one has 65"),
+        ("name: r", "routes[0]", "add `pool`, `split` or `refuse`"),
+    ] {
+        let problems = problems(route, "");
+        assert!(problems.contains(reported) && problems.contains(place), "{route}: {problems}");
+    }
+    let fallback = problems("pool: blue", "unmatched: { split: [{ pool: grean, weight: 1 }] }");
+    assert!(fallback.contains("unmatched.split[0].pool: there is no pool `grean`"), "{fallback}");
+    let unused = problems("split: [{ pool: blue, weight: 1 }]", "");
+    assert!(unused.contains("pools.green: no route leads to this pool") && !unused.contains("pools.blue"), "{unused}");
 }
 
 /// Loads a pool with these keys besides its backend, and these routes.

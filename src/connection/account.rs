@@ -29,7 +29,7 @@ use crate::refuse::{self, Refusal, TurnedAway};
 use crate::relay::{End, Heard, Meter, Opening};
 use crate::self_loop::in_flight::InFlight;
 use crate::server_name::Sni;
-use crate::snapshot::{Destination, Route, Snapshot};
+use crate::snapshot::{Route, Snapshot, ToPool};
 use crate::telemetry::{
     Active, Alpn, ConnectResult, ConnectionLine, Enforced, Feature, FirstRecord, HelloResult, LimitScope,
     ListenerMetrics, MAX_ALPN_NAME_BYTES, MAX_ALPN_NAMES, Match, Metrics, ProxyHeaderResult, Reason, RouteMetrics, Saw,
@@ -213,16 +213,13 @@ impl Account {
         self.accepted.listener_metrics.selected(matched);
     }
 
-    /// The connection counts for `route`.
-    pub(super) fn routed(&mut self, snapshot: &Snapshot, route: &Route) {
-        let metrics = Arc::clone(snapshot.metrics_of(route));
+    /// The connection counts for `route`. `to` is the pool it goes to; `None`: it is refused.
+    pub(super) fn routed(&mut self, snapshot: &Snapshot, route: &Route, to: Option<ToPool<'_>>) {
+        let metrics = Arc::clone(snapshot.metrics_of(route, to));
         if let Some(hello) = self.hello() {
             features(hello).for_each(|feature| metrics.offers(feature));
         }
-        let pool = match &route.to {
-            Destination::Pool(pool) => Some(Arc::clone(pool)),
-            Destination::Refuse(_) => None,
-        };
+        let pool = to.map(|to| Arc::clone(to.pool));
         self.accepted.live.update(|live| {
             live.route = Some(Arc::clone(&route.name));
             live.pool = pool.as_ref().map(|pool| Arc::clone(&pool.name));

@@ -17,7 +17,7 @@ use crate::refuse::{self, Offer, TurnedAway};
 use crate::route::{By, Candidate, NearMiss};
 use crate::server_name::{InvalidName, Pattern, ServerName, Sni};
 use crate::settings::{self, Refuse};
-use crate::snapshot::{Chosen, Destination, RouteQuery, Snapshot};
+use crate::snapshot::{self, Chosen, Destination, RouteQuery, Snapshot};
 use crate::telemetry::{Match, Reason};
 
 /// A hypothetical connection. Properties that are not given are assumed, and the answer says so.
@@ -45,7 +45,7 @@ pub(crate) enum BadQuestion {
 }
 
 /// Where a connection goes. Its JSON is a stable interface: fields keep their names, new ones may be added.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Explanation {
     /// As given in the question.
     pub name: String,
@@ -65,8 +65,11 @@ pub(crate) struct Explanation {
     pub taken: Option<Entry>,
     /// More specific entries, in the order they were checked.
     pub passed_over: Vec<PassedOver>,
-    /// The destination; either this or `refusal` is set.
+    /// The destination; one of this, `split` and `refusal` is set.
     pub pool: Option<Pool>,
+    /// The pools that the connections are split over.
+    #[serde(default)]
+    pub split: Option<Vec<Share>>,
     pub refusal: Option<Refusal>,
     /// Further hints for people.
     pub hints: Vec<String>,
@@ -99,6 +102,15 @@ pub(crate) struct PassedOver {
 pub(crate) struct Pool {
     pub name: String,
     pub backends: Vec<Backend>,
+}
+
+/// A pool of a split.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Share {
+    pub pool: Pool,
+    pub weight: u32,
+    /// Of the connections, to two decimal places.
+    pub percent: f64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,6 +171,7 @@ pub(crate) fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explan
         taken: None,
         passed_over: Vec::new(),
         pool: None,
+        split: None,
         refusal: None,
         hints: Vec::new(),
         config: Source {
@@ -190,6 +203,15 @@ impl Explanation {
         self.matched = Some(matched.as_str().to_owned());
         match &route.to {
             Destination::Pool(pool) => self.pool = Some(reported_pool(&snapshot.config, &pool.name)),
+            Destination::Split(split) => {
+                let share = |share: &snapshot::Share| Share {
+                    pool: reported_pool(&snapshot.config, &share.pool.name),
+                    weight: share.weight,
+                    percent: (split.part(share) * 1e4).round() / 1e2,
+                };
+                self.split = Some(split.shares().iter().map(share).collect());
+                self.hints.push("the shares are of connections: those of one client may go to different pools".into());
+            }
             Destination::Refuse(how) => self.refusal = Some(refusal(*how, matched)),
         }
         if let Some(Sni::Name(name)) = asked.sni {

@@ -34,6 +34,7 @@ mod second_hellos;
 mod self_loops;
 mod silent;
 mod soft_errors;
+mod splits;
 mod stalled;
 mod stalls;
 mod strangers;

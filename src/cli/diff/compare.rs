@@ -5,6 +5,8 @@
 //!      pattern by a name that only it and less specific ones match.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use foldhash::fast::RandomState;
 use serde::{Serialize, Serializer};
@@ -15,7 +17,7 @@ use crate::client_hello::Alpn;
 use crate::config::{self, Config, Place};
 use crate::server_name::{Pattern, ServerName, Sni};
 use crate::settings::{Pool, Refuse, Span};
-use crate::snapshot::{Chosen, Destination, Route, RouteQuery};
+use crate::snapshot::{Chosen, Destination, Route, RouteQuery, Share, Split};
 
 /// All differences. The JSON is a stable interface.
 #[derive(Debug, Serialize)]
@@ -59,8 +61,9 @@ pub(super) struct Effect<'a> {
 /// Where a connection goes, and what decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub(super) struct Target<'a> {
-    /// Either this or `refuse` is set.
+    /// One of this, `split` and `refuse` is set.
     pub pool: Option<&'a str>,
+    pub split: Option<Shares<'a>>,
     pub refuse: Option<&'static str>,
     #[serde(rename = "idle_timeout_s", serialize_with = "in_seconds")]
     pub idle_timeout: Option<Span>,
@@ -68,6 +71,56 @@ pub(super) struct Target<'a> {
     pub route: &'a str,
     #[serde(rename = "match")]
     pub matched: &'static str,
+}
+
+/// The shares of a split, as written. Two are equal if clients notice no difference.
+#[derive(Clone, Copy)]
+pub(super) struct Shares<'a>(&'a Split);
+
+impl<'a> Shares<'a> {
+    /// The pools and their weights, as written.
+    pub(super) fn written(self) -> impl Iterator<Item = (&'a str, u32)> {
+        self.0.shares().iter().map(|share| (&*share.pool.name, share.weight))
+    }
+
+    /// The pools that get connections, in order of their names, with the parts that they get.
+    fn parts(self) -> Vec<(&'a str, u64)> {
+        let part = |share: &'a Share| (&*share.pool.name, self.0.part(share).to_bits());
+        let mut parts: Vec<_> = self.0.shares().iter().filter(|share| share.weight > 0).map(part).collect();
+        parts.sort_unstable();
+        parts
+    }
+}
+
+impl PartialEq for Shares<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts() == other.parts()
+    }
+}
+
+impl Eq for Shares<'_> {}
+
+impl Hash for Shares<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.parts().hash(state);
+    }
+}
+
+impl fmt::Debug for Shares<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.written()).finish()
+    }
+}
+
+impl Serialize for Shares<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Written<'a> {
+            pool: &'a str,
+            weight: u32,
+        }
+        serializer.collect_seq(self.written().map(|(pool, weight)| Written { pool, weight }))
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -110,10 +163,20 @@ pub(super) fn compare<'a>(old: &'a Side, new: &'a Side) -> Report<'a> {
     }
 }
 
-impl Target<'_> {
+impl<'a> Target<'a> {
+    /// See [`Shares::parts`]; a pool alone gets all.
+    fn parts(&self) -> Vec<(&'a str, u64)> {
+        let all = self.pool.map(|pool| (pool, 1_f64.to_bits()));
+        self.split.map(Shares::parts).unwrap_or_default().into_iter().chain(all).collect()
+    }
+
     /// Whether clients notice no difference; route names may differ.
     pub(super) fn is_same_for_clients(&self, other: &Self) -> bool {
-        (self.pool, self.refuse, self.idle_timeout) == (other.pool, other.refuse, other.idle_timeout)
+        let same_pools = match (self.split, other.split) {
+            (None, None) => self.pool == other.pool,
+            _ => self.parts() == other.parts(),
+        };
+        same_pools && (self.refuse, self.idle_timeout) == (other.refuse, other.idle_timeout)
     }
 }
 
@@ -172,10 +235,17 @@ fn written_alike(old: &Config, before: &[&config::Route], new: &Config, after: &
     written(old, before) == written(new, after)
 }
 
-fn destination<'a>(config: &'a Config, route: &config::Route) -> (Option<&'a str>, Option<Refuse>) {
-    match route.to {
-        config::Destination::Pool(pool) => (Some(&config.pools[pool].name), None),
-        config::Destination::Refuse(how) => (None, Some(how)),
+/// The pools with their weights, 1 for one alone; and how connections are refused.
+fn destination<'a>(config: &'a Config, route: &config::Route) -> (Vec<(&'a str, u32)>, Option<Refuse>) {
+    let name = |pool: usize| &*config.pools[pool].name;
+    match &route.to {
+        config::Destination::Pool(pool) => (vec![(name(*pool), 1)], None),
+        config::Destination::Split(shares) => {
+            let mut shares: Vec<_> = shares.iter().map(|share| (name(share.pool), share.weight)).collect();
+            shares.sort_unstable();
+            (shares, None)
+        }
+        config::Destination::Refuse(how) => (Vec::new(), Some(*how)),
     }
 }
 
@@ -259,6 +329,7 @@ struct Outcome<'a> {
 }
 
 /// Merges outcomes that are the same for all `size` values on `axis`.
+#[expect(clippy::mutable_key_type, reason = "hashes names and weights, which do not change")]
 fn without_idle_axis<'a>(outcomes: Vec<Outcome<'a>>, axis: usize, size: usize) -> Vec<Outcome<'a>> {
     let elsewhere = |outcome: &Outcome<'_>| {
         let mut at = outcome.at;
@@ -300,11 +371,12 @@ fn target(Chosen { route, matched }: Chosen<'_>) -> Target<'_> {
 
 /// For a fallback, the match has its name.
 fn target_of(route: &Route) -> Target<'_> {
-    let (pool, refuse) = match &route.to {
-        Destination::Pool(pool) => (Some(&*pool.name), None),
-        Destination::Refuse(how) => (None, Some(how.as_str())),
+    let (pool, split, refuse) = match &route.to {
+        Destination::Pool(pool) => (Some(&*pool.name), None, None),
+        Destination::Split(split) => (None, Some(Shares(split)), None),
+        Destination::Refuse(how) => (None, None, Some(how.as_str())),
     };
-    Target { pool, refuse, idle_timeout: route.idle_timeout, route: &route.name, matched: "" }
+    Target { pool, split, refuse, idle_timeout: route.idle_timeout, route: &route.name, matched: "" }
 }
 
 fn fallbacks<'a>(old: &'a Side, new: &'a Side) -> Vec<FallbackChange<'a>> {

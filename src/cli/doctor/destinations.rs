@@ -17,7 +17,7 @@ pub(super) struct Destinations<'a> {
     one_label: Map<&'a str, Level>,
     many_labels: Map<&'a str, Level>,
     any: Level,
-    unmatched: Option<usize>,
+    unmatched: Vec<usize>,
     /// The exact names that are one label longer.
     below: Map<&'a str, Vec<&'a str>>,
 }
@@ -39,7 +39,7 @@ impl<'a> Destinations<'a> {
             one_label: Map::default(),
             many_labels: Map::default(),
             any: Level::default(),
-            unmatched: config.unmatched.pool(),
+            unmatched: config.unmatched.pools().collect(),
             below: Map::default(),
         };
         for route in &config.routes {
@@ -61,7 +61,11 @@ impl<'a> Destinations<'a> {
                     Pattern::Any => &mut all.any,
                 };
                 level.takes_all |= takes_all;
-                level.pools.extend(route.to.pool().filter(|pool| !level.pools.contains(pool)));
+                for pool in route.to.pools() {
+                    if !level.pools.contains(&pool) {
+                        level.pools.push(pool);
+                    }
+                }
             }
         }
         all
@@ -81,7 +85,7 @@ impl<'a> Destinations<'a> {
                 return pools;
             }
         }
-        self.unmatched.into_iter().for_each(&mut add);
+        self.unmatched.iter().copied().for_each(&mut add);
         pools
     }
 
@@ -123,6 +127,7 @@ routes:
   - { sni: gone.test, refuse: alert }
   - { sni: "**.deep.test", pool: p2 }
   - { sni: "*.deep.test", source: [10.0.0.0/8], pool: p0 }
+  - { sni: split.test, split: [{ pool: p2, weight: 1 }, { pool: p0, weight: 0 }] }
 pools: { p0: { backends: ["127.0.0.1:1"] }, p1: { backends: ["127.0.0.1:1"] }, p2: { backends: ["127.0.0.1:1"] } }
 unmatched: { pool: p0 }
 "#;
@@ -136,7 +141,8 @@ unmatched: { pool: p0 }
         assert_eq!(all.of("y.x.deep.test"), [2]);
         assert_eq!(all.of("deep.test"), [1]);
         assert_eq!(all.of("elsewhere"), [0]);
-        assert_eq!(all.below("test"), ["a.test", "b.test", "gone.test"]);
+        assert_eq!(all.of("split.test"), [2, 0]);
+        assert_eq!(all.below("test"), ["a.test", "b.test", "gone.test", "split.test"]);
         assert!(all.has_one_label("deep.test") && !all.has_one_label("a.test"));
     }
 }

@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::destinations::Destinations;
-use crate::config::{Config, Destination};
+use crate::config::Config;
 use crate::server_name::{Pattern, ServerName};
 
 /// A pool, and the names to ask its backends for.
@@ -101,21 +101,23 @@ fn routed(config: &Config, all: &Destinations<'_>) -> Vec<Vec<Question>> {
     let mut asked: Vec<Vec<Question>> = vec![Vec::new(); config.pools.len()];
     let mut seen = HashSet::new();
     for (destination, question) in [
-        (config.no_sni, Question { name: None, why: Why::NoName }),
-        (config.unmatched, Question { name: Some(UNKNOWN.into()), why: Why::AnyName }),
+        (&config.no_sni, Question { name: None, why: Why::NoName }),
+        (&config.unmatched, Question { name: Some(UNKNOWN.into()), why: Why::AnyName }),
     ] {
-        if let Destination::Pool(pool) = destination {
+        for pool in destination.pools() {
             seen.insert((pool, question.clone()));
-            asked[pool].push(question);
+            asked[pool].push(question.clone());
         }
     }
     let (mut wildcards, mut exact) = (Vec::new(), Vec::new());
     for route in &config.routes {
-        let Destination::Pool(pool) = route.to else { continue };
         for (pattern, _) in &route.patterns {
             let question = question(pattern, all);
-            if seen.insert((pool, question.clone())) {
-                if question.why == Why::Routed { &mut exact } else { &mut wildcards }.push((pool, question));
+            for pool in route.to.pools() {
+                if seen.insert((pool, question.clone())) {
+                    let of_its_kind = if question.why == Why::Routed { &mut exact } else { &mut wildcards };
+                    of_its_kind.push((pool, question.clone()));
+                }
             }
         }
     }

@@ -104,12 +104,12 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
 
 /// Warns about a listener that would refuse every TLS connection.
 pub(super) fn warn_of_unused(config: &Config, places: &[Place], problems: &mut Problems) {
-    let to_pool = |to: Destination| matches!(to, Destination::Pool(_));
-    if [config.no_sni, config.unmatched, config.not_tls].into_iter().any(to_pool) {
+    let to_pool = |to: &Destination| to.pools().next().is_some();
+    if [&config.no_sni, &config.unmatched, &config.not_tls].into_iter().any(to_pool) {
         return;
     }
     let mut used = vec![false; config.listeners.len()];
-    for route in config.routes.iter().filter(|route| to_pool(route.to)) {
+    for route in config.routes.iter().filter(|route| to_pool(&route.to)) {
         match route.conditions.listeners.as_slice() {
             [] => return,
             some => some.iter().for_each(|&listener| used[listener] = true),

@@ -10,8 +10,8 @@ use std::time::Duration;
 use super::self_loops::{self, Ours};
 use super::settings::{DAY, HOUR, MILLISECOND, number_within, within};
 use super::{Cursor, Names, checks};
+use crate::config::Config;
 use crate::config::problem::{Place, Problem, Problems, Severity};
-use crate::config::{Config, Destination};
 use crate::server_name::{Pattern, ServerName};
 use crate::settings::{BackendAddress, CheckKind, Congestion, HealthCheck, Pool, Text, name_error};
 
@@ -128,10 +128,9 @@ fn connect(pool: &Pool, section: &Cursor<'_>) {
 pub(super) fn default_check_names(config: &mut Config, places: &[Place], top: &Cursor<'_>) {
     let mut first: HashMap<usize, &ServerName> = HashMap::new();
     for route in &config.routes {
-        let Destination::Pool(pool) = route.to else { continue };
         for (pattern, _) in &route.patterns {
             if let Pattern::Exact(name) = pattern {
-                first.entry(pool).or_insert(name);
+                route.to.pools().for_each(|pool| _ = first.entry(pool).or_insert(name));
             }
         }
     }
@@ -158,8 +157,8 @@ pub(super) fn default_check_names(config: &mut Config, places: &[Place], top: &C
 
 /// Which pools get connections, but none that are TLS.
 fn never_tls(config: &Config) -> Vec<bool> {
-    let tls = config.routes.iter().map(|route| route.to).chain([config.no_sni, config.unmatched]);
-    let tls: HashSet<usize> = tls.filter_map(Destination::pool).collect();
+    let tls = config.routes.iter().map(|route| &route.to).chain([&config.no_sni, &config.unmatched]);
+    let tls: HashSet<usize> = tls.flat_map(|to| to.pools()).collect();
     let plain: HashSet<usize> = plain(config).collect();
     (0..config.pools.len()).map(|pool| plain.contains(&pool) && !tls.contains(&pool)).collect()
 }
@@ -168,18 +167,16 @@ fn never_tls(config: &Config) -> Vec<bool> {
 fn plain(config: &Config) -> impl Iterator<Item = usize> {
     let silent = config.listeners.iter().filter_map(|listener| listener.silent.as_ref());
     let silent = silent.filter_map(|silent| config.pools.iter().position(|pool| *pool.name == *silent.pool));
-    silent.chain(config.not_tls.pool())
+    silent.chain(config.not_tls.pools())
 }
 
 /// Warns about a pool that nothing routes to.
 pub(super) fn warn_of_unused(config: &Config, places: &[Place], problems: &mut Problems) {
     let mut used = vec![false; config.pools.len()];
     plain(config).for_each(|pool| used[pool] = true);
-    let fallbacks = [config.no_sni, config.unmatched];
-    for to in config.routes.iter().map(|route| route.to).chain(fallbacks) {
-        if let Destination::Pool(pool) = to {
-            used[pool] = true;
-        }
+    let fallbacks = [&config.no_sni, &config.unmatched];
+    for to in config.routes.iter().map(|route| &route.to).chain(fallbacks) {
+        to.pools().for_each(|pool| used[pool] = true);
     }
     for ((pool, place), _) in config.pools.iter().zip(places).zip(&used).filter(|(_, used)| !**used) {
         problems.push(Problem {

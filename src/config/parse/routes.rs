@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::settings::{MILLISECOND, WEEK, within};
 use super::{Cursor, Names};
 use crate::config::problem::{Place, Problem};
-use crate::config::{Conditions, Destination, Route, file};
+use crate::config::{Conditions, Destination, Route, Share, file};
 use crate::server_name::Pattern;
 use crate::settings::{OneOrMany, Refuse, Text};
 
@@ -44,7 +44,8 @@ fn route(
     pools: &Names,
     taken: &mut TakenNames,
 ) -> Option<Route> {
-    let to = destination(route.pool.as_deref(), route.refuse, cursor, pools);
+    let file::Route { pool, split, refuse, .. } = &route;
+    let to = destination(pool.as_deref(), split.as_deref(), *refuse, cursor, pools);
     if let Some(idle) = route.idle_timeout {
         within(cursor, "idle_timeout", idle, MILLISECOND..=WEEK);
     }
@@ -84,35 +85,86 @@ fn through(names: &[String], cursor: &Cursor<'_>, listeners: &Names) -> Vec<usiz
 /// Parses one of the three fallbacks.
 pub(super) fn fallback(top: &Cursor<'_>, key: &str, default: Refuse, pools: &Names) -> Destination {
     let parsed = top.key(key).and_then(|cursor| {
-        let file::Fallback { pool, refuse } = cursor.read()?;
-        destination(pool.as_deref(), refuse, &cursor, pools)
+        let file::Fallback { pool, split, refuse } = cursor.read()?;
+        destination(pool.as_deref(), split.as_deref(), refuse, &cursor, pools)
     });
     parsed.unwrap_or(Destination::Refuse(default))
 }
 
-fn destination(pool: Option<&str>, refuse: Option<Refuse>, cursor: &Cursor<'_>, pools: &Names) -> Option<Destination> {
-    match (pool, refuse) {
-        (None, None) => {
-            if !cursor.holds("pool") && !cursor.holds("refuse") {
-                cursor.error("the route has no target; add `pool` or `refuse`");
+fn destination(
+    pool: Option<&str>,
+    split: Option<&[file::Share]>,
+    refuse: Option<Refuse>,
+    cursor: &Cursor<'_>,
+    pools: &Names,
+) -> Option<Destination> {
+    match (pool, split, refuse) {
+        (None, None, None) => {
+            if !TARGETS.iter().any(|key| cursor.holds(key)) {
+                cursor.error("the route has no target; add `pool`, `split` or `refuse`");
             }
             None
         }
-        (Some(_), Some(_)) => {
-            cursor.error_at("refuse", "`pool` and `refuse` cannot be used together; remove one");
-            None
-        }
-        (None, Some(refuse)) => Some(Destination::Refuse(refuse)),
-        (Some(name), None) => {
-            // A misspelt top-level key is one problem; do not report each route as well.
-            let misspelt = |problem: &Problem| problem.message.ends_with("did you mean `pools`?");
-            if pools.is_empty() && cursor.reading.problems.borrow().iter().any(misspelt) {
-                return None;
+        (Some(name), None, None) => pool_named(name, cursor, pools).map(Destination::Pool),
+        (None, Some(shares), None) => self::split(shares, cursor, pools).map(Destination::Split),
+        (None, None, Some(refuse)) => Some(Destination::Refuse(refuse)),
+        _ => {
+            let set = [pool.is_some(), split.is_some(), refuse.is_some()];
+            let set = TARGETS.into_iter().zip(set).filter_map(|(key, is_set)| is_set.then_some(key));
+            match *set.collect::<Vec<_>>() {
+                [one, other] => {
+                    let message = format_args!("`{one}` and `{other}` cannot be used together; remove one");
+                    cursor.error_at(other, message);
+                }
+                _ => cursor.error_at("refuse", "`pool`, `split` and `refuse` cannot be used together; keep one"),
             }
-            let found = pools.find(name, "pool").map_err(|dangling| cursor.error_at("pool", dangling));
-            found.ok().map(Destination::Pool)
+            None
         }
     }
+}
+
+/// The shares of a split, if all of them can be used.
+fn split(shares: &[file::Share], cursor: &Cursor<'_>, pools: &Names) -> Option<Arc<[Share]>> {
+    let list = cursor.key("split")?;
+    if list.is_empty_list() {
+        list.error("a split needs at least one share: `{ pool: NAME, weight: NUMBER }`");
+    }
+    if shares.len() > MOST_SHARES {
+        list.error(format_args!("a split has at most {MOST_SHARES} shares; this one has {}", shares.len()));
+    }
+    let mut parsed = Vec::with_capacity(shares.len());
+    let mut first: HashMap<usize, Place> = HashMap::new();
+    let mut are_weights_valid = true;
+    for (share, cursor) in shares.iter().zip(list.items()) {
+        if share.weight > MAX_SHARE_WEIGHT {
+            cursor.error_at("weight", "the weight of a share is 0 to 1000000");
+            are_weights_valid = false;
+        }
+        let Some(pool) = pool_named(&share.pool, &cursor, pools) else { continue };
+        if let Some(first) = first.insert(pool, cursor.at("pool").place()) {
+            let message = format_args!(
+                "pool `{}` is already in this split, at {first}; add the weights up in one share",
+                share.pool
+            );
+            cursor.error_at("pool", message);
+        }
+        parsed.push(Share { pool, weight: share.weight });
+    }
+    if !shares.is_empty() && are_weights_valid && shares.iter().all(|share| share.weight == 0) {
+        list.error("all weights are 0, so no pool gets a connection; raise one, or write `refuse` instead of `split`");
+        return None;
+    }
+    (!shares.is_empty() && parsed.len() == shares.len()).then(|| parsed.into())
+}
+
+/// The number of the pool that `pool` names.
+fn pool_named(name: &str, cursor: &Cursor<'_>, pools: &Names) -> Option<usize> {
+    // A misspelt top-level key is one problem; do not report each route as well.
+    let misspelt = |problem: &Problem| problem.message.ends_with("did you mean `pools`?");
+    if pools.is_empty() && cursor.reading.problems.borrow().iter().any(misspelt) {
+        return None;
+    }
+    pools.find(name, "pool").map_err(|dangling| cursor.error_at("pool", dangling)).ok()
 }
 
 /// The names of routes, which must be unique.
@@ -145,3 +197,8 @@ impl TakenNames {
         }
     }
 }
+
+const TARGETS: [&str; 3] = ["pool", "split", "refuse"];
+const MOST_SHARES: usize = 64;
+/// As in the Gateway API, whose weights can so be taken over as they are.
+const MAX_SHARE_WEIGHT: u32 = 1_000_000;

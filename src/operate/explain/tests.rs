@@ -48,6 +48,19 @@ fn it_tells_the_pattern_the_place_and_what_was_passed_over() {
 }
 
 #[test]
+fn a_split_is_reported_with_its_shares() {
+    let routes = SHOP
+        .replace("source: [10.0.0.0/8], pool: staging", "source: [10.0.0.0/8], pool: shop")
+        .replace("pool: shop }", "split: [{ pool: shop, weight: 2 }, { pool: staging, weight: 1 }] }");
+    let reported = ask(&snapshot(&routes), "shop.test");
+    assert!(reported.pool.is_none() && reported.refusal.is_none(), "{reported:?}");
+    let shares = reported.split.expect("a split");
+    let shares: Vec<_> = shares.iter().map(|share| (&*share.pool.name, share.weight, share.percent)).collect();
+    assert_eq!(shares, [("shop", 2, 66.67), ("staging", 1, 33.33)]);
+    assert!(reported.hints.iter().any(|hint| hint.contains("of one client may go to different pools")));
+}
+
+#[test]
 fn refusals_are_reported_as_the_client_sees_them() {
     let snapshot = snapshot(SHOP);
     let refusal = |name| {

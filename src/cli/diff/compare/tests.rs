@@ -57,6 +57,29 @@ fn a_pattern_that_changes_nothing_is_reported_as_such() {
 }
 
 #[test]
+fn a_share_that_changes_is_reported_and_one_that_is_written_otherwise_has_no_effect() {
+    let split = |blue, green| {
+        let shares = format!("[{{ pool: a, weight: {blue} }}, {{ pool: b, weight: {green} }}]");
+        snapshot(&format!("routes: [{{ sni: a.test, split: {shares} }}]\nno_sni: {{ split: {shares} }}"))
+    };
+    let changed = |old: &Side, new: &Side| {
+        let report = compare(old, new);
+        let effects = |change: &PatternChange<'_>| change.effects.iter().filter(|effect| effect.changes()).count();
+        (report.patterns.iter().map(effects).collect::<Vec<_>>(), report.fallbacks.len())
+    };
+    let old = split(90, 10);
+    assert_eq!(changed(&old, &split(90, 10)), (vec![], 0));
+    assert_eq!(changed(&old, &split(9, 1)), (vec![0], 0));
+    assert_eq!(changed(&old, &split(10, 90)), (vec![1], 1));
+    assert_eq!(changed(&old, &split(90, 0)), (vec![1], 1));
+    assert_eq!(changed(&split(90, 0), &snapshot("routes: [{ sni: a.test, pool: a }]")), (vec![0], 1));
+    let json = serde_json::to_value(compare(&old, &split(1, 0))).unwrap();
+    let to = &json["patterns"][0]["effects"][0]["to"];
+    assert_eq!(to["split"], serde_json::json!([{ "pool": "a", "weight": 1 }, { "pool": "b", "weight": 0 }]));
+    assert!(to["pool"].is_null() && to["refuse"].is_null(), "{to}");
+}
+
+#[test]
 fn a_route_may_be_called_otherwise_and_move() {
     let old = "routes: [{ name: x, sni: a.test, pool: a }, { sni: b.test, pool: b }]";
     let new = "routes: [{ sni: b.test, pool: b }, { name: y, sni: a.test, pool: a }]";
