@@ -10,14 +10,17 @@
 //! message:   type 0x01 | length (3) | version (2) | random (32) | session id | cipher suites | compression | extensions
 //! ```
 //!
-//! tls-parser reads the message once it is whole. Records are assembled here, since its record parsers return an error
-//! for a fragment. The extension list is walked here, since its own parser drops what it cannot read, and a name that
-//! we read differently from the backend would be a way around the routing.
+//! tls-parser reads the message once it is whole. Records are assembled by [`Reader`], since its record parsers return an
+//! error for a fragment. The extension list is walked here, since its own parser drops what it cannot read, and a name
+//! that we read differently from the backend would be a way around the routing.
+
+mod reader;
 
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 
+pub use self::reader::{MAX_RECORDS, Reader};
 use crate::server_name::{InvalidName, Sni};
 
 /// The result of parsing the bytes so far.
@@ -99,125 +102,6 @@ pub fn parse(bytes: &[u8], max_message_bytes: usize) -> Result<Hello, NotHello> 
     Reader::new(max_message_bytes).read(bytes)
 }
 
-/// Remembers how far a hello has been parsed, so that one that arrives in small pieces is still parsed in linear time.
-#[derive(Debug)]
-pub struct Reader {
-    max_message_bytes: usize,
-    /// Offset of the first incomplete record.
-    at: usize,
-    records: usize,
-    /// The fragments so far, if there is more than one; grows only by bytes received.
-    message: Vec<u8>,
-}
-
-impl Reader {
-    /// A reader that refuses a message of more bytes.
-    pub fn new(max_message_bytes: usize) -> Self {
-        Self { max_message_bytes, at: 0, records: 0, message: Vec::new() }
-    }
-
-    /// Parses `bytes`, which must begin with all the bytes passed to earlier calls.
-    ///
-    /// # Errors
-    /// [`NotHello`]; the reader must not be used after that.
-    pub fn read(&mut self, bytes: &[u8]) -> Result<Hello, NotHello> {
-        loop {
-            let rest = &bytes[self.at..];
-            let Some(fragment_bytes) = self.record_header(rest)? else {
-                return needs(RECORD_HEADER_BYTES - rest.len() + self.missing_after(0));
-            };
-            let fragment = &rest[RECORD_HEADER_BYTES..];
-            let Some(fragment) = fragment.get(..fragment_bytes) else {
-                self.foresee(fragment, fragment_bytes)?;
-                let missing = fragment_bytes - fragment.len() + self.missing_after(fragment_bytes);
-                // Until the message's length is known, ask for no more than that: it may be too long.
-                let to_length = MESSAGE_HEADER_BYTES.saturating_sub(self.message.len() + fragment.len());
-                return needs(if to_length > 0 { missing.min(to_length) } else { missing });
-            };
-            self.at += RECORD_HEADER_BYTES + fragment_bytes;
-            self.records += 1;
-            if self.records == 1 && message_bytes(fragment) == Some(fragment.len()) {
-                self.check_header(fragment)?;
-                return self.whole(fragment);
-            }
-            if self.message.capacity() - self.message.len() < fragment.len() {
-                // Doubles, since records may be a byte long, but not beyond what the message needs.
-                let missing = message_bytes(&self.message).map_or(0, |bytes| bytes.saturating_sub(self.message.len()));
-                self.message.reserve_exact(fragment.len().max(self.message.len().min(missing)));
-            }
-            self.message.extend_from_slice(fragment);
-            self.foresee(&[], 0)?;
-            if message_bytes(&self.message) == Some(self.message.len()) {
-                return self.whole(&self.message);
-            }
-        }
-    }
-
-    /// Checks as much of the header at the start of `rest` as is present; returns the fragment's length once it is
-    /// complete.
-    fn record_header(&self, rest: &[u8]) -> Result<Option<usize>, NotHello> {
-        let first = self.records == 0;
-        let wrong =
-            if first { NotHello::NotTls } else { NotHello::Malformed("a record of another type inside the hello") };
-        if rest.first().is_some_and(|&kind| kind != HANDSHAKE) || rest.get(1).is_some_and(|&major| major != 3) {
-            return Err(wrong);
-        }
-        let Some(&[_, _, _, high, low]) = rest.first_chunk() else { return Ok(None) };
-        if self.records == MAX_RECORDS {
-            return Err(NotHello::TooManyRecords);
-        }
-        match u16::from_be_bytes([high, low]).into() {
-            0 => Err(NotHello::Malformed("an empty handshake record")),
-            length if length > MAX_FRAGMENT_BYTES => Err(NotHello::Malformed("a record over 16 KiB")),
-            length => Ok(Some(length)),
-        }
-    }
-
-    /// Rejects early what is certain to fail later: `partial` is the start of a fragment of `fragment_bytes`.
-    fn foresee(&self, partial: &[u8], fragment_bytes: usize) -> Result<(), NotHello> {
-        let begun = if self.message.is_empty() { partial } else { &self.message };
-        self.check_header(begun)?;
-        let Some(message_bytes) = message_bytes(begun) else { return Ok(()) };
-        check_outline(begun, message_bytes)?;
-        if self.message.len() + fragment_bytes > message_bytes {
-            return Err(NotHello::Malformed("bytes after the hello in its record"));
-        }
-        Ok(())
-    }
-
-    /// Checks as much of the message's own header as is present. Always done first and in this order, since the alert a
-    /// client gets must not depend on how its bytes are split.
-    fn check_header(&self, begun: &[u8]) -> Result<(), NotHello> {
-        if begun.first().is_some_and(|&kind| kind != CLIENT_HELLO) {
-            return Err(NotHello::Malformed("a handshake message that is not a ClientHello"));
-        }
-        match message_bytes(begun) {
-            Some(bytes) if bytes > self.max_message_bytes => Err(NotHello::TooLong { bytes }),
-            _ => Ok(()),
-        }
-    }
-
-    /// The minimum number of bytes that must follow a record of `fragment_bytes` more.
-    fn missing_after(&self, fragment_bytes: usize) -> usize {
-        match message_bytes(&self.message) {
-            // The missing part of the message, in one more record.
-            Some(bytes) => match bytes.saturating_sub(self.message.len() + fragment_bytes) {
-                0 => 0,
-                missing if fragment_bytes == 0 => missing,
-                missing => missing + RECORD_HEADER_BYTES,
-            },
-            None => 0,
-        }
-    }
-
-    fn whole(&self, message: &[u8]) -> Result<Hello, NotHello> {
-        let mut hello = read_message(message)?;
-        hello.wire_bytes = self.at;
-        hello.records = self.records;
-        Ok(Hello::Whole(hello))
-    }
-}
-
 impl ClientHello {
     /// The name, or what the client sent in its place.
     pub fn name_or_literal(&self) -> Option<&str> {
@@ -249,14 +133,8 @@ impl ClientHello {
         if self.records == 1 {
             return wire.get(RECORD_HEADER_BYTES + start..RECORD_HEADER_BYTES + end).map(Cow::Borrowed);
         }
-        let mut rest = wire.get(..self.wire_bytes)?;
-        let fragments = std::iter::from_fn(|| {
-            let (&[.., high, low], after) = rest.split_first_chunk::<RECORD_HEADER_BYTES>()?;
-            let (fragment, after) = after.split_at_checked(u16::from_be_bytes([high, low]).into())?;
-            rest = after;
-            Some(fragment)
-        });
-        Some(fragments.flatten().copied().skip(start).take(end - start).collect())
+        let message = fragments(wire.get(..self.wire_bytes)?).flatten();
+        Some(message.copied().skip(start).take(end - start).collect())
     }
 }
 
@@ -328,50 +206,6 @@ impl Offers {
             TLS13 => "1.3",
             _ => "unknown",
         }
-    }
-}
-
-/// Checks the fields before the extensions against the announced length, as far as they are present.
-///
-/// Otherwise a false length would look like an incomplete hello until the deadline.
-fn check_outline(begun: &[u8], message_bytes: usize) -> Result<(), NotHello> {
-    const SHORT: NotHello = NotHello::Malformed("the hello ends before its fields do");
-    let mut at = MESSAGE_HEADER_BYTES + 2 + 32;
-    if at + 1 > message_bytes {
-        return Err(SHORT);
-    }
-    let Some(&session_id_bytes) = begun.get(at) else { return Ok(()) };
-    if session_id_bytes > 32 {
-        return Err(NotHello::Malformed("a session id over 32 bytes"));
-    }
-    at += 1 + usize::from(session_id_bytes);
-    if at + 2 > message_bytes {
-        return Err(SHORT);
-    }
-    let Some(suites_bytes) = u16_at(begun, at) else { return Ok(()) };
-    if suites_bytes == 0 || suites_bytes % 2 != 0 {
-        return Err(NotHello::Malformed("the cipher suites"));
-    }
-    at += 2 + suites_bytes;
-    if at + 1 > message_bytes {
-        return Err(SHORT);
-    }
-    let Some(&compression_bytes) = begun.get(at) else { return Ok(()) };
-    if compression_bytes == 0 {
-        return Err(NotHello::Malformed("no compression method"));
-    }
-    at += 1 + usize::from(compression_bytes);
-    if at == message_bytes {
-        return Ok(());
-    }
-    if at + 2 > message_bytes {
-        return Err(SHORT);
-    }
-    match u16_at(begun, at) {
-        Some(extensions_bytes) if at + 2 + extensions_bytes != message_bytes => {
-            Err(NotHello::Malformed("the length of the extensions does not fit the hello"))
-        }
-        _ => Ok(()),
     }
 }
 
@@ -528,6 +362,16 @@ impl Seen {
     }
 }
 
+/// What the records of `wire` hold, up to the first incomplete one.
+fn fragments(mut wire: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (&[.., high, low], after) = wire.split_first_chunk::<RECORD_HEADER_BYTES>()?;
+        let (fragment, after) = after.split_at_checked(u16::from_be_bytes([high, low]).into())?;
+        wire = after;
+        Some(fragment)
+    })
+}
+
 /// The announced length of a handshake message, including its header; `None` until the header is complete.
 fn message_bytes(begun: &[u8]) -> Option<usize> {
     let &[_, high, middle, low] = begun.first_chunk()?;
@@ -536,10 +380,6 @@ fn message_bytes(begun: &[u8]) -> Option<usize> {
 
 fn in_message(at: usize) -> u32 {
     u32::try_from(at).expect("a message is at most 24 bits long")
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<usize> {
-    Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?).into())
 }
 
 /// The content of a vector that fills `data`, without its two-byte length prefix.
@@ -573,10 +413,6 @@ const HANDSHAKE: u8 = 0x16;
 const CLIENT_HELLO: u8 = 0x01;
 const RECORD_HEADER_BYTES: usize = 5;
 const MESSAGE_HEADER_BYTES: usize = 4;
-/// RFC 8446 §5.1.
-const MAX_FRAGMENT_BYTES: usize = 1 << 14;
-/// Enough for a post-quantum hello in one-byte records; limits the framing overhead of a hostile one to 20 KiB.
-pub const MAX_RECORDS: usize = 4096;
 
 /// <https://www.iana.org/assignments/tls-extensiontype-values>
 const SERVER_NAME: u16 = 0;

@@ -9,14 +9,14 @@
 
 use std::io;
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 
 use crate::client_hello::{ClientHello, Hello, NotHello, Reader};
-use crate::hello_memory::{self, Budget, Held, Refused};
+use crate::hello_memory::{self, Held, Refused};
 use crate::proxy_header::{self, Header, Malformed, Parsed};
 use crate::scratch::with_scratch;
 
@@ -52,7 +52,7 @@ pub(crate) enum PeekError {
         error: io::Error,
         got: usize,
     },
-    /// All unfinished hellos together are over their budget, and this is the largest.
+    /// All unfinished hellos together are over their budget, and this one was to be refused.
     Memory {
         got: usize,
     },
@@ -80,7 +80,7 @@ impl Peek {
     /// [`PeekError`], none of them about a hello.
     pub(crate) async fn proxy_header(&mut self, client: &mut (impl AsyncRead + Unpin)) -> Result<Header, PeekError> {
         let read = in_time(self.deadline, read_proxy_header(client, &mut self.kept)).await;
-        let header = read.unwrap_or(Err(PeekError::TimedOut { got: self.kept.bytes.len() }))?;
+        let header = read.unwrap_or(Err(PeekError::TimedOut { got: self.kept.got() }))?;
         self.header_bytes = header.bytes;
         Ok(header)
     }
@@ -117,7 +117,7 @@ impl Peek {
         match in_time(self.deadline, read_hello(client, &mut self.kept, max_hello_bytes)).await {
             Some(Ok(first)) => Ok(Peeked { first, prefix: self.kept.bytes }),
             Some(Err(error)) => Err(error.after(self.header_bytes)),
-            None => Err(PeekError::TimedOut { got: self.kept.bytes.len() }),
+            None => Err(PeekError::TimedOut { got: self.kept.got() }),
         }
     }
 }
@@ -174,6 +174,7 @@ async fn read_proxy_header(client: &mut (impl AsyncRead + Unpin), kept: &mut Kep
         match proxy_header::parse(&kept.bytes) {
             Ok(Parsed::Whole(header)) => {
                 kept.bytes = kept.bytes[header.bytes..].to_vec();
+                kept.held = None;
                 return Ok(header);
             }
             Ok(Parsed::Needs(bytes)) => more = bytes.get(),
@@ -184,7 +185,9 @@ async fn read_proxy_header(client: &mut (impl AsyncRead + Unpin), kept: &mut Kep
 
 /// The bytes so far, and what they take of the budget of all unfinished hellos.
 struct Kept {
+    /// Empty while they are parked.
     bytes: Vec<u8>,
+    parked_bytes: usize,
     /// Only if they did not come in one piece.
     held: Option<Held<'static>>,
     /// `None`: auto.
@@ -193,46 +196,61 @@ struct Kept {
 
 impl Kept {
     fn new(memory_bytes: Option<usize>) -> Self {
-        Self { bytes: Vec::new(), held: None, memory_bytes }
+        Self { bytes: Vec::new(), parked_bytes: 0, held: None, memory_bytes }
     }
 
-    /// Call it before waiting for more.
-    fn count(&mut self) -> Result<(), PeekError> {
-        if self.bytes.is_empty() {
+    fn got(&self) -> usize {
+        self.bytes.len() + self.parked_bytes
+    }
+
+    /// Called before the task waits for more.
+    fn park(&mut self, cx: &Context<'_>) -> Result<(), Refused> {
+        let got = self.bytes.len();
+        if got == 0 {
             return Ok(());
         }
-        let held = self.held.get_or_insert_with(|| hello_memory::ALL.get_or_init(Budget::default).hold());
-        // The reader keeps as much again.
-        let bytes = 2 * self.bytes.capacity();
-        let limit = self.memory_bytes.unwrap_or_else(hello_memory::auto_bytes);
-        held.grow(bytes, limit).map_err(|Refused| PeekError::Memory { got: self.bytes.len() })
+        let held = self.held.get_or_insert_with(|| hello_memory::all().hold());
+        held.park(&mut self.bytes, self.memory_bytes.unwrap_or_else(hello_memory::auto_bytes))?;
+        self.parked_bytes = got - self.bytes.len();
+        if held.poll_refused(cx) { Err(Refused) } else { Ok(()) }
+    }
+
+    /// Called before anything else is done with the bytes.
+    fn unpark(&mut self) -> Result<(), Refused> {
+        let Some(held) = &mut self.held else { return Ok(()) };
+        held.unpark(&mut self.bytes)?;
+        self.parked_bytes = 0;
+        Ok(())
     }
 }
 
-/// Appends at least `wanted` bytes, and grows by what was received, never by what was announced.
+/// Appends at least `wanted` bytes, and grows by what was received, hardly by what was announced.
 async fn read_more(client: &mut (impl AsyncRead + Unpin), kept: &mut Kept, wanted: usize) -> Result<(), PeekError> {
-    let enough = kept.bytes.len() + wanted;
-    while kept.bytes.len() < enough {
-        let before = kept.bytes.len();
-        kept.count()?;
+    // A read that was cancelled leaves them parked.
+    kept.unpark().map_err(|Refused| PeekError::Memory { got: kept.got() })?;
+    let before = kept.bytes.len();
+    let mut got = before;
+    while got < before + wanted {
         let read = std::future::poll_fn(|cx| {
-            if kept.held.as_ref().is_some_and(|held| held.poll_refused(cx)) {
+            if kept.unpark().is_err() {
                 return Poll::Ready(Ok(Next::Refused));
             }
-            with_scratch(|scratch| {
+            let poll = with_scratch(|scratch| {
                 let mut buffer = ReadBuf::new(&mut scratch[..READ_BYTES]);
                 let poll = Pin::new(&mut *client).poll_read(cx, &mut buffer);
-                // Exactly: most hellos arrive in one piece, and those that do not must not take twice their size.
-                kept.bytes.reserve_exact(buffer.filled().len());
-                kept.bytes.extend_from_slice(buffer.filled());
+                hello_memory::append(&mut kept.bytes, buffer.filled(), before + wanted - got);
                 poll.map_ok(|()| Next::Read)
-            })
+            });
+            match poll {
+                Poll::Pending if kept.park(cx).is_err() => Poll::Ready(Ok(Next::Refused)),
+                poll => poll,
+            }
         });
         match read.await {
-            Err(error) => return Err(PeekError::Io { error, got: before }),
-            Ok(Next::Refused) => return Err(PeekError::Memory { got: before }),
-            Ok(Next::Read) if kept.bytes.len() == before => return Err(PeekError::Gone { got: before }),
-            Ok(Next::Read) => {}
+            Err(error) => return Err(PeekError::Io { error, got }),
+            Ok(Next::Refused) => return Err(PeekError::Memory { got }),
+            Ok(Next::Read) if kept.bytes.len() == got => return Err(PeekError::Gone { got }),
+            Ok(Next::Read) => got = kept.bytes.len(),
         }
     }
     Ok(())

@@ -29,22 +29,34 @@ fn a_message_length_that_lies_allocates_nothing() {
 }
 
 #[test]
-fn a_hello_in_many_records_is_kept_once() {
-    // 4,000 bytes of an honest hello of 60,000, a byte a record.
-    let mut begun = Vec::new();
-    let message = [&[1, 0, 0xea, 0x60, 3, 3][..], &[7; 32], &[0, 0x80, 0], &[9; 4000]].concat();
-    for byte in &message {
-        begun.extend([0x16, 3, 1, 0, 1, *byte]);
-    }
+fn a_hello_in_many_records_is_gathered_once_when_it_is_whole() {
+    // A byte a record, and each record in pieces.
+    let extension = [&[0, 21, 0x0b, 0xb4][..], &[0; 2996]].concat();
+    let body = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0x13, 1, 1, 0, 0x0b, 0xb8], &extension].concat();
+    let message = [&[1, 0, 0x0b, 0xe3][..], &body].concat();
+    assert_eq!(message.len(), 4 + 0x0be3);
+    let wire: Vec<u8> = message.iter().flat_map(|byte| [0x16, 3, 1, 0, 1, *byte]).collect();
     let mut reader = Reader::new(64 << 10);
     let allocated = allocated_by(|| {
-        for at in (0..begun.len()).step_by(7) {
-            let read = reader.read(&begun[..at]);
+        for at in (0..wire.len()).step_by(7) {
+            let read = reader.read(&wire[..at]);
             assert!(matches!(read, Ok(Hello::Needs(_))), "{read:?}");
         }
     });
-    // A buffer that doubles allocates less than four times what it ends up with.
-    assert!(allocated <= 4 * message.len(), "{allocated} bytes for {}", message.len());
+    assert_eq!(allocated, 0, "the caller holds the bytes");
+    let mut read = None;
+    let allocated = allocated_by(|| read = Some(reader.read(&wire)));
+    assert!(matches!(read, Some(Ok(Hello::Whole(_)))), "{read:?}");
+    // And the cipher suites and compression methods, as a list each.
+    assert!((message.len()..message.len() + 100).contains(&allocated), "{allocated} bytes for {}", message.len());
+}
+
+#[test]
+fn a_hello_in_one_record_is_parsed_in_place() {
+    let body = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0x13, 1, 1, 0]].concat();
+    let wire = [&[0x16, 3, 1, 0, 45, 1, 0, 0, 41][..], &body].concat();
+    let allocated = allocated_by(|| assert!(matches!(Reader::new(64 << 10).read(&wire), Ok(Hello::Whole(_)))));
+    assert!(allocated < wire.len(), "{allocated} bytes for {}", wire.len());
 }
 
 #[test]

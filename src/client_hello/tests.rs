@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::reader::MAX_FRAGMENT_BYTES;
 use super::*;
 
 const LIMIT: usize = 64 * 1024;

@@ -192,6 +192,12 @@ impl Account {
         passed.map_err(|error| self.second_hello_failed(error))
     }
 
+    /// What is held of a second hello, once no more of it can follow.
+    fn take_second_hello(&mut self) -> Result<Vec<u8>, TurnedAway> {
+        let held = self.second_hello.take().map_or(Ok(Vec::new()), |mut hello| hello.take_held());
+        held.map_err(|error| self.second_hello_failed(error))
+    }
+
     fn second_hello_failed(&mut self, error: SecondHelloError) -> TurnedAway {
         let turned_away = for_second_hello(&error);
         // Frees what it holds before the client has read its answer.
@@ -453,10 +459,8 @@ impl Meter for Account {
     }
 
     fn inspect(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
-        if bytes.is_empty() {
-            return Some(self.second_hello.take().map_or_else(Vec::new, |mut hello| hello.take_held()));
-        }
-        match self.read_second_hello(bytes) {
+        let passed = if bytes.is_empty() { self.take_second_hello() } else { self.read_second_hello(bytes) };
+        match passed {
             Ok(passed) => Some(passed),
             Err(turned_away) => {
                 self.refuses(turned_away);

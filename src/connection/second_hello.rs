@@ -18,13 +18,15 @@ use std::task::Context;
 use tokio::time::{Sleep, sleep};
 
 use crate::client_hello::{Alpn, ClientHello, Hello, NotHello, Reader};
-use crate::hello_memory::{self, Budget, Held, Refused};
+use crate::hello_memory::{self, Held, Refused};
 use crate::snapshot::Terms;
 
 /// Reads records until a hello has been passed on.
 pub(super) struct SecondHello {
-    /// The start of a record header, or of a hello.
+    /// The start of a record header, or of a hello; empty while it is parked.
     held: Vec<u8>,
+    /// The least that is missing of a hello.
+    missing_bytes: usize,
     /// The limits of what is held, if anything is.
     limits: Option<Limits>,
     /// Bytes still to come of a record of another type.
@@ -59,7 +61,7 @@ pub(super) enum SecondHelloError {
     },
     AlpnChanged,
     Hello(NotHello),
-    /// All unfinished hellos together are over their budget, and this is the largest.
+    /// All unfinished hellos together are over their budget, and this one was to be refused.
     Memory,
     TimedOut,
 }
@@ -68,6 +70,7 @@ impl SecondHello {
     pub(super) fn new(max_hello_bytes: usize) -> Self {
         Self {
             held: Vec::new(),
+            missing_bytes: 0,
             limits: None,
             record_bytes: 0,
             reader: Reader::new(max_hello_bytes),
@@ -96,7 +99,7 @@ impl SecondHello {
     pub(super) fn is_over(&self) -> bool {
         match self.state {
             SecondHelloState::Expected => false,
-            SecondHelloState::Unneeded => self.held.is_empty(),
+            SecondHelloState::Unneeded => self.limits.is_none(),
             SecondHelloState::Passed => true,
         }
     }
@@ -111,7 +114,8 @@ impl SecondHello {
         first: Option<&ClientHello>,
         terms: &Terms,
     ) -> Result<Vec<u8>, SecondHelloError> {
-        self.held.extend_from_slice(bytes);
+        self.unpark()?;
+        hello_memory::append(&mut self.held, bytes, self.missing_bytes);
         let mut at = 0;
         loop {
             let rest = &self.held[at..];
@@ -122,7 +126,10 @@ impl SecondHello {
                     at += bytes;
                 }
                 [HANDSHAKE, ..] => match self.reader.read(rest).map_err(SecondHelloError::Hello)? {
-                    Hello::Needs(_) => break,
+                    Hello::Needs(bytes) => {
+                        self.missing_bytes = bytes.get();
+                        break;
+                    }
                     Hello::Whole(hello) => {
                         first.map_or(Ok(()), |first| compare(first, self.first_alpn, &hello))?;
                         self.state = SecondHelloState::Passed;
@@ -156,12 +163,16 @@ impl SecondHello {
             return Ok(());
         }
         let limits = self.limits.get_or_insert_with(|| Limits {
-            memory: hello_memory::ALL.get_or_init(Budget::default).hold(),
+            memory: hello_memory::all().hold(),
             timeout: Box::pin(sleep(terms.hello_timeout)),
         });
         let limit = terms.hello_memory_bytes.unwrap_or_else(hello_memory::auto_bytes);
-        // The reader keeps as much again.
-        limits.memory.grow(2 * self.held.capacity(), limit).map_err(|Refused| SecondHelloError::Memory)
+        limits.memory.park(&mut self.held, limit).map_err(|Refused| SecondHelloError::Memory)
+    }
+
+    fn unpark(&mut self) -> Result<(), SecondHelloError> {
+        let Some(limits) = &mut self.limits else { return Ok(()) };
+        limits.memory.unpark(&mut self.held).map_err(|Refused| SecondHelloError::Memory)
     }
 
     /// Why what is held must not be held any longer. If it still may, the task is woken once that changes.
@@ -174,8 +185,12 @@ impl SecondHello {
     }
 
     /// What is held of a hello or a record that the client did not complete.
-    pub(super) fn take_held(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.held)
+    ///
+    /// # Errors
+    /// [`SecondHelloError::Memory`].
+    pub(super) fn take_held(&mut self) -> Result<Vec<u8>, SecondHelloError> {
+        self.unpark()?;
+        Ok(std::mem::take(&mut self.held))
     }
 }
 

@@ -173,8 +173,8 @@ pub struct Limits {
     pub max_connections: Or<Auto, usize>,
     /// The maximum size of a ClientHello, however it is split into records or segments, 1KiB to 16MiB.
     pub max_hello: Size,
-    /// The memory of all ClientHellos that are not complete yet. Beyond it, the largest is refused first; small ones never
-    /// are. `auto`: a quarter of the memory that the process may use.
+    /// The memory of all ClientHellos that are not complete yet. Beyond it, the largest is refused first; once only small
+    /// ones are left, the oldest. `auto`: a quarter of the memory that the process may use.
     pub hello_memory: Or<Auto, Size>,
     /// Limits per client address. Not supported yet.
     #[serde(skip_serializing)]

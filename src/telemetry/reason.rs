@@ -65,7 +65,7 @@ reasons! {
     /// The hello that answers a HelloRetryRequest has another server name.
     NameChanged => "name_changed", Client;
     HelloTimeout => "hello_timeout", Client;
-    /// The largest of the unfinished hellos, which together are over the budget.
+    /// The largest, or oldest small one, of the unfinished hellos, which together are over the budget.
     Memory => "memory", Policy;
     /// The peer sent nothing at all before it closed or the deadline passed.
     Probe => "probe", None;

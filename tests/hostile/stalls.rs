@@ -130,22 +130,36 @@ fn a_hello_that_became_whole_during_a_freeze_is_answered() {
 /// Each holds all of its hello but the last byte: the largest and oldest are refused, honest clients are not.
 #[test]
 fn unfinished_hellos_have_a_budget_together() {
-    let backend = Backend::answering(b"served");
-    let keys = "limits: { hello_memory: 2MiB }\ntimeouts: { hello: 1m }\nlog: { connections: off }";
-    let lb = Trial::of(Lb::new().route("a.test", &backend).with(keys));
-    let before = lb.resident_bytes();
     let large = crate::bytes::padded("a.test", 64 << 10);
-    let stalled: Vec<TcpStream> = (0..300).map(|_| send(lb.address(), &large[..large.len() - 1])).collect();
-    // Whoever is left holds less than the budget, and an honest client passes, in one piece or two.
-    crate::harness::poll(|| if lb.closed("memory") >= 280.0 { Ok(()) } else { Err(lb.closed("memory")) }).unwrap();
+    // Held once, without the last byte, in a buffer for all of it.
+    stall_within(2 << 20, 300, &large[..large.len() - 1], large.len());
+}
+
+/// An attacker whose hellos are as small as an honest client's fills no more than the budget either.
+#[test]
+fn small_unfinished_hellos_are_in_the_budget_too() {
+    let small = crate::bytes::padded("a.test", 4000);
+    stall_within(128 << 10, 300, &small[..small.len() - 1], small.len() - 1);
+}
+
+/// `clients` stall, of which as many stay as fit into the budget with `held` bytes each. Then an honest client passes.
+fn stall_within(budget: usize, clients: usize, sent: &[u8], held: usize) {
+    let backend = Backend::answering(b"served");
+    let keys = format!("limits: {{ hello_memory: {budget}B }}\ntimeouts: {{ hello: 1m }}\nlog: {{ connections: off }}");
+    let lb = Trial::of(Lb::new().route("a.test", &backend).with(&keys));
+    let before = lb.resident_bytes();
+    let stalled: Vec<TcpStream> = (0..clients).map(|_| send(lb.address(), sent)).collect();
+    let refused = (clients - budget / held) as f64;
+    crate::harness::poll(|| if lb.closed("memory") >= refused { Ok(()) } else { Err(lb.closed("memory")) }).unwrap();
     let grown = lb.resident_bytes().saturating_sub(before);
-    assert!(grown < 16 << 20, "{grown} bytes");
+    assert!(grown < 8 << 20, "{grown} bytes");
     let honest = hello("a.test");
     let mut client = send(lb.address(), &honest[..100]);
     crate::wire::wait_until_sent(&client);
     client.write_all(&honest[100..]).unwrap();
     std::io::Read::read_exact(&mut client, &mut [0; 6]).unwrap();
     drop(client);
+    assert!(lb.closed("memory") <= refused + 1.0, "{} were refused", lb.closed("memory"));
     stalled.into_iter().for_each(crate::wire::reset);
     lb.end();
 }
