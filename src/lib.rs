@@ -42,6 +42,7 @@ mod drain;
 mod socket;
 mod descriptors;
 mod sys;
+mod supervise;
 mod telemetry;
 mod settings;
 mod proxy_header;

@@ -18,11 +18,11 @@ use tokio::sync::{Notify, SetOnce, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::backends::resolve::{self, Failure, Query, Report, ResolvedAddress};
-use crate::backends::supervise::supervise;
 use crate::pool::{self, Address, Pool};
 use crate::self_loop::comes_back;
 use crate::settings::{BackendAddress, Resolve, Search};
 use crate::snapshot::Snapshot;
+use crate::supervise::supervise;
 use crate::telemetry::{DnsMetrics, DnsResult, Metrics, Task, Timestamp};
 
 /// All names that are being resolved. Clones share the state.

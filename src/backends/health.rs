@@ -19,13 +19,13 @@ use tokio::time::{Instant, interval, sleep_until};
 use self::probe::{Passed, Probe};
 use self::streak::Streak;
 use crate::backends::handshake::NameSent;
-use crate::backends::supervise::supervise;
 use crate::client_hello::Alpn;
 use crate::ids::ListenerIndex;
 use crate::pool::{Backend, BackendId, Health, LastCheck, Operator, Pool};
 use crate::server_name::Sni;
 use crate::settings::{CheckKind, HealthCheck};
 use crate::snapshot::{Route, RouteQuery, Snapshot};
+use crate::supervise::supervise;
 use crate::telemetry::{CheckResult, Metrics, Task};
 
 /// Keeps one task for each backend with a health check; runs until dropped.

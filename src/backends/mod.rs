@@ -7,4 +7,3 @@ pub(crate) mod health;
 pub(crate) mod discovery;
 pub(crate) mod resolve;
 pub(crate) mod handshake;
-pub(crate) mod supervise;

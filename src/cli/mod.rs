@@ -257,4 +257,4 @@ impl From<Exit> for ExitCode {
 
 const AFTER_HELP: &str = "Exit codes: 0 success, 1 configuration error or no answer, 2 usage error, 3 an address cannot be \
 bound; explain: 4 refused, 5 not the expected pool; diff: 6 routing differs; \
-doctor: 7 errors or warnings found.";
+doctor: 7 errors or warnings found; run: 8 a part of it is broken.";

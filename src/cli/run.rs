@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::Exit;
-use crate::config::{Config, Loaded, Problems, Severity};
+use crate::config::{self, Config, Loaded, Problems, Severity};
 use crate::process::apply::ApplyError;
 use crate::process::server::Server;
 use crate::process::upgrade::Inheritance;
+use crate::supervise::vital_thread;
 use crate::telemetry::{LogGuard, log};
 
 /// Runs with `file` until drained.
@@ -24,7 +25,10 @@ pub(super) fn run(file: PathBuf) -> ExitCode {
             return Exit::Bind.into();
         }
     };
-    match Config::load(&file) {
+    let loaded = Config::load(&file);
+    // Reloads read files on another thread.
+    config::end_thread();
+    match loaded {
         Ok(loaded) => {
             let log = start_log(&loaded.config, &loaded.warnings);
             serve(loaded, file, inheritance, log, |_| {})
@@ -49,21 +53,27 @@ pub(super) fn serve(
         Ok(runtime) => runtime,
         Err(error) => return start_failed(&ApplyError::Io(error), log),
     };
-    runtime.block_on(async {
-        match Server::start(loaded, file, inheritance).await {
-            Ok(server) => {
-                started(&server);
-                server.run(Some(log)).await;
-                ExitCode::SUCCESS
+    vital_thread("the control thread", || {
+        let ended = runtime.block_on(async {
+            match Server::start(loaded, file, inheritance).await {
+                Ok(server) => {
+                    started(&server);
+                    server.run(Some(log)).await;
+                    ExitCode::SUCCESS
+                }
+                Err(error) => start_failed(&error, log),
             }
-            Err(error) => start_failed(&error, log),
-        }
+        });
+        // Waits for nothing that may still be blocked.
+        runtime.shutdown_background();
+        ended
     })
 }
 
 /// Starts logging as configured; the file's warnings are its first lines.
 pub(super) fn start_log(config: &Config, warnings: &Problems) -> LogGuard {
     let guard = log::init(config.log);
+    log::log_panics();
     for warning in warnings.iter() {
         tracing::warn!(event = "config_problem", "{warning}");
     }

@@ -3,23 +3,26 @@
 //! In:  the path of a routing file; the globs of its `include`.
 //! Out: the text of each, or a problem that says why it could not be read; a hash over all of them.
 
-use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, Metadata, OpenOptions};
 use std::hash::Hasher;
 use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::OFlags;
 use siphasher::sip::SipHasher13;
 
 use super::at::{At, Spot};
+use super::in_time::in_time;
 use super::problem::Problems;
 
 /// Reads a whole file.
 pub(super) fn read(path: &Path, problems: &mut Problems) -> Option<String> {
     let file: Arc<Path> = path.into();
     let at = At::top(&file);
-    match bytes(path) {
+    match bytes(path, MAX_FILE_BYTES) {
         Ok(bytes) => decode(bytes, &at, problems),
         Err(error) => {
             problems.error(&at, error);
@@ -28,27 +31,47 @@ pub(super) fn read(path: &Path, problems: &mut Problems) -> Option<String> {
     }
 }
 
-/// Reads at most [`MAX_FILE_BYTES`]. The size is checked first, so that a huge file costs nothing, and again while
-/// reading, since the file can grow.
-fn bytes(path: &Path) -> Result<Vec<u8>, FileError> {
-    let metadata = fs::metadata(path).map_err(FileError::Io)?;
-    if metadata.is_dir() {
-        return Err(FileError::Directory);
-    }
-    if !metadata.is_file() {
-        return Err(FileError::NoRegularFile);
-    }
-    if metadata.len() > MAX_FILE_BYTES {
-        return Err(FileError::TooLarge);
-    }
+/// Reads a whole regular file of at most `most` bytes. Every file that the configuration names is read here.
+///
+/// # Errors
+/// It cannot be read, is larger, or its file system does not answer in time. What is not a regular file is refused by
+/// its type: opening a FIFO or a device must neither block nor have an effect.
+pub(super) fn bytes(path: &Path, most: u64) -> Result<Vec<u8>, FileError> {
+    let file = path.to_path_buf();
+    in_time(path, move || Ok(bytes_of(&file, most))).map_err(FileError::Io)?
+}
+
+/// The size is checked first, so that a huge file costs nothing, and again while reading, since the file can grow.
+fn bytes_of(path: &Path, most: u64) -> Result<Vec<u8>, FileError> {
+    check_type(&fs::metadata(path).map_err(FileError::Io)?)?;
+    // It may have been replaced: by a FIFO, for which an open without O_NONBLOCK waits.
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let flags = i32::try_from(flags.bits()).expect("O_NONBLOCK and O_NOCTTY are small");
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(FileError::Io)?;
+    let metadata = file.metadata().map_err(FileError::Io)?;
+    check_type(&metadata)?;
     let expected = metadata.len();
+    if expected > most {
+        return Err(FileError::TooLarge { most });
+    }
     let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or_default());
-    let mut file = File::open(path).map_err(FileError::Io)?.take(expected);
+    let mut file = file.take(expected);
     file.read_to_end(&mut bytes).map_err(FileError::Io)?;
     // A file that is being written is read again: growing the buffer as it grows could take twice its size.
     match file.into_inner().read(&mut [0]).map_err(FileError::Io)? {
         0 => Ok(bytes),
         _ => Err(FileError::Growing),
+    }
+}
+
+fn check_type(metadata: &Metadata) -> Result<(), FileError> {
+    let kind = metadata.file_type();
+    match () {
+        () if kind.is_file() => Ok(()),
+        () if kind.is_dir() => Err(FileError::Directory),
+        () if kind.is_fifo() => Err(FileError::NoRegularFile("a FIFO")),
+        () if kind.is_socket() => Err(FileError::NoRegularFile("a socket")),
+        () => Err(FileError::NoRegularFile("a device")),
     }
 }
 
@@ -74,7 +97,7 @@ fn decode(bytes: Vec<u8>, at: &At<'_>, problems: &mut Problems) -> Option<String
 /// its own.
 pub(super) fn check_start(text: &str, at: &At<'_>, problems: &mut Problems) -> Option<()> {
     if text.len() as u64 > MAX_FILE_BYTES {
-        problems.error(at, FileError::TooLarge);
+        problems.error(at, FileError::TooLarge { most: MAX_FILE_BYTES });
         return None;
     }
     if text.starts_with('\u{feff}') {
@@ -105,27 +128,36 @@ pub(super) fn find(pattern: &str, beside: &Path) -> Result<Vec<PathBuf>, Include
     if !name.contains(['*', '?']) {
         return Ok(vec![path.clone()]);
     }
-    let listed = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-    let entries = match fs::read_dir(listed) {
-        Ok(entries) => entries,
+    let listed = if directory.as_os_str().is_empty() { Path::new(".") } else { directory }.to_path_buf();
+    let name = name.to_owned();
+    let names = match in_time(&path, move || list(&listed, &name)) {
+        Ok(names) => names,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(IncludeError::Io(error)),
     };
+    if names.len() > MAX_FILES {
+        return Err(IncludeError::TooMany);
+    }
+    Ok(names.iter().map(|name| directory.join(name)).collect())
+}
+
+/// The names in `directory` that match `pattern`, sorted; at most one more than [`MAX_FILES`].
+fn list(directory: &Path, pattern: &str) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
-    for entry in entries {
-        let found = entry.map_err(IncludeError::Io)?.file_name();
+    for entry in fs::read_dir(directory)? {
+        let found = entry?.file_name();
         // Hidden files are skipped, as in every shell: they belong to editors or the file system.
         let fits =
-            found.to_str().is_some_and(|found| !found.starts_with('.') && fits(name.as_bytes(), found.as_bytes()));
+            found.to_str().is_some_and(|found| !found.starts_with('.') && fits(pattern.as_bytes(), found.as_bytes()));
         if fits {
             names.push(found);
         }
         if names.len() > MAX_FILES {
-            return Err(IncludeError::TooMany);
+            break;
         }
     }
     names.sort();
-    Ok(names.iter().map(|name| directory.join(name)).collect())
+    Ok(names)
 }
 
 /// Matches `name` against a pattern with `*` and `?`, in time proportional to at most the product of their lengths.
@@ -172,11 +204,14 @@ fn count(n: usize) -> u32 {
 
 /// Why a file could not be read.
 #[derive(Debug)]
-enum FileError {
+pub enum FileError {
     Io(io::Error),
     Directory,
-    NoRegularFile,
-    TooLarge,
+    /// What it is instead.
+    NoRegularFile(&'static str),
+    TooLarge {
+        most: u64,
+    },
     Growing,
 }
 
@@ -201,9 +236,11 @@ impl std::fmt::Display for FileError {
             }
             Self::Io(error) => write!(f, "the file cannot be read: {error}"),
             Self::Directory => f.write_str("this is a directory, not a file"),
-            Self::NoRegularFile => f.write_str("this is not a regular file"),
+            Self::NoRegularFile(what) => {
+                write!(f, "this is {what}, not a regular file; name a file that can be read again")
+            }
             Self::Growing => f.write_str("the file grew while it was read; it is read again when it is complete"),
-            Self::TooLarge => write!(f, "the file is larger than {} MiB", MAX_FILE_BYTES >> 20),
+            Self::TooLarge { most } => write!(f, "the file is larger than {} MiB", most >> 20),
         }
     }
 }

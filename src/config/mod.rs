@@ -10,6 +10,7 @@ mod at;
 mod effective;
 mod file;
 mod files;
+mod in_time;
 mod parse;
 mod problem;
 mod reader;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::Serialize;
 
+pub(crate) use self::in_time::{end_thread, in_time};
 pub use self::problem::{Place, Problem, Problems, Severity};
 pub(crate) use self::sources::Sources;
 pub(crate) use self::token::Token;

@@ -4,10 +4,10 @@
 //! Out: [`Token`], which never appears in a log or a dump of the configuration.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use super::files::{self, FileError};
 
 /// A secret of visible ASCII characters, so that it fits into a header.
 #[derive(Clone, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct Token {
 /// Why a token could not be read.
 #[derive(Debug)]
 pub enum TokenError {
-    Io { file: PathBuf, error: io::Error },
+    Unreadable { file: PathBuf, error: FileError },
     Empty { file: PathBuf },
     TooLong { file: PathBuf },
     NotVisibleAscii { file: PathBuf },
@@ -32,12 +32,10 @@ impl Token {
     /// The file cannot be read, or its token is empty, too long, or has characters that are not allowed in a header.
     pub fn read(file: &Path) -> Result<Self, TokenError> {
         let path = || file.to_path_buf();
-        let mut bytes = Vec::new();
-        let opened = File::open(file).and_then(|opened| opened.take(MAX_BYTES + 1).read_to_end(&mut bytes));
-        opened.map_err(|error| TokenError::Io { file: path(), error })?;
-        if bytes.len() as u64 > MAX_BYTES {
-            return Err(TokenError::TooLong { file: path() });
-        }
+        let bytes = files::bytes(file, MAX_BYTES).map_err(|error| match error {
+            FileError::TooLarge { .. } => TokenError::TooLong { file: path() },
+            error => TokenError::Unreadable { file: path(), error },
+        })?;
         match bytes.trim_ascii() {
             [] => Err(TokenError::Empty { file: path() }),
             token if token.iter().all(u8::is_ascii_graphic) => {
@@ -67,7 +65,10 @@ impl fmt::Debug for Token {
 impl fmt::Display for TokenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Io { file, error } => write!(f, "`{}` cannot be read: {error}", file.display()),
+            Self::Unreadable { file, error: FileError::Io(error) } => {
+                write!(f, "`{}` cannot be read: {error}", file.display())
+            }
+            Self::Unreadable { file, error } => write!(f, "`{}` cannot be used: {error}", file.display()),
             Self::Empty { file } => write!(f, "`{}` is empty; write the token into it", file.display()),
             Self::TooLong { file } => {
                 write!(f, "`{}` is longer than {MAX_BYTES} bytes; write the token alone into it", file.display())

@@ -10,4 +10,5 @@ pub(crate) mod apply;
 pub(crate) mod listening_sockets;
 pub(crate) mod worker;
 pub(crate) mod upgrade;
+pub(crate) mod signals;
 pub(crate) mod systemd;

@@ -7,11 +7,17 @@
 //! fast and shows whether a writer is still busy; the poll catches what the watch misses. A half-written file is never
 //! used: the fingerprint is taken before and after loading, and both must agree.
 
-mod low_priority;
+mod background;
 mod triggers;
 mod fingerprint;
+#[cfg(target_os = "linux")]
+mod inotify;
+#[cfg(not(target_os = "linux"))]
+#[path = "reload/inotify_elsewhere.rs"]
+mod inotify;
 mod watch_paths;
 
+use std::any::Any;
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::mem;
@@ -23,16 +29,16 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use self::background::Background;
 use self::fingerprint::Fingerprint;
-use self::low_priority::low_priority;
 use self::triggers::{Triggers, Watching};
 use self::watch_paths::WatchPaths;
-use crate::backends::supervise::{caught, report};
 use crate::config::{Config, Loaded, Problem, Problems, Sources};
 use crate::operate::registry::{Registries, Removals};
 use crate::process::apply::{ApplyError, Process};
 use crate::process::systemd;
 use crate::snapshot::Snapshot;
+use crate::supervise::{caught, log_panic, observed, report};
 use crate::telemetry::{Metrics, ReloadResult, Task, Trigger};
 
 /// Keeps the snapshot in step with its file.
@@ -44,6 +50,7 @@ pub(crate) struct Reloader {
     process: Arc<Mutex<Process>>,
     registries: Registries,
     triggers: Triggers,
+    background: Background,
     /// Sources of the last attempt, accepted or not. Watched together with those of the configuration in force.
     tried: Sources,
     /// Fingerprint of `tried`. `None`: the files may have changed between reading and fingerprinting.
@@ -113,13 +120,20 @@ impl Reloader {
         process: Arc<Mutex<Process>>,
         registries: Registries,
     ) -> Self {
-        let (triggers, tried) = (Triggers::new(), Sources::default());
-        Self { file, snapshot, metrics, process, registries, triggers, tried, seen: None, retired: Vec::new() }
+        let (triggers, background, tried) = (Triggers::new(), Background::default(), Sources::default());
+        let (seen, retired) = (None, Vec::new());
+        Self { file, snapshot, metrics, process, registries, triggers, background, tried, seen, retired }
     }
 
     /// Reloads whenever the files change or a request arrives; ends when all senders are gone.
     pub(crate) async fn run(mut self, mut asked: mpsc::Receiver<Request>) {
-        self.listen();
+        while let Err(panic) = caught(self.serve(&mut asked)).await {
+            report(Task::Reload, &self.metrics, &*panic, PAUSE_OF_A_PANIC);
+            sleep(PAUSE_OF_A_PANIC).await;
+        }
+    }
+
+    async fn serve(&mut self, asked: &mut mpsc::Receiver<Request>) {
         let fingerprint = self.fingerprint().await;
         // If the files last changed before we started, the start-up load already saw this content.
         if fingerprint.quiet_for() > self.metrics.uptime() + CLOCK_SLACK {
@@ -182,19 +196,20 @@ impl Reloader {
                     return None;
                 }
                 fingerprint = self.settle(trigger, fingerprint, patience).await;
-                self.listen();
+                self.listen().await;
                 if self.is_seen(&fingerprint) {
                     return None;
                 }
             }
             let file = self.file.clone();
-            let read = low_priority(move || {
-                let (loaded, sources) = Config::load_from(&file);
-                (loaded.map_err(Rejected::Problems), sources)
-            });
-            let (loaded, sources) = read.await.unwrap_or_else(|| (Err(Rejected::Panicked), self.tried.clone()));
-            self.tried = sources;
-            self.listen();
+            let loaded = match self.background.run(move || Config::load_from(&file)).await {
+                Ok((loaded, sources)) => {
+                    self.tried = sources;
+                    loaded.map_err(Rejected::Problems)
+                }
+                Err(panic) => Err(self.panicked(&*panic)),
+            };
+            self.listen().await;
             let after = self.fingerprint().await;
             let is_late = Instant::now() >= patience;
             if !after.is_same(&fingerprint) && !is_late {
@@ -216,7 +231,8 @@ impl Reloader {
             };
             systemd::ready();
             // Files that are no longer read no longer count.
-            self.seen = Some(fingerprint.only(&self.paths().await));
+            let paths = self.paths().await;
+            self.seen = Some(fingerprint.only(&paths));
             if !is_asked && !was_sure && matches!(applied, Ok(Applied::Already { .. })) {
                 // It was unknown whether the files had changed; they had not.
                 return None;
@@ -227,7 +243,7 @@ impl Reloader {
 
     /// Waits until the files are stable: no writer has one open, none is missing or empty, and nothing changes any
     /// more. Each wait is bounded, since a missing or empty file may be intended.
-    async fn settle(&self, trigger: Trigger, mut fingerprint: Fingerprint, patience: Instant) -> Fingerprint {
+    async fn settle(&mut self, trigger: Trigger, mut fingerprint: Fingerprint, patience: Instant) -> Fingerprint {
         let mut since = Instant::now();
         loop {
             let quiet = match self.triggers.quiet_for() {
@@ -262,14 +278,14 @@ impl Reloader {
         if config.hash == before.config.hash && config.token == before.config.token {
             return Ok(Applied::Already { warnings });
         }
-        let build = low_priority(move || {
+        let build = self.background.run(move || {
             let snapshot = Snapshot::build(config, Some(&before), &metrics);
             let removals = Removals::of(&before, &snapshot);
             (snapshot, removals)
         });
-        let (snapshot, removals) = build.await.ok_or(Rejected::Panicked)?;
+        let (snapshot, removals) = build.await.map_err(|panic| self.panicked(&*panic))?;
         self.swap(snapshot).await?;
-        self.listen();
+        self.listen().await;
         if let Some(removals) = removals {
             self.end_removed(removals).await;
         }
@@ -302,10 +318,14 @@ impl Reloader {
         if !later.is_empty() {
             let (snapshot, registries) = (Arc::clone(&self.snapshot), self.registries.clone());
             let drain = *snapshot.load().config.timeouts.drain;
+            let metrics = Arc::clone(&self.metrics);
             tokio::spawn(async move {
-                sleep(drain).await;
-                later.restore(&snapshot.load());
-                registries.remove(&Arc::new(later)).await;
+                let remove = async {
+                    sleep(drain).await;
+                    later.restore(&snapshot.load());
+                    registries.remove(&Arc::new(later)).await;
+                };
+                observed(Task::Reload, &metrics, remove).await;
             });
         }
     }
@@ -375,32 +395,57 @@ impl Reloader {
         self.retired = held;
         let free: Vec<Arc<Snapshot>> = free;
         if !free.is_empty() {
-            tokio::spawn(low_priority(move || drop(free)));
+            let (freed, metrics) = (self.background.run(move || drop(free)), Arc::clone(&self.metrics));
+            tokio::spawn(async move {
+                if let Err(panic) = freed.await {
+                    log_panic(Task::Reload, &metrics, &*panic);
+                }
+            });
         }
     }
 
-    /// Watches the paths where changes would show.
-    fn listen(&mut self) {
-        let snapshot = self.snapshot.load();
-        let config = &snapshot.config;
-        let sources = [&config.sources, &self.tried];
-        let files: BTreeSet<PathBuf> = sources.iter().flat_map(|sources| sources.present()).collect();
-        let directories: Vec<PathBuf> = sources.iter().flat_map(|sources| sources.directories()).collect();
-        let paths = WatchPaths::of(files.iter().map(PathBuf::as_path), directories.iter().map(PathBuf::as_path));
-        let watching = if config.reload.watch { Watching::On } else { Watching::Off };
+    fn panicked(&self, panic: &(dyn Any + Send)) -> Rejected {
+        log_panic(Task::Reload, &self.metrics, panic);
+        Rejected::Panicked
+    }
+
+    /// Watches the paths where changes would show. From the first call on, changes are noticed, by [`Self::run`] if it is
+    /// called later.
+    pub(crate) async fn listen(&mut self) {
+        let (in_force, tried) = self.sources();
+        let find = move || {
+            let sources = [&in_force, &tried];
+            let files: BTreeSet<PathBuf> = sources.iter().flat_map(|sources| sources.present()).collect();
+            let directories: Vec<PathBuf> = sources.iter().flat_map(|sources| sources.directories()).collect();
+            WatchPaths::of(files.iter().map(PathBuf::as_path), directories.iter().map(PathBuf::as_path))
+        };
+        let paths = self.aside(find).await;
+        let watching = if self.snapshot.load().config.reload.watch { Watching::On } else { Watching::Off };
         self.triggers.watch(paths, watching);
     }
 
-    async fn fingerprint(&self) -> Fingerprint {
-        let (in_force, tried) = (self.snapshot.load().config.sources.clone(), self.tried.clone());
+    async fn fingerprint(&mut self) -> Fingerprint {
+        let (in_force, tried) = self.sources();
         let before = self.seen.clone().unwrap_or_default();
-        let fingerprint = move || Fingerprint::of(&in_force.present() | &tried.present(), &before);
-        tokio::task::spawn_blocking(fingerprint).await.unwrap_or_default()
+        self.aside(move || Fingerprint::of(&in_force.present() | &tried.present(), &before)).await
     }
 
-    async fn paths(&self) -> BTreeSet<PathBuf> {
-        let (in_force, tried) = (self.snapshot.load().config.sources.clone(), self.tried.clone());
-        tokio::task::spawn_blocking(move || &in_force.present() | &tried.present()).await.unwrap_or_default()
+    async fn paths(&mut self) -> BTreeSet<PathBuf> {
+        let (in_force, tried) = self.sources();
+        self.aside(move || &in_force.present() | &tried.present()).await
+    }
+
+    /// What `look` sees in the file system, which may take a while to answer.
+    async fn aside<T: Default + Send + 'static>(&mut self, look: impl FnOnce() -> T + Send + 'static) -> T {
+        self.background.run(look).await.unwrap_or_else(|panic| {
+            log_panic(Task::Reload, &self.metrics, &*panic);
+            T::default()
+        })
+    }
+
+    /// Of the configuration in force, and of the last attempt.
+    fn sources(&self) -> (Sources, Sources) {
+        (self.snapshot.load().config.sources.clone(), self.tried.clone())
     }
 
     fn is_seen(&self, fingerprint: &Fingerprint) -> bool {
@@ -446,6 +491,7 @@ impl std::fmt::Display for Rejected {
 
 impl Error for Rejected {}
 
+const PAUSE_OF_A_PANIC: Duration = Duration::from_secs(1);
 /// Requests beyond this are dropped: a queued reload has yet to read the file and will see their change.
 const MOST_WAITING: usize = 16;
 /// After the last change; a file is often written in several steps.

@@ -6,19 +6,15 @@
 mod controls;
 mod pools;
 
-use std::convert::Infallible;
-use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, mpsc};
-use tokio::time::{Interval, interval, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use self::controls::Controls;
 use crate::backends::discovery::Discovery;
@@ -32,12 +28,15 @@ use crate::operate::registry::{Filter, Registries};
 use crate::process::apply::{ApplyError, Process};
 use crate::process::listening_sockets::{Begin, ListeningSockets};
 use crate::process::reload::{self, Asker, Reloader};
+use crate::process::signals::{Requested, Signals};
+use crate::process::systemd;
 use crate::process::upgrade::{Inheritance, Predecessor, Successor, UpgradeError};
-use crate::process::{systemd, worker};
+use crate::process::worker::{self, Worker};
 use crate::relay;
 use crate::settings::Address;
 use crate::snapshot::Snapshot;
-use crate::telemetry::{LogGuard, Metrics, Reason, ReloadResult, Trigger};
+use crate::supervise::{supervise, vital};
+use crate::telemetry::{LogGuard, Metrics, Reason, ReloadResult, Task, Trigger};
 
 /// A proxy with its sockets bound and its workers running.
 pub(crate) struct Server {
@@ -46,7 +45,7 @@ pub(crate) struct Server {
     pub admin: Vec<Address>,
     shared: Shared,
     drain: Drain,
-    workers: Vec<JoinHandle<()>>,
+    workers: Vec<Worker>,
     process: Arc<Mutex<Process>>,
     readiness: Readiness,
     reloader: Option<Reloader>,
@@ -134,11 +133,17 @@ impl Server {
     pub(crate) async fn run(mut self, log: Option<LogGuard>) -> Ended {
         let (reloads, asked) = reload::channel();
         let app = self.open_admin(&reloads, log.as_ref()).await;
-        let upkeep = tokio::spawn(upkeep(Arc::clone(&self.shared.metrics), log));
+        let metrics = Arc::clone(&self.shared.metrics);
+        let upkeep =
+            tokio::spawn(async move { supervise(Task::Upkeep, &metrics, || upkeep(&metrics, log.as_ref())).await });
+        if let Some(reloader) = &mut self.reloader {
+            // Before `ready` is reported: whoever waits for it may change the files at once.
+            reloader.listen().await;
+        }
         let reloading = self.reloader.take().map(|reloader| tokio::spawn(reloader.run(asked)));
         let checking = tokio::spawn(health::run(Arc::clone(&self.shared.snapshot), Arc::clone(&self.shared.metrics)));
         let discovering = tokio::spawn(self.discovery.clone().run());
-        let starting = tokio::spawn(self.starting(app));
+        let starting = tokio::spawn(vital("the start", self.starting(app)));
         let parting = self.serve(&reloads).await;
         // A reload is either complete or not started: it makes its changes between two await points of this runtime.
         if let Some(reloading) = reloading {
@@ -150,7 +155,9 @@ impl Server {
         let _ = starting.await;
         let left = self.part(parting).await;
         self.drain.enter(Phase::Over);
-        join(self.workers).await;
+        for worker in self.workers {
+            worker.ended().await;
+        }
         checking.abort();
         self.process.lock().await.close_admin();
         discovering.abort();
@@ -214,7 +221,7 @@ impl Server {
         loop {
             match self.signals.next().await {
                 Requested::Reload => reloads.ask(Trigger::Signal),
-                Requested::End => return Parting::Requested,
+                Requested::Stop => return Parting::Requested,
                 Requested::Upgrade => match self.upgrade(reloads).await {
                     Upgrade::Over => return Parting::HandedOver,
                     Upgrade::Failed => {}
@@ -243,7 +250,7 @@ impl Server {
             let sockets = process.hand_over();
             tokio::select! {
                 served = successor.serve(&sockets, limit) => Some(served),
-                () = self.signals.end(reloads) => None,
+                () = self.signals.stop(reloads) => None,
             }
         };
         match served {
@@ -280,7 +287,7 @@ impl Server {
                 );
                 tokio::select! {
                     () = sleep(pre_stop) => {}
-                    () = self.signals.end(&nobody) => return self.cut().await,
+                    () = self.signals.stop(&nobody) => return self.cut().await,
                 }
             }
             self.process.lock().await.drain();
@@ -294,12 +301,13 @@ impl Server {
         );
         tokio::select! {
             _ = timeout(wait, served(&self.shared)) => self.shared.permits.open(),
-            () = self.signals.end(&nobody) => self.cut().await,
+            () = self.signals.stop(&nobody) => self.cut().await,
         }
     }
 
     /// Ends all connections after a second signal; returns their number.
     async fn cut(&self) -> usize {
+        self.signals.stopping_now();
         tracing::warn!(event = "stop_forced", "second signal: stopping now");
         let left = self.shared.permits.open();
         self.shared.registries.end(&Filter::default(), Reason::Killed).await;
@@ -329,32 +337,20 @@ async fn served(shared: &Shared) {
 fn start_workers(
     openings: Vec<mpsc::UnboundedReceiver<worker::NewSocket>>,
     shared: &Shared,
-) -> Result<Vec<JoinHandle<()>>, ApplyError> {
+) -> Result<Vec<Worker>, ApplyError> {
     let spawn = |(number, openings)| worker::spawn(number, openings, shared.clone());
     openings.into_iter().enumerate().map(spawn).collect::<Result<_, _>>().map_err(ApplyError::Io)
 }
 
-/// Waits for the worker threads without blocking the control runtime.
-async fn join(workers: Vec<JoinHandle<()>>) {
-    let joined = tokio::task::spawn_blocking(move || {
-        for worker in workers {
-            if worker.join().is_err() {
-                tracing::error!(event = "worker_panicked", "a worker panicked");
-            }
-        }
-    });
-    let _ = joined.await;
-}
-
 /// Keeps the histograms small even if nothing scrapes them, and reports which log lines are missing.
-async fn upkeep(metrics: Arc<Metrics>, log: Option<LogGuard>) {
+async fn upkeep(metrics: &Metrics, log: Option<&LogGuard>) {
     let mut every = tokio::time::interval(Duration::from_secs(1));
     for second in 0_u64.. {
         every.tick().await;
         if second.is_multiple_of(UPKEEP_SECONDS) {
             metrics.upkeep();
         }
-        if let Some(log) = &log {
+        if let Some(log) = log {
             log.report_suppressed();
             metrics.log_lines_dropped(log.dropped_lines());
         }
@@ -378,66 +374,6 @@ enum Upgrade {
 fn not_upgraded(error: &UpgradeError) -> Upgrade {
     tracing::error!(event = "upgrade_failed", why = %error, "upgrade failed: the old process keeps serving");
     Upgrade::Failed
-}
-
-struct Signals {
-    hangup: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-    upgrade: Signal,
-    /// When to send a watchdog keep-alive. Sent only while waiting for signals, so that it proves they are handled.
-    beat: Option<Interval>,
-}
-
-impl Signals {
-    fn listen() -> io::Result<Self> {
-        Ok(Self {
-            hangup: signal(SignalKind::hangup())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            upgrade: signal(SignalKind::user_defined2())?,
-            beat: systemd::watchdog().map(|limit| interval(limit / 2)),
-        })
-    }
-
-    async fn next(&mut self) -> Requested {
-        tokio::select! {
-            _ = self.hangup.recv() => Requested::Reload,
-            _ = self.terminate.recv() => Requested::End,
-            _ = self.interrupt.recv() => Requested::End,
-            _ = self.upgrade.recv() => Requested::Upgrade,
-            never = beat(&mut self.beat) => match never {},
-        }
-    }
-
-    /// Waits for the signal that ends the process. Reload requests are passed on; upgrade requests are ignored.
-    async fn end(&mut self, reloads: &Asker) {
-        loop {
-            match self.next().await {
-                Requested::End => return,
-                Requested::Reload => reloads.ask(Trigger::Signal),
-                Requested::Upgrade => {}
-            }
-        }
-    }
-}
-
-/// Sends watchdog keep-alives; never returns.
-async fn beat(every: &mut Option<Interval>) -> Infallible {
-    match every {
-        None => std::future::pending().await,
-        Some(every) => loop {
-            every.tick().await;
-            systemd::alive();
-        },
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Requested {
-    Reload,
-    End,
-    Upgrade,
 }
 
 /// The first line of the log.

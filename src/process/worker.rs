@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime::{self, LocalOptions};
-use tokio::sync::{mpsc::UnboundedReceiver, watch};
+use tokio::sync::{mpsc::UnboundedReceiver, oneshot, watch};
 use tokio::task::spawn_local;
 
 use crate::drain::Phase;
@@ -17,6 +17,7 @@ use crate::limits::Permit;
 use crate::listener::{self, AcceptOrder, CurrentListener, Shared};
 use crate::operate::registry;
 use crate::relay;
+use crate::supervise::{vital, vital_thread};
 
 /// A listening socket for this worker, and the context of its accept loop.
 pub(crate) struct NewSocket {
@@ -28,35 +29,54 @@ pub(crate) struct NewSocket {
     pub place: Permit,
 }
 
-/// Starts worker `number`; its thread ends after the drain.
+/// A data thread that runs.
+pub(crate) struct Worker {
+    thread: JoinHandle<()>,
+    /// Closed at the end of the thread.
+    ended: oneshot::Receiver<()>,
+}
+
+impl Worker {
+    /// Waits for the end of the thread without blocking the runtime.
+    pub(crate) async fn ended(self) {
+        let _ = self.ended.await;
+        // A panic would have ended the process.
+        let _ = self.thread.join();
+    }
+}
+
+/// Starts worker `number`; its thread ends after the drain. A panic outside of its connections ends the process: its
+/// sockets would otherwise keep clients waiting that nobody accepts.
 ///
 /// # Errors
 /// A thread or a runtime cannot be created.
-pub(crate) fn spawn(
-    number: usize,
-    openings: UnboundedReceiver<NewSocket>,
-    shared: Shared,
-) -> io::Result<JoinHandle<()>> {
+pub(crate) fn spawn(number: usize, openings: UnboundedReceiver<NewSocket>, shared: Shared) -> io::Result<Worker> {
     let (built, result) = mpsc::sync_channel(1);
-    let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-        // Built here, since it belongs to its thread.
-        match runtime::Builder::new_current_thread().enable_io().enable_time().build_local(LocalOptions::default()) {
-            Err(error) => _ = built.send(Err(error)),
-            Ok(runtime) => {
-                let _ = built.send(Ok(()));
-                relay::bound_pipes(shared.budget.most_pipes);
-                runtime.block_on(serve(openings, shared));
-                // Connections that are still open are dropped with the runtime: reset, and counted as drained.
+    let (ends, ended) = oneshot::channel();
+    let name = format!("worker-{number}");
+    let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
+        let _until_the_end = ends;
+        vital_thread(&name, move || {
+            // Built here, since it belongs to its thread.
+            let mut runtime = runtime::Builder::new_current_thread();
+            match runtime.enable_io().enable_time().build_local(LocalOptions::default()) {
+                Err(error) => _ = built.send(Err(error)),
+                Ok(runtime) => {
+                    let _ = built.send(Ok(()));
+                    relay::bound_pipes(shared.budget.most_pipes);
+                    runtime.block_on(serve(openings, shared));
+                    // Connections that are still open are dropped with the runtime: reset, and counted as drained.
+                }
             }
-        }
+        });
     })?;
     result.recv().unwrap_or_else(|_| Err(io::Error::other("the worker thread ended immediately")))?;
-    Ok(thread)
+    Ok(Worker { thread, ended })
 }
 
 async fn serve(openings: UnboundedReceiver<NewSocket>, shared: Shared) {
     let mut drain = shared.drain.clone();
-    spawn_local(registry::serve(shared.registries.join()));
+    spawn_local(vital("the list of connections", registry::serve(shared.registries.join())));
     tokio::select! {
         () = drain.reached(Phase::Over) => {}
         () = open(openings, &shared) => {}
@@ -67,7 +87,8 @@ async fn serve(openings: UnboundedReceiver<NewSocket>, shared: Shared) {
 /// Never returns: sockets that were opened stay in use when no more can arrive.
 async fn open(mut openings: UnboundedReceiver<NewSocket>, shared: &Shared) {
     while let Some(NewSocket { socket, orders, current, place }) = openings.recv().await {
-        spawn_local(listener::accept(socket, orders, current, shared.clone(), place));
+        let accepting = listener::accept(socket, orders, current, shared.clone(), place);
+        spawn_local(vital("an accept loop", accepting));
     }
     std::future::pending().await
 }

@@ -28,11 +28,13 @@ pub(super) fn each<L: Copy, T>(labels: &[L], make: impl FnMut(L) -> T) -> Vec<T>
 }
 
 labels! {
-    /// A background task that is started again if it panics.
+    /// A background task that goes on after a panic.
     Task {
         Health => "health",
         Discovery => "discovery",
         Reload => "reload",
+        Admin => "admin",
+        Upkeep => "upkeep",
     }
 
     /// The stage of an open connection.

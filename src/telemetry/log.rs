@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
-use std::{env, fmt};
+use std::{env, fmt, panic, thread};
 
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Subscriber};
@@ -39,6 +39,24 @@ pub(crate) fn init(settings: Log) -> LogGuard {
     // Fails if there is a subscriber already: the first one stays.
     let _ = tracing::subscriber::set_global_default(Registry::default().with(filter).with(messages));
     LogGuard { control: LogControl { level, is_text }, stdout: stdout.clone() }
+}
+
+/// Logs every panic from now on, wherever it happens, besides what the standard library prints on stderr.
+pub(crate) fn log_panics() {
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        let error = panic.payload_as_str().unwrap_or("a panic without a message");
+        let thread = thread::current();
+        let thread = thread.name().unwrap_or_default();
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(event = "panicked", thread, place, error, "snigate panicked; this is a bug, please report it");
+        before(panic);
+    }));
+}
+
+/// Writes the queued lines, for at most a second and a half.
+pub(crate) fn flush() {
+    Stdout::shared().queue.flush(FLUSH_LIMIT);
 }
 
 /// Keeps the log open. Dropping this writes the queued lines, for at most a second and a half.

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -29,7 +30,7 @@ impl Queue {
         let queue = Self { waiting: Mutex::new(waiting), changed: Condvar::new(), dropped_lines: AtomicU64::new(0) };
         let (queue, output) = (Arc::new(queue), Output { write, last: b'\n', is_failing: false });
         let writer = Arc::clone(&queue);
-        if let Err(error) = thread::Builder::new().name("log".to_owned()).spawn(move || writer.write_to(output)) {
+        if let Err(error) = thread::Builder::new().name("log".to_owned()).spawn(move || writer.write_always(output)) {
             report(&error);
         }
         queue
@@ -62,7 +63,14 @@ impl Queue {
         self.dropped_lines.load(Ordering::Relaxed)
     }
 
-    fn write_to<W: FnMut(&[u8]) -> io::Result<usize>>(&self, mut output: Output<W>) {
+    /// A panic is a bug, but no reason to lose the lines that follow.
+    fn write_always<W: FnMut(&[u8]) -> io::Result<usize>>(&self, mut output: Output<W>) {
+        while catch_unwind(AssertUnwindSafe(|| self.write_to(&mut output))).is_err() {
+            let _ = writeln!(io::stderr(), "snigate: writing the log panicked: lines are lost");
+        }
+    }
+
+    fn write_to<W: FnMut(&[u8]) -> io::Result<usize>>(&self, output: &mut Output<W>) {
         let mut chunk = Vec::with_capacity(CHUNK_BYTES);
         loop {
             self.take(&mut chunk);

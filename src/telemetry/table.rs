@@ -74,7 +74,7 @@ table! {
     RELOAD_OK: Gauge, "snigate_config_last_reload_successful", [], "1 if the file as last read is in force, 0 if it was rejected.";
     RELOAD_TIME: Gauge, "snigate_config_last_reload_success_timestamp_seconds", [], "When a file was last read and found valid, in seconds since 1970.";
     CONFIG_INFO: Gauge, "snigate_config_info", ["hash"], "Always 1; the label is the hash of the configuration in force.";
-    TASK_PANICS: Counter, "snigate_task_panics_total", ["task"], "Panics of background tasks, which were started again.";
+    TASK_PANICS: Counter, "snigate_task_panics_total", ["task"], "Panics of background tasks, which go on.";
     LOG_DROPPED: Counter, "snigate_log_lines_dropped_total", [], "Log lines lost because the output was not read fast enough or could not be written.";
 
     PROCESS_CPU: Counter, "process_cpu_seconds_total", [], "CPU time of the process, user and system.";

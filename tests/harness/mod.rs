@@ -248,8 +248,12 @@ impl Running {
     }
 
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_child(&self.child);
-        kill_process(pid, signal).expect("the process is there");
+        self.try_signal(signal).expect("the process is there");
+    }
+
+    /// As [`Self::signal`], to a process that may have ended.
+    pub fn try_signal(&self, signal: Signal) -> rustix::io::Result<()> {
+        kill_process(Pid::from_child(&self.child), signal)
     }
 
     /// Waits for its end.

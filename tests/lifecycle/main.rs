@@ -8,6 +8,7 @@
 mod harness;
 
 mod admin;
+mod broken;
 mod ending;
 mod listeners;
 mod logs;

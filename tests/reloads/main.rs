@@ -10,6 +10,7 @@ mod churn;
 mod control;
 mod files;
 mod removed;
+mod unanswered;
 
 mod calls;
 

@@ -105,8 +105,9 @@ async fn every_target(sources: &Arc<Sources>, name: &str, family: Family) -> Res
             let sources = Arc::clone(sources);
             looking.spawn(async move { (host.clone(), one_host(&sources, host, family).await) });
         }
-        // A task that panicked counts as a failed look-up.
-        while let Some(Ok((host, looked))) = looking.join_next().await {
+        while let Some(ended) = looking.join_next().await {
+            // A task that panicked counts as a failed look-up; the panic itself is in the log.
+            let Ok((host, looked)) = ended else { continue };
             match looked {
                 Ok(looked) => {
                     ttl = ttl.min(looked.ttl);

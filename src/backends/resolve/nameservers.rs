@@ -129,7 +129,7 @@ impl Nameservers {
                 asked.spawn(async move { (number, use_edns, answer.await.map_err(Failure::from)) });
             }
             let patience = if turns.is_empty() { LONGEST_EXCHANGE } else { PATIENCE };
-            // If one is slow, the next is queried as well. A task that panicked counts as a server without an answer.
+            // If one is slow, the next is queried as well. A task that panicked counts as a server without an answer; the panic itself is in the log.
             let Ok(ended) = timeout(patience, asked.join_next()).await else { continue };
             let (number, use_edns, answer) = match ended {
                 Some(Ok(ended)) => ended,

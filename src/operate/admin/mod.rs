@@ -12,6 +12,7 @@ mod page;
 mod serve;
 pub(crate) mod sockets;
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -68,8 +69,11 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
 
 /// Makes an answer that may take long on a thread of its own.
 async fn aside(make: impl FnOnce() -> Response + Send + 'static) -> Response {
-    let made = tokio::task::spawn_blocking(make).await;
-    made.unwrap_or_else(|_| error(StatusCode::INTERNAL_SERVER_ERROR, "the response could not be generated"))
+    tokio::task::spawn_blocking(make).await.unwrap_or_else(|error| match error.try_into_panic() {
+        // Ends the client's connection, and is counted there.
+        Ok(panic) => resume_unwind(panic),
+        Err(_) => self::error(StatusCode::INTERNAL_SERVER_ERROR, "the process is stopping"),
+    })
 }
 
 /// Answers as long as the process is alive.

@@ -23,12 +23,15 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::Peer;
 use super::clients::{Clients, MAX_CLIENTS, Place};
 use crate::socket::AdminSocket;
+use crate::supervise::log_panic;
+use crate::telemetry::{Metrics, Task};
 
 /// Serves until `shutdown` completes; then idle clients are closed and answers in progress get one more second.
 pub(super) async fn serve(
     socket: AdminSocket,
     router: Router,
     clients: Arc<Clients>,
+    metrics: Arc<Metrics>,
     shutdown: impl Future<Output = ()>,
 ) {
     let listener = match Listener::of(socket) {
@@ -58,7 +61,9 @@ pub(super) async fn serve(
                     sleep(ACCEPT_PAUSE).await;
                 }
             },
-            Some(_) = tasks.join_next() => {}
+            Some(ended) = tasks.join_next() => if let Err(error) = ended && let Ok(panic) = error.try_into_panic() {
+                log_panic(Task::Admin, &metrics, &*panic);
+            },
             () = &mut shutdown => break,
         }
     }

@@ -10,9 +10,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use axum::Router;
-use tokio::runtime::{self, Runtime};
+use tokio::runtime::{self, Handle};
 use tokio::sync::oneshot;
 
 use super::clients::Clients;
@@ -21,6 +23,8 @@ use super::{App, router};
 use crate::settings::Address;
 use crate::socket::{self, AdminSocket};
 use crate::socket::{Kind, Label};
+use crate::supervise::{vital, vital_thread};
+use crate::telemetry::Metrics;
 
 /// The admin sockets of the process.
 pub(crate) struct Sockets {
@@ -28,8 +32,11 @@ pub(crate) struct Sockets {
     /// `None`: not started yet; clients wait in the kernel's queue.
     router: Option<Router>,
     clients: Arc<Clients>,
-    /// Has its own thread, so that admin requests never delay checks, DNS or signals. `None` once dropped.
-    runtime: Option<Runtime>,
+    metrics: Option<Arc<Metrics>>,
+    /// Has its own thread, so that admin requests never delay checks, DNS or signals.
+    runtime: Handle,
+    /// Dropping this ends the thread.
+    _until_closed: oneshot::Sender<()>,
 }
 
 /// The sockets that a configuration needs. Dropping it leaves everything unchanged.
@@ -94,9 +101,27 @@ impl Sockets {
     /// # Errors
     /// The thread cannot be created.
     pub(crate) fn new() -> io::Result<Self> {
-        let mut runtime = runtime::Builder::new_multi_thread();
-        let runtime = runtime.worker_threads(1).max_blocking_threads(2).thread_name("admin").enable_all().build()?;
-        Ok(Self { open: Vec::new(), router: None, clients: Arc::default(), runtime: Some(runtime) })
+        let mut runtime = runtime::Builder::new_current_thread();
+        let runtime = runtime.max_blocking_threads(2).thread_keep_alive(ALWAYS).thread_name("answers").enable_all();
+        let runtime = runtime.build()?;
+        let handle = runtime.handle().clone();
+        // Starts the first of its threads, which is kept: later there may be none to be had.
+        handle.spawn_blocking(|| {});
+        let (_until_closed, closed) = oneshot::channel::<()>();
+        thread::Builder::new().name("admin".to_owned()).spawn(move || {
+            vital_thread("the admin thread", move || {
+                let _ = runtime.block_on(closed);
+                runtime.shutdown_background();
+            });
+        })?;
+        Ok(Self {
+            open: Vec::new(),
+            router: None,
+            clients: Arc::default(),
+            metrics: None,
+            runtime: handle,
+            _until_closed,
+        })
     }
 
     /// The bound addresses; with port 0, the port that the kernel chose.
@@ -164,6 +189,7 @@ impl Sockets {
 
     /// Serves `app` on all sockets from now on.
     pub(crate) fn serve(&mut self, app: Arc<App>) {
+        self.metrics = Some(Arc::clone(&app.metrics));
         self.router = Some(router(app, Arc::clone(&self.clients)));
         self.start();
     }
@@ -193,22 +219,15 @@ impl Sockets {
     }
 
     fn start(&mut self) {
-        let (Some(router), Some(runtime)) = (&self.router, &self.runtime) else { return };
+        let (Some(router), Some(metrics)) = (&self.router, &self.metrics) else { return };
         for open in &mut self.open {
             if let Some(socket) = open.waiting.take() {
                 let (stop, stopped) = oneshot::channel::<()>();
-                runtime.spawn(serve(socket, router.clone(), Arc::clone(&self.clients), async { _ = stopped.await }));
+                let (clients, metrics) = (Arc::clone(&self.clients), Arc::clone(metrics));
+                let served = serve(socket, router.clone(), clients, metrics, async { _ = stopped.await });
+                self.runtime.spawn(vital("an admin address", served));
                 open.stop = Some(stop);
             }
-        }
-    }
-}
-
-impl Drop for Sockets {
-    fn drop(&mut self) {
-        // Dropping a runtime waits for it, which a task must not.
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
         }
     }
 }
@@ -291,5 +310,6 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 
 /// The name that an admin socket must have in the service manager if its address does not identify it.
 const ADMIN_NAME: &str = "admin";
+const ALWAYS: Duration = Duration::from_secs(u32::MAX as u64);
 /// Matches no file: inode 0 does not exist.
 const NOBODYS: (u64, u64) = (0, 0);

@@ -92,7 +92,8 @@ impl Admin {
         let socket = AdminSocket::Tcp(listener.into_std().unwrap());
         let clients = Arc::default();
         let router = router(app.clone(), Arc::clone(&clients));
-        let served = tokio::spawn(serve::serve(socket, router, clients, async { _ = stopped.await }));
+        let served =
+            tokio::spawn(serve::serve(socket, router, clients, Arc::clone(&app.metrics), async { _ = stopped.await }));
         Self { address, app, stop, served }
     }
 

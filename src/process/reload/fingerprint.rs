@@ -16,6 +16,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use siphasher::sip::SipHasher13;
 
+use crate::config::in_time;
+
 /// The content of some files at one moment. Taking it blocks, so do it on a thread that may wait for a disk.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Fingerprint(BTreeMap<PathBuf, Option<FileState>>);
@@ -42,7 +44,9 @@ impl Fingerprint {
     pub(super) fn of(paths: BTreeSet<PathBuf>, before: &Self) -> Self {
         let now = SystemTime::now();
         let fingerprint = |path: PathBuf| {
-            let seen = FileState::of(&path, before.0.get(&path).copied().flatten(), now);
+            let (file, before) = (path.clone(), before.0.get(&path).copied().flatten());
+            // What does not answer counts as missing.
+            let seen = in_time(&path, move || Ok(FileState::of(&file, before, now))).ok().flatten();
             (path, seen)
         };
         Self(paths.into_iter().map(fingerprint).collect())

@@ -5,8 +5,11 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, FileType};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
+
+use crate::config::in_time;
 
 /// What to watch, and which names are relevant. Paths are absolute, and free of symlinks except for the last component.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,19 +23,20 @@ pub(super) struct WatchPaths {
 }
 
 impl WatchPaths {
+    /// Follows the links of every path, which blocks. What does not answer is left out: polling finds its changes.
     pub(super) fn of<'p>(files: impl Iterator<Item = &'p Path>, directories: impl Iterator<Item = &'p Path>) -> Self {
-        use std::os::unix::fs::MetadataExt;
         let mut paths = Self::default();
-        for file in files {
-            let end = paths.follow(file);
-            if let Ok(metadata) = fs::metadata(&end) {
-                paths.files.insert((end.clone(), metadata.ino()));
+        for Followed { links, end, kind } in files.filter_map(follow) {
+            paths.names.extend(links);
+            if let Some((_, inode)) = kind {
+                paths.files.insert((end.clone(), inode));
             }
             paths.names.insert(end);
         }
-        for directory in directories {
-            let end = paths.follow(directory);
-            if end.is_dir() {
+        for Followed { links, end, kind } in directories.filter_map(follow) {
+            paths.names.extend(links);
+            let is_directory = kind.is_some_and(|(kind, _)| kind.is_dir());
+            if is_directory {
                 paths.open.insert(end)
             } else {
                 paths.names.insert(end)
@@ -57,12 +61,27 @@ impl WatchPaths {
         let files = self.files.iter().map(|(file, _)| &**file).take(MOST_FILES);
         parents.chain(self.open.iter().map(|open| &**open)).chain(files).collect()
     }
+}
 
-    /// Resolves `path` as the kernel does, recording every symlink; returns where it ends, whether or not that exists.
-    fn follow(&mut self, path: &Path) -> PathBuf {
-        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
-        let mut rest: Vec<OsString> = parts(&absolute);
-        let (mut at, mut links) = (PathBuf::from("/"), 0);
+/// Where a path leads.
+struct Followed {
+    links: Vec<PathBuf>,
+    /// Whether or not it exists.
+    end: PathBuf,
+    /// Its type and inode, if it exists.
+    kind: Option<(FileType, u64)>,
+}
+
+fn follow(path: &Path) -> Option<Followed> {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    in_time(path, move || Ok(Followed::of(&absolute))).ok()
+}
+
+impl Followed {
+    /// Resolves `path`, which is absolute, as the kernel does.
+    fn of(path: &Path) -> Self {
+        let mut rest: Vec<OsString> = parts(path);
+        let (mut at, mut links) = (PathBuf::from("/"), Vec::new());
         while let Some(part) = rest.pop() {
             if part == ".." {
                 at.pop();
@@ -70,18 +89,18 @@ impl WatchPaths {
             }
             let next = at.join(part);
             match fs::read_link(&next) {
-                Ok(target) if links < MOST_LINKS => {
-                    links += 1;
+                Ok(target) if links.len() < MOST_LINKS => {
                     rest.extend(parts(&target));
                     if target.is_absolute() {
                         at = PathBuf::from("/");
                     }
-                    self.names.insert(next);
+                    links.push(next);
                 }
                 _ => at = next,
             }
         }
-        at
+        let kind = fs::metadata(&at).ok().map(|metadata| (metadata.file_type(), metadata.ino()));
+        Self { links, end: at, kind }
     }
 }
 

@@ -3,6 +3,7 @@
 //! In:  calls of [`Control`].
 //! Out: JSON answers from the state in force; reloads.
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -71,7 +72,16 @@ impl Control for Controls {
 
     fn config(&self) -> Soon<'_, Option<String>> {
         let snapshot = self.snapshot.load_full();
-        Box::pin(async move { tokio::task::spawn_blocking(move || snapshot.effective().to_text()).await.ok() })
+        Box::pin(async move {
+            match tokio::task::spawn_blocking(move || snapshot.effective().to_text()).await {
+                Ok(text) => Some(text),
+                Err(error) => match error.try_into_panic() {
+                    // Ends the client's connection, and is counted there.
+                    Ok(panic) => resume_unwind(panic),
+                    Err(_) => None,
+                },
+            }
+        })
     }
 
     fn connections(&self, query: ConnectionsQuery, limit: usize) -> Soon<'_, Value> {

@@ -1,7 +1,8 @@
-//! Keeps a background task running when it panics.
+//! Watches everything that runs in the background: what panics is started again, or ends the process.
 //!
-//! In:  a function that starts the task's future.
-//! Out: the future's end. A panic is logged and counted, and the future is started again after a pause.
+//! In:  a function that starts a task's future, or a future that has to end.
+//! Out: the future's end. A panic is logged and counted, and the future is started again after a pause; where that is not
+//!      possible, the process ends, since whoever supervises it starts it again, whole.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::telemetry::{Metrics, Task};
+use crate::telemetry::{Metrics, Task, log};
 
 /// Runs the future that `start` makes until one ends without a panic. State that outlives a future must be usable after
 /// a panic in it: locks must not stay poisoned.
@@ -23,6 +24,47 @@ pub(crate) async fn supervise<F: Future<Output = ()>>(task: Task, metrics: &Metr
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
+
+/// Runs `future` to its end. A panic is logged and counted; it is not started again.
+pub(crate) async fn observed(task: Task, metrics: &Metrics, future: impl Future<Output = ()>) {
+    if let Err(panic) = caught(future).await {
+        log_panic(task, metrics, &*panic);
+    }
+}
+
+/// Logs and counts a panic of one part of `task`, which ends with it.
+pub(crate) fn log_panic(task: Task, metrics: &Metrics, panic: &(dyn Any + Send)) {
+    metrics.task_panicked(task);
+    let (task, error) = (task.as_str(), message(panic));
+    tracing::error!(event = "task_panicked", task, error, "part of a background task panicked: its work is not done");
+}
+
+/// Runs `future`, without which the process cannot serve; a panic in it ends the process.
+pub(crate) async fn vital<F: Future>(what: &str, future: F) -> F::Output {
+    caught(future).await.unwrap_or_else(|panic| end_process(what, &*panic))
+}
+
+/// Runs the code of a whole thread, without which the process cannot serve; a panic in it ends the process.
+pub(crate) fn vital_thread<T>(what: &str, run: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| end_process(what, &*panic))
+}
+
+/// The rest of the process could go on, but not serve: half a proxy is worse than one that is started again.
+fn end_process(what: &str, panic: &(dyn Any + Send)) -> ! {
+    let error = message(panic);
+    tracing::error!(
+        event = "thread_died",
+        thread = what,
+        error,
+        "a part that snigate cannot do without panicked: exiting"
+    );
+    log::flush();
+    eprintln!("snigate: {what} panicked: {error}; this is a bug, please report it. Exiting, so that it is restarted.");
+    std::process::exit(BROKEN)
+}
+
+/// The exit code of a process that ends without having drained, because a part of it is broken.
+pub(crate) const BROKEN: i32 = 8;
 
 /// Counts and logs a panic of `task`, which is started again after `pause`.
 pub(crate) fn report(task: Task, metrics: &Metrics, panic: &(dyn Any + Send), pause: Duration) {
