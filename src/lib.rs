@@ -43,6 +43,7 @@ mod socket;
 mod descriptors;
 mod sys;
 mod supervise;
+mod sandbox;
 mod telemetry;
 mod settings;
 mod proxy_header;
@@ -81,6 +82,9 @@ pub mod internals {
     }
     pub mod route {
         pub use crate::route::{Builder, By, Conditions, Found, Lookup, RouteTable};
+    }
+    pub mod sandbox {
+        pub use crate::sandbox::system_calls;
     }
     pub mod snapshot {
         pub use crate::snapshot::{RouteQuery, Snapshot, Terms};

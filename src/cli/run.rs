@@ -6,8 +6,10 @@ use std::process::ExitCode;
 use super::Exit;
 use crate::config::{self, Config, Loaded, Problems, Severity};
 use crate::process::apply::ApplyError;
+use crate::process::needs;
 use crate::process::server::Server;
-use crate::process::upgrade::Inheritance;
+use crate::process::upgrade::{Inheritance, Predecessor};
+use crate::sandbox::{self, Entered, SandboxError};
 use crate::supervise::vital_thread;
 use crate::telemetry::{LogGuard, log};
 
@@ -30,7 +32,15 @@ pub(super) fn run(file: PathBuf) -> ExitCode {
     config::end_thread();
     match loaded {
         Ok(loaded) => {
+            let sandbox = match enter_sandbox(&loaded.config, &inheritance) {
+                Ok(sandbox) => sandbox,
+                Err(error) => {
+                    eprintln!("snigate: {error}");
+                    return Exit::Bind.into();
+                }
+            };
             let log = start_log(&loaded.config, &loaded.warnings);
+            log_sandbox(&sandbox);
             serve(loaded, file, inheritance, log, |_| {})
         }
         Err(problems) => {
@@ -38,6 +48,20 @@ pub(super) fn run(file: PathBuf) -> ExitCode {
             Exit::Config.into()
         }
     }
+}
+
+/// Restricts the process to what `config` needs, before it starts a thread, which would not be restricted.
+fn enter_sandbox(config: &Config, inheritance: &Inheritance) -> Result<Entered, SandboxError> {
+    match inheritance.predecessor.as_ref().and_then(Predecessor::sandbox) {
+        Some(inherited) => Ok(sandbox::inherit(&inherited)),
+        None => sandbox::enter(&needs::of(config), config.sandbox),
+    }
+}
+
+fn log_sandbox(entered: &Entered) {
+    let Entered { files, ports, signals, calls, ref missing } = *entered;
+    let missing = missing.join("; ");
+    tracing::info!(event = "sandbox", files, ports, signals, calls, missing, "the process has restricted itself");
 }
 
 /// Serves `loaded`; calls `started` before the first connection is accepted.

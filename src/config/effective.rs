@@ -26,6 +26,7 @@ pub(super) fn text(config: &Config) -> String {
         relay: settings.relay,
         tcp: settings.tcp.clone(),
         runtime: settings.runtime,
+        sandbox: settings.sandbox,
         admin: settings.admin.clone(),
         log: settings.log,
         reload: settings.reload,
@@ -120,6 +121,7 @@ limits: {{ max_connections: 17, max_hello: 5KiB, hello_memory: 3MiB }}
 relay: {{ splice: off, pipe_size: 2MiB }}
 tcp: {{ nodelay: false, keepalive: {{ idle: 2s, interval: 3s, probes: 5 }}, user_timeout: 9s, backlog: 3 }}
 runtime: {{ workers: 3 }}
+sandbox: off
 admin: {{ bind: ["127.0.0.1:4", "unix:/run/admin.sock"], allow_control: token, token_file: {token} }}
 log: {{ level: debug, format: text, connections: failed }}
 reload: {{ watch: false, poll: 9s }}

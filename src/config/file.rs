@@ -16,8 +16,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::server_name::Pattern;
 use crate::settings::{
-    Admin, Limits, Listener, Log, OnRemoved, OneOrMany, Pool, Protocol, Refuse, Relay, Reload, Runtime, Span, Tcp,
-    Text, Timeouts, name,
+    Admin, Limits, Listener, Log, OnRemoved, OneOrMany, Pool, Protocol, Refuse, Relay, Reload, Runtime, Sandbox, Span,
+    Tcp, Text, Timeouts, name,
 };
 
 /// The snigate routing file.
@@ -58,6 +58,9 @@ pub(super) struct File {
     pub tcp: Tcp,
     #[schemars(default)]
     pub runtime: Runtime,
+    /// Whether the process gives up what it does not need: other files, signals to other processes, system calls.
+    #[schemars(default)]
+    pub sandbox: Sandbox,
     #[schemars(default)]
     pub admin: Admin,
     #[schemars(default)]
@@ -80,6 +83,7 @@ pub(super) const KEYS: &[&str] = &[
     "relay",
     "tcp",
     "runtime",
+    "sandbox",
     "admin",
     "log",
     "reload",

@@ -17,6 +17,7 @@ use siphasher::sip::SipHasher13;
 use super::at::{At, Spot};
 use super::in_time::in_time;
 use super::problem::Problems;
+use crate::sandbox;
 
 /// Reads a whole file.
 pub(super) fn read(path: &Path, problems: &mut Problems) -> Option<String> {
@@ -36,7 +37,7 @@ pub(super) fn read(path: &Path, problems: &mut Problems) -> Option<String> {
 /// # Errors
 /// It cannot be read, is larger, or its file system does not answer in time. What is not a regular file is refused by
 /// its type: opening a FIFO or a device must neither block nor have an effect.
-pub(super) fn bytes(path: &Path, most: u64) -> Result<Vec<u8>, FileError> {
+pub(crate) fn bytes(path: &Path, most: u64) -> Result<Vec<u8>, FileError> {
     let file = path.to_path_buf();
     in_time(path, move || Ok(bytes_of(&file, most))).map_err(FileError::Io)?
 }
@@ -232,7 +233,8 @@ impl std::fmt::Display for FileError {
                 write!(
                     f,
                     "permission denied: user {user} may not read the file, or not enter a directory on the way to it"
-                )
+                )?;
+                if sandbox::restricts_files() { write!(f, "; {}", sandbox::ADVICE) } else { Ok(()) }
             }
             Self::Io(error) => write!(f, "the file cannot be read: {error}"),
             Self::Directory => f.write_str("this is a directory, not a file"),
@@ -248,7 +250,11 @@ impl std::fmt::Display for FileError {
 impl std::fmt::Display for IncludeError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Io(error) => write!(f, "the directory cannot be read: {error}"),
+            Self::Io(error) => {
+                write!(f, "the directory cannot be read: {error}")?;
+                let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
+                if is_denied && sandbox::restricts_files() { write!(f, "; {}", sandbox::ADVICE) } else { Ok(()) }
+            }
             Self::NoFileName => f.write_str("this does not name a file; write it as `routes.d/*.yaml`"),
             Self::StarInDirectory => f.write_str("a `*` is allowed in the file name only, not in the directory"),
             Self::TooMany => write!(f, "this matches more than {MAX_FILES} files"),

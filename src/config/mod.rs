@@ -27,13 +27,14 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::Serialize;
 
+pub(crate) use self::files::{FileError, bytes as read_file};
 pub(crate) use self::in_time::{end_thread, in_time};
 pub use self::problem::{Place, Problem, Problems, Severity};
 pub(crate) use self::sources::Sources;
 pub(crate) use self::token::Token;
 use crate::server_name::Pattern;
 use crate::settings::{
-    Admin, Limits, Listener, Log, OnRemoved, Pool, Refuse, Relay, Reload, Runtime, Span, Tcp, Timeouts,
+    Admin, Limits, Listener, Log, OnRemoved, Pool, Refuse, Relay, Reload, Runtime, Sandbox, Span, Tcp, Timeouts,
 };
 
 /// A valid configuration, and warnings about probable mistakes in it.
@@ -132,6 +133,7 @@ pub struct Settings {
     pub relay: Relay,
     pub tcp: Tcp,
     pub runtime: Runtime,
+    pub sandbox: Sandbox,
     pub admin: Admin,
     pub log: Log,
     pub reload: Reload,

@@ -4,6 +4,7 @@
 //! Out: [`Token`], which never appears in a log or a dump of the configuration.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -65,7 +66,7 @@ impl fmt::Debug for Token {
 impl fmt::Display for TokenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreadable { file, error: FileError::Io(error) } => {
+            Self::Unreadable { file, error: FileError::Io(error) } if error.kind() != ErrorKind::PermissionDenied => {
                 write!(f, "`{}` cannot be read: {error}", file.display())
             }
             Self::Unreadable { file, error } => write!(f, "`{}` cannot be used: {error}", file.display()),

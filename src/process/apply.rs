@@ -17,8 +17,9 @@ use crate::descriptors::{Budget, TooMany};
 use crate::operate::admin::{App, sockets};
 use crate::process::listening_sockets::{self, CannotBind, ListeningSockets, Plan};
 use crate::process::upgrade;
+use crate::sandbox;
 use crate::self_loop::comes_back;
-use crate::settings::{Address, BackendAddress, Log, Runtime};
+use crate::settings::{Address, BackendAddress, Log, Runtime, Sandbox};
 use crate::snapshot::{Snapshot, missing_congestion};
 use crate::socket::{AdminSocket, Listening};
 use crate::socket::{Kind, Label};
@@ -32,6 +33,7 @@ pub(crate) struct Process {
     log: Option<LogControl>,
     /// The values in use; changing them requires a restart.
     runtime: Runtime,
+    sandbox: Sandbox,
     budget: Budget,
     /// Sockets that existed before this process, until the first configuration has taken those it needs.
     before: Before,
@@ -73,6 +75,7 @@ pub(crate) enum ApplyError {
     /// It changes a setting that is fixed while the process runs.
     NeedsRestart {
         what: &'static str,
+        how: &'static str,
     },
     /// A thread or a runtime cannot be created.
     Io(io::Error),
@@ -81,7 +84,7 @@ pub(crate) enum ApplyError {
 impl Process {
     pub(crate) fn new(
         listeners: ListeningSockets,
-        runtime: Runtime,
+        config: &Settings,
         budget: Budget,
         inherited: Vec<upgrade::Inherited>,
     ) -> Result<Self, ApplyError> {
@@ -89,7 +92,8 @@ impl Process {
             listeners,
             admin: sockets::Sockets::new().map_err(ApplyError::Io)?,
             log: None,
-            runtime,
+            runtime: config.runtime,
+            sandbox: config.sandbox,
             budget,
             before: Before::sort(inherited),
         })
@@ -101,7 +105,10 @@ impl Process {
     /// An address cannot be bound, or another resource that `config` needs is unavailable; nothing has changed then.
     pub(crate) fn prepare(&mut self, config: &Settings) -> Result<Prepared<'_>, ApplyError> {
         if config.runtime != self.runtime {
-            return Err(ApplyError::NeedsRestart { what: "runtime" });
+            return Err(ApplyError::NeedsRestart { what: "runtime", how: "restart it, or upgrade it (SIGUSR2)" });
+        }
+        if config.sandbox != self.sandbox {
+            return Err(ApplyError::NeedsRestart { what: "sandbox", how: "restart it (an upgrade keeps the sandbox)" });
         }
         self.budget.check(*config.limits.max_connections).map_err(ApplyError::TooManyConnections)?;
         if let Some((name, error)) = missing_congestion(config) {
@@ -272,10 +279,11 @@ impl fmt::Display for ApplyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bind(CannotBind { listener, address, error }) => {
-                write!(f, "listener {listener}: cannot bind {address}{}", advice(error))
+                write!(f, "listener {listener}: cannot bind {address}{}", advice(error, Some(address.port())))
             }
             Self::BindAdmin(sockets::CannotBind { address, error }) => {
-                write!(f, "admin: cannot bind {address}{}", advice(error))
+                let port = address.tcp().map(|address| address.port());
+                write!(f, "admin: cannot bind {address}{}", advice(error, port))
             }
             Self::Congestion { name, .. } => write!(
                 f,
@@ -287,23 +295,29 @@ impl fmt::Display for ApplyError {
                  in a loop; write the address that the backend itself listens on"
             ),
             Self::TooManyConnections(too_many) => too_many.fmt(f),
-            Self::NeedsRestart { what } => {
-                write!(f, "{what} cannot change while snigate runs: restart it, or upgrade it (SIGUSR2)")
-            }
+            Self::NeedsRestart { what, how } => write!(f, "{what} cannot change while snigate runs: {how}"),
             Self::Io(_) => f.write_str("cannot start"),
         }
     }
 }
 
-fn advice(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => " (another program listens there: `ss -ltnp` shows which)",
-        io::ErrorKind::AlreadyExists => " (there is a file of that name, and it is not a socket)",
-        io::ErrorKind::PermissionDenied => {
-            " (ports below 1024 need CAP_NET_BIND_SERVICE, or the sysctl net.ipv4.ip_unprivileged_port_start)"
+/// How to mend it; with the port, if it has one.
+fn advice(error: &io::Error, port: Option<u16>) -> String {
+    match (error.kind(), port) {
+        (io::ErrorKind::AddrInUse, _) => " (another program listens there: `ss -ltnp` shows which)".to_owned(),
+        (io::ErrorKind::AlreadyExists, _) => " (there is a file of that name, and it is not a socket)".to_owned(),
+        (io::ErrorKind::AddrNotAvailable, _) => " (no interface of this machine has that address)".to_owned(),
+        (io::ErrorKind::PermissionDenied, Some(_)) if sandbox::restricts_ports() => {
+            format!(" ({})", sandbox::PORT_ADVICE)
         }
-        io::ErrorKind::AddrNotAvailable => " (no interface of this machine has that address)",
-        _ => "",
+        (io::ErrorKind::PermissionDenied, Some(port @ ..1024)) => format!(
+            " (a port below 1024 needs one of: the capability CAP_NET_BIND_SERVICE; `sysctl \
+             net.ipv4.ip_unprivileged_port_start={port}`; a socket that systemd opens (snigate.socket), or another port \
+             here, such as {}, published as {port})",
+            8000 + port
+        ),
+        (io::ErrorKind::PermissionDenied, None) if sandbox::restricts_files() => format!(" ({})", sandbox::ADVICE),
+        _ => String::new(),
     }
 }
 
@@ -324,6 +338,18 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+
+    #[test]
+    fn for_a_low_port_there_are_three_ways_out() {
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        let low = advice(&denied, Some(443));
+        for way in
+            ["CAP_NET_BIND_SERVICE", "net.ipv4.ip_unprivileged_port_start=443", "snigate.socket", "8443, published"]
+        {
+            assert!(low.contains(way), "{low}");
+        }
+        assert_eq!(advice(&denied, Some(1024)), "");
+    }
 
     #[test]
     fn a_backend_where_we_listen_is_refused_under_the_name_of_its_pool() {

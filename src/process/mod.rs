@@ -7,6 +7,7 @@
 pub(crate) mod server;
 pub(crate) mod reload;
 pub(crate) mod apply;
+pub(crate) mod needs;
 pub(crate) mod listening_sockets;
 pub(crate) mod worker;
 pub(crate) mod upgrade;

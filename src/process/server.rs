@@ -96,7 +96,7 @@ impl Server {
         // The old process keeps serving until this one can.
         let begin = if predecessor.is_some() { Begin::Later } else { Begin::AtOnce };
         let listeners = ListeningSockets::new(to_workers, begin, shared.clone());
-        let mut process = Process::new(listeners, config.runtime, budget, sockets)?;
+        let mut process = Process::new(listeners, &config, budget, sockets)?;
         let prepared = process.prepare(&config)?;
         let workers = start_workers(openings, &shared)?;
         prepared.commit(&shared.snapshot.load_full());

@@ -36,6 +36,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::process::systemd;
+use crate::sandbox;
 use crate::socket::{Kind, Label};
 
 /// A listening socket inherited by this process.
@@ -88,6 +89,11 @@ impl Predecessor {
         rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(PATIENCE))?;
         Ok(Some(Self(socket)))
+    }
+
+    /// The restrictions that this process has from the old one, if any.
+    pub(crate) fn sandbox(&self) -> Option<String> {
+        env::var(SANDBOX).ok()
     }
 
     fn receive(&self) -> io::Result<Vec<Inherited>> {
@@ -160,6 +166,10 @@ impl Successor {
         let mut command = Command::new(program()?);
         systemd::OWN_VARIABLES.iter().for_each(|name| _ = command.env_remove(name));
         command.args(env::args_os().skip(1)).env(FROM, std::process::id().to_string()).stdin(Stdio::from(theirs));
+        match sandbox::passed_on() {
+            Some(state) => command.env(SANDBOX, state),
+            None => command.env_remove(SANDBOX),
+        };
         Ok(Self { child: Some(command.spawn()?), socket })
     }
 
@@ -247,7 +257,7 @@ fn watched(socket: OwnedFd) -> io::Result<UnixStream> {
 }
 
 /// `argv[0]` rather than /proc/self/exe: a symlink that now points at a new version must be resolved again.
-fn program() -> io::Result<PathBuf> {
+pub(crate) fn program() -> io::Result<PathBuf> {
     match env::args_os().next().filter(|name| !name.is_empty()) {
         Some(name) => Ok(name.into()),
         None => env::current_exe(),
@@ -314,7 +324,11 @@ impl std::fmt::Display for UpgradeError {
                 f.write_str("the first process of a container cannot be upgraded: replace the container")
             }
             Self::NotReady => f.write_str("this process is not ready"),
-            Self::Start(error) => write!(f, "the new process cannot be started: {error}"),
+            Self::Start(error) => {
+                write!(f, "the new process cannot be started: {error}")?;
+                let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
+                if is_denied && sandbox::restricts_files() { f.write_str(OUTSIDE) } else { Ok(()) }
+            }
             Self::Ended(Some(status)) => write!(f, "the new process ended before it served, with {status}"),
             Self::Ended(None) => f.write_str("the new process gave up before it served"),
             Self::Hung(limit) => write!(f, "the new process did not serve within {limit:?} and was ended"),
@@ -324,6 +338,10 @@ impl std::fmt::Display for UpgradeError {
 
 impl std::error::Error for UpgradeError {}
 
+const OUTSIDE: &str = ", or the sandbox forbids it: the new program must lie in the directory of the old one, and not be \
+                       a script; restart snigate instead";
+/// Set to what the old process has left of itself, which the new one inherits.
+const SANDBOX: &str = "SNIGATE_SANDBOX";
 /// Set to the process id of the old process.
 const FROM: &str = "SNIGATE_UPGRADE_FROM";
 /// Version of the messages sent with the sockets.

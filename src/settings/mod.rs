@@ -350,6 +350,19 @@ pub enum LogFormat {
     Text,
 }
 
+/// Whether the process gives up what it does not need.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Sandbox {
+    /// As far as the kernel can.
+    #[default]
+    Auto,
+    /// Completely, ports included, or snigate does not start.
+    Require,
+    /// No.
+    Off,
+}
+
 /// Which connections are logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

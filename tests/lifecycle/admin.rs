@@ -37,7 +37,7 @@ fn command(arguments: &[&str]) -> Output {
 #[test]
 fn an_admin_address_moves_and_may_be_a_socket_in_the_file_system() {
     let backend = Backend::echoing();
-    let lb = Lb::new().route("a.test", &backend).with("log: { connections: failed }");
+    let lb = Lb::new().route("a.test", &backend).with("log: { connections: failed }\nsandbox: off");
     let running = Running::start(&lb.config());
     let churn = Churn::at(running.address());
     let path = running.directory().join("admin.sock");
@@ -80,7 +80,7 @@ fn an_admin_address_moves_and_may_be_a_socket_in_the_file_system() {
 #[test]
 fn the_unix_socket_takes_changes_and_no_client_gets_there() {
     let backend = Backend::echoing();
-    let lb = Lb::new().route("a.test", &backend);
+    let lb = Lb::new().route("a.test", &backend).with("sandbox: off");
     let running = Running::start(&lb.config());
     let path = running.directory().join("admin.sock");
     let bind = format!("[\"127.0.0.1:{}\", \"unix:{}\"]", running.admin().port(), path.display());
@@ -106,7 +106,7 @@ fn the_unix_socket_takes_changes_and_no_client_gets_there() {
 #[test]
 fn a_socket_file_is_replaced_if_nobody_listens_and_not_otherwise() {
     let backend = Backend::echoing();
-    let lb = Lb::new().route("a.test", &backend);
+    let lb = Lb::new().route("a.test", &backend).with("sandbox: off");
     let running = Running::start(&lb.config());
     let path = running.directory().join("admin.sock");
     let both = |comment: &str| {

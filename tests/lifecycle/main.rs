@@ -12,11 +12,14 @@ mod broken;
 mod ending;
 mod listeners;
 mod logs;
+mod sandbox;
 mod service_manager;
+mod system_calls;
 mod upgrades;
 
 mod churn;
 mod lineage;
+mod tour;
 
 use self::harness::trial::soaking;
 use self::harness::{backend, bytes, wire};

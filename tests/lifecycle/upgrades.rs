@@ -95,7 +95,8 @@ fn who_is_queued_on_a_listener_that_the_new_process_does_not_have_is_served() {
 fn a_new_process_that_fails_leaves_the_old_one_as_it_was() {
     let backend = Backend::echoing();
     let lb = Lb::new().route("a.test", &backend).with("log: { connections: failed }");
-    let lb = lb.with("timeouts: { upgrade: 2s }\nreload: { watch: false, poll: 1h }");
+    // The scripts are run by /bin/sh.
+    let lb = lb.with("timeouts: { upgrade: 2s }\nreload: { watch: false, poll: 1h }\nsandbox: off");
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("snigate");
     let real = env!("CARGO_BIN_EXE_snigate");
@@ -145,7 +146,7 @@ fn a_new_process_that_fails_leaves_the_old_one_as_it_was() {
 #[test]
 fn the_end_may_be_asked_for_while_a_new_process_starts() {
     let backend = Backend::echoing();
-    let lb = Lb::new().route("a.test", &backend);
+    let lb = Lb::new().route("a.test", &backend).with("sandbox: off");
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("snigate");
     symlink(env!("CARGO_BIN_EXE_snigate"), &program).unwrap();

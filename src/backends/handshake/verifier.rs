@@ -20,6 +20,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 use super::certificate::Certificate;
+use crate::config::{self, FileError};
 
 /// What a client that trusts these roots would do.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,7 +44,8 @@ pub(crate) struct Roots {
 /// Why the roots could not be loaded.
 #[derive(Debug)]
 pub(crate) enum RootsError {
-    /// The file cannot be read or is not valid PEM.
+    Unreadable(FileError),
+    /// The file is not valid PEM.
     Pem(pem::Error),
     /// No usable certificate was found.
     None,
@@ -68,7 +70,8 @@ impl Roots {
     /// # Errors
     /// [`RootsError`].
     pub(crate) fn from_file(file: &Path) -> Result<Self, RootsError> {
-        let certificates: Result<Vec<_>, _> = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
+        let bytes = config::read_file(file, MOST_BYTES).map_err(RootsError::Unreadable)?;
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
         Self::new(certificates.map_err(RootsError::Pem)?)
     }
 
@@ -243,6 +246,7 @@ impl fmt::Debug for Roots {
 impl fmt::Display for RootsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Unreadable(error) => error.fmt(f),
             Self::Pem(error) => error.fmt(f),
             Self::None => f.write_str("no trusted certificate is available"),
         }
@@ -252,8 +256,12 @@ impl fmt::Display for RootsError {
 impl std::error::Error for RootsError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
+            Self::Unreadable(error) => Some(error),
             Self::Pem(error) => Some(error),
             Self::None => None,
         }
     }
 }
+
+/// Far more than the certificates of all public CAs take.
+const MOST_BYTES: u64 = 16 << 20;

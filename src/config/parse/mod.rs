@@ -82,6 +82,7 @@ fn merged(tops: &[Cursor<'_>], texts: Texts, sources: Sources) -> Option<Config>
         relay: settings::relay(top),
         tcp,
         runtime: settings::runtime(top),
+        sandbox: top.section("sandbox"),
         admin,
         token,
         log: top.section("log"),

@@ -1,0 +1,135 @@
+//! Lists what the process needs of the machine, for the sandbox.
+//!
+//! In:  the configuration at the start.
+//! Out: [`Needs`]. Directories rather than files: a file may be replaced by another, and others may join it.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use crate::config::{Config, Sources};
+use crate::process::upgrade;
+use crate::sandbox::Needs;
+use crate::settings::{Address, Sandbox};
+
+/// What `config` needs, and reloads that stay within its directories.
+pub(crate) fn of(config: &Config) -> Needs {
+    let paths = |paths: &[&str]| -> BTreeSet<PathBuf> { paths.iter().map(PathBuf::from).collect() };
+    let mut needs = Needs { read: paths(READ), run: paths(LIBRARIES), write: paths(WRITE), ..Needs::default() };
+    needs.read.extend(sources(&config.sources));
+    let ca_files = config.pools.iter().filter_map(|pool| pool.health_check.as_ref()?.ca_file.as_ref());
+    needs.read.extend(ca_files.flat_map(|file| around(&file.0)));
+    // Its place is often a link into a directory where it is replaced.
+    needs.read.extend(RESOLVER_FILES.iter().flat_map(|file| around(Path::new(file))));
+    needs.read.extend(["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().filter_map(env::var_os).map(PathBuf::from));
+    needs.run.extend(program().iter().flat_map(|program| around(program)));
+    let sockets = config.admin.bind.iter().filter_map(|address| match address {
+        Address::Unix(path) => path.parent(),
+        Address::Tcp(_) => None,
+    });
+    needs.make_sockets = sockets.map(here).collect();
+    needs.bind = if config.sandbox == Sandbox::Require { ports(config) } else { None };
+    needs
+}
+
+fn sources(sources: &Sources) -> BTreeSet<PathBuf> {
+    let files = sources.present();
+    files.iter().flat_map(|file| around(file)).chain(sources.directories().map(|directory| here(&directory))).collect()
+}
+
+/// The directories of `file`, of what it leads to, and of every symlink on the way, which may lead to another place beside
+/// it later. Not the root, below which is everything.
+fn around(file: &Path) -> Vec<PathBuf> {
+    let is_link = |path: &&Path| path.is_symlink() && path.components().count() > MOST_SHARED;
+    let links = file.ancestors().skip(1).filter(is_link).map(Path::to_path_buf);
+    let places: Vec<PathBuf> = [file.to_path_buf()].into_iter().chain(file.canonicalize()).chain(links).collect();
+    places
+        .into_iter()
+        .map(|place| match place.parent() {
+            Some(directory) if directory != Path::new("/") => here(directory),
+            _ => place,
+        })
+        .collect()
+}
+
+fn here(directory: &Path) -> PathBuf {
+    if directory.as_os_str().is_empty() { PathBuf::from(".") } else { directory.to_path_buf() }
+}
+
+/// The executable that an upgrade would start, found as it will be.
+fn program() -> Option<PathBuf> {
+    let name = upgrade::program().ok()?;
+    if name.components().count() > 1 {
+        return Some(name);
+    }
+    let path: OsString = env::var_os("PATH")?;
+    env::split_paths(&path).map(|directory| directory.join(&name)).find(|file| file.is_file())
+}
+
+/// The ports of listeners and admin addresses; 0 also for backends that are connected to from given addresses. `None` if
+/// the kernel chooses the port of a listener: all workers bind it, whatever it is.
+fn ports(config: &Config) -> Option<BTreeSet<u16>> {
+    let listeners = config.listeners.iter().flat_map(|listener| listener.bind.iter()).map(|bind| bind.0.port());
+    let listeners: BTreeSet<u16> = listeners.collect();
+    if listeners.contains(&0) {
+        return None;
+    }
+    let admin = config.admin.bind.iter().filter_map(|address| Some(address.tcp()?.port()));
+    let from_anywhere = config.pools.iter().any(|pool| !pool.source_addresses.is_empty()).then_some(0);
+    Some(listeners.into_iter().chain(admin).chain(from_anywhere).collect())
+}
+
+/// Files of the system: the resolver's, kernel parameters, control groups, and trusted certificates. A resolver file in
+/// /etc is replaced by another, so the whole directory can be read, as far as the user may.
+const READ: &[&str] = &["/etc", "/proc", "/sys", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates"];
+const RESOLVER_FILES: &[&str] = &["/etc/resolv.conf", "/etc/hosts"];
+/// For the dynamic linker of a new version.
+const LIBRARIES: &[&str] =
+    &["/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/local/lib", "/nix/store", "/gnu/store"];
+/// Components of a path such as /var/run, which is a link on many systems: what lies beside it belongs to others.
+const MOST_SHARED: usize = 3;
+const WRITE: &[&str] = &["/dev/null"];
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn directories_are_needed_where_a_file_is_and_where_it_leads() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().canonicalize().unwrap();
+        for made in ["conf/v1", "conf/v2", "routes", "secrets/..1", "run"] {
+            fs::create_dir_all(root.join(made)).unwrap();
+        }
+        fs::write(root.join("secrets/..1/token"), "x").unwrap();
+        symlink("..1/token", root.join("secrets/token")).unwrap();
+        symlink("v1", root.join("conf/current")).unwrap();
+        let file = root.join("conf/current/config.yaml");
+        let text = format!(
+            "listeners: [{{ name: l, bind: \"127.0.0.1:7001\" }}]\nsandbox: require\n\
+             include: {0}/routes/*.yaml\nadmin: {{ bind: [\"127.0.0.1:0\", \"unix:{0}/run/a.sock\"], \
+             token_file: {0}/secrets/token }}\n",
+            root.display()
+        );
+        fs::write(&file, text).unwrap();
+        let needs = of(&Config::load(&file).unwrap_or_else(|problems| panic!("{problems}")).config);
+        let canonical: BTreeSet<PathBuf> = needs.read.iter().filter_map(|path| path.canonicalize().ok()).collect();
+        for read in ["conf", "conf/v1", "routes", "secrets", "secrets/..1"] {
+            assert!(canonical.contains(&root.join(read)), "{read}: {needs:?}");
+        }
+        assert!(!canonical.contains(&root) && !canonical.contains(Path::new("/")), "{needs:?}");
+        assert_eq!(needs.make_sockets, BTreeSet::from([root.join("run")]));
+        assert_eq!(needs.bind, Some(BTreeSet::from([0, 7001])));
+        assert!(needs.run.contains(env::current_exe().unwrap().parent().unwrap()), "{needs:?}");
+    }
+
+    #[test]
+    fn a_file_in_the_root_is_not_everything() {
+        assert_eq!(around(Path::new("/config.yaml")), [Path::new("/config.yaml")]);
+        assert_eq!(around(Path::new("config.yaml"))[0], Path::new("."));
+    }
+}
