@@ -7,6 +7,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
+use std::sync::Once;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ pub(crate) enum Refusal {
     Leave,
     /// RST, so that a client takes it for a failure and tries again.
     Reset,
+    /// Nothing: neither FIN nor RST.
+    Drop,
 }
 
 /// The end of a connection that is not relayed.
@@ -76,6 +79,7 @@ pub(crate) fn for_hello(how: Refuse, matched: Match, offer: Offer) -> TurnedAway
         Refuse::Alert => Refusal::Alert { version: offer.alert_version, alert },
         Refuse::Close => Refusal::Close,
         Refuse::Reset => Refusal::Reset,
+        Refuse::Drop => Refusal::Drop,
     };
     TurnedAway { reason, refusal }
 }
@@ -84,6 +88,7 @@ pub(crate) fn for_hello(how: Refuse, matched: Match, offer: Offer) -> TurnedAway
 pub(crate) fn for_not_tls(how: Refuse, first_bytes: &[u8]) -> TurnedAway {
     let refusal = match how {
         Refuse::Reset => Refusal::Reset,
+        Refuse::Drop => Refusal::Drop,
         Refuse::Alert | Refuse::Close if looks_like_http(first_bytes) => Refusal::Http,
         Refuse::Alert | Refuse::Close => Refusal::Close,
     };
@@ -118,7 +123,24 @@ pub(crate) async fn refuse(client: &mut TcpStream, refusal: Refusal) {
         Refusal::Close => say(client, &[]).await,
         Refusal::Leave => {}
         Refusal::Reset => socket::reset_on_drop(client),
+        Refusal::Drop => {
+            if let Err(error) = socket::vanish_on_drop(client) {
+                warn_that_clients_may_notice(&error);
+            }
+        }
     }
+}
+
+/// Once: it is the same for every client.
+fn warn_that_clients_may_notice(error: &io::Error) {
+    static WARNED: Once = Once::new();
+    WARNED.call_once(|| {
+        tracing::warn!(
+            event = "drop_not_silent",
+            %error,
+            "`refuse: drop` is silent only with CAP_NET_ADMIN; without it, a reset is sent that no router forwards"
+        );
+    });
 }
 
 /// What the first bytes of a client that does not speak TLS look like, for the log.

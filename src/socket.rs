@@ -354,6 +354,25 @@ pub(crate) fn reset_on_drop(socket: &impl AsFd) {
     let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
 }
 
+/// Makes dropping `socket` send neither FIN nor RST: in repair mode the kernel forgets a connection without a word.
+///
+/// Whatever the client sends afterwards belongs to no connection, so the kernel answers it with RST. To delay that, what
+/// has come is acknowledged first: otherwise the client would send it again.
+///
+/// # Errors
+/// Repair mode is refused, for want of CAP_NET_ADMIN. Dropping the socket then sends a RST that no router forwards, since
+/// its time to live is 1: clients on the same network still see it.
+pub(crate) fn vanish_on_drop(socket: &impl AsFd) -> io::Result<()> {
+    let options = SockRef::from(socket);
+    #[cfg(target_os = "linux")]
+    let _ = options.set_tcp_quickack(true);
+    crate::sys::repair(socket).inspect_err(|_| {
+        // A socket of IPv6 may carry IPv4.
+        let _ = (options.set_ttl_v4(1), options.set_unicast_hops_v6(1));
+        reset_on_drop(socket);
+    })
+}
+
 /// Takes the socket's pending error, if there is one.
 pub(crate) fn error(socket: &impl AsFd) -> Option<io::Error> {
     SockRef::from(socket).take_error().ok().flatten()

@@ -53,6 +53,20 @@ pub fn fast_open_connect(_: impl AsFd) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
+/// Puts a connection into repair mode, in which closing it sends nothing (tcp(7), TCP_REPAIR).
+///
+/// # Errors
+/// The kernel's error; EPERM without CAP_NET_ADMIN.
+#[cfg(target_os = "linux")]
+pub(crate) fn repair(socket: impl AsFd) -> io::Result<()> {
+    set_flag(socket, libc::IPPROTO_TCP, libc::TCP_REPAIR)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn repair(_: impl AsFd) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 #[cfg(target_os = "linux")]
 fn set_flag(socket: impl AsFd, level: libc::c_int, name: libc::c_int) -> io::Result<()> {
     let on: libc::c_int = 1;

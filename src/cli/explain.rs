@@ -284,6 +284,7 @@ fn client_sees(Explanation { refusal, .. }: &Explanation) -> String {
         (_, Some(alert), Some(before)) => format!("the TLS alert {alert}; before TLS 1.3 {before}"),
         (_, Some(alert), None) => format!("the TLS alert {alert}"),
         ("reset", ..) => "a reset (RST)".to_owned(),
+        ("drop", ..) => "nothing: the connection disappears".to_owned(),
         _ => "an orderly close (FIN)".to_owned(),
     }
 }

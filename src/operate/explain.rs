@@ -126,7 +126,7 @@ pub(crate) struct Backend {
 pub(crate) struct Refusal {
     /// As in the log and the metrics.
     pub reason: String,
-    /// `alert`, `close` or `reset`.
+    /// `alert`, `close`, `reset` or `drop`.
     pub client_sees: String,
     /// The name of the alert in RFC 8446 §6.2.
     pub alert: Option<String>,

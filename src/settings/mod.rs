@@ -107,6 +107,8 @@ pub enum Refuse {
     Close,
     /// Reset (RST).
     Reset,
+    /// Send nothing at all: the connection disappears, and the client waits for its own timeout. Needs CAP_NET_ADMIN.
+    Drop,
 }
 
 impl Refuse {
@@ -116,6 +118,7 @@ impl Refuse {
             Self::Alert => "alert",
             Self::Close => "close",
             Self::Reset => "reset",
+            Self::Drop => "drop",
         }
     }
 }

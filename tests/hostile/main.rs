@@ -14,6 +14,7 @@ mod closing;
 mod connecting;
 mod descriptors;
 mod discovery;
+mod drops;
 mod ending;
 mod failover;
 mod fast_open;
