@@ -5,6 +5,7 @@
 //!
 //! The checks of a pool are spread over its interval, so that a thousand backends are not checked all at once.
 
+mod answer;
 mod probe;
 mod streak;
 
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, interval, sleep_until};
+use tokio::time::{Instant, interval, sleep_until, timeout_at};
 
 use self::probe::{Passed, Probe};
 use self::streak::Streak;
@@ -178,7 +179,8 @@ async fn watch(backend: &Backend, pool: &Pool, probe: &Probe, check: &HealthChec
 
 async fn check_once(backend: &Backend, pool: &Pool, probe: &Probe, timeout: Duration) -> bool {
     let started = Instant::now();
-    let outcome = tokio::time::timeout(timeout, probe.once(&backend.address)).await;
+    let deadline = started + timeout;
+    let outcome = timeout_at(deadline, probe.once(&backend.address, deadline)).await;
     pool.metrics.checked(started.elapsed());
     let (result, certificate, error) = match outcome {
         Ok(Ok(Passed { certificate, rejected: None })) => (CheckResult::Ok, certificate, None),

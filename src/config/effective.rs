@@ -116,6 +116,8 @@ pools:
     source_addresses: [127.0.0.1]
     congestion: cubic
   q: {{ backends: ["127.0.0.1:8"], health_check: {{ kind: tcp }}, ejection: off, balance: first }}
+  r: {{ backends: ["127.0.0.1:8"], health_check: {{ kind: http, path: /x?y, host: "a.test:8", status: [200, 300-399], port: 80 }} }}
+  s: {{ backends: ["127.0.0.1:8"], health_check: {{ kind: text, send: "PING\r\n", expect: "+PONG", port: 80 }} }}
 timeouts: {{ hello: 3s, idle: 100ms, half_closed: 1h, drain: 0s, pre_stop: 2s, upgrade: 9s }}
 limits: {{ max_connections: 17, max_hello: 5KiB, hello_memory: 3MiB }}
 relay: {{ splice: off, pipe_size: 2MiB }}

@@ -10,6 +10,7 @@
 
 mod address;
 mod backend;
+mod check;
 mod pool;
 mod text;
 mod units;
@@ -23,10 +24,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::address::Address;
 pub use self::backend::{Backend, BackendAddress, Search};
-pub use self::pool::{
-    Balance, CheckKind, Connect, Ejection, Family, HealthCheck, Nameserver, Pool, Resolve, SendProxyProtocol,
-    WhenAllDown,
-};
+pub use self::check::{CheckKind, HealthCheck, Host, RequestTarget, Statuses};
+pub use self::pool::{Balance, Connect, Ejection, Family, Nameserver, Pool, Resolve, SendProxyProtocol, WhenAllDown};
 #[cfg(test)]
 pub(crate) use self::text::Word;
 pub use self::text::{Auto, Congestion, FilePath, NotYet, Nothing, Off, OneOrMany, Or, OrOff, Protocol, Text};

@@ -11,10 +11,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::address::{self, AddressError};
-use super::text::{Congestion, FilePath, Nothing, Off, Or, OrOff, Protocol, Text, Word, serde_as_word};
+use super::check::{HealthCheck, some_check};
+use super::text::{Congestion, Off, Or, OrOff, Text, Word, serde_as_word};
 use super::{Backend, Span};
 use crate::proxy_header;
-use crate::server_name::ServerName;
 
 /// A set of backends and how to choose among them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -37,7 +37,7 @@ pub struct Pool {
     #[serde(default)]
     pub connect: Connect,
     /// Active health checks. Off by default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "some_check", skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
     /// Passive health checks: temporarily removes a backend whose connections fail.
     #[serde(default)]
@@ -222,61 +222,6 @@ impl Default for Connect {
             fast_open: false,
         }
     }
-}
-
-/// Active health checks.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct HealthCheck {
-    /// `tcp`: the backend accepts a connection. `tls`: the backend completes a TLS handshake.
-    pub kind: CheckKind,
-    /// For `tls`: the server name to send. Default: the first exact name routed to the pool.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sni: Option<Text<ServerName>>,
-    /// For `tls`: the ALPN protocols to offer. Default: none.
-    pub alpn: Vec<Protocol>,
-    /// For `tls`: also verify the certificate's chain and name.
-    pub verify: bool,
-    /// For `verify`: a PEM file with the CA certificates to trust. Default: the system store.
-    pub ca_file: Or<Nothing, FilePath>,
-    /// The time between checks of a backend.
-    pub interval: Span,
-    /// The time limit for one check.
-    pub timeout: Span,
-    /// How many consecutive successful checks bring a backend up.
-    pub rise: u32,
-    /// How many consecutive failed checks take a backend down.
-    pub fall: u32,
-    /// The port to check, if different from the backend's own.
-    pub port: Or<Nothing, u16>,
-}
-
-impl Default for HealthCheck {
-    fn default() -> Self {
-        Self {
-            kind: CheckKind::Tls,
-            sni: None,
-            alpn: Vec::new(),
-            verify: false,
-            ca_file: Or::default(),
-            interval: Span::from_secs(5),
-            timeout: Span::from_secs(2),
-            rise: 2,
-            fall: 3,
-            port: Or::default(),
-        }
-    }
-}
-
-/// The kind of check.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-#[schemars(rename = "HealthCheckKind")]
-pub enum CheckKind {
-    /// Connect only.
-    Tcp,
-    /// Complete a TLS handshake.
-    Tls,
 }
 
 /// Passive health checks: when and for how long a failing backend is ejected.

@@ -157,6 +157,8 @@ labels! {
         Tls => "tls",
         /// The certificate is untrusted, or for another name.
         Certificate => "certificate",
+        /// An HTTP answer with another status, or not the text that was expected.
+        Answer => "answer",
     }
 
     /// The result of one DNS look-up.

@@ -1,8 +1,10 @@
 //! Active checks, and backends that an operator takes out.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -53,6 +55,69 @@ fn a_backend_that_fails_its_checks_is_not_asked_until_it_passes_again() {
     let _back = gone.open();
     wait_for_state(&lb, address, "up");
     lb.end();
+}
+
+/// Answers each request with the status that is set, and hands over what was asked.
+fn status_page(status: &Arc<AtomicU16>) -> (Backend, Receiver<String>) {
+    let (to, asked) = channel();
+    let status = Arc::clone(status);
+    let page = Backend::that(move |stream| {
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+        let head: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+        let status = status.load(Ordering::SeqCst);
+        let _ = write!(&stream, "HTTP/1.1 {status} x\r\nLocation: /elsewhere\r\nContent-Length: 2\r\n\r\nok");
+        let _ = to.send(head.join("\n"));
+    });
+    (page, asked)
+}
+
+#[test]
+fn a_backend_is_up_while_the_status_is_one_that_is_expected() {
+    let status = Arc::new(AtomicU16::new(503));
+    let ((page, asked), backend) = (status_page(&status), Backend::answering(SERVER_HELLO));
+    let port = page.address.port();
+    let check = format!("kind: http, path: /healthz, port: {port}, interval: 60ms, rise: 2, fall: 2");
+    let keys = format!("health_check: {{ {check} }}\nsend_proxy_protocol: v1");
+    let lb = Trial::of(Lb::new().route_with("a.test", &backend, &keys));
+    wait_for_state(&lb, backend.address, "failing");
+    let line = lb.wait_for_line(|line| line["event"] == "backend_down");
+    assert_eq!(line["error"], "expected status 200-399, got 503", "{line}");
+    assert!(lb.metric("health_checks_total", &[("result", "answer")]) >= 1.0);
+    let (_, shown) = lb.admin_get("/api/v1/status");
+    assert!(shown.contains(r#""error":"expected status 200-399, got 503""#), "{shown}");
+    // A redirect passes, and is not followed.
+    status.store(302, Ordering::SeqCst);
+    wait_for_state(&lb, backend.address, "up");
+    let head = asked.recv().unwrap();
+    assert!(head.starts_with("PROXY TCP4 127.0.0.1 127.0.0.1 "), "{head}");
+    assert!(asked.try_iter().chain([head]).all(|head| head.contains("\nGET /healthz HTTP/1.1\nhost: 127.0.0.1:")));
+    lb.end();
+}
+
+#[test]
+fn a_backend_is_up_while_it_says_what_is_expected() {
+    let status = |answer| {
+        Backend::that(move |mut stream| {
+            let mut request = [0; 6];
+            if stream.read_exact(&mut request).is_ok() && request == *b"PING\r\n" {
+                let _ = stream.write_all(answer);
+                let _ = stream.read(&mut request);
+            }
+        })
+    };
+    for (answer, state) in [(&b"+PONG\r\n"[..], "up"), (b"-NOAUTH\r\n", "failing")] {
+        let (page, backend) = (status(answer), Backend::answering(SERVER_HELLO));
+        let text = r#"kind: text, send: "PING\r\n", expect: "+PONG""#;
+        let port = page.address.port();
+        let keys = format!("health_check: {{ {text}, port: {port}, interval: 200ms, timeout: 200ms, fall: 1 }}");
+        let lb = Trial::of(Lb::new().route_with("a.test", &backend, &keys));
+        wait_for_state(&lb, backend.address, state);
+        if state == "failing" {
+            let line = lb.wait_for_line(|line| line["event"] == "backend_down");
+            assert_eq!(line["error"], r#"expected "+PONG", got "-NOAUTH\r\n""#, "{line}");
+        }
+        lb.end();
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Performs one check: a TCP connect, or a whole TLS handshake.
+//! Performs one check: a TCP connect, a whole TLS handshake, or a request and its answer.
 //!
 //! In:  an address; the health-check settings of its pool.
 //! Out: [`Passed`], or [`Failed`] with the reason.
@@ -7,9 +7,10 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::Instant;
 
+use super::answer::{HttpRequest, TextExchange, WrongAnswer};
 use crate::backends::handshake::{
     self, Certificate, Handshake, HandshakeError, NameSent, Offer, Roots, RootsError, Verdict,
 };
@@ -24,9 +25,17 @@ use crate::telemetry::CheckResult;
 pub(super) struct Probe {
     pool: Arc<Pool>,
     port: Option<u16>,
-    /// `None`: connect only. An error fails every check and gives the reason.
-    asking: Option<Result<Offer, RootsError>>,
+    asking: Asking,
     name: NameSent,
+}
+
+/// What a check does once it has connected.
+enum Asking {
+    Nothing,
+    /// A handshake. An error fails every check and gives the reason.
+    Tls(Box<Result<Offer, RootsError>>),
+    Http(HttpRequest),
+    Text(TextExchange),
 }
 
 /// A passed check.
@@ -49,55 +58,67 @@ pub(super) enum Failed {
         certificate: Option<Shown>,
     },
     Roots(String),
+    /// Not the answer that was expected.
+    Answer(WrongAnswer),
 }
 
 impl Probe {
     pub(super) fn new(pool: Arc<Pool>, check: &HealthCheck, name: NameSent) -> Self {
         let asking = match check.kind {
-            CheckKind::Tcp => None,
-            CheckKind::Tls => Some(roots(check).map(|roots| Offer {
+            CheckKind::Tcp => Asking::Nothing,
+            CheckKind::Tls => Asking::Tls(Box::new(roots(check).map(|roots| Offer {
                 server_name: check.sni.as_ref().map(|name| name.as_str().into()),
                 alpn: check.alpn.iter().map(|protocol| protocol.0.to_vec()).collect(),
                 roots,
                 ..Offer::default()
-            })),
+            }))),
+            CheckKind::Http => Asking::Http(HttpRequest::new(check)),
+            CheckKind::Text => Asking::Text(TextExchange::new(check)),
         };
         Self { pool, port: *check.port, asking, name }
     }
 
-    /// Checks the backend at `address`; the caller sets the deadline.
+    /// Checks the backend at `address`. The caller ends the check at `deadline`.
     ///
     /// # Errors
     /// [`Failed`].
-    pub(super) async fn once(&self, address: &Address) -> Result<Passed, Failed> {
+    pub(super) async fn once(&self, address: &Address, deadline: Instant) -> Result<Passed, Failed> {
         let mut address = address.clone();
         if let (Address::Inet(inet), Some(port)) = (&mut address, self.port) {
             inet.set_port(port);
         }
         match connect::to_one(&self.pool, &address).await.map_err(Failed::Connect)? {
-            BackendStream::Tcp(stream) => self.over_tcp(stream).await,
-            BackendStream::Unix(stream) => self.over_unix(stream).await,
+            BackendStream::Tcp(mut stream) => {
+                let own = stream.local_addr().and_then(|client| Ok(Addresses { client, local: stream.peer_addr()? }));
+                self.introduce(&mut stream, Some(own.map_err(Failed::Connect)?)).await?;
+                if matches!(self.asking, Asking::Nothing) {
+                    // There is no data to lose, and RST leaves no TIME_WAIT behind.
+                    socket::reset_on_drop(&stream);
+                }
+                self.over(stream, &address, deadline).await
+            }
+            BackendStream::Unix(mut stream) => {
+                self.introduce(&mut stream, None).await?;
+                self.over(stream, &address, deadline).await
+            }
         }
     }
 
-    async fn over_tcp(&self, mut stream: TcpStream) -> Result<Passed, Failed> {
-        let own = stream.local_addr().and_then(|client| Ok(Addresses { client, local: stream.peer_addr()? }));
-        self.introduce(&mut stream, Some(own.map_err(Failed::Connect)?)).await?;
+    async fn over<S>(&self, stream: S, address: &Address, deadline: Instant) -> Result<Passed, Failed>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         match &self.asking {
-            None => {
-                // There is no data to lose, and RST leaves no TIME_WAIT behind.
-                socket::reset_on_drop(&stream);
+            Asking::Nothing => Ok(Passed::default()),
+            Asking::Tls(asking) => self.judge(asking, async |asking| handshake::with(stream, asking).await).await,
+            Asking::Http(request) => {
+                request.over(stream, address).await.map_err(Failed::Answer)?;
                 Ok(Passed::default())
             }
-            Some(asking) => self.judge(asking, async |asking| handshake::with(stream, asking).await).await,
-        }
-    }
-
-    async fn over_unix(&self, mut stream: UnixStream) -> Result<Passed, Failed> {
-        self.introduce(&mut stream, None).await?;
-        match &self.asking {
-            None => Ok(Passed::default()),
-            Some(asking) => self.judge(asking, async |asking| handshake::with(stream, asking).await).await,
+            Asking::Text(exchange) => {
+                exchange.over(stream, deadline).await.map_err(Failed::Answer)?;
+                Ok(Passed::default())
+            }
         }
     }
 
@@ -153,6 +174,7 @@ impl Failed {
             Self::Connect(_) | Self::Handshake(HandshakeError::Io(_)) => CheckResult::Connect,
             Self::Handshake(_) => CheckResult::Tls,
             Self::Untrusted { .. } | Self::Roots(_) => CheckResult::Certificate,
+            Self::Answer(_) => CheckResult::Answer,
         }
     }
 
@@ -171,6 +193,7 @@ impl fmt::Display for Failed {
             Self::Handshake(error) => error.fmt(f),
             Self::Untrusted { error, .. } => write!(f, "the certificate is not trusted: {error}"),
             Self::Roots(error) => write!(f, "cannot load the CA certificates: {error}"),
+            Self::Answer(error) => error.fmt(f),
         }
     }
 }

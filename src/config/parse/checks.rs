@@ -23,23 +23,48 @@ pub(super) fn health_check(check: &HealthCheck, section: &Cursor<'_>) {
         let message = format_args!("a check may take {timeout}, longer than the interval of {interval}");
         section.warning_at("interval", message);
     }
-    if check.kind == CheckKind::Tcp {
-        let set = [
-            ("sni", check.sni.is_some()),
-            ("alpn", !check.alpn.is_empty()),
-            ("verify", check.verify),
-            ("ca_file", check.ca_file.is_some()),
-        ];
-        for (key, _) in set.into_iter().filter(|(_, set)| *set) {
-            section.error_at(key, "only `kind: tls` uses this; remove it, or remove `kind: tcp`");
-        }
-    } else if let Some(file) = &*check.ca_file {
+    of_its_kind(check, section);
+    if check.kind == CheckKind::Tls
+        && let Some(file) = &*check.ca_file
+    {
         if let Err(error) = authorities(&file.0) {
             section.error_at("ca_file", error);
         }
         if !check.verify {
             section.error_at("ca_file", "`ca_file` has no effect without `verify: true`; add it");
         }
+    }
+    for (key, text) in [("send", &check.send), ("expect", &check.expect)] {
+        match text.as_ref().map_or(1, String::len) {
+            0 => section.error_at(key, "an empty text checks nothing; write some text, or remove the key"),
+            1..=MOST_TEXT_BYTES => {}
+            _ => section.error_at(key, format_args!("at most {MOST_TEXT_BYTES} bytes")),
+        }
+    }
+    if section.key("status").is_some_and(|list| list.is_empty_list()) {
+        section.error_at("status", "an empty list lets no answer pass; write `200-399`, or remove the key");
+    }
+    if check.kind == CheckKind::Text && !section.holds("expect") {
+        section.error("`kind: text` needs `expect`: a text that the backend says when it works");
+    }
+}
+
+/// Reports keys of other kinds of checks.
+fn of_its_kind(check: &HealthCheck, section: &Cursor<'_>) {
+    let set = [
+        ("sni", CheckKind::Tls, check.sni.is_some()),
+        ("alpn", CheckKind::Tls, !check.alpn.is_empty()),
+        ("verify", CheckKind::Tls, check.verify),
+        ("ca_file", CheckKind::Tls, check.ca_file.is_some()),
+        ("path", CheckKind::Http, check.path.is_some()),
+        ("host", CheckKind::Http, check.host.is_some()),
+        ("status", CheckKind::Http, check.status.is_some()),
+        ("send", CheckKind::Text, check.send.is_some()),
+        ("expect", CheckKind::Text, check.expect.is_some()),
+    ];
+    for (key, kind, _) in set.into_iter().filter(|(_, kind, is_set)| *is_set && *kind != check.kind) {
+        let (kind, cure) = (kind.as_str(), if section.holds("kind") { "write" } else { "add" });
+        section.error_at(key, format_args!("only `kind: {kind}` uses this; remove it, or {cure} `kind: {kind}`"));
     }
 }
 
@@ -71,4 +96,5 @@ pub(super) fn ejection(ejection: &mut Ejection, section: &Cursor<'_>) {
     }
 }
 
+const MOST_TEXT_BYTES: usize = 4096;
 const SHORTEST: Duration = Duration::from_millis(50);

@@ -124,7 +124,7 @@ fn connect(pool: &Pool, section: &Cursor<'_>) {
 }
 
 /// Sets the server name of each TLS check that has none to the first exact name routed to its pool. A check without any
-/// name is likely to be refused, so it gets a warning.
+/// name is likely to be refused, so it gets a warning, and so does one that speaks another protocol than clients do.
 pub(super) fn default_check_names(config: &mut Config, places: &[Place], top: &Cursor<'_>) {
     let mut first: HashMap<usize, &ServerName> = HashMap::new();
     for route in &config.routes {
@@ -136,15 +136,24 @@ pub(super) fn default_check_names(config: &mut Config, places: &[Place], top: &C
     }
     let plain = never_tls(config);
     for (number, (pool, place)) in config.settings.pools.iter_mut().zip(places).enumerate() {
-        let tls = pool.health_check.as_mut().filter(|check| check.kind == CheckKind::Tls);
-        let Some(HealthCheck { sni: sni @ None, .. }) = tls else { continue };
-        *sni = first.get(&number).map(|name| Text((*name).clone()));
-        if sni.is_none() {
-            let message = if plain[number] {
-                "connections that come here are not TLS, but checks are; set `kind: tcp`"
-            } else {
-                "no route with an exact name leads here, so checks send no server name, which many servers refuse; set `sni`"
-            };
+        let Some(check) = &mut pool.health_check else { continue };
+        let message = match check {
+            HealthCheck { kind: CheckKind::Tls, sni: sni @ None, .. } => {
+                *sni = first.get(&number).map(|name| Text((*name).clone()));
+                match (&sni, plain[number]) {
+                    (Some(_), _) => None,
+                    (None, true) => Some("connections that come here are not TLS, but checks are; set `kind: tcp`"),
+                    (None, false) => Some(
+                        "no route with an exact name leads here, so checks send no server name, which many servers refuse; set `sni`",
+                    ),
+                }
+            }
+            HealthCheck { kind: CheckKind::Http | CheckKind::Text, port, .. } if port.is_none() && !plain[number] => {
+                Some("checks do not speak TLS, but go to the port that TLS connections go to; set `port`")
+            }
+            _ => None,
+        };
+        if let Some(message) = message {
             top.reading.problems.borrow_mut().push(Problem {
                 severity: Severity::Warning,
                 place: place.clone(),
