@@ -4,11 +4,12 @@
 //! Out: exactly one outcome, which its account counts and logs.
 
 mod account;
+mod admission;
 mod hello;
 mod second_hello;
 mod self_loop;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,11 +18,12 @@ use tokio::net::{TcpStream, UnixStream};
 
 pub(crate) use self::account::Accepted;
 use self::account::Account;
+pub(crate) use self::admission::{NotAdmitted, by_listener};
 use self::hello::hello;
 use crate::client_hello::ClientHello;
 use crate::connect::{self, Ask, BackendStream, ConnectError, Connected, FirstBytes, Said};
 use crate::pool::PickRequest;
-use crate::proxy_header::{Addresses, Command, Header};
+use crate::proxy_header::Addresses;
 use crate::refuse::{self, Offer, Refusal, TurnedAway, refuse};
 use crate::relay::{End, Relay, Stream};
 use crate::settings::Refuse;
@@ -53,8 +55,8 @@ async fn relayed<B: Stream>(mut relay: Pin<Box<Relay<TcpStream, B, Box<Account>>
 }
 
 /// Counts and logs a client that is not served at all.
-pub(crate) fn turned_away(accepted: Accepted, reason: Reason) {
-    Account::open(accepted).closes_for(reason);
+pub(crate) fn turned_away(accepted: Accepted, not_admitted: NotAdmitted) {
+    Account::open(accepted).not_admitted(not_admitted);
 }
 
 /// A relay, boxed before it is first polled, so that it is not moved through the futures that led to it.
@@ -100,7 +102,12 @@ async fn walk(
 ) -> Result<Relayable, TurnedAway> {
     let (mut prefix, header) = hello(client, account, snapshot).await?;
     account.more_than_hello(&mut prefix)?;
-    let Chosen { route, matched } = choose(snapshot, account, header, &prefix);
+    let source = admission::address(account.live(|live| live.client), header.as_ref());
+    let Chosen { route, matched } = choose(snapshot, account, source, &prefix);
+    if let Err(not_admitted) = admission::by_route(route, source) {
+        account.routed(snapshot, route, None);
+        return Err(account.refused_for(not_admitted));
+    }
     let announced = header.and_then(|header| header.addresses);
     let to = route.next().map_err(|how| refused(account, snapshot, route, how, matched, &prefix))?;
     account.routed(snapshot, route, Some(to));
@@ -154,17 +161,14 @@ fn not_connected(account: &mut Account, error: ConnectError) -> TurnedAway {
     TurnedAway { reason, refusal: Refusal::Reset }
 }
 
-/// Finds the route; [`Snapshot::choose`] makes the decision. A client whose address the proxy did not pass on has none:
-/// the proxy's own must not satisfy a `source` condition.
-fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account, header: Option<Header>, prefix: &[u8]) -> Chosen<'a> {
+/// Finds the route; [`Snapshot::choose`] makes the decision.
+fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account, source: Option<IpAddr>, prefix: &[u8]) -> Chosen<'a> {
     let silent = account.live(|live| snapshot.listener(live.listener).silent.as_ref());
     let chosen = match (account.hello(), silent) {
         (None, Some(silent)) if prefix.is_empty() => Chosen { route: &silent.route, matched: Match::Silent },
         (None, _) => Chosen { route: &snapshot.not_tls, matched: Match::NotTls },
         (Some(hello), _) => {
-            let (source, listener) = account.live(|live| (live.client.ip().to_canonical(), live.listener));
-            let is_known = header.is_none_or(|header| header.addresses.is_some() || header.command == Command::Local);
-            let source = is_known.then_some(source);
+            let listener = account.live(|live| live.listener);
             snapshot.choose(RouteQuery { sni: hello.server_name.as_ref(), alpn: &hello.alpn, source, listener })
         }
     };

@@ -50,6 +50,7 @@ mod proxy_header;
 mod server_name;
 mod alert;
 mod ids;
+mod networks;
 mod prefix;
 mod scratch;
 mod way;
@@ -63,6 +64,7 @@ pub mod internals {
     pub use crate::alert::Alert;
     pub use crate::client_hello::{Alpn, ClientHello, Hello, MAX_RECORDS, NotHello, Reader, parse};
     pub use crate::ids::{ConnectionId, ListenerIndex, RouteIndex};
+    pub use crate::networks::Networks;
     pub use crate::server_name::{Pattern, ServerName, Sni};
     pub use crate::sys::{local_addresses, unsent_bytes};
     pub use crate::telemetry::{Metrics, State};

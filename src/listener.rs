@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::connection::{self, Accepted};
+use crate::connection::{self, Accepted, NotAdmitted};
 use crate::descriptors::{self, Budget};
 use crate::drain::Watch;
 use crate::ids::{ConnectionId, ListenerIndex};
@@ -26,7 +26,7 @@ use crate::limits::{Permit, Permits};
 use crate::operate::registry::{self, Registries};
 use crate::snapshot::Snapshot;
 use crate::socket;
-use crate::telemetry::{AcceptError, Enforced, LimitScope, ListenerMetrics, Metrics, Paused, Reason};
+use crate::telemetry::{AcceptError, Enforced, LimitScope, ListenerMetrics, Metrics, Paused};
 
 /// What all workers share for one listener, as long as its name is in the configuration.
 #[derive(Clone)]
@@ -237,8 +237,16 @@ impl AcceptLoop {
         // We waited for room under the global limit; loops that waited at the same time may overshoot it by one
         // connection each.
         let permit = self.shared.permits.acquire();
-        let listener_permit = listener.permits.try_acquire(snapshot.listener(*index).max_connections);
-        let over_limit = listener_permit.is_none();
+        let terms = snapshot.listener(*index);
+        // Behind a proxy the client's address is still to come.
+        let is_known = terms.trusted_proxies.is_none();
+        let decided = if is_known { connection::by_listener(terms, Some(peer.ip().to_canonical())) } else { Ok(()) };
+        let decided =
+            decided.and_then(|()| listener.permits.try_acquire(terms.max_connections).ok_or(NotAdmitted::Full));
+        let (listener_permit, not_admitted) = match decided {
+            Ok(permit) => (Some(permit), None),
+            Err(not_admitted) => (None, Some(not_admitted)),
+        };
         let (id, at) = (ConnectionId(self.shared.ids.fetch_add(1, Ordering::Relaxed)), Instant::now());
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let live = registry::enter(id, peer, at, Arc::clone(&snapshot.terms), *index);
@@ -249,11 +257,10 @@ impl AcceptLoop {
             permits: (permit, listener_permit),
             live,
         };
-        if over_limit {
+        if let Some(not_admitted) = not_admitted {
             // RST, before a byte is read.
             socket::reset_on_drop(&client);
-            self.shared.metrics.limit_rejected(LimitScope::Listener, Enforced::Yes);
-            return connection::turned_away(accepted, Reason::LimitListener);
+            return connection::turned_away(accepted, not_admitted);
         }
         let task = spawn_local(connection::serve(client, accepted, Arc::clone(snapshot)));
         registry::runs_as(place, task.abort_handle());

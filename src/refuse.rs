@@ -106,6 +106,13 @@ pub(crate) fn for_not_hello(error: &NotHello) -> TurnedAway {
     TurnedAway { reason, refusal: Refusal::Alert { version: 0x0303, alert } }
 }
 
+/// RFC 8446 §6.2, access_denied: what a client sees that `allow` or `deny` of its route keeps out. No backend that has a
+/// certificate sends it at this point, so it tells the two apart.
+pub(crate) fn denied(offer: Offer) -> TurnedAway {
+    let refusal = Refusal::Alert { version: offer.alert_version, alert: Alert::ACCESS_DENIED };
+    TurnedAway { reason: Reason::Denied, refusal }
+}
+
 /// RFC 8446 §4.1.2: a second hello may change only what the server requested, which is never the name.
 pub(crate) const NAME_CHANGED: TurnedAway = TurnedAway {
     reason: Reason::NameChanged,

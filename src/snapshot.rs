@@ -24,7 +24,7 @@ use crate::pool::Pool;
 use crate::relay::{self, Engine};
 use crate::route::{Builder, By, Candidate, Conditions, Lookup, RouteTable};
 use crate::server_name::{Pattern, ServerName, Sni};
-use crate::settings::{self, OnRemoved, Refuse, Span, Splice};
+use crate::settings::{self, Access, OnRemoved, Refuse, Span, Splice};
 use crate::socket;
 use crate::telemetry::{ConnectionLog, Match, Metrics, RouteMetrics};
 
@@ -66,6 +66,8 @@ pub struct ListenerTerms {
     pub trusted_proxies: Option<Vec<IpNet>>,
     /// What happens to clients that say nothing. `None`: they are probes.
     pub silent: Option<Silent>,
+    /// `None`: every client may come in.
+    pub access: Option<Box<Access>>,
 }
 
 /// What happens to clients that say nothing.
@@ -101,6 +103,8 @@ pub struct Route {
     pub to: Destination,
     pub idle_timeout: Option<Span>,
     pub on_removed: OnRemoved,
+    /// `None`: every client may come in.
+    pub access: Option<Box<Access>>,
     /// Created on first use, so that a million routes cost nothing.
     metrics: OnceLock<Arc<RouteMetrics>>,
 }
@@ -175,7 +179,7 @@ impl Snapshot {
         let pools = build_pools(&config, before, metrics);
         let generation = before.map_or(0, |before| before.generation + 1);
         let splits = before.map(Self::splits).unwrap_or_default();
-        let route = |name: &Arc<str>, to: config::Destination, idle_timeout, on_removed| Route {
+        let route = |name: &Arc<str>, to: config::Destination, idle_timeout, on_removed, access| Route {
             name: Arc::clone(name),
             to: match to {
                 config::Destination::Pool(pool) => Destination::Pool(Arc::clone(&pools[pool])),
@@ -187,6 +191,7 @@ impl Snapshot {
             },
             idle_timeout,
             on_removed,
+            access,
             metrics: OnceLock::new(),
         };
         let mut table = Builder::default();
@@ -197,10 +202,10 @@ impl Snapshot {
                 table.add(pattern, conditions(&from.conditions), index);
                 places.push(&place);
             }
-            routes.push(route(&from.name, from.to, from.idle_timeout, from.on_removed));
+            routes.push(route(&from.name, from.to, from.idle_timeout, from.on_removed, from.access));
         }
         places.spots.shrink_to_fit();
-        let fallback = |name: &str, to| route(&name.into(), to, None, OnRemoved::Keep);
+        let fallback = |name: &str, to| route(&name.into(), to, None, OnRemoved::Keep, None);
         let silent = |listener: &settings::Listener| {
             let silent = listener.silent.as_ref()?;
             let pool = pools.iter().position(|pool| *pool.name == *silent.pool)?;
@@ -348,6 +353,7 @@ impl Snapshot {
             },
             idle_timeout: from.idle_timeout,
             on_removed: from.on_removed,
+            access: from.access.clone(),
         };
         let routes = (0..).map(RouteIndex).zip(&self.routes).map(route).collect();
         Config { settings: self.config.clone(), routes }
@@ -489,6 +495,7 @@ fn listener_terms(listener: &settings::Listener, silent: Option<Silent>) -> List
         max_connections: listener.max_connections.unwrap_or(usize::MAX),
         trusted_proxies: listener.trusted_proxies().map(|trusted| trusted.iter().map(|network| network.0).collect()),
         silent,
+        access: Access::new(listener.allow.clone(), listener.deny.clone()),
     }
 }
 

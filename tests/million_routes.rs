@@ -74,6 +74,7 @@ fn config(routes: usize) -> Config {
             to: Destination::Pool(0),
             idle_timeout: None,
             on_removed: OnRemoved::Keep,
+            access: None,
         });
     }
     config

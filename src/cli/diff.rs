@@ -6,6 +6,7 @@
 
 mod cases;
 mod compare;
+mod lists;
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -81,6 +82,7 @@ fn text(report: &Report<'_>) -> String {
     };
     section(&mut text, "fallbacks", report.fallbacks.iter().map(fallback));
     section(&mut text, "pools", report.pools.iter().map(pool));
+    section(&mut text, "allow and deny", report.lists.iter().map(|change| format!("~ {change}\n")));
     let count = |kind| report.patterns.iter().filter(|change| change.kind == kind).count();
     let _ = match (report.changes, report.patterns.len()) {
         (false, _) => writeln!(text, "no routing differences"),

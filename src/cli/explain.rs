@@ -16,7 +16,7 @@ use hyper::StatusCode;
 use super::admin_client;
 use super::{Exit, config_file, load, output_failed};
 use crate::config::Loaded;
-use crate::operate::explain::{Entry, Explanation, PassedOver, Pool, Question, Share, explain};
+use crate::operate::explain::{Decision, Entry, Explanation, PassedOver, Pool, Question, Share, explain};
 use crate::settings::Address;
 use crate::snapshot::Snapshot;
 use crate::telemetry::Metrics;
@@ -201,6 +201,7 @@ fn text(explanation: &Explanation) -> String {
         (None, Some(fallback)) => rows.push(("fallback", format!("{fallback}, for names that no route matches"))),
         (None, None) => {}
     }
+    rows.extend(explanation.access.iter().map(access));
     if let Some(pool) = &explanation.pool {
         rows.extend(labelled("backends", backends(pool)));
     }
@@ -268,6 +269,18 @@ fn passed_over(over: &PassedOver, widths: Widths) -> String {
         other => format!("{other} does not hold"),
     };
     format!("{}{why}", widths.row(&over.entry))
+}
+
+/// What `allow` and `deny` decided.
+fn access(Decision { of, list, admitted, network, place }: &Decision) -> (&'static str, String) {
+    let label = if *admitted { "let in by" } else { "denied by" };
+    let entry = match (network, place, list.as_str(), admitted) {
+        (Some(network), Some(place), ..) => format!("{network} ({place})"),
+        (_, _, "allow", false) => "none of its entries holds the address".to_owned(),
+        (_, _, "deny", true) => "none of its entries holds the address".to_owned(),
+        _ => "an entry that the file no longer has".to_owned(),
+    };
+    (label, format!("{list} of {of}: {entry}"))
 }
 
 /// The conditions that matched.

@@ -52,6 +52,8 @@ fn route(from: &super::Route, settings: &Settings) -> Route {
         refuse,
         idle_timeout: from.idle_timeout,
         on_removed: from.on_removed,
+        allow: from.access.as_ref().and_then(|access| access.allow.clone()),
+        deny: from.access.as_ref().map(|access| access.deny.clone()).unwrap_or_default(),
     }
 }
 
@@ -93,10 +95,10 @@ mod tests {
         let full = format!(
             r#"
 listeners:
-  - {{ name: a, bind: ["127.0.0.1:1", "[::1]:2"], max_connections: 7, congestion: cubic, proxy_protocol: {{ trusted: [10.0.0.0/8] }} }}
+  - {{ name: a, bind: ["127.0.0.1:1", "[::1]:2"], max_connections: 7, congestion: cubic, allow: [10.0.0.0/8, "::1"], deny: [10.1.0.0/16], proxy_protocol: {{ trusted: [10.0.0.0/8] }} }}
   - {{ name: b, bind: 127.0.0.1:3 }}
 routes:
-  - {{ sni: [a.test, "*.a.test", "**.b.test"], pool: p, idle_timeout: 90s, on_removed: drain }}
+  - {{ sni: [a.test, "*.a.test", "**.b.test"], pool: p, idle_timeout: 90s, on_removed: drain, allow: [0.0.0.0/0], deny: [192.0.2.7] }}
   - {{ name: second, sni: c.test, alpn: [h2], source: [10.0.0.0/8, "2001:db8::/32"], listeners: [b], refuse: reset }}
   - {{ sni: "*", pool: q, on_removed: close }}
   - {{ sni: d.test, split: [{{ pool: p, weight: 90 }}, {{ pool: q, weight: 0 }}] }}

@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::server_name::Pattern;
 use crate::settings::{
-    Admin, Limits, Listener, Log, OnRemoved, OneOrMany, Pool, Protocol, Refuse, Relay, Reload, Runtime, Sandbox, Span,
+    Admin, Limits, Listener, Log, NetworkList, OnRemoved, OneOrMany, Pool, Protocol, Refuse, Relay, Reload, Runtime, Sandbox, Span,
     Tcp, Text, Timeouts, name,
 };
 
@@ -130,6 +130,13 @@ pub(super) struct Route {
     /// What happens to open connections when a reload removes the route or their backend.
     #[serde(default)]
     pub on_removed: OnRemoved,
+    /// The only clients that may use this route; others get the TLS alert access_denied. Default: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub allow: Option<NetworkList>,
+    /// Clients that may not use this route, even if `allow` has them.
+    #[serde(default, skip_serializing_if = "NetworkList::is_empty")]
+    pub deny: NetworkList,
 }
 
 fn some_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<str>>, D::Error> {

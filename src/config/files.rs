@@ -76,7 +76,7 @@ fn check_type(metadata: &Metadata) -> Result<(), FileError> {
     }
 }
 
-fn decode(bytes: Vec<u8>, at: &At<'_>, problems: &mut Problems) -> Option<String> {
+pub(super) fn decode(bytes: Vec<u8>, at: &At<'_>, problems: &mut Problems) -> Option<String> {
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         problems.error(at, "the file is written in UTF-16; save it as UTF-8");
         return None;
@@ -225,6 +225,12 @@ pub(super) enum IncludeError {
     TooMany,
 }
 
+impl FileError {
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 impl std::fmt::Display for FileError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -266,7 +272,7 @@ impl std::error::Error for FileError {}
 impl std::error::Error for IncludeError {}
 
 /// Enough for half a million routes with their names.
-const MAX_FILE_BYTES: u64 = 64 << 20;
+pub(super) const MAX_FILE_BYTES: u64 = 64 << 20;
 /// In total, including included files.
 pub(super) const MAX_FILES: usize = 4_096;
 

@@ -11,6 +11,7 @@ mod effective;
 mod file;
 mod files;
 mod in_time;
+pub(crate) mod lists;
 mod parse;
 mod problem;
 mod reader;
@@ -34,7 +35,7 @@ pub(crate) use self::sources::Sources;
 pub(crate) use self::token::Token;
 use crate::server_name::Pattern;
 use crate::settings::{
-    Admin, Limits, Listener, Log, OnRemoved, Pool, Refuse, Relay, Reload, Runtime, Sandbox, Span, Tcp, Timeouts,
+    Access, Admin, Limits, Listener, Log, OnRemoved, Pool, Refuse, Relay, Reload, Runtime, Sandbox, Span, Tcp, Timeouts,
 };
 
 /// A valid configuration, and warnings about probable mistakes in it.
@@ -75,7 +76,7 @@ impl Config {
     fn parse_from(text: &str, file_name: &Path) -> (Result<Loaded, Problems>, Sources) {
         let mut problems = Problems::default();
         let (config, sources) = parse::config(text, file_name, &mut problems);
-        problems.sort(&sources.files);
+        problems.sort(sources.files.iter().chain(&sources.lists));
         let loaded = match config {
             Some(config) => Ok(Loaded { config, warnings: problems }),
             None => Err(problems),
@@ -166,6 +167,8 @@ pub struct Route {
     pub idle_timeout: Option<Span>,
     /// What happens to its connections when it is removed.
     pub on_removed: OnRemoved,
+    /// Who may come in. `None`: everybody. Boxed, because few of a million routes have it.
+    pub access: Option<Box<Access>>,
 }
 
 /// Conditions besides the name. An empty list means no condition.

@@ -92,9 +92,9 @@ impl Problems {
     }
 
     /// Sorts by place, with files in the order of `files`.
-    pub(super) fn sort(&mut self, files: &[PathBuf]) {
+    pub(super) fn sort<'f>(&mut self, files: impl Iterator<Item = &'f PathBuf> + Clone) {
         let rank = |place: &Place| {
-            let file = files.iter().position(|file| **file == *place.file).unwrap_or(files.len());
+            let file = files.clone().position(|file| **file == *place.file).unwrap_or(usize::MAX);
             (file, place.line, place.column)
         };
         self.reported.sort_by_cached_key(|problem| rank(&problem.place));

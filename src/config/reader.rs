@@ -21,15 +21,18 @@ use serde::de::{
 use serde::forward_to_deserialize_any;
 
 use super::at::At;
+use super::lists::Lists;
 use super::problem::Problems;
 use super::suggest::DidYouMean;
 use super::wording::{Words, key_like, shortened};
 use super::yaml::{Key, Node, Style, Value};
 
-/// The problems of all files, and which nodes are wrong.
+/// The problems of all files, which nodes are wrong, and the files that lists name.
 #[derive(Default)]
 pub(super) struct Reading {
     pub problems: RefCell<Problems>,
+    /// The files of networks that were read on the way.
+    pub lists: RefCell<Lists>,
     wrong: RefCell<HashSet<*const ()>>,
 }
 

@@ -16,18 +16,20 @@ pub struct Sources {
     /// The `include` patterns, relative to the first of `files`.
     pub(super) patterns: Vec<String>,
     pub(super) token: Option<PathBuf>,
+    /// The files of networks that lists name, whether or not they could be read.
+    pub(super) lists: Vec<PathBuf>,
 }
 
 impl Sources {
     pub(super) fn new(main: &Path) -> Self {
-        Self { files: vec![main.to_path_buf()], patterns: Vec::new(), token: None }
+        Self { files: vec![main.to_path_buf()], ..Self::default() }
     }
 
     /// Every file that would be read now. A missing file is included if it is named explicitly.
     pub fn present(&self) -> BTreeSet<PathBuf> {
         let main = self.main();
         let included = self.patterns.iter().filter_map(|pattern| files::find(pattern, main).ok()).flatten();
-        included.chain(self.files.iter().cloned()).chain(self.token.clone()).collect()
+        included.chain(self.files.iter().chain(&self.lists).cloned()).chain(self.token.clone()).collect()
     }
 
     /// The directories in which new files may match.

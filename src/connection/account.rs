@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::admission::{self, NotAdmitted};
 use super::second_hello::{SecondHello, SecondHelloError};
 use crate::alert::Alert;
 use crate::client_hello::ClientHello;
@@ -41,7 +42,7 @@ use crate::way::Way;
 pub(crate) struct Accepted {
     pub listener_metrics: Arc<ListenerMetrics>,
     pub metrics: Arc<Metrics>,
-    /// In total, and of the listener; a client above the listener's limit has only the first.
+    /// In total, and of the listener; a client that is not admitted has only the first.
     #[expect(dead_code, reason = "held for their `Drop`, which gives both places back")]
     pub permits: (Permit, Option<Permit>),
     pub live: Ticket,
@@ -73,6 +74,7 @@ pub(super) struct Account {
 
 /// The cause of an end, for the log.
 enum Failure {
+    NotAdmitted(NotAdmitted),
     Peek(PeekError),
     Connect(ConnectError),
     Answer(NotTls),
@@ -252,6 +254,22 @@ impl Account {
             self.answer = Some((FirstRecord::None, None));
         }
         self.error = Some(Box::new(Failure::Connect(error)));
+    }
+
+    /// The client may not come in; returns how it is turned away.
+    pub(super) fn refused_for(&mut self, not_admitted: NotAdmitted) -> TurnedAway {
+        let turned_away = admission::turned_away(&not_admitted, self.hello());
+        self.error = Some(Box::new(Failure::NotAdmitted(not_admitted)));
+        turned_away
+    }
+
+    /// The client may not come in, and is gone already.
+    pub(super) fn not_admitted(&mut self, not_admitted: NotAdmitted) {
+        if matches!(not_admitted, NotAdmitted::Full) {
+            self.accepted.metrics.limit_rejected(LimitScope::Listener, Enforced::Yes);
+        }
+        self.closes_for(not_admitted.reason());
+        self.error = Some(Box::new(Failure::NotAdmitted(not_admitted)));
     }
 
     /// The client is turned away.
@@ -595,6 +613,7 @@ impl Account {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NotAdmitted(error) => error.fmt(f),
             Self::Peek(error) => error.fmt(f),
             Self::Connect(error) => error.fmt(f),
             Self::Answer(error) => error.fmt(f),

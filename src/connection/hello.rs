@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::account::Account;
+use super::admission;
 use crate::client_hello::NotHello;
 use crate::peek::{self, First, Peek, PeekError, Peeked};
 use crate::proxy_header::Header;
@@ -25,6 +26,11 @@ pub(super) async fn hello(
     let at = account.live(|live| live.at);
     let mut peek = Peek::new(snapshot.terms.hello_memory_bytes, at + snapshot.terms.hello_timeout);
     let header = introduction(client, account, snapshot, &mut peek).await?;
+    if let Some(header) = &header {
+        let terms = snapshot.listener(account.live(|live| live.listener));
+        let client = admission::address(account.live(|live| live.client), Some(header));
+        admission::by_listener(terms, client).map_err(|not_admitted| account.refused_for(not_admitted))?;
+    }
     if is_silent(client, account, snapshot, header.as_ref(), &mut peek).await? {
         account.greeted(First::Silence, at.elapsed(), &[]);
         return Ok((Vec::new(), header));

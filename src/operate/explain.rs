@@ -4,11 +4,15 @@
 //! Out: an [`Explanation`], the same for the command line and for `/api/v1/explain`.
 //! Source: [`Snapshot::choose_watched`], the same function that routes real connections.
 
+mod access;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::access::Decision;
 use crate::alert::Alert;
 use crate::client_hello::Alpn;
 use crate::config::Settings;
@@ -16,7 +20,7 @@ use crate::ids::ListenerIndex;
 use crate::refuse::{self, Offer, TurnedAway};
 use crate::route::{By, Candidate, NearMiss};
 use crate::server_name::{InvalidName, Pattern, ServerName, Sni};
-use crate::settings::{self, Refuse};
+use crate::settings::{self, Access, Refuse};
 use crate::snapshot::{self, Chosen, Destination, RouteQuery, Snapshot};
 use crate::telemetry::{Match, Reason};
 
@@ -65,6 +69,10 @@ pub(crate) struct Explanation {
     pub taken: Option<Entry>,
     /// More specific entries, in the order they were checked.
     pub passed_over: Vec<PassedOver>,
+    /// What `allow` and `deny` decide, first those of the listener, then those of the route. Empty if there are none, or
+    /// if the source was not given.
+    #[serde(default)]
+    pub access: Vec<Decision>,
     /// The destination; one of this, `split` and `refusal` is set.
     pub pool: Option<Pool>,
     /// The pools that the connections are split over.
@@ -170,6 +178,7 @@ pub(crate) fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explan
         route: None,
         taken: None,
         passed_over: Vec::new(),
+        access: Vec::new(),
         pool: None,
         split: None,
         refusal: None,
@@ -184,6 +193,9 @@ pub(crate) fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explan
         NO_NAME | "" => Ok(None),
         name => Sni::from_wire(name.as_bytes()).map(Some),
     };
+    if explanation.refuses_at_listener(snapshot, listener) {
+        return Ok(explanation);
+    }
     match sni {
         Ok(sni) => {
             let alpn = Alpn::of(&question.alpn);
@@ -195,13 +207,39 @@ pub(crate) fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explan
 }
 
 impl Explanation {
+    /// Applies `allow` and `deny` of the listener. Returns whether they keep the client out.
+    fn refuses_at_listener(&mut self, snapshot: &Snapshot, listener: ListenerIndex) -> bool {
+        let terms = snapshot.listener(listener);
+        let is_refused = !self.admits(terms.access.as_deref(), || format!("listener {}", terms.name), snapshot);
+        if is_refused {
+            self.refusal = Some(denied(refuse::Refusal::Reset));
+        }
+        is_refused
+    }
+
+    /// Whether `access` lets the client in. An assumed address decides nothing: it would hide where others go.
+    fn admits(&mut self, access: Option<&Access>, of: impl Fn() -> String, snapshot: &Snapshot) -> bool {
+        let Some(access) = access else { return true };
+        if self.assumed.iter().any(|what| what == "source") {
+            self.hints.push(format!("`source` was not given, so `allow` and `deny` of {} were not applied", of()));
+            return true;
+        }
+        let main = snapshot.config.files.first().map_or(Path::new(""), |main| main);
+        let decision = access::decide(access, of(), self.source, main);
+        let is_admitted = decision.admitted;
+        self.access.push(decision);
+        is_admitted
+    }
+
     /// Fills in the routing decision.
     fn decide(&mut self, snapshot: &Snapshot, asked: RouteQuery<'_>) {
         let mut candidates = Vec::new();
         let Chosen { route, matched } = snapshot.choose_watched(asked, |candidate| candidates.push(candidate));
         self.route = Some(route.name.to_string());
         self.matched = Some(matched.as_str().to_owned());
+        let is_admitted = self.admits(route.access.as_deref(), || format!("route {}", route.name), snapshot);
         match &route.to {
+            _ if !is_admitted => self.refusal = Some(denied(refuse::denied(Offer::TLS13).refusal)),
             Destination::Pool(pool) => self.pool = Some(reported_pool(&snapshot.config, &pool.name)),
             Destination::Split(split) => {
                 let share = |share: &snapshot::Share| Share {
@@ -337,6 +375,21 @@ fn refusal(how: Refuse, matched: Match) -> Refusal {
         client_sees: how.as_str().to_owned(),
         alert: sent.map(|alert| alert.name().to_owned()),
         alert_before_tls13: before.filter(|_| before != sent).map(|alert| alert.name().to_owned()),
+        detail: None,
+    }
+}
+
+/// How a client is refused that `allow` or `deny` keep out.
+fn denied(how: refuse::Refusal) -> Refusal {
+    let (client_sees, alert) = match how {
+        refuse::Refusal::Alert { alert, .. } => (Refuse::Alert, Some(alert.name().to_owned())),
+        _ => (Refuse::Reset, None),
+    };
+    Refusal {
+        reason: Reason::Denied.as_str().to_owned(),
+        client_sees: client_sees.as_str().to_owned(),
+        alert,
+        alert_before_tls13: None,
         detail: None,
     }
 }

@@ -92,7 +92,7 @@ pub(crate) enum AddressError {
 
 /// Why a text is not a valid network.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum NetworkError {
+pub(crate) enum NetworkError {
     /// `10.0.0.1/8`, whose address has bits set beyond the prefix.
     HostBits {
         meant: IpNet,
@@ -168,7 +168,7 @@ fn looks_like_a_name(text: &str) -> bool {
 }
 
 /// Parses a network; a plain address is the network of only that address.
-pub(super) fn network(text: &str) -> Result<IpNet, NetworkError> {
+pub(crate) fn network(text: &str) -> Result<IpNet, NetworkError> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(address.to_canonical().into());
     }

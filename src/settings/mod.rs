@@ -11,6 +11,7 @@
 mod address;
 mod backend;
 mod check;
+mod networks;
 mod pool;
 mod text;
 mod units;
@@ -23,8 +24,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::address::Address;
+pub(crate) use self::address::network;
 pub use self::backend::{Backend, BackendAddress, Search};
 pub use self::check::{CheckKind, HealthCheck, Host, RequestTarget, Statuses};
+pub use self::networks::{Access, Denied, NetworkEntry, NetworkList};
 pub use self::pool::{Balance, Connect, Ejection, Family, Nameserver, Pool, Resolve, SendProxyProtocol, WhenAllDown};
 #[cfg(test)]
 pub(crate) use self::text::Word;
@@ -53,6 +56,13 @@ pub struct Listener {
     /// The maximum number of concurrent connections through this listener.
     #[serde(default)]
     pub max_connections: Or<Nothing, usize>,
+    /// The only clients that may connect; others are reset before a byte is read. Default: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub allow: Option<NetworkList>,
+    /// Clients that may not connect, even if `allow` has them.
+    #[serde(default, skip_serializing_if = "NetworkList::is_empty")]
+    pub deny: NetworkList,
     /// The TCP congestion control for connections from clients. Default: `tcp.congestion`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub congestion: Option<Congestion>,

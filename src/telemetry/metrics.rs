@@ -232,6 +232,7 @@ const ALERTS: &[Alert] = &[
     Alert::RECORD_OVERFLOW,
     Alert::HANDSHAKE_FAILURE,
     Alert::ILLEGAL_PARAMETER,
+    Alert::ACCESS_DENIED,
     Alert::DECODE_ERROR,
     Alert::PROTOCOL_VERSION,
     Alert::INTERNAL_ERROR,

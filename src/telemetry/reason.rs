@@ -57,6 +57,8 @@ reasons! {
     NoRoute => "no_route", Policy;
     /// A route or a fallback refuses it.
     Refused => "refused", Policy;
+    /// `allow` or `deny` of a listener or a route keep it out.
+    Denied => "denied", Policy;
     NoSni => "no_sni", Policy;
     NotTls => "not_tls", Client;
     BadHello => "bad_hello", Client;

@@ -13,6 +13,7 @@ use serde::{Serialize, Serializer};
 
 use super::Side;
 use super::cases::{Addresses, Cases, Listeners, When};
+use super::lists::ListChange;
 use crate::client_hello::Alpn;
 use crate::config::{self, Config, Place};
 use crate::server_name::{Pattern, ServerName, Sni};
@@ -22,12 +23,14 @@ use crate::snapshot::{Chosen, Destination, Route, RouteQuery, Share, Split};
 /// All differences. The JSON is a stable interface.
 #[derive(Debug, Serialize)]
 pub(super) struct Report<'a> {
-    /// Whether `patterns`, `fallbacks` or `pools` has any entry.
+    /// Whether `patterns`, `fallbacks`, `pools` or `lists` has any entry.
     pub changes: bool,
     /// In the order of the new file; those only in the old file come last.
     pub patterns: Vec<PatternChange<'a>>,
     pub fallbacks: Vec<FallbackChange<'a>>,
     pub pools: Vec<PoolChange<'a>>,
+    /// `allow` and `deny` of listeners and routes that both files have.
+    pub lists: Vec<ListChange>,
     /// Other top-level keys whose values differ; they do not change routing.
     pub other_settings: Vec<String>,
 }
@@ -153,12 +156,14 @@ pub(super) fn compare<'a>(old: &'a Side, new: &'a Side) -> Report<'a> {
     let patterns = patterns(old, new);
     let fallbacks = fallbacks(old, new);
     let pools = pools(&old.config, &new.config);
-    let changes = !(patterns.is_empty() && fallbacks.is_empty() && pools.is_empty());
+    let lists = super::lists::changes(old, new);
+    let changes = !(patterns.is_empty() && fallbacks.is_empty() && pools.is_empty() && lists.is_empty());
     Report {
         changes,
         patterns,
         fallbacks,
         pools,
+        lists,
         other_settings: differing(&old.config.settings, &new.config.settings, &[]),
     }
 }

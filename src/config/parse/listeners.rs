@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{Cursor, Names};
+use super::{Cursor, Names, lists};
 use crate::config::problem::{Place, Problem, Problems, Severity};
 use crate::config::{Config, Destination};
 use crate::settings::{Congestion, Listener};
@@ -37,6 +37,7 @@ pub(super) fn parse(top: &Cursor<'_>, congestion: &Congestion) -> Listeners {
         }
         let Some(mut listener) = listener else { continue };
         check(&listener, &cursor, &mut listeners.bound);
+        lists::access(&mut listener.allow, &mut listener.deny, &cursor);
         listener.congestion.get_or_insert_with(|| congestion.clone());
         listeners.parsed.push(listener);
     }

@@ -7,6 +7,7 @@ mod checks;
 mod conflicts;
 mod first_bytes;
 mod listeners;
+mod lists;
 mod pools;
 mod routes;
 mod self_loops;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 use self::self_loops::Ours;
 use super::at::At;
+use super::lists::Lists;
 use super::problem::Problems;
 use super::reader::{Cursor, Reading};
 use super::suggest::DidYouMean;
@@ -32,6 +34,7 @@ pub(super) fn config(text: &str, file: &Path, problems: &mut Problems) -> (Optio
     let main: Arc<Path> = file.into();
     let Some(node) = texts.tree(text, &main, problems) else { return (None, Sources::new(file)) };
     let reading = Reading::default();
+    reading.lists.replace(Lists::beside(file));
     reading.problems.replace(std::mem::take(problems));
     let parsed = with_included(&node, &main, texts, &reading);
     *problems = reading.problems.take();
@@ -57,13 +60,22 @@ fn with_included(node: &Node<'_>, main: &Arc<Path>, mut texts: Texts, reading: &
             tops.push(top);
         }
     }
-    let sources =
-        Sources { files: texts.files.clone(), patterns: texts.patterns.clone(), token: settings::token_file(&top) };
-    (merged(&tops, texts, sources.clone()), sources)
+    let mut sources = Sources {
+        files: texts.files.clone(),
+        patterns: texts.patterns.clone(),
+        token: settings::token_file(&top),
+        lists: Vec::new(),
+    };
+    let mut config = merged(&tops, texts);
+    sources.lists = reading.lists.take().files;
+    if let Some(config) = &mut config {
+        config.settings.sources = sources.clone();
+    }
+    (config, sources)
 }
 
 /// The configuration that the files, the main one first, make together.
-fn merged(tops: &[Cursor<'_>], texts: Texts, sources: Sources) -> Option<Config> {
+fn merged(tops: &[Cursor<'_>], mut texts: Texts) -> Option<Config> {
     let top = &tops[0];
     let tcp = settings::tcp(top);
     let mut listeners = listeners::parse(top, &tcp.congestion);
@@ -73,6 +85,9 @@ fn merged(tops: &[Cursor<'_>], texts: Texts, sources: Sources) -> Option<Config>
     first_bytes::silent(&listeners.parsed, top, &pools.names, timeouts.hello);
     let routes = routes::parse(tops, &listeners.names, &pools.names);
     let fallback = |key, default| routes::fallback(top, key, default, &pools.names);
+    if let Some(hash) = top.reading.lists.borrow().hash() {
+        texts.hash.add(&hash);
+    }
     let settings = Settings {
         no_sni: fallback("no_sni", file::DEFAULT_REFUSE),
         unmatched: fallback("unmatched", file::DEFAULT_REFUSE),
@@ -89,7 +104,7 @@ fn merged(tops: &[Cursor<'_>], texts: Texts, sources: Sources) -> Option<Config>
         reload: settings::reload(top),
         hash: texts.hash.finish(),
         files: texts.files,
-        sources,
+        sources: Sources::default(),
         listeners: listeners.parsed,
         pools: pools.parsed,
     };

@@ -7,11 +7,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::settings::{MILLISECOND, WEEK, within};
-use super::{Cursor, Names};
+use super::{Cursor, Names, lists};
 use crate::config::problem::{Place, Problem};
 use crate::config::{Conditions, Destination, Route, Share, file};
 use crate::server_name::Pattern;
-use crate::settings::{OneOrMany, Refuse, Text};
+use crate::settings::{Access, OneOrMany, Refuse, Text};
 
 /// The routes of all files.
 pub(super) struct Routes {
@@ -38,7 +38,7 @@ pub(super) fn parse(tops: &[Cursor<'_>], listeners: &Names, pools: &Names) -> Ro
 }
 
 fn route(
-    route: file::Route,
+    mut route: file::Route,
     cursor: &Cursor<'_>,
     listeners: &Names,
     pools: &Names,
@@ -59,13 +59,22 @@ fn route(
         source: route.source.into_iter().map(|network| network.0).collect(),
         listeners: through(&route.listeners, cursor, listeners),
     };
+    lists::access(&mut route.allow, &mut route.deny, cursor);
     let name = route.name.inspect(|name| taken.give(name, cursor)).unwrap_or_default();
     let patterns = patterns(route.sni, cursor);
     patterns.first()?;
     // Without a destination the file is rejected; the patterns are still checked first.
     let to = to.unwrap_or(Destination::Refuse(Refuse::Alert));
     // An empty name is filled in once all names are known.
-    Some(Route { name, patterns, conditions, to, idle_timeout: route.idle_timeout, on_removed: route.on_removed })
+    Some(Route {
+        name,
+        patterns,
+        conditions,
+        to,
+        idle_timeout: route.idle_timeout,
+        on_removed: route.on_removed,
+        access: Access::new(route.allow, route.deny),
+    })
 }
 
 fn patterns(patterns: OneOrMany<Text<Pattern>>, cursor: &Cursor<'_>) -> Vec<(Pattern, Place)> {

@@ -57,11 +57,13 @@ pub(super) async fn explain(
     State(app): State<Arc<App>>,
     query: Result<Query<ExplainQuery>, QueryRejection>,
 ) -> Response {
-    let answer = query.map_err(|rejection| rejection.body_text()).and_then(|Query(query)| app.control.explain(query));
-    match answer {
+    let query = query.map_err(|rejection| rejection.body_text());
+    // It may read files of networks.
+    super::aside(move || match query.and_then(|Query(query)| app.control.explain(query)) {
         Ok(value) => with_json(StatusCode::OK, value),
         Err(problem) => error(StatusCode::BAD_REQUEST, &problem),
-    }
+    })
+    .await
 }
 
 /// The body is the plain state, as in `curl -X PUT -d drain …`, or `{"state": "drain"}`.

@@ -236,3 +236,35 @@ proptest! {
         prop_assert_eq!(passed_over, more_specific);
     }
 }
+
+#[test]
+fn allow_and_deny_are_applied_to_a_source_that_is_given() {
+    let snapshot = snapshot(
+        r#"
+listeners: [{ name: https, bind: "127.0.0.1:0", deny: [10.9.0.0/16] }]
+routes:
+  - { name: shop, sni: shop.test, pool: shop, allow: [10.0.0.0/8, 192.0.2.0/24], deny: [10.1.0.0/16] }
+pools: { shop: { backends: [10.0.0.1:443] } }
+"#,
+    );
+    let from = |source: &str| {
+        let question = Question { source: Some(source.parse().unwrap()), ..Question::default() };
+        explain(&snapshot, &Question { name: "shop.test".to_owned(), ..question }).expect("a good question")
+    };
+    let decided = |explanation: &Explanation| {
+        let last = explanation.access.last().expect("a decision").clone();
+        (last.of, last.list, last.admitted, last.network.unwrap_or_default(), last.place.unwrap_or_default())
+    };
+    let is = |of: &str, list: &str, admitted, network: &str, place: &str| {
+        (of.to_owned(), list.to_owned(), admitted, network.to_owned(), place.to_owned())
+    };
+    let listener = from("10.9.9.9");
+    assert_eq!(decided(&listener), is("listener https", "deny", false, "10.9.0.0/16", "config.yaml:2:56"));
+    assert_eq!(listener.refusal.map(|refusal| refusal.client_sees).as_deref(), Some("reset"));
+    let route = from("10.1.2.3");
+    assert_eq!(decided(&route), is("route shop", "deny", false, "10.1.0.0/16", "config.yaml:4:89"));
+    assert_eq!(route.refusal.and_then(|refusal| refusal.alert).as_deref(), Some("access_denied"));
+    assert_eq!(decided(&from("198.51.100.1")), is("route shop", "allow", false, "", ""));
+    assert_eq!(decided(&from("192.0.2.7")), is("route shop", "allow", true, "192.0.2.0/24", "config.yaml:4:67"));
+    assert!(from("10.0.0.1").pool.is_some());
+}

@@ -34,6 +34,23 @@ fn reported(old: &str, new: &str) -> Vec<String> {
 }
 
 #[test]
+fn allow_and_deny_are_compared_by_network() {
+    let reported = |old: &str, new: &str| {
+        let [old, new] =
+            [old, new].map(|keys| snapshot(&format!("routes: [{{ name: r, sni: a.test, pool: a{keys} }}]")));
+        let report = compare(&old, &new);
+        assert_eq!(report.changes, !report.lists.is_empty());
+        report.lists.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    };
+    let deny = ", deny: [10.0.0.0/9, 10.128.0.0/9, 192.0.2.1]";
+    assert_eq!(reported("", ""), "");
+    assert_eq!(reported("", deny), "deny of route r: nobody -> 2 networks");
+    assert_eq!(reported(deny, ", deny: [192.0.2.1, 10.0.0.0/8]"), "");
+    assert_eq!(reported(deny, ", deny: [10.0.0.0/8, \"::1\"]"), "deny of route r: 1 network added, 1 removed");
+    assert_eq!(reported(", allow: [10.0.0.1]", ""), "allow of route r: 1 network -> everybody");
+}
+
+#[test]
 fn equal_files_differ_in_nothing() {
     let text = "routes: [{ sni: [a.test, \"*.a.test\"], source: [10.0.0.0/8], pool: a }, { sni: a.test, pool: b }]";
     let (old, new) = (snapshot(text), snapshot(text));
