@@ -184,8 +184,7 @@ fn note_failure(pool: &Pool, backend: &Arc<Backend>, error: &ConnectError, attem
     let is_refusal = matches!(result, ConnectResult::Silent | ConnectResult::Closed | ConnectResult::Reset);
     if is_refusal {
         attempts.refused(backend, Some(error.to_string()));
-    } else if result != ConnectResult::Exhausted {
-        // Running out of our own resources is not the backend's fault.
+    } else if error.blames_backend() {
         pool.failed(backend, Blame::Backend, error, Instant::now());
     }
     is_refusal

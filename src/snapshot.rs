@@ -476,6 +476,12 @@ pub(crate) fn missing_congestion(config: &Settings) -> Option<(&str, std::io::Er
     asked.find_map(|name| socket::check_congestion(name).err().map(|error| (name, error)))
 }
 
+/// The first pool of `config` that is transparent, if this process may not connect from the addresses of clients.
+pub(crate) fn lacks_transparent(config: &Settings) -> Option<(&Arc<str>, std::io::Error)> {
+    let pool = config.pools.iter().find(|pool| pool.transparent)?;
+    socket::check_transparent().err().map(|error| (&pool.name, error))
+}
+
 fn relay_settings(config: &Settings) -> relay::Settings {
     let engine = match config.relay.splice {
         Splice::Auto => Engine::Adaptive { pipe_bytes: *config.relay.pipe_size },

@@ -4,6 +4,7 @@
 
 mod label;
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,14 +24,32 @@ use crate::settings::{Address, Tcp};
 /// Options for connecting to a backend.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Towards<'a> {
-    /// The local address; `None` lets the kernel choose.
-    pub from: Option<IpAddr>,
+    pub from: From,
     pub nodelay: bool,
     /// The SYN waits for the first write, if the backend has issued a cookie before (RFC 7413).
     pub fast_open: bool,
     /// Whether we write as soon as the connection is established.
     pub writes_first: bool,
     pub congestion: Option<&'a str>,
+}
+
+/// The local address of a connection to a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum From {
+    /// The kernel chooses.
+    Any,
+    /// One of this machine's.
+    Own(IpAddr),
+    /// A client's, which this machine need not have.
+    Client(IpAddr),
+}
+
+/// How to bind the socket of a listener.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Binding {
+    pub sharing: Sharing,
+    /// The machine need not have the address.
+    pub freebind: bool,
 }
 
 /// Whether a socket may share its address with sockets that already listen there (SO_REUSEPORT).
@@ -47,12 +66,12 @@ pub(crate) enum Sharing {
 ///
 /// # Errors
 /// The address is in use or not ours, the process may not bind it, or the kernel does not have the congestion control
-/// algorithm. Other rejected options are ignored.
+/// algorithm. Other rejected options are ignored: without `freebind`, an address that is not ours is an error.
 pub(crate) fn for_listener(
     address: SocketAddr,
     settings: &Tcp,
     congestion: Option<&str>,
-    sharing: Sharing,
+    Binding { sharing, freebind }: Binding,
 ) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
@@ -63,6 +82,9 @@ pub(crate) fn for_listener(
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(sharing == Sharing::Shared || cfg!(not(any(target_os = "linux", target_os = "android"))))?;
     configure_listener(&socket, settings, congestion)?;
+    if freebind {
+        let _ = free_bind(&socket, address);
+    }
     socket.bind(&address.into())?;
     Ok(socket.into())
 }
@@ -249,7 +271,8 @@ impl AsFd for AdminSocket {
 /// Opens a socket to `backend` and starts to connect it; the first write reports the result.
 ///
 /// # Errors
-/// Out of descriptors or ports, `from` is not ours, or there is no route to `backend`.
+/// Out of descriptors or ports, `from` is not ours (EADDRNOTAVAIL of both is told apart by [`NotOurs`]), or is a client's
+/// and the process may not use those, or there is no route to `backend`.
 pub(crate) fn for_backend(backend: SocketAddr, options: Towards<'_>) -> io::Result<std::net::TcpStream> {
     let Towards { from, nodelay, fast_open, writes_first, congestion } = options;
     let socket = Socket::new(Domain::for_address(backend), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
@@ -269,10 +292,7 @@ pub(crate) fn for_backend(backend: SocketAddr, options: Towards<'_>) -> io::Resu
         // The kernel's support was checked when the configuration came into force.
         let _ = set_congestion(&socket, congestion);
     }
-    if let Some(from) = from {
-        let _ = crate::sys::bind_address_no_port(&socket);
-        socket.bind(&SocketAddr::new(from, 0).into())?;
-    }
+    bind_to(&socket, from)?;
     if fast_open {
         // A system without support for it connects in the usual way.
         let _ = crate::sys::fast_open_connect(&socket);
@@ -283,6 +303,63 @@ pub(crate) fn for_backend(backend: SocketAddr, options: Towards<'_>) -> io::Resu
         Err(error) => return Err(error),
     }
     Ok(socket.into())
+}
+
+/// An address in `source_addresses` that this machine does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NotOurs(IpAddr);
+
+impl fmt::Display for NotOurs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "this machine does not have the source address {}", self.0)
+    }
+}
+
+impl std::error::Error for NotOurs {}
+
+fn bind_to(socket: &Socket, from: From) -> io::Result<()> {
+    let address = match from {
+        From::Any => return Ok(()),
+        From::Own(address) => address,
+        From::Client(address) => {
+            be_transparent(socket, address.is_ipv4())?;
+            address
+        }
+    };
+    // `connect` chooses the port, which may then be one that is in use towards other backends.
+    let _ = crate::sys::bind_address_no_port(socket);
+    socket.bind(&SocketAddr::new(address, 0).into()).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrNotAvailable => io::Error::new(io::ErrorKind::InvalidInput, NotOurs(address)),
+        _ => error,
+    })
+}
+
+/// Whether this process may connect from addresses that are not this machine's.
+///
+/// # Errors
+/// It may not, or the kernel cannot.
+pub(crate) fn check_transparent() -> io::Result<()> {
+    be_transparent(&Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?, true)
+}
+
+#[cfg(target_os = "linux")]
+fn be_transparent(socket: &Socket, is_ipv4: bool) -> io::Result<()> {
+    if is_ipv4 { socket.set_ip_transparent_v4(true) } else { socket.set_ip_transparent_v6(true) }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn be_transparent(_: &Socket, _: bool) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn free_bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    if address.is_ipv4() { socket.set_freebind_v4(true) } else { socket.set_freebind_v6(true) }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn free_bind(_: &Socket, _: SocketAddr) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Whether the kernel has this congestion control algorithm and lets us use it.

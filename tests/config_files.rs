@@ -369,3 +369,18 @@ fn equal_text_gives_an_equal_hash() {
     assert_ne!(hash(GOOD), hash(&format!("{GOOD}# a comment\n")));
     assert_eq!(hash(GOOD).len(), 16);
 }
+
+#[test]
+fn nothing_else_chooses_the_address_of_a_transparent_pool() {
+    let with = |pool: &str| {
+        let text = "listeners: [{ name: l, bind: \"127.0.0.1:0\", freebind: true }]\nunmatched: { pool: p }\npools:\n";
+        file(format!("{text}  p: {pool}\n"))
+    };
+    assert!(with("{ backends: [127.0.0.1:1, \"a.test:1\"], transparent: true }").load().is_ok());
+    assert!(with("{ backends: [\"unix:/run/a\"], transparent: false }").load().is_ok());
+    let both = with("{ backends: [127.0.0.1:1], transparent: true, source_addresses: [127.0.0.2] }").refused();
+    only(&both, 4, 70, "has no effect with `transparent`");
+    let unix = with("{ backends: [127.0.0.1:1, \"unix:/run/a\"], transparent: true }").refused();
+    only(&unix, 4, 32, "`unix:/run/a` cannot be connected to from a client's address");
+    only(&with("{ backends: [127.0.0.1:1], transparent: yes }").refused(), 4, 46, "true");
+}

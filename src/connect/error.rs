@@ -1,9 +1,11 @@
 //! Reports why no backend accepted a connection, for the log, the metrics and the reason label.
 
+use std::net::IpAddr;
 use std::time::Duration;
 use std::{fmt, io};
 
 use super::Said;
+use crate::socket::{From, NotOurs};
 use crate::telemetry::ConnectResult;
 
 /// Why no backend accepted the connection: the reason of the last attempt.
@@ -87,6 +89,14 @@ impl ConnectError {
     }
 }
 
+impl ConnectError {
+    /// Whether the backend can have caused it. It cannot if we run out of resources, or have no address that suits it.
+    pub(super) fn blames_backend(&self) -> bool {
+        let is_unsuitable = |error: &io::Error| error.kind() == io::ErrorKind::InvalidInput;
+        self.result() != ConnectResult::Exhausted && !matches!(self, Self::Io(error) if is_unsuitable(error))
+    }
+}
+
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -115,6 +125,56 @@ impl std::error::Error for ConnectError {
             _ => None,
         }
     }
+}
+
+/// Every local port that the kernel may use towards a backend is in use.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OutOfPorts(pub From);
+
+impl fmt::Display for OutOfPorts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no local port is left towards this backend")?;
+        match self.0 {
+            From::Any => Ok(()),
+            From::Own(address) => write!(f, " from {address}"),
+            From::Client(address) => write!(f, " from the client's address {address}"),
+        }
+    }
+}
+
+impl std::error::Error for OutOfPorts {}
+
+impl std::convert::From<OutOfPorts> for io::Error {
+    fn from(error: OutOfPorts) -> Self {
+        Self::new(io::ErrorKind::AddrNotAvailable, error)
+    }
+}
+
+/// With `transparent`, no backend can be connected to from this client's address.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NotFromClient {
+    pub client: IpAddr,
+}
+
+impl fmt::Display for NotFromClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { client } = self;
+        let family = if client.is_ipv4() { "IPv4" } else { "IPv6" };
+        write!(f, "transparent: no backend can be connected to from {client}; add one with an {family} address")
+    }
+}
+
+impl std::error::Error for NotFromClient {}
+
+impl std::convert::From<NotFromClient> for io::Error {
+    fn from(error: NotFromClient) -> Self {
+        Self::new(io::ErrorKind::InvalidInput, error)
+    }
+}
+
+/// The source address is not one of this machine.
+pub(super) fn is_not_ours(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|error| error.is::<NotOurs>())
 }
 
 pub(super) fn is_out_of_ports(error: &io::Error) -> bool {

@@ -5,7 +5,7 @@
 //! Source: RFC 8305 (happy eyeballs), RFC 7413 (TCP Fast Open).
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,17 +14,18 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::answer::Asked;
-use super::error::is_out_of_ports;
+use super::error::{NotFromClient, OutOfPorts, is_not_ours, is_out_of_ports};
 use super::{Ask, Attempts, BackendStream, ConnectError, FirstBytes, Said, note_failure};
 use crate::pool::{Address, Backend, Lease, Picks, Pool};
-use crate::socket::{self, Towards};
+use crate::socket::{self, From, Towards};
 
 /// Connects to one address with the pool's options, for health checks. The caller enforces the deadline.
 ///
 /// # Errors
 /// The kernel's error.
 pub(crate) async fn to_one(pool: &Pool, address: &Address) -> io::Result<BackendStream> {
-    to_the_end(pool, address, SocketOptions { nodelay: true, fast_open: false, writes_first: true }).await
+    let options = SocketOptions { client: None, nodelay: true, fast_open: false, writes_first: true };
+    to_the_end(pool, address, options).await
 }
 
 /// Connects to one backend and writes the first bytes.
@@ -59,6 +60,8 @@ pub(super) async fn reach(
 /// The options that vary between connections of one pool.
 #[derive(Clone, Copy, Debug)]
 struct SocketOptions {
+    /// Connect from the address of this client.
+    client: Option<IpAddr>,
     nodelay: bool,
     fast_open: bool,
     writes_first: bool,
@@ -70,7 +73,8 @@ impl SocketOptions {
         // DNS name, we first find one that connects before sending anything.
         let fast_open = pool.settings.connect.fast_open && ask.said == Said::HelloAlone && !backend.looked_up;
         let writes_first = ask.said != Said::Nothing || !ask.first_bytes.header.is_empty();
-        Self { nodelay: ask.nodelay, fast_open, writes_first }
+        let client = pool.settings.transparent.then(|| ask.request.client.to_canonical());
+        Self { client, nodelay: ask.nodelay, fast_open, writes_first }
     }
 }
 
@@ -179,25 +183,35 @@ async fn begin(pool: &Pool, address: &Address, options: SocketOptions) -> io::Re
 }
 
 fn begin_tcp(pool: &Pool, address: SocketAddr, options: SocketOptions) -> io::Result<TcpStream> {
+    let SocketOptions { client, nodelay, fast_open, writes_first } = options;
+    let congestion = crate::settings::named(&pool.settings.congestion);
+    let connect = |from| {
+        let connected = socket::for_backend(address, Towards { from, nodelay, fast_open, writes_first, congestion });
+        connected.map_err(|error| if is_out_of_ports(&error) { OutOfPorts(from).into() } else { error })
+    };
+    if let Some(client) = client {
+        return TcpStream::from_std(connect(from_client(client, address.ip().to_canonical())?)?);
+    }
     let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
-    // A source address whose ports are all in use is skipped.
+    // A source address whose ports are all in use is skipped, and so is one that this machine does not have.
     for _ in 0..pool.settings.source_addresses.len().max(1) {
-        let from = pool.source_address(address.ip());
-        let SocketOptions { nodelay, fast_open, writes_first } = options;
-        let towards = Towards {
-            from,
-            nodelay,
-            fast_open,
-            writes_first,
-            congestion: crate::settings::named(&pool.settings.congestion),
-        };
-        result = socket::for_backend(address, towards);
+        result = connect(pool.source_address(address.ip()).map_or(From::Any, From::Own));
         match &result {
-            Err(error) if is_out_of_ports(error) => {}
+            Err(error) if is_out_of_ports(error) || is_not_ours(error) => {}
             _ => break,
         }
     }
     TcpStream::from_std(result?)
+}
+
+fn from_client(client: IpAddr, backend: IpAddr) -> Result<From, NotFromClient> {
+    // A PROXY header may announce anything.
+    let is_an_address = !client.is_unspecified() && !client.is_multicast();
+    if client.is_ipv4() == backend.is_ipv4() && is_an_address {
+        Ok(From::Client(client))
+    } else {
+        Err(NotFromClient { client })
+    }
 }
 
 /// Writes the first bytes and returns how many were accepted by a backend known to be connected.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::{Answer, Asked, Event, Unanswered};
+use super::error::NotFromClient;
 use super::reach::{FailedAttempt, reach};
 use super::{Ask, Attempts, ConnectError, Connected, Said, note_failure};
 use crate::pool::{Backend, Lease, Picks, Pool};
@@ -117,6 +118,10 @@ impl<'a> Search<'a> {
         let spare_answer = attempts.has_not_tls();
         match self.unanswered.all().count() {
             0 if attempts.count() == 0 && self.picks.met_full() => return ControlFlow::Break(Err(ConnectError::Full)),
+            0 if attempts.count() == 0 && self.picks.none_suits() => {
+                let client = self.ask.request.client.to_canonical();
+                return ControlFlow::Break(Err(ConnectError::Io(NotFromClient { client }.into())));
+            }
             0 => return ControlFlow::Break(Err(std::mem::replace(&mut self.failed, ConnectError::NoBackend))),
             1 if !more && !spare_answer => return self.take(0, attempts),
             _ => {}

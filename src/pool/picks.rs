@@ -16,7 +16,7 @@ use super::maglev::{key_of, key_of_client};
 use super::members::{Group, Member, Members};
 use super::policy::Turn;
 use super::standing::Grade;
-use crate::settings::{Balance, WhenAllDown};
+use crate::settings::{Balance, Family, WhenAllDown};
 
 /// The connection to pick for.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +31,8 @@ pub struct PickRequest<'a> {
 #[derive(Debug)]
 pub struct Picks<'a> {
     pool: &'a Pool,
+    /// Only backends of this family can be connected to.
+    family: Family,
     turn: Turn,
     /// The first `count` are the backends already returned.
     tried: [BackendId; MOST_ATTEMPTS],
@@ -47,7 +49,13 @@ impl<'a> Picks<'a> {
             _ => 0,
         };
         let turn = Turn { at: None, key, rng: Rng::new() };
-        Self { pool, turn, tried: [BackendId::default(); MOST_ATTEMPTS], count: 0, met_full: false }
+        let family = match request.client.to_canonical() {
+            // The other family's cannot be connected to from the client's address.
+            IpAddr::V4(_) if pool.settings.transparent => Family::V4,
+            IpAddr::V6(_) if pool.settings.transparent => Family::V6,
+            _ => Family::Any,
+        };
+        Self { pool, family, turn, tried: [BackendId::default(); MOST_ATTEMPTS], count: 0, met_full: false }
     }
 
     /// Leases the next backend.
@@ -64,7 +72,7 @@ impl<'a> Picks<'a> {
         let other = members.list().iter().find(|member| {
             let address = &member.backend.address;
             let inet = matches!(address, Address::Inet(_)) && address.is_ipv6() != one.address.is_ipv6();
-            let may = |grade| may(member, grade, &self.tried[..self.count], now);
+            let may = |grade| may(member, grade, self.family, &self.tried[..self.count], now);
             inet && member.entry == entry && (may(Grade::Usable) || may(Grade::Overtaken))
         })?;
         self.lease(other)
@@ -77,7 +85,7 @@ impl<'a> Picks<'a> {
         }
         let members = self.pool.members.load();
         let tried = &self.tried[..self.count];
-        let left = |grade: Grade| members.list().iter().any(|member| may(member, grade, tried, now));
+        let left = |grade: Grade| members.list().iter().any(|member| may(member, grade, self.family, tried, now));
         let all_fail = || members.best_grade(now) == Grade::Failing;
         left(Grade::Usable)
             || left(Grade::Overtaken)
@@ -88,6 +96,12 @@ impl<'a> Picks<'a> {
     /// Whether a backend was skipped only because of its connection limit.
     pub fn met_full(&self) -> bool {
         self.met_full
+    }
+
+    /// Whether the pool has backends, but none that can be connected to from the client's address.
+    pub fn none_suits(&self) -> bool {
+        let members = self.pool.members.load();
+        !members.list().is_empty() && !members.list().iter().any(|member| suits(self.family, &member.backend.address))
     }
 
     fn next_of(&mut self, grade: Grade, members: &Members, now: Instant) -> Option<Lease> {
@@ -104,9 +118,9 @@ impl<'a> Picks<'a> {
     fn next_in(&mut self, group: &Group, grade: Grade, members: &Members, now: Instant) -> Option<Lease> {
         // Between the check and the lease another worker may take the last place; that backend is then full.
         loop {
-            let (tried, met_full) = (&self.tried[..self.count], Cell::new(false));
+            let (family, tried, met_full) = (self.family, &self.tried[..self.count], Cell::new(false));
             let may = |member: &Member| {
-                let untried = may(member, grade, tried, now);
+                let untried = may(member, grade, family, tried, now);
                 let full = untried && member.backend.active() >= member.max_connections;
                 met_full.set(met_full.get() || full);
                 untried && !full
@@ -133,8 +147,19 @@ impl<'a> Picks<'a> {
     }
 }
 
-fn may(member: &Member, grade: Grade, tried: &[BackendId], now: Instant) -> bool {
-    member.backend.standing.grade(now) == grade && !tried.contains(&member.backend.id)
+fn may(member: &Member, grade: Grade, family: Family, tried: &[BackendId], now: Instant) -> bool {
+    member.backend.standing.grade(now) == grade
+        && !tried.contains(&member.backend.id)
+        && suits(family, &member.backend.address)
+}
+
+fn suits(family: Family, address: &Address) -> bool {
+    match (family, address) {
+        (Family::Any, _) => true,
+        (Family::V4, Address::Inet(address)) => address.ip().to_canonical().is_ipv4(),
+        (Family::V6, Address::Inet(address)) => address.ip().to_canonical().is_ipv6(),
+        (Family::V4 | Family::V6, Address::Unix(_)) => false,
+    }
 }
 
 /// Upper bound on attempts per connection, whatever is configured.

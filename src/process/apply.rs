@@ -20,7 +20,7 @@ use crate::process::upgrade;
 use crate::sandbox;
 use crate::self_loop::comes_back;
 use crate::settings::{Address, BackendAddress, Log, Runtime, Sandbox};
-use crate::snapshot::{Snapshot, missing_congestion};
+use crate::snapshot::{Snapshot, lacks_transparent, missing_congestion};
 use crate::socket::{AdminSocket, Listening};
 use crate::socket::{Kind, Label};
 use crate::telemetry::LogControl;
@@ -64,6 +64,11 @@ pub(crate) enum ApplyError {
     /// The kernel does not have the algorithm, or does not allow us to use it.
     Congestion {
         name: String,
+        error: io::Error,
+    },
+    /// The process may not connect from the addresses of clients.
+    Transparent {
+        pool: Arc<str>,
         error: io::Error,
     },
     /// A backend address is one of our own listening addresses.
@@ -113,6 +118,9 @@ impl Process {
         self.budget.check(*config.limits.max_connections).map_err(ApplyError::TooManyConnections)?;
         if let Some((name, error)) = missing_congestion(config) {
             return Err(ApplyError::Congestion { name: name.to_owned(), error });
+        }
+        if let Some((pool, error)) = lacks_transparent(config) {
+            return Err(ApplyError::Transparent { pool: Arc::clone(pool), error });
         }
         // Listeners first: an inherited socket of the service manager may serve either, if its address matches.
         let listeners = self.listeners.bind(config, &mut self.before.listeners).map_err(ApplyError::Bind)?;
@@ -279,7 +287,12 @@ impl fmt::Display for ApplyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Bind(CannotBind { listener, address, error }) => {
-                write!(f, "listener {listener}: cannot bind {address}{}", advice(error, Some(address.port())))
+                let freebind = match error.kind() {
+                    io::ErrorKind::AddrNotAvailable => "; `freebind: true` on the listener binds it before it is there",
+                    _ => "",
+                };
+                let advice = advice(error, Some(address.port()));
+                write!(f, "listener {listener}: cannot bind {address}{advice}{freebind}")
             }
             Self::BindAdmin(sockets::CannotBind { address, error }) => {
                 let port = address.tcp().map(|address| address.port());
@@ -289,6 +302,12 @@ impl fmt::Display for ApplyError {
                 f,
                 "the kernel has no congestion control `{name}` (see `sysctl net.ipv4.tcp_available_congestion_control`)"
             ),
+            Self::Transparent { pool, error } if error.kind() == io::ErrorKind::PermissionDenied => write!(
+                f,
+                "pool {pool}: `transparent` needs CAP_NET_ADMIN: with systemd, set `AmbientCapabilities=CAP_NET_ADMIN` and \
+                 `CapabilityBoundingSet=` likewise; in a container, add the capability NET_ADMIN; or remove `transparent`"
+            ),
+            Self::Transparent { pool, .. } => write!(f, "pool {pool}: `transparent` does not work on this system"),
             Self::SelfLoop { pool, backend } => write!(
                 f,
                 "pool {pool}: its backend `{backend}` is where snigate itself listens: snigate would connect to itself \
@@ -327,6 +346,7 @@ impl Error for ApplyError {
             Self::Bind(CannotBind { error, .. })
             | Self::BindAdmin(sockets::CannotBind { error, .. })
             | Self::Congestion { error, .. }
+            | Self::Transparent { error, .. }
             | Self::Io(error) => Some(error),
             Self::SelfLoop { .. } | Self::TooManyConnections(_) | Self::NeedsRestart { .. } => None,
         }

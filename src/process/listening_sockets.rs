@@ -91,6 +91,7 @@ struct Wanted {
 struct Options {
     tcp: Tcp,
     congestion: Option<Arc<str>>,
+    freebind: bool,
 }
 
 struct Open {
@@ -413,7 +414,8 @@ impl Wanted {
 
 impl Options {
     fn bind(&self, address: SocketAddr, sharing: Sharing) -> io::Result<TcpListener> {
-        socket::for_listener(address, &self.tcp, self.congestion.as_deref(), sharing)
+        let binding = socket::Binding { sharing, freebind: self.freebind };
+        socket::for_listener(address, &self.tcp, self.congestion.as_deref(), binding)
     }
 
     fn configure(&self, socket: &TcpListener) -> io::Result<()> {
@@ -475,6 +477,7 @@ fn wanted(config: &Settings) -> Vec<Wanted> {
         let options = Options {
             tcp: config.tcp.clone(),
             congestion: listener.congestion.as_ref().and_then(|congestion| congestion.0.clone()),
+            freebind: listener.freebind,
         };
         let listener_name = Arc::clone(&listener.name);
         let wanted = move |address: &Text<SocketAddr>| Wanted {

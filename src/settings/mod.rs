@@ -66,6 +66,9 @@ pub struct Listener {
     /// The TCP congestion control for connections from clients. Default: `tcp.congestion`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub congestion: Option<Congestion>,
+    /// Bind even if this machine does not have the address yet (Linux), such as a virtual one that may move here.
+    #[serde(default)]
+    pub freebind: bool,
 }
 
 impl Listener {

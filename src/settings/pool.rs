@@ -57,8 +57,9 @@ pub struct Pool {
     /// The TCP congestion control for connections to backends. Default: `tcp.congestion`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub congestion: Option<Congestion>,
-    /// Connect from the client's own address. Only `false` is supported so far.
-    #[serde(default, skip_serializing)]
+    /// Connect from the client's own address (Linux). Needs CAP_NET_ADMIN, and answers of the backends must be routed
+    /// through this machine.
+    #[serde(default)]
     pub transparent: bool,
 }
 

@@ -12,7 +12,8 @@ pub fn run_test(setup: &str, test: &str) {
     let itself = std::env::current_exe().unwrap();
     let inside = isolated(setup, &[itself.to_str().unwrap(), "--exact", test, "--ignored", "--nocapture"]).unwrap();
     let reported = String::from_utf8_lossy(&inside.stdout);
-    assert!(inside.status.success() && reported.contains("1 passed"), "{reported}");
+    let errors = String::from_utf8_lossy(&inside.stderr);
+    assert!(inside.status.success() && reported.contains("1 passed"), "{reported}{errors}");
     println!("{reported}");
 }
 

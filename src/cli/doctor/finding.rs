@@ -67,6 +67,7 @@ pub(super) enum Kind {
     DefaultCertificate,
     CertificatesDiffer,
     Coalescing,
+    Transparent,
     NamesLeftOut,
 }
 

@@ -58,10 +58,10 @@ pub(super) fn parse(tops: &[Cursor<'_>], ours: Ours<'_>, congestion: &Congestion
 }
 
 fn check(pool: &mut Pool, cursor: &Cursor<'_>, ours: Ours<'_>) {
-    if pool.transparent {
-        cursor.error_at("transparent", "not supported yet; only `false` is");
-    }
     backends(pool, cursor, ours);
+    if pool.transparent {
+        transparent(pool, cursor);
+    }
     if let Some(section) = cursor.key("resolve") {
         resolve(pool, &section);
     }
@@ -90,7 +90,21 @@ fn backends(pool: &Pool, cursor: &Cursor<'_>, ours: Ours<'_>) {
             1..=MAX_WEIGHT => {}
             _ => cursor.error_at("weight", "a weight is 1 to 1000"),
         }
+        if pool.transparent && matches!(address, BackendAddress::Unix(_)) {
+            cursor.error(format_args!(
+                "`{address}` cannot be connected to from a client's address; instead of `transparent`, \
+                 `send_proxy_protocol` passes it on"
+            ));
+        }
         self_loops::refuse(address, ours, &cursor);
+    }
+}
+
+/// Checks that nothing else chooses the address that connections leave from.
+fn transparent(pool: &Pool, cursor: &Cursor<'_>) {
+    if !pool.source_addresses.is_empty() {
+        let message = "has no effect with `transparent`, which connects from the client's address; remove one of them";
+        cursor.error_at("source_addresses", message);
     }
 }
 

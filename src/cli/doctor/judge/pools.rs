@@ -24,6 +24,10 @@ pub(super) fn judge(context: &Context<'_>, plan: &PoolPlan, exams: &[&Examinatio
         let seen = format!("{asked} of the {all} names that are routed to the pool were tested");
         findings.push(about(Severity::Info, Kind::NamesLeftOut, seen, "Use --all to test all of them."));
     }
+    if context.config.pools[plan.pool].transparent {
+        let seen = "clients' connections leave from their own addresses, those of the doctor from this machine's";
+        findings.push(about(Severity::Info, Kind::Transparent, seen.to_owned(), TRANSPARENT));
+    }
     if let Some(seen) = difference(exams, |exam| exam.first().map(alpn)) {
         findings.push(about(Severity::Warning, Kind::AlpnDiffers, seen, ALPN_DIFFERS));
     }
@@ -156,6 +160,8 @@ fn some_of(all: &[&str]) -> String {
     format!("{} and {} more", all[..MOST_TOLD].join(", "), all.len() - MOST_TOLD)
 }
 
+const TRANSPARENT: &str =
+    "Test the way back with a client: the backends' answers must come back through this machine (docs/deployment.md).";
 const ALPN_DIFFERS: &str = "Whether a client speaks HTTP/2 depends on the backend it reaches, and may change when it connects again. \
                             Offer the same protocols on all (nginx `http2 on`, Node.js `ALPNProtocols`).";
 const VERSIONS_DIFFER: &str = "Some clients can use only a part of the pool, and a session of one backend cannot be resumed on another. Enable \
