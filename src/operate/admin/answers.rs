@@ -1,7 +1,8 @@
 //! Makes the answers that take time or memory one at a time, so that many clients cost no more than one.
 //!
 //! In:  requests other than probes.
-//! Out: answers. Clients that ask for the same page while it is being made share the next answer. What is written to
+//! Out: answers. Clients that ask for the same page while it is being made share the next answer, with
+//!      whatever query if the page has none. What is written to
 //!      clients at one time is bounded; a client that does not read its answer makes room when others wait.
 
 use std::sync::Arc;
@@ -10,7 +11,8 @@ use std::time::Duration;
 use axum::Extension;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header, response};
+use axum::http::uri::PathAndQuery;
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header, response};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
@@ -31,7 +33,7 @@ pub(super) struct Answers {
 
 /// The last answer, kept while others wait.
 struct Latest {
-    path: String,
+    page: String,
     begun: Instant,
     answer: (response::Parts, Arc<Whole>),
 }
@@ -52,10 +54,9 @@ impl Answers {
     async fn make(&self, request: Request, next: Next) -> (response::Parts, Arc<Whole>) {
         let (asked, _in_hand) = (Instant::now(), Arc::clone(&self.requests));
         let mut latest = self.turn.lock().await;
-        let uri = request.uri();
-        let shared = (request.method() == Method::GET && uri.query().is_none()).then(|| uri.path().to_owned());
+        let shared = (request.method() == Method::GET).then(|| page_of(request.uri()).to_owned());
         // An answer that was begun before the request could be older than what the client has seen elsewhere.
-        let is_it = |latest: &Latest| Some(&latest.path) == shared.as_ref() && latest.begun >= asked;
+        let is_it = |latest: &Latest| Some(&latest.page) == shared.as_ref() && latest.begun >= asked;
         let begun = Instant::now();
         let (begun, (parts, body)) = match latest.take().filter(is_it) {
             Some(latest) => (latest.begun, latest.answer),
@@ -66,8 +67,8 @@ impl Answers {
                 (begun, (parts, Arc::new(Whole { body, _room })))
             }
         };
-        if let Some(path) = shared.filter(|_| Arc::strong_count(&self.requests) > 2) {
-            *latest = Some(Latest { path, begun, answer: (parts.clone(), Arc::clone(&body)) });
+        if let Some(page) = shared.filter(|_| Arc::strong_count(&self.requests) > 2) {
+            *latest = Some(Latest { page, begun, answer: (parts.clone(), Arc::clone(&body)) });
         }
         (parts, body)
     }
@@ -88,7 +89,7 @@ impl Answers {
 pub(super) async fn in_turn(
     State(answers): State<Arc<Answers>>,
     Extension(client): Extension<Asking>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let answered = client.answered();
@@ -96,14 +97,27 @@ pub(super) async fn in_turn(
         return next.run(request).await;
     }
     let is_head = request.method() == Method::HEAD;
+    if is_head {
+        *request.method_mut() = Method::GET;
+    }
     let (mut parts, whole) = answers.make(request, next).await;
-    if !is_head {
-        parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(whole.body.len()));
+    parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(whole.body.len()));
+    if is_head {
+        return Response::from_parts(parts, Body::empty());
     }
     answered.reads();
     // Released when the last byte has been written.
     let held = Held { whole, _answered: answered };
     Response::from_parts(parts, Body::from(Bytes::from_owner(held)))
+}
+
+/// Requests for the same page get the same answer. A query that the page does not use does not make it another one:
+/// otherwise a client that appends a number to each request would have each of them answered alone.
+fn page_of(uri: &Uri) -> &str {
+    match uri.path() {
+        path if UNUSED_QUERY.contains(&path) => path,
+        path => uri.path_and_query().map_or(path, PathAndQuery::as_str),
+    }
 }
 
 /// Turns an error response of a library, such as for a body that is too large, into JSON like our own.
@@ -138,6 +152,8 @@ impl AsRef<[u8]> for Held {
     }
 }
 
+/// Scrapers and browsers append a query of their own. The pages of the API refuse one that they do not know.
+const UNUSED_QUERY: [&str; 2] = ["/", "/metrics"];
 /// The most that may be in transit to all clients together. A larger answer is sent alone.
 const MOST_KIB: u32 = 16 << 10;
 /// How long a client may take for an answer while others wait for room.

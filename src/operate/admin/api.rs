@@ -18,7 +18,15 @@ use super::{App, Reloaded, Stage, WantedState, error, with_json};
 use crate::ids::ConnectionId;
 use crate::telemetry::{REVISION, Timestamp, VERSION};
 
-pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
+/// The query of a page without parameters: a filter that does not exist must not look like one that matched everything.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NoQuery {}
+
+pub(super) async fn status(State(app): State<Arc<App>>, query: Result<Query<NoQuery>, QueryRejection>) -> Response {
+    if let Err(rejection) = query {
+        return error(StatusCode::BAD_REQUEST, &rejection.body_text());
+    }
     super::aside(move || with_json(StatusCode::OK, status_of(&app))).await
 }
 
@@ -90,7 +98,10 @@ pub(super) async fn set_backend_state(
     }
 }
 
-pub(super) async fn config(State(app): State<Arc<App>>) -> Response {
+pub(super) async fn config(State(app): State<Arc<App>>, query: Result<Query<NoQuery>, QueryRejection>) -> Response {
+    if let Err(rejection) = query {
+        return error(StatusCode::BAD_REQUEST, &rejection.body_text());
+    }
     match app.control.config().await {
         Some(text) => (JSON, text).into_response(),
         None => error(StatusCode::INTERNAL_SERVER_ERROR, "the configuration could not be written"),

@@ -58,6 +58,9 @@ impl Control for Process {
     fn connections(&self, query: ConnectionsQuery, limit: usize) -> Soon<'_, Value> {
         let client = query.client.map(|client| client.to_string());
         Box::pin(async move {
+            if query.route.as_deref() == Some("large") {
+                return json!({ "listeners": [], "large": " ".repeat(CONFIG_BYTES) });
+            }
             json!({ "route": query.route, "client": client, "after": query.after.map(|id| id.0), "limit": limit })
         })
     }
@@ -339,6 +342,21 @@ async fn what_is_not_there_is_an_error_in_json() {
 }
 
 #[tokio::test]
+async fn a_query_that_a_page_does_not_know_is_refused_by_the_api_and_nowhere_else() {
+    let admin = Admin::start().await;
+    for path in
+        ["/api/v1/status?pool=a", "/api/v1/config?x", "/api/v1/connections?x=1", "/api/v1/explain?name=a.test&x"]
+    {
+        let answer = admin.get(path).await;
+        assert_eq!(answer.status, 400, "{path}");
+        assert!(answer.json()["error"].as_str().unwrap().contains("unknown field"), "{path}: {}", answer.body);
+    }
+    for path in ["/?x=1", "/metrics?x=1", "/healthz?x", "/readyz?", "/api/v1/status?", "/api/v1/config?"] {
+        assert_ne!(admin.get(path).await.status, 400, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn junk_and_a_huge_header_are_refused() {
     let admin = Admin::start().await;
     assert_eq!(admin.ask("\x16\x03\x01 junk\r\n\r\n").await.status, 400);
@@ -382,24 +400,30 @@ async fn who_asks_while_an_answer_is_made_shares_the_next() {
         begun.send(()).unwrap();
         may_go_on.lock().unwrap().recv().unwrap();
     });
-    let ask = async || {
+    let ask = async |number: usize| {
         let mut stream = admin.connect().await;
-        stream.write_all(METRICS.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
+        let request =
+            [format!("GET /metrics?x={number}"), "GET /metrics".to_owned(), format!("HEAD /metrics?{number}")];
+        let request = format!("{} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n", request[number % 3]);
+        stream.write_all(request.as_bytes()).await.unwrap();
         stream
     };
-    let mut waiting = vec![ask().await];
+    let mut waiting = vec![ask(0).await];
     is_begun.recv().await.unwrap();
-    for _ in 0..30 {
-        waiting.push(ask().await);
+    for number in 1..31 {
+        waiting.push(ask(number).await);
     }
     // When these are answered, those before them have been read.
     for _ in 0..3 {
         assert_eq!(admin.get("/healthz").await.status, 200);
     }
     (0..40).for_each(|_| go_on.send(()).unwrap());
-    for mut stream in waiting {
+    for (number, mut stream) in waiting.into_iter().enumerate() {
         let answer = Answer::read(&mut stream).await;
-        assert!(answer.status == 200 && answer.body.contains("\nsnigate_build_info{"), "{}", answer.head);
+        let is_whole = answer.body.contains("\nsnigate_build_info{");
+        assert!(answer.status == 200 && is_whole == (number % 3 != 2), "{}", answer.head);
+        let length = answer.head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
+        assert!(length.is_some_and(|length: usize| length > 1000), "{}", answer.head);
     }
     let mut renders = 1;
     while is_begun.try_recv().is_ok() {
@@ -415,8 +439,9 @@ async fn who_does_not_read_makes_room_for_who_does() {
     let mut held = Vec::new();
     for number in 0..6 {
         let mut stream = admin.connect().await;
-        // With a query, so that none is shared.
-        let request = format!("GET /api/v1/config?{number} HTTP/1.1\r\nhost: a\r\n\r\n");
+        // With another query each, so that none is shared.
+        let page = format!("/api/v1/connections?route=large&limit={}", number + 1);
+        let request = format!("GET {page} HTTP/1.1\r\nhost: a\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         held.push(stream);
     }
