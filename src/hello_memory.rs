@@ -65,7 +65,8 @@ impl Budget {
         Held { budget: self, age: Reverse(self.next.fetch_add(1, Ordering::Relaxed)), bytes: 0, waiting: None }
     }
 
-    fn bytes(&self) -> usize {
+    /// What the hellos hold that wait for more: the capacity of their buffers.
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
 
@@ -173,8 +174,8 @@ impl Drop for Held<'_> {
 /// memory, nor does a hello that comes byte by byte cost a copy each time. A hello in one piece fits exactly.
 pub(crate) fn append(bytes: &mut Vec<u8>, received: &[u8], announced: usize) {
     if bytes.capacity() - bytes.len() < received.len() {
-        let ahead = if bytes.is_empty() { 0 } else { announced.min(MIN_AHEAD_BYTES.max(bytes.len() / 8)) };
-        bytes.reserve_exact(received.len().max(ahead));
+        let ahead = if bytes.is_empty() { 0 } else { MIN_AHEAD_BYTES.max(bytes.len() / 8) };
+        bytes.reserve_exact(announced.min(received.len() + ahead).max(received.len()));
     }
     bytes.extend_from_slice(received);
 }

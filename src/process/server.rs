@@ -22,6 +22,7 @@ use crate::backends::health;
 use crate::config::{Config, Loaded};
 use crate::descriptors::{self, Budget};
 use crate::drain::{self, Drain, Phase};
+use crate::hello_memory;
 use crate::listener::Shared;
 use crate::operate::admin::{App, Readiness, Stage};
 use crate::operate::registry::{Filter, Registries};
@@ -89,8 +90,11 @@ impl Server {
             registries: Registries::default(),
             metrics,
         };
-        let in_force = Arc::clone(&shared.snapshot);
-        shared.metrics.collect_with(move || in_force.load().publish());
+        let (in_force, hello_memory) = (Arc::clone(&shared.snapshot), shared.metrics.hello_memory());
+        shared.metrics.collect_with(move || {
+            in_force.load().publish();
+            hello_memory.set(hello_memory::all().bytes() as f64);
+        });
         let (to_workers, openings): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let Inheritance { sockets, predecessor } = inheritance;
         // The old process keeps serving until this one can.

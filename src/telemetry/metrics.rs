@@ -31,6 +31,7 @@ pub struct Metrics {
     limited: Vec<Vec<Counter>>,
     alerts: Vec<Counter>,
     reloads: Vec<Vec<Counter>>,
+    hello_memory: Gauge,
     reload_ok: Gauge,
     reload_time: Gauge,
     task_panics: Vec<Counter>,
@@ -64,6 +65,7 @@ impl Metrics {
             reloads: each(ReloadResult::ALL, |result| {
                 each(Trigger::ALL, |trigger| registry.counter(&table::RELOADS, &[result.as_str(), trigger.as_str()]))
             }),
+            hello_memory: registry.gauge(&table::HELLO_MEMORY, &[]),
             reload_ok: registry.gauge(&table::RELOAD_OK, &[]),
             reload_time: registry.gauge(&table::RELOAD_TIME, &[]),
             task_panics: each(Task::ALL, |task| registry.counter(&table::TASK_PANICS, &[task.as_str()])),
@@ -97,6 +99,11 @@ impl Metrics {
     /// counts.
     pub fn collect_with(&self, collect: impl Fn() + Send + Sync + 'static) {
         let _ = self.collector.set(Box::new(collect));
+    }
+
+    /// The memory of unfinished hellos in bytes; to be set before each rendering.
+    pub(crate) fn hello_memory(&self) -> Gauge {
+        self.hello_memory.clone()
     }
 
     /// Call it every few seconds: drops series of removed names once the last connection that counts there has ended.

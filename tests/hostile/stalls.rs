@@ -151,6 +151,7 @@ fn stall_within(budget: usize, clients: usize, sent: &[u8], held: usize) {
     let stalled: Vec<TcpStream> = (0..clients).map(|_| send(lb.address(), sent)).collect();
     let refused = (clients - budget / held) as f64;
     crate::harness::poll(|| if lb.closed("memory") >= refused { Ok(()) } else { Err(lb.closed("memory")) }).unwrap();
+    lb.wait_for_metric("hello_memory_bytes", &[], (budget / held * held) as f64);
     let grown = lb.resident_bytes().saturating_sub(before);
     assert!(grown < 8 << 20, "{grown} bytes");
     let honest = hello("a.test");
