@@ -59,9 +59,18 @@ fn enter_sandbox(config: &Config, inheritance: &Inheritance) -> Result<Entered, 
 }
 
 fn log_sandbox(entered: &Entered) {
-    let Entered { files, ports, signals, calls, ref missing } = *entered;
+    let Entered { files, bind, connect, signals, calls, ref missing } = *entered;
     let missing = missing.join("; ");
-    tracing::info!(event = "sandbox", files, ports, signals, calls, missing, "the process has restricted itself");
+    tracing::info!(
+        event = "sandbox",
+        files,
+        bind,
+        connect,
+        signals,
+        calls,
+        missing,
+        "the process has restricted itself"
+    );
 }
 
 /// Serves `loaded`; calls `started` before the first connection is accepted.

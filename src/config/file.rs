@@ -16,8 +16,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::server_name::Pattern;
 use crate::settings::{
-    Admin, Limits, Listener, Log, NetworkList, OnRemoved, OneOrMany, Pool, Protocol, Refuse, Relay, Reload, Runtime, Sandbox, Span,
-    Tcp, Text, Timeouts, name,
+    Admin, Limits, Listener, Log, NetworkList, OnRemoved, OneOrMany, Pool, Protocol, Refuse, Relay, Reload, Runtime,
+    Sandbox, Span, Tcp, Text, Timeouts, name,
 };
 
 /// The snigate routing file.

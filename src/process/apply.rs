@@ -16,7 +16,7 @@ use crate::config::Settings;
 use crate::descriptors::{Budget, TooMany};
 use crate::operate::admin::{App, sockets};
 use crate::process::listening_sockets::{self, CannotBind, ListeningSockets, Plan};
-use crate::process::upgrade;
+use crate::process::{needs, upgrade};
 use crate::sandbox;
 use crate::self_loop::comes_back;
 use crate::settings::{Address, BackendAddress, Log, Runtime, Sandbox};
@@ -82,6 +82,8 @@ pub(crate) enum ApplyError {
         what: &'static str,
         how: &'static str,
     },
+    /// `sandbox: require` allows connections to some ports, and this is none of them; `None`: DNS decides which it is.
+    ConnectPort(Option<u16>),
     /// A thread or a runtime cannot be created.
     Io(io::Error),
 }
@@ -115,6 +117,7 @@ impl Process {
         if config.sandbox != self.sandbox {
             return Err(ApplyError::NeedsRestart { what: "sandbox", how: "restart it (an upgrade keeps the sandbox)" });
         }
+        check_connect_ports(config)?;
         self.budget.check(*config.limits.max_connections).map_err(ApplyError::TooManyConnections)?;
         if let Some((name, error)) = missing_congestion(config) {
             return Err(ApplyError::Congestion { name: name.to_owned(), error });
@@ -262,6 +265,13 @@ impl Prepared<'_> {
     }
 }
 
+/// Rejects ports that connections would fail to, one by one.
+fn check_connect_ports(config: &Settings) -> Result<(), ApplyError> {
+    let Some(allowed) = sandbox::connect_ports() else { return Ok(()) };
+    let wanted = needs::connect_ports(config).ok_or(ApplyError::ConnectPort(None))?;
+    wanted.difference(allowed).next().map_or(Ok(()), |port| Err(ApplyError::ConnectPort(Some(*port))))
+}
+
 /// Rejects a backend where we listen ourselves, under any address of this machine or path of the admin server's socket:
 /// its clients would come back, or get at the admin server. Backends with DNS names are checked when they resolve.
 fn refuse_self_loop(config: &Settings, listening: &[SocketAddr]) -> Result<(), ApplyError> {
@@ -315,6 +325,13 @@ impl fmt::Display for ApplyError {
             ),
             Self::TooManyConnections(too_many) => too_many.fmt(f),
             Self::NeedsRestart { what, how } => write!(f, "{what} cannot change while snigate runs: {how}"),
+            Self::ConnectPort(port) => {
+                match port {
+                    Some(port) => write!(f, "the sandbox forbids connections to port {port}"),
+                    None => f.write_str("the sandbox forbids connections to ports that an SRV record names"),
+                }?;
+                write!(f, ": {}", sandbox::PORT_ADVICE)
+            }
             Self::Io(_) => f.write_str("cannot start"),
         }
     }
@@ -326,7 +343,7 @@ fn advice(error: &io::Error, port: Option<u16>) -> String {
         (io::ErrorKind::AddrInUse, _) => " (another program listens there: `ss -ltnp` shows which)".to_owned(),
         (io::ErrorKind::AlreadyExists, _) => " (there is a file of that name, and it is not a socket)".to_owned(),
         (io::ErrorKind::AddrNotAvailable, _) => " (no interface of this machine has that address)".to_owned(),
-        (io::ErrorKind::PermissionDenied, Some(_)) if sandbox::restricts_ports() => {
+        (io::ErrorKind::PermissionDenied, Some(_)) if sandbox::restricts_bind() => {
             format!(" ({})", sandbox::PORT_ADVICE)
         }
         (io::ErrorKind::PermissionDenied, Some(port @ ..1024)) => format!(
@@ -348,7 +365,9 @@ impl Error for ApplyError {
             | Self::Congestion { error, .. }
             | Self::Transparent { error, .. }
             | Self::Io(error) => Some(error),
-            Self::SelfLoop { .. } | Self::TooManyConnections(_) | Self::NeedsRestart { .. } => None,
+            Self::SelfLoop { .. } | Self::TooManyConnections(_) | Self::NeedsRestart { .. } | Self::ConnectPort(_) => {
+                None
+            }
         }
     }
 }

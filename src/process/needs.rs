@@ -8,10 +8,10 @@ use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, Sources};
+use crate::config::{Config, Settings, Sources};
 use crate::process::upgrade;
 use crate::sandbox::Needs;
-use crate::settings::{Address, Sandbox};
+use crate::settings::{Address, BackendAddress, Pool, Sandbox};
 
 /// What `config` needs, and reloads that stay within its directories.
 pub(crate) fn of(config: &Config) -> Needs {
@@ -29,7 +29,10 @@ pub(crate) fn of(config: &Config) -> Needs {
         Address::Tcp(_) => None,
     });
     needs.make_sockets = sockets.map(here).collect();
-    needs.bind = if config.sandbox == Sandbox::Require { ports(config) } else { None };
+    if config.sandbox == Sandbox::Require {
+        needs.bind = bind_ports(config);
+        needs.connect = connect_ports(config);
+    }
     needs
 }
 
@@ -67,19 +70,40 @@ fn program() -> Option<PathBuf> {
     env::split_paths(&path).map(|directory| directory.join(&name)).find(|file| file.is_file())
 }
 
-/// The ports of listeners and admin addresses; 0 also for backends that are connected to from given addresses. `None` if
-/// the kernel chooses the port of a listener: all workers bind it, whatever it is.
-fn ports(config: &Config) -> Option<BTreeSet<u16>> {
+/// The ports of listeners and admin addresses; 0 also for backends that are connected to from given addresses or
+/// the client's. `None` if the kernel chooses the port of a listener: all workers bind it, whatever it is.
+fn bind_ports(config: &Config) -> Option<BTreeSet<u16>> {
     let listeners = config.listeners.iter().flat_map(|listener| listener.bind.iter()).map(|bind| bind.0.port());
     let listeners: BTreeSet<u16> = listeners.collect();
     if listeners.contains(&0) {
         return None;
     }
     let admin = config.admin.bind.iter().filter_map(|address| Some(address.tcp()?.port()));
-    let from_anywhere = config.pools.iter().any(|pool| !pool.source_addresses.is_empty()).then_some(0);
+    let from = |pool: &Pool| pool.transparent || !pool.source_addresses.is_empty();
+    let from_anywhere = config.pools.iter().any(from).then_some(0);
     Some(listeners.into_iter().chain(admin).chain(from_anywhere).collect())
 }
 
+/// The ports of backends, their checks and nameservers. `None` if only DNS knows the port of some backend.
+pub(crate) fn connect_ports(config: &Settings) -> Option<BTreeSet<u16>> {
+    let mut ports = BTreeSet::from([DNS_PORT]);
+    for pool in &config.pools {
+        for backend in &pool.backends {
+            match &backend.address {
+                BackendAddress::Inet(address) => _ = ports.insert(address.port()),
+                BackendAddress::Name { port, .. } => _ = ports.insert(*port),
+                BackendAddress::Unix(_) => {}
+                BackendAddress::Srv { .. } => return None,
+            }
+        }
+        ports.extend(pool.health_check.iter().filter_map(|check| *check.port));
+        ports.extend(pool.resolve.nameservers.iter().map(|nameserver| nameserver.0.port()));
+    }
+    Some(ports)
+}
+
+/// Of the nameservers of the system.
+const DNS_PORT: u16 = 53;
 /// Files of the system: the resolver's, kernel parameters, control groups, and trusted certificates. A resolver file in
 /// /etc is replaced by another, so the whole directory can be read, as far as the user may.
 const READ: &[&str] = &["/etc", "/proc", "/sys", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates"];
@@ -125,6 +149,30 @@ mod tests {
         assert_eq!(needs.make_sockets, BTreeSet::from([root.join("run")]));
         assert_eq!(needs.bind, Some(BTreeSet::from([0, 7001])));
         assert!(needs.run.contains(env::current_exe().unwrap().parent().unwrap()), "{needs:?}");
+    }
+
+    #[test]
+    fn ports_to_connect_to_are_known_unless_dns_knows_them() {
+        let ports = |pool: &str| {
+            let text = format!(
+                "listeners: [{{ name: l, bind: \"127.0.0.1:1\" }}]\nunmatched: {{ pool: p }}\npools: {{ p: {{ {pool} }} }}\n"
+            );
+            let config =
+                Config::parse(&text, Path::new("f.yaml")).unwrap_or_else(|problems| panic!("{problems}")).config;
+            connect_ports(&config)
+        };
+        let pool = "backends: [\"10.0.0.1:7001\", \"b.test:7002\", \"unix:/run/b\"], health_check: { port: 7003, kind: tcp }, \
+                    resolve: { nameservers: [\"10.0.0.2:7004\"] }";
+        assert_eq!(ports(pool), Some(BTreeSet::from([53, 7001, 7002, 7003, 7004])));
+        assert_eq!(ports("backends: [\"srv:_a._tcp.b.test\"]"), None);
+    }
+
+    /// A new key that names a port is connected to, or is none of those.
+    #[test]
+    fn every_port_of_a_pool_is_known_here() {
+        let schema = Config::json_schema();
+        let keys: BTreeSet<&str> = schema.split('"').filter(|word| word.ends_with("port")).collect();
+        assert_eq!(keys, BTreeSet::from(["port"]), "see `connect_ports`");
     }
 
     #[test]

@@ -77,3 +77,28 @@ const OLD_CALLS: &[(&str, c_long)] = calls! {
 };
 #[cfg(not(target_arch = "x86_64"))]
 const OLD_CALLS: &[(&str, c_long)] = &[];
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, thread};
+
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn other_calls_fail_as_if_the_kernel_had_them_not() {
+        // Of this thread only.
+        let restricted = thread::spawn(|| {
+            if let Err(error) = restrict() {
+                return println!("skipped: {error}");
+            }
+            assert_eq!(rustix::process::chroot("/"), Err(Errno::NOSYS));
+            // Threads, files, memory and sockets are as ever.
+            let read = thread::spawn(|| fs::read("/proc/self/status").map(|bytes| bytes.len()));
+            assert!(read.join().unwrap().unwrap() > 0);
+            std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        });
+        restricted.join().unwrap();
+    }
+}

@@ -24,7 +24,8 @@ pub(super) fn restrict(needs: &Needs) -> Result<Entered, String> {
     };
     Ok(Entered {
         files: restricted.ruleset != RulesetStatus::NotEnforced,
-        ports: needs.bind.is_some() && version >= ABI::V4,
+        bind: needs.bind.is_some() && version >= ABI::V4,
+        connect: needs.connect.is_some() && version >= ABI::V4,
         signals: version >= ABI::V6,
         ..Entered::default()
     })
@@ -33,8 +34,9 @@ pub(super) fn restrict(needs: &Needs) -> Result<Entered, String> {
 fn ruleset(needs: &Needs) -> Result<RulesetCreated, RulesetError> {
     // Newer rights are left out on older kernels.
     let mut ruleset = Ruleset::default().handle_access(AccessFs::from_all(NEWEST))?.scope(Scope::Signal)?;
-    if needs.bind.is_some() {
-        ruleset = ruleset.handle_access(AccessNet::BindTcp)?;
+    let ports = [(&needs.bind, AccessNet::BindTcp), (&needs.connect, AccessNet::ConnectTcp)];
+    for (_, access) in ports.iter().filter(|(ports, _)| ports.is_some()) {
+        ruleset = ruleset.handle_access(*access)?;
     }
     let mut ruleset = ruleset.create()?;
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
@@ -50,8 +52,10 @@ fn ruleset(needs: &Needs) -> Result<RulesetCreated, RulesetError> {
             ruleset = allow(ruleset, path, access)?;
         }
     }
-    for port in needs.bind.iter().flatten() {
-        ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::BindTcp))?;
+    for (ports, access) in ports {
+        for port in ports.iter().flatten() {
+            ruleset = ruleset.add_rule(NetPort::new(*port, access))?;
+        }
     }
     Ok(ruleset)
 }
@@ -65,3 +69,56 @@ fn allow(ruleset: RulesetCreated, path: &Path, access: BitFlags<AccessFs>) -> Re
 
 /// The newest version whose rights are all known here.
 const NEWEST: ABI = ABI::V6;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::io::ErrorKind;
+    use std::net::{TcpListener, TcpStream};
+    use std::{fs, thread};
+
+    use super::*;
+
+    /// The kind of error, or that there is none.
+    fn kind<T>(result: std::io::Result<T>) -> Option<ErrorKind> {
+        result.err().map(|error| error.kind())
+    }
+
+    #[test]
+    fn only_what_is_needed_is_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let (inside, outside) = (directory.path().join("inside"), directory.path().join("outside"));
+        for made in [&inside, &outside] {
+            fs::create_dir(made).unwrap();
+            fs::write(made.join("file"), "x").unwrap();
+        }
+        let [one, other] = [0; 2].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [one, other] = [one, other].map(|listener| (listener.local_addr().unwrap(), listener));
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let needs = Needs {
+            read: BTreeSet::from([inside.clone()]),
+            make_sockets: BTreeSet::from([inside.clone()]),
+            bind: Some(BTreeSet::from([0])),
+            connect: Some(BTreeSet::from([one.0.port()])),
+            ..Needs::default()
+        };
+        // Of this thread only.
+        let restricted = thread::spawn(move || {
+            let Ok(entered) = restrict(&needs) else { return println!("skipped: no Landlock here") };
+            assert_eq!(kind(fs::read(inside.join("file"))), None);
+            assert_eq!(kind(fs::read(outside.join("file"))), Some(ErrorKind::PermissionDenied));
+            assert_eq!(kind(fs::read_dir(&outside)), Some(ErrorKind::PermissionDenied));
+            assert_eq!(kind(fs::write(inside.join("file"), "y")), Some(ErrorKind::PermissionDenied));
+            assert_eq!(kind(std::os::unix::net::UnixListener::bind(inside.join("socket"))), None);
+            let elsewhere = std::os::unix::net::UnixListener::bind(outside.join("socket"));
+            assert_eq!(kind(elsewhere), Some(ErrorKind::PermissionDenied));
+            if entered.bind {
+                assert_eq!(kind(TcpListener::bind("127.0.0.1:0")), None);
+                assert_eq!(kind(TcpListener::bind(free)), Some(ErrorKind::PermissionDenied));
+                assert_eq!(kind(TcpStream::connect(one.0)), None);
+                assert_eq!(kind(TcpStream::connect(other.0)), Some(ErrorKind::PermissionDenied));
+            }
+        });
+        restricted.join().unwrap();
+    }
+}

@@ -19,6 +19,7 @@ mod files;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::settings::Sandbox;
@@ -36,6 +37,8 @@ pub(crate) struct Needs {
     pub make_sockets: BTreeSet<PathBuf>,
     /// TCP ports to listen on; `None`: any.
     pub bind: Option<BTreeSet<u16>>,
+    /// TCP ports to connect to; `None`: any.
+    pub connect: Option<BTreeSet<u16>>,
 }
 
 /// What the kernel enforces.
@@ -43,7 +46,9 @@ pub(crate) struct Needs {
 pub(crate) struct Entered {
     pub files: bool,
     /// The ports to listen on.
-    pub ports: bool,
+    pub bind: bool,
+    /// The ports to connect to.
+    pub connect: bool,
     /// Signals reach no process outside of the sandbox.
     pub signals: bool,
     pub calls: bool,
@@ -79,25 +84,52 @@ pub(crate) fn enter(needs: &Needs, demand: Sandbox) -> Result<Entered, SandboxEr
         Err(error) if is_required => return Err(SandboxError::Calls(error)),
         Err(error) => entered.missing.push(format!("system calls: {error}")),
     }
-    let bits = [(entered.files, FILES), (entered.ports, PORTS), (entered.signals, SIGNALS), (entered.calls, CALLS)];
+    let bits = [
+        (entered.files, FILES),
+        (entered.bind, BIND),
+        (entered.connect, CONNECT),
+        (entered.signals, SIGNALS),
+        (entered.calls, CALLS),
+    ];
     let bits = bits.iter().filter(|(is_on, _)| *is_on).fold(0, |all, (_, bit)| all | bit);
     RESTRICTED.store(bits, Ordering::Relaxed);
+    if entered.connect {
+        // Set once: a process enters once.
+        let _ = CONNECT_PORTS.set(needs.connect.clone().unwrap_or_default());
+    }
     Ok(entered)
 }
 
 /// What a new process inherits from this one, for its [`inherit`]; `None`: nothing.
 pub(crate) fn passed_on() -> Option<String> {
     let bits = RESTRICTED.load(Ordering::Relaxed);
-    (bits != 0).then(|| bits.to_string())
+    let ports = CONNECT_PORTS.get().into_iter().flatten().map(|port| format!(" {port}"));
+    (bits != 0).then(|| bits.to_string() + &ports.collect::<String>())
 }
 
 /// Takes note of what the process that started this one has restricted in it. Restricting it again would be in vain, and
 /// the kernel allows that a few times only.
 pub(crate) fn inherit(passed_on: &str) -> Entered {
-    let bits = passed_on.parse().unwrap_or_default();
+    let mut parts = passed_on.split(' ');
+    let bits: u8 = parts.next().and_then(|bits| bits.parse().ok()).unwrap_or_default();
     RESTRICTED.store(bits, Ordering::Relaxed);
     let has = |bit| bits & bit != 0;
-    Entered { files: has(FILES), ports: has(PORTS), signals: has(SIGNALS), calls: has(CALLS), missing: Vec::new() }
+    if has(CONNECT) {
+        let _ = CONNECT_PORTS.set(parts.filter_map(|port| port.parse().ok()).collect());
+    }
+    Entered {
+        files: has(FILES),
+        bind: has(BIND),
+        connect: has(CONNECT),
+        signals: has(SIGNALS),
+        calls: has(CALLS),
+        missing: Vec::new(),
+    }
+}
+
+/// The only ports that can be connected to; `None`: all can.
+pub(crate) fn connect_ports() -> Option<&'static BTreeSet<u16>> {
+    CONNECT_PORTS.get()
 }
 
 /// Whether a file that may not be opened may be the sandbox's doing.
@@ -106,8 +138,8 @@ pub(crate) fn restricts_files() -> bool {
 }
 
 /// Whether an address that may not be bound may be the sandbox's doing.
-pub(crate) fn restricts_ports() -> bool {
-    RESTRICTED.load(Ordering::Relaxed) & PORTS != 0
+pub(crate) fn restricts_bind() -> bool {
+    RESTRICTED.load(Ordering::Relaxed) & BIND != 0
 }
 
 /// The names of all system calls that are allowed.
@@ -124,11 +156,13 @@ pub(crate) const PORT_ADVICE: &str = "`sandbox: require` allows the ports that t
 
 /// Bits of [`RESTRICTED`].
 const FILES: u8 = 1;
-const PORTS: u8 = 2;
+const BIND: u8 = 2;
 const SIGNALS: u8 = 4;
 const CALLS: u8 = 8;
+const CONNECT: u8 = 16;
 /// What the kernel has enforced since [`enter`].
 static RESTRICTED: AtomicU8 = AtomicU8::new(0);
+static CONNECT_PORTS: OnceLock<BTreeSet<u16>> = OnceLock::new();
 
 impl fmt::Display for SandboxError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -372,7 +372,7 @@ pub enum Sandbox {
     /// As far as the kernel can.
     #[default]
     Auto,
-    /// Completely, ports included, or snigate does not start.
+    /// Completely, TCP ports included, or snigate does not start.
     Require,
     /// No.
     Off,

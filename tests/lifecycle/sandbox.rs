@@ -1,6 +1,7 @@
 //! A process that has given up what it does not need: it lives as ever, and what it gave up is refused.
 
 use std::fs;
+use std::io::Read;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
@@ -111,6 +112,16 @@ fn what_lies_outside_is_refused_and_the_message_says_by_what() {
             "or the sandbox forbids it",
         ),
         ("port", at(text(&plain), &two.to_string()), "`sandbox: require` allows the ports"),
+        (
+            "backend",
+            at_one(&plain).replace(&backend.address.to_string(), "127.0.0.1:9"),
+            "the sandbox forbids connections to port 9: `sandbox: require` allows",
+        ),
+        (
+            "srv",
+            at_one(&plain).replace(&backend.address.to_string(), "srv:_a._tcp.b.test"),
+            "the sandbox forbids connections to ports that an SRV record names",
+        ),
         ("sandbox", at(plain.config(), &one.to_string()), "sandbox cannot change while snigate runs: restart it"),
     ] {
         let seen = lb.log().len();
@@ -120,6 +131,7 @@ fn what_lies_outside_is_refused_and_the_message_says_by_what() {
             lines[seen..].iter().flat_map(|line| [&line["msg"], &line["why"]]).filter_map(Value::as_str).collect();
         assert!(texts.iter().any(|text| text.contains(said)), "{name}: {texts:?}");
     }
+    crate::wire::send(one, &crate::bytes::hello("a.test")).read_exact(&mut [0; 6]).unwrap();
     // What lies inside is as ever.
     fs::write(lb.directory().join("inside.yaml"), "routes: []\n").unwrap();
     assert_eq!(lb.edit(&format!("include: inside.yaml\n{}", at_one(&plain))), Reload::Applied);

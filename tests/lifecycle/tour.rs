@@ -40,7 +40,7 @@ pub fn tour(command: Command, keys: &str) -> Vec<serde_json::Value> {
     let names = ["bulk.test", "name.test", "unix.test"];
     names.iter().for_each(|name| get(lineage.address(), name));
     pages(&lineage);
-    reloads(&lineage, &text);
+    reloads(&lineage, &text, bulk.address.port());
     assert_eq!(lineage.upgrade(), Upgraded::Yes);
     names.iter().for_each(|name| get(lineage.address(), name));
     lineage.wait_for_metric("connections_active", &[], 0.0);
@@ -113,13 +113,14 @@ fn pages(lb: &Running) {
 
 /// By the file, by a new included file, by a signal and by a call; names of the system's own resolver among them.
 #[track_caller]
-fn reloads(lb: &Running, text: &str) {
+fn reloads(lb: &Running, text: &str, port: u16) {
     let seen = lb.log().len();
     fs::write(lb.directory().join("routes.d/a.yaml"), "routes: [{ sni: a.test, pool: pool-0 }]\n").unwrap();
     assert_eq!(lb.wait_for_reload_after(seen), Reload::Applied);
     get(lb.address(), "a.test");
     let more = text.replace("routes:\n", "  - { name: more, bind: \"127.0.0.2:0\" }\nroutes:\n");
-    let more = more.replace("pools:\n", "pools:\n  system:\n    backends: [\"localhost:9\", \"nowhere.invalid:9\"]\n");
+    let system = format!("pools:\n  system:\n    backends: [\"localhost:{port}\", \"nowhere.invalid:{port}\"]\n");
+    let more = more.replace("pools:\n", &system);
     assert_eq!(lb.edit(&more), Reload::Applied);
     let seen = lb.log().len();
     lb.signal(Signal::HUP);
