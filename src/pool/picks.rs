@@ -86,7 +86,7 @@ impl<'a> Picks<'a> {
         let members = self.pool.members.load();
         let tried = &self.tried[..self.count];
         let left = |grade: Grade| members.list().iter().any(|member| may(member, grade, self.family, tried, now));
-        let all_fail = || members.best_grade(now) == Grade::Failing;
+        let all_fail = || self.best_grade(&members, now) == Grade::Failing;
         left(Grade::Usable)
             || left(Grade::Overtaken)
             || left(Grade::Ejected)
@@ -104,12 +104,21 @@ impl<'a> Picks<'a> {
         !members.list().is_empty() && !members.list().iter().any(|member| suits(self.family, &member.backend.address))
     }
 
+    /// That of the backends that this client can be connected to.
+    fn best_grade(&self, members: &Members, now: Instant) -> Grade {
+        let suited = members.list().iter().filter(|member| suits(self.family, &member.backend.address));
+        match self.family {
+            Family::Any => members.best_grade(now),
+            _ => suited.map(|member| member.backend.standing.grade(now)).min().unwrap_or(Grade::Closed),
+        }
+    }
+
     fn next_of(&mut self, grade: Grade, members: &Members, now: Instant) -> Option<Lease> {
         match grade {
             // A full backend is healthy: being full is no reason to try unhealthy ones.
             Grade::Ejected | Grade::Failing if self.met_full => return None,
             Grade::Failing if self.pool.settings.when_all_down == WhenAllDown::Refuse => return None,
-            Grade::Failing if members.best_grade(now) < Grade::Failing => return None,
+            Grade::Failing if self.best_grade(members, now) < Grade::Failing => return None,
             _ => {}
         }
         members.groups().iter().find_map(|group| self.next_in(group, grade, members, now))

@@ -266,3 +266,26 @@ fn the_other_family_of_a_name_is_found_once() {
     assert!(picks.other_family(one.backend(), now).is_none());
     assert!(picks.next(now).is_none_or(|lease| port(lease.backend()) == 9));
 }
+
+#[test]
+fn a_transparent_pool_gives_only_backends_of_the_clients_family() {
+    let backends = || vec![entry(1), name("[::1]:2"), entry(3)];
+    let transparent = settings::Pool { transparent: true, balance: Balance::First, ..settings() };
+    let (now, mixed) = (Instant::now(), pool(transparent.clone(), backends()));
+    let ports = |client: &str| {
+        let request = PickRequest { client: client.parse().expect("an address"), server_name: None };
+        let mut picks = mixed.picks(request);
+        let ports: Vec<u16> = std::iter::from_fn(|| picks.next(now)).map(|lease| port(lease.backend())).collect();
+        assert!(!picks.none_suits() && !picks.has_more(now));
+        ports
+    };
+    assert_eq!(
+        (ports("192.0.2.1"), ports("::ffff:192.0.2.1"), ports("2001:db8::1")),
+        (vec![1, 3], vec![1, 3], vec![2])
+    );
+    // That the others are up does not help.
+    backend(&mixed, 2).standing.checked(Health::Down, now);
+    assert_eq!(ports("2001:db8::1"), [2]);
+    assert_eq!(walk(&pool(settings::Pool { balance: Balance::First, ..settings() }, backends()), now), [1, 2, 3]);
+    assert!(pool(transparent, vec![name("[::1]:2")]).picks(REQUEST).none_suits());
+}

@@ -24,6 +24,15 @@ fn a_hundred_names_are_asked_for_and_all_on_demand() {
 }
 
 #[test]
+fn what_it_cannot_test_of_a_transparent_pool_is_said() {
+    let authority = Authority::new();
+    let backend = authority.issue(&["a.test"]).serve(Behavior::default());
+    let visit = Visit::default().route("a.test", "web").trusting(&authority.file());
+    assert!(visit.clone().pool_with("web", &[backend], ", transparent: true").reported().has("transparent"));
+    assert!(!visit.pool_with("web", &[backend], ", transparent: false").reported().has("transparent"));
+}
+
+#[test]
 fn names_and_pools_narrow_it() {
     let authority = Authority::new();
     let [one, two] = [1, 2].map(|_| authority.issue(&["a.test", "*.b.test"]).serve(Behavior::default()));
