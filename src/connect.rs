@@ -19,15 +19,18 @@ pub(crate) use self::answer::{Answer, UNDECIDED_BYTES, first_record, undecided};
 pub(crate) use self::error::{ConnectError, NotTls};
 pub(crate) use self::reach::to_one;
 use self::search::Search;
+pub(crate) use self::starttls::{StarttlsError, begin_tls};
 pub(crate) use self::stream::BackendStream;
 use crate::pool::{Backend, Blame, Lease, PickRequest, Pool, Refusals};
 use crate::prefix::Prefix;
+use crate::settings::Starttls;
 use crate::telemetry::ConnectResult;
 
 mod answer;
 mod error;
 mod reach;
 mod search;
+mod starttls;
 mod stream;
 
 /// A backend that has accepted the first of the client's bytes.
@@ -53,6 +56,8 @@ pub(crate) struct Ask<'a> {
     pub client: &'a TcpStream,
     pub first_bytes: FirstBytes<'a>,
     pub said: Said,
+    /// What is exchanged with a backend before it gets the first bytes.
+    pub starttls: Starttls,
     pub nodelay: bool,
     /// How long to wait if several backends have the hello and none answers.
     pub idle: Duration,

@@ -26,7 +26,7 @@ use crate::pool::PickRequest;
 use crate::proxy_header::Addresses;
 use crate::refuse::{self, Offer, Refusal, TurnedAway, refuse};
 use crate::relay::{End, Relay, Stream};
-use crate::settings::Refuse;
+use crate::settings::{Refuse, Starttls};
 use crate::snapshot::{Chosen, Route, RouteQuery, Snapshot};
 use crate::socket::ResetUnlessReleased;
 use crate::telemetry::{ConnectResult, Match, Reason, State};
@@ -120,12 +120,14 @@ async fn walk(
     });
     let source = account.live(|live| live.client.ip());
     let idle = route.idle_timeout.map_or(snapshot.relay.idle, |idle| *idle);
+    let starttls = account.live(|live| snapshot.listener(live.listener).starttls);
     let (hello, attempts) = account.connecting();
     let ask = Ask {
         request: PickRequest { client: source, server_name: hello.and_then(ClientHello::name) },
         client: client.stream(),
         first_bytes: FirstBytes { header: header.as_deref().unwrap_or_default(), prefix: &prefix },
         said: said(hello, &prefix),
+        starttls: if hello.is_some() { starttls } else { Starttls::None },
         nodelay: snapshot.relay.tcp.nodelay,
         idle,
     };
@@ -203,6 +205,7 @@ fn connect_reason(error: &ConnectError) -> Reason {
             | ConnectResult::Closed
             | ConnectResult::Reset
             | ConnectResult::NotTls
+            | ConnectResult::Starttls
             | ConnectResult::Failed,
         ) => Reason::ConnectFailed,
     }

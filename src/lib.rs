@@ -45,6 +45,7 @@ mod sys;
 mod supervise;
 mod sandbox;
 mod telemetry;
+mod starttls;
 mod settings;
 mod proxy_header;
 mod server_name;

@@ -11,7 +11,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 
@@ -19,6 +19,7 @@ use crate::client_hello::{ClientHello, Hello, NotHello, Reader};
 use crate::hello_memory::{self, Held, Refused};
 use crate::proxy_header::{self, Header, Malformed, Parsed};
 use crate::scratch::with_scratch;
+use crate::starttls::{self, Step, WithClient};
 
 /// What the first bytes of a connection hold.
 #[derive(Debug)]
@@ -58,6 +59,12 @@ pub(crate) enum PeekError {
     },
     Hello(NotHello),
     ProxyHeader(Malformed),
+    /// The exchange before TLS does not lead to it.
+    Starttls {
+        refused: starttls::Refused,
+        /// How that begins which was refused.
+        first_bytes: Box<[u8]>,
+    },
 }
 
 /// Reads the first bytes of one client. One deadline covers all of them, so a client gains nothing by sending slowly.
@@ -65,13 +72,15 @@ pub(crate) struct Peek {
     kept: Kept,
     /// Of the PROXY header, once it was read.
     header_bytes: usize,
+    /// Of what the client sent before TLS.
+    exchanged_bytes: usize,
     deadline: Instant,
 }
 
 impl Peek {
     /// `memory_bytes`: the budget of all unfinished hellos; `None` is `auto`.
     pub(crate) fn new(memory_bytes: Option<usize>, deadline: Instant) -> Self {
-        Self { kept: Kept::new(memory_bytes), header_bytes: 0, deadline }
+        Self { kept: Kept::new(memory_bytes), header_bytes: 0, exchanged_bytes: 0, deadline }
     }
 
     /// Reads the PROXY header that must come first. Without this call, bytes that look like one are the client's own.
@@ -105,6 +114,22 @@ impl Peek {
         }
     }
 
+    /// Answers what the client sends before TLS, until TLS begins.
+    ///
+    /// # Errors
+    /// [`PeekError`], none of them about a hello.
+    pub(crate) async fn begin_tls(
+        &mut self,
+        client: &mut (impl AsyncRead + AsyncWrite + Unpin),
+        exchange: WithClient,
+    ) -> Result<(), PeekError> {
+        let exchanged = exchange_with(client, &mut self.kept, &mut self.exchanged_bytes, exchange);
+        match in_time(self.deadline, exchanged).await {
+            Some(exchanged) => exchanged.map_err(|error| error.after(self.header_bytes).plus(self.exchanged_bytes)),
+            None => Err(PeekError::TimedOut { got: self.kept.got() + self.exchanged_bytes }),
+        }
+    }
+
     /// Reads until the hello is whole or can no longer become one.
     ///
     /// # Errors
@@ -116,8 +141,8 @@ impl Peek {
     ) -> Result<Peeked, PeekError> {
         match in_time(self.deadline, read_hello(client, &mut self.kept, max_hello_bytes)).await {
             Some(Ok(first)) => Ok(Peeked { first, prefix: self.kept.bytes }),
-            Some(Err(error)) => Err(error.after(self.header_bytes)),
-            None => Err(PeekError::TimedOut { got: self.kept.got() }),
+            Some(Err(error)) => Err(error.after(self.header_bytes).plus(self.exchanged_bytes)),
+            None => Err(PeekError::TimedOut { got: self.kept.got() + self.exchanged_bytes }),
         }
     }
 }
@@ -163,6 +188,35 @@ async fn read_hello(
             Err(NotHello::NotTls) => return Ok(First::NotTls),
             Err(error) => return Err(PeekError::Hello(error)),
         }
+    }
+}
+
+/// Leaves in `bytes` how TLS begins, if that has come.
+async fn exchange_with(
+    client: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    kept: &mut Kept,
+    exchanged_bytes: &mut usize,
+    mut exchange: WithClient,
+) -> Result<(), PeekError> {
+    loop {
+        let step = exchange.step(&kept.bytes).map_err(|refused| PeekError::Starttls {
+            refused,
+            first_bytes: kept.bytes[..kept.bytes.len().min(MOST_SHOWN_BYTES)].into(),
+        })?;
+        let taken = match step {
+            Step::Needs(bytes) => {
+                read_more(client, kept, bytes.get()).await?;
+                continue;
+            }
+            Step::Send { taken, .. } | Step::Tls { taken } => taken,
+        };
+        if taken > 0 {
+            kept.bytes = kept.bytes[taken..].to_vec();
+            kept.held = None;
+            *exchanged_bytes += taken;
+        }
+        let Step::Send { bytes, .. } = step else { return Ok(()) };
+        client.write_all(bytes).await.map_err(|error| PeekError::Io { error, got: kept.got() })?;
     }
 }
 
@@ -271,6 +325,19 @@ impl PeekError {
     }
 }
 
+impl PeekError {
+    /// Counts the bytes of the exchange before TLS.
+    fn plus(self, bytes: usize) -> Self {
+        match self {
+            Self::TimedOut { got } => Self::TimedOut { got: got + bytes },
+            Self::Gone { got } => Self::Gone { got: got + bytes },
+            Self::Io { error, got } => Self::Io { error, got: got + bytes },
+            Self::Memory { got } => Self::Memory { got: got + bytes },
+            Self::Hello(_) | Self::ProxyHeader(_) | Self::Starttls { .. } => self,
+        }
+    }
+}
+
 impl std::fmt::Display for PeekError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -282,6 +349,7 @@ impl std::fmt::Display for PeekError {
             }
             Self::Hello(error) => error.fmt(f),
             Self::ProxyHeader(malformed) => malformed.fmt(f),
+            Self::Starttls { refused, .. } => refused.fmt(f),
         }
     }
 }
@@ -299,6 +367,8 @@ impl std::error::Error for PeekError {
 const LAST_LOOKS: u32 = 16;
 /// The most one read returns, and so the most we keep of what follows a hello.
 const READ_BYTES: usize = 16 << 10;
+/// Enough to recognize a protocol.
+const MOST_SHOWN_BYTES: usize = 64;
 
 #[cfg(test)]
 mod tests {

@@ -20,6 +20,7 @@ use crate::client_hello::{ClientHello, NotHello};
 use crate::scratch::with_scratch;
 use crate::settings::Refuse;
 use crate::socket;
+use crate::starttls;
 use crate::telemetry::{Match, Reason, Saw};
 
 /// What a refused client sees.
@@ -29,6 +30,8 @@ pub(crate) enum Refusal {
     Alert { version: u16, alert: Alert },
     /// To a client that speaks HTTP/1 to a port that speaks TLS.
     Http,
+    /// To a client whose exchange before TLS fails, in its own protocol.
+    Starttls(starttls::Refused),
     /// FIN, also to a client that is still sending.
     Close,
     /// FIN to a client that has been silent for so long that we do not wait for its FIN.
@@ -95,6 +98,15 @@ pub(crate) fn for_not_tls(how: Refuse, first_bytes: &[u8]) -> TurnedAway {
     TurnedAway { reason: Reason::NotTls, refusal }
 }
 
+/// Decides how a client is refused whose bytes, which begin with `first_bytes`, do not lead to TLS.
+pub(crate) fn for_starttls(refused: starttls::Refused, first_bytes: &[u8]) -> TurnedAway {
+    match refused {
+        starttls::Refused::Foreign => for_not_tls(Refuse::Close, first_bytes),
+        _ if refused.is_malformed() => TurnedAway { reason: Reason::BadHello, refusal: Refusal::Starttls(refused) },
+        _ => TurnedAway { reason: Reason::NotTls, refusal: Refusal::Starttls(refused) },
+    }
+}
+
 /// Decides how a client is refused whose bytes do not make a hello.
 pub(crate) fn for_not_hello(error: &NotHello) -> TurnedAway {
     let (reason, alert) = match error {
@@ -127,6 +139,7 @@ pub(crate) async fn refuse(client: &mut TcpStream, refusal: Refusal) {
             say(client, &[ALERT_RECORD, high, low, 0, 2, FATAL, alert.code()]).await;
         }
         Refusal::Http => say(client, HTTP_ANSWER).await,
+        Refusal::Starttls(refused) => say(client, &refused.answer()).await,
         Refusal::Close => say(client, &[]).await,
         Refusal::Leave => {}
         Refusal::Reset => socket::reset_on_drop(client),
@@ -156,6 +169,7 @@ pub(crate) fn saw(first_bytes: &[u8]) -> Saw {
         [b'S', b'S', b'H', b'-', ..] => Saw::Ssh,
         [b'P', b'R', b'O', b'X', b'Y', b' ', ..] | [b'\r', b'\n', b'\r', b'\n', 0, ..] => Saw::Proxy,
         _ if looks_like_http(first_bytes) => Saw::Http,
+        _ if starttls::looks_like_postgres(first_bytes) => Saw::Postgres,
         _ => Saw::Other,
     }
 }

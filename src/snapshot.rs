@@ -24,7 +24,7 @@ use crate::pool::Pool;
 use crate::relay::{self, Engine};
 use crate::route::{Builder, By, Candidate, Conditions, Lookup, RouteTable};
 use crate::server_name::{Pattern, ServerName, Sni};
-use crate::settings::{self, Access, OnRemoved, Refuse, Span, Splice};
+use crate::settings::{self, Access, OnRemoved, Refuse, Span, Splice, Starttls};
 use crate::socket;
 use crate::telemetry::{ConnectionLog, Match, Metrics, RouteMetrics};
 
@@ -64,6 +64,8 @@ pub struct ListenerTerms {
     pub max_connections: usize,
     /// The peers that may connect, each of which sends a PROXY header first. `None`: any peer, without a header.
     pub trusted_proxies: Option<Vec<IpNet>>,
+    /// What clients send before TLS begins.
+    pub starttls: Starttls,
     /// What happens to clients that say nothing. `None`: they are probes.
     pub silent: Option<Silent>,
     /// `None`: every client may come in.
@@ -500,6 +502,7 @@ fn listener_terms(listener: &settings::Listener, silent: Option<Silent>) -> List
         name: Arc::clone(&listener.name),
         max_connections: listener.max_connections.unwrap_or(usize::MAX),
         trusted_proxies: listener.trusted_proxies().map(|trusted| trusted.iter().map(|network| network.0).collect()),
+        starttls: listener.starttls,
         silent,
         access: Access::new(listener.allow.clone(), listener.deny.clone()),
     }

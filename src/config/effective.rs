@@ -96,7 +96,7 @@ mod tests {
             r#"
 listeners:
   - {{ name: a, bind: ["127.0.0.1:1", "[::1]:2"], max_connections: 7, congestion: cubic, allow: [10.0.0.0/8, "::1"], deny: [10.1.0.0/16], proxy_protocol: {{ trusted: [10.0.0.0/8] }} }}
-  - {{ name: b, bind: 127.0.0.1:3 }}
+  - {{ name: b, bind: 127.0.0.1:3, starttls: postgres, silent: {{ after: 7ms, pool: q }} }}
 routes:
   - {{ sni: [a.test, "*.a.test", "**.b.test"], pool: p, idle_timeout: 90s, on_removed: drain, allow: [0.0.0.0/0], deny: [192.0.2.7] }}
   - {{ name: second, sni: c.test, alpn: [h2], source: [10.0.0.0/8, "2001:db8::/32"], listeners: [b], refuse: reset }}
@@ -110,7 +110,7 @@ pools:
     backends: ["127.0.0.1:9", {{ address: "b.example:443", weight: 3, backup: true, max_connections: 5 }}, "unix:/run/x.sock"]
     resolve: {{ family: v4, allow: [127.0.0.0/8], min_ttl: 7s, max_ttl: 9m, stale: 2h, nameservers: ["127.0.0.1:53"] }}
     connect: {{ timeout: 1s, attempts: 2, total: 5s }}
-    health_check: {{ sni: a.test, alpn: [h2], interval: 3s, rise: 1, fall: 4, port: 99 }}
+    health_check: {{ sni: a.test, alpn: [h2], starttls: postgres, interval: 3s, rise: 1, fall: 4, port: 99 }}
     ejection: {{ failures: 9, base: 1s, max: 1m }}
     when_all_down: refuse
     slow_start: 30s

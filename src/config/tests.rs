@@ -4,7 +4,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
-use crate::settings::{self, CheckKind, Family, Level, SendProxyProtocol, Size, Splice};
+use crate::settings::{self, CheckKind, Family, Level, SendProxyProtocol, Size, Splice, Starttls};
 
 /// The listeners and pools that the tests of routes use.
 const AROUND: &str = "listeners:\n  - { name: one, bind: 127.0.0.1:0 }\n  - { name: two, bind: 127.0.0.1:0 }\n\
@@ -232,6 +232,38 @@ fn a_tls_check_asks_for_the_first_exact_name_of_its_pool() {
 }
 
 #[test]
+fn a_check_begins_as_the_connections_do_that_come_to_its_pool() {
+    let begins = |check: &str, routes: &str| {
+        let text = format!(
+            "listeners:\n  - {{ name: pg, bind: 127.0.0.1:0, starttls: postgres }}\n  - {{ name: tls, bind: 127.0.0.1:0 }}\n\
+             routes: [{routes}]\nunmatched: {{ pool: q }}\n\
+             pools:\n  p: {{ backends: [127.0.0.1:1], health_check: {check} }}\n  q: {{ backends: [127.0.0.1:2] }}\n"
+        );
+        let loaded = parse(&text).unwrap_or_else(|problems| panic!("{problems}"));
+        (loaded.config.pools[0].starttls, loaded.warnings.to_string())
+    };
+    let (pg, tls) = ("{ sni: a.test, listeners: [pg], pool: p }", "{ sni: b.test, listeners: [tls], pool: p }");
+    assert_eq!(begins("{}", pg), (Starttls::Postgres, String::new()));
+    assert_eq!(begins("{}", tls), (Starttls::None, String::new()));
+    let split = "{ sni: a.test, listeners: [pg], split: [{ pool: p, weight: 1 }, { pool: q, weight: 1 }] }";
+    assert_eq!(begins("{}", split), (Starttls::Postgres, String::new()));
+    for both in [&format!("{pg}, {tls}"), "{ sni: a.test, pool: p }"] {
+        let (starttls, warning) = begins("{}", both);
+        assert_eq!(starttls, Starttls::None);
+        assert!(
+            warning.starts_with("config.yaml:7:3: warning: pools.p.health_check: the listeners `pg`,"),
+            "{warning}"
+        );
+        assert!(warning.contains("set `starttls` of the check, or `listeners` of the routes"), "{warning}");
+        assert_eq!(begins("{ starttls: postgres }", both), (Starttls::Postgres, String::new()));
+        assert_eq!(begins("{ starttls: none }", both), (Starttls::None, String::new()));
+        // It sends nothing.
+        assert_eq!(begins("{ kind: tcp }", both).1, "");
+    }
+    assert_eq!(begins("{ starttls: none }", pg).0, Starttls::None);
+}
+
+#[test]
 fn checks_and_ejection_that_make_no_sense_are_reported_the_right_way() {
     for (keys, reported) in [
         ("health_check: { kind: tcp, verify: true }", "only `kind: tls`"),
@@ -259,6 +291,8 @@ fn checks_and_ejection_that_make_no_sense_are_reported_the_right_way() {
         ),
         ("health_check: off", "found `off`"),
         ("health_check: { kidn: tcp }", "did you mean `kind`?"),
+        ("health_check: { kind: tcp, starttls: postgres }", "only `kind: tls`"),
+        ("health_check: { starttls: postgre }", "did you mean `postgres`?"),
         ("health_check: { ca_file: Cargo.toml, verify: true }", "no PEM certificate"),
         ("health_check: { ca_file: /nonexistent.pem, verify: true }", "/nonexistent.pem"),
         ("health_check: { rise: 0 }", "must be from 1 to 100"),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 use std::{fmt, io};
 
-use super::Said;
+use super::{Said, StarttlsError};
 use crate::socket::{From, NotOurs};
 use crate::telemetry::ConnectResult;
 
@@ -30,6 +30,8 @@ pub(crate) enum ConnectError {
     },
     /// The backend answered the hello with something other than TLS.
     NotTls(NotTls),
+    /// The exchange before the hello failed.
+    Starttls(StarttlsError),
     Io(io::Error),
     /// The client reset the connection while we waited for the answer.
     ClientGone(io::Error),
@@ -70,6 +72,8 @@ impl ConnectError {
             Self::Silent { .. } => ConnectResult::Silent,
             Self::Closed { .. } => ConnectResult::Closed,
             Self::NotTls(_) => ConnectResult::NotTls,
+            Self::Starttls(StarttlsError::TimedOut { .. }) => ConnectResult::TimedOut,
+            Self::Starttls(_) => ConnectResult::Starttls,
             Self::NoBackend | Self::Full | Self::ClientGone(_) => ConnectResult::Failed,
             Self::Io(error) if is_out_of_ports(error) => ConnectResult::Exhausted,
             Self::Io(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
@@ -112,6 +116,7 @@ impl fmt::Display for ConnectError {
             Self::Closed { said: Said::Nothing } => f.write_str("the backend accepted the connection and closed it"),
             Self::Closed { .. } => f.write_str("the backend accepted the hello and closed without an answer"),
             Self::NotTls(first) => first.fmt(f),
+            Self::Starttls(error) => error.fmt(f),
             Self::Io(error) => error.fmt(f),
             Self::ClientGone(_) => f.write_str("the client disconnected before the backend answered"),
         }
@@ -121,6 +126,7 @@ impl fmt::Display for ConnectError {
 impl std::error::Error for ConnectError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
+            Self::Starttls(error) => error.source(),
             Self::Io(error) | Self::ClientGone(error) => Some(error),
             _ => None,
         }

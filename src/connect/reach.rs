@@ -4,6 +4,7 @@
 //! Out: [`Asked`], or [`FailedAttempt`].
 //! Source: RFC 8305 (happy eyeballs), RFC 7413 (TCP Fast Open).
 
+use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
@@ -15,9 +16,11 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::answer::Asked;
 use super::error::{NotFromClient, OutOfPorts, is_not_ours, is_out_of_ports};
-use super::{Ask, Attempts, BackendStream, ConnectError, FirstBytes, Said, note_failure};
+use super::{Ask, Attempts, BackendStream, ConnectError, FirstBytes, Said, StarttlsError, note_failure};
 use crate::pool::{Address, Backend, Lease, Picks, Pool};
+use crate::settings::Starttls;
 use crate::socket::{self, From, Towards};
+use crate::starttls::WithBackend;
 
 /// Connects to one address with the pool's options, for health checks. The caller enforces the deadline.
 ///
@@ -40,21 +43,36 @@ pub(super) async fn reach(
     attempts.begin(lease.backend());
     let now = Instant::now();
     let options = SocketOptions::of(pool, ask, lease.backend());
+    let exchange = WithBackend::new(ask.starttls);
+    let is_open = Cell::new(false);
     let opened = timeout_at(total.min(now + *pool.settings.connect.timeout), async {
-        let (lease, stream) = open(pool, lease, picks, options, attempts).await?;
-        match give(&stream, ask.first_bytes, options).await {
-            Ok(taken) => Ok((lease, stream, taken)),
+        let (lease, mut stream) = open(pool, lease, picks, options, attempts).await?;
+        is_open.set(true);
+        let mut first_bytes = ask.first_bytes;
+        if let Some(exchange) = exchange {
+            let header = std::mem::take(&mut first_bytes.header);
+            if let Err(error) = stream.begin_tls(header, exchange).await {
+                return Err(FailedAttempt::new(&lease, ConnectError::Starttls(error)));
+            }
+        }
+        match give(&stream, first_bytes, options).await {
+            Ok(taken) => Ok((lease, stream, first_bytes, taken)),
             Err(error) => Err(FailedAttempt::of(&lease, error)),
         }
     });
     let Ok(opened) = opened.await else {
         let backend = attempts.last.clone().expect("an attempt has begun");
-        return Err(FailedAttempt { backend, error: ConnectError::TimedOut { after: now.elapsed() } });
+        let after = now.elapsed();
+        let error = match exchange {
+            Some(_) if is_open.get() => ConnectError::Starttls(StarttlsError::TimedOut { after }),
+            _ => ConnectError::TimedOut { after },
+        };
+        return Err(FailedAttempt { backend, error });
     };
-    let (lease, stream, taken) = opened?;
+    let (lease, stream, first_bytes, taken) = opened?;
     let took = Instant::now();
-    let taken_bytes = taken.saturating_sub(ask.first_bytes.header.len());
-    Ok(Asked { stream, lease, rest: ask.first_bytes.after(taken), taken_bytes, after: took - now, took })
+    let taken_bytes = taken.saturating_sub(first_bytes.header.len());
+    Ok(Asked { stream, lease, rest: first_bytes.after(taken), taken_bytes, after: took - now, took })
 }
 
 /// The options that vary between connections of one pool.
@@ -71,7 +89,10 @@ impl SocketOptions {
     fn of(pool: &Pool, ask: Ask<'_>, backend: &Backend) -> Self {
         // Data sent with a SYN may arrive twice, which early data must not (RFC 7413 §6.1). Among the addresses of a
         // DNS name, we first find one that connects before sending anything.
-        let fast_open = pool.settings.connect.fast_open && ask.said == Said::HelloAlone && !backend.looked_up;
+        let fast_open = pool.settings.connect.fast_open
+            && ask.said == Said::HelloAlone
+            && ask.starttls == Starttls::None
+            && !backend.looked_up;
         let writes_first = ask.said != Said::Nothing || !ask.first_bytes.header.is_empty();
         let client = pool.settings.transparent.then(|| ask.request.client.to_canonical());
         Self { client, nodelay: ask.nodelay, fast_open, writes_first }
@@ -85,8 +106,12 @@ pub(super) struct FailedAttempt {
 }
 
 impl FailedAttempt {
+    fn new(lease: &Lease, error: ConnectError) -> Self {
+        Self { backend: Arc::clone(lease.backend()), error }
+    }
+
     fn of(lease: &Lease, error: io::Error) -> Self {
-        Self { backend: Arc::clone(lease.backend()), error: ConnectError::Io(error) }
+        Self::new(lease, ConnectError::Io(error))
     }
 }
 

@@ -8,8 +8,10 @@ use std::task::{Context, Poll};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
+use super::starttls::{StarttlsError, begin_tls};
 use crate::descriptors;
 use crate::socket;
+use crate::starttls::WithBackend;
 
 #[derive(Debug)]
 pub(crate) enum BackendStream {
@@ -24,6 +26,14 @@ impl BackendStream {
             return Err(io::Error::from_raw_os_error(libc::EMFILE));
         }
         Ok(Self::Unix(stream))
+    }
+
+    /// Makes the exchange after which TLS begins; see [`begin_tls`]. Boxed, since it is rare.
+    pub(super) async fn begin_tls(&mut self, header: &[u8], exchange: WithBackend) -> Result<(), StarttlsError> {
+        match self {
+            Self::Tcp(stream) => Box::pin(begin_tls(stream, header, exchange)).await,
+            Self::Unix(stream) => Box::pin(begin_tls(stream, header, exchange)).await,
+        }
     }
 
     /// Waits until a write can be attempted. Uses the stream's single waker per direction, so only one task may wait.

@@ -176,6 +176,9 @@ impl Account {
             Some(result) => metrics.hello(result, after, 0, 0),
             None => metrics.proxy_header(ProxyHeaderResult::Malformed),
         }
+        if let PeekError::Starttls { first_bytes, .. } = &error {
+            self.saw = Some(refuse::saw(first_bytes));
+        }
         self.error = Some(Box::new(Failure::Peek(error)));
     }
 

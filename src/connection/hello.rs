@@ -15,6 +15,7 @@ use crate::proxy_header::Header;
 use crate::refuse::{self, Refusal, TurnedAway};
 use crate::snapshot::Snapshot;
 use crate::socket::ResetUnlessReleased;
+use crate::starttls::WithClient;
 use crate::telemetry::{HelloResult, Reason};
 
 /// Reads the PROXY header and the hello. Returns the bytes the backend must read first, and the PROXY header.
@@ -35,9 +36,19 @@ pub(super) async fn hello(
         account.greeted(First::Silence, at.elapsed(), &[]);
         return Ok((Vec::new(), header));
     }
+    let exchange = WithClient::new(account.live(|live| snapshot.listener(live.listener).starttls));
+    if let Some(exchange) = exchange {
+        // Boxed, since it is rare.
+        let begun = Box::pin(peek.begin_tls(client.stream(), exchange)).await;
+        begun.map_err(|error| not_greeted(account, at.elapsed(), error))?;
+    }
     let peeked = peek.client_hello(client.stream(), snapshot.terms.max_hello_bytes).await;
     let after = at.elapsed();
     match peeked {
+        // It was promised TLS, or began with it.
+        Ok(Peeked { first: First::NotTls, .. }) if exchange.is_some() => {
+            Err(not_greeted(account, after, PeekError::Hello(NotHello::NotTls)))
+        }
         Ok(Peeked { first, prefix }) => {
             account.greeted(first, after, &prefix);
             Ok((prefix, header))
@@ -104,6 +115,10 @@ fn no_hello(error: &PeekError) -> (Option<HelloResult>, TurnedAway) {
         }
         PeekError::TimedOut { got: 0 } | PeekError::Gone { got: 0 } | PeekError::Io { got: 0, .. } => {
             (HelloResult::Probe, Reason::Probe, Refusal::Leave)
+        }
+        PeekError::Starttls { refused, first_bytes } => {
+            let result = if refused.is_malformed() { HelloResult::BadHello } else { HelloResult::NotTls };
+            return (Some(result), refuse::for_starttls(*refused, first_bytes));
         }
         PeekError::Memory { .. } => (HelloResult::Memory, Reason::Memory, Refusal::Reset),
         PeekError::TimedOut { .. } => (HelloResult::TimedOut, Reason::HelloTimeout, Refusal::Leave),

@@ -10,8 +10,8 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::Span;
 use super::text::{FilePath, Nothing, OneOrMany, Or, Protocol, Text, Word, serde_as_word};
+use super::{Span, Starttls};
 use crate::server_name::ServerName;
 
 /// Active health checks.
@@ -26,6 +26,10 @@ pub struct HealthCheck {
     pub sni: Option<Text<ServerName>>,
     /// For `tls`: the ALPN protocols to offer. Default: none.
     pub alpn: Vec<Protocol>,
+    /// For `tls`: what to send before TLS begins. Default: the `starttls` of the listeners that lead to the pool, if all
+    /// have the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub starttls: Option<Starttls>,
     /// For `tls`: also verify the certificate's chain and name.
     pub verify: bool,
     /// For `verify`: a PEM file with the CA certificates to trust. Default: the system store.
@@ -65,6 +69,7 @@ impl Default for HealthCheck {
             kind: CheckKind::Tls,
             sni: None,
             alpn: Vec::new(),
+            starttls: None,
             verify: false,
             ca_file: Or::default(),
             path: None,

@@ -50,6 +50,9 @@ pub struct Listener {
     /// If present, every connection must start with a PROXY header, v1 or v2. Off by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// What clients send before TLS begins, and backends before they get the ClientHello.
+    #[serde(default)]
+    pub starttls: Starttls,
     /// Where clients are relayed that say nothing, because in their protocol the server speaks first. Off by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub silent: Option<Silent>,
@@ -90,6 +93,27 @@ pub struct ProxyProtocol {
     /// The networks that connections are accepted from; all others are refused.
     #[schemars(length(min = 1))]
     pub trusted: Vec<Text<IpNet>>,
+}
+
+/// The protocol in which TLS begins on request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Starttls {
+    /// TLS begins with the first byte.
+    #[default]
+    None,
+    /// PostgreSQL's SSLRequest. TLS that begins with the first byte is accepted too.
+    Postgres,
+}
+
+impl Starttls {
+    /// As written in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Postgres => "postgres",
+        }
+    }
 }
 
 /// Clients that wait for the server to speak first, as those of SSH, SMTP and MySQL do.

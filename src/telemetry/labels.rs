@@ -69,6 +69,7 @@ labels! {
         Ssh => "ssh",
         /// A PROXY header, where none is expected.
         Proxy => "proxy",
+        Postgres => "postgres",
         Other => "other",
     }
 
@@ -118,6 +119,8 @@ labels! {
         Reset => "reset",
         /// The backend's first bytes are not TLS.
         NotTls => "not_tls",
+        /// The exchange before TLS failed.
+        Starttls => "starttls",
         Failed => "failed",
     }
     /// The first record from a backend.

@@ -15,8 +15,6 @@ use crate::site::Site;
 
 /// Runs the doctor over routes `(name, backend)`, each with a pool of its own.
 fn doctor(routes: &[(&str, SocketAddr)], arguments: &[&str]) -> (i32, Value) {
-    let directory = tempfile::tempdir().unwrap();
-    let config = directory.path().join("config.yaml");
     let mut text = "listeners: [{ name: https, bind: \"127.0.0.1:0\" }]\nroutes:\n".to_owned();
     for (nth, (name, _)) in routes.iter().enumerate() {
         text += &format!("  - {{ sni: {name}, pool: p{nth} }}\n");
@@ -25,6 +23,13 @@ fn doctor(routes: &[(&str, SocketAddr)], arguments: &[&str]) -> (i32, Value) {
     for (nth, (_, backend)) in routes.iter().enumerate() {
         text += &format!("  p{nth}: {{ backends: [\"{backend}\"] }}\n");
     }
+    doctor_of(&text, arguments)
+}
+
+/// Runs the doctor over a whole file.
+pub fn doctor_of(text: &str, arguments: &[&str]) -> (i32, Value) {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config.yaml");
     fs::write(&config, text).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_snigate"));
     let output = command.args(["doctor", "--json", "--config"]).arg(&config).args(arguments).output().unwrap();
@@ -33,7 +38,7 @@ fn doctor(routes: &[(&str, SocketAddr)], arguments: &[&str]) -> (i32, Value) {
 }
 
 /// The kinds of the errors and warnings.
-fn faults(reported: &Value) -> Vec<&str> {
+pub fn faults(reported: &Value) -> Vec<&str> {
     let findings = reported["findings"].as_array().unwrap().iter();
     findings.filter(|one| one["severity"] != "info").map(|one| one["kind"].as_str().unwrap()).collect()
 }

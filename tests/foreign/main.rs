@@ -1,5 +1,5 @@
 //! The real binary between programs that were not written for it: Node.js, curl, OpenSSL, Python, Java, HAProxy,
-//! nginx.
+//! nginx, PostgreSQL.
 //!
 //! A test whose program is not installed says so and passes, so that `cargo test` needs nothing but Rust. With
 //! `SNIGATE_REQUIRE_FOREIGN=1` (as in CI) it fails instead.
@@ -12,6 +12,7 @@ mod demo;
 mod doctor;
 mod failures;
 mod names;
+mod postgres;
 mod proxy_headers;
 mod refusals;
 mod resumption;

@@ -40,6 +40,7 @@ mod soft_errors;
 mod splits;
 mod stalled;
 mod stalls;
+mod starttls;
 mod strangers;
 mod uploads;
 

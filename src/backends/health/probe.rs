@@ -14,11 +14,12 @@ use super::answer::{HttpRequest, TextExchange, WrongAnswer};
 use crate::backends::handshake::{
     self, Certificate, Handshake, HandshakeError, NameSent, Offer, Roots, RootsError, Verdict,
 };
-use crate::connect::{self, BackendStream};
+use crate::connect::{self, BackendStream, StarttlsError};
 use crate::pool::{Address, Pool, Shown};
 use crate::proxy_header::{self, Addresses};
 use crate::settings::{CheckKind, HealthCheck};
 use crate::socket;
+use crate::starttls::WithBackend;
 use crate::telemetry::CheckResult;
 
 /// The check that all backends of one pool get.
@@ -51,6 +52,8 @@ pub(super) struct Passed {
 #[derive(Debug)]
 pub(super) enum Failed {
     Connect(io::Error),
+    /// The exchange before the handshake failed.
+    Starttls(StarttlsError),
     Handshake(HandshakeError),
     /// The handshake succeeded, but the certificate is not trusted.
     Untrusted {
@@ -104,13 +107,16 @@ impl Probe {
         }
     }
 
-    async fn over<S>(&self, stream: S, address: &Address, deadline: Instant) -> Result<Passed, Failed>
+    async fn over<S>(&self, mut stream: S, address: &Address, deadline: Instant) -> Result<Passed, Failed>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         match &self.asking {
             Asking::Nothing => Ok(Passed::default()),
-            Asking::Tls(asking) => self.judge(asking, async |asking| handshake::with(stream, asking).await).await,
+            Asking::Tls(asking) => {
+                self.begin_tls(&mut stream).await?;
+                self.judge(asking, async |asking| handshake::with(stream, asking).await).await
+            }
             Asking::Http(request) => {
                 request.over(stream, address).await.map_err(Failed::Answer)?;
                 Ok(Passed::default())
@@ -126,6 +132,14 @@ impl Probe {
     async fn introduce(&self, stream: &mut (impl AsyncWriteExt + Unpin), own: Option<Addresses>) -> Result<(), Failed> {
         match self.pool.settings.send_proxy_protocol.version() {
             Some(version) => stream.write_all(&proxy_header::local(version, own)).await.map_err(Failed::Connect),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the exchange after which TLS begins, where the backend expects one.
+    async fn begin_tls(&self, stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Result<(), Failed> {
+        match WithBackend::new(self.pool.settings.starttls) {
+            Some(exchange) => connect::begin_tls(stream, &[], exchange).await.map_err(Failed::Starttls),
             None => Ok(()),
         }
     }
@@ -172,7 +186,8 @@ impl Failed {
     pub(super) fn result(&self) -> CheckResult {
         match self {
             Self::Connect(_) | Self::Handshake(HandshakeError::Io(_)) => CheckResult::Connect,
-            Self::Handshake(_) => CheckResult::Tls,
+            Self::Starttls(StarttlsError::Io(_)) => CheckResult::Connect,
+            Self::Handshake(_) | Self::Starttls(_) => CheckResult::Tls,
             Self::Untrusted { .. } | Self::Roots(_) => CheckResult::Certificate,
             Self::Answer(_) => CheckResult::Answer,
         }
@@ -190,6 +205,7 @@ impl fmt::Display for Failed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Connect(error) => write!(f, "cannot connect: {error}"),
+            Self::Starttls(error) => error.fmt(f),
             Self::Handshake(error) => error.fmt(f),
             Self::Untrusted { error, .. } => write!(f, "the certificate is not trusted: {error}"),
             Self::Roots(error) => write!(f, "cannot load the CA certificates: {error}"),

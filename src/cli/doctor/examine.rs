@@ -16,8 +16,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::plan::{Question, UNKNOWN, Why};
-use super::reach::{Connector, InPieces, Stream};
+use super::reach::{Connector, InPieces, NotOpen, Stream};
 use crate::backends::handshake::{self, Handshake, HandshakeError, KeyExchange, Offer, Roots, Version, Versions};
+use crate::connect::StarttlsError;
 
 /// One address of one backend.
 #[derive(Clone, Debug)]
@@ -95,6 +96,8 @@ impl Examination {
 #[derive(Debug)]
 pub(super) enum Failure {
     Connect(io::Error),
+    /// The exchange before TLS failed.
+    Starttls(StarttlsError),
     ConnectTimedOut {
         after: Duration,
     },
@@ -143,7 +146,7 @@ async fn exam(target: Target, limit: Duration) -> Examination {
     let answered = answered().find(|(asked, _)| asked.why == Why::Routed).or_else(|| answered().next());
     let more = match answered {
         Some((asked, handshake)) => {
-            let alpn = if handshake.alpn.is_some() { browser_alpn() } else { Vec::new() };
+            let alpn = if handshake.alpn.is_some() { target.connector.alpn() } else { Vec::new() };
             Some(more(asked, alpn, &target.connector, limit).await)
         }
         None => None,
@@ -214,7 +217,7 @@ async fn answers_to(asked: &[Question], of: &Target, limit: Duration) -> Vec<Ans
 }
 
 async fn answer_to(asked: Question, connector: &Connector, roots: Option<Roots>, limit: Duration) -> Answer {
-    let mut asking = Offer { server_name: asked.name.clone(), alpn: browser_alpn(), roots, ..Offer::default() };
+    let mut asking = Offer { server_name: asked.name.clone(), alpn: connector.alpn(), roots, ..Offer::default() };
     let mut outcome = ask(connector, &asking, Pieces::Whole, limit).await;
     let alpn_refused = matches!(&outcome, Err(Failure::Handshake(HandshakeError::Alert(alert))) if alert.name() == "no_application_protocol");
     if alpn_refused {
@@ -256,7 +259,8 @@ async fn ask_twice(connector: &Connector, asking: &Offer, pieces: Pieces, limit:
 async fn ask(connector: &Connector, asking: &Offer, pieces: Pieces, limit: Duration) -> Outcome {
     let stream = match timeout(limit, connector.open()).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Err(Failure::Connect(error)),
+        Ok(Err(NotOpen::Io(error))) => return Err(Failure::Connect(error)),
+        Ok(Err(NotOpen::Starttls(error))) => return Err(Failure::Starttls(error)),
         Err(_) => return Err(Failure::ConnectTimedOut { after: limit }),
     };
     let stream: Box<dyn Stream> = match pieces {
@@ -267,10 +271,6 @@ async fn ask(connector: &Connector, asking: &Offer, pieces: Pieces, limit: Durat
         Ok(answer) => answer.map_err(Failure::Handshake),
         Err(_) => Err(Failure::Silent { after: limit }),
     }
-}
-
-fn browser_alpn() -> Vec<Vec<u8>> {
-    vec![b"h2".to_vec(), b"http/1.1".to_vec()]
 }
 
 const BACKENDS_AT_A_TIME: usize = 16;

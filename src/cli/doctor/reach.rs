@@ -16,9 +16,11 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use crate::backends::discovery::{self, Place};
 use crate::backends::resolve;
+use crate::connect::{StarttlsError, begin_tls};
 use crate::pool::Address;
 use crate::proxy_header::{self, Addresses, Version};
-use crate::settings::{Backend, Pool};
+use crate::settings::{Backend, Pool, Starttls};
+use crate::starttls::WithBackend;
 
 /// How to connect to an address.
 #[derive(Clone, Debug)]
@@ -26,6 +28,7 @@ pub(super) struct Connector {
     address: Address,
     from: Option<IpAddr>,
     proxy: Option<Version>,
+    starttls: Starttls,
 }
 
 /// A connected stream of either kind.
@@ -56,6 +59,14 @@ pub(super) async fn addresses(pool: &Pool, backend: &Backend, limit: Duration) -
     }
 }
 
+/// Why TLS cannot begin.
+#[derive(Debug)]
+pub(super) enum NotOpen {
+    /// As reported by the kernel.
+    Io(io::Error),
+    Starttls(StarttlsError),
+}
+
 impl Connector {
     pub(super) fn new(pool: &Pool, address: Address) -> Self {
         let from = match &address {
@@ -64,7 +75,7 @@ impl Connector {
             }
             Address::Unix(_) => None,
         };
-        Self { address, from, proxy: pool.send_proxy_protocol.version() }
+        Self { address, from, proxy: pool.send_proxy_protocol.version(), starttls: pool.starttls }
     }
 
     pub(super) fn sends_proxy_header(&self) -> bool {
@@ -77,11 +88,27 @@ impl Connector {
         Self { proxy, ..self.clone() }
     }
 
-    /// Connects, and sends the header.
+    /// What clients offer to such a backend.
+    pub(super) fn alpn(&self) -> Vec<Vec<u8>> {
+        match self.starttls {
+            Starttls::None => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+            Starttls::Postgres => Vec::new(),
+        }
+    }
+
+    /// Connects, sends the header, and makes the exchange before TLS.
     ///
     /// # Errors
-    /// As reported by the kernel.
-    pub(super) async fn open(&self) -> io::Result<Box<dyn Stream>> {
+    /// [`NotOpen`].
+    pub(super) async fn open(&self) -> Result<Box<dyn Stream>, NotOpen> {
+        let mut stream = self.introduced().await.map_err(NotOpen::Io)?;
+        if let Some(exchange) = WithBackend::new(self.starttls) {
+            begin_tls(&mut stream, &[], exchange).await.map_err(NotOpen::Starttls)?;
+        }
+        Ok(stream)
+    }
+
+    async fn introduced(&self) -> io::Result<Box<dyn Stream>> {
         let (mut stream, own): (Box<dyn Stream>, _) = match &self.address {
             Address::Inet(address) => {
                 let stream = self.connect(*address).await?;

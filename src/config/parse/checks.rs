@@ -54,6 +54,7 @@ fn of_its_kind(check: &HealthCheck, section: &Cursor<'_>) {
     let set = [
         ("sni", CheckKind::Tls, check.sni.is_some()),
         ("alpn", CheckKind::Tls, !check.alpn.is_empty()),
+        ("starttls", CheckKind::Tls, check.starttls.is_some()),
         ("verify", CheckKind::Tls, check.verify),
         ("ca_file", CheckKind::Tls, check.ca_file.is_some()),
         ("path", CheckKind::Http, check.path.is_some()),

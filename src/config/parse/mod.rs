@@ -110,6 +110,7 @@ fn merged(tops: &[Cursor<'_>], mut texts: Texts) -> Option<Config> {
     };
     let mut config = Config { settings, routes: routes.parsed };
     pools::default_check_names(&mut config, &pools.places, top);
+    first_bytes::starttls(&mut config, &pools.places, top);
     let problems = &mut *top.reading.problems.borrow_mut();
     conflicts::find(&config.routes, &routes.indices, config.listeners.len(), problems);
     if problems.errors() > 0 {

@@ -8,6 +8,8 @@ use crate::backends::handshake::HandshakeError;
 use crate::cli::doctor::examine::Failure;
 use crate::cli::doctor::finding::{Finding, Kind, Severity};
 use crate::cli::doctor::plan::Question;
+use crate::connect::StarttlsError;
+use crate::starttls::Declined;
 
 /// A finding about `asked`, or about the backend if the failure does not depend on the name.
 pub(super) fn finding(place: &Place<'_>, asked: &Question, failure: &Failure) -> Finding {
@@ -23,6 +25,14 @@ pub(super) fn finding(place: &Place<'_>, asked: &Question, failure: &Failure) ->
              this machine in the firewall."
                 .to_owned(),
         ),
+        Failure::Starttls(error) => {
+            let mend = match error {
+                StarttlsError::Declined(Declined::NoTls) => STARTTLS_OFF,
+                StarttlsError::Io(_) | StarttlsError::Closed | StarttlsError::TimedOut { .. } => SILENT,
+                StarttlsError::Declined(_) => STARTTLS_FOREIGN,
+            };
+            place.whole(Severity::Error, Kind::NotTls, describe(failure), mend.to_owned())
+        }
         Failure::Silent { .. } => {
             place.finding(Severity::Error, Kind::Silent, asked, describe(failure), SILENT.to_owned())
         }
@@ -96,6 +106,7 @@ pub(crate) fn describe(failure: &Failure) -> String {
             io::ErrorKind::ConnectionRefused => "cannot connect: connection refused".to_owned(),
             _ => format!("cannot connect: {error}"),
         },
+        Failure::Starttls(error) => error.to_string(),
         Failure::ConnectTimedOut { after } => format!("cannot connect: no answer within {} ms", after.as_millis()),
         Failure::Silent { after } => {
             format!("accepted the connection and did not answer within {} ms", after.as_millis())
@@ -146,6 +157,9 @@ fn not_tls(first: &[u8]) -> &'static str {
 
 const SILENT: &str = "Something listens there but does not answer a ClientHello, with or without a PROXY header. Check whether it hangs, \
                       and whether this is its TLS port.";
+const STARTTLS_OFF: &str = "Set `ssl = on` and a certificate in postgresql.conf, and reload the server.";
+const STARTTLS_FOREIGN: &str = "Clients of these listeners speak PostgreSQL (`starttls: postgres`), and this is no such server, or one that cannot \
+                                start. Correct the address, or see the server's log.";
 const HEADER_MISSING: &str = "Set `send_proxy_protocol: v2` on the pool, or configure the backend not to expect a header (nginx `listen` without \
                               `proxy_protocol`, HAProxy `bind` without `accept-proxy`).";
 const HEADER_UNWANTED: &str = "Remove `send_proxy_protocol` from the pool, or configure the backend to expect the header (nginx `listen … \
