@@ -160,6 +160,13 @@ impl Route {
             Destination::Refuse(how) => Err(*how),
         }
     }
+
+    fn split(&self) -> Option<&Split> {
+        match &self.to {
+            Destination::Split(split) => Some(split),
+            Destination::Pool(_) | Destination::Refuse(_) => None,
+        }
+    }
 }
 
 impl Destination {
@@ -181,21 +188,22 @@ impl Snapshot {
         let pools = build_pools(&config, before, metrics);
         let generation = before.map_or(0, |before| before.generation + 1);
         let splits = before.map(Self::splits).unwrap_or_default();
-        let route = |name: &Arc<str>, to: config::Destination, idle_timeout, on_removed, access| Route {
-            name: Arc::clone(name),
-            to: match to {
-                config::Destination::Pool(pool) => Destination::Pool(Arc::clone(&pools[pool])),
-                config::Destination::Split(shares) => {
-                    let shares = shares.iter().map(|share| (Arc::clone(&pools[share.pool]), share.weight));
-                    Destination::Split(Arc::new(Split::new(shares, splits.get(&**name).copied())))
-                }
-                config::Destination::Refuse(refuse) => Destination::Refuse(refuse),
-            },
-            idle_timeout,
-            on_removed,
-            access,
-            metrics: OnceLock::new(),
-        };
+        let route =
+            |name: &Arc<str>, to: config::Destination, split: Option<&Split>, idle_timeout, on_removed, access| Route {
+                name: Arc::clone(name),
+                to: match to {
+                    config::Destination::Pool(pool) => Destination::Pool(Arc::clone(&pools[pool])),
+                    config::Destination::Split(shares) => {
+                        let shares = shares.iter().map(|share| (Arc::clone(&pools[share.pool]), share.weight));
+                        Destination::Split(Arc::new(Split::new(shares, split)))
+                    }
+                    config::Destination::Refuse(refuse) => Destination::Refuse(refuse),
+                },
+                idle_timeout,
+                on_removed,
+                access,
+                metrics: OnceLock::new(),
+            };
         let mut table = Builder::default();
         let mut routes = Vec::with_capacity(from.len());
         let mut places = Places::default();
@@ -204,21 +212,24 @@ impl Snapshot {
                 table.add(pattern, conditions(&from.conditions), index);
                 places.push(&place);
             }
-            routes.push(route(&from.name, from.to, from.idle_timeout, from.on_removed, from.access));
+            let split = splits.get(&*from.name).copied();
+            routes.push(route(&from.name, from.to, split, from.idle_timeout, from.on_removed, from.access));
         }
         places.spots.shrink_to_fit();
-        let fallback = |name: &str, to| route(&name.into(), to, None, OnRemoved::Keep, None);
+        let fallback = |name: &str, to, before: Option<&Route>| {
+            route(&name.into(), to, before.and_then(Route::split), None, OnRemoved::Keep, None)
+        };
         let silent = |listener: &settings::Listener| {
             let silent = listener.silent.as_ref()?;
             let pool = pools.iter().position(|pool| *pool.name == *silent.pool)?;
-            Some(Silent { after: *silent.after, route: fallback("silent", config::Destination::Pool(pool)) })
+            Some(Silent { after: *silent.after, route: fallback("silent", config::Destination::Pool(pool), None) })
         };
         let snapshot = Self {
             table: table.build(),
             routes,
-            no_sni: fallback("no_sni", config.no_sni.clone()),
-            unmatched: fallback("unmatched", config.unmatched.clone()),
-            not_tls: fallback("not_tls", config.not_tls.clone()),
+            no_sni: fallback("no_sni", config.no_sni.clone(), before.map(|before| &before.no_sni)),
+            unmatched: fallback("unmatched", config.unmatched.clone(), before.map(|before| &before.unmatched)),
+            not_tls: fallback("not_tls", config.not_tls.clone(), before.map(|before| &before.not_tls)),
             relay: Arc::new(relay_settings(&config)),
             max_connections: *config.limits.max_connections,
             listeners: config.listeners.iter().map(|listener| listener_terms(listener, silent(listener))).collect(),
@@ -300,15 +311,9 @@ impl Snapshot {
         }
     }
 
-    /// The splits of all routes and fallbacks, by name.
+    /// The splits of all routes, by the name of the route.
     fn splits(&self) -> HashMap<&str, &Split> {
-        let fallbacks = [&self.no_sni, &self.unmatched, &self.not_tls].into_iter();
-        let routes = self.routes.iter().chain(fallbacks);
-        let splits = routes.filter_map(|route| match &route.to {
-            Destination::Split(split) => Some((&*route.name, &**split)),
-            _ => None,
-        });
-        splits.collect()
+        self.routes.iter().filter_map(|route| Some((&*route.name, route.split()?))).collect()
     }
 
     /// The hash of the configuration, sixteen hexadecimal digits.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -25,6 +25,8 @@ pub struct Backend {
     pub metrics: Arc<BackendMetrics>,
     pub standing: Standing,
     active: AtomicUsize,
+    /// Set by the operator; [`NO_WEIGHT`]: that of the configuration applies.
+    weight: AtomicU32,
     last_check: Mutex<Option<LastCheck>>,
 }
 
@@ -73,6 +75,7 @@ impl Backend {
             metrics,
             standing: Standing::new(now),
             active: AtomicUsize::new(0),
+            weight: AtomicU32::new(NO_WEIGHT),
             last_check: Mutex::default(),
         }
     }
@@ -88,6 +91,16 @@ impl Backend {
             }
     }
 
+    /// The weight that the operator has set in place of the configured one.
+    pub fn live_weight(&self) -> Option<u32> {
+        Some(self.weight.load(Ordering::Relaxed)).filter(|weight| *weight != NO_WEIGHT)
+    }
+
+    /// Sets or removes it. [`Pool::set_weight`](super::Pool::set_weight) puts it in force.
+    pub(super) fn set_live_weight(&self, weight: Option<u32>) {
+        self.weight.store(weight.unwrap_or(NO_WEIGHT), Ordering::Relaxed);
+    }
+
     pub fn note_check(&self, check: LastCheck) {
         *self.last_check.lock().unwrap_or_else(PoisonError::into_inner) = Some(check);
     }
@@ -101,6 +114,8 @@ impl Backend {
         self.active.load(Ordering::Relaxed)
     }
 }
+
+const NO_WEIGHT: u32 = u32::MAX;
 
 impl Lease {
     /// Takes a place if fewer than `most` are in use.

@@ -22,7 +22,9 @@ impl Maglev {
     /// permutation.
     pub(super) fn new(backends: &[(&str, u32)]) -> Self {
         let size = if backends.len() > MOST_IN_SMALL { LARGE } else { SMALL };
-        let mut order: Vec<u32> = (0..).take(backends.len()).collect();
+        // One with a weight of 0 would never take a slot.
+        let mut order: Vec<u32> =
+            (0..).zip(backends).filter(|(_, (_, weight))| *weight > 0).map(|(at, _)| at).collect();
         order.sort_unstable_by_key(|&number| backends[number as usize].0);
         let heaviest = backends.iter().map(|(_, weight)| *weight).max().unwrap_or(1);
         let mut walks: Vec<Walk> = (order.iter())
@@ -45,7 +47,7 @@ impl Maglev {
                 }
             }
         }
-        if backends.is_empty() {
+        if walks.is_empty() {
             slots.clear();
         }
         Self { slots }

@@ -25,12 +25,21 @@ pub(super) struct Members {
 #[derive(Clone, Debug)]
 pub struct Member {
     pub backend: Arc<Backend>,
+    /// In force. 0, which only an operator sets: no new connections.
     pub weight: u32,
+    /// The weight that an operator had set when the members were laid out.
+    pub live_weight: Option<u32>,
     pub backup: bool,
     /// Concurrent connections.
     pub max_connections: usize,
     /// Index of the configuration entry it comes from.
     pub entry: usize,
+}
+
+impl Member {
+    pub(super) fn grade(&self, now: Instant) -> Grade {
+        if self.weight == 0 { Grade::Closed } else { self.backend.standing.grade(now) }
+    }
 }
 
 /// A group of members that share one order.
@@ -78,12 +87,12 @@ impl Members {
 
     /// The best grade of any member.
     pub(super) fn best_grade(&self, now: Instant) -> Grade {
-        self.list.iter().map(|member| member.backend.standing.grade(now)).min().unwrap_or(Grade::Closed)
+        self.list.iter().map(|member| member.grade(now)).min().unwrap_or(Grade::Closed)
     }
 
     /// Whether a backend other than `backend` can be picked, so that this one can be ejected.
     pub(super) fn can_spare(&self, backend: &Arc<Backend>, now: Instant) -> bool {
-        let usable = |member: &Member| member.backend.standing.grade(now) == Grade::Usable;
+        let usable = |member: &Member| member.grade(now) == Grade::Usable;
         self.list.iter().any(|member| !Arc::ptr_eq(&member.backend, backend) && usable(member))
     }
 }

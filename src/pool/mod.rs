@@ -151,7 +151,9 @@ impl Pool {
             }
         }
         drop((answers, entries));
-        if newer {
+        // An operator may have set a weight since the members were laid out.
+        let is_stale = |member: &Member| member.backend.live_weight() != member.live_weight;
+        if newer || self.members.load().list().iter().any(is_stale) {
             self.lay_out();
         }
     }
@@ -191,6 +193,26 @@ impl Pool {
             .filter(|known| known.entry.address.is_none())
             .map(|known| Arc::clone(&known.entry.name))
             .collect()
+    }
+
+    /// Sets the weight of the backends that are called `name`, 0 to [`MAX_WEIGHT`](settings::MAX_WEIGHT), in place of the
+    /// configured one; `None` removes it. It stays in force over reloads as long as the backend exists.
+    ///
+    /// Returns whether there is such a backend.
+    pub fn set_weight(&self, name: &str, weight: Option<u32>, now: Instant) -> bool {
+        let members = self.list();
+        let mut called = members.iter().filter(|member| member.backend.is_called(name)).peekable();
+        if called.peek().is_none() {
+            return false;
+        }
+        for member in called {
+            member.backend.set_live_weight(weight);
+            if member.weight == 0 && weight != Some(0) {
+                member.backend.standing.is_back(now);
+            }
+        }
+        self.lay_out();
+        true
     }
 
     /// The current backends, primaries first.
@@ -271,6 +293,7 @@ impl Pool {
         for member in self.members.load().list() {
             let Backend { standing, metrics, .. } = &*member.backend;
             metrics.standing(standing.state(now), member.backend.active());
+            metrics.weight(member.weight);
         }
     }
 
@@ -310,12 +333,16 @@ impl Pool {
 
     fn lay_out(&self) {
         let entries = self.lock();
-        let member = |number: usize, entry: &Entry, (found, backend): &(ResolvedAddress, Arc<Backend>)| Member {
-            backend: Arc::clone(backend),
-            weight: entry.weight.saturating_mul(found.weight.max(1)),
-            backup: entry.backup || found.backup,
-            max_connections: entry.max_connections,
-            entry: number,
+        let member = |number: usize, entry: &Entry, (found, backend): &(ResolvedAddress, Arc<Backend>)| {
+            let (live_weight, factor) = (backend.live_weight(), found.weight.max(1));
+            Member {
+                backend: Arc::clone(backend),
+                weight: live_weight.unwrap_or(entry.weight).saturating_mul(factor),
+                live_weight,
+                backup: entry.backup || found.backup,
+                max_connections: entry.max_connections,
+                entry: number,
+            }
         };
         let list = entries.iter().enumerate().flat_map(|(number, known)| {
             known.backends.iter().map(move |backend| member(number, &known.entry, backend))

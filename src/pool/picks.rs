@@ -157,9 +157,7 @@ impl<'a> Picks<'a> {
 }
 
 fn may(member: &Member, grade: Grade, family: Family, tried: &[BackendId], now: Instant) -> bool {
-    member.backend.standing.grade(now) == grade
-        && !tried.contains(&member.backend.id)
-        && suits(family, &member.backend.address)
+    member.grade(now) == grade && !tried.contains(&member.backend.id) && suits(family, &member.backend.address)
 }
 
 fn suits(family: Family, address: &Address) -> bool {

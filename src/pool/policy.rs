@@ -135,15 +135,15 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    /// Lays out one round for `weights`, one per backend, each at least 1.
+    /// Lays out one round for `weights`, one per backend. One with a weight of 0 gets no turn.
     pub(super) fn new(weights: impl Iterator<Item = u32> + Clone) -> Self {
         let divisor = weights.clone().fold(0, gcd).max(1);
-        // A round longer than the bound is scaled down; every backend keeps at least one turn.
+        // A round longer than the bound is scaled down; every other backend keeps at least one turn.
         let sum: u64 = weights.clone().map(|weight| u64::from(weight / divisor)).sum();
         let scale = sum.div_ceil(MOST_TURNS).max(1);
         let mut turns = Vec::new();
         for (number, weight) in (0_u32..).zip(weights) {
-            let count = (u64::from(weight / divisor) / scale).max(1);
+            let count = (u64::from(weight / divisor) / scale).max(u64::from(weight.min(1)));
             // The k-th of n turns goes in the middle of the k-th n-th of the round.
             turns.extend((0..count).map(|turn| ((2 * turn + 1) * TICKS / (2 * count), number)));
         }

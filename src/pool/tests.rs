@@ -130,6 +130,62 @@ fn a_hello_that_every_backend_refuses_counts_against_none() {
     assert_eq!((one.standing.grade(now), two.standing.grade(now)), (Grade::Ejected, Grade::Usable));
 }
 
+const POLICIES: [Balance; 7] = [
+    Balance::RoundRobin,
+    Balance::LeastConnections,
+    Balance::PowerOfTwo,
+    Balance::Random,
+    Balance::SourceHash,
+    Balance::SniHash,
+    Balance::First,
+];
+
+#[test]
+fn a_backend_with_a_weight_of_zero_gets_nothing_whatever_the_policy() {
+    let now = Instant::now();
+    for balance in POLICIES {
+        let pool = pool(settings::Pool { balance, ..settings() }, vec![entry(1), entry(2), entry(3)]);
+        assert!(pool.set_weight("127.0.0.1:2", Some(0), now) && !pool.set_weight("127.0.0.1:9", Some(0), now));
+        for _ in 0..50 {
+            let mut ports = walk(&pool, now);
+            ports.sort_unstable();
+            assert_eq!(ports, [1, 3], "{balance:?}: not even after a failure");
+        }
+        let (one, three) = (backend(&pool, 1), backend(&pool, 3));
+        [1, 3].iter().for_each(|port| _ = pool.set_weight(&format!("127.0.0.1:{port}"), Some(0), now));
+        assert!(walk(&pool, now).is_empty() && !pool.picks(REQUEST).has_more(now), "{balance:?}");
+        pool.set_weight("127.0.0.1:1", None, now);
+        assert_eq!(walk(&pool, now), [1], "{balance:?}");
+        // One that cannot be picked is no reason to eject another.
+        (0..5).for_each(|_| pool.failed(&one, Blame::Backend, &"refused", now));
+        assert_eq!((one.standing.grade(now), three.standing.grade(now)), (Grade::Usable, Grade::Usable));
+    }
+}
+
+#[test]
+fn a_weight_that_an_operator_sets_stays_until_it_is_removed() {
+    let now = Instant::now();
+    let metrics = Metrics::new();
+    let file =
+        |weight| settings::Pool { backends: vec![settings::Backend { weight, ..entry(1) }, entry(2)], ..settings() };
+    let hits = |pool: &Pool| (0..8).filter(|_| walk(pool, now)[0] == 1).count();
+    let weight = |pool: &Pool| pool.list().iter().map(|member| (member.weight, member.live_weight)).collect::<Vec<_>>();
+    let before = Pool::new(file(1), &metrics, None);
+    assert_eq!(hits(&before), 4);
+    before.set_weight("127.0.0.1:1", Some(3), now);
+    assert_eq!((hits(&before), weight(&before)), (6, vec![(3, Some(3)), (1, None)]));
+    let after = Pool::new(file(7), &metrics, Some(&before));
+    assert_eq!((hits(&after), weight(&after)), (6, vec![(3, Some(3)), (1, None)]));
+    // Set while the next snapshot was being built.
+    before.set_weight("127.0.0.1:2", Some(0), now);
+    assert_eq!(hits(&after), 6);
+    after.catch_up(&before);
+    assert_eq!((hits(&after), weight(&after)), (8, vec![(3, Some(3)), (0, Some(0))]));
+    after.set_weight("127.0.0.1:2", None, now);
+    after.set_weight("127.0.0.1:1", None, now);
+    assert_eq!((hits(&after), weight(&after)), (7, vec![(7, None), (1, None)]));
+}
+
 #[test]
 fn an_operator_s_word_holds_even_when_nobody_else_is_left() {
     let pool = pool(settings(), vec![entry(1)]);

@@ -24,7 +24,7 @@ pub struct Backend {
     pub address: BackendAddress,
     /// The backend's share relative to the others in the pool, 1 to 1,000.
     #[serde(default = "one")]
-    #[schemars(range(min = 1, max = 1_000))]
+    #[schemars(range(min = 1, max = MAX_WEIGHT))]
     pub weight: u32,
     /// Use this backend only when no other can take the connection.
     #[serde(default)]
@@ -33,6 +33,9 @@ pub struct Backend {
     #[serde(default)]
     pub max_connections: Or<Nothing, usize>,
 }
+
+/// The greatest weight of a backend.
+pub(crate) const MAX_WEIGHT: u32 = 1_000;
 
 fn one() -> u32 {
     1

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::address::Address;
 pub(crate) use self::address::network;
+pub(crate) use self::backend::MAX_WEIGHT;
 pub use self::backend::{Backend, BackendAddress, Search};
 pub use self::check::{CheckKind, HealthCheck, Host, RequestTarget, Statuses};
 pub use self::networks::{Access, Denied, NetworkEntry, NetworkList};

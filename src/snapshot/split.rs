@@ -99,10 +99,14 @@ const GOLDEN: f64 = 0.618_033_988_749_894_9;
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::Config;
     use crate::settings;
+    use crate::snapshot::{Route, Snapshot};
     use crate::telemetry::Metrics;
 
     fn split(weights: &[u32]) -> Split {
@@ -155,6 +159,26 @@ mod tests {
             split = split_after(&[9, 1], Some(&split));
         }
         assert_eq!(count(&all, 1), 3);
+    }
+
+    #[test]
+    fn a_route_with_the_name_of_a_fallback_has_turns_of_its_own() {
+        let shares = "split: [{ pool: p, weight: 1 }, { pool: q, weight: 1 }]";
+        let text = format!(
+            "listeners: [{{ name: l, bind: \"127.0.0.1:0\" }}]\nroutes: [{{ name: unmatched, sni: a.test, {shares} }}]\n\
+             unmatched: {{ {shares} }}\npools: {{ p: {{ backends: [127.0.0.1:1] }}, q: {{ backends: [127.0.0.1:2] }} }}\n"
+        );
+        let config =
+            || Config::parse(&text, Path::new("f.yaml")).unwrap_or_else(|problems| panic!("{problems}")).config;
+        let metrics = Metrics::new();
+        let before = Snapshot::build(config(), None, &metrics);
+        let after = Snapshot::build(config(), Some(&before), &metrics);
+        let next = |route: &Route| route.next().map(|to| to.pool.name.to_string());
+        let [route, fallback] = [&after.routes[0], &after.unmatched];
+        let turns = [fallback, fallback, route, route, fallback].map(next);
+        assert_eq!(turns, ["p", "q", "p", "q", "p"].map(|pool| Ok(pool.to_owned())));
+        assert_eq!(next(&before.routes[0]), Ok("p".to_owned()), "both snapshots share the turns");
+        assert_eq!(next(route), Ok("q".to_owned()));
     }
 
     proptest! {

@@ -288,6 +288,7 @@ pub struct BackendMetrics {
     up: Gauge,
     states: Vec<Gauge>,
     ejections: Counter,
+    weight: Gauge,
     checks: Vec<Counter>,
     certificate_expiry: Gauge,
 }
@@ -307,6 +308,7 @@ impl BackendMetrics {
                 registry.gauge(&table::BACKEND_STATE, &[pool, backend, state.as_str()])
             }),
             ejections: registry.counter(&table::EJECTIONS, &[pool, backend]),
+            weight: registry.gauge(&table::BACKEND_WEIGHT, &[pool, backend]),
             checks: each(CheckResult::ALL, |result| {
                 registry.counter(&table::CHECKS, &[pool, backend, result.as_str()])
             }),
@@ -333,6 +335,11 @@ impl BackendMetrics {
     /// In seconds since 1970.
     pub fn certificate_expires(&self, at: i64) {
         self.certificate_expiry.set(at as f64);
+    }
+
+    /// The weight in force; call it before each rendering.
+    pub fn weight(&self, weight: u32) {
+        self.weight.set(f64::from(weight));
     }
 
     /// The current state; call it before each rendering, so that the connection path updates no gauge.

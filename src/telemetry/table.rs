@@ -58,6 +58,7 @@ table! {
     FIRST_BYTE: Histogram(WAITS), "snigate_backend_first_byte_seconds", ["pool"], "From the connect to the backend's first byte.";
     FIRST_RECORD: Counter, "snigate_backend_first_record_total", ["pool", "backend", "kind"], "Connections of TLS clients, by the kind of the first record from the backend.";
     BACKEND_UP: Gauge, "snigate_backend_up", ["pool", "backend"], "1 while the backend is up or unchecked, 0 while it is failing, ejected, drained or down.";
+    BACKEND_WEIGHT: Gauge, "snigate_backend_weight", ["pool", "backend"], "The weight of the backend: that of the configuration, or the one that an operator has set.";
     BACKEND_STATE: Gauge, "snigate_backend_state", ["pool", "backend", "state"], "1 for the state that the backend is in.";
     EJECTIONS: Counter, "snigate_backend_ejections_total", ["pool", "backend"], "How often the backend was ejected because its connections failed.";
     CERTIFICATE_EXPIRY: Gauge, "snigate_backend_certificate_expiry_timestamp_seconds", ["pool", "backend"], "Expiry time of the certificate presented in the last TLS check, in seconds since 1970; 0 before the first.";

@@ -155,6 +155,33 @@ fn a_reload_that_ends_the_checks_ends_their_verdict() {
 }
 
 #[test]
+fn an_operator_sets_the_weight_of_a_backend() {
+    let (one, two) = (Backend::answering(SERVER_HELLO), Backend::answering(SERVER_HELLO));
+    let routes = Lb::new().route("a.test", [one.address, two.address]).controlled();
+    let lb = Trial::of(routes.clone());
+    let path = format!("/api/v1/pools/pool-0/backends/{}/weight", one.address);
+    let weight = || lb.metric("backend_weight", &[("backend", &one.address.to_string())]);
+    let (status, reported) = lb.admin_send("PUT", &path, "3");
+    assert!(status == 200 && reported.contains(r#""weight":3,"weight_set":3"#), "{status} {reported}");
+    (0..8).for_each(|_| is_served(&lb));
+    assert_eq!((one.contacts(), two.contacts(), weight()), (6, 2, 3.0));
+    let line = lb.wait_for_line(|line| line["event"] == "backend_weight_set");
+    assert_eq!((line["weight"].as_u64(), line["pool"].as_str()), (Some(3), Some("pool-0")), "{line}");
+
+    assert_eq!(lb.admin_send("PUT", &path, "0").0, 200);
+    // A reload keeps what the operator wants.
+    lb.edit(&routes.with("timeouts: { idle: 2h }").config());
+    (0..4).for_each(|_| is_served(&lb));
+    assert_eq!((one.contacts(), two.contacts(), weight()), (6, 6, 0.0));
+    assert_eq!(lb.admin_send("DELETE", &path, "").0, 200);
+    (0..4).for_each(|_| is_served(&lb));
+    assert_eq!((one.contacts(), two.contacts(), weight()), (8, 8, 1.0));
+    let (status, reported) = lb.admin_send("PUT", &path, "1001");
+    assert!(status == 400 && reported.contains("0 to 1000"), "{status} {reported}");
+    lb.end();
+}
+
+#[test]
 fn an_operator_takes_a_backend_out_and_puts_it_back() {
     let (one, two) = (Backend::answering(SERVER_HELLO), Backend::answering(SERVER_HELLO));
     let routes = Lb::new().route_with("a.test", [one.address, two.address], "balance: first").controlled();

@@ -13,7 +13,7 @@ use super::{Cursor, Names, checks};
 use crate::config::Config;
 use crate::config::problem::{Place, Problem, Problems, Severity};
 use crate::server_name::{Pattern, ServerName};
-use crate::settings::{BackendAddress, CheckKind, Congestion, HealthCheck, Pool, Text, name_error};
+use crate::settings::{BackendAddress, CheckKind, Congestion, HealthCheck, MAX_WEIGHT, Pool, Text, name_error};
 
 /// The pools of all files.
 pub(super) struct Pools {
@@ -212,4 +212,3 @@ pub(super) fn warn_of_unused(config: &Config, places: &[Place], problems: &mut P
 }
 
 const SHORTEST_TTL: Duration = Duration::from_millis(100);
-const MAX_WEIGHT: u32 = 1_000;

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::{App, Reloaded, Stage, WantedState, error, with_json};
 use crate::ids::ConnectionId;
+use crate::settings::MAX_WEIGHT;
 use crate::telemetry::{REVISION, Timestamp, VERSION};
 
 /// The query of a page without parameters: a filter that does not exist must not look like one that matched everything.
@@ -92,7 +93,42 @@ pub(super) async fn set_backend_state(
     let Ok(wanted) = wanted else {
         return error(StatusCode::BAD_REQUEST, "the body must be `ready`, `drain` or `down`");
     };
-    match app.control.set_backend_state(&pool, &backend, wanted) {
+    changed(app.control.set_backend_state(&pool, &backend, wanted))
+}
+
+/// The body is the plain number, or `{"weight": 5}`.
+pub(super) async fn set_backend_weight(
+    State(app): State<Arc<App>>,
+    Path((pool, backend)): Path<(String, String)>,
+    body: String,
+) -> Response {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Body {
+        weight: u32,
+    }
+    let weight = match body.trim() {
+        map if map.starts_with('{') => serde_json::from_str(map).map(|Body { weight }| weight).ok(),
+        number => number.parse().ok(),
+    };
+    let Some(weight) = weight.filter(|weight| *weight <= MAX_WEIGHT) else {
+        let problem =
+            format!("the body must be a weight from 0 to {MAX_WEIGHT}; DELETE restores that of the configuration");
+        return error(StatusCode::BAD_REQUEST, &problem);
+    };
+    changed(app.control.set_backend_weight(&pool, &backend, Some(weight)))
+}
+
+/// The weight of the configuration applies again.
+pub(super) async fn reset_backend_weight(
+    State(app): State<Arc<App>>,
+    Path((pool, backend)): Path<(String, String)>,
+) -> Response {
+    changed(app.control.set_backend_weight(&pool, &backend, None))
+}
+
+fn changed(backends: Result<Value, String>) -> Response {
+    match backends {
         Ok(value) => with_json(StatusCode::OK, value),
         Err(problem) => error(StatusCode::NOT_FOUND, &problem),
     }

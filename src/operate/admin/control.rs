@@ -34,6 +34,12 @@ pub(crate) trait Control: Send + Sync {
     /// The backend does not exist.
     fn set_backend_state(&self, pool: &str, backend: &str, wanted: WantedState) -> Result<Value, String>;
 
+    /// Sets the weight of a backend, by its name or address; `None`: that of the configuration.
+    ///
+    /// # Errors
+    /// The backend does not exist.
+    fn set_backend_weight(&self, pool: &str, backend: &str, weight: Option<u32>) -> Result<Value, String>;
+
     /// The DNS names among the backends, and their addresses.
     fn names(&self) -> Value;
 

@@ -47,6 +47,10 @@ fn router(app: Arc<App>, clients: Arc<Clients>) -> Router {
         .route("/api/v1/config", get(api::config))
         .route("/api/v1/reload", post(api::reload))
         .route("/api/v1/pools/{pool}/backends/{backend}/state", put(api::set_backend_state))
+        .route(
+            "/api/v1/pools/{pool}/backends/{backend}/weight",
+            put(api::set_backend_weight).delete(api::reset_backend_weight),
+        )
         .route("/api/v1/connections", get(api::connections).delete(api::end_connections))
         .route("/api/v1/connections/{id}", delete(api::end_connection))
         .fallback(async |uri: Uri| error(StatusCode::NOT_FOUND, &format!("no such page: {}", uri.path())))

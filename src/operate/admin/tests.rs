@@ -43,6 +43,13 @@ impl Control for Process {
         }
     }
 
+    fn set_backend_weight(&self, pool: &str, backend: &str, weight: Option<u32>) -> Result<Value, String> {
+        match backend {
+            "[::1]:443" => Ok(json!({ "pool": pool, "weight": weight })),
+            _ => Err(format!("no backend {backend}")),
+        }
+    }
+
     fn names(&self) -> Value {
         json!([{ "name": "shop.internal:443" }])
     }
@@ -285,6 +292,34 @@ async fn a_backend_is_set_to_what_the_body_says() {
     let answer = put("other:443", "ready").await;
     assert_eq!((answer.status, answer.json()), (404, json!({ "error": "no backend other:443" })));
     assert_eq!(admin.get("/api/v1/status").await.json()["pools"][0]["name"], "p");
+}
+
+#[tokio::test]
+async fn a_weight_is_set_to_the_number_of_the_body_and_removed_by_delete() {
+    let admin = Admin::start().await;
+    let send = async |method: &str, backend: &str, body: &str| {
+        let path = format!("/api/v1/pools/p/backends/{backend}/weight");
+        let length = body.len();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer t\r\nconnection: close\r\ncontent-length: {length}"
+        );
+        admin.ask(&format!("{head}\r\n\r\n{body}")).await
+    };
+    for (body, weight) in [("0", 0), ("250\n", 250), ("1000", 1000), ("{\"weight\": 7}", 7)] {
+        let answer = send("PUT", "%5B::1%5D:443", body).await;
+        assert_eq!((answer.status, answer.json()), (200, json!({ "pool": "p", "weight": weight })), "{body}");
+    }
+    for body in ["", "-1", "1001", "1.5", "10%", "{}", "{\"weight\": null}", "{\"weight\": 7, \"x\": 1}", "99999999999"]
+    {
+        let answer = send("PUT", "[::1]:443", body).await;
+        let problem = answer.json()["error"].to_string();
+        assert!(answer.status == 400 && problem.contains("0 to 1000; DELETE restores"), "{body}: {problem}");
+    }
+    let answer = send("DELETE", "[::1]:443", "").await;
+    assert_eq!((answer.status, answer.json()), (200, json!({ "pool": "p", "weight": null })));
+    assert_eq!(send("PUT", "other:443", "1").await.status, 404);
+    assert_eq!(send("DELETE", "other:443", "").await.status, 404);
+    assert_eq!(admin.get("/api/v1/pools/p/backends/other:443/weight").await.status, 405);
 }
 
 #[tokio::test]

@@ -56,6 +56,10 @@ impl Control for Controls {
         pools::set_state(&self.snapshot.load(), pool, backend, wanted)
     }
 
+    fn set_backend_weight(&self, pool: &str, backend: &str, weight: Option<u32>) -> Result<Value, String> {
+        pools::set_weight(&self.snapshot.load(), pool, backend, weight)
+    }
+
     fn names(&self) -> Value {
         self.discovery.status()
     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::operate::admin::WantedState;
-use crate::pool::{LastCheck, Member, Operator, Shown};
+use crate::pool::{LastCheck, Member, Operator, Pool, Shown};
 use crate::snapshot::Snapshot;
 use crate::telemetry::Timestamp;
 
@@ -24,7 +24,7 @@ pub(super) fn reported(snapshot: &Snapshot) -> Value {
 }
 
 fn backend(member: &Member, now: Instant) -> Value {
-    let Member { backend, weight, backup, max_connections, .. } = member;
+    let Member { backend, weight, live_weight, backup, max_connections, .. } = member;
     let check = backend.last_check();
     json!({
         "name": &*backend.name,
@@ -32,6 +32,7 @@ fn backend(member: &Member, now: Instant) -> Value {
         "state": backend.standing.state(now).as_str(),
         "active": backend.active(),
         "weight": weight,
+        "weight_set": live_weight,
         "backup": backup,
         "max_connections": (*max_connections < usize::MAX).then_some(max_connections),
         "check": check.as_ref().map(self::check),
@@ -48,12 +49,33 @@ fn certificate(Shown { names, not_after }: &Shown) -> Value {
     json!({ "names": names, "expires": Timestamp(SystemTime::UNIX_EPOCH + since_1970).to_string() })
 }
 
-/// Sets the state of the backends called `name`: one by its name or address, or all addresses of an entry with a DNS
-/// name. Returns their new state.
+/// Sets the weight of the backends called `name`, as [`set_state`] does; `None`: that of the configuration. Returns them.
 ///
 /// # Errors
 /// The pool or backend does not exist.
-pub(super) fn set_state(snapshot: &Snapshot, pool: &str, name: &str, wanted: WantedState) -> Result<Value, String> {
+pub(super) fn set_weight(snapshot: &Snapshot, pool: &str, name: &str, weight: Option<u32>) -> Result<Value, String> {
+    let (pool, _) = called(snapshot, pool, name)?;
+    let now = Instant::now();
+    pool.set_weight(name, weight, now);
+    let members: Vec<Member> = pool.list().into_iter().filter(|member| member.backend.is_called(name)).collect();
+    for member in &members {
+        let (backend, address, weight) = (&*member.backend.name, &member.backend.address, member.weight);
+        let set = member.live_weight.is_some();
+        tracing::info!(
+            event = "backend_weight_set",
+            pool = &*pool.name,
+            backend,
+            %address,
+            weight,
+            set,
+            "operator set the weight of a backend"
+        );
+    }
+    Ok(json!({ "backends": members.iter().map(|member| backend(member, now)).collect::<Vec<_>>() }))
+}
+
+/// The pool, and its backends called `name`, at least one.
+fn called<'s>(snapshot: &'s Snapshot, pool: &str, name: &str) -> Result<(&'s Pool, Vec<Member>), String> {
     let Some(pool) = snapshot.pools.iter().find(|known| &*known.name == pool) else {
         return Err(format!("there is no pool `{pool}`"));
     };
@@ -61,6 +83,16 @@ pub(super) fn set_state(snapshot: &Snapshot, pool: &str, name: &str, wanted: Wan
     if members.is_empty() {
         return Err(format!("pool `{}` has no backend `{name}`", pool.name));
     }
+    Ok((pool, members))
+}
+
+/// Sets the state of the backends called `name`: one by its name or address, or all addresses of an entry with a DNS
+/// name. Returns their new state.
+///
+/// # Errors
+/// The pool or backend does not exist.
+pub(super) fn set_state(snapshot: &Snapshot, pool: &str, name: &str, wanted: WantedState) -> Result<Value, String> {
+    let (pool, members) = called(snapshot, pool, name)?;
     let operator = match wanted {
         WantedState::Ready => Operator::Ready,
         WantedState::Drain => Operator::Drain,
