@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::answer::{Answer, UNDECIDED_BYTES, first_record, undecided};
 pub(crate) use self::error::{ConnectError, NotTls};
+pub(crate) use self::queue::{Place, wait};
 pub(crate) use self::reach::to_one;
 use self::search::Search;
 pub(crate) use self::starttls::{StarttlsError, begin_tls};
@@ -28,6 +29,7 @@ use crate::telemetry::ConnectResult;
 
 mod answer;
 mod error;
+mod queue;
 mod reach;
 mod search;
 mod starttls;
@@ -103,11 +105,21 @@ struct Further {
 
 /// Tries backends in the pool's order until one works: at most `connect.attempts`, each within `connect.timeout`, all
 /// begun within `connect.total`. If none works, but one has answered with something other than TLS, the client gets that.
+/// `first` is a place on the first one, for a client that has waited for it.
 ///
 /// # Errors
-/// [`ConnectError`].
-pub(crate) async fn to_any(pool: &Pool, ask: Ask<'_>, attempts: &mut Attempts) -> Result<Connected, ConnectError> {
-    let mut search = Search::new(pool, ask);
+/// [`ConnectError`]. After [`ConnectError::Full`] the client may [`wait`], if the pool has a queue.
+pub(crate) async fn to_any(
+    pool: &Pool,
+    first: Option<Lease>,
+    ask: Ask<'_>,
+    attempts: &mut Attempts,
+) -> Result<Connected, ConnectError> {
+    if first.is_none() && pool.has_queue() && pool.queue.length() > 0 {
+        // Others were here first.
+        return Err(ConnectError::Full);
+    }
+    let mut search = Search::new(pool, first, ask);
     let found = search.run(attempts).await;
     if found.is_err() {
         search.give_up(attempts);
@@ -120,7 +132,7 @@ pub(crate) async fn to_any(pool: &Pool, ask: Ask<'_>, attempts: &mut Attempts) -
             refusals.end(pool, ask.request.client, now);
         }
     }
-    if attempts.count() == 0 {
+    if attempts.count() == 0 && !matches!(found, Err(ConnectError::Full)) {
         // The name may have resolved to addresses by now.
         pool.look_again.notify_one();
     }

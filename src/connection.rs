@@ -12,7 +12,6 @@ mod self_loop;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
 
@@ -21,12 +20,12 @@ use self::account::Account;
 pub(crate) use self::admission::{NotAdmitted, by_listener};
 use self::hello::hello;
 use crate::client_hello::ClientHello;
-use crate::connect::{self, Ask, BackendStream, ConnectError, Connected, FirstBytes, Said};
-use crate::pool::PickRequest;
+use crate::connect::{self, Ask, BackendStream, ConnectError, Connected, FirstBytes, Place, Said};
+use crate::pool::{PickRequest, Pool};
 use crate::proxy_header::Addresses;
 use crate::refuse::{self, Offer, Refusal, TurnedAway, refuse};
-use crate::relay::{End, Relay, Stream};
-use crate::settings::{Refuse, Starttls};
+use crate::relay::{End, Lifetime, Relay, Stream};
+use crate::settings::Refuse;
 use crate::snapshot::{Chosen, Route, RouteQuery, Snapshot};
 use crate::socket::ResetUnlessReleased;
 use crate::telemetry::{ConnectResult, Match, Reason, State};
@@ -68,22 +67,22 @@ enum Established {
 /// A connection that has a backend, which has answered or at least been sent the first bytes.
 struct Relayable {
     connected: Connected,
-    idle: Duration,
+    lifetime: Lifetime,
 }
 
 /// Walks the path and builds the relay. Returns `None` if the connection was turned away.
 async fn establish(client: TcpStream, mut account: Box<Account>, snapshot: Arc<Snapshot>) -> Option<Established> {
     let mut client = ResetUnlessReleased::new(client);
     match walk(&mut client, &mut account, &snapshot).await {
-        Ok(Relayable { connected, idle }) => {
+        Ok(Relayable { connected, lifetime }) => {
             let (backend, first) = account.connected(connected);
             let (client, settings) = (client.release(), Arc::clone(&snapshot.relay));
             Some(match backend {
                 BackendStream::Tcp(backend) => {
-                    Established::Tcp(Box::pin(Relay::new(client, backend, first, settings, idle, account)))
+                    Established::Tcp(Box::pin(Relay::new(client, backend, first, settings, lifetime, account)))
                 }
                 BackendStream::Unix(backend) => {
-                    Established::Unix(Box::pin(Relay::new(client, backend, first, settings, idle, account)))
+                    Established::Unix(Box::pin(Relay::new(client, backend, first, settings, lifetime, account)))
                 }
             })
         }
@@ -111,6 +110,7 @@ async fn walk(
     let announced = header.and_then(|header| header.addresses);
     let to = route.next().map_err(|how| refused(account, snapshot, route, how, matched, &prefix))?;
     account.routed(snapshot, route, Some(to));
+    account.takes_place(route)?;
     let pool = to.pool;
     account.enter(State::Connecting);
     self_loop::end(account, &pool.name, &prefix).await?;
@@ -118,22 +118,50 @@ async fn walk(
         let addresses = announced.unwrap_or_else(|| addresses(client, account.live(|live| live.peer)));
         account.proxy_header(version, addresses, &prefix)
     });
-    let source = account.live(|live| live.client.ip());
-    let idle = route.idle_timeout.map_or(snapshot.relay.idle, |idle| *idle);
-    let starttls = account.live(|live| snapshot.listener(live.listener).starttls);
-    let (hello, attempts) = account.connecting();
-    let ask = Ask {
-        request: PickRequest { client: source, server_name: hello.and_then(ClientHello::name) },
-        client: client.stream(),
-        first_bytes: FirstBytes { header: header.as_deref().unwrap_or_default(), prefix: &prefix },
-        said: said(hello, &prefix),
-        starttls: if hello.is_some() { starttls } else { Starttls::None },
-        nodelay: snapshot.relay.tcp.nodelay,
-        idle,
-    };
-    let connected = connect::to_any(pool, ask, attempts).await;
+    let lifetime = lifetime(snapshot, route);
+    let first_bytes = FirstBytes { header: header.as_deref().unwrap_or_default(), prefix: &prefix };
+    let connected = connected(pool, client.stream(), first_bytes, lifetime, snapshot, account).await;
     let connected = connected.map_err(|error| not_connected(account, error))?;
-    Ok(Relayable { connected, idle })
+    Ok(Relayable { connected, lifetime })
+}
+
+/// Connects to a backend of `pool`, after a wait in its queue if it is full and has one.
+async fn connected(
+    pool: &Arc<Pool>,
+    client: &TcpStream,
+    first_bytes: FirstBytes<'_>,
+    Lifetime { idle, .. }: Lifetime,
+    snapshot: &Snapshot,
+    account: &mut Account,
+) -> Result<Connected, ConnectError> {
+    let (source, nodelay) = (account.live(|live| live.client.ip()), snapshot.relay.tcp.nodelay);
+    let mut place: Option<Place> = None;
+    loop {
+        let (hello, attempts) = account.connecting();
+        let request = PickRequest { client: source, server_name: hello.and_then(ClientHello::name) };
+        let ask = Ask { request, client, first_bytes, said: said(hello, first_bytes.prefix), nodelay, idle };
+        let connected = match place.take() {
+            None => connect::to_any(pool, None, ask, attempts).await,
+            Some(Place { pool, lease }) => connect::to_any(&pool, Some(lease), ask, attempts).await,
+        };
+        if !pool.has_queue() || !matches!(connected, Err(ConnectError::Full)) {
+            return connected;
+        }
+        account.enter(State::Queued);
+        let hello = account.hello();
+        let request = PickRequest { client: source, server_name: hello.and_then(ClientHello::name) };
+        // Boxed, since it is rare.
+        place = Some(Box::pin(connect::wait(pool, request, client, said(hello, first_bytes.prefix))).await?);
+        account.enter(State::Connecting);
+    }
+}
+
+/// How long a relay of `route` may last.
+fn lifetime(snapshot: &Snapshot, route: &Route) -> Lifetime {
+    Lifetime {
+        idle: route.idle_timeout().map_or(snapshot.relay.idle, |idle| *idle),
+        max_age: route.max_age().map_or(snapshot.relay.max_age, |max_age| max_age.map(|max_age| *max_age)),
+    }
 }
 
 /// How a connection ends whose route or fallback has no pool.
@@ -193,6 +221,9 @@ fn connect_reason(error: &ConnectError) -> Reason {
     match (error, error.result()) {
         (ConnectError::NoBackend, _) => Reason::NoBackend,
         (ConnectError::Full, _) => Reason::LimitBackend,
+        (ConnectError::QueueFull { .. }, _) => Reason::LimitPool,
+        (ConnectError::QueueTimeout { .. }, _) => Reason::QueueTimeout,
+        (ConnectError::ClientLeft, _) => Reason::ClientGone,
         (ConnectError::ClientGone(_), _) => Reason::ClientReset,
         (_, ConnectResult::Refused) => Reason::ConnectRefused,
         (_, ConnectResult::TimedOut | ConnectResult::Silent) => Reason::ConnectTimeout,

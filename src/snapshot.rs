@@ -20,11 +20,12 @@ pub(crate) use self::split::{Share, Split};
 use crate::client_hello::Alpn;
 use crate::config::{self, Config, Place, Settings};
 use crate::ids::{ListenerIndex, RouteIndex};
+use crate::limits::{Permit, Permits};
 use crate::pool::Pool;
 use crate::relay::{self, Engine};
 use crate::route::{Builder, By, Candidate, Conditions, Lookup, RouteTable};
 use crate::server_name::{Pattern, ServerName, Sni};
-use crate::settings::{self, Access, OnRemoved, Refuse, Span, Splice, Starttls};
+use crate::settings::{self, Access, Nothing, Off, OnRemoved, Or, Refuse, Span, Splice};
 use crate::socket;
 use crate::telemetry::{ConnectionLog, Match, Metrics, RouteMetrics};
 
@@ -103,12 +104,23 @@ pub struct Terms {
 pub struct Route {
     pub name: Arc<str>,
     pub to: Destination,
-    pub idle_timeout: Option<Span>,
     pub on_removed: OnRemoved,
     /// `None`: every client may come in.
     pub access: Option<Box<Access>>,
+    /// Boxed, since few routes have any.
+    overrides: Option<Box<Overrides>>,
     /// Created on first use, so that a million routes cost nothing.
     metrics: OnceLock<Arc<RouteMetrics>>,
+}
+
+/// The keys of a route that few routes have.
+#[derive(Default)]
+struct Overrides {
+    idle_timeout: Option<Span>,
+    max_age: Option<Or<Off, Span>>,
+    max_connections: Or<Nothing, usize>,
+    /// Of all routes of this name, across reloads, since one had a limit.
+    permits: Option<Arc<Permits>>,
 }
 
 #[derive(Clone)]
@@ -188,32 +200,32 @@ impl Snapshot {
         let pools = build_pools(&config, before, metrics);
         let generation = before.map_or(0, |before| before.generation + 1);
         let splits = before.map(Self::splits).unwrap_or_default();
-        let route =
-            |name: &Arc<str>, to: config::Destination, split: Option<&Split>, idle_timeout, on_removed, access| Route {
-                name: Arc::clone(name),
-                to: match to {
-                    config::Destination::Pool(pool) => Destination::Pool(Arc::clone(&pools[pool])),
-                    config::Destination::Split(shares) => {
-                        let shares = shares.iter().map(|share| (Arc::clone(&pools[share.pool]), share.weight));
-                        Destination::Split(Arc::new(Split::new(shares, split)))
-                    }
-                    config::Destination::Refuse(refuse) => Destination::Refuse(refuse),
-                },
-                idle_timeout,
-                on_removed,
-                access,
-                metrics: OnceLock::new(),
-            };
+        let route = |name: &Arc<str>, to: config::Destination, overrides, on_removed, access| Route {
+            name: Arc::clone(name),
+            to: match to {
+                config::Destination::Pool(pool) => Destination::Pool(Arc::clone(&pools[pool])),
+                config::Destination::Split(shares) => {
+                    let shares = shares.iter().map(|share| (Arc::clone(&pools[share.pool]), share.weight));
+                    Destination::Split(Arc::new(Split::new(shares, splits.get(&**name).copied())))
+                }
+                config::Destination::Refuse(refuse) => Destination::Refuse(refuse),
+            },
+            on_removed,
+            access,
+            overrides,
+            metrics: OnceLock::new(),
+        };
+        let mut permits = before.map(Self::route_permits).unwrap_or_default();
         let mut table = Builder::default();
         let mut routes = Vec::with_capacity(from.len());
         let mut places = Places::default();
-        for (index, from) in (0..).map(RouteIndex).zip(from) {
-            for (pattern, place) in from.patterns {
+        for (index, mut from) in (0..).map(RouteIndex).zip(from) {
+            for (pattern, place) in std::mem::take(&mut from.patterns) {
                 table.add(pattern, conditions(&from.conditions), index);
                 places.push(&place);
             }
-            let split = splits.get(&*from.name).copied();
-            routes.push(route(&from.name, from.to, split, from.idle_timeout, from.on_removed, from.access));
+            let overrides = overrides(&from, permits.remove(&from.name));
+            routes.push(route(&from.name, from.to, overrides, from.on_removed, from.access));
         }
         places.spots.shrink_to_fit();
         let fallback = |name: &str, to, before: Option<&Route>| {
@@ -290,6 +302,12 @@ impl Snapshot {
         }
     }
 
+    /// The connections of each route that has, or had, a limit.
+    fn route_permits(&self) -> HashMap<Arc<str>, Arc<Permits>> {
+        let permits = |route: &Route| Some((Arc::clone(&route.name), Arc::clone(route.permits()?)));
+        self.routes.iter().filter_map(permits).collect()
+    }
+
     /// The metrics of a connection of `route` that goes to a pool, or is refused; created on first use.
     pub fn metrics_of<'a>(&self, route: &'a Route, to: Option<ToPool<'a>>) -> &'a Arc<RouteMetrics> {
         let metrics = to.and_then(|to| to.share).map_or(&route.metrics, |share| &share.metrics);
@@ -358,7 +376,9 @@ impl Snapshot {
                 }
                 Destination::Refuse(refuse) => config::Destination::Refuse(*refuse),
             },
-            idle_timeout: from.idle_timeout,
+            idle_timeout: from.idle_timeout(),
+            max_age: from.overrides.as_ref().and_then(|overrides| overrides.max_age),
+            max_connections: from.max_connections(),
             on_removed: from.on_removed,
             access: from.access.clone(),
         };
@@ -388,6 +408,17 @@ impl Snapshot {
                 pool.catch_up(before);
             }
         }
+    }
+
+    /// Lets the clients that wait in a pool's queue use its pool of this snapshot, which has come into force.
+    pub fn take_over_queues(&self) {
+        self.pools.iter().for_each(|pool| pool.queue.is_now_of(pool));
+    }
+
+    /// Calls the clients that wait in queues although they need not any more, because of something that only time
+    /// shows, such as the end of an ejection.
+    pub fn call_waiting(&self, now: Instant) {
+        self.pools.iter().for_each(|pool| pool.call_waiting(now));
     }
 
     /// Marks this snapshot as replaced. Call once another is in force.
@@ -445,6 +476,40 @@ impl Places {
     }
 }
 
+impl Route {
+    /// Overrides `timeouts.idle`.
+    pub fn idle_timeout(&self) -> Option<Span> {
+        self.overrides.as_ref()?.idle_timeout
+    }
+
+    /// Overrides `timeouts.max_age`.
+    pub fn max_age(&self) -> Option<Or<Off, Span>> {
+        self.overrides.as_ref()?.max_age
+    }
+
+    /// How many connections of this route may be open at once.
+    pub fn max_connections(&self) -> Or<Nothing, usize> {
+        self.overrides.as_ref().map_or_else(Or::default, |overrides| overrides.max_connections)
+    }
+
+    fn permits(&self) -> Option<&Arc<Permits>> {
+        self.overrides.as_ref()?.permits.as_ref()
+    }
+
+    /// Takes a place under the limit of the route. `Ok(None)`: it has none.
+    ///
+    /// # Errors
+    /// The route is at its limit.
+    pub(crate) fn permit(&self) -> Result<Option<Permit>, AtLimit> {
+        let Some(permits) = self.permits() else { return Ok(None) };
+        permits.try_acquire(self.max_connections().unwrap_or(usize::MAX)).map(Some).ok_or(AtLimit)
+    }
+}
+
+/// As many connections are open as the limit allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AtLimit;
+
 impl Terms {
     /// The name of a listener.
     pub(crate) fn listener(&self, ListenerIndex(index): ListenerIndex) -> &Arc<str> {
@@ -464,6 +529,15 @@ fn build_pools(config: &Settings, before: Option<&Snapshot>, metrics: &Arc<Metri
         (before.into_iter().flat_map(|before| &before.pools)).map(|pool| (&*pool.name, &**pool)).collect();
     let build = |pool: &settings::Pool| Arc::new(Pool::new(pool.clone(), metrics, known.get(&*pool.name).copied()));
     config.pools.iter().map(build).collect()
+}
+
+/// `permits` are those of the route of this name before. They go on counting without a limit, so that one that is set
+/// again later holds for all connections that are open then.
+fn overrides(from: &config::Route, permits: Option<Arc<Permits>>) -> Option<Box<Overrides>> {
+    let &config::Route { idle_timeout, max_age, max_connections, .. } = from;
+    let permits = permits.or_else(|| max_connections.is_some().then(Arc::default));
+    let has_any = idle_timeout.is_some() || max_age.is_some() || permits.is_some();
+    has_any.then(|| Box::new(Overrides { idle_timeout, max_age, max_connections, permits }))
 }
 
 fn config_conditions(from: &Conditions) -> config::Conditions {
@@ -497,6 +571,7 @@ fn relay_settings(config: &Settings) -> relay::Settings {
     relay::Settings {
         idle: *config.timeouts.idle,
         half_closed: *config.timeouts.half_closed,
+        max_age: config.timeouts.max_age.map(|max_age| *max_age),
         engine,
         tcp: config.tcp.clone(),
     }

@@ -213,7 +213,7 @@ fn explain_tells_programs() {
             "route": "office", "pattern": "shop.example.com", "file": "config.yaml", "line": 6, "column": 10,
             "alpn": [], "source": ["10.0.0.0/8"], "listeners": [],
         },
-        "passed_over": [], "refusal": null, "hints": [],
+        "passed_over": [], "refusal": null, "split": null, "hints": [],
         "pool": { "name": "staging", "backends": [{ "address": "10.0.9.1:443", "weight": 1, "backup": false }] },
         "config": { "file": "config.yaml", "hash": hash },
     });
@@ -297,8 +297,8 @@ other keys that differ: log
         "pattern": "shop.example.com", "kind": "changed", "place": "new.yaml:6:10",
         "effects": [{
             "when": { "source": "10.0.0.0/8" },
-            "from": { "pool": "staging", "refuse": null, "idle_timeout_s": null, "route": "office", "match": "exact" },
-            "to": { "pool": "shop", "refuse": null, "idle_timeout_s": null, "route": "shop", "match": "exact" },
+            "from": { "pool": "staging", "split": null, "refuse": null, "idle_timeout_s": null, "max_age_s": null, "max_connections": null, "route": "office", "match": "exact" },
+            "to": { "pool": "shop", "split": null, "refuse": null, "idle_timeout_s": null, "max_age_s": null, "max_connections": null, "route": "shop", "match": "exact" },
         }],
     });
     assert_eq!(report.json()["patterns"][0], expected);

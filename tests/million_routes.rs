@@ -15,7 +15,7 @@ use snigate::internals::Alpn;
 use snigate::internals::Metrics;
 use snigate::internals::config::{Conditions, Config, Destination, Place, Route};
 use snigate::internals::route::{self, Builder, Lookup, RouteTable};
-use snigate::internals::settings::OnRemoved;
+use snigate::internals::settings::{OnRemoved, Or};
 use snigate::internals::snapshot::{RouteQuery, Snapshot};
 use snigate::internals::{ListenerIndex, Pattern, RouteIndex, ServerName, Sni};
 
@@ -73,6 +73,8 @@ fn config(routes: usize) -> Config {
             conditions: Conditions::default(),
             to: Destination::Pool(0),
             idle_timeout: None,
+            max_age: None,
+            max_connections: Or::default(),
             on_removed: OnRemoved::Keep,
             access: None,
         });

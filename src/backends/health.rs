@@ -22,20 +22,21 @@ use self::streak::Streak;
 use crate::backends::handshake::NameSent;
 use crate::client_hello::Alpn;
 use crate::ids::ListenerIndex;
+use crate::operate::registry::Registries;
 use crate::pool::{Backend, BackendId, Health, LastCheck, Operator, Pool};
 use crate::server_name::Sni;
-use crate::settings::{CheckKind, HealthCheck};
+use crate::settings::{CheckKind, HealthCheck, OnDown};
 use crate::snapshot::{Route, RouteQuery, Snapshot};
 use crate::supervise::supervise;
 use crate::telemetry::{CheckResult, Metrics, Task};
 
 /// Keeps one task for each backend with a health check; runs until dropped.
-pub(crate) async fn run(snapshot: Arc<ArcSwap<Snapshot>>, metrics: Arc<Metrics>) {
-    supervise(Task::Health, &metrics, || keep(&snapshot, Arc::clone(&metrics))).await;
+pub(crate) async fn run(snapshot: Arc<ArcSwap<Snapshot>>, metrics: Arc<Metrics>, registries: Registries) {
+    supervise(Task::Health, &metrics, || keep(&snapshot, Arc::clone(&metrics), registries.clone())).await;
 }
 
-async fn keep(snapshot: &ArcSwap<Snapshot>, metrics: Arc<Metrics>) {
-    let mut checks = Checks { metrics, tasks: HashMap::new(), followed: None };
+async fn keep(snapshot: &ArcSwap<Snapshot>, metrics: Arc<Metrics>, registries: Registries) {
+    let mut checks = Checks { metrics, registries, tasks: HashMap::new(), followed: None };
     let mut every = interval(LOOK);
     loop {
         every.tick().await;
@@ -46,6 +47,7 @@ async fn keep(snapshot: &ArcSwap<Snapshot>, metrics: Arc<Metrics>) {
 /// The running tasks, by backend.
 struct Checks {
     metrics: Arc<Metrics>,
+    registries: Registries,
     tasks: HashMap<BackendId, BackendCheck>,
     /// The snapshot they were started for, and the sum of its pools' versions. If neither changed, there is nothing to
     /// do.
@@ -99,9 +101,9 @@ impl Checks {
             let first = spread(number, count, *check.interval);
             let watching = {
                 let (backend, pool, check) = (Arc::clone(&member.backend), Arc::clone(pool), check.clone());
-                let metrics = Arc::clone(&self.metrics);
+                let (metrics, registries) = (Arc::clone(&self.metrics), self.registries.clone());
                 async move {
-                    let watch = || watch(&backend, &pool, &probe, &check, first);
+                    let watch = || watch(&backend, &pool, &probe, &check, &registries, first);
                     supervise(Task::Health, &metrics, watch).await;
                 }
             };
@@ -147,7 +149,14 @@ fn spread(number: u32, count: u32, interval: Duration) -> Duration {
 }
 
 /// Checks one backend until the task is dropped.
-async fn watch(backend: &Backend, pool: &Pool, probe: &Probe, check: &HealthCheck, first: Duration) {
+async fn watch(
+    backend: &Backend,
+    pool: &Pool,
+    probe: &Probe,
+    check: &HealthCheck,
+    registries: &Registries,
+    first: Duration,
+) {
     let mut streak = Streak::new(check.rise, check.fall, backend.standing.health());
     let mut passes_in_doubt = 0;
     let mut next = Instant::now() + first;
@@ -168,11 +177,17 @@ async fn watch(backend: &Backend, pool: &Pool, probe: &Probe, check: &HealthChec
         }
         if let Some(health) = streak.after(passed) {
             backend.standing.checked(health, now);
+            pool.call_waiting(now);
             log(pool, backend, health);
+            if health == Health::Down && pool.settings.on_down == OnDown::Close {
+                let ended = registries.end_those_of(backend.id, &pool.name).await;
+                log_ended(pool, backend, ended);
+            }
         }
         passes_in_doubt = if passed && backend.standing.is_doubted(now) { passes_in_doubt + 1 } else { 0 };
         if passes_in_doubt >= check.rise {
             backend.standing.readmit(now);
+            pool.call_waiting(now);
         }
     }
 }
@@ -214,6 +229,18 @@ fn log(pool: &Pool, backend: &Backend, health: Health) {
             tracing::info!(event = "backend_up", pool, backend = name, %address, "backend passes its health checks")
         }
     }
+}
+
+fn log_ended(pool: &Pool, backend: &Backend, ended: usize) {
+    let (pool, name, address) = (&*pool.name, &*backend.name, &backend.address);
+    tracing::info!(
+        event = "backend_connections_ended",
+        pool,
+        backend = name,
+        %address,
+        ended,
+        "connections to a backend that is down were reset (on_down: close)"
+    );
 }
 
 /// How often to look for a new snapshot or new addresses of a name.

@@ -155,10 +155,13 @@ fn destination(target: &Target<'_>) -> String {
         }
         (None, None) => format!("refuse: {}", target.refuse.unwrap_or_default()),
     };
-    match target.idle_timeout {
-        Some(idle) => format!("{to}, idle_timeout {idle}"),
-        None => to,
-    }
+    let idle = target.idle_timeout.map(|idle| format!(", idle_timeout {idle}"));
+    let max_age = target.max_age.map(|max_age| match *max_age {
+        Some(max_age) => format!(", max_age {max_age}"),
+        None => ", max_age off".to_owned(),
+    });
+    let most = target.max_connections.map(|most| format!(", max_connections {most}"));
+    [idle, max_age, most].into_iter().flatten().fold(to, |to, more| to + &more)
 }
 
 fn when(when: &When) -> String {

@@ -51,6 +51,8 @@ fn route(from: &super::Route, settings: &Settings) -> Route {
         split,
         refuse,
         idle_timeout: from.idle_timeout,
+        max_age: from.max_age,
+        max_connections: from.max_connections,
         on_removed: from.on_removed,
         allow: from.access.as_ref().and_then(|access| access.allow.clone()),
         deny: from.access.as_ref().map(|access| access.deny.clone()).unwrap_or_default(),
@@ -98,9 +100,9 @@ listeners:
   - {{ name: a, bind: ["127.0.0.1:1", "[::1]:2"], max_connections: 7, congestion: cubic, allow: [10.0.0.0/8, "::1"], deny: [10.1.0.0/16], proxy_protocol: {{ trusted: [10.0.0.0/8] }} }}
   - {{ name: b, bind: 127.0.0.1:3, starttls: postgres, silent: {{ after: 7ms, pool: q }} }}
 routes:
-  - {{ sni: [a.test, "*.a.test", "**.b.test"], pool: p, idle_timeout: 90s, on_removed: drain, allow: [0.0.0.0/0], deny: [192.0.2.7] }}
+  - {{ sni: [a.test, "*.a.test", "**.b.test"], pool: p, idle_timeout: 90s, max_age: 2h, max_connections: 4, on_removed: drain, allow: [0.0.0.0/0], deny: [192.0.2.7] }}
   - {{ name: second, sni: c.test, alpn: [h2], source: [10.0.0.0/8, "2001:db8::/32"], listeners: [b], refuse: reset }}
-  - {{ sni: "*", pool: q, on_removed: close }}
+  - {{ sni: "*", pool: q, max_age: off, on_removed: close }}
   - {{ sni: d.test, split: [{{ pool: p, weight: 90 }}, {{ pool: q, weight: 0 }}] }}
 no_sni: {{ split: [{{ pool: p, weight: 1 }}, {{ pool: q, weight: 1000000 }}] }}
 unmatched: {{ refuse: close }}
@@ -112,6 +114,8 @@ pools:
     connect: {{ timeout: 1s, attempts: 2, total: 5s }}
     health_check: {{ sni: a.test, alpn: [h2], starttls: postgres, interval: 3s, rise: 1, fall: 4, port: 99 }}
     ejection: {{ failures: 9, base: 1s, max: 1m }}
+    on_down: close
+    queue: {{ size: 9, timeout: 8s }}
     when_all_down: refuse
     slow_start: 30s
     send_proxy_protocol: v2
@@ -120,14 +124,14 @@ pools:
   q: {{ backends: ["127.0.0.1:8"], health_check: {{ kind: tcp }}, ejection: off, balance: first }}
   r: {{ backends: ["127.0.0.1:8"], health_check: {{ kind: http, path: /x?y, host: "a.test:8", status: [200, 300-399], port: 80 }} }}
   s: {{ backends: ["127.0.0.1:8"], health_check: {{ kind: text, send: "PING\r\n", expect: "+PONG", port: 80 }} }}
-timeouts: {{ hello: 3s, idle: 100ms, half_closed: 1h, drain: 0s, pre_stop: 2s, upgrade: 9s }}
+timeouts: {{ hello: 3s, idle: 100ms, half_closed: 1h, max_age: 3h, drain: 0s, pre_stop: 2s, upgrade: 9s }}
 limits: {{ max_connections: 17, max_hello: 5KiB, hello_memory: 3MiB }}
 relay: {{ splice: off, pipe_size: 2MiB }}
 tcp: {{ nodelay: false, keepalive: {{ idle: 2s, interval: 3s, probes: 5 }}, user_timeout: 9s, backlog: 3 }}
 runtime: {{ workers: 3 }}
 sandbox: off
 admin: {{ bind: ["127.0.0.1:4", "unix:/run/admin.sock"], allow_control: token, token_file: {token} }}
-log: {{ level: debug, format: text, connections: failed }}
+log: {{ level: debug, format: text, connections: failed, interval: 7m }}
 reload: {{ watch: false, poll: 9s }}
 "#,
             token = token.path().display()

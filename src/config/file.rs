@@ -16,8 +16,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::server_name::Pattern;
 use crate::settings::{
-    Admin, Limits, Listener, Log, NetworkList, OnRemoved, OneOrMany, Pool, Protocol, Refuse, Relay, Reload, Runtime,
-    Sandbox, Span, Tcp, Text, Timeouts, name,
+    Admin, Limits, Listener, Log, NetworkList, Nothing, Off, OnRemoved, OneOrMany, Or, Pool, Protocol, Refuse, Relay,
+    Reload, Runtime, Sandbox, Span, Tcp, Text, Timeouts, name,
 };
 
 /// The snigate routing file.
@@ -127,6 +127,12 @@ pub(super) struct Route {
     /// Overrides `timeouts.idle` for this route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<Span>,
+    /// Overrides `timeouts.max_age` for this route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<Or<Off, Span>>,
+    /// The maximum number of concurrent connections of this route.
+    #[serde(default)]
+    pub max_connections: Or<Nothing, usize>,
     /// What happens to open connections when a reload removes the route or their backend.
     #[serde(default)]
     pub on_removed: OnRemoved,

@@ -35,7 +35,8 @@ pub(crate) use self::sources::Sources;
 pub(crate) use self::token::Token;
 use crate::server_name::Pattern;
 use crate::settings::{
-    Access, Admin, Limits, Listener, Log, OnRemoved, Pool, Refuse, Relay, Reload, Runtime, Sandbox, Span, Tcp, Timeouts,
+    Access, Admin, Limits, Listener, Log, Nothing, Off, OnRemoved, Or, Pool, Refuse, Relay, Reload, Runtime, Sandbox,
+    Span, Tcp, Timeouts,
 };
 
 /// A valid configuration, and warnings about probable mistakes in it.
@@ -165,6 +166,10 @@ pub struct Route {
     pub to: Destination,
     /// Overrides `timeouts.idle`.
     pub idle_timeout: Option<Span>,
+    /// Overrides `timeouts.max_age`.
+    pub max_age: Option<Or<Off, Span>>,
+    /// Concurrent connections.
+    pub max_connections: Or<Nothing, usize>,
     /// What happens to its connections when it is removed.
     pub on_removed: OnRemoved,
     /// Who may come in. `None`: everybody. Boxed, because few of a million routes have it.

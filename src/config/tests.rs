@@ -303,6 +303,16 @@ fn checks_and_ejection_that_make_no_sense_are_reported_the_right_way() {
         ("ejection: { base: 1m, max: 30s }", "shorter than the first"),
         ("resolve: { min_ttl: 1m, max_ttl: 30s }", "must not be shorter than `min_ttl`"),
         ("balance: least_conn", "least_connections"),
+        ("queue: { size: 9 }", "no backend of the pool has `max_connections`"),
+        ("queue: { size: 1000001 }", "must be from 0 to 1000000"),
+        ("queue: { size: -1 }", "pools.p.queue.size"),
+        ("queue: { size: 9, timeout: 0s }", "must be from 1ms to 1h"),
+        ("queue: { timeout: 3s }", "no effect without `size`"),
+        ("queue: { length: 9 }", "pools.p.queue"),
+        ("queue: 9", "pools.p.queue"),
+        ("transparent: true\n    queue: { size: 9 }", "not possible with `transparent`"),
+        ("on_down: close", "no effect without `health_check`"),
+        ("on_down: shut", "`keep`"),
     ] {
         let problems = match pool(keys, "[{ sni: a.test, pool: p }]") {
             Ok(loaded) => loaded.warnings.to_string(),
@@ -312,6 +322,32 @@ fn checks_and_ejection_that_make_no_sense_are_reported_the_right_way() {
     }
     let off = pool("ejection: off", "[{ sni: a.test, pool: p }]").unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(off.config.pools[0].ejection.0, None);
+}
+
+#[test]
+fn ages_limits_and_intervals_that_make_no_sense_are_reported_with_their_place() {
+    let listen = "listeners: [{ name: l, bind: 127.0.0.1:0 }]\npools: { p: { backends: [127.0.0.1:1] } }\n";
+    for (key, path, says) in [
+        ("routes: [{ sni: a.test, pool: p, max_age: 100ms }]", "routes[0].max_age", "must be from 1s to 672h"),
+        ("routes: [{ sni: a.test, pool: p, max_age: 700h }]", "routes[0].max_age", "must be from 1s to 672h"),
+        ("routes: [{ sni: a.test, pool: p, max_age: soon }]", "routes[0].max_age", "or write `off`"),
+        (
+            "routes: [{ sni: a.test, refuse: reset, max_age: 1h }]",
+            "routes[0].max_age",
+            "no effect on a route that refuses",
+        ),
+        ("routes: [{ sni: a.test, pool: p, max_connections: 0 }]", "routes[0].max_connections", "from 1 up"),
+        ("routes: [{ sni: a.test, refuse: close, max_connections: 9 }]", "routes[0].max_connections", "no effect on"),
+        ("timeouts: { max_age: 0s }", "timeouts.max_age", "must be from 1s to 672h"),
+        ("log: { interval: 10ms }", "log.interval", "must be from 1s to 168h"),
+        ("log: { interval: never }", "log.interval", "or write `off`"),
+    ] {
+        let problems = match parse(&format!("{listen}{key}\n")) {
+            Ok(loaded) => loaded.warnings.to_string(),
+            Err(problems) => problems.to_string(),
+        };
+        assert!(problems.contains(&format!(": {path}: ")) && problems.contains(says), "{key}: {problems}");
+    }
 }
 
 #[test]

@@ -186,7 +186,7 @@ pub(crate) fn undecided(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Peeks, without consuming, whether the client has sent more: the relay must read it.
-fn has_more(client: &TcpStream) -> io::Result<usize> {
+pub(super) fn has_more(client: &TcpStream) -> io::Result<usize> {
     client.try_io(Interest::READABLE, || {
         let (taken, _) = retry_on_intr(|| recv(client, &mut [0_u8; 1], RecvFlags::PEEK))?;
         Ok(taken)
@@ -194,7 +194,7 @@ fn has_more(client: &TcpStream) -> io::Result<usize> {
 }
 
 /// The error a reset has left on the socket; `WouldBlock` if there is none.
-fn reset_of(client: &TcpStream) -> io::Result<Infallible> {
+pub(super) fn reset_of(client: &TcpStream) -> io::Result<Infallible> {
     client.try_io(Interest::ERROR, || Err(client.take_error()?.unwrap_or_else(|| io::ErrorKind::WouldBlock.into())))
 }
 

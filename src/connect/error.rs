@@ -15,6 +15,16 @@ pub(crate) enum ConnectError {
     NoBackend,
     /// Every backend that could be tried is at its connection limit.
     Full,
+    /// The same, and `size` clients wait already.
+    QueueFull {
+        size: u32,
+    },
+    /// The same, and it stayed so for `after`.
+    QueueTimeout {
+        after: Duration,
+    },
+    /// The client sent FIN while it waited for a place on a backend.
+    ClientLeft,
     /// Not connected within `after`.
     TimedOut {
         after: Duration,
@@ -72,9 +82,12 @@ impl ConnectError {
             Self::Silent { .. } => ConnectResult::Silent,
             Self::Closed { .. } => ConnectResult::Closed,
             Self::NotTls(_) => ConnectResult::NotTls,
-            Self::Starttls(StarttlsError::TimedOut { .. }) => ConnectResult::TimedOut,
-            Self::Starttls(_) => ConnectResult::Starttls,
-            Self::NoBackend | Self::Full | Self::ClientGone(_) => ConnectResult::Failed,
+            Self::NoBackend
+            | Self::Full
+            | Self::QueueFull { .. }
+            | Self::QueueTimeout { .. }
+            | Self::ClientLeft
+            | Self::ClientGone(_) => ConnectResult::Failed,
             Self::Io(error) if is_out_of_ports(error) => ConnectResult::Exhausted,
             Self::Io(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
                 ConnectResult::Exhausted
@@ -106,6 +119,11 @@ impl fmt::Display for ConnectError {
         match self {
             Self::NoBackend => f.write_str("the pool has no backend to try"),
             Self::Full => f.write_str("every backend of the pool is at its connection limit"),
+            Self::QueueFull { size } => {
+                write!(f, "every backend of the pool is at its connection limit, and {size} clients wait already")
+            }
+            Self::QueueTimeout { after } => write!(f, "no place on a backend within {} ms", after.as_millis()),
+            Self::ClientLeft => f.write_str("the client disconnected while it waited for a place on a backend"),
             Self::TimedOut { after } => write!(f, "no connection within {} ms", after.as_millis()),
             Self::Silent { said: Said::Nothing, after } => {
                 write!(f, "the backend accepted the connection but sent nothing for {} ms", after.as_millis())

@@ -22,6 +22,8 @@ pub(super) struct Search<'a> {
     ask: Ask<'a>,
     began: Instant,
     pub picks: Picks<'a>,
+    /// A place that the client has waited for.
+    first: Option<Lease>,
     /// Whether the pool and its budget may have another backend to try.
     goes_on: bool,
     unanswered: Unanswered,
@@ -32,12 +34,15 @@ pub(super) struct Search<'a> {
 type Found = ControlFlow<Result<Connected, ConnectError>>;
 
 impl<'a> Search<'a> {
-    pub(super) fn new(pool: &'a Pool, ask: Ask<'a>) -> Self {
+    pub(super) fn new(pool: &'a Pool, first: Option<Lease>, ask: Ask<'a>) -> Self {
+        let mut picks = pool.picks(ask.request);
+        first.iter().for_each(|lease| picks.has_taken(lease));
         Self {
             pool,
             ask,
             began: Instant::now(),
-            picks: pool.picks(ask.request),
+            picks,
+            first,
             goes_on: true,
             unanswered: Unanswered::default(),
             failed: ConnectError::NoBackend,
@@ -47,7 +52,10 @@ impl<'a> Search<'a> {
     pub(super) async fn run(&mut self, attempts: &mut Attempts) -> Result<Connected, ConnectError> {
         loop {
             let now = Instant::now();
-            let lease = if self.may_begin(attempts, now) { self.picks.next(now) } else { None };
+            let lease = match self.first.take() {
+                None if self.may_begin(attempts, now) => self.picks.next(now),
+                first => first,
+            };
             let found = match lease {
                 Some(lease) => self.ask_one(lease, attempts).await,
                 None => self.listen(attempts).await,

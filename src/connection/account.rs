@@ -30,7 +30,7 @@ use crate::refuse::{self, Refusal, TurnedAway};
 use crate::relay::{End, Heard, Meter, Opening};
 use crate::self_loop::in_flight::InFlight;
 use crate::server_name::Sni;
-use crate::snapshot::{Route, Snapshot, ToPool};
+use crate::snapshot::{AtLimit, Route, Snapshot, ToPool};
 use crate::telemetry::{
     Active, Alpn, ConnectResult, ConnectionLine, Enforced, Feature, FirstRecord, HelloResult, LimitScope,
     ListenerMetrics, MAX_ALPN_NAME_BYTES, MAX_ALPN_NAMES, Match, Metrics, ProxyHeaderResult, Reason, RouteMetrics, Saw,
@@ -94,12 +94,15 @@ struct RouteTaken {
     metrics: Arc<RouteMetrics>,
     /// `None`: the route refuses the connection.
     pool: Option<Arc<Pool>>,
+    /// A place under the limit of the route, if it has one.
+    permit: Option<Permit>,
 }
 
 /// The backend, once it has accepted the first bytes.
 struct Reached {
     lease: Lease,
-    connect_after: Duration,
+    /// In four bytes, since every idle relay pays for the size; an attempt takes an hour at most.
+    connect_micros: u32,
     at: Instant,
     /// From `at` to the first byte of its answer.
     first_byte: Option<Duration>,
@@ -235,7 +238,21 @@ impl Account {
             live.route = Some(Arc::clone(&route.name));
             live.pool = pool.as_ref().map(|pool| Arc::clone(&pool.name));
         });
-        self.routed = Some(RouteTaken { metrics, pool });
+        self.routed = Some(RouteTaken { metrics, pool, permit: None });
+    }
+
+    /// Takes a place under the limit of `route`, if it has one.
+    pub(super) fn takes_place(&mut self, route: &Route) -> Result<(), TurnedAway> {
+        match (route.permit(), &mut self.routed) {
+            (Ok(permit), Some(routed)) => routed.permit = permit,
+            (Ok(_), None) => {}
+            (Err(AtLimit), _) => {
+                self.accepted.metrics.limit_rejected(LimitScope::Route, Enforced::Yes);
+                // As from a backend at its limit.
+                return Err(TurnedAway { reason: Reason::LimitRoute, refusal: Refusal::Reset });
+            }
+        }
+        Ok(())
     }
 
     /// The connection is about to be passed to a backend.
@@ -250,9 +267,12 @@ impl Account {
 
     /// No backend accepted the connection.
     pub(super) fn not_connected(&mut self, reason: Reason, error: ConnectError) {
-        if reason == Reason::LimitBackend {
-            self.accepted.metrics.limit_rejected(LimitScope::Backend, Enforced::Yes);
-        }
+        let scope = match reason {
+            Reason::LimitBackend => Some(LimitScope::Backend),
+            Reason::LimitPool => Some(LimitScope::Pool),
+            _ => None,
+        };
+        scope.into_iter().for_each(|scope| self.accepted.metrics.limit_rejected(scope, Enforced::Yes));
         if matches!(error, ConnectError::Closed { .. } | ConnectError::Silent { .. }) {
             self.answer = Some((FirstRecord::None, None));
         }
@@ -319,7 +339,8 @@ impl Account {
         }
         self.accepted.live.relays_to(Arc::clone(lease.backend()));
         let first_byte = answer.as_ref().map(|answer| answer.at - at);
-        self.reached = Some(Reached { lease, connect_after: after, at, first_byte });
+        let connect_micros = u32::try_from(after.as_micros()).unwrap_or(u32::MAX);
+        self.reached = Some(Reached { lease, connect_micros, at, first_byte });
         self.carried(Way::ToBackend, taken_bytes as u64);
         let Some(answer) = answer else { return (stream, Opening { to_backend: rest, ..Opening::default() }) };
         match answer.kind {
@@ -440,6 +461,10 @@ impl Account {
 }
 
 impl Meter for Account {
+    fn began(&self) -> Instant {
+        self.live(|live| live.at)
+    }
+
     fn carried(&mut self, way: Way, bytes: u64) {
         self.accepted.live.carried(way, bytes);
         if let Some(routed) = &self.routed {
@@ -501,6 +526,7 @@ impl Meter for Account {
             End::BackendReset => Some(Reason::BackendReset),
             End::IdleTimeout => Some(Reason::IdleTimeout),
             End::HalfCloseTimeout => Some(Reason::HalfCloseTimeout),
+            End::MaxAge => Some(Reason::MaxAge),
             End::PeerDead => Some(Reason::PeerDead),
             End::Refused => self.reason,
         };
@@ -588,7 +614,7 @@ impl Account {
             attempts: self.attempts.count(),
             failed: self.attempts.failed(),
             answer: self.answer.filter(|_| hello.is_some()),
-            connect_ms: self.reached.as_ref().map(|reached| reached.connect_after),
+            connect_ms: self.reached.as_ref().map(|reached| Duration::from_micros(reached.connect_micros.into())),
             first_byte_ms: self.first_byte(),
             duration_ms: lived,
             bytes_to_backend: live.bytes[Way::ToBackend as usize],

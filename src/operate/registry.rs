@@ -26,10 +26,10 @@ pub(crate) use self::queries::{Page, serve};
 pub(crate) use self::removal::{Removal, Removals};
 use self::slots::Slots;
 use crate::ids::{ConnectionId, ListenerIndex};
-use crate::pool::Backend;
+use crate::pool::{Backend, BackendId};
 use crate::self_loop::in_flight::InFlight;
 use crate::snapshot::Terms;
-use crate::telemetry::{Reason, State};
+use crate::telemetry::{OpenConnectionLine, Reason, State};
 use crate::way::Way;
 
 /// What is known about a live connection.
@@ -54,9 +54,39 @@ pub struct LiveConnection {
     /// Why it was ended from outside, if it was.
     pub ended_by: Option<Reason>,
     task: Option<AbortHandle>,
-    /// Pending removals that could not yet be matched against this connection.
+    /// Events that could not yet be matched against this connection, since it has no backend.
     #[expect(clippy::box_collection, reason = "there is nearly never one, and every connection has the room")]
-    pending: Option<Box<Vec<Arc<Removal>>>>,
+    pending: Option<Box<Vec<Event>>>,
+}
+
+/// What may end a connection from outside.
+#[derive(Clone)]
+enum Event {
+    Removed(Arc<Removal>),
+    Down(Down),
+}
+
+/// A backend whose connections end because its health checks failed.
+#[derive(Clone, Debug)]
+struct Down {
+    pool: Arc<str>,
+    backend: BackendId,
+}
+
+impl Event {
+    /// Why `entry`, which has a backend, ends.
+    fn ends(&self, entry: &LiveConnection) -> Option<Reason> {
+        match self {
+            Self::Removed(removal) => removal.matches(entry).then_some(Reason::RouteRemoved),
+            Self::Down(down) => down.matches(entry).then_some(Reason::BackendDown),
+        }
+    }
+}
+
+impl Down {
+    fn matches(&self, entry: &LiveConnection) -> bool {
+        entry.backend.as_ref().is_some_and(|backend| backend.id == self.backend)
+    }
 }
 
 /// A connection's slot in its worker's registry, released when dropped. It cannot leave the thread that created it: on
@@ -142,14 +172,15 @@ impl Ticket {
         self.update(|entry| entry.bytes[way as usize] += bytes);
     }
 
-    /// Records the backend; from now on filters and removals can match this connection. If a pending removal already
+    /// Records the backend; from now on filters and removals can match this connection. If a pending event already
     /// does, it is aborted at its next await.
     pub fn relays_to(&self, backend: Arc<Backend>) {
         self.update(|entry| {
             entry.backend = Some(backend);
             let pending = entry.pending.take();
-            if pending.iter().flat_map(|pending| pending.iter()).any(|removal| removal.matches(entry)) {
-                entry.end(Reason::RouteRemoved);
+            let ends = pending.iter().flat_map(|pending| pending.iter()).find_map(|event| event.ends(entry));
+            if let Some(reason) = ends {
+                entry.end(reason);
             }
         });
     }
@@ -189,10 +220,53 @@ impl LiveConnection {
     /// Ends the connection if `removal` matches it; while that cannot be decided yet, keeps the removal for later.
     fn remove(&mut self, removal: &Arc<Removal>) {
         match self.state {
-            State::Hello | State::Connecting => self.pending.get_or_insert_default().push(Arc::clone(removal)),
+            State::Queued if removal.takes_route(self) => self.end(Reason::RouteRemoved),
+            State::Hello | State::Queued | State::Connecting => {
+                self.pending.get_or_insert_default().push(Event::Removed(Arc::clone(removal)));
+            }
             State::Relaying if removal.matches(self) => self.end(Reason::RouteRemoved),
             State::Relaying | State::Refusing => {}
         }
+    }
+
+    /// Ends the connection if it uses the backend that is down. Returns whether it did. One that is still connecting may
+    /// be about to use it.
+    fn loses(&mut self, down: &Down) -> bool {
+        match self.state {
+            State::Queued | State::Connecting if self.pool.as_ref() == Some(&down.pool) => {
+                self.pending.get_or_insert_default().push(Event::Down(down.clone()));
+            }
+            State::Relaying if self.ended_by.is_none() && down.matches(self) => {
+                self.end(Reason::BackendDown);
+                return true;
+            }
+            State::Hello | State::Queued | State::Connecting | State::Relaying | State::Refusing => {}
+        }
+        false
+    }
+
+    /// Logs the connection if it became a multiple of `interval` old after `since`, and not later than `until`.
+    fn log_if_due(&self, interval: Duration, since: Instant, until: Instant) {
+        let whole = |at: Instant| at.saturating_duration_since(self.at).as_millis() / interval.as_millis();
+        if whole(until) == whole(since) {
+            return;
+        }
+        self.terms.connection_log.open_line(&OpenConnectionLine {
+            id: self.id,
+            listener: self.listener(),
+            client: self.client,
+            peer: self.peer,
+            sni: self.sni.as_deref(),
+            route: self.route.as_deref(),
+            pool: self.pool.as_deref(),
+            backend: self.backend.as_ref().map(|backend| &*backend.name),
+            address: self.backend.as_ref().map(|backend| &backend.address as &dyn std::fmt::Display),
+            duration_ms: until.saturating_duration_since(self.at),
+            bytes_to_backend: self.bytes[Way::ToBackend as usize],
+            bytes_to_client: self.bytes[Way::ToClient as usize],
+            phase: self.state,
+            config: &self.terms.hash,
+        });
     }
 
     fn listener(&self) -> &Arc<str> {

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
+use super::queue::WaitQueue;
 use super::standing::Standing;
 use crate::telemetry::{BackendMetrics, CheckResult};
 
@@ -25,8 +26,8 @@ pub struct Backend {
     pub metrics: Arc<BackendMetrics>,
     pub standing: Standing,
     active: AtomicUsize,
-    /// Set by the operator; [`NO_WEIGHT`]: that of the configuration applies.
-    weight: AtomicU32,
+    /// Of its pool.
+    queue: Arc<WaitQueue>,
     last_check: Mutex<Option<LastCheck>>,
 }
 
@@ -65,7 +66,14 @@ pub enum Address {
 pub struct Lease(Arc<Backend>);
 
 impl Backend {
-    pub fn new(name: Arc<str>, address: Address, looked_up: bool, metrics: Arc<BackendMetrics>, now: Instant) -> Self {
+    pub(crate) fn new(
+        name: Arc<str>,
+        address: Address,
+        looked_up: bool,
+        metrics: Arc<BackendMetrics>,
+        queue: Arc<WaitQueue>,
+        now: Instant,
+    ) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self {
             id: BackendId(NEXT.fetch_add(1, Ordering::Relaxed)),
@@ -75,7 +83,7 @@ impl Backend {
             metrics,
             standing: Standing::new(now),
             active: AtomicUsize::new(0),
-            weight: AtomicU32::new(NO_WEIGHT),
+            queue,
             last_check: Mutex::default(),
         }
     }
@@ -132,7 +140,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        // Ordered before the look at the queue, as a client's joining it is before its look for a free place.
+        self.0.active.fetch_sub(1, Ordering::SeqCst);
+        self.0.queue.call_first();
     }
 }
 
@@ -160,7 +170,14 @@ mod tests {
     #[test]
     fn a_backend_is_called_by_its_name_its_address_or_the_name_that_was_looked_up() {
         let backend = |name: &str, address, looked_up| {
-            Backend::new(name.into(), address, looked_up, Metrics::new().backend("p", name), Instant::now())
+            Backend::new(
+                name.into(),
+                address,
+                looked_up,
+                Metrics::new().backend("p", name),
+                Arc::default(),
+                Instant::now(),
+            )
         };
         let inet = |text: &str| Address::Inet(text.parse().expect("an address"));
         let found = backend("localhost:443#2", inet("[::1]:443"), true);

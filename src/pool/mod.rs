@@ -10,6 +10,7 @@ mod maglev;
 mod members;
 mod picks;
 mod policy;
+mod queue;
 mod refusals;
 mod standing;
 
@@ -27,13 +28,15 @@ pub(crate) use self::backend::{Backend, BackendId, LastCheck, Lease, Shown};
 pub(crate) use self::members::Member;
 use self::members::Members;
 pub use self::picks::PickRequest;
-pub(crate) use self::picks::Picks;
+pub(crate) use self::picks::{Picks, Room};
+pub(crate) use self::queue::InLine;
+use self::queue::WaitQueue;
 use self::refusals::FailoverBudget;
 pub(crate) use self::refusals::Refusals;
 pub use self::standing::Health;
 pub(crate) use self::standing::{Blame, Operator};
 use crate::settings::{self, BackendAddress};
-use crate::telemetry::{Metrics, PoolMetrics};
+use crate::telemetry::{Metrics, PoolMetrics, QueueMetrics};
 
 /// A named set of backends and how they are used.
 pub struct Pool {
@@ -43,6 +46,10 @@ pub struct Pool {
     pub settings: settings::Pool,
     /// The series of the pool.
     pub metrics: Arc<PoolMetrics>,
+    /// The clients that wait for a place, also those of former pools of this name.
+    pub(crate) queue: Arc<WaitQueue>,
+    /// The series of the queue; `None`: the pool has never had one.
+    pub(crate) queue_metrics: Option<Arc<QueueMetrics>>,
     members: ArcSwap<Members>,
     /// Where the members come from. Locked only by the control thread, while it changes them.
     entries: Mutex<Vec<Known>>,
@@ -106,7 +113,10 @@ impl Pool {
     pub fn new(mut settings: settings::Pool, metrics: &Arc<Metrics>, before: Option<&Self>) -> Self {
         let now = Instant::now();
         let entries: Vec<Entry> = std::mem::take(&mut settings.backends).into_iter().map(Entry::from).collect();
+        let queue_metrics = before.and_then(|before| before.queue_metrics.clone());
         let pool = Self {
+            queue: before.map(|before| Arc::clone(&before.queue)).unwrap_or_default(),
+            queue_metrics: queue_metrics.or_else(|| (settings.queue.size > 0).then(|| metrics.queue(&settings.name))),
             metrics: metrics.pool(&settings.name),
             name: Arc::clone(&settings.name),
             members: ArcSwap::from_pointee(Members::new(Vec::new(), settings.balance)),
@@ -231,6 +241,29 @@ impl Pool {
         Picks::new(self, request)
     }
 
+    /// The same for a connection that has been counted.
+    pub fn picks_again(&self, request: PickRequest<'_>) -> Picks<'_> {
+        Picks::new(self, request)
+    }
+
+    /// Whether clients wait when every backend is full.
+    pub fn has_queue(&self) -> bool {
+        self.settings.queue.size > 0
+    }
+
+    /// How many clients wait for a place.
+    pub fn waiting(&self) -> usize {
+        self.queue.length()
+    }
+
+    /// Calls the first client that waits if it need not: there is a place, or no backend that it could wait for. To be
+    /// called when a backend may be used again. Costs a load if nobody waits.
+    pub fn call_waiting(&self, now: Instant) {
+        if self.queue.length() > 0 && Room::of(self, now) != Room::Full {
+            self.queue.call_first();
+        }
+    }
+
     /// Whether another backend may be asked if `backend` refuses a hello.
     pub fn may_fail_over(&self, backend: &Backend, now: Instant) -> bool {
         // One that is ejected is at fault, not the client.
@@ -295,6 +328,7 @@ impl Pool {
             metrics.standing(standing.state(now), member.backend.active());
             metrics.weight(member.weight);
         }
+        self.queue_metrics.iter().for_each(|metrics| metrics.length(self.queue.length()));
     }
 
     /// The backends behind `entry`: those in `was` that still exist, and new ones with the lowest free numbers.
@@ -322,7 +356,14 @@ impl Pool {
                 None => free.next().expect("numbers do not end").into(),
             };
             let metrics = self.all_metrics.backend(&self.name, &name);
-            let backend = Backend::new(name, found.address.clone(), entry.address.is_none(), metrics, now);
+            let backend = Backend::new(
+                name,
+                found.address.clone(),
+                entry.address.is_none(),
+                metrics,
+                Arc::clone(&self.queue),
+                now,
+            );
             if late {
                 backend.standing.is_back(now);
             }
@@ -349,6 +390,8 @@ impl Pool {
         });
         self.members.store(Arc::new(Members::new(list.collect(), self.settings.balance)));
         self.version.fetch_add(1, Ordering::Relaxed);
+        drop(entries);
+        self.call_waiting(Instant::now());
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Known>> {

@@ -61,8 +61,15 @@ impl<'a> Picks<'a> {
     /// Leases the next backend.
     pub fn next(&mut self, now: Instant) -> Option<Lease> {
         let members = self.pool.members.load();
-        let grades = [Grade::Usable, Grade::Overtaken, Grade::Ejected, Grade::Failing];
-        grades.into_iter().find_map(|grade| self.next_of(grade, &members, now))
+        GRADES.into_iter().find_map(|grade| self.next_of(grade, &members, now))
+    }
+
+    /// Counts `lease`, which was taken elsewhere, among those returned.
+    pub fn has_taken(&mut self, lease: &Lease) {
+        if let Some(place) = self.tried.get_mut(self.count) {
+            *place = lease.backend().id;
+            self.count += 1;
+        }
     }
 
     /// Leases a backend of the same entry as `one`, with an address of the other family (RFC 8305 §4).
@@ -114,12 +121,8 @@ impl<'a> Picks<'a> {
     }
 
     fn next_of(&mut self, grade: Grade, members: &Members, now: Instant) -> Option<Lease> {
-        match grade {
-            // A full backend is healthy: being full is no reason to try unhealthy ones.
-            Grade::Ejected | Grade::Failing if self.met_full => return None,
-            Grade::Failing if self.pool.settings.when_all_down == WhenAllDown::Refuse => return None,
-            Grade::Failing if self.best_grade(members, now) < Grade::Failing => return None,
-            _ => {}
+        if !is_tried(grade, self.met_full, self.pool, members, now) {
+            return None;
         }
         members.groups().iter().find_map(|group| self.next_in(group, grade, members, now))
     }
@@ -169,5 +172,48 @@ fn suits(family: Family, address: &Address) -> bool {
     }
 }
 
+/// What a new connection would find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// A place on a backend.
+    Some,
+    /// Backends that could be used, all at their limit.
+    Full,
+    /// No backend that could be used.
+    Nobody,
+}
+
+impl Room {
+    pub(super) fn of(pool: &Pool, now: Instant) -> Self {
+        let members = pool.members.load();
+        let mut met_full = false;
+        for grade in GRADES {
+            if !is_tried(grade, met_full, pool, &members, now) {
+                continue;
+            }
+            for member in members.list().iter().filter(|member| member.backend.standing.grade(now) == grade) {
+                if member.backend.active() < member.max_connections {
+                    return Self::Some;
+                }
+                met_full = true;
+            }
+        }
+        if met_full { Self::Full } else { Self::Nobody }
+    }
+}
+
+/// Whether backends of `grade` are tried, after those that are better.
+fn is_tried(grade: Grade, met_full: bool, pool: &Pool, members: &Members, now: Instant) -> bool {
+    match grade {
+        // A full backend is healthy: being full is no reason to try unhealthy ones.
+        Grade::Ejected | Grade::Failing if met_full => false,
+        Grade::Failing if pool.settings.when_all_down == WhenAllDown::Refuse => false,
+        Grade::Failing => members.best_grade(now) >= Grade::Failing,
+        _ => true,
+    }
+}
+
+/// In the order in which they are tried.
+const GRADES: [Grade; 4] = [Grade::Usable, Grade::Overtaken, Grade::Ejected, Grade::Failing];
 /// Upper bound on attempts per connection, whatever is configured.
 const MOST_ATTEMPTS: usize = 16;

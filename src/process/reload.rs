@@ -383,6 +383,7 @@ impl Reloader {
         let snapshot = Arc::new(snapshot);
         let before = self.snapshot.swap(Arc::clone(&snapshot));
         before.set_replaced();
+        snapshot.take_over_queues();
         self.retired.push(before);
         prepared.commit(&snapshot);
         snapshot.retire_series();

@@ -4,6 +4,7 @@
 //! Out: a [`Server`]: the addresses it listens on; [`Server::run`] returns when the last connection has ended.
 
 mod controls;
+mod long_connections;
 mod pools;
 
 use std::net::SocketAddr;
@@ -145,8 +146,18 @@ impl Server {
             reloader.listen().await;
         }
         let reloading = self.reloader.take().map(|reloader| tokio::spawn(reloader.run(asked)));
-        let checking = tokio::spawn(health::run(Arc::clone(&self.shared.snapshot), Arc::clone(&self.shared.metrics)));
+        let checking = tokio::spawn(health::run(
+            Arc::clone(&self.shared.snapshot),
+            Arc::clone(&self.shared.metrics),
+            self.shared.registries.clone(),
+        ));
+        let logging = tokio::spawn(long_connections::log(
+            Arc::clone(&self.shared.snapshot),
+            Arc::clone(&self.shared.metrics),
+            self.shared.registries.clone(),
+        ));
         let discovering = tokio::spawn(self.discovery.clone().run());
+        let calling = tokio::spawn(call_waiting(Arc::clone(&self.shared.snapshot), Arc::clone(&self.shared.metrics)));
         let starting = tokio::spawn(vital("the start", self.starting(app)));
         let parting = self.serve(&reloads).await;
         // A reload is either complete or not started: it makes its changes between two await points of this runtime.
@@ -163,6 +174,8 @@ impl Server {
             worker.ended().await;
         }
         checking.abort();
+        logging.abort();
+        calling.abort();
         self.process.lock().await.close_admin();
         discovering.abort();
         let ended = if left == 0 { Ended::Drained } else { Ended::Cut { connections: left } };
@@ -361,6 +374,18 @@ async fn upkeep(metrics: &Metrics, log: Option<&LogGuard>) {
     }
 }
 
+/// Looks whether clients that wait in queues need not any more. What has an event of its own calls them at once.
+async fn call_waiting(snapshot: Arc<ArcSwap<Snapshot>>, metrics: Arc<Metrics>) {
+    let call = || async {
+        let mut every = tokio::time::interval(CALLS);
+        loop {
+            let now = every.tick().await;
+            snapshot.load().call_waiting(now);
+        }
+    };
+    supervise(Task::Upkeep, &metrics, call).await;
+}
+
 /// Why this process stops serving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Parting {
@@ -404,3 +429,4 @@ fn available_cores() -> usize {
 
 const FIRST_LOOKUPS: Duration = Duration::from_secs(5);
 const UPKEEP_SECONDS: u64 = 5;
+const CALLS: Duration = Duration::from_millis(250);

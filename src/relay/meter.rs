@@ -2,12 +2,16 @@
 
 use std::task::Context;
 
+use tokio::time::Instant;
+
 use super::Heard;
 use crate::way::Way;
 
 /// Observes one relay. Called on every transfer, so implementations should do no more than an atomic add. The relay
 /// owns the meter and drops it at its end, so the counts survive an error, a cancelled relay and a panic.
 pub(crate) trait Meter {
+    /// When the connection was accepted. Asked only if its age is limited.
+    fn began(&self) -> Instant;
     fn carried(&mut self, way: Way, bytes: u64);
     fn spliced(&mut self, way: Way, bytes: u64);
     /// The backend's first bytes were read. Called again with the next ones until it returns [`Heard::Yes`].
@@ -32,6 +36,10 @@ pub(crate) trait Meter {
 }
 
 impl<M: Meter> Meter for Box<M> {
+    fn began(&self) -> Instant {
+        (**self).began()
+    }
+
     fn carried(&mut self, way: Way, bytes: u64) {
         (**self).carried(way, bytes);
     }
@@ -74,6 +82,8 @@ pub(crate) enum End {
     BackendReset,
     IdleTimeout,
     HalfCloseTimeout,
+    /// The connection has become too old.
+    MaxAge,
     /// The kernel gave up on a peer: keepalive or user timeout.
     PeerDead,
     /// The meter refused the client, whose stream stays open so that it gets an answer.

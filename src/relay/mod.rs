@@ -45,6 +45,8 @@ pub struct Settings {
     pub idle: Duration,
     /// The same after the first FIN, for the other direction.
     pub half_closed: Duration,
+    /// How long a connection may live, more or less a tenth; `None`: as long as it likes.
+    pub max_age: Option<Duration>,
     pub engine: Engine,
     pub tcp: Tcp,
 }
@@ -55,6 +57,15 @@ pub enum Engine {
     Copy,
     /// Copies messages, and splices bulk transfers through pipes of `pipe_bytes` (Linux).
     Adaptive { pipe_bytes: usize },
+}
+
+/// How long one relay may last.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lifetime {
+    /// It ends after this long without a byte in either direction.
+    pub idle: Duration,
+    /// It ends this long after the client was accepted, more or less a tenth.
+    pub max_age: Option<Duration>,
 }
 
 /// Bytes read before the relay began and not yet written, and whether the backend has sent anything.
@@ -85,13 +96,13 @@ pin_project! {
 }
 
 impl<C: Stream, B: Stream, M: Meter> Relay<C, B, M> {
-    /// `idle` replaces the one in `settings`.
+    /// `lifetime` replaces what `settings` has.
     pub(crate) fn new(
         client: C,
         backend: B,
         opening: Opening,
         settings: Arc<Settings>,
-        idle: Duration,
+        lifetime: Lifetime,
         meter: M,
     ) -> Self {
         let now = Instant::now();
@@ -107,7 +118,8 @@ impl<C: Stream, B: Stream, M: Meter> Relay<C, B, M> {
             watches: true,
             polled_by: None,
             timer_waits: false,
-            idle_ms: u32::try_from(idle.as_millis()).unwrap_or(u32::MAX),
+            idle_ms: u32::try_from(lifetime.idle.as_millis()).unwrap_or(u32::MAX),
+            age_ms: lifetime.max_age.map_or(u32::MAX, jittered_ms),
             settings,
             meter,
         };
@@ -163,6 +175,8 @@ struct Carrier<C: Stream, B: Stream, M> {
     timer_waits: bool,
     /// At most 49 days, in the place of a `Duration`, since every idle relay pays for its size.
     idle_ms: u32,
+    /// From when the meter began; `u32::MAX` is never.
+    age_ms: u32,
     settings: Arc<Settings>,
     meter: M,
 }
@@ -304,7 +318,11 @@ impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
             }
             let deadline = self.deadline();
             if deadline <= Instant::now() {
-                return Poll::Ready(if self.half_closed() { End::HalfCloseTimeout } else { End::IdleTimeout });
+                return Poll::Ready(match self.expires() {
+                    Some(expires) if expires <= deadline => End::MaxAge,
+                    _ if self.half_closed() => End::HalfCloseTimeout,
+                    _ => End::IdleTimeout,
+                });
             }
             timer.as_mut().reset(self.next_look());
         }
@@ -369,8 +387,15 @@ impl<C: Stream, B: Stream, M: Meter> Carrier<C, B, M> {
     }
 
     fn deadline(&self) -> Instant {
-        self.last_activity
-            + if self.half_closed() { self.settings.half_closed } else { Duration::from_millis(self.idle_ms.into()) }
+        let silence =
+            if self.half_closed() { self.settings.half_closed } else { Duration::from_millis(self.idle_ms.into()) };
+        let silent = self.last_activity + silence;
+        self.expires().map_or(silent, |expires| expires.min(silent))
+    }
+
+    /// When the connection is too old.
+    fn expires(&self) -> Option<Instant> {
+        (self.age_ms != u32::MAX).then(|| self.meter.began() + Duration::from_millis(self.age_ms.into()))
     }
 
     fn half_closed(&self) -> bool {
@@ -481,6 +506,12 @@ fn look(socket: &impl AsFd, since: &mut Option<Instant>, now: Instant) -> bool {
     *since =
         silence.map(|silence| since.map_or(now, |since| now.checked_sub(silence).map_or(since, |at| at.max(since))));
     waits
+}
+
+/// Spread by a tenth to either side, so that connections opened together do not end together.
+fn jittered_ms(max_age: Duration) -> u32 {
+    let jitter = 0.9 + 0.2 * fastrand::f64();
+    u32::try_from(max_age.mul_f64(jitter).as_millis()).unwrap_or(u32::MAX)
 }
 
 /// Whether the kernel gave up on the peer, rather than the peer closing on us.

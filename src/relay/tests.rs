@@ -1,3 +1,4 @@
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
@@ -10,9 +11,14 @@ struct Count {
     bytes: [AtomicU64; 2],
     spliced: AtomicU64,
     heard_backend: AtomicBool,
+    began: OnceLock<Instant>,
 }
 
 impl Meter for Arc<Count> {
+    fn began(&self) -> Instant {
+        *self.began.get_or_init(Instant::now)
+    }
+
     fn carried(&mut self, way: Way, bytes: u64) {
         self.bytes[way as usize].fetch_add(bytes, Ordering::Relaxed);
     }
@@ -34,7 +40,11 @@ impl Meter for Arc<Count> {
 
 fn settings(engine: Engine) -> Settings {
     let tcp = Tcp::default();
-    Settings { idle: Duration::from_secs(3600), half_closed: Duration::from_secs(60), engine, tcp }
+    Settings { idle: Duration::from_secs(3600), half_closed: Duration::from_secs(60), max_age: None, engine, tcp }
+}
+
+fn lifetime(settings: &Settings) -> Lifetime {
+    Lifetime { idle: settings.idle, max_age: settings.max_age }
 }
 
 const ENGINES: [Engine; 2] = [Engine::Copy, Engine::Adaptive { pipe_bytes: 1 << 20 }];
@@ -63,8 +73,9 @@ async fn relayed(
     let relay = tokio::spawn(async move {
         let count = Arc::new(Count::default());
         let opening = Opening { to_backend: Prefix::new(prefix.to_vec()), ..Opening::default() };
-        let idle = settings.idle;
-        let end = Relay::new(near_client, near_backend, opening, Arc::new(settings), idle, Arc::clone(&count)).await;
+        let lifetime = lifetime(&settings);
+        let end =
+            Relay::new(near_client, near_backend, opening, Arc::new(settings), lifetime, Arc::clone(&count)).await;
         Outcome {
             end,
             bytes: [0, 1].map(|way: usize| count.bytes[way].load(Ordering::Relaxed)),
@@ -174,6 +185,37 @@ async fn silence_ends_a_relay_at_the_idle_timeout() {
     assert!(client.read(&mut [0; 1]).await.is_err(), "a reset");
 }
 
+/// Bytes do not make it younger; neither does a FIN, and it need not be idle first.
+#[tokio::test(start_paused = true)]
+async fn a_relay_ends_at_its_age_more_or_less_a_tenth() {
+    for half_closes in [false, true] {
+        let mut ages = Vec::new();
+        for engine in ENGINES.into_iter().cycle().take(20) {
+            let started = Instant::now();
+            let settings = Settings {
+                max_age: Some(Duration::from_secs(7200)),
+                half_closed: Duration::from_secs(7000),
+                ..settings(engine)
+            };
+            let (mut client, mut backend, relay) = relayed(settings, b"").await;
+            for _ in 0..2 {
+                tokio::time::sleep(Duration::from_secs(3000)).await;
+                client.write_all(b"x").await.expect("written");
+                backend.read_exact(&mut [0; 1]).await.expect("read");
+            }
+            if half_closes {
+                client.shutdown().await.expect("FIN");
+            }
+            assert_eq!(relay.await.expect("no panic").end, End::MaxAge);
+            assert!(client.read(&mut [0; 1]).await.is_err(), "a reset");
+            ages.push(started.elapsed().as_secs_f64() / 7200.0);
+        }
+        assert!(ages.iter().all(|age| (0.9..1.101).contains(age)), "{ages:?}");
+        ages.sort_by(f64::total_cmp);
+        assert!(ages[19] - ages[0] > 0.05, "they are spread: {ages:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn silence_after_one_fin_ends_a_relay_sooner() {
     let started = Instant::now();
@@ -249,9 +291,9 @@ async fn another_task_that_takes_over_is_woken_too() {
     let (mut client, near_client) = tcp_pair().await;
     let (near_backend, mut backend) = tcp_pair().await;
     let settings = Arc::new(settings(Engine::Copy));
-    let idle = settings.idle;
+    let lifetime = lifetime(&settings);
     let count = Arc::new(Count::default());
-    let mut relay = Box::pin(Relay::new(near_client, near_backend, Opening::default(), settings, idle, count));
+    let mut relay = Box::pin(Relay::new(near_client, near_backend, Opening::default(), settings, lifetime, count));
     // Twice: the second time, a wakeup is already registered for the first task.
     for _ in 0..2 {
         assert!(relay.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());

@@ -29,7 +29,9 @@ pub(crate) use self::backend::MAX_WEIGHT;
 pub use self::backend::{Backend, BackendAddress, Search};
 pub use self::check::{CheckKind, HealthCheck, Host, RequestTarget, Statuses};
 pub use self::networks::{Access, Denied, NetworkEntry, NetworkList};
-pub use self::pool::{Balance, Connect, Ejection, Family, Nameserver, Pool, Resolve, SendProxyProtocol, WhenAllDown};
+pub use self::pool::{
+    Balance, Connect, Ejection, Family, Nameserver, OnDown, Pool, Queue, Resolve, SendProxyProtocol, WhenAllDown,
+};
 #[cfg(test)]
 pub(crate) use self::text::Word;
 pub use self::text::{Auto, Congestion, FilePath, NotYet, Nothing, Off, OneOrMany, Or, OrOff, Protocol, Text};
@@ -183,6 +185,9 @@ pub struct Timeouts {
     pub idle: Span,
     /// Once one side has closed: close after this long without a byte from the other side.
     pub half_closed: Span,
+    /// Reset a connection once it is this old, more or less a tenth, so that connections opened together do not end
+    /// together.
+    pub max_age: Or<Off, Span>,
     /// How long open connections may continue after SIGTERM before they are reset.
     pub drain: Span,
     /// How long to keep accepting after SIGTERM, while already reporting not ready, before the drain starts.
@@ -197,6 +202,7 @@ impl Default for Timeouts {
             hello: Span::from_secs(10),
             idle: Span::from_secs(3600),
             half_closed: Span::from_secs(60),
+            max_age: Or::default(),
             drain: Span::from_secs(25),
             pre_stop: Span::from_secs(0),
             upgrade: Span::from_secs(30),
@@ -356,11 +362,13 @@ pub struct Log {
     pub format: LogFormat,
     /// Which connections are logged when they end.
     pub connections: LogConnections,
+    /// How often a connection is also logged while it is open.
+    pub interval: Or<Off, Span>,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: Level::Info, format: LogFormat::Json, connections: LogConnections::All }
+        Self { level: Level::Info, format: LogFormat::Json, connections: LogConnections::All, interval: Or::default() }
     }
 }
 

@@ -42,6 +42,12 @@ pub struct Pool {
     /// Passive health checks: temporarily removes a backend whose connections fail.
     #[serde(default)]
     pub ejection: OrOff<Ejection>,
+    /// Clients that wait in line for a place when every backend is at its `max_connections`. Off by default.
+    #[serde(default)]
+    pub queue: Queue,
+    /// What happens to the open connections of a backend when its health checks take it down.
+    #[serde(default)]
+    pub on_down: OnDown,
     /// What to do when every backend has failed its health checks.
     #[serde(default)]
     pub when_all_down: WhenAllDown,
@@ -86,6 +92,34 @@ pub enum Balance {
     SniHash,
     /// The first backend in the list that is below its connection limit.
     First,
+}
+
+/// The clients that wait for a place on a backend, first come, first served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Queue {
+    /// How many clients may wait. 0: none, they are reset at once.
+    #[schemars(range(max = 1_000_000))]
+    pub size: u32,
+    /// How long a client waits before it is reset.
+    pub timeout: Span,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self { size: 0, timeout: Span::from_secs(5) }
+    }
+}
+
+/// What happens to open connections when their backend goes down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDown {
+    /// Leave connections open.
+    #[default]
+    Keep,
+    /// Reset them.
+    Close,
 }
 
 /// What to do when every backend is down.

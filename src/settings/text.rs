@@ -255,7 +255,7 @@ pub trait Absence {
 macro_rules! absences {
     ($($name:ident = $word:literal),*) => {$(
         #[doc = concat!("`", $word, "`")]
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub struct $name;
 
         impl Absence for $name {
@@ -267,7 +267,7 @@ macro_rules! absences {
 absences!(Auto = "auto", Nothing = "none", Off = "off");
 
 /// A value, or the keyword `W`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Or<W, T>(pub Option<T>, PhantomData<W>);
 
 impl<W, T> Default for Or<W, T> {

@@ -41,6 +41,8 @@ labels! {
     State {
         /// Waiting for the whole hello (and a PROXY header before it).
         Hello => "hello",
+        /// Waiting in the queue of a pool for a place on a backend.
+        Queued => "queued",
         Connecting => "connecting",
         Relaying => "relaying",
         /// A refusal was sent and the client has not closed yet.
@@ -206,6 +208,8 @@ labels! {
     LimitScope {
         Global => "global",
         Listener => "listener",
+        Route => "route",
+        Pool => "pool",
         ClientConnections => "client_connections",
         ClientRate => "client_rate",
         Backend => "backend",

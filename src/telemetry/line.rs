@@ -184,7 +184,7 @@ impl<'a> Alpn<'a> {
 }
 
 /// Milliseconds with microsecond precision.
-struct Millis(Duration);
+pub(super) struct Millis(pub(super) Duration);
 
 impl fmt::Display for Millis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -21,6 +21,7 @@ use tracing_subscriber::{Registry, reload};
 
 use super::event::{Colour, OperatorMessage};
 use super::line::ConnectionLine;
+use super::open_line::OpenConnectionLine;
 use super::queue::Queue;
 use super::refusals::Refusals;
 use super::{Fault, Reason};
@@ -172,6 +173,17 @@ impl ConnectionLog {
         }
         let mut text = String::with_capacity(LINE_BYTES);
         line.write(&mut text, self.format, SystemTime::now());
+        self.write(&text);
+    }
+
+    /// Writes the line of a connection that is still open.
+    pub fn open_line(&self, line: &OpenConnectionLine<'_>) {
+        let mut text = String::with_capacity(LINE_BYTES);
+        line.write(&mut text, self.format, SystemTime::now());
+        self.write(&text);
+    }
+
+    fn write(&self, text: &str) {
         // A connection cannot handle a write error; the queue counts the lines it drops.
         match &self.sink {
             Sink::Queued(queue) => queue.push(text.as_bytes()),

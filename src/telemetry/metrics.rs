@@ -14,7 +14,9 @@ use super::labels::{Enforced, LimitScope, ReloadResult, Task, Trigger, each};
 use super::names::Names;
 use super::names::label_value;
 use super::registry::{Registry, Sample};
-use super::series::{BackendMetrics, DnsMetrics, ListenerMetrics, PoolMetrics, Registering, RouteMetrics};
+use super::series::{
+    BackendMetrics, DnsMetrics, ListenerMetrics, PoolMetrics, QueueMetrics, Registering, RouteMetrics,
+};
 use super::table::Metric;
 use super::{process, render, table};
 use crate::alert::Alert;
@@ -137,6 +139,12 @@ impl Metrics {
     pub fn pool(&self, name: &str) -> Arc<PoolMetrics> {
         let name = self.names().admit_pool(name);
         Arc::new(PoolMetrics::register(&self.registry, &name))
+    }
+
+    /// For a pool that has a queue.
+    pub fn queue(&self, pool: &str) -> Arc<QueueMetrics> {
+        let pool = self.names().admit_pool(pool);
+        Arc::new(QueueMetrics::register(&self.registry, &pool))
     }
 
     /// For a pool that has DNS names among its backends.

@@ -9,6 +9,7 @@ mod line;
 pub(crate) mod log;
 mod metrics;
 mod names;
+mod open_line;
 mod process;
 mod queue;
 mod reason;
@@ -24,6 +25,9 @@ pub(crate) use self::line::{Alpn, ConnectionLine, MAX_ALPN_NAME_BYTES, MAX_ALPN_
 pub(crate) use self::log::{ConnectionLog, LogControl, LogGuard};
 pub use self::metrics::Metrics;
 pub(crate) use self::metrics::{REVISION, VERSION};
+pub(crate) use self::open_line::OpenConnectionLine;
 pub(crate) use self::reason::{Fault, Reason};
-pub(crate) use self::series::{Active, BackendMetrics, DnsMetrics, ListenerMetrics, PoolMetrics, RouteMetrics};
+pub(crate) use self::series::{
+    Active, BackendMetrics, DnsMetrics, ListenerMetrics, PoolMetrics, QueueMetrics, RouteMetrics,
+};
 pub(crate) use self::timestamp::Timestamp;

@@ -77,6 +77,11 @@ reasons! {
     ProxyUntrusted => "proxy_untrusted", Client;
     LimitClient => "limit_client", Policy;
     LimitListener => "limit_listener", Policy;
+    LimitRoute => "limit_route", Policy;
+    /// The queue of the pool is full.
+    LimitPool => "limit_pool", Policy;
+    /// No place became free while it waited in the queue of the pool.
+    QueueTimeout => "queue_timeout", Policy;
     LimitBackend => "limit_backend", Policy;
     NoBackend => "no_backend", Backend;
     ConnectRefused => "connect_refused", Backend;
@@ -90,10 +95,14 @@ reasons! {
     BackendReset => "backend_reset", Backend;
     IdleTimeout => "idle_timeout", Policy;
     HalfCloseTimeout => "half_close_timeout", Policy;
+    /// It was open for `max_age`.
+    MaxAge => "max_age", Policy;
     PeerDead => "peer_dead", Client;
     Drained => "drained", Policy;
     Killed => "killed", Policy;
     RouteRemoved => "route_removed", Policy;
+    /// Its backend failed its health checks.
+    BackendDown => "backend_down", Backend;
     Panic => "panic", Proxy;
 }
 

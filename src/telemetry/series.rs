@@ -264,6 +264,37 @@ impl PoolMetrics {
     }
 }
 
+/// Series of the queue of one pool.
+pub struct QueueMetrics {
+    length: Gauge,
+    wait: Histogram,
+    timeouts: Counter,
+}
+
+impl QueueMetrics {
+    pub(super) fn register(registry: &Registry, pool: &str) -> Self {
+        Self {
+            length: registry.gauge(&table::QUEUE_LENGTH, &[pool]),
+            wait: registry.histogram(&table::QUEUE_WAIT, &[pool]),
+            timeouts: registry.counter(&table::QUEUE_TIMEOUTS, &[pool]),
+        }
+    }
+
+    /// The current length; call it before each rendering.
+    pub fn length(&self, length: usize) {
+        self.length.set(length as f64);
+    }
+
+    /// A client got its place.
+    pub fn waited(&self, for_how_long: Duration) {
+        self.wait.record(for_how_long);
+    }
+
+    pub fn timed_out(&self) {
+        self.timeouts.increment(1);
+    }
+}
+
 /// Series of the DNS names of one pool.
 pub struct DnsMetrics {
     lookups: Vec<Counter>,

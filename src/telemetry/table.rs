@@ -65,6 +65,10 @@ table! {
     CHECKS: Counter, "snigate_health_checks_total", ["pool", "backend", "result"], "Completed active checks, by result.";
     CHECK_DURATION: Histogram(WAITS), "snigate_health_check_duration_seconds", ["pool"], "How long active checks took.";
 
+    QUEUE_LENGTH: Gauge, "snigate_pool_queue_length", ["pool"], "Clients that wait for a place on a backend now.";
+    QUEUE_WAIT: Histogram(WAITS), "snigate_pool_queue_wait_seconds", ["pool"], "How long clients waited that got a place.";
+    QUEUE_TIMEOUTS: Counter, "snigate_pool_queue_timeouts_total", ["pool"], "Clients that waited until the timeout of the queue.";
+
     DNS_LOOKUPS: Counter, "snigate_dns_lookups_total", ["pool", "result"], "Look-ups of the DNS names among a pool's backends.";
 
     LIMITED: Counter, "snigate_limit_rejections_total", ["scope", "enforced"], "Connections that hit a limit; enforced is false where a limit only counts.";

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::backend::Backend;
 use crate::bytes::hello;
 use crate::harness::{Lb, Reload};
+use crate::long_lived::{backends, config, served as served_as};
 use crate::trial::Trial;
 use crate::wire::{Close, ask, connect, read_to_close, send};
 
@@ -86,4 +87,41 @@ fn served(lb: &Trial) -> TcpStream {
     client.write_all(&hello("a.test")).unwrap();
     client.read_exact(&mut [0; 6]).unwrap();
     client
+}
+
+/// The count belongs to the name of the route: it survives reloads, also those that take the limit away for a while.
+#[test]
+fn above_a_routes_limit_a_client_is_reset_whatever_is_reloaded_meanwhile() {
+    let backend = Backend::answering(b"served");
+    let with = |limit: &str, more: &str| {
+        let routes = [format!("name: r, sni: a.test{limit}"), "sni: b.test".to_owned()];
+        let routes: Vec<&str> = routes.iter().map(String::as_str).collect();
+        config(&routes, &backends(&[&backend]), &format!("runtime: {{ workers: 2 }}\n{more}"))
+    };
+    let lb = Trial::with(&with(", max_connections: 2", ""));
+    let ask_a = || ask(lb.address(), &hello("a.test"));
+    let mut held: Vec<TcpStream> = (0..2).map(|_| served_as(&lb, "a.test")).collect();
+    assert_eq!(ask_a(), (vec![], Close::Reset));
+    drop(served_as(&lb, "b.test"));
+    let line = lb.wait_for_line(|line| line["reason"] == "limit_route");
+    assert_eq!((&line["route"], &line["pool"]), (&"r".into(), &"p".into()), "{line}");
+
+    assert_eq!(lb.edit(&with(", max_connections: 2", "timeouts: { idle: 10m }")), Reload::Applied);
+    assert_eq!(ask_a(), (vec![], Close::Reset));
+    assert_eq!(lb.edit(&with(", max_connections: 3", "")), Reload::Applied);
+    held.push(served_as(&lb, "a.test"));
+    assert_eq!(ask_a(), (vec![], Close::Reset));
+    assert_eq!(lb.edit(&with("", "")), Reload::Applied);
+    held.push(served_as(&lb, "a.test"));
+    assert_eq!(lb.edit(&with(", max_connections: 4", "")), Reload::Applied);
+    assert_eq!(ask_a(), (vec![], Close::Reset));
+    lb.wait_for_closed("limit_route", 4.0);
+    lb.wait_for_metric("limit_rejections_total", &[("scope", "route"), ("enforced", "true")], 4.0);
+    // A place that is given back can be taken.
+    let gone = held.pop();
+    drop(gone);
+    lb.wait_for_metric("connections_active", &[], 3.0);
+    held.push(served_as(&lb, "a.test"));
+    drop(held);
+    lb.end();
 }

@@ -17,7 +17,7 @@ use super::lists::ListChange;
 use crate::client_hello::Alpn;
 use crate::config::{self, Config, Place};
 use crate::server_name::{Pattern, ServerName, Sni};
-use crate::settings::{Pool, Refuse, Span};
+use crate::settings::{Off, Or, Pool, Refuse, Span};
 use crate::snapshot::{Chosen, Destination, Route, RouteQuery, Share, Split};
 
 /// All differences. The JSON is a stable interface.
@@ -70,6 +70,10 @@ pub(super) struct Target<'a> {
     pub refuse: Option<&'static str>,
     #[serde(rename = "idle_timeout_s", serialize_with = "in_seconds")]
     pub idle_timeout: Option<Span>,
+    /// Not set: `timeouts.max_age` applies.
+    #[serde(rename = "max_age_s", serialize_with = "age_in_seconds")]
+    pub max_age: Option<Or<Off, Span>>,
+    pub max_connections: Option<usize>,
     /// The route or the fallback, as in the log.
     pub route: &'a str,
     #[serde(rename = "match")]
@@ -181,7 +185,8 @@ impl<'a> Target<'a> {
             (None, None) => self.pool == other.pool,
             _ => self.parts() == other.parts(),
         };
-        same_pools && (self.refuse, self.idle_timeout) == (other.refuse, other.idle_timeout)
+        let noticed = |target: &Self| (target.refuse, target.idle_timeout, target.max_age, target.max_connections);
+        same_pools && noticed(self) == noticed(other)
     }
 }
 
@@ -235,7 +240,7 @@ fn written_alike(old: &Config, before: &[&config::Route], new: &Config, after: &
     if let ([before], [after]) = (before, after)
         && [before, after].iter().all(|route| route.conditions == config::Conditions::default())
     {
-        return destination(old, before) == destination(new, after) && before.idle_timeout == after.idle_timeout;
+        return destination(old, before) == destination(new, after) && overrides(before) == overrides(after);
     }
     written(old, before) == written(new, after)
 }
@@ -254,6 +259,11 @@ fn destination<'a>(config: &'a Config, route: &config::Route) -> (Vec<(&'a str, 
     }
 }
 
+/// The keys that a route sets for its connections.
+fn overrides(route: &config::Route) -> (Option<Span>, Option<Or<Off, Span>>, Option<usize>) {
+    (route.idle_timeout, route.max_age, *route.max_connections)
+}
+
 /// The entries in a canonical order.
 fn written(config: &Config, routes: &[&config::Route]) -> Vec<String> {
     let entry = |route: &&config::Route| {
@@ -263,7 +273,7 @@ fn written(config: &Config, routes: &[&config::Route]) -> Vec<String> {
         source.sort_unstable();
         let mut listeners: Vec<&str> = listeners.iter().map(|number| &*config.listeners[*number].name).collect();
         listeners.sort_unstable();
-        format!("{:?}", (destination(config, route), alpn, source, listeners, route.idle_timeout))
+        format!("{:?}", (destination(config, route), alpn, source, listeners, overrides(route)))
     };
     let mut written: Vec<String> = routes.iter().map(entry).collect();
     written.sort_unstable();
@@ -381,7 +391,16 @@ fn target_of(route: &Route) -> Target<'_> {
         Destination::Split(split) => (None, Some(Shares(split)), None),
         Destination::Refuse(how) => (None, None, Some(how.as_str())),
     };
-    Target { pool, split, refuse, idle_timeout: route.idle_timeout, route: &route.name, matched: "" }
+    Target {
+        pool,
+        split,
+        refuse,
+        idle_timeout: route.idle_timeout(),
+        max_age: route.max_age(),
+        max_connections: *route.max_connections(),
+        route: &route.name,
+        matched: "",
+    }
 }
 
 fn fallbacks<'a>(old: &'a Side, new: &'a Side) -> Vec<FallbackChange<'a>> {
@@ -466,6 +485,14 @@ fn place_as_text<S: Serializer>(place: &&Place, serializer: S) -> Result<S::Ok, 
 
 fn in_seconds<S: Serializer>(duration: &Option<Span>, serializer: S) -> Result<S::Ok, S::Error> {
     duration.map(|duration| duration.as_secs_f64()).serialize(serializer)
+}
+
+/// `off` is written as the file does.
+fn age_in_seconds<S: Serializer>(max_age: &Option<Or<Off, Span>>, serializer: S) -> Result<S::Ok, S::Error> {
+    match max_age.map(|max_age| *max_age) {
+        Some(None) => "off".serialize(serializer),
+        set => in_seconds(&set.flatten(), serializer),
+    }
 }
 
 #[cfg(test)]

@@ -100,7 +100,7 @@ fn merged(tops: &[Cursor<'_>], mut texts: Texts) -> Option<Config> {
         sandbox: top.section("sandbox"),
         admin,
         token,
-        log: top.section("log"),
+        log: settings::log(top),
         reload: settings::reload(top),
         hash: texts.hash.finish(),
         files: texts.files,

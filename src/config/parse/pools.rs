@@ -13,7 +13,7 @@ use super::{Cursor, Names, checks};
 use crate::config::Config;
 use crate::config::problem::{Place, Problem, Problems, Severity};
 use crate::server_name::{Pattern, ServerName};
-use crate::settings::{BackendAddress, CheckKind, Congestion, HealthCheck, MAX_WEIGHT, Pool, Text, name_error};
+use crate::settings::{BackendAddress, CheckKind, Congestion, HealthCheck, OnDown, Pool, Text, name_error};
 
 /// The pools of all files.
 pub(super) struct Pools {
@@ -58,7 +58,11 @@ pub(super) fn parse(tops: &[Cursor<'_>], ours: Ours<'_>, congestion: &Congestion
 }
 
 fn check(pool: &mut Pool, cursor: &Cursor<'_>, ours: Ours<'_>) {
+    if pool.on_down == OnDown::Close && pool.health_check.is_none() && !cursor.holds("health_check") {
+        cursor.warning_at("on_down", "this has no effect without `health_check`, which takes backends down");
+    }
     backends(pool, cursor, ours);
+    queue(pool, cursor);
     if pool.transparent {
         transparent(pool, cursor);
     }
@@ -97,6 +101,26 @@ fn backends(pool: &Pool, cursor: &Cursor<'_>, ours: Ours<'_>) {
             ));
         }
         self_loops::refuse(address, ours, &cursor);
+    }
+}
+
+fn queue(pool: &Pool, cursor: &Cursor<'_>) {
+    let Some(section) = cursor.key("queue") else { return };
+    number_within(&section, "size", pool.queue.size, 0..=LONGEST_QUEUE);
+    within(&section, "timeout", pool.queue.timeout, MILLISECOND..=HOUR);
+    if pool.queue.size == 0 && section.has("timeout") && !section.has("size") {
+        section.warning_at("timeout", "this has no effect without `size`, the number of clients that may wait");
+    }
+    let is_limited = pool.backends.iter().any(|backend| backend.max_connections.is_some());
+    if pool.queue.size > 0 && pool.transparent {
+        // A place on an IPv4 backend is none for the first in line if it came by IPv6.
+        cursor.error_at(
+            "queue",
+            "not possible with `transparent`, where not every backend suits every client; remove one",
+        );
+    }
+    if pool.queue.size > 0 && !is_limited && !pool.backends.is_empty() {
+        cursor.warning_at("queue", "nobody ever waits, since no backend of the pool has `max_connections`");
     }
 }
 
@@ -212,3 +236,5 @@ pub(super) fn warn_of_unused(config: &Config, places: &[Place], problems: &mut P
 }
 
 const SHORTEST_TTL: Duration = Duration::from_millis(100);
+const MAX_WEIGHT: u32 = 1_000;
+const LONGEST_QUEUE: u32 = 1_000_000;

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::settings::{MILLISECOND, WEEK, within};
+use super::settings::{AGES, MILLISECOND, WEEK, within};
 use super::{Cursor, Names, lists};
 use crate::config::problem::{Place, Problem};
 use crate::config::{Conditions, Destination, Route, Share, file};
@@ -49,6 +49,15 @@ fn route(
     if let Some(idle) = route.idle_timeout {
         within(cursor, "idle_timeout", idle, MILLISECOND..=WEEK);
     }
+    if let Some(max_age) = route.max_age.and_then(|max_age| *max_age) {
+        within(cursor, "max_age", max_age, AGES);
+    }
+    if route.refuse.is_some() {
+        let set = [("max_age", route.max_age.is_some()), ("max_connections", route.max_connections.is_some())];
+        for (key, _) in set.into_iter().filter(|(_, is_set)| *is_set) {
+            cursor.warning_at(key, "this has no effect on a route that refuses");
+        }
+    }
     for key in ["alpn", "source", "listeners"] {
         if cursor.key(key).is_some_and(|list| list.is_empty_list()) {
             cursor.error_at(key, "an empty list can never match; remove the key to drop the condition");
@@ -72,6 +81,8 @@ fn route(
         conditions,
         to,
         idle_timeout: route.idle_timeout,
+        max_age: route.max_age,
+        max_connections: route.max_connections,
         on_removed: route.on_removed,
         access: Access::new(route.allow, route.deny),
     })

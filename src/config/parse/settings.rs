@@ -12,7 +12,7 @@ use super::Cursor;
 use super::listeners::claim_alone;
 use crate::config::Token;
 use crate::config::problem::Place;
-use crate::settings::{Address, Admin, AllowControl, Limits, Relay, Reload, Runtime, Size, Span, Tcp, Timeouts};
+use crate::settings::{Address, Admin, AllowControl, Limits, Log, Relay, Reload, Runtime, Size, Span, Tcp, Timeouts};
 
 pub(super) fn timeouts(top: &Cursor<'_>) -> Timeouts {
     let timeouts: Timeouts = top.section("timeouts");
@@ -20,6 +20,9 @@ pub(super) fn timeouts(top: &Cursor<'_>) -> Timeouts {
     within(&section, "hello", timeouts.hello, MILLISECOND..=HOUR);
     within(&section, "idle", timeouts.idle, MILLISECOND..=WEEK);
     within(&section, "half_closed", timeouts.half_closed, MILLISECOND..=WEEK);
+    if let Some(max_age) = *timeouts.max_age {
+        within(&section, "max_age", max_age, AGES);
+    }
     within(&section, "drain", timeouts.drain, Duration::ZERO..=DAY);
     within(&section, "pre_stop", timeouts.pre_stop, Duration::ZERO..=HOUR);
     within(&section, "upgrade", timeouts.upgrade, MILLISECOND..=HOUR);
@@ -123,6 +126,14 @@ fn beside(main: &Path, file: &Path) -> PathBuf {
     main.parent().unwrap_or(Path::new("")).join(file)
 }
 
+pub(super) fn log(top: &Cursor<'_>) -> Log {
+    let log: Log = top.section("log");
+    if let (Some(interval), Some(section)) = (*log.interval, top.key("log")) {
+        within(&section, "interval", interval, Duration::from_secs(1)..=WEEK);
+    }
+    log
+}
+
 pub(super) fn reload(top: &Cursor<'_>) -> Reload {
     let reload: Reload = top.section("reload");
     if let Some(section) = top.key("reload") {
@@ -158,6 +169,8 @@ pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
 pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 pub(super) const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+/// With its jitter, it fits in the 32 bits that a relay has for it.
+pub(super) const AGES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(28 * 24 * 3600);
 /// The kernel's own limit (MAX_TCP_KEEPIDLE, MAX_TCP_KEEPINTVL).
 const MAX_KEEPALIVE: Duration = Duration::from_secs(32_767);
 const MAX_WORKERS: usize = 1_024;

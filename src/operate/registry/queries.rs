@@ -5,12 +5,14 @@
 
 use std::collections::BinaryHeap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::{Filter, Removal, Row, SLOTS};
+use super::{Down, Filter, Removal, Row, SLOTS};
 use crate::ids::ConnectionId;
+use crate::pool::BackendId;
 use crate::telemetry::Reason;
 
 /// The registries of all workers, as the control thread reaches them.
@@ -25,6 +27,8 @@ pub(super) enum WorkerQuery {
     List { filter: Filter, after: ConnectionId, limit: usize, answer: oneshot::Sender<Page> },
     End { filter: Filter, reason: Reason, answer: oneshot::Sender<usize> },
     Remove(Arc<Removal>),
+    Lost { down: Down, answer: oneshot::Sender<usize> },
+    LogOpen { interval: Duration, since: Instant, until: Instant },
 }
 
 /// One page of the connections requested.
@@ -69,6 +73,19 @@ impl Registries {
         }
     }
 
+    /// Ends the connections to a backend whose health checks failed, and returns their number.
+    pub async fn end_those_of(&self, backend: BackendId, pool: &Arc<str>) -> usize {
+        let down = Down { pool: Arc::clone(pool), backend };
+        self.ask(|answer| WorkerQuery::Lost { down: down.clone(), answer }).await.into_iter().sum()
+    }
+
+    /// Logs the connections that became a multiple of `interval` old after `since`, and not later than `until`.
+    pub async fn log_open(&self, interval: Duration, since: Instant, until: Instant) {
+        for worker in self.workers() {
+            let _ = worker.send(WorkerQuery::LogOpen { interval, since, until }).await;
+        }
+    }
+
     async fn ask<A>(&self, query: impl Fn(oneshot::Sender<A>) -> WorkerQuery) -> Vec<A> {
         let mut pending = Vec::new();
         for worker in self.workers() {
@@ -108,6 +125,14 @@ pub(crate) async fn serve(mut queries: Queries) {
                 let _ = answer.send(ended);
             }
             WorkerQuery::Remove(removal) => walk(|entry| entry.remove(&removal)).await,
+            WorkerQuery::Lost { down, answer } => {
+                let mut ended = 0;
+                walk(|entry| ended += usize::from(entry.loses(&down))).await;
+                let _ = answer.send(ended);
+            }
+            WorkerQuery::LogOpen { interval, since, until } => {
+                walk(|entry| entry.log_if_due(interval, since, until)).await;
+            }
         }
     }
 }

@@ -75,6 +75,12 @@ impl Removal {
         entry.terms.generation < self.generation && is_gone(route)
     }
 
+    /// Whether the route of `entry`, which needs no backend for that, is gone.
+    pub fn takes_route(&self, entry: &LiveConnection) -> bool {
+        let is_gone = entry.route.as_ref().is_some_and(|route| self.routes.contains(route));
+        is_gone && entry.terms.generation < self.generation
+    }
+
     /// Drops routes and backends that exist in `now`: they were removed and have been added back.
     pub fn restore(&mut self, now: &Snapshot) {
         now.routes.iter().for_each(|route| _ = self.routes.remove(&route.name));

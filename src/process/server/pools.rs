@@ -18,7 +18,12 @@ pub(super) fn reported(snapshot: &Snapshot) -> Value {
     let now = Instant::now();
     let pool = |pool: &std::sync::Arc<crate::pool::Pool>| {
         let backends: Vec<Value> = pool.list().iter().map(|member| backend(member, now)).collect();
-        json!({ "name": &*pool.name, "backends": backends })
+        let settings = pool.settings.queue;
+        let queue = pool.has_queue().then(|| {
+            let timeout_ms = u64::try_from(settings.timeout.as_millis()).unwrap_or(u64::MAX);
+            json!({ "waiting": pool.waiting(), "size": settings.size, "timeout_ms": timeout_ms })
+        });
+        json!({ "name": &*pool.name, "backends": backends, "queue": queue })
     };
     snapshot.pools.iter().map(pool).collect()
 }
@@ -101,6 +106,7 @@ pub(super) fn set_state(snapshot: &Snapshot, pool: &str, name: &str, wanted: Wan
     let now = Instant::now();
     for member in &members {
         member.backend.standing.set_operator(operator, now);
+        pool.call_waiting(now);
         let (backend, address) = (&*member.backend.name, &member.backend.address);
         tracing::info!(
             event = "backend_state_set",
