@@ -200,13 +200,13 @@ impl Snapshot {
         let pools = build_pools(&config, before, metrics);
         let generation = before.map_or(0, |before| before.generation + 1);
         let splits = before.map(Self::splits).unwrap_or_default();
-        let route = |name: &Arc<str>, to: config::Destination, overrides, on_removed, access| Route {
+        let route = |name: &Arc<str>, to: config::Destination, split: Option<&Split>, overrides, on_removed, access| Route {
             name: Arc::clone(name),
             to: match to {
                 config::Destination::Pool(pool) => Destination::Pool(Arc::clone(&pools[pool])),
                 config::Destination::Split(shares) => {
                     let shares = shares.iter().map(|share| (Arc::clone(&pools[share.pool]), share.weight));
-                    Destination::Split(Arc::new(Split::new(shares, splits.get(&**name).copied())))
+                    Destination::Split(Arc::new(Split::new(shares, split)))
                 }
                 config::Destination::Refuse(refuse) => Destination::Refuse(refuse),
             },
@@ -224,8 +224,9 @@ impl Snapshot {
                 table.add(pattern, conditions(&from.conditions), index);
                 places.push(&place);
             }
+            let split = splits.get(&*from.name).copied();
             let overrides = overrides(&from, permits.remove(&from.name));
-            routes.push(route(&from.name, from.to, overrides, from.on_removed, from.access));
+            routes.push(route(&from.name, from.to, split, overrides, from.on_removed, from.access));
         }
         places.spots.shrink_to_fit();
         let fallback = |name: &str, to, before: Option<&Route>| {

@@ -28,6 +28,8 @@ pub struct Backend {
     active: AtomicUsize,
     /// Of its pool.
     queue: Arc<WaitQueue>,
+    /// Set by the operator; [`NO_WEIGHT`]: that of the configuration applies.
+    weight: AtomicU32,
     last_check: Mutex<Option<LastCheck>>,
 }
 
@@ -84,6 +86,7 @@ impl Backend {
             standing: Standing::new(now),
             active: AtomicUsize::new(0),
             queue,
+            weight: AtomicU32::new(NO_WEIGHT),
             last_check: Mutex::default(),
         }
     }

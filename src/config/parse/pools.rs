@@ -13,7 +13,9 @@ use super::{Cursor, Names, checks};
 use crate::config::Config;
 use crate::config::problem::{Place, Problem, Problems, Severity};
 use crate::server_name::{Pattern, ServerName};
-use crate::settings::{BackendAddress, CheckKind, Congestion, HealthCheck, OnDown, Pool, Text, name_error};
+use crate::settings::{
+    BackendAddress, CheckKind, Congestion, HealthCheck, MAX_WEIGHT, OnDown, Pool, Text, name_error,
+};
 
 /// The pools of all files.
 pub(super) struct Pools {
@@ -236,5 +238,4 @@ pub(super) fn warn_of_unused(config: &Config, places: &[Place], problems: &mut P
 }
 
 const SHORTEST_TTL: Duration = Duration::from_millis(100);
-const MAX_WEIGHT: u32 = 1_000;
 const LONGEST_QUEUE: u32 = 1_000_000;
