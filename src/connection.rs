@@ -25,7 +25,7 @@ use crate::pool::{PickRequest, Pool};
 use crate::proxy_header::Addresses;
 use crate::refuse::{self, Offer, Refusal, TurnedAway, refuse};
 use crate::relay::{End, Lifetime, Relay, Stream};
-use crate::settings::Refuse;
+use crate::settings::{Refuse, Starttls};
 use crate::snapshot::{Chosen, Route, RouteQuery, Snapshot};
 use crate::socket::ResetUnlessReleased;
 use crate::telemetry::{ConnectResult, Match, Reason, State};
@@ -134,12 +134,14 @@ async fn connected(
     snapshot: &Snapshot,
     account: &mut Account,
 ) -> Result<Connected, ConnectError> {
-    let (source, nodelay) = (account.live(|live| live.client.ip()), snapshot.relay.tcp.nodelay);
+    let (source, listener) = account.live(|live| (live.client.ip(), live.listener));
+    let (nodelay, starttls) = (snapshot.relay.tcp.nodelay, snapshot.listener(listener).starttls);
     let mut place: Option<Place> = None;
     loop {
         let (hello, attempts) = account.connecting();
         let request = PickRequest { client: source, server_name: hello.and_then(ClientHello::name) };
-        let ask = Ask { request, client, first_bytes, said: said(hello, first_bytes.prefix), nodelay, idle };
+        let starttls = if hello.is_some() { starttls } else { Starttls::None };
+        let ask = Ask { request, client, first_bytes, said: said(hello, first_bytes.prefix), starttls, nodelay, idle };
         let connected = match place.take() {
             None => connect::to_any(pool, None, ask, attempts).await,
             Some(Place { pool, lease }) => connect::to_any(&pool, Some(lease), ask, attempts).await,

@@ -25,7 +25,7 @@ use crate::pool::Pool;
 use crate::relay::{self, Engine};
 use crate::route::{Builder, By, Candidate, Conditions, Lookup, RouteTable};
 use crate::server_name::{Pattern, ServerName, Sni};
-use crate::settings::{self, Access, Nothing, Off, OnRemoved, Or, Refuse, Span, Splice};
+use crate::settings::{self, Access, Nothing, Off, OnRemoved, Or, Refuse, Span, Splice, Starttls};
 use crate::socket;
 use crate::telemetry::{ConnectionLog, Match, Metrics, RouteMetrics};
 

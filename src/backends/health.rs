@@ -17,6 +17,7 @@ use arc_swap::ArcSwap;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, interval, sleep_until, timeout_at};
 
+pub(crate) use self::answer::PlainCheck;
 use self::probe::{Passed, Probe};
 use self::streak::Streak;
 use crate::backends::handshake::NameSent;

@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Args;
 
 use self::destinations::Destinations;
-use self::examine::{Examination, Target, examine};
+use self::examine::{Check, Examination, Target, examine};
 use self::finding::{Finding, Kind, Severity};
 use self::judge::{Context, judge};
 use self::plan::{PoolPlan, Selection, plans};
@@ -139,6 +139,7 @@ async fn visit(
                 targets.push(Target {
                     pool: plan.pool,
                     label: label.into(),
+                    check: Check::new(pool, address.clone()),
                     connector: Connector::new(pool, address),
                     roots: trust[plan.pool].roots.clone(),
                     asked: plan.asked.clone(),

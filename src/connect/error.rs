@@ -82,6 +82,8 @@ impl ConnectError {
             Self::Silent { .. } => ConnectResult::Silent,
             Self::Closed { .. } => ConnectResult::Closed,
             Self::NotTls(_) => ConnectResult::NotTls,
+            Self::Starttls(StarttlsError::TimedOut { .. }) => ConnectResult::TimedOut,
+            Self::Starttls(_) => ConnectResult::Starttls,
             Self::NoBackend
             | Self::Full
             | Self::QueueFull { .. }

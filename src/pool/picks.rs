@@ -121,7 +121,8 @@ impl<'a> Picks<'a> {
     }
 
     fn next_of(&mut self, grade: Grade, members: &Members, now: Instant) -> Option<Lease> {
-        if !is_tried(grade, self.met_full, self.pool, members, now) {
+        let best = || self.best_grade(members, now);
+        if !is_tried(grade, self.met_full, self.pool, best) {
             return None;
         }
         members.groups().iter().find_map(|group| self.next_in(group, grade, members, now))
@@ -188,10 +189,10 @@ impl Room {
         let members = pool.members.load();
         let mut met_full = false;
         for grade in GRADES {
-            if !is_tried(grade, met_full, pool, &members, now) {
+            if !is_tried(grade, met_full, pool, || members.best_grade(now)) {
                 continue;
             }
-            for member in members.list().iter().filter(|member| member.backend.standing.grade(now) == grade) {
+            for member in members.list().iter().filter(|member| member.grade(now) == grade) {
                 if member.backend.active() < member.max_connections {
                     return Self::Some;
                 }
@@ -203,12 +204,12 @@ impl Room {
 }
 
 /// Whether backends of `grade` are tried, after those that are better.
-fn is_tried(grade: Grade, met_full: bool, pool: &Pool, members: &Members, now: Instant) -> bool {
+fn is_tried(grade: Grade, met_full: bool, pool: &Pool, best: impl Fn() -> Grade) -> bool {
     match grade {
         // A full backend is healthy: being full is no reason to try unhealthy ones.
         Grade::Ejected | Grade::Failing if met_full => false,
         Grade::Failing if pool.settings.when_all_down == WhenAllDown::Refuse => false,
-        Grade::Failing => members.best_grade(now) >= Grade::Failing,
+        Grade::Failing => best() >= Grade::Failing,
         _ => true,
     }
 }

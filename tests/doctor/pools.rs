@@ -1,6 +1,8 @@
 //! Backends that differ from each other, and pools whose certificates overlap.
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::thread;
 
 use serde_json::json;
 
@@ -117,4 +119,35 @@ fn what_a_certificate_says_cannot_write_on_the_terminal() {
     let visit = visit.pool("apps", &[apps]).pool("shop", &[shop]).trusting(&authority.file());
     let (code, text, _) = visit.run(&[]);
     assert!(code == 7 && text.contains("\\u{1b}[2jx.example.test") && !text.contains('\u{1b}'), "{text:?}");
+}
+
+#[test]
+fn a_backend_that_fails_the_check_of_its_pool() {
+    let authority = Authority::new();
+    let backend = || authority.issue(&["a.test"]).serve(Behavior::default());
+    let page = |answer: &'static [u8]| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let _ = stream.read(&mut [0; 4096]);
+                let _ = stream.write_all(answer);
+            }
+        });
+        port
+    };
+    let reported = |check: &str| {
+        let more = format!(", health_check: {{ {check} }}");
+        let visit = Visit::default().route("a.test", "web").pool_with("web", &[backend()], &more);
+        visit.trusting(&authority.file()).reported()
+    };
+    let sick = page(b"HTTP/1.1 503 Service Unavailable\r\n\r\n");
+    let failing = reported(&format!("kind: http, port: {sick}"));
+    assert_eq!(failing.code, 7);
+    let why = format!("its health check fails: 127.0.0.1:{sick}: expected status 200-399, got 503");
+    assert_eq!(failing.seen("check_fails"), why);
+    let failing = reported(&format!("kind: text, port: {sick}, send: \"PING\\r\\n\", expect: +PONG"));
+    assert!(failing.seen("check_fails").contains("expected \"+PONG\", got \"HTTP/1.1 503"));
+    let passing = reported(&format!("kind: http, port: {}", page(b"HTTP/1.1 200 OK\r\n\r\n")));
+    assert!(!passing.has("check_fails") && passing.code == 0);
 }

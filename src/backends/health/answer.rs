@@ -17,24 +17,55 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
 use crate::pool::Address;
-use crate::settings::{HealthCheck, OneOrMany, Statuses};
+use crate::settings::{CheckKind, HealthCheck, OneOrMany, Statuses};
+
+/// A check that asks something in plain text.
+pub(crate) enum PlainCheck {
+    Http(HttpRequest),
+    Text(TextExchange),
+}
+
+impl PlainCheck {
+    /// `None`: checks of this kind ask nothing, or ask in TLS.
+    pub(crate) fn new(check: &HealthCheck) -> Option<Self> {
+        match check.kind {
+            CheckKind::Tcp | CheckKind::Tls => None,
+            CheckKind::Http => Some(Self::Http(HttpRequest::new(check))),
+            CheckKind::Text => Some(Self::Text(TextExchange::new(check))),
+        }
+    }
+
+    /// Asks the backend at `address` over `stream`. The caller ends the check at `deadline`.
+    ///
+    /// # Errors
+    /// [`WrongAnswer`].
+    pub(crate) async fn over<S>(&self, stream: S, address: &Address, deadline: Instant) -> Result<(), WrongAnswer>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        match self {
+            Self::Http(request) => request.over(stream, address).await,
+            Self::Text(exchange) => exchange.over(stream, deadline).await,
+        }
+    }
+}
 
 /// A request, and the statuses of the answers that pass.
-pub(super) struct HttpRequest {
+pub(crate) struct HttpRequest {
     target: Box<str>,
     host: Option<Box<str>>,
     expected: OneOrMany<Statuses>,
 }
 
 /// A text to send, and one to find in the answer.
-pub(super) struct TextExchange {
+pub(crate) struct TextExchange {
     send: Box<[u8]>,
     expect: Box<[u8]>,
 }
 
 /// Why an answer does not pass.
 #[derive(Debug)]
-pub(super) enum WrongAnswer {
+pub(crate) enum WrongAnswer {
     Status {
         expected: OneOrMany<Statuses>,
         got: u16,
@@ -54,7 +85,7 @@ pub(super) enum WrongAnswer {
 }
 
 impl HttpRequest {
-    pub(super) fn new(check: &HealthCheck) -> Self {
+    fn new(check: &HealthCheck) -> Self {
         Self {
             target: check.path.as_ref().map_or_else(|| "/".into(), |path| path.0.clone()),
             host: check.host.as_ref().map(|host| host.0.clone()),
@@ -63,7 +94,7 @@ impl HttpRequest {
     }
 
     /// Sends the request and reads the head of the answer. Redirects are not followed.
-    pub(super) async fn over<S>(&self, stream: S, address: &Address) -> Result<(), WrongAnswer>
+    async fn over<S>(&self, stream: S, address: &Address) -> Result<(), WrongAnswer>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -97,14 +128,14 @@ impl HttpRequest {
 }
 
 impl TextExchange {
-    pub(super) fn new(check: &HealthCheck) -> Self {
+    fn new(check: &HealthCheck) -> Self {
         let bytes = |text: &Option<String>| text.as_deref().unwrap_or_default().as_bytes().into();
         Self { send: bytes(&check.send), expect: bytes(&check.expect) }
     }
 
     /// Sends the text, and reads until the answer contains the expected one. At the `deadline`, which is also the caller's,
     /// it returns how the wrong answer begins, if there is one.
-    pub(super) async fn over(
+    async fn over(
         &self,
         mut stream: impl AsyncRead + AsyncWrite + Unpin,
         deadline: Instant,
@@ -185,7 +216,7 @@ mod tests {
     use tokio::io::duplex;
 
     use super::*;
-    use crate::settings::{CheckKind, Word};
+    use crate::settings::Word;
 
     fn check(kind: CheckKind) -> HealthCheck {
         HealthCheck { kind, ..HealthCheck::default() }

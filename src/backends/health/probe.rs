@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
-use super::answer::{HttpRequest, TextExchange, WrongAnswer};
+use super::answer::{PlainCheck, WrongAnswer};
 use crate::backends::handshake::{
     self, Certificate, Handshake, HandshakeError, NameSent, Offer, Roots, RootsError, Verdict,
 };
@@ -35,8 +35,7 @@ enum Asking {
     Nothing,
     /// A handshake. An error fails every check and gives the reason.
     Tls(Box<Result<Offer, RootsError>>),
-    Http(HttpRequest),
-    Text(TextExchange),
+    Plain(PlainCheck),
 }
 
 /// A passed check.
@@ -67,16 +66,15 @@ pub(super) enum Failed {
 
 impl Probe {
     pub(super) fn new(pool: Arc<Pool>, check: &HealthCheck, name: NameSent) -> Self {
-        let asking = match check.kind {
-            CheckKind::Tcp => Asking::Nothing,
-            CheckKind::Tls => Asking::Tls(Box::new(roots(check).map(|roots| Offer {
+        let asking = match (check.kind, PlainCheck::new(check)) {
+            (_, Some(asking)) => Asking::Plain(asking),
+            (CheckKind::Tls, None) => Asking::Tls(Box::new(roots(check).map(|roots| Offer {
                 server_name: check.sni.as_ref().map(|name| name.as_str().into()),
                 alpn: check.alpn.iter().map(|protocol| protocol.0.to_vec()).collect(),
                 roots,
                 ..Offer::default()
             }))),
-            CheckKind::Http => Asking::Http(HttpRequest::new(check)),
-            CheckKind::Text => Asking::Text(TextExchange::new(check)),
+            (_, None) => Asking::Nothing,
         };
         Self { pool, port: *check.port, asking, name }
     }
@@ -117,12 +115,8 @@ impl Probe {
                 self.begin_tls(&mut stream).await?;
                 self.judge(asking, async |asking| handshake::with(stream, asking).await).await
             }
-            Asking::Http(request) => {
-                request.over(stream, address).await.map_err(Failed::Answer)?;
-                Ok(Passed::default())
-            }
-            Asking::Text(exchange) => {
-                exchange.over(stream, deadline).await.map_err(Failed::Answer)?;
+            Asking::Plain(asking) => {
+                asking.over(stream, address, deadline).await.map_err(Failed::Answer)?;
                 Ok(Passed::default())
             }
         }

@@ -6,6 +6,7 @@
 //! A few backends are probed at once, each with a few probes at once; every probe has a deadline.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +14,15 @@ use std::time::Duration;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::plan::{Question, UNKNOWN, Why};
 use super::reach::{Connector, InPieces, NotOpen, Stream};
 use crate::backends::handshake::{self, Handshake, HandshakeError, KeyExchange, Offer, Roots, Version, Versions};
+use crate::backends::health::PlainCheck;
 use crate::connect::StarttlsError;
+use crate::pool::Address;
+use crate::settings::Pool;
 
 /// One address of one backend.
 #[derive(Clone, Debug)]
@@ -28,9 +32,53 @@ pub(super) struct Target {
     /// As written in the configuration, and the address if that differs.
     pub label: Arc<str>,
     pub connector: Connector,
+    /// The health check of its pool, if that asks something in plain text.
+    pub check: Option<Check>,
     /// The roots to trust; `None`: verify nothing.
     pub roots: Option<Roots>,
     pub asked: Arc<[Question]>,
+}
+
+/// A health check in plain text, and how to connect for it.
+#[derive(Clone)]
+pub(super) struct Check {
+    connector: Connector,
+    address: Address,
+    asking: Arc<PlainCheck>,
+}
+
+impl Check {
+    /// The check of `pool`, for its backend at `address`; `None`: the pool has none, or of another kind.
+    pub(super) fn new(pool: &Pool, mut address: Address) -> Option<Self> {
+        let check = pool.health_check.as_ref()?;
+        let asking = Arc::new(PlainCheck::new(check)?);
+        if let (Address::Inet(inet), Some(port)) = (&mut address, *check.port) {
+            inet.set_port(port);
+        }
+        Some(Self { connector: Connector::new(pool, address.clone()), address, asking })
+    }
+
+    /// Checks once, as snigate does.
+    async fn run(&self, limit: Duration) -> Result<(), String> {
+        let Self { connector, address, asking } = self;
+        let deadline = Instant::now() + limit;
+        let check = async {
+            let stream = connector.introduced().await;
+            let stream = stream.map_err(|error| format!("cannot connect to {address}: {error}"))?;
+            let checked = asking.over(stream, address, deadline).await;
+            checked.map_err(|error| format!("{address}: {error}"))
+        };
+        match timeout_at(deadline, check).await {
+            Ok(checked) => checked,
+            Err(_) => Err(format!("{address}: not finished within {} ms", limit.as_millis())),
+        }
+    }
+}
+
+impl fmt::Debug for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Check").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 /// What a backend answered.
@@ -41,6 +89,8 @@ pub(super) struct Examination {
     pub answers: Vec<Answer>,
     /// The further probes, with the first name that was answered, preferably a real one; `None`: no name was answered.
     pub more: Option<More>,
+    /// Why the health check fails, if it does.
+    pub check_failed: Option<String>,
 }
 
 #[derive(Debug)]
@@ -152,7 +202,11 @@ async fn exam(target: Target, limit: Duration) -> Examination {
         None => None,
     };
     share_chains(&mut answers);
-    Examination { target, answers, more }
+    let check_failed = match &target.check {
+        Some(check) => check.run(limit).await.err(),
+        None => None,
+    };
+    Examination { target, answers, more, check_failed }
 }
 
 /// Most names get the same chain, which is then stored once.

@@ -43,6 +43,7 @@ pub(super) enum Kind {
     ProxyHeader,
     Closed,
     NotTls,
+    CheckFails,
     NameRefused,
     HandshakeRefused,
     HandshakeFailed,

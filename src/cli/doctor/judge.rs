@@ -52,6 +52,14 @@ fn judge_backend(context: &Context<'_>, exam: &Examination, findings: &mut Vec<F
             Err(failure) => findings.push(failures::finding(&place, &answer.asked, failure)),
         }
     }
+    if let Some(why) = &exam.check_failed {
+        findings.push(place.whole(
+            Severity::Error,
+            Kind::CheckFails,
+            format!("its health check fails: {why}"),
+            CHECK_FAILS.to_owned(),
+        ));
+    }
     let missed = exam.target.asked.len() - exam.answers.len();
     if missed > 0 && exam.answers.len() > 1 {
         findings.push(not_asked(&place, missed));
@@ -111,6 +119,9 @@ impl Question {
         }
     }
 }
+
+const CHECK_FAILS: &str = "snigate takes such a backend for down, and sends it no connections while another one is up. Mend \
+     the backend, or correct `health_check` of the pool.";
 
 /// The leaf certificate of an answer, if it can be parsed.
 fn leaf(outcome: &Outcome) -> Option<&Certificate> {

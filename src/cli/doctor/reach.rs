@@ -108,7 +108,11 @@ impl Connector {
         Ok(stream)
     }
 
-    async fn introduced(&self) -> io::Result<Box<dyn Stream>> {
+    /// Connects and sends the header; for what is not TLS.
+    ///
+    /// # Errors
+    /// As reported by the kernel.
+    pub(super) async fn introduced(&self) -> io::Result<Box<dyn Stream>> {
         let (mut stream, own): (Box<dyn Stream>, _) = match &self.address {
             Address::Inet(address) => {
                 let stream = self.connect(*address).await?;
