@@ -7,7 +7,8 @@ use serde_json::Value;
 use snigate::internals::proxy_header::{Addresses, Values, Version, encode, local};
 
 use crate::client::{Client, Question, Tls};
-use crate::harness::{DEADLINE, Lb, was_served};
+use crate::harness::bytes::hello;
+use crate::harness::{DEADLINE, Lb, Reload, Running, was_served};
 use crate::names::body;
 use crate::program::Program;
 use crate::reader::{Over, Reader};
@@ -85,6 +86,30 @@ fn what_a_haproxy_in_front_tells_is_reported_on_and_the_id_is_ours() {
     assert_eq!((&reported["client"], &reported["local"]), (&line["client"], &front.address.to_string().into()));
     assert_eq!((&reported["authority"], &reported["unique_id"]), (&"a.test".into(), &line["id"]));
     lb.wait_for_metric("proxy_headers_total", &[("result", "v2")], 1.0);
+    lb.stop();
+}
+
+#[test]
+fn a_loop_through_a_haproxy_is_ended() {
+    let config = |backend: SocketAddr| {
+        let lb = Lb::new().on_listener("proxy_protocol: { trusted: [127.0.0.0/8] }");
+        lb.route("a.test", backend).config()
+    };
+    let lb = Running::start(&config(([127, 0, 0, 1], 1).into()));
+    let Some(front) = Reader::haproxy_in_front_of(lb.address()) else { return };
+    assert_eq!(lb.edit(&config(front.address)), Reload::Applied);
+    let mut client = TcpStream::connect(front.address).unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
+    client.write_all(&hello("a.test")).unwrap();
+    let mut answer = Vec::new();
+    let _ = client.read_to_end(&mut answer);
+    // HAProxy hands on a FIN, and each connection waits for that of its client.
+    drop(client);
+    assert_eq!(answer, b"");
+    lb.wait_for_metric("connections_closed_total", &[("reason", "self_loop")], 1.0);
+    lb.wait_for_metric("connections_active", &[], 0.0);
+    let accepted = lb.metric("connections_accepted_total", &[]);
+    assert!(accepted < 150.0, "{accepted}");
     lb.stop();
 }
 
