@@ -213,7 +213,7 @@ fn explain_tells_programs() {
             "route": "office", "pattern": "shop.example.com", "file": "config.yaml", "line": 6, "column": 10,
             "alpn": [], "source": ["10.0.0.0/8"], "listeners": [],
         },
-        "passed_over": [], "refusal": null, "split": null, "hints": [],
+        "passed_over": [], "access": [], "refusal": null, "split": null, "hints": [],
         "pool": { "name": "staging", "backends": [{ "address": "10.0.9.1:443", "weight": 1, "backup": false }] },
         "config": { "file": "config.yaml", "hash": hash },
     });
