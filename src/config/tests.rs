@@ -310,7 +310,7 @@ fn checks_and_ejection_that_make_no_sense_are_reported_the_right_way() {
         ("queue: { timeout: 3s }", "no effect without `size`"),
         ("queue: { length: 9 }", "pools.p.queue"),
         ("queue: 9", "pools.p.queue"),
-        ("transparent: true\n    queue: { size: 9 }", "not possible with `transparent`"),
+        ("transparent: true\nqueue: { size: 9 }", "not possible with `transparent`"),
         ("on_down: close", "no effect without `health_check`"),
         ("on_down: shut", "`keep`"),
     ] {
