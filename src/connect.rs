@@ -9,6 +9,7 @@
 //! backend to try, the first answer is awaited here; if there is none, the relay waits for it. A backend that is slow to
 //! answer keeps its connection while another one is tried, and the first answer wins.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,9 +61,18 @@ pub(crate) struct Ask<'a> {
     pub said: Said,
     /// What is exchanged with a backend before it gets the first bytes.
     pub starttls: Starttls,
+    pub port: Option<OtherPort<'a>>,
     pub nodelay: bool,
     /// How long to wait if several backends have the hello and none answers.
     pub idle: Duration,
+}
+
+/// A port that replaces those of the backends. What happens there says nothing about a backend at its own port.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OtherPort<'a> {
+    pub port: u16,
+    /// Where snigate itself listens: a backend on this machine may have the same address.
+    pub ours: &'a [SocketAddr],
 }
 
 /// What the client's first bytes consist of.
@@ -190,11 +200,21 @@ impl FirstBytes<'_> {
     }
 }
 
-/// Records a failed attempt. Returns whether the backend refused the hello, which may be the client's doing.
-fn note_failure(pool: &Pool, backend: &Arc<Backend>, error: &ConnectError, attempts: &mut Attempts) -> bool {
+/// Records a failed attempt. Returns whether the backend refused the hello, which may be the client's doing. A failure
+/// at another `port` is only logged.
+fn note_failure(
+    pool: &Pool,
+    backend: &Arc<Backend>,
+    error: &ConnectError,
+    port: Option<OtherPort<'_>>,
+    attempts: &mut Attempts,
+) -> bool {
     let result = error.result();
-    backend.metrics.connect(result);
     attempts.further().failed.push(format!("{} {}: {error}", backend.name, result.as_str()));
+    if port.is_some() {
+        return false;
+    }
+    backend.metrics.connect(result);
     if backend.looked_up {
         pool.look_again.notify_one();
     }

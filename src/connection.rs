@@ -6,12 +6,14 @@
 mod account;
 mod admission;
 mod hello;
+mod http;
 mod second_hello;
 mod self_loop;
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
 
@@ -19,14 +21,13 @@ pub(crate) use self::account::Accepted;
 use self::account::Account;
 pub(crate) use self::admission::{NotAdmitted, by_listener};
 use self::hello::hello;
-use crate::client_hello::ClientHello;
-use crate::connect::{self, Ask, BackendStream, ConnectError, Connected, FirstBytes, Place, Said};
+use crate::connect::{self, Ask, BackendStream, ConnectError, Connected, FirstBytes, OtherPort, Place};
 use crate::pool::{PickRequest, Pool};
 use crate::proxy_header::Addresses;
 use crate::refuse::{self, Offer, Refusal, TurnedAway, refuse};
 use crate::relay::{End, Lifetime, Relay, Stream};
 use crate::settings::{Refuse, Starttls};
-use crate::snapshot::{Chosen, Route, RouteQuery, Snapshot};
+use crate::snapshot::{Chosen, Route, RouteQuery, Snapshot, ToPool};
 use crate::socket::ResetUnlessReleased;
 use crate::telemetry::{ConnectResult, Match, Reason, State};
 
@@ -49,7 +50,8 @@ async fn relayed<B: Stream>(mut relay: Pin<Box<Relay<TcpStream, B, Box<Account>>
     if relay.as_mut().await == End::Refused {
         let (client, account) = relay.as_mut().refused();
         // Boxed, since it is rare and large.
-        Box::pin(refuse(client, account.refusal())).await;
+        let refusal = account.refusal();
+        Box::pin(async move { refuse(client, &refusal).await }).await;
     }
 }
 
@@ -99,6 +101,11 @@ async fn walk(
     account: &mut Account,
     snapshot: &Snapshot,
 ) -> Result<Relayable, TurnedAway> {
+    let listener = account.live(|live| live.listener);
+    if let Some(terms) = &snapshot.listener(listener).http {
+        // Boxed, since it is rare.
+        return Box::pin(http::walk(client, account, snapshot, terms)).await;
+    }
     let (mut prefix, header) = hello(client, account, snapshot).await?;
     account.more_than_hello(&mut prefix)?;
     let source = admission::address(account.live(|live| live.client), header.as_ref());
@@ -107,53 +114,91 @@ async fn walk(
         account.routed(snapshot, route, None);
         return Err(account.refused_for(not_admitted));
     }
-    let announced = header.and_then(|header| header.addresses);
     let to = route.next().map_err(|how| refused(account, snapshot, route, how, matched, &prefix))?;
+    let announced = header.and_then(|header| header.addresses);
+    let lead = Lead { announced, prefix: &prefix, ..Lead::to(route, to, snapshot) };
+    to_pool(client, account, snapshot, lead).await?.map_err(|error| not_connected(account, error))
+}
+
+/// Where a connection goes, and what a backend reads first.
+struct Lead<'a> {
+    route: &'a Route,
+    to: ToPool<'a>,
+    /// From a PROXY header.
+    announced: Option<Addresses>,
+    prefix: &'a [u8],
+    /// No PROXY header is sent there.
+    port: Option<OtherPort<'a>>,
+    lifetime: Lifetime,
+}
+
+impl<'a> Lead<'a> {
+    fn to(route: &'a Route, to: ToPool<'a>, snapshot: &Snapshot) -> Self {
+        Self { route, to, announced: None, prefix: &[], port: None, lifetime: lifetime(snapshot, route) }
+    }
+}
+
+/// Connects to a backend of the pool; the inner error is for the caller to answer.
+async fn to_pool(
+    client: &mut ResetUnlessReleased,
+    account: &mut Account,
+    snapshot: &Snapshot,
+    lead: Lead<'_>,
+) -> Result<Result<Relayable, ConnectError>, TurnedAway> {
+    let Lead { route, to, announced, prefix, port, lifetime } = lead;
     account.routed(snapshot, route, Some(to));
     account.takes_place(route)?;
     let pool = to.pool;
     account.enter(State::Connecting);
-    self_loop::end(account, &pool.name, &prefix).await?;
-    let header = pool.settings.send_proxy_protocol.version().map(|version| {
+    self_loop::end(account, &pool.name, prefix).await?;
+    let version = pool.settings.send_proxy_protocol.version().filter(|_| port.is_none());
+    let header = version.map(|version| {
         let addresses = announced.unwrap_or_else(|| addresses(client, account.live(|live| live.peer)));
-        account.proxy_header(version, addresses, &prefix)
+        account.proxy_header(version, addresses, prefix)
     });
-    let lifetime = lifetime(snapshot, route);
-    let first_bytes = FirstBytes { header: header.as_deref().unwrap_or_default(), prefix: &prefix };
-    let connected = connected(pool, client.stream(), first_bytes, lifetime, snapshot, account).await;
-    let connected = connected.map_err(|error| not_connected(account, error))?;
-    Ok(Relayable { connected, lifetime })
+    let first_bytes = FirstBytes { header: header.as_deref().unwrap_or_default(), prefix };
+    let to = Target { pool, port, idle: lifetime.idle };
+    let connected = connected(to, client.stream(), first_bytes, snapshot, account).await;
+    Ok(connected.map(|connected| Relayable { connected, lifetime }))
 }
 
-/// Connects to a backend of `pool`, after a wait in its queue if it is full and has one.
+/// Which backends, and how long a relay to them may be idle.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    pool: &'a Arc<Pool>,
+    port: Option<OtherPort<'a>>,
+    idle: Duration,
+}
+
+/// Connects to a backend of the pool, after a wait in its queue if it is full and has one.
 async fn connected(
-    pool: &Arc<Pool>,
+    Target { pool, port, idle }: Target<'_>,
     client: &TcpStream,
     first_bytes: FirstBytes<'_>,
-    Lifetime { idle, .. }: Lifetime,
     snapshot: &Snapshot,
     account: &mut Account,
 ) -> Result<Connected, ConnectError> {
     let (source, listener) = account.live(|live| (live.client.ip(), live.listener));
     let (nodelay, starttls) = (snapshot.relay.tcp.nodelay, snapshot.listener(listener).starttls);
+    let starttls = if account.hello().is_some() { starttls } else { Starttls::None };
     let mut place: Option<Place> = None;
     loop {
-        let (hello, attempts) = account.connecting();
-        let request = PickRequest { client: source, server_name: hello.and_then(ClientHello::name) };
-        let starttls = if hello.is_some() { starttls } else { Starttls::None };
-        let ask = Ask { request, client, first_bytes, said: said(hello, first_bytes.prefix), starttls, nodelay, idle };
+        let (server_name, said, attempts) = account.connecting(first_bytes.prefix);
+        let request = PickRequest { client: source, server_name };
+        let ask = Ask { request, client, first_bytes, said, starttls, port, nodelay, idle };
         let connected = match place.take() {
             None => connect::to_any(pool, None, ask, attempts).await,
             Some(Place { pool, lease }) => connect::to_any(&pool, Some(lease), ask, attempts).await,
         };
-        if !pool.has_queue() || !matches!(connected, Err(ConnectError::Full)) {
+        // Challenges are short, and what they wait for may be a certificate.
+        if !pool.has_queue() || port.is_some() || !matches!(connected, Err(ConnectError::Full)) {
             return connected;
         }
         account.enter(State::Queued);
-        let hello = account.hello();
-        let request = PickRequest { client: source, server_name: hello.and_then(ClientHello::name) };
+        let (server_name, said, _) = account.connecting(first_bytes.prefix);
+        let request = PickRequest { client: source, server_name };
         // Boxed, since it is rare.
-        place = Some(Box::pin(connect::wait(pool, request, client, said(hello, first_bytes.prefix))).await?);
+        place = Some(Box::pin(connect::wait(pool, request, client, said)).await?);
         account.enter(State::Connecting);
     }
 }
@@ -210,8 +255,8 @@ fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account, source: Option<IpAd
 
 /// Refuses a client; the account closes once the client has been answered.
 async fn turn_away(client: ResetUnlessReleased, mut account: Box<Account>, turned_away: TurnedAway) {
-    account.refuses(turned_away);
-    refuse(&mut client.release(), turned_away.refusal).await;
+    account.refuses(&turned_away);
+    refuse(&mut client.release(), &turned_away.refusal).await;
 }
 
 /// The two addresses of the client's connection, for a PROXY header to the backend.
@@ -241,14 +286,6 @@ fn connect_reason(error: &ConnectError) -> Reason {
             | ConnectResult::Starttls
             | ConnectResult::Failed,
         ) => Reason::ConnectFailed,
-    }
-}
-
-fn said(hello: Option<&ClientHello>, prefix: &[u8]) -> Said {
-    match hello {
-        Some(hello) if hello.wire_bytes == prefix.len() => Said::HelloAlone,
-        None if prefix.is_empty() => Said::Nothing,
-        _ => Said::More,
     }
 }
 

@@ -30,6 +30,7 @@ mod config;
 mod peek;
 mod route;
 mod client_hello;
+mod request_head;
 mod connect;
 mod pool;
 mod relay;

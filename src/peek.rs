@@ -1,4 +1,4 @@
-//! Reads a client's first bytes: a PROXY header if one must come first, then one whole ClientHello.
+//! Reads a client's first bytes: a PROXY header if one must come first, then one whole ClientHello or request head.
 //!
 //! In:  a fresh stream, a deadline, a byte limit.
 //! Out: the header; then [`Peeked`]: what the bytes hold, and all bytes after the header, which the backend reads first.
@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::client_hello::{ClientHello, Hello, NotHello, Reader};
 use crate::hello_memory::{self, Held, Refused};
 use crate::proxy_header::{self, Header, Malformed, Parsed};
+use crate::request_head::{self, BadRequest, Head, RequestHead};
 use crate::scratch::with_scratch;
 use crate::starttls::{self, Step, WithClient};
 
@@ -58,6 +59,7 @@ pub(crate) enum PeekError {
         got: usize,
     },
     Hello(NotHello),
+    Request(BadRequest),
     ProxyHeader(Malformed),
     /// The exchange before TLS does not lead to it.
     Starttls {
@@ -145,6 +147,22 @@ impl Peek {
             None => Err(PeekError::TimedOut { got: self.kept.got() + self.exchanged_bytes }),
         }
     }
+
+    /// Reads until the head of a request is whole or can no longer become one. Returns it, and all bytes so far.
+    ///
+    /// # Errors
+    /// [`PeekError`].
+    pub(crate) async fn request_head(
+        mut self,
+        client: &mut (impl AsyncRead + Unpin),
+        max_head_bytes: usize,
+    ) -> Result<(RequestHead, Vec<u8>), PeekError> {
+        match in_time(self.deadline, read_request(client, &mut self.kept, max_head_bytes)).await {
+            Some(Ok(head)) => Ok((head, self.kept.bytes)),
+            Some(Err(error)) => Err(error.after(self.header_bytes)),
+            None => Err(PeekError::TimedOut { got: self.kept.bytes.len() }),
+        }
+    }
 }
 
 /// Reads once more after the deadline: a process that was suspended sees its timers first, although everything may have
@@ -217,6 +235,20 @@ async fn exchange_with(
         }
         let Step::Send { bytes, .. } = step else { return Ok(()) };
         client.write_all(bytes).await.map_err(|error| PeekError::Io { error, got: kept.got() })?;
+    }
+}
+
+async fn read_request(
+    client: &mut (impl AsyncRead + Unpin),
+    kept: &mut Kept,
+    max_head_bytes: usize,
+) -> Result<RequestHead, PeekError> {
+    let mut reader = request_head::Reader::new(max_head_bytes);
+    loop {
+        match reader.read(&kept.bytes).map_err(PeekError::Request)? {
+            Head::Whole(head) => return Ok(head),
+            Head::Needs(bytes) => read_more(client, kept, bytes.get()).await?,
+        }
     }
 }
 
@@ -333,7 +365,7 @@ impl PeekError {
             Self::Gone { got } => Self::Gone { got: got + bytes },
             Self::Io { error, got } => Self::Io { error, got: got + bytes },
             Self::Memory { got } => Self::Memory { got: got + bytes },
-            Self::Hello(_) | Self::ProxyHeader(_) | Self::Starttls { .. } => self,
+            Self::Hello(_) | Self::Request(_) | Self::ProxyHeader(_) | Self::Starttls { .. } => self,
         }
     }
 }
@@ -341,13 +373,14 @@ impl PeekError {
 impl std::fmt::Display for PeekError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::TimedOut { got } => write!(f, "no complete hello in time; {got} bytes received"),
+            Self::TimedOut { got } => write!(f, "the first message was not complete in time; {got} bytes received"),
             Self::Gone { got } => write!(f, "the client closed after {got} bytes"),
             Self::Io { got, .. } => write!(f, "reading failed after {got} bytes"),
             Self::Memory { got } => {
                 write!(f, "the memory for unfinished hellos is used up (limits.hello_memory); {got} bytes received")
             }
             Self::Hello(error) => error.fmt(f),
+            Self::Request(error) => error.fmt(f),
             Self::ProxyHeader(malformed) => malformed.fmt(f),
             Self::Starttls { refused, .. } => refused.fmt(f),
         }

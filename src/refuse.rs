@@ -4,6 +4,8 @@
 //! Out: [`TurnedAway`]; then the alert or answer on the wire, and a close that does not discard it.
 //! Source: RFC 8446 §6 (alerts), RFC 6066 §3 (unrecognized_name).
 
+mod answer;
+
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -15,8 +17,10 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+pub(crate) use self::answer::{Answer, Body};
 use crate::alert::Alert;
 use crate::client_hello::{ClientHello, NotHello};
+use crate::request_head::BadRequest;
 use crate::scratch::with_scratch;
 use crate::settings::Refuse;
 use crate::socket;
@@ -24,7 +28,7 @@ use crate::starttls;
 use crate::telemetry::{Match, Reason, Saw};
 
 /// What a refused client sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// A fatal alert in a record of `version`.
     Alert { version: u16, alert: Alert },
@@ -32,6 +36,8 @@ pub(crate) enum Refusal {
     Http,
     /// To a client whose exchange before TLS fails, in its own protocol.
     Starttls(starttls::Refused),
+    /// To a client of a listener that speaks HTTP.
+    Answer(Answer),
     /// FIN, also to a client that is still sending.
     Close,
     /// FIN to a client that has been silent for so long that we do not wait for its FIN.
@@ -43,7 +49,7 @@ pub(crate) enum Refusal {
 }
 
 /// The end of a connection that is not relayed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TurnedAway {
     /// For the log and the metrics.
     pub reason: Reason,
@@ -107,6 +113,32 @@ pub(crate) fn for_starttls(refused: starttls::Refused, first_bytes: &[u8]) -> Tu
     }
 }
 
+/// Decides how a request is refused, when the configuration says `how` for what `matched`. `body`: of its answer.
+pub(crate) fn for_request(how: Refuse, matched: Match, body: Body) -> TurnedAway {
+    let reason = match matched {
+        Match::NoSni => Reason::NoSni,
+        Match::Unmatched => Reason::NoRoute,
+        _ => Reason::Refused,
+    };
+    let refusal = match how {
+        Refuse::Alert => Refusal::Answer(Answer::error(404, body)),
+        Refuse::Close => Refusal::Close,
+        Refuse::Reset => Refusal::Reset,
+        Refuse::Drop => Refusal::Drop,
+    };
+    TurnedAway { reason, refusal }
+}
+
+/// Decides how a client is refused whose request cannot be served. `body`: of its answer.
+pub(crate) fn for_bad_request(error: &BadRequest, body: Body) -> TurnedAway {
+    let refusal = match error {
+        // It would not understand HTTP.
+        BadRequest::Tls => Refusal::Alert { version: 0x0303, alert: Alert::PROTOCOL_VERSION },
+        error => Refusal::Answer(Answer::error(error.status(), body)),
+    };
+    TurnedAway { reason: Reason::BadRequest, refusal }
+}
+
 /// Decides how a client is refused whose bytes do not make a hello.
 pub(crate) fn for_not_hello(error: &NotHello) -> TurnedAway {
     let (reason, alert) = match error {
@@ -132,7 +164,7 @@ pub(crate) const NAME_CHANGED: TurnedAway = TurnedAway {
 };
 
 /// Refuses `client`, which the caller then drops; waits until it has read the answer or has had its time.
-pub(crate) async fn refuse(client: &mut TcpStream, refusal: Refusal) {
+pub(crate) async fn refuse(client: &mut TcpStream, refusal: &Refusal) {
     match refusal {
         Refusal::Alert { version, alert } => {
             let [high, low] = version.to_be_bytes();
@@ -140,6 +172,7 @@ pub(crate) async fn refuse(client: &mut TcpStream, refusal: Refusal) {
         }
         Refusal::Http => say(client, HTTP_ANSWER).await,
         Refusal::Starttls(refused) => say(client, &refused.answer()).await,
+        Refusal::Answer(answer) => say(client, &answer.bytes).await,
         Refusal::Close => say(client, &[]).await,
         Refusal::Leave => {}
         Refusal::Reset => socket::reset_on_drop(client),
@@ -237,7 +270,7 @@ mod tests {
             Ok(answer)
         };
         let refused = async move {
-            refuse(&mut accepted, refusal).await;
+            refuse(&mut accepted, &refusal).await;
         };
         tokio::join!(read, refused).0
     }
@@ -246,7 +279,7 @@ mod tests {
     async fn an_alert_arrives_also_when_more_was_in_flight() {
         let alert = Refusal::Alert { version: 0x0303, alert: Alert::UNRECOGNIZED_NAME };
         for in_flight in [1, 517, 40_000] {
-            assert_eq!(refused(alert, in_flight).await.expect("no reset"), [21, 3, 3, 0, 2, 2, 112]);
+            assert_eq!(refused(alert.clone(), in_flight).await.expect("no reset"), [21, 3, 3, 0, 2, 2, 112]);
         }
     }
 

@@ -22,6 +22,12 @@ pub(crate) fn comes_back(address: SocketAddr, listeners: &[SocketAddr]) -> bool 
         || (is_own_listener(address, listeners, &[address.ip().to_canonical()]) && is_local(address) && is_met(address))
 }
 
+/// Whether `address` is one of `listeners` on this machine, without a trial: for a backend that is not meant to be here.
+pub(crate) fn is_here(address: SocketAddr, listeners: &[SocketAddr]) -> bool {
+    is_own_listener(address, listeners, &[])
+        || (is_own_listener(address, listeners, &[address.ip().to_canonical()]) && is_local(address))
+}
+
 /// To a local address the kernel sends from that address. Unlike a list of the addresses, this needs no netlink, which a
 /// sandbox may deny; and unlike binding, it holds with `net.ipv4.ip_nonlocal_bind`. No packet is sent.
 fn is_local(address: SocketAddr) -> bool {

@@ -7,7 +7,7 @@
 mod split;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -25,7 +25,10 @@ use crate::pool::Pool;
 use crate::relay::{self, Engine};
 use crate::route::{Builder, By, Candidate, Conditions, Lookup, RouteTable};
 use crate::server_name::{Pattern, ServerName, Sni};
-use crate::settings::{self, Access, Nothing, Off, OnRemoved, Or, Refuse, Span, Splice, Starttls};
+use crate::settings::{
+    self, Access, AcmeChallenge, ListenerProtocol, Nothing, Off, OnRemoved, Or, Otherwise, Refuse, Span, Splice,
+    Starttls,
+};
 use crate::socket;
 use crate::telemetry::{ConnectionLog, Match, Metrics, RouteMetrics};
 
@@ -50,6 +53,8 @@ pub struct Snapshot {
     /// `limits.max_connections`; `None` is `auto`.
     pub max_connections: Option<usize>,
     listeners: Vec<ListenerTerms>,
+    /// Where the listeners are bound, as written in the file.
+    pub bound: Vec<SocketAddr>,
     /// Numbers the snapshots of a process.
     pub generation: u64,
     /// What a connection keeps of the snapshot.
@@ -71,6 +76,8 @@ pub struct ListenerTerms {
     pub silent: Option<Silent>,
     /// `None`: every client may come in.
     pub access: Option<Box<Access>>,
+    /// `None`: clients speak TLS. Boxed, since most listeners have none.
+    pub http: Option<Box<HttpTerms>>,
 }
 
 /// What happens to clients that say nothing.
@@ -79,6 +86,20 @@ pub struct Silent {
     pub after: Duration,
     /// Where they go.
     pub route: Route,
+}
+
+/// What a listener with `protocol: http` does with requests.
+pub struct HttpTerms {
+    pub acme_challenge: AcmeChallenge,
+    pub otherwise: OtherRequests,
+}
+
+/// What happens to requests that do not fetch a challenge.
+pub enum OtherRequests {
+    Redirect,
+    Refuse,
+    /// All of them take this route, which is not in the table, to a pool.
+    Pool(Box<Route>),
 }
 
 /// What a connection needs of its snapshot until it ends. It holds only this, so that connections that live for days do
@@ -179,6 +200,14 @@ impl Route {
             Destination::Pool(_) | Destination::Refuse(_) => None,
         }
     }
+
+    /// The pool of every connection, if there is only one.
+    pub fn only_pool(&self) -> Option<ToPool<'_>> {
+        match &self.to {
+            Destination::Pool(pool) => Some(ToPool { pool, share: None }),
+            Destination::Split(_) | Destination::Refuse(_) => None,
+        }
+    }
 }
 
 impl Destination {
@@ -200,20 +229,16 @@ impl Snapshot {
         let pools = build_pools(&config, before, metrics);
         let generation = before.map_or(0, |before| before.generation + 1);
         let splits = before.map(Self::splits).unwrap_or_default();
-        let route = |name: &Arc<str>, to: config::Destination, split: Option<&Split>, overrides, on_removed, access| Route {
-            name: Arc::clone(name),
-            to: match to {
+        let route = |name: &Arc<str>, to: config::Destination, split: Option<&Split>, overrides, on_removed, access| {
+            let to = match to {
                 config::Destination::Pool(pool) => Destination::Pool(Arc::clone(&pools[pool])),
                 config::Destination::Split(shares) => {
                     let shares = shares.iter().map(|share| (Arc::clone(&pools[share.pool]), share.weight));
                     Destination::Split(Arc::new(Split::new(shares, split)))
                 }
                 config::Destination::Refuse(refuse) => Destination::Refuse(refuse),
-            },
-            on_removed,
-            access,
-            overrides,
-            metrics: OnceLock::new(),
+            };
+            Route { overrides, on_removed, access, ..Route::new(Arc::clone(name), to) }
         };
         let mut permits = before.map(Self::route_permits).unwrap_or_default();
         let mut table = Builder::default();
@@ -245,7 +270,12 @@ impl Snapshot {
             not_tls: fallback("not_tls", config.not_tls.clone(), before.map(|before| &before.not_tls)),
             relay: Arc::new(relay_settings(&config)),
             max_connections: *config.limits.max_connections,
-            listeners: config.listeners.iter().map(|listener| listener_terms(listener, silent(listener))).collect(),
+            listeners: config
+                .listeners
+                .iter()
+                .map(|listener| listener_terms(listener, silent(listener), &pools))
+                .collect(),
+            bound: config.listeners.iter().flat_map(|listener| listener.bind.iter().map(|bind| bind.0)).collect(),
             generation,
             terms: Arc::new(terms(&config, generation)),
             places,
@@ -437,13 +467,23 @@ impl Snapshot {
     pub fn retire_series(&self) {
         let fallbacks = [&self.no_sni, &self.unmatched, &self.not_tls].into_iter();
         let silent = self.listeners.iter().filter_map(|listener| Some(&listener.silent.as_ref()?.route));
-        let routes = fallbacks.chain(silent).chain(&self.routes).map(|route| &*route.name).collect();
+        let otherwise = self.listeners.iter().filter_map(|listener| match &listener.http.as_ref()?.otherwise {
+            OtherRequests::Pool(route) => Some(&**route),
+            OtherRequests::Redirect | OtherRequests::Refuse => None,
+        });
+        let routes = fallbacks.chain(silent).chain(otherwise).chain(&self.routes).map(|route| &*route.name).collect();
         let pools = self.pools.iter().map(|pool| &*pool.name).collect();
         let members: Vec<_> = self.pools.iter().map(|pool| (pool, pool.list())).collect();
         let backends = (members.iter())
             .flat_map(|(pool, list)| list.iter().map(|member| (&*pool.name, &*member.backend.name)))
             .collect();
         self.metrics.retain(&routes, &pools, &backends);
+    }
+}
+
+impl Route {
+    fn new(name: Arc<str>, to: Destination) -> Self {
+        Self { name, to, overrides: None, on_removed: OnRemoved::Keep, access: None, metrics: OnceLock::new() }
     }
 }
 
@@ -578,7 +618,7 @@ fn relay_settings(config: &Settings) -> relay::Settings {
     }
 }
 
-fn listener_terms(listener: &settings::Listener, silent: Option<Silent>) -> ListenerTerms {
+fn listener_terms(listener: &settings::Listener, silent: Option<Silent>, pools: &[Arc<Pool>]) -> ListenerTerms {
     ListenerTerms {
         name: Arc::clone(&listener.name),
         max_connections: listener.max_connections.unwrap_or(usize::MAX),
@@ -586,7 +626,21 @@ fn listener_terms(listener: &settings::Listener, silent: Option<Silent>) -> List
         starttls: listener.starttls,
         silent,
         access: Access::new(listener.allow.clone(), listener.deny.clone()),
+        http: (listener.protocol == ListenerProtocol::Http).then(|| Box::new(http_terms(listener, pools))),
     }
+}
+
+fn http_terms(listener: &settings::Listener, pools: &[Arc<Pool>]) -> HttpTerms {
+    let otherwise = match listener.otherwise.as_ref() {
+        None | Some(Otherwise::Redirect) => OtherRequests::Redirect,
+        Some(Otherwise::Refuse) => OtherRequests::Refuse,
+        Some(Otherwise::Pool(name)) => {
+            let pool = pools.iter().find(|pool| pool.name == *name).expect("checked when the file was read");
+            let route = Route::new("otherwise".into(), Destination::Pool(Arc::clone(pool)));
+            OtherRequests::Pool(Box::new(route))
+        }
+    };
+    HttpTerms { acme_challenge: listener.acme_challenge.unwrap_or_default(), otherwise }
 }
 
 fn terms(config: &Settings, generation: u64) -> Terms {

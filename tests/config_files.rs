@@ -114,6 +114,36 @@ fn a_collection_of_the_wrong_shape_is_one_mistake() {
 }
 
 #[test]
+fn a_listener_for_http_says_what_is_wrong_with_it() {
+    for (keys, column, says) in [
+        ("protocol: quic", 53, "`quic` is not supported yet; write `tls` or `http`"),
+        ("protocol: https", 53, "expected one of `tls`, `http`"),
+        ("protocol: [http]", 53, "expected one of"),
+        ("otherwise: refuse", 54, "only a listener with `protocol: http` uses this"),
+        ("protocol: tls, acme_challenge: off", 74, "only a listener with `protocol: http` uses this"),
+        ("protocol: http, otherwise: proxy", 70, "expected `redirect`, `refuse` or `{ pool: NAME }`, found `proxy`"),
+        ("protocol: http, otherwise: { pool: q }", 78, "there is no pool `q`"),
+        ("protocol: http, otherwise: { pool: p, x: 1 }", 81, "unknown key"),
+        ("protocol: http, otherwise: { }", 70, "`pool` is missing"),
+        ("protocol: http, acme_challenge: on", 75, "expected one of `off`, `pool`"),
+        ("protocol: http, starttls: postgres", 69, "HTTP has no such exchange"),
+        ("protocol: http, silent: { pool: p }", 67, "in HTTP the client speaks first"),
+    ] {
+        let text = GOOD.replace("bind: 127.0.0.1:0", &format!("bind: 127.0.0.1:0, {keys}"));
+        only(&file(text).refused(), 1, column, says);
+    }
+    for port in ["0", "65536", "http", "-1"] {
+        let text = GOOD.replace("{ backends", &format!("{{ http_port: {port}, backends"));
+        only(&file(text).refused(), 2, 26, "a port from 1 to 65535");
+    }
+    let web = GOOD.replace("bind: 127.0.0.1:0", "bind: \"[::]:80\", protocol: http");
+    let warnings = file(&web).load().expect("usable").warnings;
+    only(&warnings, 2, 10, "ACME challenges for `127.0.0.1:1` go to its port 80, where snigate itself listens");
+    let off = web.replace("protocol: http", "protocol: http, acme_challenge: false");
+    assert!(file(off).load().expect("usable").warnings.is_empty());
+}
+
+#[test]
 fn values_may_name_environment_variables() {
     let with = |bind: &str| GOOD.replace("127.0.0.1:0", &format!("\"{bind}\""));
     let loaded = file(with("127.0.0.1:${SNIGATE_TEST_UNSET:-8443}")).load().expect("usable");

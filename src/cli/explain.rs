@@ -298,6 +298,7 @@ fn client_sees(Explanation { refusal, .. }: &Explanation) -> String {
         (_, Some(alert), None) => format!("the TLS alert {alert}"),
         ("reset", ..) => "a reset (RST)".to_owned(),
         ("drop", ..) => "nothing: the connection disappears".to_owned(),
+        (http, ..) if http.starts_with("status ") => format!("an HTTP answer, {http}"),
         _ => "an orderly close (FIN)".to_owned(),
     }
 }

@@ -99,6 +99,8 @@ mod tests {
 listeners:
   - {{ name: a, bind: ["127.0.0.1:1", "[::1]:2"], max_connections: 7, congestion: cubic, allow: [10.0.0.0/8, "::1"], deny: [10.1.0.0/16], proxy_protocol: {{ trusted: [10.0.0.0/8] }} }}
   - {{ name: b, bind: 127.0.0.1:3, starttls: postgres, silent: {{ after: 7ms, pool: q }} }}
+  - {{ name: c, bind: 127.0.0.1:5, protocol: http, otherwise: {{ pool: q }}, acme_challenge: off }}
+  - {{ name: d, bind: 127.0.0.1:6, protocol: http, otherwise: refuse }}
 routes:
   - {{ sni: [a.test, "*.a.test", "**.b.test"], pool: p, idle_timeout: 90s, max_age: 2h, max_connections: 4, on_removed: drain, allow: [0.0.0.0/0], deny: [192.0.2.7] }}
   - {{ name: second, sni: c.test, alpn: [h2], source: [10.0.0.0/8, "2001:db8::/32"], listeners: [b], refuse: reset }}
@@ -118,6 +120,7 @@ pools:
     queue: {{ size: 9, timeout: 8s }}
     when_all_down: refuse
     slow_start: 30s
+    http_port: 8080
     send_proxy_protocol: v2
     source_addresses: [127.0.0.1]
     congestion: cubic

@@ -16,8 +16,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::answer::Asked;
 use super::error::{NotFromClient, OutOfPorts, is_not_ours, is_out_of_ports};
-use super::{Ask, Attempts, BackendStream, ConnectError, FirstBytes, Said, StarttlsError, note_failure};
+use super::{Ask, Attempts, BackendStream, ConnectError, FirstBytes, OtherPort, Said, StarttlsError, note_failure};
 use crate::pool::{Address, Backend, Lease, Picks, Pool};
+use crate::self_loop;
 use crate::settings::Starttls;
 use crate::socket::{self, From, Towards};
 use crate::starttls::WithBackend;
@@ -27,7 +28,7 @@ use crate::starttls::WithBackend;
 /// # Errors
 /// The kernel's error.
 pub(crate) async fn to_one(pool: &Pool, address: &Address) -> io::Result<BackendStream> {
-    let options = SocketOptions { client: None, nodelay: true, fast_open: false, writes_first: true };
+    let options = SocketOptions { client: None, port: None, nodelay: true, fast_open: false, writes_first: true };
     to_the_end(pool, address, options).await
 }
 
@@ -77,16 +78,17 @@ pub(super) async fn reach(
 
 /// The options that vary between connections of one pool.
 #[derive(Clone, Copy, Debug)]
-struct SocketOptions {
+struct SocketOptions<'a> {
     /// Connect from the address of this client.
     client: Option<IpAddr>,
+    port: Option<OtherPort<'a>>,
     nodelay: bool,
     fast_open: bool,
     writes_first: bool,
 }
 
-impl SocketOptions {
-    fn of(pool: &Pool, ask: Ask<'_>, backend: &Backend) -> Self {
+impl<'a> SocketOptions<'a> {
+    fn of(pool: &Pool, ask: Ask<'a>, backend: &Backend) -> Self {
         // Data sent with a SYN may arrive twice, which early data must not (RFC 7413 §6.1). Among the addresses of a
         // DNS name, we first find one that connects before sending anything.
         let fast_open = pool.settings.connect.fast_open
@@ -95,7 +97,7 @@ impl SocketOptions {
             && !backend.looked_up;
         let writes_first = ask.said != Said::Nothing || !ask.first_bytes.header.is_empty();
         let client = pool.settings.transparent.then(|| ask.request.client.to_canonical());
-        Self { client, nodelay: ask.nodelay, fast_open, writes_first }
+        Self { client, port: ask.port, nodelay: ask.nodelay, fast_open, writes_first }
     }
 }
 
@@ -121,7 +123,7 @@ async fn open(
     pool: &Pool,
     lease: Lease,
     picks: &mut Picks<'_>,
-    options: SocketOptions,
+    options: SocketOptions<'_>,
     attempts: &mut Attempts,
 ) -> Result<(Lease, BackendStream), FailedAttempt> {
     if !lease.backend().looked_up {
@@ -140,14 +142,14 @@ async fn race(
     pool: &Pool,
     lease: Lease,
     picks: &mut Picks<'_>,
-    options: SocketOptions,
+    options: SocketOptions<'_>,
     attempts: &mut Attempts,
 ) -> Result<(Lease, BackendStream), FailedAttempt> {
     let first = Arc::clone(lease.backend());
     let mut one = pin!(finish(pool, lease, options));
     let rival = tokio::select! {
         result = &mut one => {
-            let won = result.inspect(|(lease, _)| lease.backend().standing.connected());
+            let won = result.inspect(|(lease, _)| connected(lease, options));
             return won.map_err(|(lease, error)| FailedAttempt::of(&lease, error));
         }
         () = sleep(CONNECTION_ATTEMPT_DELAY) => {
@@ -163,24 +165,30 @@ async fn race(
     };
     match result {
         Ok((lease, stream)) => {
-            lease.backend().standing.connected();
-            if !Arc::ptr_eq(lease.backend(), &first) {
+            connected(&lease, options);
+            if !Arc::ptr_eq(lease.backend(), &first) && options.port.is_none() {
                 pool.overtaken(&first);
             }
             attempts.last = Some(Arc::clone(lease.backend()));
             Ok((lease, stream))
         }
         Err((lease, error)) => {
-            note_failure(pool, lease.backend(), &ConnectError::Io(error), attempts);
+            note_failure(pool, lease.backend(), &ConnectError::Io(error), options.port, attempts);
             rest.await.map_err(|(lease, error)| FailedAttempt::of(&lease, error))
         }
+    }
+}
+
+fn connected(lease: &Lease, options: SocketOptions<'_>) {
+    if options.port.is_none() {
+        lease.backend().standing.connected();
     }
 }
 
 async fn finish(
     pool: &Pool,
     lease: Lease,
-    options: SocketOptions,
+    options: SocketOptions<'_>,
 ) -> Result<(Lease, BackendStream), (Lease, io::Error)> {
     match to_the_end(pool, &lease.backend().address, options).await {
         Ok(stream) => Ok((lease, stream)),
@@ -189,7 +197,7 @@ async fn finish(
 }
 
 /// Connects and waits until the connection is established.
-async fn to_the_end(pool: &Pool, address: &Address, options: SocketOptions) -> io::Result<BackendStream> {
+async fn to_the_end(pool: &Pool, address: &Address, options: SocketOptions<'_>) -> io::Result<BackendStream> {
     let stream = begin(pool, address, options).await?;
     match stream.error() {
         None => Ok(stream),
@@ -198,7 +206,7 @@ async fn to_the_end(pool: &Pool, address: &Address, options: SocketOptions) -> i
 }
 
 /// Starts to connect and waits until the socket is writable; an error, if any, is reported by the write.
-async fn begin(pool: &Pool, address: &Address, options: SocketOptions) -> io::Result<BackendStream> {
+async fn begin(pool: &Pool, address: &Address, options: SocketOptions<'_>) -> io::Result<BackendStream> {
     let stream = match address {
         Address::Inet(address) => BackendStream::Tcp(begin_tcp(pool, *address, options)?),
         Address::Unix(path) => BackendStream::unix(path).await?,
@@ -207,8 +215,14 @@ async fn begin(pool: &Pool, address: &Address, options: SocketOptions) -> io::Re
     Ok(stream)
 }
 
-fn begin_tcp(pool: &Pool, address: SocketAddr, options: SocketOptions) -> io::Result<TcpStream> {
-    let SocketOptions { client, nodelay, fast_open, writes_first } = options;
+fn begin_tcp(pool: &Pool, mut address: SocketAddr, options: SocketOptions<'_>) -> io::Result<TcpStream> {
+    if let Some(OtherPort { port, ours }) = options.port {
+        address.set_port(port);
+        if self_loop::is_here(address, ours) {
+            return Err(io::Error::other("snigate itself listens there (http_port)"));
+        }
+    }
+    let SocketOptions { client, nodelay, fast_open, writes_first, .. } = options;
     let congestion = crate::settings::named(&pool.settings.congestion);
     let connect = |from| {
         let connected = socket::for_backend(address, Towards { from, nodelay, fast_open, writes_first, congestion });
@@ -240,7 +254,7 @@ fn from_client(client: IpAddr, backend: IpAddr) -> Result<From, NotFromClient> {
 }
 
 /// Writes the first bytes and returns how many were accepted by a backend known to be connected.
-async fn give(stream: &BackendStream, first: FirstBytes<'_>, options: SocketOptions) -> io::Result<usize> {
+async fn give(stream: &BackendStream, first: FirstBytes<'_>, options: SocketOptions<'_>) -> io::Result<usize> {
     let taken = write_first(stream, first).await?;
     if options.fast_open {
         stream.established().await?;

@@ -41,7 +41,7 @@ impl<'a> Search<'a> {
             pool,
             ask,
             began: Instant::now(),
-            picks,
+            picks: if ask.port.is_some() { picks.at_another_port() } else { picks },
             first,
             goes_on: true,
             unanswered: Unanswered::default(),
@@ -234,7 +234,7 @@ impl<'a> Search<'a> {
     }
 
     fn note_failure(&mut self, backend: &Arc<Backend>, error: ConnectError, attempts: &mut Attempts) {
-        if note_failure(self.pool, backend, &error, attempts) {
+        if note_failure(self.pool, backend, &error, self.ask.port, attempts) {
             self.goes_on &= self.pool.fails_over(backend, Instant::now());
         }
         self.failed = error;
@@ -250,5 +250,6 @@ fn was_silent(pool: &Pool, said: Said, asked: &Asked, attempts: &mut Attempts) {
     if said != Said::Nothing {
         asked.lease.backend().metrics.first_record(FirstRecord::None);
     }
-    note_failure(pool, asked.lease.backend(), &ConnectError::Silent { said, after: asked.took.elapsed() }, attempts);
+    let error = ConnectError::Silent { said, after: asked.took.elapsed() };
+    note_failure(pool, asked.lease.backend(), &error, None, attempts);
 }

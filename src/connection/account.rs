@@ -28,13 +28,13 @@ use crate::pool::{Blame, Lease, Pool};
 use crate::proxy_header::{self, Addresses, Header, Values, Version};
 use crate::refuse::{self, Refusal, TurnedAway};
 use crate::relay::{End, Heard, Meter, Opening};
+use crate::request_head::{BadRequest, RequestHead};
 use crate::self_loop::in_flight::InFlight;
-use crate::server_name::Sni;
 use crate::snapshot::{AtLimit, Route, Snapshot, ToPool};
 use crate::telemetry::{
-    Active, Alpn, ConnectResult, ConnectionLine, Enforced, Feature, FirstRecord, HelloResult, LimitScope,
-    ListenerMetrics, MAX_ALPN_NAME_BYTES, MAX_ALPN_NAMES, Match, Metrics, ProxyHeaderResult, Reason, RouteMetrics, Saw,
-    State,
+    Active, Alpn, Asked, ConnectResult, ConnectionLine, Enforced, Feature, FirstRecord, HelloResult, LimitScope,
+    ListenerMetrics, MAX_ALPN_NAME_BYTES, MAX_ALPN_NAMES, Match, Metrics, ProxyHeaderResult, Reason, RequestLine,
+    RouteMetrics, Saw, State,
 };
 use crate::way::Way;
 
@@ -54,7 +54,7 @@ pub(crate) struct Accepted {
 pub(super) struct Account {
     accepted: Accepted,
     active: Active,
-    greeting: Option<Greeting>,
+    spoken: Spoken,
     /// What the client speaks, if it is not TLS.
     saw: Option<Saw>,
     matched: Option<Match>,
@@ -82,11 +82,61 @@ enum Failure {
     Loop,
 }
 
+/// What the client sent first.
+enum Spoken {
+    /// Nothing that could be read.
+    Nothing,
+    Hello(Greeting),
+    /// On a listener that speaks HTTP.
+    Request(Box<Request>),
+}
+
+impl Spoken {
+    fn greeting(&self) -> Option<&Greeting> {
+        if let Self::Hello(greeting) = self { Some(greeting) } else { None }
+    }
+
+    fn request(&self) -> Option<&Request> {
+        if let Self::Request(request) = self { Some(request) } else { None }
+    }
+
+    fn request_mut(&mut self) -> &mut Request {
+        if self.request().is_none() {
+            *self = Self::Request(Box::default());
+        }
+        match self {
+            Self::Request(request) => request,
+            Self::Nothing | Self::Hello(_) => unreachable!("it was just set"),
+        }
+    }
+
+    /// The name that the client asked for.
+    fn name(&self) -> Option<&str> {
+        match self {
+            Self::Nothing => None,
+            Self::Hello(greeting) => greeting.hello.name(),
+            Self::Request(request) => request.head.as_ref()?.name(),
+        }
+    }
+}
+
 /// The client's hello.
 struct Greeting {
     hello: ClientHello,
     /// Since the connection was accepted.
     after: Duration,
+}
+
+/// The client's request.
+#[derive(Default)]
+struct Request {
+    /// `None`: it is malformed.
+    head: Option<RequestHead>,
+    /// Of the answer, if it does not come from a backend.
+    status: Option<u16>,
+    /// It fetches a challenge at another port of a backend, about whose own port this says nothing. No other request
+    /// may follow.
+    is_challenge: bool,
 }
 
 /// The route that counts this connection.
@@ -114,7 +164,7 @@ impl Account {
         Box::new(Self {
             active: accepted.listener_metrics.accepted(),
             accepted,
-            greeting: None,
+            spoken: Spoken::Nothing,
             saw: None,
             matched: None,
             routed: None,
@@ -162,7 +212,7 @@ impl Account {
         match first {
             First::Hello(hello) => {
                 metrics.hello(HelloResult::Whole, after, hello.wire_bytes, hello.records);
-                self.greeting = Some(Greeting { hello, after });
+                self.spoken = Spoken::Hello(Greeting { hello, after });
             }
             First::NotTls => {
                 metrics.hello(HelloResult::NotTls, after, 0, 0);
@@ -183,6 +233,35 @@ impl Account {
             self.saw = Some(refuse::saw(first_bytes));
         }
         self.error = Some(Box::new(Failure::Peek(error)));
+    }
+
+    /// The head of a request was read.
+    pub(super) fn requested(&mut self, head: RequestHead) {
+        self.spoken.request_mut().head = Some(head);
+    }
+
+    /// There is no request that can be answered.
+    pub(super) fn not_requested(&mut self, error: PeekError) {
+        self.error = Some(Box::new(Failure::Peek(error)));
+    }
+
+    /// The request is not for a backend, for this reason.
+    pub(super) fn rejects(&mut self, error: BadRequest) {
+        self.not_requested(PeekError::Request(error));
+    }
+
+    /// The request goes to another port of a backend, and no other may follow.
+    pub(super) fn fetches_challenge(&mut self) {
+        self.spoken.request_mut().is_challenge = true;
+    }
+
+    fn is_challenge(&self) -> bool {
+        self.spoken.request().is_some_and(|request| request.is_challenge)
+    }
+
+    /// The name that the client asked for.
+    fn name(&self) -> Option<&str> {
+        self.spoken.name()
     }
 
     /// Takes what was read together with the hello: a second one may be among it.
@@ -221,8 +300,8 @@ impl Account {
     /// The routing decision.
     pub(super) fn matched(&mut self, matched: Match) {
         self.matched = Some(matched);
-        if let Some(Sni::Name(name)) = self.hello().and_then(|hello| hello.server_name.as_ref()) {
-            self.accepted.live.update(|live| live.sni = Some(name.as_str().into()));
+        if let Some(name) = self.name() {
+            self.accepted.live.update(|live| live.sni = Some(name.into()));
         }
         self.accepted.listener_metrics.selected(matched);
     }
@@ -296,26 +375,38 @@ impl Account {
     }
 
     /// The client is turned away.
-    pub(super) fn refuses(&mut self, TurnedAway { reason, refusal }: TurnedAway) {
+    pub(super) fn refuses(&mut self, turned_away: &TurnedAway) {
         self.enter(State::Refusing);
-        if let Refusal::Alert { alert, .. } = refusal {
-            self.accepted.metrics.alert_sent(alert);
+        match &turned_away.refusal {
+            Refusal::Alert { alert, .. } => self.accepted.metrics.alert_sent(*alert),
+            Refusal::Answer(answer) => self.spoken.request_mut().status = Some(answer.status),
+            _ => {}
         }
         // From here on a drop may send FIN or RST: the client has its answer, and the reason is known.
-        self.closes_for(reason);
+        self.closes_for(turned_away.reason);
     }
 
     pub(super) fn closes_for(&mut self, reason: Reason) {
         self.reason = Some(reason);
     }
 
-    pub(super) fn hello(&self) -> Option<&ClientHello> {
-        self.greeting.as_ref().map(|greeting| &greeting.hello)
+    fn speaks_tls(&self) -> bool {
+        self.spoken.greeting().is_some()
     }
 
-    /// What a backend is picked by, and where the attempts are recorded.
-    pub(super) fn connecting(&mut self) -> (Option<&ClientHello>, &mut Attempts) {
-        (self.greeting.as_ref().map(|greeting| &greeting.hello), &mut self.attempts)
+    pub(super) fn hello(&self) -> Option<&ClientHello> {
+        self.spoken.greeting().map(|greeting| &greeting.hello)
+    }
+
+    /// The name that a backend is picked by, whether `prefix` may be sent to several, and where attempts are recorded.
+    pub(super) fn connecting(&mut self, prefix: &[u8]) -> (Option<&str>, Said, &mut Attempts) {
+        let hello = self.spoken.greeting().map(|greeting| &greeting.hello);
+        let said = match hello {
+            Some(hello) if hello.wire_bytes == prefix.len() => Said::HelloAlone,
+            None if prefix.is_empty() => Said::Nothing,
+            _ => Said::More,
+        };
+        (self.spoken.name(), said, &mut self.attempts)
     }
 
     /// The PROXY header that describes the client, whose bytes are `prefix`, to the backend.
@@ -332,7 +423,9 @@ impl Account {
         self.enter(State::Relaying);
         // The relay may live for days, and only the log and a second hello need the list from here on.
         let shorten = |hello: &mut Greeting| hello.hello.alpn.shorten(MAX_ALPN_NAMES, MAX_ALPN_NAME_BYTES);
-        if let Some(whole) = self.greeting.as_mut().and_then(shorten) {
+        if let Spoken::Hello(greeting) = &mut self.spoken
+            && let Some(whole) = shorten(greeting)
+        {
             let mut second_hello = self.second_hello.take().unwrap_or_else(|| self.expect_second_hello());
             second_hello.shortened(&whole);
             self.second_hello = Some(second_hello);
@@ -345,9 +438,7 @@ impl Account {
         let Some(answer) = answer else { return (stream, Opening { to_backend: rest, ..Opening::default() }) };
         match answer.kind {
             // It has been judged, and no other backend has answered better.
-            FirstRecord::Other if self.greeting.is_some() => {
-                self.heard(FirstRecord::Other, None, answer.rest.unwritten())
-            }
+            FirstRecord::Other if self.speaks_tls() => self.heard(FirstRecord::Other, None, answer.rest.unwritten()),
             kind => self.answered(kind, answer.alert, &[]),
         }
         let heard = self.expects(answer.kind, answer.undecided);
@@ -359,7 +450,7 @@ impl Account {
     fn heard(&mut self, kind: FirstRecord, alert: Option<Alert>, bytes: &[u8]) {
         self.answer = Some((kind, alert));
         self.accepted.live.update(|live| live.in_flight = None);
-        if kind == FirstRecord::Other && self.greeting.is_some() {
+        if kind == FirstRecord::Other && self.speaks_tls() {
             self.error = Some(Box::new(Failure::Answer(NotTls::new(bytes))));
         }
     }
@@ -367,7 +458,7 @@ impl Account {
     /// Notes whether the backend may have requested a second hello. While that is `undecided`, which is how its answer
     /// begins, the meter must hear more.
     fn expects(&mut self, kind: FirstRecord, undecided: Vec<u8>) -> Heard {
-        if self.greeting.is_none() {
+        if !self.speaks_tls() {
             return Heard::Yes;
         }
         let heard = if undecided.is_empty() { Heard::Yes } else { Heard::No };
@@ -391,9 +482,13 @@ impl Account {
 
     /// Judges the backend by its first answer.
     fn answered(&mut self, kind: FirstRecord, alert: Option<Alert>, bytes: &[u8]) {
+        if self.is_challenge() {
+            self.accepted.live.update(|live| live.in_flight = None);
+            return;
+        }
         let (kind, alert) = match kind {
             // What looks like a record is one only if the client speaks TLS.
-            _ if self.greeting.is_some() => (kind, alert),
+            _ if self.speaks_tls() => (kind, alert),
             FirstRecord::None => (kind, None),
             _ => (FirstRecord::Other, None),
         };
@@ -401,7 +496,7 @@ impl Account {
         let blames_backend = alert.is_some_and(|alert| self.blames_backend(alert));
         let (Some(RouteTaken { pool: Some(pool), .. }), Some(reached)) = (&self.routed, &self.reached) else { return };
         let backend = reached.lease.backend();
-        if self.greeting.is_some() {
+        if self.speaks_tls() {
             backend.metrics.first_record(kind);
         }
         let (result, now) = (self.connect_result(kind), Instant::now());
@@ -440,7 +535,7 @@ impl Account {
     /// How an attempt to connect is counted if its answer arrives during the relay.
     fn connect_result(&self, kind: FirstRecord) -> ConnectResult {
         match kind {
-            FirstRecord::Other if self.greeting.is_some() => ConnectResult::NotTls,
+            FirstRecord::Other if self.speaks_tls() => ConnectResult::NotTls,
             // Otherwise the silence may be the client's doing.
             FirstRecord::None if self.reason == Some(Reason::BackendReset) => ConnectResult::Reset,
             FirstRecord::None if self.backend_closed_first => ConnectResult::Closed,
@@ -492,27 +587,37 @@ impl Meter for Account {
     fn refuses_now(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(error) = self.second_hello.as_mut().and_then(|hello| hello.poll_limits(cx)) else { return false };
         let turned_away = self.second_hello_failed(error);
-        self.refuses(turned_away);
+        self.refuses(&turned_away);
         true
     }
 
     fn inspects(&mut self) -> bool {
+        if self.is_challenge() {
+            return true;
+        }
         let is_over = self.second_hello.as_ref().map_or(self.first_byte().is_some(), |hello| hello.is_over());
         if is_over {
             self.second_hello = None;
         }
-        self.greeting.is_some() && !is_over
+        self.speaks_tls() && !is_over
     }
 
     fn inspect(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+        if self.is_challenge() {
+            return Some(Vec::new());
+        }
         let passed = if bytes.is_empty() { self.take_second_hello() } else { self.read_second_hello(bytes) };
         match passed {
             Ok(passed) => Some(passed),
             Err(turned_away) => {
-                self.refuses(turned_away);
+                self.refuses(&turned_away);
                 None
             }
         }
+    }
+
+    fn ends_client(&self) -> bool {
+        self.is_challenge()
     }
 
     fn half_closed(&mut self, way: Way) {
@@ -574,7 +679,9 @@ impl Drop for Account {
             Some(routed) => routed.metrics.closed(live.listener, reason, lived),
             None => self.accepted.listener_metrics.closed_unrouted(reason),
         }
-        if let (Some(reached), None) = (&self.reached, self.answer) {
+        if let (Some(reached), None) = (&self.reached, self.answer)
+            && !self.is_challenge()
+        {
             reached.lease.backend().metrics.connect(ConnectResult::Ok);
         }
         if let Some(RouteTaken { pool: Some(pool), .. }) = &self.routed
@@ -604,8 +711,9 @@ impl Account {
             offers: &hello.map(|hello| features(hello).collect::<Vec<_>>()).unwrap_or_default(),
             hello_bytes: hello.map(|hello| hello.wire_bytes),
             hello_records: hello.map(|hello| hello.records),
-            hello_ms: self.greeting.as_ref().map(|greeting| greeting.after),
+            hello_ms: self.spoken.greeting().map(|greeting| greeting.after),
             saw: self.saw,
+            request: self.spoken.request().map(|request| request.line()),
             route: live.route.as_deref(),
             matched: self.matched,
             pool: pool.map(|pool| &*pool.name),
@@ -636,6 +744,14 @@ impl Account {
 
     fn first_byte(&self) -> Option<Duration> {
         self.reached.as_ref()?.first_byte
+    }
+}
+
+impl Request {
+    fn line(&self) -> RequestLine<'_> {
+        let head = self.head.as_ref();
+        let asked = head.map(|head| Asked { host: head.host(), method: &head.method, path: head.path() });
+        RequestLine { asked, status: self.status }
     }
 }
 

@@ -12,7 +12,7 @@ use super::admission;
 use crate::client_hello::NotHello;
 use crate::peek::{self, First, Peek, PeekError, Peeked};
 use crate::proxy_header::Header;
-use crate::refuse::{self, Refusal, TurnedAway};
+use crate::refuse::{self, Body, Refusal, TurnedAway};
 use crate::snapshot::Snapshot;
 use crate::socket::ResetUnlessReleased;
 use crate::starttls::WithClient;
@@ -27,11 +27,6 @@ pub(super) async fn hello(
     let at = account.live(|live| live.at);
     let mut peek = Peek::new(snapshot.terms.hello_memory_bytes, at + snapshot.terms.hello_timeout);
     let header = introduction(client, account, snapshot, &mut peek).await?;
-    if let Some(header) = &header {
-        let terms = snapshot.listener(account.live(|live| live.listener));
-        let client = admission::address(account.live(|live| live.client), Some(header));
-        admission::by_listener(terms, client).map_err(|not_admitted| account.refused_for(not_admitted))?;
-    }
     if is_silent(client, account, snapshot, header.as_ref(), &mut peek).await? {
         account.greeted(First::Silence, at.elapsed(), &[]);
         return Ok((Vec::new(), header));
@@ -57,9 +52,9 @@ pub(super) async fn hello(
     }
 }
 
-/// Reads the PROXY header, if the listener requires one. From here on the client's address is known; nothing of its
-/// hello has been looked at.
-async fn introduction(
+/// Reads the PROXY header, if the listener requires one, and decides whether the client that it announces may come in.
+/// From here on the client's address is known; nothing of its hello has been looked at.
+pub(super) async fn introduction(
     client: &mut ResetUnlessReleased,
     account: &mut Account,
     snapshot: &Snapshot,
@@ -80,6 +75,8 @@ async fn introduction(
     match peek.proxy_header(client.stream()).await {
         Ok(header) => {
             account.introduced(&header);
+            let client = admission::address(account.live(|live| live.client), Some(&header));
+            admission::by_listener(terms, client).map_err(|not_admitted| account.refused_for(not_admitted))?;
             Ok(Some(header))
         }
         Err(error) => Err(not_greeted(account, at.elapsed(), error)),
@@ -108,11 +105,12 @@ fn not_greeted(account: &mut Account, after: Duration, error: PeekError) -> Turn
 }
 
 /// For a connection without a hello: the result to count, and how to turn the client away.
-fn no_hello(error: &PeekError) -> (Option<HelloResult>, TurnedAway) {
+pub(super) fn no_hello(error: &PeekError) -> (Option<HelloResult>, TurnedAway) {
     let (result, reason, refusal) = match error {
         PeekError::ProxyHeader(_) => {
             return (None, TurnedAway { reason: Reason::ProxyHeader, refusal: Refusal::Close });
         }
+        PeekError::Request(error) => return (None, refuse::for_bad_request(error, Body::Allowed)),
         PeekError::TimedOut { got: 0 } | PeekError::Gone { got: 0 } | PeekError::Io { got: 0, .. } => {
             (HelloResult::Probe, Reason::Probe, Refusal::Leave)
         }

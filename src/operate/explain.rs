@@ -20,8 +20,8 @@ use crate::ids::ListenerIndex;
 use crate::refuse::{self, Offer, TurnedAway};
 use crate::route::{By, Candidate, NearMiss};
 use crate::server_name::{InvalidName, Pattern, ServerName, Sni};
-use crate::settings::{self, Access, Refuse};
-use crate::snapshot::{self, Chosen, Destination, RouteQuery, Snapshot};
+use crate::settings::{self, Access, AcmeChallenge, Refuse};
+use crate::snapshot::{self, Chosen, Destination, HttpTerms, OtherRequests, RouteQuery, Snapshot};
 use crate::telemetry::{Match, Reason};
 
 /// A hypothetical connection. Properties that are not given are assumed, and the answer says so.
@@ -134,7 +134,7 @@ pub(crate) struct Backend {
 pub(crate) struct Refusal {
     /// As in the log and the metrics.
     pub reason: String,
-    /// `alert`, `close`, `reset` or `drop`.
+    /// `alert`, `close`, `reset` or `drop`; on a listener that speaks HTTP `status 404`, say.
     pub client_sees: String,
     /// The name of the alert in RFC 8446 §6.2.
     pub alert: Option<String>,
@@ -203,6 +203,9 @@ pub(crate) fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explan
         }
         Err(invalid) => explanation.refuse_name(invalid),
     }
+    if let Some(terms) = &snapshot.listener(listener).http {
+        explanation.over_http(config, terms);
+    }
     Ok(explanation)
 }
 
@@ -269,6 +272,39 @@ impl Explanation {
         if matches!(asked.sni, Some(Sni::IpLiteral(_))) {
             self.hints
                 .push("an address is not a server name (RFC 6066 section 3); it is treated as no name".to_owned());
+        }
+    }
+
+    /// Says what a request gets on a listener that speaks HTTP: the name was routed as that of a hello.
+    fn over_http(&mut self, config: &Settings, terms: &HttpTerms) {
+        let port = |name: &str| config.pools.iter().find(|pool| *pool.name == *name).map(|pool| pool.http_port.0);
+        let challenges = match &self.pool {
+            _ if terms.acme_challenge == AcmeChallenge::Off || self.refusal.is_some() => String::new(),
+            Some(pool) => {
+                let port = port(&pool.name).unwrap_or_default();
+                format!("ACME challenges of this name go to port {port} of the backends, and ")
+            }
+            None => "ACME challenges of this name go to the `http_port` of the backends, and ".to_owned(),
+        };
+        let others = match &terms.otherwise {
+            OtherRequests::Redirect if self.refusal.is_none() => {
+                "all other requests are redirected to https".to_owned()
+            }
+            OtherRequests::Redirect => "every request is refused".to_owned(),
+            OtherRequests::Refuse => "all other requests are answered with 404".to_owned(),
+            OtherRequests::Pool(route) => {
+                let pool = route.only_pool().map(|to| &*to.pool.name).unwrap_or_default();
+                format!("all other requests go to pool `{pool}`")
+            }
+        };
+        self.hints.push(format!("listener `{}` speaks HTTP: {challenges}{others}", self.listener));
+        if let Some(refusal) = self.refusal.as_mut().filter(|refusal| refusal.alert.is_some()) {
+            let is_routed = self.matched.is_some();
+            if !is_routed {
+                refusal.reason = Reason::BadRequest.as_str().to_owned();
+            }
+            refusal.client_sees = if is_routed { "status 404" } else { "status 400" }.to_owned();
+            (refusal.alert, refusal.alert_before_tls13) = (None, None);
         }
     }
 

@@ -39,6 +39,7 @@ pub struct Picks<'a> {
     count: usize,
     /// A backend was skipped because it is at its connection limit.
     met_full: bool,
+    at_another_port: bool,
 }
 
 impl<'a> Picks<'a> {
@@ -55,7 +56,21 @@ impl<'a> Picks<'a> {
             IpAddr::V6(_) if pool.settings.transparent => Family::V6,
             _ => Family::Any,
         };
-        Self { pool, family, turn, tried: [BackendId::default(); MOST_ATTEMPTS], count: 0, met_full: false }
+        Self {
+            pool,
+            family,
+            turn,
+            tried: [BackendId::default(); MOST_ATTEMPTS],
+            count: 0,
+            met_full: false,
+            at_another_port: false,
+        }
+    }
+
+    /// Another port of the backends is asked. Unix sockets have none, and a backend that fails at its own port may serve
+    /// the other one.
+    pub fn at_another_port(self) -> Self {
+        Self { at_another_port: true, ..self }
     }
 
     /// Leases the next backend.
@@ -79,7 +94,7 @@ impl<'a> Picks<'a> {
         let other = members.list().iter().find(|member| {
             let address = &member.backend.address;
             let inet = matches!(address, Address::Inet(_)) && address.is_ipv6() != one.address.is_ipv6();
-            let may = |grade| may(member, grade, self.family, &self.tried[..self.count], now);
+            let may = |grade| may(member, grade, self.passed_over(), now);
             inet && member.entry == entry && (may(Grade::Usable) || may(Grade::Overtaken))
         })?;
         self.lease(other)
@@ -91,13 +106,12 @@ impl<'a> Picks<'a> {
             return false;
         }
         let members = self.pool.members.load();
-        let tried = &self.tried[..self.count];
-        let left = |grade: Grade| members.list().iter().any(|member| may(member, grade, self.family, tried, now));
+        let left = |grade: Grade| members.list().iter().any(|member| may(member, grade, self.passed_over(), now));
         let all_fail = || self.best_grade(&members, now) == Grade::Failing;
         left(Grade::Usable)
             || left(Grade::Overtaken)
             || left(Grade::Ejected)
-            || (self.pool.settings.when_all_down == WhenAllDown::Try && all_fail() && left(Grade::Failing))
+            || (self.tries_failing() && all_fail() && left(Grade::Failing))
     }
 
     /// Whether a backend was skipped only because of its connection limit.
@@ -116,13 +130,13 @@ impl<'a> Picks<'a> {
         let suited = members.list().iter().filter(|member| suits(self.family, &member.backend.address));
         match self.family {
             Family::Any => members.best_grade(now),
-            _ => suited.map(|member| member.backend.standing.grade(now)).min().unwrap_or(Grade::Closed),
+            _ => suited.map(|member| member.grade(now)).min().unwrap_or(Grade::Closed),
         }
     }
 
     fn next_of(&mut self, grade: Grade, members: &Members, now: Instant) -> Option<Lease> {
         let best = || self.best_grade(members, now);
-        if !is_tried(grade, self.met_full, self.pool, best) {
+        if !is_tried(grade, self.met_full, self.tries_failing(), best) {
             return None;
         }
         members.groups().iter().find_map(|group| self.next_in(group, grade, members, now))
@@ -131,9 +145,12 @@ impl<'a> Picks<'a> {
     fn next_in(&mut self, group: &Group, grade: Grade, members: &Members, now: Instant) -> Option<Lease> {
         // Between the check and the lease another worker may take the last place; that backend is then full.
         loop {
-            let (family, tried, met_full) = (self.family, &self.tried[..self.count], Cell::new(false));
+            let met_full = Cell::new(false);
+            // Not the method: the turn changes meanwhile.
+            let passed_over =
+                PassedOver { tried: &self.tried[..self.count], family: self.family, unix: self.at_another_port };
             let may = |member: &Member| {
-                let untried = may(member, grade, family, tried, now);
+                let untried = may(member, grade, passed_over, now);
                 let full = untried && member.backend.active() >= member.max_connections;
                 met_full.set(met_full.get() || full);
                 untried && !full
@@ -152,6 +169,14 @@ impl<'a> Picks<'a> {
         }
     }
 
+    fn passed_over(&self) -> PassedOver<'_> {
+        PassedOver { tried: &self.tried[..self.count], family: self.family, unix: self.at_another_port }
+    }
+
+    fn tries_failing(&self) -> bool {
+        self.at_another_port || self.pool.settings.when_all_down == WhenAllDown::Try
+    }
+
     fn lease(&mut self, member: &Member) -> Option<Lease> {
         let lease = Lease::try_new(&member.backend, member.max_connections)?;
         *self.tried.get_mut(self.count)? = member.backend.id;
@@ -160,8 +185,21 @@ impl<'a> Picks<'a> {
     }
 }
 
-fn may(member: &Member, grade: Grade, family: Family, tried: &[BackendId], now: Instant) -> bool {
-    member.grade(now) == grade && !tried.contains(&member.backend.id) && suits(family, &member.backend.address)
+/// The backends that are not picked, whatever their standing.
+#[derive(Clone, Copy)]
+struct PassedOver<'p> {
+    tried: &'p [BackendId],
+    /// Addresses of the other one.
+    family: Family,
+    /// All unix sockets.
+    unix: bool,
+}
+
+fn may(member: &Member, grade: Grade, passed_over: PassedOver<'_>, now: Instant) -> bool {
+    member.grade(now) == grade
+        && !passed_over.tried.contains(&member.backend.id)
+        && suits(passed_over.family, &member.backend.address)
+        && !(passed_over.unix && matches!(member.backend.address, Address::Unix(_)))
 }
 
 fn suits(family: Family, address: &Address) -> bool {
@@ -187,9 +225,10 @@ pub(crate) enum Room {
 impl Room {
     pub(super) fn of(pool: &Pool, now: Instant) -> Self {
         let members = pool.members.load();
+        let tries_failing = pool.settings.when_all_down == WhenAllDown::Try;
         let mut met_full = false;
         for grade in GRADES {
-            if !is_tried(grade, met_full, pool, || members.best_grade(now)) {
+            if !is_tried(grade, met_full, tries_failing, || members.best_grade(now)) {
                 continue;
             }
             for member in members.list().iter().filter(|member| member.grade(now) == grade) {
@@ -204,11 +243,11 @@ impl Room {
 }
 
 /// Whether backends of `grade` are tried, after those that are better.
-fn is_tried(grade: Grade, met_full: bool, pool: &Pool, best: impl Fn() -> Grade) -> bool {
+fn is_tried(grade: Grade, met_full: bool, tries_failing: bool, best: impl Fn() -> Grade) -> bool {
     match grade {
         // A full backend is healthy: being full is no reason to try unhealthy ones.
         Grade::Ejected | Grade::Failing if met_full => false,
-        Grade::Failing if pool.settings.when_all_down == WhenAllDown::Refuse => false,
+        Grade::Failing if !tries_failing => false,
         Grade::Failing => best() >= Grade::Failing,
         _ => true,
     }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::config::{Config, Settings, Sources};
 use crate::process::upgrade;
 use crate::sandbox::Needs;
-use crate::settings::{Address, BackendAddress, Pool, Sandbox};
+use crate::settings::{AcmeChallenge, Address, BackendAddress, Pool, Sandbox};
 
 /// What `config` needs, and reloads that stay within its directories.
 pub(crate) fn of(config: &Config) -> Needs {
@@ -87,7 +87,9 @@ fn bind_ports(config: &Config) -> Option<BTreeSet<u16>> {
 /// The ports of backends, their checks and nameservers. `None` if only DNS knows the port of some backend.
 pub(crate) fn connect_ports(config: &Settings) -> Option<BTreeSet<u16>> {
     let mut ports = BTreeSet::from([DNS_PORT]);
+    let challenges = config.listeners.iter().any(|listener| listener.acme_challenge == Some(AcmeChallenge::Pool));
     for pool in &config.pools {
+        ports.extend(challenges.then_some(pool.http_port.0));
         for backend in &pool.backends {
             match &backend.address {
                 BackendAddress::Inet(address) => _ = ports.insert(address.port()),
@@ -165,6 +167,10 @@ mod tests {
                     resolve: { nameservers: [\"10.0.0.2:7004\"] }";
         assert_eq!(ports(pool), Some(BTreeSet::from([53, 7001, 7002, 7003, 7004])));
         assert_eq!(ports("backends: [\"srv:_a._tcp.b.test\"]"), None);
+        let text = "listeners: [{ name: l, bind: \"127.0.0.1:1\", protocol: http }]\nunmatched: { pool: p }\n\
+                    pools: { p: { backends: [\"10.0.0.1:7001\"], http_port: 7005 } }\n";
+        let config = Config::parse(text, Path::new("f.yaml")).unwrap_or_else(|problems| panic!("{problems}")).config;
+        assert_eq!(connect_ports(&config), Some(BTreeSet::from([53, 7001, 7005])));
     }
 
     /// A new key that names a port is connected to, or is none of those.
@@ -172,7 +178,7 @@ mod tests {
     fn every_port_of_a_pool_is_known_here() {
         let schema = Config::json_schema();
         let keys: BTreeSet<&str> = schema.split('"').filter(|word| word.ends_with("port")).collect();
-        assert_eq!(keys, BTreeSet::from(["port"]), "see `connect_ports`");
+        assert_eq!(keys, BTreeSet::from(["http_port", "port"]), "see `connect_ports`");
     }
 
     #[test]

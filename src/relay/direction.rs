@@ -234,7 +234,7 @@ impl Flow {
             Poll::Ready(Ok((buffer.filled().len(), meter.inspect(buffer.filled()))))
         }))?;
         self.rest = Prefix::new(passed.ok_or(Fault::Refused)?);
-        Poll::Ready(Ok(if bytes == 0 { Moved::End } else { Moved::Bytes(bytes) }))
+        Poll::Ready(Ok(if bytes == 0 || meter.ends_client() { Moved::End } else { Moved::Bytes(bytes) }))
     }
 
     #[cfg(target_os = "linux")]

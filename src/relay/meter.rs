@@ -25,6 +25,10 @@ pub(crate) trait Meter {
     fn inspect(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         Some(bytes.to_vec())
     }
+    /// Whether the client has sent its last byte, although it has not closed. Called after each `inspect`.
+    fn ends_client(&self) -> bool {
+        false
+    }
     /// Whether the client is refused for what it has not sent. If not, the task is woken once it is. Called while the
     /// meter inspects.
     fn refuses_now(&mut self, _: &mut Context<'_>) -> bool {
@@ -58,6 +62,10 @@ impl<M: Meter> Meter for Box<M> {
 
     fn inspect(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         (**self).inspect(bytes)
+    }
+
+    fn ends_client(&self) -> bool {
+        (**self).ends_client()
     }
 
     fn refuses_now(&mut self, cx: &mut Context<'_>) -> bool {

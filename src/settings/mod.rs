@@ -11,6 +11,7 @@
 mod address;
 mod backend;
 mod check;
+mod http;
 mod networks;
 mod pool;
 mod text;
@@ -28,6 +29,7 @@ pub(crate) use self::address::network;
 pub(crate) use self::backend::MAX_WEIGHT;
 pub use self::backend::{Backend, BackendAddress, Search};
 pub use self::check::{CheckKind, HealthCheck, Host, RequestTarget, Statuses};
+pub use self::http::{AcmeChallenge, HttpPort, ListenerProtocol, Otherwise};
 pub use self::networks::{Access, Denied, NetworkEntry, NetworkList};
 pub use self::pool::{
     Balance, Connect, Ejection, Family, Nameserver, OnDown, Pool, Queue, Resolve, SendProxyProtocol, WhenAllDown,
@@ -50,6 +52,15 @@ pub struct Listener {
     #[serde(default)]
     #[schemars(required)]
     pub bind: OneOrMany<Text<SocketAddr>>,
+    /// What clients speak: TLS, or HTTP in the clear, of which one request is read.
+    #[serde(default)]
+    pub protocol: ListenerProtocol,
+    /// For `http`: what happens to requests below `/.well-known/acme-challenge/`. Default: `pool`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acme_challenge: Option<AcmeChallenge>,
+    /// For `http`: what happens to all other requests. Default: `redirect`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub otherwise: Option<Otherwise>,
     /// If present, every connection must start with a PROXY header, v1 or v2. Off by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocol>,

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::address::{self, AddressError};
 use super::check::{HealthCheck, some_check};
 use super::text::{Congestion, Off, Or, OrOff, Text, Word, serde_as_word};
-use super::{Backend, Span, Starttls};
+use super::{Backend, HttpPort, Span, Starttls};
 use crate::proxy_header;
 
 /// A set of backends and how to choose among them.
@@ -54,6 +54,9 @@ pub struct Pool {
     /// How long a new or recovered backend takes to ramp up to its full share.
     #[serde(default)]
     pub slow_start: Span,
+    /// The port of each backend that ACME challenges are sent to, from listeners with `protocol: http`.
+    #[serde(default)]
+    pub http_port: HttpPort,
     /// What the doctor and checks send before TLS begins: `health_check.starttls`, or what the listeners have that lead
     /// here. Connections of clients go by their own listener.
     #[serde(skip)]

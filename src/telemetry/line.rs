@@ -37,6 +37,8 @@ pub struct ConnectionLine<'a> {
     pub hello_ms: Option<Duration>,
     /// What the first bytes look like, if they are not TLS.
     pub saw: Option<Saw>,
+    /// The request, on a listener that speaks HTTP.
+    pub request: Option<RequestLine<'a>>,
     pub route: Option<&'a str>,
     pub matched: Option<Match>,
     pub pool: Option<&'a str>,
@@ -63,6 +65,24 @@ pub struct ConnectionLine<'a> {
     /// The hash of the configuration that served it.
     pub config: &'a str,
     pub error: Option<&'a dyn fmt::Display>,
+}
+
+/// What is logged of an HTTP request.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestLine<'a> {
+    /// `None`: the request is malformed.
+    pub asked: Option<Asked<'a>>,
+    /// Of the answer, if it does not come from a backend.
+    pub status: Option<u16>,
+}
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    pub host: &'a str,
+    pub method: &'a str,
+    /// Without the query, which may hold secrets.
+    pub path: &'a str,
 }
 
 /// The ALPN protocols that a client offers, RFC 7301 §3.1.
@@ -127,6 +147,9 @@ impl<'a> ConnectionLine<'a> {
         if let Some(saw) = self.saw {
             fields.text("saw", saw.as_str());
         }
+        if let Some(request) = self.request {
+            request.write(fields);
+        }
     }
 
     fn write_destination(&self, fields: &mut Fields<'_>) {
@@ -165,6 +188,19 @@ impl<'a> ConnectionLine<'a> {
     }
 }
 
+impl RequestLine<'_> {
+    fn write(self, fields: &mut Fields<'_>) {
+        if let Some(Asked { host, method, path }) = self.asked {
+            fields.text("host", host);
+            fields.text("method", method);
+            fields.text("path", Bytes(&path.as_bytes()[..path.len().min(MAX_PATH_BYTES)]));
+        }
+        if let Some(status) = self.status {
+            fields.plain("status", status);
+        }
+    }
+}
+
 impl<'a> Alpn<'a> {
     fn names(self) -> impl Iterator<Item = &'a [u8]> {
         let (mut wire, list): (&[u8], &[&[u8]]) = match self {
@@ -193,6 +229,8 @@ impl fmt::Display for Millis {
     }
 }
 
+/// A path of a challenge has 71.
+const MAX_PATH_BYTES: usize = 128;
 /// The client chooses the list, and a hello has space for thousands. Browsers offer two.
 pub(crate) const MAX_ALPN_NAMES: usize = 8;
 /// Registered names have at most 17 bytes.

@@ -21,7 +21,7 @@ mod table;
 mod timestamp;
 
 pub use self::labels::*;
-pub(crate) use self::line::{Alpn, ConnectionLine, MAX_ALPN_NAME_BYTES, MAX_ALPN_NAMES};
+pub(crate) use self::line::{Alpn, Asked, ConnectionLine, MAX_ALPN_NAME_BYTES, MAX_ALPN_NAMES, RequestLine};
 pub(crate) use self::log::{ConnectionLog, LogControl, LogGuard};
 pub use self::metrics::Metrics;
 pub(crate) use self::metrics::{REVISION, VERSION};

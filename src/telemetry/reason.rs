@@ -63,6 +63,8 @@ reasons! {
     NotTls => "not_tls", Client;
     BadHello => "bad_hello", Client;
     InvalidSni => "invalid_sni", Client;
+    /// On a listener that speaks HTTP.
+    BadRequest => "bad_request", Client;
     HelloTooLarge => "hello_too_large", Client;
     /// The hello that answers a HelloRetryRequest has another server name.
     NameChanged => "name_changed", Client;
@@ -91,6 +93,8 @@ reasons! {
     /// The connection came back through the backends it was passed to.
     SelfLoop => "self_loop", Policy;
     Ok => "ok", None;
+    /// A request was sent to https.
+    Redirected => "redirected", None;
     ClientReset => "client_reset", Client;
     BackendReset => "backend_reset", Backend;
     IdleTimeout => "idle_timeout", Policy;

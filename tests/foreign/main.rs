@@ -1,5 +1,6 @@
 //! The real binary between programs that were not written for it: Node.js, curl, OpenSSL, Python, Java, HAProxy,
 //! nginx, PostgreSQL.
+//! nginx, certbot, lego.
 //!
 //! A test whose program is not installed says so and passes, so that `cargo test` needs nothing but Rust. With
 //! `SNIGATE_REQUIRE_FOREIGN=1` (as in CI) it fails instead.
@@ -7,6 +8,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod acme;
 mod checks;
 mod demo;
 mod doctor;

@@ -22,6 +22,7 @@ mod failover;
 mod fast_open;
 mod floods;
 mod hellos;
+mod http;
 mod leavers;
 mod limits;
 mod long_lived;

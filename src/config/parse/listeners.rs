@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::{Cursor, Names, lists};
 use crate::config::problem::{Place, Problem, Problems, Severity};
 use crate::config::{Config, Destination};
-use crate::settings::{Congestion, Listener};
+use crate::settings::{Congestion, Listener, ListenerProtocol, Otherwise, Starttls};
 
 /// The listeners of the file.
 pub(super) struct Listeners {
@@ -39,6 +39,10 @@ pub(super) fn parse(top: &Cursor<'_>, congestion: &Congestion) -> Listeners {
         check(&listener, &cursor, &mut listeners.bound);
         lists::access(&mut listener.allow, &mut listener.deny, &cursor);
         listener.congestion.get_or_insert_with(|| congestion.clone());
+        if listener.protocol == ListenerProtocol::Http {
+            listener.acme_challenge.get_or_insert_default();
+            listener.otherwise.get_or_insert_default();
+        }
         listeners.parsed.push(listener);
     }
     listeners
@@ -63,6 +67,42 @@ fn check(listener: &Listener, cursor: &Cursor<'_>, bound: &mut Vec<(SocketAddr, 
         let message = "an empty list would refuse every client; remove `proxy_protocol` to turn it off";
         proxy.error_at("trusted", message);
     }
+    match listener.protocol {
+        ListenerProtocol::Http if cursor.has("silent") => {
+            cursor.error_at("silent", "in HTTP the client speaks first; remove this, or `protocol: http`");
+        }
+        ListenerProtocol::Http if listener.starttls != Starttls::None => {
+            cursor.error_at("starttls", "HTTP has no such exchange; remove this, or `protocol: http`");
+        }
+        ListenerProtocol::Http => {}
+        ListenerProtocol::Quic => cursor.error_at("protocol", "`quic` is not supported yet; write `tls` or `http`"),
+        ListenerProtocol::Tls => {
+            for key in ["acme_challenge", "otherwise"].into_iter().filter(|key| cursor.has(key)) {
+                cursor.error_at(key, "only a listener with `protocol: http` uses this; add that, or remove this");
+            }
+        }
+    }
+}
+
+/// Checks that the pools of `otherwise` exist.
+pub(super) fn check_pools(top: &Cursor<'_>, pools: &Names) {
+    let Some(list) = top.key("listeners") else { return };
+    for listener in list.items() {
+        let otherwise = listener.key("otherwise");
+        let pool = otherwise.as_ref().and_then(|otherwise| otherwise.key("pool"));
+        let Some((pool, name)) = pool.and_then(|pool| Some((pool, pool.text()?))) else { continue };
+        if let Err(dangling) = pools.find(name, "pool") {
+            pool.error(dangling);
+        }
+    }
+}
+
+/// The pools that `otherwise` of some listener leads to.
+pub(super) fn pools_otherwise(listeners: &[Listener]) -> impl Iterator<Item = &Arc<str>> {
+    listeners.iter().filter_map(|listener| match &listener.otherwise {
+        Some(Otherwise::Pool(pool)) => Some(pool),
+        _ => None,
+    })
 }
 
 /// Records that `address` will be bound, and reports a conflict with one that already is.
@@ -109,7 +149,8 @@ pub(super) fn warn_of_unused(config: &Config, places: &[Place], problems: &mut P
     if [&config.no_sni, &config.unmatched, &config.not_tls].into_iter().any(to_pool) {
         return;
     }
-    let mut used = vec![false; config.listeners.len()];
+    let leads_on = |listener: &Listener| matches!(listener.otherwise, Some(Otherwise::Pool(_)));
+    let mut used: Vec<bool> = config.listeners.iter().map(leads_on).collect();
     for route in config.routes.iter().filter(|route| to_pool(&route.to)) {
         match route.conditions.listeners.as_slice() {
             [] => return,

@@ -83,6 +83,7 @@ fn merged(tops: &[Cursor<'_>], mut texts: Texts) -> Option<Config> {
     let pools = pools::parse(tops, Ours { bound: &listeners.bound, admin: &admin }, &tcp.congestion);
     let timeouts = settings::timeouts(top);
     first_bytes::silent(&listeners.parsed, top, &pools.names, timeouts.hello);
+    listeners::check_pools(top, &pools.names);
     let routes = routes::parse(tops, &listeners.names, &pools.names);
     let fallback = |key, default| routes::fallback(top, key, default, &pools.names);
     if let Some(hash) = top.reading.lists.borrow().hash() {
@@ -117,6 +118,7 @@ fn merged(tops: &[Cursor<'_>], mut texts: Texts) -> Option<Config> {
         return None;
     }
     pools::warn_of_unused(&config, &pools.places, problems);
+    self_loops::warn_of_challenges(&config, &pools.places, problems);
     listeners::warn_of_unused(&config, &listeners.places, problems);
     Some(config)
 }

@@ -9,13 +9,11 @@ use std::time::Duration;
 
 use super::self_loops::{self, Ours};
 use super::settings::{DAY, HOUR, MILLISECOND, number_within, within};
-use super::{Cursor, Names, checks};
+use super::{Cursor, Names, checks, listeners};
 use crate::config::Config;
 use crate::config::problem::{Place, Problem, Problems, Severity};
 use crate::server_name::{Pattern, ServerName};
-use crate::settings::{
-    BackendAddress, CheckKind, Congestion, HealthCheck, MAX_WEIGHT, OnDown, Pool, Text, name_error,
-};
+use crate::settings::{BackendAddress, CheckKind, Congestion, HealthCheck, MAX_WEIGHT, OnDown, Pool, Text, name_error};
 
 /// The pools of all files.
 pub(super) struct Pools {
@@ -226,6 +224,9 @@ pub(super) fn warn_of_unused(config: &Config, places: &[Place], problems: &mut P
     let fallbacks = [&config.no_sni, &config.unmatched];
     for to in config.routes.iter().map(|route| &route.to).chain(fallbacks) {
         to.pools().for_each(|pool| used[pool] = true);
+    }
+    for name in listeners::pools_otherwise(&config.listeners) {
+        used.iter_mut().zip(&config.pools).filter(|(_, pool)| pool.name == *name).for_each(|(used, _)| *used = true);
     }
     for ((pool, place), _) in config.pools.iter().zip(places).zip(&used).filter(|(_, used)| !**used) {
         problems.push(Problem {

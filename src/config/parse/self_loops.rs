@@ -7,9 +7,10 @@
 use std::net::SocketAddr;
 
 use super::Cursor;
-use crate::config::problem::Place;
+use crate::config::Config;
+use crate::config::problem::{Place, Problem, Problems, Severity};
 use crate::self_loop::is_own_listener;
-use crate::settings::{Address, Admin, BackendAddress};
+use crate::settings::{AcmeChallenge, Address, Admin, BackendAddress};
 
 /// Where snigate itself listens.
 #[derive(Clone, Copy)]
@@ -40,5 +41,35 @@ pub(super) fn refuse(address: &BackendAddress, Ours { bound, admin }: Ours<'_>, 
             "`{address}` is {own}: snigate would connect to itself in a loop; write the address that the backend itself \
              listens on"
         ));
+    }
+}
+
+/// Warns about a pool whose ACME challenges would come back: none of them is answered.
+pub(super) fn warn_of_challenges(config: &Config, places: &[Place], problems: &mut Problems) {
+    if !config.listeners.iter().any(|listener| listener.acme_challenge == Some(AcmeChallenge::Pool)) {
+        return;
+    }
+    let bound: Vec<SocketAddr> = config.listeners.iter().flat_map(|l| l.bind.iter().map(|bind| bind.0)).collect();
+    let mut asked = vec![false; config.pools.len()];
+    for to in config.routes.iter().map(|route| &route.to).chain([&config.no_sni, &config.unmatched]) {
+        to.pools().for_each(|pool| asked[pool] = true);
+    }
+    for ((pool, place), _) in config.pools.iter().zip(places).zip(&asked).filter(|(_, asked)| **asked) {
+        let port = pool.http_port.0;
+        let comes_back = |address: &BackendAddress| match address {
+            BackendAddress::Inet(address) => is_own_listener(SocketAddr::new(address.ip(), port), &bound, &[]),
+            _ => false,
+        };
+        let Some(backend) = pool.backends.iter().find(|backend| comes_back(&backend.address)) else { continue };
+        problems.push(Problem {
+            severity: Severity::Warning,
+            place: place.clone(),
+            path: format!("pools.{}", pool.name),
+            message: format!(
+                "ACME challenges for `{}` go to its port {port}, where snigate itself listens, and are refused; set \
+                 `http_port` to the port on which the backend serves HTTP",
+                backend.address
+            ),
+        });
     }
 }

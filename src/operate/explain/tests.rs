@@ -61,6 +61,29 @@ fn a_split_is_reported_with_its_shares() {
 }
 
 #[test]
+fn a_listener_that_speaks_http_explains_what_a_request_gets() {
+    let text = SHOP.replace(
+        "listeners: [",
+        "listeners: [{ name: web, bind: \"127.0.0.1:0\", protocol: http, otherwise: { pool: staging } }, { name: red, bind: \"127.0.0.1:0\", protocol: http }, ",
+    );
+    let snapshot = snapshot(&text);
+    let ask = |name: &str, listener: &str| {
+        let question = Question { name: name.to_owned(), listener: Some(listener.to_owned()), ..Question::default() };
+        let explanation = explain(&snapshot, &question).expect("a good question");
+        let sees = explanation.refusal.map(|refusal| (refusal.reason, refusal.client_sees, refusal.alert));
+        (explanation.hints.last().cloned().expect("a hint"), sees)
+    };
+    let (hint, sees) = ask("www.shop.test", "red");
+    assert!(hint.contains("port 80 of the backends, and all other requests are redirected"), "{hint}");
+    assert_eq!(sees, None);
+    assert!(ask("www.shop.test", "web").0.contains("all other requests go to pool `staging`"));
+    let refused = |reason: &str, sees: &str| Some((reason.to_owned(), sees.to_owned(), None));
+    assert_eq!(ask("nope.test", "red").1, refused("no_route", "status 404"));
+    assert_eq!(ask("a b", "red").1, refused("bad_request", "status 400"));
+    assert_eq!(ask("closed.test", "red").1, refused("refused", "close"));
+}
+
+#[test]
 fn refusals_are_reported_as_the_client_sees_them() {
     let snapshot = snapshot(SHOP);
     let refusal = |name| {

@@ -20,6 +20,7 @@ fn bare() -> ConnectionLine<'static> {
         hello_records: None,
         hello_ms: None,
         saw: None,
+        request: None,
         route: None,
         matched: None,
         pool: None,

@@ -33,6 +33,7 @@ fn line(reason: Reason) -> ConnectionLine<'static> {
         hello_records: None,
         hello_ms: None,
         saw: None,
+        request: None,
         route: None,
         matched: None,
         pool: None,
@@ -68,7 +69,7 @@ fn failed_leaves_out_what_nobody_can_mend() {
     let (sender, written) = channel();
     let log = ConnectionLog::to(Channel(sender), LogFormat::Text, LogConnections::Failed);
     Reason::ALL.iter().for_each(|reason| log.line(&line(*reason)));
-    assert_eq!(written.try_iter().count(), Reason::ALL.len() - 3);
+    assert_eq!(written.try_iter().count(), Reason::ALL.len() - 4);
     assert!(!log.wants(Reason::Ok) && !log.wants(Reason::Probe) && log.wants(Reason::NoRoute));
 
     let docs = include_str!("../../../docs/logs.md");
