@@ -215,8 +215,12 @@ CANDIDATES = [
 PEERS = [candidate.name for candidate in CANDIDATES if not candidate.own]
 
 
+def has_variant(name: str, variant: str | None) -> bool:
+    """Whether that candidate, which may be another build of snigate, can be told what `variant` changes."""
+    return variant is None or variant in (OF_HAPROXY if name == "haproxy" else VARIANTS if is_snigate(name) else {})
+
+
 def is_snigate(name: str) -> bool:
-    """Whether that candidate can be told what VARIANTS change."""
     return name not in [candidate.name for candidate in CANDIDATES if candidate.name != "snigate"]
 
 
@@ -239,11 +243,25 @@ VARIANTS: dict[str, Callable[[str], str]] = {
     "routes-10000": with_routes(10_000),
     "routes-1000000": with_routes(1_000_000),
     "workers-2": lambda text: text.replace("workers: 1", "workers: 2"),
+    "deny-100000": lambda text: text.replace(" }", ', deny: ["@banned.txt"] }', 1),
+}
+
+# The same for HAProxy, where it can do the same.
+OF_HAPROXY: dict[str, Callable[[str], str]] = {
+    "deny-100000": lambda text: text.replace(
+        "    tcp-request inspect-delay",
+        "    tcp-request connection reject if { src -f banned.txt }\n    tcp-request inspect-delay",
+    ),
 }
 
 
+def banned() -> str:
+    """100,000 networks that do not meet, none of them the load's."""
+    return "".join(f"{11 + number // 65536}.{number // 256 % 256}.{number % 256}.0/25\n" for number in range(100_000))
+
+
 def varied(candidate: Candidate, variant: str | None) -> Candidate:
-    """`candidate`, which is snigate, with the configuration of that variant."""
+    """`candidate` with the configuration of that variant."""
     if variant is None:
         return candidate
 
@@ -251,9 +269,11 @@ def varied(candidate: Candidate, variant: str | None) -> Candidate:
         command = candidate.start(program, place)
         config = Path(command[-1])
         before = config.read_text()
-        after = VARIANTS[variant](before)
+        after = (OF_HAPROXY if candidate.name == "haproxy" else VARIANTS)[variant](before)
         assert after != before, f"{variant} changes nothing"
         config.write_text(after)
+        if "banned.txt" in after:
+            config.with_name("banned.txt").write_text(banned())
         return command
 
     return replace(candidate, start=start)

@@ -49,6 +49,8 @@ pub struct World {
     scratch: Vec<u8>,
     records: Vec<u8>,
     answer: Vec<u8>,
+    /// Of the next client.
+    hello: Vec<u8>,
     chunk_bytes: usize,
     /// Round trips go first, so that the tool's own bulk work does not count as their latency.
     urgent_first: bool,
@@ -127,6 +129,7 @@ impl World {
             scratch: vec![0; BULK_CHUNK_BYTES],
             records: records(BULK_CHUNK_BYTES),
             answer: answer(),
+            hello: HELLO.to_vec(),
             chunk_bytes: BULK_CHUNK_BYTES,
             urgent_first: false,
             open: [0; 4],
@@ -167,11 +170,22 @@ impl World {
         self.open[number(kind)] += 1;
         self.opening += 1;
         // On loopback the handshake is done by now.
-        let (state, interest) = match net::send(&socket, HELLO, QUIET) {
+        self.renew_hello();
+        let (state, interest) = match net::send(&socket, &self.hello, QUIET) {
             Ok(_) => (State::Answer { left: ANSWER_BYTES }, EventFlags::IN),
             Err(_) => (State::Connecting, EventFlags::OUT),
         };
         self.add(Connection { socket, kind, state }, interest)
+    }
+
+    /// No real client sends the same random twice, and a proxy may take those that come together for a loop.
+    fn renew_hello(&mut self) {
+        for byte in &mut self.hello[RANDOM] {
+            *byte = byte.wrapping_add(1);
+            if *byte != 0 {
+                break;
+            }
+        }
     }
 
     /// Closes every client of a kind.
@@ -274,7 +288,8 @@ impl World {
     fn step(&mut self, connection: &mut Connection, flags: EventFlags, data: u64) -> Next {
         let socket = &connection.socket;
         match connection.state {
-            State::Connecting => match net::send(socket, HELLO, QUIET) {
+            // By now another one may have sent this hello, too; that is rare.
+            State::Connecting => match net::send(socket, &self.hello, QUIET) {
                 Ok(_) => {
                     connection.state = State::Answer { left: ANSWER_BYTES };
                     self.watch(connection, data, EventFlags::IN)
@@ -531,6 +546,9 @@ fn records(bytes: usize) -> Vec<u8> {
     records.truncate(bytes);
     records
 }
+
+/// The random of a hello, behind the headers of record and message and the version (RFC 8446 §4.1.2, §5.1).
+const RANDOM: std::ops::Range<usize> = 11..43;
 
 /// A handshake record that begins as a ServerHello does, with noise in it. A proxy may look whether the answer is TLS.
 fn answer() -> Vec<u8> {
