@@ -21,6 +21,7 @@ mod token;
 mod wording;
 mod yaml;
 
+use std::collections::HashSet;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -89,6 +90,21 @@ impl Config {
     /// is left out.
     pub fn to_text(&self) -> String {
         effective::text(self)
+    }
+
+    /// For each pool, whether it gets connections, but none that are TLS.
+    pub(crate) fn never_tls(&self) -> Vec<bool> {
+        let tls = self.routes.iter().map(|route| &route.to).chain([&self.no_sni, &self.unmatched]);
+        let tls: HashSet<usize> = tls.flat_map(|to| to.pools()).collect();
+        let plain: HashSet<usize> = self.not_tls_pools().collect();
+        (0..self.pools.len()).map(|pool| plain.contains(&pool) && !tls.contains(&pool)).collect()
+    }
+
+    /// The pools that get connections that are not TLS.
+    pub(crate) fn not_tls_pools(&self) -> impl Iterator<Item = usize> {
+        let silent = self.listeners.iter().filter_map(|listener| listener.silent.as_ref());
+        let silent = silent.filter_map(|silent| self.pools.iter().position(|pool| *pool.name == *silent.pool));
+        silent.chain(self.not_tls.pools())
     }
 
     /// The JSON Schema (draft 2020-12) of the routing file, ready to be saved.

@@ -18,6 +18,7 @@ use crate::server_name::{Pattern, ServerName};
 pub(super) struct PoolPlan {
     /// Its index into [`Settings::pools`](crate::config::Settings::pools).
     pub pool: usize,
+    /// None if the pool never gets TLS.
     pub asked: Arc<[Question]>,
     /// How many names were skipped because there were too many.
     pub left_out: usize,
@@ -79,16 +80,18 @@ pub(super) fn plans(
     }
     let mut asked =
         if selection.names.is_empty() { routed(config, all) } else { named(config, all, &selection.names)? };
+    let never_tls = config.never_tls();
     let plans = asked.iter_mut().enumerate().filter(|(pool, asked)| {
         let wanted =
             selection.pools.is_empty() || selection.pools.iter().any(|name| **name == *config.pools[*pool].name);
         wanted && (selection.names.is_empty() || !asked.is_empty())
     });
-    Ok(plans.map(|(pool, asked)| plan(pool, std::mem::take(asked), selection.most_names)).collect())
+    Ok(plans.map(|(pool, asked)| plan(pool, std::mem::take(asked), never_tls[pool], selection.most_names)).collect())
 }
 
-fn plan(pool: usize, mut asked: Vec<Question>, most: usize) -> PoolPlan {
-    if asked.is_empty() {
+fn plan(pool: usize, mut asked: Vec<Question>, never_tls: bool, most: usize) -> PoolPlan {
+    // A handshake shows nothing of a server of another protocol.
+    if asked.is_empty() && !never_tls {
         asked.push(Question { name: None, why: Why::Unrouted });
     }
     let left_out = asked.len().saturating_sub(most);
@@ -193,7 +196,7 @@ mod tests {
     use super::*;
 
     const CONFIG: &str = r#"
-listeners: [{ name: https, bind: "127.0.0.1:0" }]
+listeners: [{ name: https, bind: "127.0.0.1:0", silent: { pool: mail } }]
 routes:
   - { sni: [a.test, "*.test", b.test, "**.deep.test"], pool: web }
   - { sni: a.test, alpn: [h2], pool: web }
@@ -204,6 +207,9 @@ pools:
   other: { backends: ["127.0.0.1:1"] }
   rest: { backends: ["127.0.0.1:1"] }
   spare: { backends: ["127.0.0.1:1"] }
+  mail: { backends: ["127.0.0.1:25"] }
+  ssh: { backends: ["127.0.0.1:22"] }
+not_tls: { pool: ssh }
 no_sni: { pool: other }
 unmatched: { pool: rest }
 "#;
@@ -233,12 +239,22 @@ unmatched: { pool: rest }
         ]);
         let other = strings(&["no name", "snigate-doctor.deep.test (made up for *.deep.test)", "b.test"]);
         let rest = strings(&["snigate-doctor.invalid (made up for any name)"]);
-        let expected = vec![(0, web, 0), (1, other, 0), (2, rest, 0), (3, strings(&["no name"]), 0)];
+        let expected = vec![
+            (0, web, 0),
+            (1, other, 0),
+            (2, rest, 0),
+            (3, strings(&["no name"]), 0),
+            (4, vec![], 0),
+            (5, vec![], 0),
+        ];
         assert_eq!(reported(&everything()), Ok(expected));
     }
 
     #[test]
     fn pools_and_names_narrow_it_and_too_many_names_are_cut() {
+        let pools = vec!["mail".to_owned()];
+        let mail = reported(&Selection { pools, ..everything() }).unwrap();
+        assert_eq!(mail, [(4, vec![], 0)]);
         let pools = vec!["web".to_owned()];
         let cut = reported(&Selection { pools, most_names: 3, ..everything() }).unwrap();
         assert_eq!((cut.len(), cut[0].1.len(), cut[0].2), (1, 3, 1));
@@ -248,6 +264,9 @@ unmatched: { pool: rest }
         let c = reported(&Selection { names: name("c.test"), ..everything() }).unwrap();
         assert_eq!(c, [(0, strings(&["c.test"]), 0)]);
         let no_pool = reported(&Selection { pools: vec!["wab".to_owned()], ..everything() }).unwrap_err();
-        assert_eq!(no_pool.to_string(), "there is no pool `wab`; there is `web`, `other`, `rest`, `spare`");
+        assert_eq!(
+            no_pool.to_string(),
+            "there is no pool `wab`; there is `web`, `other`, `rest`, `spare`, `mail`, `ssh`"
+        );
     }
 }

@@ -134,6 +134,9 @@ impl Backend {
         if let Some(failure) = &self.failure {
             return failure.clone();
         }
+        if self.names_asked == 0 {
+            return "not examined, since no TLS is routed to it".to_owned();
+        }
         let alpn = self.alpn.as_deref().unwrap_or("no ALPN");
         let group = self.key_exchange.as_deref().unwrap_or("no key exchange");
         let mut text = format!("TLS {}, {alpn}, {group}", self.tls.join(" and "));

@@ -3,7 +3,7 @@
 //! In:  the tops of all files.
 //! Out: [`Pool`]s in the order of the files, their names for the routes, their places for warnings.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -172,7 +172,7 @@ pub(super) fn default_check_names(config: &mut Config, places: &[Place], top: &C
             }
         }
     }
-    let plain = never_tls(config);
+    let plain = config.never_tls();
     for (number, (pool, place)) in config.settings.pools.iter_mut().zip(places).enumerate() {
         let Some(check) = &mut pool.health_check else { continue };
         let message = match check {
@@ -202,25 +202,10 @@ pub(super) fn default_check_names(config: &mut Config, places: &[Place], top: &C
     }
 }
 
-/// Which pools get connections, but none that are TLS.
-fn never_tls(config: &Config) -> Vec<bool> {
-    let tls = config.routes.iter().map(|route| &route.to).chain([&config.no_sni, &config.unmatched]);
-    let tls: HashSet<usize> = tls.flat_map(|to| to.pools()).collect();
-    let plain: HashSet<usize> = plain(config).collect();
-    (0..config.pools.len()).map(|pool| plain.contains(&pool) && !tls.contains(&pool)).collect()
-}
-
-/// The pools of connections that are not TLS.
-fn plain(config: &Config) -> impl Iterator<Item = usize> {
-    let silent = config.listeners.iter().filter_map(|listener| listener.silent.as_ref());
-    let silent = silent.filter_map(|silent| config.pools.iter().position(|pool| *pool.name == *silent.pool));
-    silent.chain(config.not_tls.pools())
-}
-
 /// Warns about a pool that nothing routes to.
 pub(super) fn warn_of_unused(config: &Config, places: &[Place], problems: &mut Problems) {
     let mut used = vec![false; config.pools.len()];
-    plain(config).for_each(|pool| used[pool] = true);
+    config.not_tls_pools().for_each(|pool| used[pool] = true);
     let fallbacks = [&config.no_sni, &config.unmatched];
     for to in config.routes.iter().map(|route| &route.to).chain(fallbacks) {
         to.pools().for_each(|pool| used[pool] = true);
