@@ -75,6 +75,16 @@ async fn places_go_to_those_who_wait_in_the_order_in_which_they_came() {
     }
 }
 
+/// Whoever gave it back saw nobody waiting.
+#[tokio::test(flavor = "local")]
+async fn a_place_that_became_free_before_the_client_joined_is_found() {
+    let pool = pool(1, &[1]);
+    drop(take(&pool));
+    let (_far, client) = waiting(&pool, Said::HelloAlone).await;
+    let place = timeout(Duration::from_secs(10), client).await.expect("at once").expect("no panic");
+    assert!(place.is_ok());
+}
+
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn a_wait_ends_at_the_timeout_of_the_queue() {
     let pool = pool(2, &[1]);
