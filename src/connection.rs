@@ -10,16 +10,16 @@ mod http;
 mod second_hello;
 mod self_loop;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
 
-pub(crate) use self::account::Accepted;
 use self::account::Account;
-pub(crate) use self::admission::{NotAdmitted, by_listener};
+pub(crate) use self::account::{Accepted, Places};
+pub(crate) use self::admission::{Known, Newcomer, NotAdmitted};
 use self::hello::hello;
 use crate::connect::{self, Ask, BackendStream, ConnectError, Connected, FirstBytes, OtherPort, Place};
 use crate::pool::{PickRequest, Pool};
@@ -108,12 +108,9 @@ async fn walk(
     }
     let (mut prefix, header) = hello(client, account, snapshot).await?;
     account.more_than_hello(&mut prefix)?;
-    let source = admission::address(account.live(|live| live.client), header.as_ref());
-    let Chosen { route, matched } = choose(snapshot, account, source, &prefix);
-    if let Err(not_admitted) = admission::by_route(route, source) {
-        account.routed(snapshot, route, None);
-        return Err(account.refused_for(not_admitted));
-    }
+    let known = Known::by(header.as_ref());
+    let Chosen { route, matched } = choose(snapshot, account, known, &prefix);
+    account.enters_by_route(snapshot, route, known)?;
     let to = route.next().map_err(|how| refused(account, snapshot, route, how, matched, &prefix))?;
     let announced = header.and_then(|header| header.addresses);
     let lead = Lead { announced, prefix: &prefix, ..Lead::to(route, to, snapshot) };
@@ -238,14 +235,16 @@ fn not_connected(account: &mut Account, error: ConnectError) -> TurnedAway {
     TurnedAway { reason, refusal: Refusal::Reset }
 }
 
-/// Finds the route; [`Snapshot::choose`] makes the decision.
-fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account, source: Option<IpAddr>, prefix: &[u8]) -> Chosen<'a> {
+/// Finds the route; [`Snapshot::choose`] makes the decision. The address of a proxy that did not pass its client's on must
+/// not satisfy a `source` condition.
+fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account, known: Known, prefix: &[u8]) -> Chosen<'a> {
     let silent = account.live(|live| snapshot.listener(live.listener).silent.as_ref());
     let chosen = match (account.hello(), silent) {
         (None, Some(silent)) if prefix.is_empty() => Chosen { route: &silent.route, matched: Match::Silent },
         (None, _) => Chosen { route: &snapshot.not_tls, matched: Match::NotTls },
         (Some(hello), _) => {
-            let listener = account.live(|live| live.listener);
+            let (client, listener) = account.live(|live| (live.client.ip().to_canonical(), live.listener));
+            let source = (known == Known::Yes).then_some(client);
             snapshot.choose(RouteQuery { sni: hello.server_name.as_ref(), alpn: &hello.alpn, source, listener })
         }
     };

@@ -38,6 +38,7 @@ mod relay;
 // What the path stands on; no module of these does more than one small thing.
 mod self_loop;
 mod limits;
+mod client_limits;
 mod hello_memory;
 mod drain;
 mod socket;
@@ -65,6 +66,7 @@ pub use self::sys::give_memory_back;
 pub mod internals {
     pub use crate::alert::Alert;
     pub use crate::client_hello::{Alpn, ClientHello, Hello, MAX_RECORDS, NotHello, Reader, parse};
+    pub use crate::client_limits::{ClientLimits, Entered, Exceeded, Over, Place};
     pub use crate::ids::{ConnectionId, ListenerIndex, RouteIndex};
     pub use crate::networks::Networks;
     pub use crate::server_name::{Pattern, ServerName, Sni};

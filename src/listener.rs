@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::connection::{self, Accepted, NotAdmitted};
+use crate::connection::{self, Accepted, Known, Newcomer, NotAdmitted, Places};
 use crate::descriptors::{self, Budget};
 use crate::drain::Watch;
 use crate::ids::{ConnectionId, ListenerIndex};
@@ -238,23 +238,27 @@ impl AcceptLoop {
         // connection each.
         let permit = self.shared.permits.acquire();
         let terms = snapshot.listener(*index);
+        let (at, peer) = (Instant::now(), SocketAddr::new(peer.ip().to_canonical(), peer.port()));
         // Behind a proxy the client's address is still to come.
-        let is_known = terms.trusted_proxies.is_none();
-        let decided = if is_known { connection::by_listener(terms, Some(peer.ip().to_canonical())) } else { Ok(()) };
-        let decided =
-            decided.and_then(|()| listener.permits.try_acquire(terms.max_connections).ok_or(NotAdmitted::Full));
-        let (listener_permit, not_admitted) = match decided {
-            Ok(permit) => (Some(permit), None),
-            Err(not_admitted) => (None, Some(not_admitted)),
+        let counted = match terms.trusted_proxies {
+            Some(_) => Ok(None),
+            None => Newcomer { client: peer, known: Known::Yes, at, terms: &snapshot.terms }.by_listener(terms),
         };
-        let (id, at) = (ConnectionId(self.shared.ids.fetch_add(1, Ordering::Relaxed)), Instant::now());
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let admitted = counted.and_then(|counted| {
+            let permit = listener.permits.try_acquire(terms.max_connections).ok_or(NotAdmitted::Full)?;
+            Ok((counted, permit))
+        });
+        let (counted, listener_permit, not_admitted) = match admitted {
+            Ok((counted, permit)) => (counted, Some(permit), None),
+            Err(not_admitted) => (None, None, Some(not_admitted)),
+        };
+        let id = ConnectionId(self.shared.ids.fetch_add(1, Ordering::Relaxed));
         let live = registry::enter(id, peer, at, Arc::clone(&snapshot.terms), *index);
         let place = live.number();
         let accepted = Accepted {
             listener_metrics: Arc::clone(&listener.metrics),
-            metrics: Arc::clone(&self.shared.metrics),
             permits: (permit, listener_permit),
+            places: Places::of_listener(counted),
             live,
         };
         if let Some(not_admitted) = not_admitted {

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::split::{Share, Split};
 use crate::client_hello::Alpn;
+use crate::client_limits::ClientLimits;
 use crate::config::{self, Config, Place, Settings};
 use crate::ids::{ListenerIndex, RouteIndex};
 use crate::limits::{Permit, Permits};
@@ -26,8 +27,8 @@ use crate::relay::{self, Engine};
 use crate::route::{Builder, By, Candidate, Conditions, Lookup, RouteTable};
 use crate::server_name::{Pattern, ServerName, Sni};
 use crate::settings::{
-    self, Access, AcmeChallenge, ListenerProtocol, Nothing, Off, OnRemoved, Or, Otherwise, Refuse, Span, Splice,
-    Starttls,
+    self, Access, AcmeChallenge, ListenerProtocol, Nothing, Off, OnRemoved, Or, OrOff, Otherwise, PerClient, Refuse,
+    Span, Splice, Starttls,
 };
 use crate::socket;
 use crate::telemetry::{ConnectionLog, Match, Metrics, RouteMetrics};
@@ -52,6 +53,8 @@ pub struct Snapshot {
     pub relay: Arc<relay::Settings>,
     /// `limits.max_connections`; `None` is `auto`.
     pub max_connections: Option<usize>,
+    /// `limits.per_client`
+    clients: Option<Arc<ClientLimits>>,
     listeners: Vec<ListenerTerms>,
     /// Where the listeners are bound, as written in the file.
     pub bound: Vec<SocketAddr>,
@@ -78,6 +81,8 @@ pub struct ListenerTerms {
     pub access: Option<Box<Access>>,
     /// `None`: clients speak TLS. Boxed, since most listeners have none.
     pub http: Option<Box<HttpTerms>>,
+    /// Those of the listener, or of all listeners. `None`: off.
+    pub clients: Option<Arc<ClientLimits>>,
 }
 
 /// What happens to clients that say nothing.
@@ -119,6 +124,8 @@ pub struct Terms {
     pub hello_memory_bytes: Option<usize>,
     /// Where its line goes when it ends.
     pub connection_log: ConnectionLog,
+    /// Of the process.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Where connections that match a pattern or a fallback go.
@@ -130,6 +137,8 @@ pub struct Route {
     pub access: Option<Box<Access>>,
     /// Boxed, since few routes have any.
     overrides: Option<Box<Overrides>>,
+    /// `None`: off.
+    pub clients: Option<Arc<ClientLimits>>,
     /// Created on first use, so that a million routes cost nothing.
     metrics: OnceLock<Arc<RouteMetrics>>,
 }
@@ -229,7 +238,13 @@ impl Snapshot {
         let pools = build_pools(&config, before, metrics);
         let generation = before.map_or(0, |before| before.generation + 1);
         let splits = before.map(Self::splits).unwrap_or_default();
-        let route = |name: &Arc<str>, to: config::Destination, split: Option<&Split>, overrides, on_removed, access| {
+        let route = |name: &Arc<str>,
+                     to: config::Destination,
+                     split: Option<&Split>,
+                     overrides,
+                     on_removed,
+                     access,
+                     clients| {
             let to = match to {
                 config::Destination::Pool(pool) => Destination::Pool(Arc::clone(&pools[pool])),
                 config::Destination::Split(shares) => {
@@ -238,29 +253,37 @@ impl Snapshot {
                 }
                 config::Destination::Refuse(refuse) => Destination::Refuse(refuse),
             };
-            Route { overrides, on_removed, access, ..Route::new(Arc::clone(name), to) }
+            Route { overrides, on_removed, access, clients, ..Route::new(Arc::clone(name), to) }
         };
         let mut permits = before.map(Self::route_permits).unwrap_or_default();
         let mut table = Builder::default();
         let mut routes = Vec::with_capacity(from.len());
         let mut places = Places::default();
+        let known = before.map(routes_with_limits).unwrap_or_default();
         for (index, mut from) in (0..).map(RouteIndex).zip(from) {
             for (pattern, place) in std::mem::take(&mut from.patterns) {
                 table.add(pattern, conditions(&from.conditions), index);
                 places.push(&place);
             }
             let split = splits.get(&*from.name).copied();
+            let clients = from.per_client.take().map(|own| ClientLimits::new(&own, known.get(&*from.name).copied()));
             let overrides = overrides(&from, permits.remove(&from.name));
-            routes.push(route(&from.name, from.to, split, overrides, from.on_removed, from.access));
+            routes.push(route(&from.name, from.to, split, overrides, from.on_removed, from.access, clients));
         }
         places.spots.shrink_to_fit();
         let fallback = |name: &str, to, before: Option<&Route>| {
-            route(&name.into(), to, before.and_then(Route::split), None, OnRemoved::Keep, None)
+            route(&name.into(), to, before.and_then(Route::split), None, OnRemoved::Keep, None, None)
         };
         let silent = |listener: &settings::Listener| {
             let silent = listener.silent.as_ref()?;
             let pool = pools.iter().position(|pool| *pool.name == *silent.pool)?;
             Some(Silent { after: *silent.after, route: fallback("silent", config::Destination::Pool(pool), None) })
+        };
+        let clients = on(&config.limits.per_client)
+            .map(|limits| ClientLimits::new(limits, before.and_then(|before| before.clients.as_deref())));
+        let listener = |listener: &settings::Listener| {
+            let own = listener_clients(listener, clients.as_ref(), before);
+            listener_terms(listener, silent(listener), own, &pools)
         };
         let snapshot = Self {
             table: table.build(),
@@ -270,14 +293,11 @@ impl Snapshot {
             not_tls: fallback("not_tls", config.not_tls.clone(), before.map(|before| &before.not_tls)),
             relay: Arc::new(relay_settings(&config)),
             max_connections: *config.limits.max_connections,
-            listeners: config
-                .listeners
-                .iter()
-                .map(|listener| listener_terms(listener, silent(listener), &pools))
-                .collect(),
+            listeners: config.listeners.iter().map(listener).collect(),
+            clients,
             bound: config.listeners.iter().flat_map(|listener| listener.bind.iter().map(|bind| bind.0)).collect(),
             generation,
-            terms: Arc::new(terms(&config, generation)),
+            terms: Arc::new(terms(&config, generation, metrics)),
             places,
             metrics: Arc::clone(metrics),
             replaced: SetOnce::new(),
@@ -412,6 +432,7 @@ impl Snapshot {
             max_connections: from.max_connections(),
             on_removed: from.on_removed,
             access: from.access.clone(),
+            per_client: from.clients.as_ref().map(|clients| Box::new(clients.settings().clone())),
         };
         let routes = (0..).map(RouteIndex).zip(&self.routes).map(route).collect();
         Config { settings: self.config.clone(), routes }
@@ -483,7 +504,15 @@ impl Snapshot {
 
 impl Route {
     fn new(name: Arc<str>, to: Destination) -> Self {
-        Self { name, to, overrides: None, on_removed: OnRemoved::Keep, access: None, metrics: OnceLock::new() }
+        Self {
+            name,
+            to,
+            overrides: None,
+            on_removed: OnRemoved::Keep,
+            access: None,
+            clients: None,
+            metrics: OnceLock::new(),
+        }
     }
 }
 
@@ -581,6 +610,31 @@ fn overrides(from: &config::Route, permits: Option<Arc<Permits>>) -> Option<Box<
     has_any.then(|| Box::new(Overrides { idle_timeout, max_age, max_connections, permits }))
 }
 
+/// The limits of the routes that have some, by name.
+fn routes_with_limits(before: &Snapshot) -> HashMap<&str, &ClientLimits> {
+    before.routes.iter().filter_map(|route| Some((&*route.name, route.clients.as_deref()?))).collect()
+}
+
+/// The limits for the clients of a listener: its own, or those of `all`.
+fn listener_clients(
+    listener: &settings::Listener,
+    all: Option<&Arc<ClientLimits>>,
+    before: Option<&Snapshot>,
+) -> Option<Arc<ClientLimits>> {
+    if listener.per_client.is_none() {
+        return all.cloned();
+    }
+    let own = on(&listener.per_client)?;
+    let known = before.and_then(|before| before.listener(before.find_listener(&listener.name)?).clients.as_ref());
+    let shared = before.and_then(|before| before.clients.as_ref());
+    let known = known.filter(|known| shared.is_none_or(|shared| !Arc::ptr_eq(known, shared)));
+    Some(ClientLimits::new(own, known.map(|known| &**known)))
+}
+
+fn on(limits: &Option<OrOff<PerClient>>) -> Option<&PerClient> {
+    limits.as_ref()?.0.as_ref()
+}
+
 fn config_conditions(from: &Conditions) -> config::Conditions {
     let listeners = from.listeners.iter().map(|ListenerIndex(index)| *index).collect();
     config::Conditions { alpn: from.alpn.clone(), source: from.source.clone(), listeners }
@@ -618,7 +672,12 @@ fn relay_settings(config: &Settings) -> relay::Settings {
     }
 }
 
-fn listener_terms(listener: &settings::Listener, silent: Option<Silent>, pools: &[Arc<Pool>]) -> ListenerTerms {
+fn listener_terms(
+    listener: &settings::Listener,
+    silent: Option<Silent>,
+    clients: Option<Arc<ClientLimits>>,
+    pools: &[Arc<Pool>],
+) -> ListenerTerms {
     ListenerTerms {
         name: Arc::clone(&listener.name),
         max_connections: listener.max_connections.unwrap_or(usize::MAX),
@@ -626,6 +685,7 @@ fn listener_terms(listener: &settings::Listener, silent: Option<Silent>, pools: 
         starttls: listener.starttls,
         silent,
         access: Access::new(listener.allow.clone(), listener.deny.clone()),
+        clients,
         http: (listener.protocol == ListenerProtocol::Http).then(|| Box::new(http_terms(listener, pools))),
     }
 }
@@ -643,7 +703,7 @@ fn http_terms(listener: &settings::Listener, pools: &[Arc<Pool>]) -> HttpTerms {
     HttpTerms { acme_challenge: listener.acme_challenge.unwrap_or_default(), otherwise }
 }
 
-fn terms(config: &Settings, generation: u64) -> Terms {
+fn terms(config: &Settings, generation: u64, metrics: &Arc<Metrics>) -> Terms {
     Terms {
         generation,
         hash: config.hash.as_str().into(),
@@ -652,6 +712,7 @@ fn terms(config: &Settings, generation: u64) -> Terms {
         max_hello_bytes: *config.limits.max_hello,
         hello_memory_bytes: config.limits.hello_memory.map(|size| *size),
         connection_log: ConnectionLog::stdout(config.log.format, config.log.connections),
+        metrics: Arc::clone(metrics),
     }
 }
 

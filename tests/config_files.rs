@@ -332,19 +332,6 @@ fn all_problems_of_a_file_are_reported_at_once_in_order() {
 }
 
 #[test]
-fn what_is_not_built_is_refused_and_its_default_is_not() {
-    let unbuilt = Config::load(&fixture("not-supported-yet.yaml")).expect_err("refused");
-    let lines = fs::read_to_string(fixture("not-supported-yet.yaml")).expect("readable");
-    for (number, line) in (1..).zip(lines.lines()).filter(|(_, line)| line.ends_with("# not yet")) {
-        let reported: Vec<&Problem> = unbuilt.iter().filter(|problem| problem.place.line == number).collect();
-        let [problem] = reported.as_slice() else { panic!("line {number}: {line}\n{unbuilt}") };
-        assert!(problem.message.contains("not supported yet"), "{problem}");
-    }
-    let marked = lines.lines().filter(|line| line.ends_with("# not yet")).count();
-    assert_eq!(unbuilt.iter().count(), marked, "{unbuilt}");
-}
-
-#[test]
 fn included_files_add_routes_and_pools_in_the_order_of_their_names() {
     let loaded = Config::load(&fixture("include/config.yaml")).expect("usable");
     let names: Vec<&str> = loaded.config.routes.iter().map(|route| &*route.name).collect();

@@ -77,6 +77,7 @@ fn config(routes: usize) -> Config {
             max_connections: Or::default(),
             on_removed: OnRemoved::Keep,
             access: None,
+            per_client: None,
         });
     }
     config

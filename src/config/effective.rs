@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::file::{Fallback, File, Route, Share};
 use super::{Config, Destination, Settings};
-use crate::settings::{Protocol, Text};
+use crate::settings::{OrOff, Protocol, Text};
 
 /// The file as one line.
 pub(super) fn text(config: &Config) -> String {
@@ -22,7 +22,7 @@ pub(super) fn text(config: &Config) -> String {
         pools: pools.collect(),
         include: None,
         timeouts: settings.timeouts,
-        limits: settings.limits,
+        limits: settings.limits.clone(),
         relay: settings.relay,
         tcp: settings.tcp.clone(),
         runtime: settings.runtime,
@@ -56,6 +56,7 @@ fn route(from: &super::Route, settings: &Settings) -> Route {
         on_removed: from.on_removed,
         allow: from.access.as_ref().and_then(|access| access.allow.clone()),
         deny: from.access.as_ref().map(|access| access.deny.clone()).unwrap_or_default(),
+        per_client: from.per_client.as_ref().map(|limits| OrOff(Some((**limits).clone()))),
     }
 }
 
@@ -98,11 +99,11 @@ mod tests {
             r#"
 listeners:
   - {{ name: a, bind: ["127.0.0.1:1", "[::1]:2"], max_connections: 7, congestion: cubic, allow: [10.0.0.0/8, "::1"], deny: [10.1.0.0/16], proxy_protocol: {{ trusted: [10.0.0.0/8] }} }}
-  - {{ name: b, bind: 127.0.0.1:3, starttls: postgres, silent: {{ after: 7ms, pool: q }} }}
+  - {{ name: b, bind: 127.0.0.1:3, per_client: off, starttls: postgres, silent: {{ after: 7ms, pool: q }} }}
   - {{ name: c, bind: 127.0.0.1:5, protocol: http, otherwise: {{ pool: q }}, acme_challenge: off }}
   - {{ name: d, bind: 127.0.0.1:6, protocol: http, otherwise: refuse }}
 routes:
-  - {{ sni: [a.test, "*.a.test", "**.b.test"], pool: p, idle_timeout: 90s, max_age: 2h, max_connections: 4, on_removed: drain, allow: [0.0.0.0/0], deny: [192.0.2.7] }}
+  - {{ sni: [a.test, "*.a.test", "**.b.test"], pool: p, idle_timeout: 90s, max_age: 2h, max_connections: 4, on_removed: drain, allow: [0.0.0.0/0], deny: [192.0.2.7], per_client: {{ rate: off }} }}
   - {{ name: second, sni: c.test, alpn: [h2], source: [10.0.0.0/8, "2001:db8::/32"], listeners: [b], refuse: reset }}
   - {{ sni: "*", pool: q, max_age: off, on_removed: close }}
   - {{ sni: d.test, split: [{{ pool: p, weight: 90 }}, {{ pool: q, weight: 0 }}] }}
@@ -128,7 +129,11 @@ pools:
   r: {{ backends: ["127.0.0.1:8"], health_check: {{ kind: http, path: /x?y, host: "a.test:8", status: [200, 300-399], port: 80 }} }}
   s: {{ backends: ["127.0.0.1:8"], health_check: {{ kind: text, send: "PING\r\n", expect: "+PONG", port: 80 }} }}
 timeouts: {{ hello: 3s, idle: 100ms, half_closed: 1h, max_age: 3h, drain: 0s, pre_stop: 2s, upgrade: 9s }}
-limits: {{ max_connections: 17, max_hello: 5KiB, hello_memory: 3MiB }}
+limits:
+  max_connections: 17
+  max_hello: 5KiB
+  hello_memory: 3MiB
+  per_client: {{ connections: 9, rate: 7/m, burst: 3, prefix: {{ v4: 24 }}, exempt: [10.0.0.0/8], enforce: false, tracked: 64 }}
 relay: {{ splice: off, pipe_size: 2MiB }}
 tcp: {{ nodelay: false, keepalive: {{ idle: 2s, interval: 3s, probes: 5 }}, user_timeout: 9s, backlog: 3 }}
 runtime: {{ workers: 3 }}

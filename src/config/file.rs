@@ -16,8 +16,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::server_name::Pattern;
 use crate::settings::{
-    Admin, Limits, Listener, Log, NetworkList, Nothing, Off, OnRemoved, OneOrMany, Or, Pool, Protocol, Refuse, Relay,
-    Reload, Runtime, Sandbox, Span, Tcp, Text, Timeouts, name,
+    Admin, Limits, Listener, Log, NetworkList, Nothing, Off, OnRemoved, OneOrMany, Or, OrOff, PerClient, Pool,
+    Protocol, Refuse, Relay, Reload, Runtime, Sandbox, Span, Tcp, Text, Timeouts, name,
 };
 
 /// The snigate routing file.
@@ -143,6 +143,10 @@ pub(super) struct Route {
     /// Clients that may not use this route, even if `allow` has them.
     #[serde(default, skip_serializing_if = "NetworkList::is_empty")]
     pub deny: NetworkList,
+    /// Limits per client for this route, besides those of the listener; keys that it does not set are as in
+    /// `limits.per_client`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_client: Option<OrOff<PerClient>>,
 }
 
 fn some_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<str>>, D::Error> {

@@ -36,8 +36,8 @@ pub(crate) use self::sources::Sources;
 pub(crate) use self::token::Token;
 use crate::server_name::Pattern;
 use crate::settings::{
-    Access, Admin, Limits, Listener, Log, Nothing, Off, OnRemoved, Or, Pool, Refuse, Relay, Reload, Runtime, Sandbox,
-    Span, Tcp, Timeouts,
+    Access, Admin, Limits, Listener, Log, Nothing, Off, OnRemoved, Or, PerClient, Pool, Refuse, Relay, Reload, Runtime,
+    Sandbox, Span, Tcp, Timeouts,
 };
 
 /// A valid configuration, and warnings about probable mistakes in it.
@@ -190,6 +190,8 @@ pub struct Route {
     pub on_removed: OnRemoved,
     /// Who may come in. `None`: everybody. Boxed, because few of a million routes have it.
     pub access: Option<Box<Access>>,
+    /// `None`: off.
+    pub per_client: Option<Box<PerClient>>,
 }
 
 /// Conditions besides the name. An empty list means no condition.

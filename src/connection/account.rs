@@ -14,10 +14,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::admission::{self, NotAdmitted};
+use super::admission::{self, Known, Newcomer, NotAdmitted};
 use super::second_hello::{SecondHello, SecondHelloError};
 use crate::alert::Alert;
 use crate::client_hello::ClientHello;
+use crate::client_limits::Place;
 use crate::connect::{
     Attempts, BackendStream, ConnectError, Connected, NotTls, Said, UNDECIDED_BYTES, first_record, undecided,
 };
@@ -33,19 +34,35 @@ use crate::self_loop::in_flight::InFlight;
 use crate::snapshot::{AtLimit, Route, Snapshot, ToPool};
 use crate::telemetry::{
     Active, Alpn, Asked, ConnectResult, ConnectionLine, Enforced, Feature, FirstRecord, HelloResult, LimitScope,
-    ListenerMetrics, MAX_ALPN_NAME_BYTES, MAX_ALPN_NAMES, Match, Metrics, ProxyHeaderResult, Reason, RequestLine,
-    RouteMetrics, Saw, State,
+    ListenerMetrics, MAX_ALPN_NAME_BYTES, MAX_ALPN_NAMES, Match, ProxyHeaderResult, Reason, RequestLine, RouteMetrics,
+    Saw, State,
 };
 use crate::way::Way;
 
 /// What a connection has when it is accepted. Its identity (id, client, listener) is in the registry.
 pub(crate) struct Accepted {
     pub listener_metrics: Arc<ListenerMetrics>,
-    pub metrics: Arc<Metrics>,
     /// In total, and of the listener; a client that is not admitted has only the first.
     #[expect(dead_code, reason = "held for their `Drop`, which gives both places back")]
     pub permits: (Permit, Option<Permit>),
+    /// Under the limits per client. Boxed, since most connections have none.
+    pub places: Option<Box<Places>>,
     pub live: Ticket,
+}
+
+/// The places of a connection under the limits per client.
+#[derive(Default)]
+#[expect(dead_code, reason = "held for their `Drop`, which gives both places back")]
+pub(crate) struct Places {
+    listener: Option<Place>,
+    route: Option<Place>,
+}
+
+impl Places {
+    /// `None` if there is none to hold.
+    pub(crate) fn of_listener(place: Option<Place>) -> Option<Box<Self>> {
+        place.map(|place| Box::new(Self { listener: Some(place), route: None }))
+    }
 }
 
 /// Everything known about a connection. Its drop is the only place where a connection is counted and logged.
@@ -326,7 +343,7 @@ impl Account {
             (Ok(permit), Some(routed)) => routed.permit = permit,
             (Ok(_), None) => {}
             (Err(AtLimit), _) => {
-                self.accepted.metrics.limit_rejected(LimitScope::Route, Enforced::Yes);
+                self.live(|live| live.terms.metrics.limit_rejected(LimitScope::Route, Enforced::Yes));
                 // As from a backend at its limit.
                 return Err(TurnedAway { reason: Reason::LimitRoute, refusal: Refusal::Reset });
             }
@@ -351,11 +368,47 @@ impl Account {
             Reason::LimitPool => Some(LimitScope::Pool),
             _ => None,
         };
-        scope.into_iter().for_each(|scope| self.accepted.metrics.limit_rejected(scope, Enforced::Yes));
+        scope.into_iter().for_each(|scope| self.live(|live| live.terms.metrics.limit_rejected(scope, Enforced::Yes)));
         if matches!(error, ConnectError::Closed { .. } | ConnectError::Silent { .. }) {
             self.answer = Some((FirstRecord::None, None));
         }
         self.error = Some(Box::new(Failure::Connect(error)));
+    }
+
+    /// Lets the client in through its listener, or turns it away.
+    pub(super) fn enters_by_listener(&mut self, snapshot: &Snapshot, known: Known) -> Result<(), TurnedAway> {
+        let (listener, at) = self.live(|live| (live.listener, live.at));
+        let terms = snapshot.listener(listener);
+        if terms.access.is_some() || terms.clients.is_some() {
+            let place = self.newcomer(snapshot, known, at).by_listener(terms);
+            self.accepted.places = Places::of_listener(place.map_err(|not_admitted| self.refused_for(not_admitted))?);
+        }
+        Ok(())
+    }
+
+    /// The same for its route, which counts the client that it turns away.
+    pub(super) fn enters_by_route(
+        &mut self,
+        snapshot: &Snapshot,
+        route: &Route,
+        known: Known,
+    ) -> Result<(), TurnedAway> {
+        if route.access.is_some() || route.clients.is_some() {
+            match self.newcomer(snapshot, known, Instant::now()).by_route(route) {
+                Ok(None) => {}
+                Ok(place) => self.accepted.places.get_or_insert_default().route = place,
+                Err(not_admitted) => {
+                    self.routed(snapshot, route, None);
+                    return Err(self.refused_for(not_admitted));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn newcomer<'a>(&'a self, snapshot: &'a Snapshot, known: Known, at: Instant) -> Newcomer<'a> {
+        let client = self.live(|live| SocketAddr::new(live.client.ip().to_canonical(), live.client.port()));
+        Newcomer { client, known, at, terms: &snapshot.terms }
     }
 
     /// The client may not come in; returns how it is turned away.
@@ -368,7 +421,7 @@ impl Account {
     /// The client may not come in, and is gone already.
     pub(super) fn not_admitted(&mut self, not_admitted: NotAdmitted) {
         if matches!(not_admitted, NotAdmitted::Full) {
-            self.accepted.metrics.limit_rejected(LimitScope::Listener, Enforced::Yes);
+            self.live(|live| live.terms.metrics.limit_rejected(LimitScope::Listener, Enforced::Yes));
         }
         self.closes_for(not_admitted.reason());
         self.error = Some(Box::new(Failure::NotAdmitted(not_admitted)));
@@ -378,7 +431,7 @@ impl Account {
     pub(super) fn refuses(&mut self, turned_away: &TurnedAway) {
         self.enter(State::Refusing);
         match &turned_away.refusal {
-            Refusal::Alert { alert, .. } => self.accepted.metrics.alert_sent(*alert),
+            Refusal::Alert { alert, .. } => self.live(|live| live.terms.metrics.alert_sent(*alert)),
             Refusal::Answer(answer) => self.spoken.request_mut().status = Some(answer.status),
             _ => {}
         }
@@ -568,7 +621,7 @@ impl Meter for Account {
     }
 
     fn spliced(&mut self, way: Way, bytes: u64) {
-        self.accepted.metrics.spliced(way, bytes);
+        self.live(|live| live.terms.metrics.spliced(way, bytes));
     }
 
     fn first_bytes(&mut self, bytes: &[u8]) -> Heard {
@@ -777,6 +830,7 @@ mod tests {
     use crate::ids::{ConnectionId, ListenerIndex};
     use crate::limits::Permits;
     use crate::operate::registry;
+    use crate::telemetry::Metrics;
 
     fn accepted(metrics: &Arc<Metrics>, permits: &Arc<Permits>) -> Accepted {
         let text = "listeners: [{ name: l, bind: \"127.0.0.1:0\" }]\nunmatched: { pool: p }\n\
@@ -785,8 +839,8 @@ mod tests {
         let (peer, at) = (([127, 0, 0, 1], 1).into(), Instant::now());
         Accepted {
             listener_metrics: metrics.listener("l"),
-            metrics: Arc::clone(metrics),
             permits: (permits.acquire(), Some(permits.acquire())),
+            places: None,
             live: registry::enter(
                 ConnectionId(1),
                 peer,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::account::Account;
-use super::admission;
+use super::admission::Known;
 use crate::client_hello::NotHello;
 use crate::peek::{self, First, Peek, PeekError, Peeked};
 use crate::proxy_header::Header;
@@ -75,8 +75,7 @@ pub(super) async fn introduction(
     match peek.proxy_header(client.stream()).await {
         Ok(header) => {
             account.introduced(&header);
-            let client = admission::address(account.live(|live| live.client), Some(&header));
-            admission::by_listener(terms, client).map_err(|not_admitted| account.refused_for(not_admitted))?;
+            account.enters_by_listener(snapshot, Known::by(Some(&header)))?;
             Ok(Some(header))
         }
         Err(error) => Err(not_greeted(account, at.elapsed(), error)),

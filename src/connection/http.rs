@@ -9,7 +9,7 @@
 
 use super::account::Account;
 use super::hello::{introduction, no_hello};
-use super::{Lead, Relayable, admission, connect_reason, to_pool};
+use super::{Known, Lead, Relayable, connect_reason, to_pool};
 use crate::client_hello::Alpn;
 use crate::connect::{ConnectError, OtherPort};
 use crate::peek::{Peek, PeekError};
@@ -98,15 +98,15 @@ impl Request<'_> {
     /// so a route that requires one does not match.
     fn routed<'s>(&self, account: &mut Account, snapshot: &'s Snapshot) -> Result<&'s Route, TurnedAway> {
         let (client, listener) = account.live(|live| (live.client, live.listener));
-        let source = admission::address(client, self.header.as_ref());
+        let known = Known::by(self.header.as_ref());
+        let source = (known == Known::Yes).then(|| client.ip().to_canonical());
         let query = RouteQuery { sni: Some(&self.head.host), alpn: &Alpn::default(), source, listener };
         let Chosen { route, matched } = snapshot.choose(query);
         account.matched(matched);
-        if let Err(not_admitted) = admission::by_route(route, source) {
-            account.routed(snapshot, route, None);
-            let TurnedAway { reason, .. } = account.refused_for(not_admitted);
-            return Err(TurnedAway { reason, refusal: Refusal::Answer(Answer::error(403, self.body())) });
-        }
+        account.enters_by_route(snapshot, route, known).map_err(|turned_away| match turned_away.reason {
+            Reason::Denied => TurnedAway { refusal: Refusal::Answer(Answer::error(403, self.body())), ..turned_away },
+            _ => turned_away,
+        })?;
         let Destination::Refuse(how) = route.to else { return Ok(route) };
         let turned_away = refuse::for_request(how, matched, self.body());
         // As for a hello: a refusal by a fallback counts for the listener.

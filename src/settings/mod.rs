@@ -13,6 +13,7 @@ mod backend;
 mod check;
 mod http;
 mod networks;
+mod per_client;
 mod pool;
 mod text;
 mod units;
@@ -31,12 +32,13 @@ pub use self::backend::{Backend, BackendAddress, Search};
 pub use self::check::{CheckKind, HealthCheck, Host, RequestTarget, Statuses};
 pub use self::http::{AcmeChallenge, HttpPort, ListenerProtocol, Otherwise};
 pub use self::networks::{Access, Denied, NetworkEntry, NetworkList};
+pub use self::per_client::{PerClient, Prefixes, Rate};
 pub use self::pool::{
     Balance, Connect, Ejection, Family, Nameserver, OnDown, Pool, Queue, Resolve, SendProxyProtocol, WhenAllDown,
 };
 #[cfg(test)]
 pub(crate) use self::text::Word;
-pub use self::text::{Auto, Congestion, FilePath, NotYet, Nothing, Off, OneOrMany, Or, OrOff, Protocol, Text};
+pub use self::text::{Auto, Congestion, FilePath, Nothing, Off, OneOrMany, Or, OrOff, Protocol, Text};
 pub(crate) use self::text::{name, name_error};
 pub use self::units::{Size, Span};
 pub(crate) use self::units::{UnitError, duration_in};
@@ -80,6 +82,9 @@ pub struct Listener {
     /// Clients that may not connect, even if `allow` has them.
     #[serde(default, skip_serializing_if = "NetworkList::is_empty")]
     pub deny: NetworkList,
+    /// Limits per client for this listener, instead of `limits.per_client`; keys that it does not set are as there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_client: Option<OrOff<PerClient>>,
     /// The TCP congestion control for connections from clients. Default: `tcp.congestion`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub congestion: Option<Congestion>,
@@ -222,7 +227,7 @@ impl Default for Timeouts {
 }
 
 /// Limits.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// The maximum number of concurrent connections over all listeners. `auto`: 65,536, or less if the limit on open files
@@ -233,9 +238,9 @@ pub struct Limits {
     /// The memory of all ClientHellos that are not complete yet. Beyond it, the largest is refused first; once only small
     /// ones are left, the oldest. `auto`: a quarter of the memory that the process may use.
     pub hello_memory: Or<Auto, Size>,
-    /// Limits per client address. Not supported yet.
-    #[serde(skip_serializing)]
-    per_client: NotYet,
+    /// Limits per client address, over all listeners that do not set their own. Off by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_client: Option<OrOff<PerClient>>,
 }
 
 impl Default for Limits {
@@ -244,7 +249,7 @@ impl Default for Limits {
             max_connections: Or::default(),
             max_hello: Size(64 << 10),
             hello_memory: Or::default(),
-            per_client: NotYet,
+            per_client: None,
         }
     }
 }

@@ -524,30 +524,6 @@ impl<T: JsonSchema> JsonSchema for OneOrMany<T> {
     }
 }
 
-/// A key that is planned but not implemented, so that the error is "not supported yet" and not "unknown key".
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NotYet;
-
-impl<'de> Deserialize<'de> for NotYet {
-    fn deserialize<D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
-        Err(D::Error::custom("not supported yet"))
-    }
-}
-
-impl JsonSchema for NotYet {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        "NotYet".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "not": {} })
-    }
-}
-
 /// The longest pattern, and so the longest default route name, is three bytes longer than a DNS name.
 const MAX_NAME_BYTES: usize = 256;
 /// The kernel's TCP_CA_NAME_MAX, without the final NUL.

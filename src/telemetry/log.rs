@@ -5,6 +5,7 @@
 //! Source: docs/logs.md.
 
 use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -24,7 +25,7 @@ use super::line::ConnectionLine;
 use super::open_line::OpenConnectionLine;
 use super::queue::Queue;
 use super::refusals::Refusals;
-use super::{Fault, Reason};
+use super::{Fault, LimitScope, Reason};
 use crate::settings::{Level, Log, LogConnections, LogFormat};
 
 /// Sends operator messages to stdout from now on. A process has one such log: a second call changes nothing but also
@@ -163,6 +164,20 @@ impl ConnectionLog {
             // Clients that left before their ClientHello, port scans and TCP checks are no fault: there are thousands.
             LogConnections::Failed => reason.fault() != Fault::None,
             LogConnections::Off => false,
+        }
+    }
+
+    /// Notes a client that a limit which only counts would have refused, and not one too many of them. `of` is what has
+    /// the limit, and its name.
+    pub fn over_limit(&self, client: SocketAddr, (kind, name): (&str, &str), limit: LimitScope) {
+        if self.refusals.admit_over_limit() {
+            tracing::info!(
+                event = "client_over_limit",
+                %client,
+                of = format_args!("{kind} {name}"),
+                limit = limit.as_str(),
+                "a client is over a limit that is not enforced"
+            );
         }
     }
 

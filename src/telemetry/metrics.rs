@@ -31,6 +31,7 @@ pub struct Metrics {
     collector: OnceLock<Box<dyn Fn() + Send + Sync>>,
     spliced: Vec<Counter>,
     limited: Vec<Vec<Counter>>,
+    untracked: Counter,
     alerts: Vec<Counter>,
     reloads: Vec<Vec<Counter>>,
     hello_memory: Gauge,
@@ -63,6 +64,7 @@ impl Metrics {
             limited: each(LimitScope::ALL, |scope| {
                 each(Enforced::ALL, |enforced| registry.counter(&table::LIMITED, &[scope.as_str(), enforced.as_str()]))
             }),
+            untracked: registry.counter(&table::UNTRACKED, &[]),
             alerts: alerts.map(|name| registry.counter(&table::ALERTS, &[name])).collect(),
             reloads: each(ReloadResult::ALL, |result| {
                 each(Trigger::ALL, |trigger| registry.counter(&table::RELOADS, &[result.as_str(), trigger.as_str()]))
@@ -213,6 +215,11 @@ impl Metrics {
     /// A connection was over a limit.
     pub fn limit_rejected(&self, scope: LimitScope, enforced: Enforced) {
         self.limited[scope as usize][enforced as usize].increment(1);
+    }
+
+    /// A client was let in without a limit, for lack of room in the table of clients.
+    pub fn client_untracked(&self) {
+        self.untracked.increment(1);
     }
 
     /// `total` is the count since the start, from the log.

@@ -72,6 +72,7 @@ table! {
     DNS_LOOKUPS: Counter, "snigate_dns_lookups_total", ["pool", "result"], "Look-ups of the DNS names among a pool's backends.";
 
     LIMITED: Counter, "snigate_limit_rejections_total", ["scope", "enforced"], "Connections that hit a limit; enforced is false where a limit only counts.";
+    UNTRACKED: Counter, "snigate_client_limit_untracked_total", [], "Connections let in without a limit per client, because the table of clients had no room.";
     ACCEPT_ERRORS: Counter, "snigate_accept_errors_total", ["listener", "kind"], "Failed accepts.";
     ACCEPT_PAUSED: Gauge, "snigate_accept_paused", ["listener"], "1 while the listener has paused accepting.";
     PROXY_HEADERS: Counter, "snigate_proxy_headers_total", ["listener", "result"], "PROXY headers read from clients.";

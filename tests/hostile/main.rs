@@ -12,6 +12,7 @@ mod addresses;
 mod answers;
 mod checks;
 mod churn;
+mod client_limits;
 mod closing;
 mod connecting;
 mod descriptors;

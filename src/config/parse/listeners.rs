@@ -7,10 +7,10 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{Cursor, Names, lists};
+use super::{Cursor, Names, lists, per_client};
 use crate::config::problem::{Place, Problem, Problems, Severity};
 use crate::config::{Config, Destination};
-use crate::settings::{Congestion, Listener, ListenerProtocol, Otherwise, Starttls};
+use crate::settings::{Congestion, Listener, ListenerProtocol, Otherwise, PerClient, Starttls};
 
 /// The listeners of the file.
 pub(super) struct Listeners {
@@ -21,7 +21,7 @@ pub(super) struct Listeners {
     pub bound: Vec<(SocketAddr, Place)>,
 }
 
-pub(super) fn parse(top: &Cursor<'_>, congestion: &Congestion) -> Listeners {
+pub(super) fn parse(top: &Cursor<'_>, congestion: &Congestion, limits: Option<&PerClient>) -> Listeners {
     let mut listeners =
         Listeners { parsed: Vec::new(), names: Names::default(), places: Vec::new(), bound: Vec::new() };
     let Some(list) = top.required_list("listeners", "listener").filter(Cursor::is_a_list) else { return listeners };
@@ -38,6 +38,7 @@ pub(super) fn parse(top: &Cursor<'_>, congestion: &Congestion) -> Listeners {
         let Some(mut listener) = listener else { continue };
         check(&listener, &cursor, &mut listeners.bound);
         lists::access(&mut listener.allow, &mut listener.deny, &cursor);
+        per_client::complete(&mut listener.per_client, &cursor, limits);
         listener.congestion.get_or_insert_with(|| congestion.clone());
         if listener.protocol == ListenerProtocol::Http {
             listener.acme_challenge.get_or_insert_default();

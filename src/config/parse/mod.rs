@@ -7,8 +7,10 @@ mod checks;
 mod conflicts;
 mod first_bytes;
 mod listeners;
+mod per_client;
 mod lists;
 mod pools;
+mod ranges;
 mod routes;
 mod self_loops;
 mod settings;
@@ -78,13 +80,15 @@ fn with_included(node: &Node<'_>, main: &Arc<Path>, mut texts: Texts, reading: &
 fn merged(tops: &[Cursor<'_>], mut texts: Texts) -> Option<Config> {
     let top = &tops[0];
     let tcp = settings::tcp(top);
-    let mut listeners = listeners::parse(top, &tcp.congestion);
+    let limits = settings::limits(top);
+    let per_client = limits.per_client.as_ref().and_then(|limits| limits.0.as_ref());
+    let mut listeners = listeners::parse(top, &tcp.congestion, per_client);
     let (admin, token) = settings::admin(top, &mut listeners.bound);
     let pools = pools::parse(tops, Ours { bound: &listeners.bound, admin: &admin }, &tcp.congestion);
     let timeouts = settings::timeouts(top);
     first_bytes::silent(&listeners.parsed, top, &pools.names, timeouts.hello);
     listeners::check_pools(top, &pools.names);
-    let routes = routes::parse(tops, &listeners.names, &pools.names);
+    let routes = routes::parse(tops, &listeners.names, &pools.names, per_client);
     let fallback = |key, default| routes::fallback(top, key, default, &pools.names);
     if let Some(hash) = top.reading.lists.borrow().hash() {
         texts.hash.add(&hash);
@@ -94,7 +98,7 @@ fn merged(tops: &[Cursor<'_>], mut texts: Texts) -> Option<Config> {
         unmatched: fallback("unmatched", file::DEFAULT_REFUSE),
         not_tls: fallback("not_tls", file::DEFAULT_REFUSE_NOT_TLS),
         timeouts,
-        limits: settings::limits(top),
+        limits,
         relay: settings::relay(top),
         tcp,
         runtime: settings::runtime(top),

@@ -7,11 +7,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::settings::{AGES, MILLISECOND, WEEK, within};
-use super::{Cursor, Names, lists};
+use super::{Cursor, Names, lists, per_client};
 use crate::config::problem::{Place, Problem};
 use crate::config::{Conditions, Destination, Route, Share, file};
 use crate::server_name::Pattern;
-use crate::settings::{Access, OneOrMany, Refuse, Text};
+use crate::settings::{Access, OneOrMany, PerClient, Refuse, Text};
 
 /// The routes of all files.
 pub(super) struct Routes {
@@ -20,13 +20,14 @@ pub(super) struct Routes {
     pub indices: Vec<usize>,
 }
 
-pub(super) fn parse(tops: &[Cursor<'_>], listeners: &Names, pools: &Names) -> Routes {
+pub(super) fn parse(tops: &[Cursor<'_>], listeners: &Names, pools: &Names, limits: Option<&PerClient>) -> Routes {
     let mut routes = Routes { parsed: Vec::new(), indices: Vec::new() };
     let mut taken = TakenNames::default();
     for top in tops {
         let Some(list) = top.key("routes").filter(Cursor::is_a_list) else { continue };
         for (index, cursor) in list.items().enumerate() {
-            let Some(read) = cursor.read::<file::Route>() else { continue };
+            let Some(mut read) = cursor.read::<file::Route>() else { continue };
+            per_client::complete(&mut read.per_client, &cursor, limits);
             if let Some(route) = route(read, &cursor, listeners, pools, &mut taken) {
                 routes.parsed.push(route);
                 routes.indices.push(index);
@@ -85,6 +86,7 @@ fn route(
         max_connections: route.max_connections,
         on_removed: route.on_removed,
         access: Access::new(route.allow, route.deny),
+        per_client: route.per_client.and_then(|limits| limits.0).map(Box::new),
     })
 }
 

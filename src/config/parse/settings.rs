@@ -8,8 +8,9 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Cursor;
 use super::listeners::claim_alone;
+pub(super) use super::ranges::number_within;
+use super::{Cursor, per_client};
 use crate::config::Token;
 use crate::config::problem::Place;
 use crate::settings::{Address, Admin, AllowControl, Limits, Log, Relay, Reload, Runtime, Size, Span, Tcp, Timeouts};
@@ -30,8 +31,9 @@ pub(super) fn timeouts(top: &Cursor<'_>) -> Timeouts {
 }
 
 pub(super) fn limits(top: &Cursor<'_>) -> Limits {
-    let limits: Limits = top.section("limits");
+    let mut limits: Limits = top.section("limits");
     if let Some(section) = top.key("limits") {
+        per_client::complete(&mut limits.per_client, &section, None);
         size_within(&section, "max_hello", limits.max_hello, 1 << 10..=16 << 20);
     }
     limits
@@ -155,13 +157,6 @@ fn size_within(section: &Cursor<'_>, key: &str, size: Size, range: RangeInclusiv
     if !range.contains(&*size) {
         let (least, most) = (Size(*range.start()), Size(*range.end()));
         section.error_at(key, format_args!("must be from {least} to {most}"));
-    }
-}
-
-/// Reports a number outside `range`.
-pub(super) fn number_within(section: &Cursor<'_>, key: &str, number: u32, range: RangeInclusive<u32>) {
-    if !range.contains(&number) {
-        section.error_at(key, format_args!("must be from {} to {}", range.start(), range.end()));
     }
 }
 
