@@ -114,7 +114,9 @@ async fn walk(
     let to = route.next().map_err(|how| refused(account, snapshot, route, how, matched, &prefix))?;
     let announced = header.and_then(|header| header.addresses);
     let lead = Lead { announced, prefix: &prefix, ..Lead::to(route, to, snapshot) };
-    to_pool(client, account, snapshot, lead).await?.map_err(|error| not_connected(account, error))
+    // Boxed, so that a client that sends nothing takes up no room for it.
+    let connected = Box::pin(to_pool(client, account, snapshot, lead)).await?;
+    connected.map_err(|error| not_connected(account, error))
 }
 
 /// Where a connection goes, and what a backend reads first.
@@ -294,6 +296,17 @@ mod tests {
 
     fn size_of_future<F>(_: impl Fn(TcpStream, Accepted, Arc<Snapshot>) -> F) -> usize {
         size_of::<F>()
+    }
+
+    fn size_until_relayed<F>(_: impl FnOnce(TcpStream, Box<Account>, Arc<Snapshot>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What a client that has sent nothing yet takes up, with its account.
+    #[test]
+    fn a_client_that_says_nothing_takes_up_little() {
+        let bytes = size_until_relayed(establish);
+        assert!(bytes <= 1600, "{bytes} bytes until there is a relay");
     }
 
     /// Each open connection is one of these futures: every idle relay pays for any growth.

@@ -85,8 +85,10 @@ fn the_unix_socket_takes_changes_and_no_client_gets_there() {
     let path = running.directory().join("admin.sock");
     let bind = format!("[\"127.0.0.1:{}\", \"unix:{}\"]", running.admin().port(), path.display());
     assert_eq!(running.edit(&admin(&lb, &bind)), Reload::Applied);
+    let seen = running.log().len();
     let answer = send(&path, "POST /api/v1/reload HTTP/1.1\r\nX-Snigate-Control: 1\r\n");
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert_eq!(running.wait_for_reload_after(seen), Reload::Unchanged);
     let answer = send(&path, "POST /api/v1/reload HTTP/1.1\r\n");
     assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("`X-Snigate-Control: 1`"), "{answer}");
 

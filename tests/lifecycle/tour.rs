@@ -125,7 +125,9 @@ fn reloads(lb: &Running, text: &str, port: u16) {
     let seen = lb.log().len();
     lb.signal(Signal::HUP);
     assert_eq!(lb.wait_for_reload_after(seen), Reload::Unchanged);
+    let seen = lb.log().len();
     assert_eq!(lb.admin_send("POST", "/api/v1/reload", "").0, 200);
+    assert_eq!(lb.wait_for_reload_after(seen), Reload::Unchanged);
     assert_eq!(lb.edit("listeners: ["), Reload::Rejected);
     assert_eq!(lb.edit(text), Reload::Applied);
 }
