@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::backend::Backend;
 use crate::bytes::{SERVER_HELLO, hello, noise};
@@ -13,7 +13,7 @@ use crate::dice::Dice;
 use crate::harness::{DEADLINE, Lb};
 use crate::namespace;
 use crate::trial::{Trial, soak_minutes, soaking};
-use crate::wire::{fill, read_to_close, reset, send};
+use crate::wire::{fill, reset, send};
 
 /// `SNIGATE_SOAK=1` uploads for ten minutes, from 64 clients; `SNIGATE_SEED` repeats one run's choices.
 #[test]
@@ -103,6 +103,8 @@ impl Upload {
 
     fn send(&self, address: SocketAddr) -> Result<(), String> {
         let mut client = send(address, &hello("up.test"));
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.set_write_timeout(Some(PATIENCE)).unwrap();
         let head = [self.start.to_be_bytes(), self.bytes.to_be_bytes()].concat();
         let mut write = |bytes: &[u8]| client.write_all(bytes).map_err(|error| format!("{self}: not sent: {error}"));
         write(&head)?;
@@ -113,9 +115,10 @@ impl Upload {
             at += piece.len();
         }
         client.shutdown(Shutdown::Write).map_err(|error| format!("{self}: no FIN: {error}"))?;
-        let (answer, close) = read_to_close(&mut client);
+        let mut answer = Vec::new();
+        let end = client.read_to_end(&mut answer);
         let expected = [SERVER_HELLO, &head].concat();
-        if answer == expected { Ok(()) } else { Err(format!("{self}: answered {} bytes, {close:?}", answer.len())) }
+        if answer == expected { Ok(()) } else { Err(format!("{self}: answered {} bytes, {end:?}", answer.len())) }
     }
 
     /// Reads a hello and an upload, and repeats the head of the upload if every byte is right.
@@ -126,6 +129,7 @@ impl Upload {
         let mut first = vec![0; hello("up.test").len()];
         let mut head = [0; 16];
         let failed = |error| format!("a backend could not read: {error}");
+        stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
         stream.read_exact(&mut first).map_err(failed)?;
         if first != hello("up.test") {
             return Err("a hello came changed".to_owned());
@@ -177,5 +181,7 @@ fn pattern(at: usize, most: usize) -> &'static [u8] {
     &pattern[from..PERIOD.min(from + most)]
 }
 
+/// 64 uploads at a time on a busy machine take turns.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// A prime, so that a block of any power of two that is lost, doubled or moved does not go unseen.
 const PERIOD: usize = 1_048_573;
