@@ -67,7 +67,8 @@ fn a_client_that_leaves_while_its_backend_is_dialled_is_counted_once() {
         match i % 3 {
             0 => reset(client),
             1 => drop(client),
-            _ => client.shutdown(Shutdown::Both).unwrap(),
+            // It is not connected any more if the backend was faster.
+            _ => drop(client.shutdown(Shutdown::Both)),
         }
     }
     drop(connect(lb.address()));
