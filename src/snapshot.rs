@@ -238,23 +238,6 @@ impl Snapshot {
         let pools = build_pools(&config, before, metrics);
         let generation = before.map_or(0, |before| before.generation + 1);
         let splits = before.map(Self::splits).unwrap_or_default();
-        let route = |name: &Arc<str>,
-                     to: config::Destination,
-                     split: Option<&Split>,
-                     overrides,
-                     on_removed,
-                     access,
-                     clients| {
-            let to = match to {
-                config::Destination::Pool(pool) => Destination::Pool(Arc::clone(&pools[pool])),
-                config::Destination::Split(shares) => {
-                    let shares = shares.iter().map(|share| (Arc::clone(&pools[share.pool]), share.weight));
-                    Destination::Split(Arc::new(Split::new(shares, split)))
-                }
-                config::Destination::Refuse(refuse) => Destination::Refuse(refuse),
-            };
-            Route { overrides, on_removed, access, clients, ..Route::new(Arc::clone(name), to) }
-        };
         let mut permits = before.map(Self::route_permits).unwrap_or_default();
         let mut table = Builder::default();
         let mut routes = Vec::with_capacity(from.len());
@@ -268,11 +251,13 @@ impl Snapshot {
             let split = splits.get(&*from.name).copied();
             let clients = from.per_client.take().map(|own| ClientLimits::new(&own, known.get(&*from.name).copied()));
             let overrides = overrides(&from, permits.remove(&from.name));
-            routes.push(route(&from.name, from.to, split, overrides, from.on_removed, from.access, clients));
+            let to = destination(from.to, &pools, split);
+            let config::Route { name, on_removed, access, .. } = from;
+            routes.push(Route { overrides, on_removed, access, clients, ..Route::new(name, to) });
         }
         places.spots.shrink_to_fit();
         let fallback = |name: &str, to, before: Option<&Route>| {
-            route(&name.into(), to, before.and_then(Route::split), None, OnRemoved::Keep, None, None)
+            Route::new(name.into(), destination(to, &pools, before.and_then(Route::split)))
         };
         let silent = |listener: &settings::Listener| {
             let silent = listener.silent.as_ref()?;
@@ -513,6 +498,18 @@ impl Route {
             clients: None,
             metrics: OnceLock::new(),
         }
+    }
+}
+
+/// `before`: the split that this one continues.
+fn destination(to: config::Destination, pools: &[Arc<Pool>], before: Option<&Split>) -> Destination {
+    match to {
+        config::Destination::Pool(pool) => Destination::Pool(Arc::clone(&pools[pool])),
+        config::Destination::Split(shares) => {
+            let shares = shares.iter().map(|share| (Arc::clone(&pools[share.pool]), share.weight));
+            Destination::Split(Arc::new(Split::new(shares, before)))
+        }
+        config::Destination::Refuse(refuse) => Destination::Refuse(refuse),
     }
 }
 

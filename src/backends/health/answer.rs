@@ -70,7 +70,7 @@ pub(crate) enum WrongAnswer {
         expected: OneOrMany<Statuses>,
         got: u16,
     },
-    /// There is no answer, or it is not HTTP.
+    /// No answer, or one that is not HTTP.
     NotHttp(hyper::Error),
     /// The backend closed, or sent as much as is read, without the expected text. `begins` is how the answer begins.
     Text {

@@ -41,9 +41,11 @@ impl Inotify {
     /// The user has too many instances, or the process too many descriptors.
     pub(super) fn new() -> io::Result<Self> {
         let descriptor = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        // Deprecated because of types whose descriptor may close or change; an `OwnedFd` stays the same and open. The
-        // replacement is an `unsafe fn`.
-        #[allow(deprecated)]
+        #[allow(
+            deprecated,
+            reason = "for types whose descriptor may close or change; an `OwnedFd` does neither, and the replacement is an \
+                      `unsafe fn`"
+        )]
         let events = AsyncFd::new(descriptor)?;
         Ok(Self { events, watched: BTreeMap::new() })
     }

@@ -7,7 +7,7 @@ pub(super) struct Inotify;
 
 /// See the module for Linux.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "nothing is ever reported here")]
 pub(super) enum Change {
     Written,
     Closed,

@@ -158,7 +158,7 @@ fn not_tls(first: &[u8]) -> &'static str {
 const SILENT: &str = "Something listens there but does not answer a ClientHello, with or without a PROXY header. Check whether it hangs, \
                       and whether this is its TLS port.";
 const STARTTLS_OFF: &str = "Set `ssl = on` and a certificate in postgresql.conf, and reload the server.";
-const STARTTLS_FOREIGN: &str = "Clients of these listeners speak PostgreSQL (`starttls: postgres`), and this is no such server, or one that cannot \
+const STARTTLS_FOREIGN: &str = "Clients of these listeners speak PostgreSQL (`starttls: postgres`), but this is not a PostgreSQL server, or it cannot \
                                 start. Correct the address, or see the server's log.";
 const HEADER_MISSING: &str = "Set `send_proxy_protocol: v2` on the pool, or configure the backend not to expect a header (nginx `listen` without \
                               `proxy_protocol`, HAProxy `bind` without `accept-proxy`).";
