@@ -180,8 +180,9 @@ impl Process {
         self.admin.leave(|number| unwanted.contains(&(first_admin + number)));
     }
 
-    pub(crate) fn close_admin(&mut self) {
-        self.admin.close();
+    /// Closes the admin sockets, those already left to another process included, and answers the last requests.
+    pub(crate) fn close_admin(&mut self) -> impl Future<Output = ()> + use<> {
+        self.admin.close()
     }
 }
 

@@ -176,7 +176,9 @@ impl Server {
         checking.abort();
         logging.abort();
         calling.abort();
-        self.process.lock().await.close_admin();
+        // Without the lock: a request in progress may need it.
+        let closed = self.process.lock().await.close_admin();
+        closed.await;
         discovering.abort();
         let ended = if left == 0 { Ended::Drained } else { Ended::Cut { connections: left } };
         tracing::info!(event = "ended", cut = left, "stopped");

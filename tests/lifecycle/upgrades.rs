@@ -7,6 +7,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -36,6 +38,37 @@ fn ten_upgrades_in_a_row_lose_nobody() {
     lineage.wait_for_metric("connections_active", &[], 0.0);
     let cut = |line: &serde_json::Value| line["reason"] == "drained";
     assert!(!lineage.log().iter().any(cut), "a connection was cut");
+    lineage.stop();
+}
+
+/// Of a process that has nothing left to relay, so that it ends at once.
+#[test]
+fn no_request_at_the_admin_address_is_lost_over_upgrades() {
+    let backend = Backend::echoing();
+    let mut lineage = Lineage::of(Running::start(&Lb::new().route("a.test", &backend).config()));
+    let (admin, over) = (lineage.admin(), AtomicBool::new(false));
+    let asking = || {
+        let mut asked = 0;
+        while !over.load(Ordering::Relaxed) {
+            let mut client = TcpStream::connect(admin).unwrap();
+            write!(client, "GET /healthz HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200"), "request {asked} got {answer:?}");
+            asked += 1;
+        }
+        asked
+    };
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..4).map(|_| scope.spawn(asking)).collect();
+        for turn in 0..10 {
+            assert_eq!(lineage.upgrade(), Upgraded::Yes, "upgrade {turn}");
+        }
+        over.store(true, Ordering::Relaxed);
+        for client in clients {
+            assert!(client.join().unwrap() > 0);
+        }
+    });
     lineage.stop();
 }
 

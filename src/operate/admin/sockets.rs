@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -16,6 +17,7 @@ use std::time::Duration;
 use axum::Router;
 use tokio::runtime::{self, Handle};
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use super::clients::Clients;
 use super::serve::serve;
@@ -33,6 +35,8 @@ pub(crate) struct Sockets {
     router: Option<Router>,
     clients: Arc<Clients>,
     metrics: Option<Arc<Metrics>>,
+    /// The server of each address, past ones included until they have answered.
+    servers: JoinSet<()>,
     /// Has its own thread, so that admin requests never delay checks, DNS or signals.
     runtime: Handle,
     /// Dropping this ends the thread.
@@ -119,6 +123,7 @@ impl Sockets {
             router: None,
             clients: Arc::default(),
             metrics: None,
+            servers: JoinSet::new(),
             runtime: handle,
             _until_closed,
         })
@@ -194,8 +199,12 @@ impl Sockets {
         self.start();
     }
 
-    pub(crate) fn close(&mut self) {
+    /// Closes all sockets. The future ends once the requests in progress are answered: within about a second,
+    /// whatever clients do.
+    pub(crate) fn close(&mut self) -> impl Future<Output = ()> + use<> {
         self.open.clear();
+        let mut servers = mem::take(&mut self.servers);
+        async move { while servers.join_next().await.is_some() {} }
     }
 
     /// All sockets, for the hand-over.
@@ -220,12 +229,13 @@ impl Sockets {
 
     fn start(&mut self) {
         let (Some(router), Some(metrics)) = (&self.router, &self.metrics) else { return };
+        while self.servers.try_join_next().is_some() {}
         for open in &mut self.open {
             if let Some(socket) = open.waiting.take() {
                 let (stop, stopped) = oneshot::channel::<()>();
                 let (clients, metrics) = (Arc::clone(&self.clients), Arc::clone(metrics));
                 let served = serve(socket, router.clone(), clients, metrics, async { _ = stopped.await });
-                self.runtime.spawn(vital("an admin address", served));
+                self.servers.spawn_on(vital("an admin address", served), &self.runtime);
                 open.stop = Some(stop);
             }
         }
