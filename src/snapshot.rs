@@ -1,9 +1,10 @@
-//! Builds what a connection needs from the configuration: routes, pools, limits, timeouts.
+//! What a connection needs of the configuration: routes, pools, limits, timeouts.
 //!
-//! In:  a [`Config`], and the previous snapshot, whose backends keep their identity.
+//! In:  a configuration, from which [`build`] makes a snapshot; a connection to route.
 //! Out: a [`Snapshot`], replaced as a whole; [`Snapshot::choose`] makes the routing decision for both the path and
 //!      `explain`.
 
+mod build;
 mod split;
 
 use std::collections::HashMap;
@@ -23,13 +24,10 @@ use crate::config::{self, Config, Place, Settings};
 use crate::ids::{ListenerIndex, RouteIndex};
 use crate::limits::{Permit, Permits};
 use crate::pool::Pool;
-use crate::relay::{self, Engine};
-use crate::route::{Builder, By, Candidate, Conditions, Lookup, RouteTable};
+use crate::relay;
+use crate::route::{By, Candidate, Conditions, Lookup, RouteTable};
 use crate::server_name::{Pattern, ServerName, Sni};
-use crate::settings::{
-    self, Access, AcmeChallenge, ListenerProtocol, Nothing, Off, OnRemoved, Or, OrOff, Otherwise, PerClient, Refuse,
-    Span, Splice, Starttls,
-};
+use crate::settings::{self, Access, AcmeChallenge, Nothing, Off, OnRemoved, Or, Refuse, Span, Starttls};
 use crate::socket;
 use crate::telemetry::{ConnectionLog, Match, Metrics, RouteMetrics};
 
@@ -232,71 +230,6 @@ impl Destination {
 }
 
 impl Snapshot {
-    /// Builds from `config`; backends that are also in `before`, by pool name and address, are carried over.
-    pub fn build(config: Config, before: Option<&Self>, metrics: &Arc<Metrics>) -> Self {
-        let Config { settings: config, routes: from } = config;
-        let pools = build_pools(&config, before, metrics);
-        let generation = before.map_or(0, |before| before.generation + 1);
-        let splits = before.map(Self::splits).unwrap_or_default();
-        let mut permits = before.map(Self::route_permits).unwrap_or_default();
-        let mut table = Builder::default();
-        let mut routes = Vec::with_capacity(from.len());
-        let mut places = Places::default();
-        let known = before.map(routes_with_limits).unwrap_or_default();
-        for (index, mut from) in (0..).map(RouteIndex).zip(from) {
-            for (pattern, place) in std::mem::take(&mut from.patterns) {
-                table.add(pattern, conditions(&from.conditions), index);
-                places.push(&place);
-            }
-            let split = splits.get(&*from.name).copied();
-            let clients = from.per_client.take().map(|own| ClientLimits::new(&own, known.get(&*from.name).copied()));
-            let overrides = overrides(&from, permits.remove(&from.name));
-            let to = destination(from.to, &pools, split);
-            let config::Route { name, on_removed, access, .. } = from;
-            routes.push(Route { overrides, on_removed, access, clients, ..Route::new(name, to) });
-        }
-        places.spots.shrink_to_fit();
-        let fallback = |name: &str, to, before: Option<&Route>| {
-            Route::new(name.into(), destination(to, &pools, before.and_then(Route::split)))
-        };
-        let silent = |listener: &settings::Listener| {
-            let silent = listener.silent.as_ref()?;
-            let pool = pools.iter().position(|pool| *pool.name == *silent.pool)?;
-            Some(Silent { after: *silent.after, route: fallback("silent", config::Destination::Pool(pool), None) })
-        };
-        let clients = on(&config.limits.per_client)
-            .map(|limits| ClientLimits::new(limits, before.and_then(|before| before.clients.as_deref())));
-        let listener = |listener: &settings::Listener| {
-            let own = listener_clients(listener, clients.as_ref(), before);
-            listener_terms(listener, silent(listener), own, &pools)
-        };
-        let snapshot = Self {
-            table: table.build(),
-            routes,
-            no_sni: fallback("no_sni", config.no_sni.clone(), before.map(|before| &before.no_sni)),
-            unmatched: fallback("unmatched", config.unmatched.clone(), before.map(|before| &before.unmatched)),
-            not_tls: fallback("not_tls", config.not_tls.clone(), before.map(|before| &before.not_tls)),
-            relay: Arc::new(relay_settings(&config)),
-            max_connections: *config.limits.max_connections,
-            listeners: config.listeners.iter().map(listener).collect(),
-            clients,
-            bound: config.listeners.iter().flat_map(|listener| listener.bind.iter().map(|bind| bind.0)).collect(),
-            generation,
-            terms: Arc::new(terms(&config, generation, metrics)),
-            places,
-            metrics: Arc::clone(metrics),
-            replaced: SetOnce::new(),
-            pools,
-            config,
-        };
-        if snapshot.routes.len() <= MOST_ROUTES_WITH_SERIES_AT_ONCE {
-            for route in &snapshot.routes {
-                snapshot.register_metrics(route);
-            }
-        }
-        snapshot
-    }
-
     /// The terms of a listener of this snapshot.
     pub fn listener(&self, ListenerIndex(index): ListenerIndex) -> &ListenerTerms {
         &self.listeners[index]
@@ -338,12 +271,6 @@ impl Snapshot {
         }
     }
 
-    /// The connections of each route that has, or had, a limit.
-    fn route_permits(&self) -> HashMap<Arc<str>, Arc<Permits>> {
-        let permits = |route: &Route| Some((Arc::clone(&route.name), Arc::clone(route.permits()?)));
-        self.routes.iter().filter_map(permits).collect()
-    }
-
     /// The metrics of a connection of `route` that goes to a pool, or is refused; created on first use.
     pub fn metrics_of<'a>(&self, route: &'a Route, to: Option<ToPool<'a>>) -> &'a Arc<RouteMetrics> {
         let metrics = to.and_then(|to| to.share).map_or(&route.metrics, |share| &share.metrics);
@@ -351,23 +278,6 @@ impl Snapshot {
             let listeners: Vec<&str> = self.listeners.iter().map(|listener| &*listener.name).collect();
             self.metrics.route(&route.name, to.map_or("", |to| &to.pool.name), &listeners)
         })
-    }
-
-    fn register_metrics(&self, route: &Route) {
-        match &route.to {
-            Destination::Pool(pool) => _ = self.metrics_of(route, Some(ToPool { pool, share: None })),
-            Destination::Split(split) => {
-                for share in split.shares() {
-                    self.metrics_of(route, Some(ToPool { pool: &share.pool, share: Some(share) }));
-                }
-            }
-            Destination::Refuse(_) => _ = self.metrics_of(route, None),
-        }
-    }
-
-    /// The splits of all routes, by the name of the route.
-    fn splits(&self) -> HashMap<&str, &Split> {
-        self.routes.iter().filter_map(|route| Some((&*route.name, route.split()?))).collect()
     }
 
     /// The hash of the configuration, sixteen hexadecimal digits.
@@ -501,18 +411,6 @@ impl Route {
     }
 }
 
-/// `before`: the split that this one continues.
-fn destination(to: config::Destination, pools: &[Arc<Pool>], before: Option<&Split>) -> Destination {
-    match to {
-        config::Destination::Pool(pool) => Destination::Pool(Arc::clone(&pools[pool])),
-        config::Destination::Split(shares) => {
-            let shares = shares.iter().map(|share| (Arc::clone(&pools[share.pool]), share.weight));
-            Destination::Split(Arc::new(Split::new(shares, before)))
-        }
-        config::Destination::Refuse(refuse) => Destination::Refuse(refuse),
-    }
-}
-
 /// The places of all patterns, in the order in which they were added to the table: a million take 12 MB.
 #[derive(Default)]
 struct Places {
@@ -591,55 +489,9 @@ impl ListenerTerms {
     }
 }
 
-fn build_pools(config: &Settings, before: Option<&Snapshot>, metrics: &Arc<Metrics>) -> Vec<Arc<Pool>> {
-    let known: HashMap<&str, &Pool> =
-        (before.into_iter().flat_map(|before| &before.pools)).map(|pool| (&*pool.name, &**pool)).collect();
-    let build = |pool: &settings::Pool| Arc::new(Pool::new(pool.clone(), metrics, known.get(&*pool.name).copied()));
-    config.pools.iter().map(build).collect()
-}
-
-/// `permits` are those of the route of this name before. They go on counting without a limit, so that one that is set
-/// again later holds for all connections that are open then.
-fn overrides(from: &config::Route, permits: Option<Arc<Permits>>) -> Option<Box<Overrides>> {
-    let &config::Route { idle_timeout, max_age, max_connections, .. } = from;
-    let permits = permits.or_else(|| max_connections.is_some().then(Arc::default));
-    let has_any = idle_timeout.is_some() || max_age.is_some() || permits.is_some();
-    has_any.then(|| Box::new(Overrides { idle_timeout, max_age, max_connections, permits }))
-}
-
-/// The limits of the routes that have some, by name.
-fn routes_with_limits(before: &Snapshot) -> HashMap<&str, &ClientLimits> {
-    before.routes.iter().filter_map(|route| Some((&*route.name, route.clients.as_deref()?))).collect()
-}
-
-/// The limits for the clients of a listener: its own, or those of `all`.
-fn listener_clients(
-    listener: &settings::Listener,
-    all: Option<&Arc<ClientLimits>>,
-    before: Option<&Snapshot>,
-) -> Option<Arc<ClientLimits>> {
-    if listener.per_client.is_none() {
-        return all.cloned();
-    }
-    let own = on(&listener.per_client)?;
-    let known = before.and_then(|before| before.listener(before.find_listener(&listener.name)?).clients.as_ref());
-    let shared = before.and_then(|before| before.clients.as_ref());
-    let known = known.filter(|known| shared.is_none_or(|shared| !Arc::ptr_eq(known, shared)));
-    Some(ClientLimits::new(own, known.map(|known| &**known)))
-}
-
-fn on(limits: &Option<OrOff<PerClient>>) -> Option<&PerClient> {
-    limits.as_ref()?.0.as_ref()
-}
-
 fn config_conditions(from: &Conditions) -> config::Conditions {
     let listeners = from.listeners.iter().map(|ListenerIndex(index)| *index).collect();
     config::Conditions { alpn: from.alpn.clone(), source: from.source.clone(), listeners }
-}
-
-fn conditions(from: &config::Conditions) -> Conditions {
-    let listeners = from.listeners.iter().copied().map(ListenerIndex).collect();
-    Conditions { alpn: from.alpn.clone(), source: from.source.clone(), listeners }
 }
 
 /// The first congestion control algorithm of `config` that the kernel does not have.
@@ -654,64 +506,3 @@ pub(crate) fn lacks_transparent(config: &Settings) -> Option<(&Arc<str>, std::io
     let pool = config.pools.iter().find(|pool| pool.transparent)?;
     socket::check_transparent().err().map(|error| (&pool.name, error))
 }
-
-fn relay_settings(config: &Settings) -> relay::Settings {
-    let engine = match config.relay.splice {
-        Splice::Auto => Engine::Adaptive { pipe_bytes: *config.relay.pipe_size },
-        Splice::Off => Engine::Copy,
-    };
-    relay::Settings {
-        idle: *config.timeouts.idle,
-        half_closed: *config.timeouts.half_closed,
-        max_age: config.timeouts.max_age.map(|max_age| *max_age),
-        engine,
-        tcp: config.tcp.clone(),
-    }
-}
-
-fn listener_terms(
-    listener: &settings::Listener,
-    silent: Option<Silent>,
-    clients: Option<Arc<ClientLimits>>,
-    pools: &[Arc<Pool>],
-) -> ListenerTerms {
-    ListenerTerms {
-        name: Arc::clone(&listener.name),
-        max_connections: listener.max_connections.unwrap_or(usize::MAX),
-        trusted_proxies: listener.trusted_proxies().map(|trusted| trusted.iter().map(|network| network.0).collect()),
-        starttls: listener.starttls,
-        silent,
-        access: Access::new(listener.allow.clone(), listener.deny.clone()),
-        clients,
-        http: (listener.protocol == ListenerProtocol::Http).then(|| Box::new(http_terms(listener, pools))),
-    }
-}
-
-fn http_terms(listener: &settings::Listener, pools: &[Arc<Pool>]) -> HttpTerms {
-    let otherwise = match listener.otherwise.as_ref() {
-        None | Some(Otherwise::Redirect) => OtherRequests::Redirect,
-        Some(Otherwise::Refuse) => OtherRequests::Refuse,
-        Some(Otherwise::Pool(name)) => {
-            let pool = pools.iter().find(|pool| pool.name == *name).expect("checked when the file was read");
-            let route = Route::new("otherwise".into(), Destination::Pool(Arc::clone(pool)));
-            OtherRequests::Pool(Box::new(route))
-        }
-    };
-    HttpTerms { acme_challenge: listener.acme_challenge.unwrap_or_default(), otherwise }
-}
-
-fn terms(config: &Settings, generation: u64, metrics: &Arc<Metrics>) -> Terms {
-    Terms {
-        generation,
-        hash: config.hash.as_str().into(),
-        listeners: config.listeners.iter().map(|listener| Arc::clone(&listener.name)).collect(),
-        hello_timeout: *config.timeouts.hello,
-        max_hello_bytes: *config.limits.max_hello,
-        hello_memory_bytes: config.limits.hello_memory.map(|size| *size),
-        connection_log: ConnectionLog::stdout(config.log.format, config.log.connections),
-        metrics: Arc::clone(metrics),
-    }
-}
-
-/// With more routes than this, a route's series are created on first use.
-const MOST_ROUTES_WITH_SERIES_AT_ONCE: usize = 200;
