@@ -3,12 +3,15 @@
 //! In:  an accepted stream, the snapshot in force at that moment.
 //! Out: exactly one outcome, which its account counts and logs.
 
+mod accepted;
 mod account;
 mod admission;
+mod failure;
 mod hello;
 mod http;
 mod second_hello;
 mod self_loop;
+mod spoken;
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -17,8 +20,8 @@ use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
 
+pub(crate) use self::accepted::{Accepted, Places};
 use self::account::Account;
-pub(crate) use self::account::{Accepted, Places};
 pub(crate) use self::admission::{Known, Newcomer, NotAdmitted};
 use self::hello::hello;
 use crate::connect::{self, Ask, BackendStream, ConnectError, Connected, FirstBytes, OtherPort, Place};

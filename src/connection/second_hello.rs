@@ -19,7 +19,9 @@ use tokio::time::{Sleep, sleep};
 
 use crate::client_hello::{Alpn, ClientHello, Hello, NotHello, Reader};
 use crate::hello_memory::{self, Held, Refused};
+use crate::refuse::{self, Refusal, TurnedAway};
 use crate::snapshot::Terms;
+use crate::telemetry::Reason;
 
 /// Reads records until a hello has been passed on.
 pub(super) struct SecondHello {
@@ -207,6 +209,16 @@ fn compare(first: &ClientHello, first_alpn: Option<u64>, second: &ClientHello) -
     }
     let is_same = first_alpn.map_or_else(|| first.alpn == second.alpn, |alpn| alpn == digest(&second.alpn));
     if is_same { Ok(()) } else { Err(SecondHelloError::AlpnChanged) }
+}
+
+/// How a client is turned away whose second hello is refused.
+pub(super) fn turned_away(error: &SecondHelloError) -> TurnedAway {
+    match error {
+        SecondHelloError::NameChanged { .. } | SecondHelloError::AlpnChanged => refuse::NAME_CHANGED,
+        SecondHelloError::Hello(error) => refuse::for_not_hello(error),
+        SecondHelloError::Memory => TurnedAway { reason: Reason::Memory, refusal: Refusal::Reset },
+        SecondHelloError::TimedOut => TurnedAway { reason: Reason::HelloTimeout, refusal: Refusal::Leave },
+    }
 }
 
 impl fmt::Display for SecondHelloError {
