@@ -13,17 +13,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use serde_json::{Value, json};
 use tokio::sync::{Notify, SetOnce, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::backends::resolve::{self, Failure, Query, Report, ResolvedAddress};
+use crate::operate::status::DnsName;
 use crate::pool::{self, Address, Pool};
 use crate::self_loop::comes_back;
 use crate::settings::{BackendAddress, Resolve, Search};
 use crate::snapshot::Snapshot;
 use crate::supervise::supervise;
-use crate::telemetry::{DnsMetrics, DnsResult, Metrics, Task, Timestamp};
+use crate::telemetry::{DnsMetrics, DnsResult, Metrics, Task};
 
 /// All names that are being resolved. Clones share the state.
 #[derive(Clone)]
@@ -115,7 +115,7 @@ impl Discovery {
     }
 
     /// The status of each name.
-    pub(crate) fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Vec<DnsName> {
         self.names().values().map(|followed| followed.name.status()).collect()
     }
 
@@ -211,25 +211,25 @@ impl Name {
         self.state().found.clone()
     }
 
-    fn status(&self) -> Value {
+    fn status(&self) -> DnsName {
         let state = self.state();
-        let mut pools: Vec<&str> = state.users.iter().map(|user| &*user.pool.name).collect();
+        let mut pools: Vec<String> = state.users.iter().map(|user| user.pool.name.to_string()).collect();
         pools.sort_unstable();
         let found = state.found.iter().flat_map(|found| found.iter());
         let addresses: Vec<_> = found.map(|found| found.address.to_string()).collect();
         let age = |at: SystemTime| at.elapsed().unwrap_or_default().as_secs();
-        json!({
-            "name": self.query.to_string(),
-            "pools": pools,
-            "addresses": addresses,
-            "answered": state.answered.map(|(at, _)| Timestamp(at).to_string()),
-            "age_s": state.answered.map(|(at, _)| age(at)),
-            "ttl_s": state.answered.map(|(_, ttl)| ttl.as_secs_f64()),
-            "error": state.failure.as_ref().map(|failure| match failure.source() {
+        DnsName {
+            name: self.query.to_string(),
+            pools,
+            addresses,
+            answered: state.answered.map(|(at, _)| at.into()),
+            age_s: state.answered.map(|(at, _)| age(at)),
+            ttl_s: state.answered.map(|(_, ttl)| ttl.as_secs_f64()),
+            error: state.failure.as_ref().map(|failure| match failure.source() {
                 Some(cause) => format!("{failure}: {cause}"),
                 None => failure.to_string(),
             }),
-        })
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

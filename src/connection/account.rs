@@ -12,7 +12,7 @@ mod meter;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
@@ -27,6 +27,7 @@ use crate::connect::{Attempts, ConnectError, Said};
 use crate::limits::Permit;
 use crate::operate::registry::LiveConnection;
 use crate::peek::{First, PeekError};
+use crate::pool::latencies::Stage;
 use crate::pool::{Lease, Pool};
 use crate::proxy_header::{self, Addresses, Header, Values, Version};
 use crate::refuse::{self, Refusal, TurnedAway};
@@ -34,7 +35,7 @@ use crate::request_head::{BadRequest, RequestHead};
 use crate::self_loop::in_flight::InFlight;
 use crate::snapshot::{AtLimit, Route, Snapshot, ToPool};
 use crate::telemetry::{
-    Active, ConnectResult, Enforced, FirstRecord, HelloResult, LimitScope, Match, ProxyHeaderResult, Reason,
+    Active, ConnectResult, Enforced, FirstRecord, HelloResult, LimitScope, Match, ProxyHeaderResult, Reason, Refused,
     RouteMetrics, Saw, State,
 };
 
@@ -202,6 +203,10 @@ impl Account {
         if let Some(hello) = self.hello() {
             features(hello).for_each(|feature| metrics.offers(feature));
         }
+        // One that is refused may have been routed before.
+        if self.routed.is_none() {
+            metrics.routed();
+        }
         let pool = to.map(|to| Arc::clone(to.pool));
         self.accepted.live.update(|live| {
             live.route = Some(Arc::clone(&route.name));
@@ -368,9 +373,18 @@ impl Drop for Account {
             && let Some(after) = self.first_byte()
         {
             pool.metrics.first_byte(after);
+            if let Some(reached) = &self.reached {
+                reached.lease.backend().latencies.record(Stage::FirstByte, after);
+            }
         }
+        self.accepted.listener_metrics.ended(reason);
         if live.terms.connection_log.wants(reason) {
             self.log(&live, reason, lived);
+        }
+        if reason.is_turned_away() {
+            let listener = Arc::clone(live.terms.listener(live.listener));
+            let LiveConnection { client, sni: name, route, terms, .. } = live;
+            terms.metrics.refused(Refused { at: SystemTime::now(), reason, listener, client, name, route });
         }
     }
 }

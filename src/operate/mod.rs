@@ -4,5 +4,11 @@
 //! Out: answers, and the ends of connections that an operator or a reload asked for.
 
 pub(crate) mod admin;
+pub(crate) mod diagnosis;
+pub(crate) mod events;
 pub(crate) mod explain;
+pub(crate) mod history;
+pub(crate) mod recent_refusals;
 pub(crate) mod registry;
+pub(crate) mod status;
+mod top_names;

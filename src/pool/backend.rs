@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
+use super::latencies::Latencies;
 use super::queue::WaitQueue;
 use super::standing::Standing;
 use crate::telemetry::{BackendMetrics, CheckResult};
@@ -31,6 +32,8 @@ pub struct Backend {
     /// Set by the operator; [`NO_WEIGHT`]: that of the configuration applies.
     weight: AtomicU32,
     last_check: Mutex<Option<LastCheck>>,
+    last_failure: Mutex<Option<LastFailure>>,
+    pub latencies: Latencies,
 }
 
 /// Identifies a backend within the process.
@@ -44,6 +47,13 @@ pub struct LastCheck {
     pub result: CheckResult,
     pub error: Option<String>,
     pub certificate: Option<Shown>,
+}
+
+/// The latest failed connection, for the status.
+#[derive(Clone, Debug)]
+pub struct LastFailure {
+    pub at: Instant,
+    pub why: String,
 }
 
 /// What is reported about a backend's certificate.
@@ -88,6 +98,8 @@ impl Backend {
             queue,
             weight: AtomicU32::new(NO_WEIGHT),
             last_check: Mutex::default(),
+            last_failure: Mutex::default(),
+            latencies: Latencies::default(),
         }
     }
 
@@ -114,6 +126,19 @@ impl Backend {
 
     pub fn note_check(&self, check: LastCheck) {
         *self.last_check.lock().unwrap_or_else(PoisonError::into_inner) = Some(check);
+    }
+
+    /// Keeps why a connection failed, for the status: of many within a second the first, so that it costs little.
+    pub fn note_failure(&self, why: &dyn fmt::Display) {
+        let Ok(mut last) = self.last_failure.try_lock() else { return };
+        let now = Instant::now();
+        if last.as_ref().is_none_or(|last| now - last.at >= Duration::from_secs(1)) {
+            *last = Some(LastFailure { at: now, why: why.to_string() });
+        }
+    }
+
+    pub fn last_failure(&self) -> Option<LastFailure> {
+        self.last_failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn last_check(&self) -> Option<LastCheck> {

@@ -6,6 +6,7 @@
 //! The path calls [`Pool::picks`], [`Pool::failed`] and [`Pool::answered`]; the control thread calls the rest.
 
 mod backend;
+pub(crate) mod latencies;
 mod maglev;
 mod members;
 mod picks;
@@ -279,6 +280,7 @@ impl Pool {
     /// while if that was one failure too many and the pool can spare it; the log then says `why`.
     pub fn failed(&self, backend: &Arc<Backend>, blame: Blame, why: &dyn fmt::Display, now: Instant) {
         let spare = || self.members.load().can_spare(backend, now);
+        backend.note_failure(why);
         if let Some(length) = backend.standing.failed(blame, self.settings.ejection.0.as_ref(), now, spare) {
             backend.metrics.ejected();
             let length_s = length.as_secs_f64();

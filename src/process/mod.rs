@@ -6,6 +6,7 @@
 // In reading order: first the module that starts everything.
 pub(crate) mod server;
 pub(crate) mod reload;
+pub(crate) mod reporter;
 pub(crate) mod apply;
 pub(crate) mod needs;
 pub(crate) mod listening_sockets;

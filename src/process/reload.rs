@@ -8,6 +8,7 @@
 //! used: the fingerprint is taken before and after loading, and both must agree.
 
 mod background;
+mod lines;
 mod triggers;
 mod fingerprint;
 #[cfg(target_os = "linux")]
@@ -23,7 +24,7 @@ use std::error::Error;
 use std::mem;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -31,11 +32,14 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::background::Background;
 use self::fingerprint::Fingerprint;
+use self::lines::with_lines;
 use self::triggers::{Triggers, Watching};
 use self::watch_paths::WatchPaths;
 use crate::config::{Config, Loaded, Problem, Problems, Sources};
 use crate::operate::registry::{Registries, Removals};
+use crate::operate::status::LastReload;
 use crate::process::apply::{ApplyError, Process};
+use crate::process::reporter::Reporter;
 use crate::process::systemd;
 use crate::snapshot::Snapshot;
 use crate::supervise::{caught, log_panic, observed, report};
@@ -49,6 +53,7 @@ pub(crate) struct Reloader {
     /// The parts of the process besides the snapshot that a reload changes.
     process: Arc<Mutex<Process>>,
     registries: Registries,
+    reporter: Arc<Reporter>,
     triggers: Triggers,
     background: Background,
     /// Sources of the last attempt, accepted or not. Watched together with those of the configuration in force.
@@ -119,10 +124,11 @@ impl Reloader {
         metrics: Arc<Metrics>,
         process: Arc<Mutex<Process>>,
         registries: Registries,
+        reporter: Arc<Reporter>,
     ) -> Self {
         let (triggers, background, tried) = (Triggers::new(), Background::default(), Sources::default());
         let (seen, retired) = (None, Vec::new());
-        Self { file, snapshot, metrics, process, registries, triggers, background, tried, seen, retired }
+        Self { file, snapshot, metrics, process, registries, reporter, triggers, background, tried, seen, retired }
     }
 
     /// Reloads whenever the files change or a request arrives; ends when all senders are gone.
@@ -167,6 +173,9 @@ impl Reloader {
                     Some(self.conclude(trigger, Duration::ZERO, Err(Rejected::Panicked)))
                 }
             };
+            if let Some(outcome) = &outcome {
+                self.report(trigger, outcome).await;
+            }
             self.sweep();
             let is_applied = outcome.as_ref().is_some_and(|outcome| outcome.result == ReloadResult::Applied);
             if let (Some(answer), Some(mut outcome)) = (answer, outcome) {
@@ -308,6 +317,22 @@ impl Reloader {
         self.metrics.reload(outcome.result, trigger, &outcome.hash);
         self.log(trigger, &outcome);
         outcome
+    }
+
+    /// Passes the outcome to the status, with the lines of the files that its problems are about.
+    async fn report(&mut self, trigger: Trigger, outcome: &Outcome) {
+        let problems: Vec<Problem> = outcome.problems.iter().cloned().collect();
+        let read = self.background.run(move || with_lines(&problems)).await;
+        let millis = u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX);
+        self.reporter.reloaded(LastReload {
+            result: outcome.result.as_str().into(),
+            trigger: trigger.as_str().into(),
+            at: SystemTime::now().into(),
+            took_ms: millis,
+            error: outcome.why.clone(),
+            problems: read.unwrap_or_default(),
+            problems_left_off: outcome.problems.left_off(),
+        });
     }
 
     /// Ends the connections whose route or backend is gone, at once or at the end of the drain.

@@ -30,6 +30,7 @@ use crate::operate::registry::{Filter, Registries};
 use crate::process::apply::{ApplyError, Process};
 use crate::process::listening_sockets::{Begin, ListeningSockets};
 use crate::process::reload::{self, Asker, Reloader};
+use crate::process::reporter::{Reporter, Sources};
 use crate::process::signals::{Requested, Signals};
 use crate::process::systemd;
 use crate::process::upgrade::{Inheritance, Predecessor, Successor, UpgradeError};
@@ -54,6 +55,7 @@ pub(crate) struct Server {
     discovery: Discovery,
     signals: Signals,
     predecessor: Option<Predecessor>,
+    reporter: Arc<Reporter>,
 }
 
 /// How a run ended.
@@ -113,9 +115,19 @@ impl Server {
         let process = Arc::new(Mutex::new(process));
         let (snapshot, metrics) = (Arc::clone(&shared.snapshot), Arc::clone(&shared.metrics));
         let discovery = Discovery::new(Arc::clone(&snapshot), Arc::clone(&metrics), our_addresses);
-        let reloader = Reloader::new(file, snapshot, metrics, Arc::clone(&process), shared.registries.clone());
-        let reloader = Some(reloader);
         let readiness = Readiness::default();
+        let reporter = Reporter::new(Sources {
+            snapshot: Arc::clone(&snapshot),
+            metrics: Arc::clone(&metrics),
+            permits: Arc::clone(&shared.permits),
+            readiness: readiness.clone(),
+            file: file.clone(),
+            workers: workers.len(),
+            most_connections: budget.max_connections(),
+        });
+        reporter.started();
+        let (parts, registries) = (Arc::clone(&process), shared.registries.clone());
+        let reloader = Some(Reloader::new(file, snapshot, metrics, parts, registries, Arc::clone(&reporter)));
         Ok(Self {
             listening,
             admin,
@@ -128,6 +140,7 @@ impl Server {
             discovery,
             signals,
             predecessor,
+            reporter,
         })
     }
 
@@ -156,6 +169,7 @@ impl Server {
             Arc::clone(&self.shared.metrics),
             self.shared.registries.clone(),
         ));
+        let reporting = tokio::spawn(report(Arc::clone(&self.reporter), Arc::clone(&self.shared.metrics)));
         let discovering = tokio::spawn(self.discovery.clone().run());
         let calling = tokio::spawn(call_waiting(Arc::clone(&self.shared.snapshot), Arc::clone(&self.shared.metrics)));
         let starting = tokio::spawn(vital("the start", self.starting(app)));
@@ -180,6 +194,7 @@ impl Server {
         let closed = self.process.lock().await.close_admin();
         closed.await;
         discovering.abort();
+        reporting.abort();
         let ended = if left == 0 { Ended::Drained } else { Ended::Cut { connections: left } };
         tracing::info!(event = "ended", cut = left, "stopped");
         upkeep.abort();
@@ -342,6 +357,7 @@ impl Server {
                 discovery: self.discovery.clone(),
                 reloads,
                 registries: self.shared.registries.clone(),
+                reporter: Arc::clone(&self.reporter),
             }),
         }
     }
@@ -374,6 +390,11 @@ async fn upkeep(metrics: &Metrics, log: Option<&LogGuard>) {
             metrics.log_lines_dropped(log.dropped_lines());
         }
     }
+}
+
+/// Follows what the status shows.
+async fn report(reporter: Arc<Reporter>, metrics: Arc<Metrics>) {
+    supervise(Task::Upkeep, &metrics, || reporter.run()).await;
 }
 
 /// Looks whether clients that wait in queues need not any more. What has an event of its own calls them at once.

@@ -92,6 +92,20 @@ impl fmt::Display for Bytes<'_> {
     }
 }
 
+/// Text from outside for a person to read: of at most `most` characters, in one line, with the characters escaped that
+/// control a terminal or make a line display misleadingly.
+pub(crate) fn readable(text: &str, most: usize) -> String {
+    let mut shown = String::with_capacity(text.len().min(most));
+    for (at, c) in text.chars().enumerate() {
+        if at >= most {
+            shown.push('…');
+            break;
+        }
+        if c.is_control() || misleads(c) { shown.extend(c.escape_unicode()) } else { shown.push(c) }
+    }
+    shown
+}
+
 fn write_quoted(out: &mut String, value: impl fmt::Display) {
     out.push('"');
     let _ = write!(Escaping(out), "{value}");
@@ -173,6 +187,13 @@ mod tests {
         assert_eq!(Bytes(b"h2").to_string(), "h2");
         assert_eq!(Bytes(b"\xff\xfeok\xc3").to_string(), "\\xff\\xfeok\\xc3");
         assert_eq!(Bytes("grüße".as_bytes()).to_string(), "grüße");
+    }
+
+    #[test]
+    fn readable_text_is_short_and_controls_nothing() {
+        assert_eq!(readable("grüße <b>", 20), "grüße <b>");
+        assert_eq!(readable("\u{1b}[2Ja\u{202e}b\r\n", 20), "\\u{1b}[2Ja\\u{202e}b\\u{d}\\u{a}");
+        assert_eq!(readable(&"ä".repeat(300), 4), "ääää…");
     }
 
     #[test]

@@ -4,16 +4,16 @@
 //! Out: handles that are registered once, after which an event is an atomic add; the exposition text for Prometheus.
 //! Source: docs/metrics.md. Names, labels and help are in `table`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use metrics::{Counter, Gauge};
-
+use super::ends::{Ends, RouteCounts, RouteFigures};
 use super::labels::{Enforced, LimitScope, ReloadResult, Task, Trigger, each};
 use super::names::Names;
-use super::names::label_value;
-use super::registry::{Registry, Sample};
+use super::names::{OTHER, label_value};
+use super::refused::{Feed, Refused};
+use super::registry::{Counter, Gauge, Registry, Sample};
 use super::series::{
     BackendMetrics, DnsMetrics, ListenerMetrics, PoolMetrics, QueueMetrics, Registering, RouteMetrics,
 };
@@ -27,6 +27,10 @@ pub struct Metrics {
     registry: Arc<Registry>,
     names: Mutex<Names>,
     last_reload: Mutex<Option<LastReload>>,
+    /// Of each listener, since its handle is made anew with each reload.
+    ends: Mutex<HashMap<String, Arc<Ends>>>,
+    routes: Mutex<HashMap<Arc<str>, Arc<RouteCounts>>>,
+    refused: Feed,
     started: SystemTime,
     collector: OnceLock<Box<dyn Fn() + Send + Sync>>,
     spliced: Vec<Counter>,
@@ -76,6 +80,9 @@ impl Metrics {
             log_dropped: registry.counter(&table::LOG_DROPPED, &[]),
             names: Mutex::default(),
             last_reload: Mutex::default(),
+            ends: Mutex::default(),
+            routes: Mutex::default(),
+            refused: Feed::new(),
             started,
             collector: OnceLock::new(),
             registry,
@@ -118,7 +125,9 @@ impl Metrics {
     /// The same name returns the same series.
     pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
         let name = self.names().admit_listener(name);
-        Arc::new(ListenerMetrics::register(&self.registry, &name))
+        let ends =
+            Arc::clone(self.ends.lock().unwrap_or_else(PoisonError::into_inner).entry(name.clone()).or_default());
+        Arc::new(ListenerMetrics::register(&self.registry, &name, ends))
     }
 
     /// The series of a route, on these listeners. With few routes all are registered at the start; with many, each
@@ -134,7 +143,9 @@ impl Metrics {
         };
         let pool = self.names().admit_pool(pool);
         let listeners = listeners.iter().map(|name| self.names().admit_listener(name)).collect();
-        Arc::new(RouteMetrics::new(Arc::clone(&self.registry), route, pool, listeners, registering))
+        let counts =
+            if route == OTHER { Arc::default() } else { Arc::clone(self.routes().entry(name.into()).or_default()) };
+        Arc::new(RouteMetrics::new(Arc::clone(&self.registry), route, pool, listeners, registering, counts))
     }
 
     /// The series of a pool.
@@ -170,6 +181,7 @@ impl Metrics {
     /// there any more. A backend is a pair of pool and backend name.
     pub fn retain(&self, routes: &HashSet<&str>, pools: &HashSet<&str>, backends: &HashSet<(&str, &str)>) {
         self.names().retain(routes, pools, backends);
+        self.routes().retain(|name, _| routes.contains(&**name));
     }
 
     /// `hash` is that of the configuration now in force; ignored for a rejected one.
@@ -201,6 +213,52 @@ impl Metrics {
         self.started.elapsed().unwrap_or_default()
     }
 
+    /// When the process started.
+    pub fn started(&self) -> SystemTime {
+        self.started
+    }
+
+    /// A client was turned away.
+    pub(crate) fn refused(&self, refused: Refused) {
+        self.refused.send(refused);
+    }
+
+    /// Passes the clients that were turned away since the last call to `take`; at most a few hundred.
+    pub(crate) fn take_refused(&self, take: impl FnMut(Refused)) {
+        self.refused.drain(take);
+    }
+
+    /// How many of them did not fit.
+    pub(crate) fn refused_lost(&self) -> u64 {
+        self.refused.lost()
+    }
+
+    /// How many connections a limit has turned away.
+    pub fn limited(&self, scope: LimitScope) -> u64 {
+        self.limited[scope as usize][Enforced::Yes as usize].get()
+    }
+
+    /// The figures of the routes that have been used, by name; routes beyond the number of names that have series of
+    /// their own are left out.
+    pub(crate) fn route_figures(&self) -> HashMap<Arc<str>, RouteFigures> {
+        self.routes().iter().map(|(name, counts)| (Arc::clone(name), counts.read())).collect()
+    }
+
+    /// Whether a route of that name has, or would get, figures of its own.
+    pub(crate) fn counts_route_alone(&self, name: &str) -> bool {
+        self.names().has_or_admits_route(name)
+    }
+
+    /// Log lines lost since the start.
+    pub fn total_log_lines_dropped(&self) -> u64 {
+        self.log_dropped.get()
+    }
+
+    /// Panics of background tasks since the start.
+    pub fn total_task_panics(&self) -> u64 {
+        self.task_panics.iter().map(Counter::get).sum()
+    }
+
     /// A refusal sent this alert.
     pub fn alert_sent(&self, alert: Alert) {
         let at = ALERTS.iter().position(|known| *known == alert).unwrap_or(ALERTS.len());
@@ -230,6 +288,10 @@ impl Metrics {
     /// A task of the control thread panicked, and starts again.
     pub fn task_panicked(&self, task: Task) {
         self.task_panics[task as usize].increment(1);
+    }
+
+    fn routes(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<RouteCounts>>> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn names(&self) -> MutexGuard<'_, Names> {

@@ -2,6 +2,7 @@
 //!
 //! Imports only `alert` and `way`, so that every other module can call it.
 
+mod ends;
 mod escape;
 mod event;
 mod labels;
@@ -14,19 +15,24 @@ mod process;
 mod queue;
 mod reason;
 mod refusals;
+mod refused;
 mod registry;
 mod render;
 mod series;
 mod table;
 mod timestamp;
 
+pub(crate) use self::ends::RouteFigures;
+pub(crate) use self::escape::readable;
 pub use self::labels::*;
 pub(crate) use self::line::{Alpn, Asked, ConnectionLine, MAX_ALPN_NAME_BYTES, MAX_ALPN_NAMES, RequestLine};
 pub(crate) use self::log::{ConnectionLog, LogControl, LogGuard};
 pub use self::metrics::Metrics;
 pub(crate) use self::metrics::{REVISION, VERSION};
 pub(crate) use self::open_line::OpenConnectionLine;
+pub(crate) use self::process::usage as process_usage;
 pub(crate) use self::reason::{Fault, Reason};
+pub(crate) use self::refused::Refused;
 pub(crate) use self::series::{
     Active, BackendMetrics, DnsMetrics, ListenerMetrics, PoolMetrics, QueueMetrics, RouteMetrics,
 };

@@ -35,6 +35,11 @@ impl Names {
         admit(&mut self.routes, label_value(name), OTHER.to_owned(), MAX_ROUTES)
     }
 
+    /// Whether the route has, or would get, series of its own.
+    pub(super) fn has_or_admits_route(&self, name: &str) -> bool {
+        self.routes.len() < MAX_ROUTES || self.routes.contains(&label_value(name))
+    }
+
     pub(super) fn admit_pool(&mut self, name: &str) -> String {
         admit(&mut self.pools, label_value(name), OTHER.to_owned(), MAX_POOLS).label
     }

@@ -24,6 +24,28 @@ pub(super) fn read() -> impl Iterator<Item = (&'static Metric, f64)> {
     values.into_iter().filter_map(|(metric, value)| Some((metric, value?)))
 }
 
+/// What the process uses.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Usage {
+    pub cpu_seconds: f64,
+    pub open_files: Option<u64>,
+    pub max_open_files: Option<u64>,
+    pub resident_bytes: Option<u64>,
+}
+
+/// The same for the status.
+pub(crate) fn usage() -> Usage {
+    let all: Vec<_> = read().collect();
+    let value = |wanted: &Metric| all.iter().find(|(metric, _)| metric.name == wanted.name).map(|(_, value)| *value);
+    let whole = |metric| value(metric).map(|value| value as u64);
+    Usage {
+        cpu_seconds: value(&table::PROCESS_CPU).unwrap_or_default(),
+        open_files: whole(&table::PROCESS_OPEN_FDS),
+        max_open_files: whole(&table::PROCESS_MAX_FDS),
+        resident_bytes: whole(&table::PROCESS_RESIDENT),
+    }
+}
+
 /// Since Linux 6.2 the size of the directory is the count; reading all entries takes 20 ms with 65,536 open.
 fn open_fds() -> Option<u64> {
     let path = "/proc/self/fd";

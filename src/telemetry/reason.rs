@@ -111,9 +111,19 @@ reasons! {
 }
 
 impl Reason {
+    /// Whether the client was turned away: it did not get the answer of a backend, and that is somebody's fault.
+    pub fn is_turned_away(self) -> bool {
+        (self as usize) < Self::Ok as usize && self.fault() != Fault::None
+    }
+
+    /// Whether a limit of a route, a pool or its backends was reached.
+    pub fn is_limit(self) -> bool {
+        matches!(self, Self::LimitRoute | Self::LimitPool | Self::QueueTimeout | Self::LimitBackend)
+    }
+
     /// Whether the client was turned away, or left, before it cost a backend anything: anybody can cause any number of
     /// these.
-    pub(super) fn is_refusal(self) -> bool {
+    pub(crate) fn is_refusal(self) -> bool {
         // They stand first.
         (self as usize) < Self::NoBackend as usize
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use metrics::{Counter, Gauge, GaugeFn, Histogram, HistogramFn, Key, Label};
+use metrics::{GaugeFn, Histogram, HistogramFn, Key, Label};
 use metrics_util::registry::{self, Storage};
 
 use super::names::{Names, REMOVED, label, label_value};
@@ -25,12 +25,12 @@ impl Registry {
     /// The same labels return the same counter.
     pub(super) fn counter(&self, metric: &Metric, values: &[&str]) -> Counter {
         debug_assert!(matches!(metric.kind, Kind::Counter));
-        self.0.get_or_create_counter(&key(metric, values), |counter| Counter::from_arc(Arc::clone(counter)))
+        self.0.get_or_create_counter(&key(metric, values), |counter| Counter(Arc::clone(counter)))
     }
 
     pub(super) fn gauge(&self, metric: &Metric, values: &[&str]) -> Gauge {
         debug_assert!(matches!(metric.kind, Kind::Gauge));
-        self.0.get_or_create_gauge(&key(metric, values), |gauge| Gauge::from_arc(Arc::clone(gauge)))
+        self.0.get_or_create_gauge(&key(metric, values), |gauge| Gauge(Arc::clone(gauge)))
     }
 
     pub(super) fn histogram(&self, metric: &Metric, values: &[&str]) -> Histogram {
@@ -86,6 +86,47 @@ impl Registry {
             }
         });
         samples
+    }
+}
+
+/// A counter. Clones count in the same series.
+#[derive(Clone)]
+pub(crate) struct Counter(Arc<AtomicU64>);
+
+impl Counter {
+    pub(crate) fn increment(&self, by: u64) {
+        self.0.fetch_add(by, Ordering::Relaxed);
+    }
+
+    /// Sets it to a count that is kept elsewhere; never lowers it.
+    pub(crate) fn absolute(&self, count: u64) {
+        self.0.fetch_max(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A gauge. Clones show the same value.
+#[derive(Clone)]
+pub(crate) struct Gauge(Arc<AtomicU64>);
+
+impl Gauge {
+    pub(crate) fn set(&self, value: f64) {
+        GaugeFn::set(&*self.0, value);
+    }
+
+    pub(crate) fn increment(&self, by: f64) {
+        GaugeFn::increment(&*self.0, by);
+    }
+
+    pub(crate) fn decrement(&self, by: f64) {
+        GaugeFn::decrement(&*self.0, by);
+    }
+
+    pub(crate) fn get(&self) -> f64 {
+        f64::from_bits(self.0.load(Ordering::Relaxed))
     }
 }
 

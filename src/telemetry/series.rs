@@ -7,15 +7,15 @@ use std::array;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use metrics::{Counter, Gauge, Histogram};
+use metrics::Histogram;
 
-use super::Reason;
+use super::ends::{Ends, RouteCounts};
 use super::labels::{
     AcceptError, BackendState, CheckResult, ConnectResult, DnsResult, Feature, FirstRecord, HelloResult, Match, Paused,
     ProxyHeaderResult, State, each,
 };
-use super::registry::Registry;
-use super::table;
+use super::registry::{Counter, Gauge, Registry};
+use super::{Reason, table};
 use crate::ids::ListenerIndex;
 use crate::way::Way;
 
@@ -32,11 +32,13 @@ pub struct ListenerMetrics {
     accept_errors: Vec<Counter>,
     accept_paused: Gauge,
     proxy_headers: Vec<Counter>,
+    ends: Arc<Ends>,
 }
 
 impl ListenerMetrics {
-    pub(super) fn register(registry: &Registry, name: &str) -> Self {
+    pub(super) fn register(registry: &Registry, name: &str, ends: Arc<Ends>) -> Self {
         Self {
+            ends,
             accepted: registry.counter(&table::ACCEPTED, &[name]),
             active: Arc::new(array::from_fn(|at| registry.gauge(&table::ACTIVE, &[name, State::ALL[at].as_str()]))),
             unrouted: each(Reason::ALL, |reason| {
@@ -62,6 +64,30 @@ impl ListenerMetrics {
         self.accepted.increment(1);
         self.active[State::Hello as usize].increment(1.0);
         Active { states: self.active.clone(), now: State::Hello }
+    }
+
+    /// A connection ended, with a route or without.
+    pub fn ended(&self, reason: Reason) {
+        self.ends.add(reason);
+    }
+
+    /// How its connections ended that were somebody's fault.
+    pub(crate) fn ends(&self) -> &Ends {
+        &self.ends
+    }
+
+    /// Since the start.
+    pub fn total_accepted(&self) -> u64 {
+        self.accepted.get()
+    }
+
+    /// Open now.
+    pub fn active(&self) -> u64 {
+        self.active.iter().map(Gauge::get).sum::<f64>() as u64
+    }
+
+    pub fn is_accept_paused(&self) -> bool {
+        self.accept_paused.get() > 0.0
     }
 
     /// A connection ended before a route was chosen.
@@ -123,6 +149,7 @@ pub struct RouteMetrics {
     route: String,
     pool: String,
     listeners: Vec<ClosedOnListener>,
+    counts: Arc<RouteCounts>,
     lived: OnceLock<Histogram>,
     bytes: [OnceLock<Counter>; Way::ALL.len()],
     offers: [OnceLock<Counter>; Feature::ALL.len()],
@@ -148,6 +175,7 @@ impl RouteMetrics {
         pool: String,
         listeners: Vec<String>,
         registering: Registering,
+        counts: Arc<RouteCounts>,
     ) -> Self {
         let listeners =
             listeners.into_iter().map(|listener| ClosedOnListener { listener, by_reason: OnceLock::new() }).collect();
@@ -156,6 +184,7 @@ impl RouteMetrics {
             route,
             pool,
             listeners,
+            counts,
             lived: OnceLock::new(),
             bytes: Default::default(),
             offers: Default::default(),
@@ -166,9 +195,15 @@ impl RouteMetrics {
         this
     }
 
+    /// A connection was routed here.
+    pub fn routed(&self) {
+        self.counts.routed();
+    }
+
     /// A connection routed here ended; `listener` is an index into the listeners passed to `Metrics::route`.
     pub fn closed(&self, listener: ListenerIndex, reason: Reason, lived: Duration) {
         self.closed_counter(listener, reason).increment(1);
+        self.counts.closed(reason);
         self.lived().record(lived);
     }
 
@@ -349,6 +384,15 @@ impl BackendMetrics {
 
     pub fn connect(&self, result: ConnectResult) {
         self.connects[result as usize].increment(1);
+    }
+
+    /// Attempts to connect since the start, and how many of them failed.
+    pub fn attempts(&self) -> (u64, u64) {
+        let counts = ConnectResult::ALL.iter().zip(&self.connects).map(|(result, count)| (*result, count.get()));
+        counts.fold((0, 0), |(all, failed), (result, count)| match result {
+            ConnectResult::Ok | ConnectResult::Overtaken => (all + count, failed),
+            _ => (all + count, failed + count),
+        })
     }
 
     pub fn first_record(&self, kind: FirstRecord) {

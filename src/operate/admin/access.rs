@@ -21,7 +21,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use subtle::ConstantTimeEq;
 
-use super::{App, error};
+use super::App;
+use super::error::error;
 
 /// The configured access.
 #[derive(Clone)]

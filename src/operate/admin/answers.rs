@@ -19,7 +19,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use super::clients::{Answered, Asking, Clients};
-use super::error;
+use super::error::{PROBLEM_JSON, error};
 
 pub(super) struct Answers {
     /// Held while an answer is made.
@@ -123,7 +123,8 @@ fn page_of(uri: &Uri) -> &str {
 /// Turns an error response of a library, such as for a body that is too large, into JSON like our own.
 pub(super) async fn errors_in_json(response: Response) -> Response {
     let is_error = response.status().is_client_error() || response.status().is_server_error();
-    let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let is_json = kind.is_some_and(|kind| kind == "application/json" || kind == PROBLEM_JSON);
     if !is_error || is_json {
         return response;
     }

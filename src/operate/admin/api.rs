@@ -1,7 +1,7 @@
 //! The JSON API under `/api/v1`.
 //!
 //! In:  the app.
-//! Out: its status; which route matches a name; the result of a reload; open connections.
+//! Out: which route matches a name; the result of a reload; open connections.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,42 +14,16 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
-use super::{App, Reloaded, Stage, WantedState, error, with_json};
+use super::error::{bad_parameter, bad_query, error};
+use super::reports::{LARGEST_PAGE, USUAL_PAGE, bad_limit};
+use super::{App, Reloaded, WantedState, with_json};
 use crate::ids::ConnectionId;
 use crate::settings::MAX_WEIGHT;
-use crate::telemetry::{REVISION, Timestamp, VERSION};
 
 /// The query of a page without parameters: a filter that does not exist must not look like one that matched everything.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NoQuery {}
-
-pub(super) async fn status(State(app): State<Arc<App>>, query: Result<Query<NoQuery>, QueryRejection>) -> Response {
-    if let Err(rejection) = query {
-        return error(StatusCode::BAD_REQUEST, &rejection.body_text());
-    }
-    super::aside(move || with_json(StatusCode::OK, status_of(&app))).await
-}
-
-fn status_of(app: &App) -> Value {
-    let reload = app.metrics.last_reload();
-    let stage = app.ready.stage();
-    json!({
-        "version": VERSION,
-        "revision": REVISION,
-        "uptime_s": app.metrics.uptime().as_secs(),
-        "ready": stage == Stage::Ready,
-        "stage": stage.as_str(),
-        "config": { "hash": reload.as_ref().map(|reload| &reload.hash) },
-        "last_reload": reload.as_ref().map(|reload| json!({
-            "result": reload.result.as_str(),
-            "trigger": reload.trigger.as_str(),
-            "at": Timestamp(reload.at).to_string(),
-        })),
-        "pools": app.control.pools(),
-        "names": app.control.names(),
-    })
-}
 
 /// The query of `/api/v1/explain`.
 #[derive(Clone, Debug, Deserialize)]
@@ -66,9 +40,12 @@ pub(super) async fn explain(
     State(app): State<Arc<App>>,
     query: Result<Query<ExplainQuery>, QueryRejection>,
 ) -> Response {
-    let query = query.map_err(|rejection| rejection.body_text());
+    let query = match query {
+        Ok(Query(query)) => query,
+        Err(rejection) => return bad_query(&rejection),
+    };
     // It may read files of networks.
-    super::aside(move || match query.and_then(|Query(query)| app.control.explain(query)) {
+    super::aside(move || match app.control.explain(query) {
         Ok(value) => with_json(StatusCode::OK, value),
         Err(problem) => error(StatusCode::BAD_REQUEST, &problem),
     })
@@ -136,7 +113,7 @@ fn changed(backends: Result<Value, String>) -> Response {
 
 pub(super) async fn config(State(app): State<Arc<App>>, query: Result<Query<NoQuery>, QueryRejection>) -> Response {
     if let Err(rejection) = query {
-        return error(StatusCode::BAD_REQUEST, &rejection.body_text());
+        return bad_query(&rejection);
     }
     match app.control.config().await {
         Some(text) => (JSON, text).into_response(),
@@ -177,13 +154,13 @@ pub(super) async fn connections(
     query: Result<Query<ConnectionsQuery>, QueryRejection>,
 ) -> Response {
     let query = match query {
-        Err(rejection) => return error(StatusCode::BAD_REQUEST, &rejection.body_text()),
-        Ok(Query(query)) if query.all => return error(StatusCode::BAD_REQUEST, "`all` is for DELETE"),
+        Err(rejection) => return bad_query(&rejection),
+        Ok(Query(query)) if query.all => return bad_parameter("all", "`all` is for DELETE"),
         Ok(Query(query)) => query,
     };
     let limit = query.limit.unwrap_or(USUAL_PAGE);
     if !(1..=LARGEST_PAGE).contains(&limit) {
-        return error(StatusCode::BAD_REQUEST, &format!("`limit` is 1 to {LARGEST_PAGE}"));
+        return bad_limit();
     }
     with_json(StatusCode::OK, app.control.connections(query, limit).await)
 }
@@ -194,7 +171,7 @@ pub(super) async fn end_connections(
 ) -> Response {
     let query = match query {
         Ok(Query(query)) => query,
-        Err(rejection) => return error(StatusCode::BAD_REQUEST, &rejection.body_text()),
+        Err(rejection) => return bad_query(&rejection),
     };
     let ConnectionsQuery { limit: None, after: None, all, .. } = query else {
         return error(StatusCode::BAD_REQUEST, "`limit` and `after` are for GET");
@@ -232,5 +209,3 @@ const JSON: [(HeaderName, HeaderValue); 2] = [
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
 ];
 const NO_ID: &str = "an id is hexadecimal, as in the log: `000000000000002a`";
-const USUAL_PAGE: usize = 100;
-const LARGEST_PAGE: usize = 1000;

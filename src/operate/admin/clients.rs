@@ -3,12 +3,13 @@
 //! In:  each client when it is accepted, and while it is being answered.
 //! Out: the eviction of the client that has been idle longest; if few are idle, of the one that has been reading its
 //!      answer longest; if none reads, of the newest that waits: neither silent nor greedy clients can keep a probe out.
+//!      Clients that follow the events are never evicted to make room, but only so many may.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// The clients of all admin addresses.
 #[derive(Default)]
@@ -18,6 +19,8 @@ pub(super) struct Clients(Mutex<Vec<Arc<Client>>>);
 struct Client {
     state: Mutex<State>,
     evicted: Notify,
+    /// Its stream of events has to end.
+    ends: Notify,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -34,13 +37,15 @@ enum Stage {
     Waiting,
     /// Its answer is being written.
     Reading,
+    /// It follows the events, since it took the last.
+    Following,
 }
 
 impl Clients {
     /// Adds a client; if all places are taken, another one is evicted.
     pub(super) fn admit(self: &Arc<Self>) -> Place {
         let state = State { stage: Stage::Idle, since: Instant::now() };
-        let client = Arc::new(Client { state: Mutex::new(state), evicted: Notify::new() });
+        let client = Arc::new(Client { state: Mutex::new(state), evicted: Notify::new(), ends: Notify::new() });
         let mut clients = self.lock();
         if clients.len() >= MAX_CLIENTS
             && let Some((number, _)) = makes_room(&clients)
@@ -65,6 +70,13 @@ impl Clients {
         let is_stalled = |at: State| at.stage == Stage::Reading && at.since.elapsed() >= patience;
         let mut clients = self.lock();
         clients.extract_if(.., |client| is_stalled(client.state())).for_each(|client| client.evicted.notify_one());
+    }
+
+    /// Evicts the clients that follow the events and have taken none for at least `patience`.
+    pub(super) fn evict_stuck(&self, patience: Duration) {
+        let is_stuck = |at: State| at.stage == Stage::Following && at.since.elapsed() >= patience;
+        let mut clients = self.lock();
+        clients.extract_if(.., |client| is_stuck(client.state())).for_each(|client| client.evicted.notify_one());
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Client>>> {
@@ -105,9 +117,24 @@ impl Place {
         self.client.evicted.notified().await;
     }
 
+    /// Waits until it has been connected for `lifetime`. One that follows the events may stay.
+    pub(super) async fn outlived(&self, lifetime: Duration) {
+        loop {
+            sleep(lifetime).await;
+            if self.client.state().stage != Stage::Following {
+                return;
+            }
+        }
+    }
+
+    /// Ends its stream of events, if it follows one.
+    pub(super) fn end_stream(&self) {
+        self.client.ends.notify_one();
+    }
+
     /// For the requests of this client.
     pub(super) fn asking(&self) -> Asking {
-        Asking(Arc::clone(&self.client))
+        Asking(Arc::clone(&self.client), Arc::clone(&self.clients))
     }
 }
 
@@ -118,14 +145,40 @@ impl Drop for Place {
 }
 
 /// The client of a request, as an extension of the request.
-#[derive(Clone, Debug)]
-pub(super) struct Asking(Arc<Client>);
+#[derive(Clone)]
+pub(super) struct Asking(Arc<Client>, Arc<Clients>);
 
 impl Asking {
     /// The client is being answered until the guard is dropped.
     pub(super) fn answered(&self) -> Answered {
         self.0.enter(Stage::Waiting);
         Answered(Arc::clone(&self.0))
+    }
+
+    /// The client follows the events until the last clone of the guard is dropped; `None`: too many do.
+    pub(super) fn streams(&self) -> Option<Streaming> {
+        let clients = self.1.lock();
+        let following = clients.iter().filter(|client| client.state().stage == Stage::Following).count();
+        (following < MOST_STREAMS).then(|| {
+            self.0.enter(Stage::Following);
+            Streaming(Arc::new(Answered(Arc::clone(&self.0))))
+        })
+    }
+}
+
+/// A client that follows the events.
+#[derive(Clone)]
+pub(super) struct Streaming(Arc<Answered>);
+
+impl Streaming {
+    /// It takes an event.
+    pub(super) fn reads(&self) {
+        self.0.0.enter(Stage::Following);
+    }
+
+    /// Waits until the stream has to end.
+    pub(super) async fn ended(&self) {
+        self.0.0.ends.notified().await;
     }
 }
 
@@ -146,6 +199,8 @@ impl Drop for Answered {
 }
 
 pub(super) const MAX_CLIENTS: usize = 64;
+/// The clients that follow the events; the other places are for requests.
+pub(super) const MOST_STREAMS: usize = 48;
 /// Places that clients waiting for an answer do not take; probes are answered at once and need no more.
 const RESERVED: usize = 8;
 /// A request that is sent at once arrives within this time, however many connect together.

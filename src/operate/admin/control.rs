@@ -1,18 +1,22 @@
 //! What the admin API reads and changes in the rest of the process, as a trait, so that it does not depend on it.
 //!
 //! To add a call: a method here; a handler in `api` that calls [`App::control`](super::App::control); its route in
-//! `router`. Requests other than GET pass `access` first, so a handler does not check permissions. To add a section of
-//! `/api/v1/status`: a method here that returns its [`Value`], and a line in `api::status`.
+//! `router`. Requests other than GET pass `access` first, so a handler does not check permissions. The shapes of
+//! what it reports are in [`status`](crate::operate::status).
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::access::Access;
 use super::api::{ConnectionsQuery, ExplainQuery};
+use super::reports::{HistoryQuery, RoutesQuery};
 use crate::ids::ConnectionId;
+use crate::operate::events::Events;
+use crate::operate::status::{ConnectionsPage, History, RefusalsReport, RoutesPage, Status};
 
 /// The process behind the admin address.
 pub(crate) trait Control: Send + Sync {
@@ -25,8 +29,20 @@ pub(crate) trait Control: Send + Sync {
     /// Why the query is invalid.
     fn explain(&self, query: ExplainQuery) -> Result<Value, String>;
 
-    /// The pools with their backends and their state.
-    fn pools(&self) -> Value;
+    /// The state of the process, with at most `most_backends` backends in all pools together. May take long.
+    fn status(&self, most_backends: usize) -> Status;
+
+    /// A page of the routes. May take long.
+    fn routes(&self, query: &RoutesQuery) -> RoutesPage;
+
+    /// The figures of the last fifteen minutes.
+    fn history(&self, query: &HistoryQuery) -> History;
+
+    /// The latest clients that were turned away.
+    fn refusals(&self) -> RefusalsReport;
+
+    /// What happens.
+    fn events(&self) -> &Arc<Events>;
 
     /// Sets the administrative state of a backend, by its name or address.
     ///
@@ -40,9 +56,6 @@ pub(crate) trait Control: Send + Sync {
     /// The backend does not exist.
     fn set_backend_weight(&self, pool: &str, backend: &str, weight: Option<u32>) -> Result<Value, String>;
 
-    /// The DNS names among the backends, and their addresses.
-    fn names(&self) -> Value;
-
     /// Reloads the configuration and waits for the result.
     fn reload(&self) -> Soon<'_, Reloaded>;
 
@@ -50,7 +63,7 @@ pub(crate) trait Control: Send + Sync {
     fn config(&self) -> Soon<'_, Option<String>>;
 
     /// The first `limit` connections that match.
-    fn connections(&self, query: ConnectionsQuery, limit: usize) -> Soon<'_, Value>;
+    fn connections(&self, query: ConnectionsQuery, limit: usize) -> Soon<'_, ConnectionsPage>;
 
     /// Ends the connections that match; returns the number ended.
     fn end_connections(&self, query: ConnectionsQuery) -> Soon<'_, usize>;

@@ -8,7 +8,10 @@ mod answers;
 mod api;
 mod clients;
 mod control;
+mod error;
+mod events;
 mod page;
+mod reports;
 mod serve;
 pub(crate) mod sockets;
 
@@ -22,13 +25,15 @@ use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{delete, get, post, put};
-use serde_json::{Value, json};
+use serde::Serialize;
 
 pub(crate) use self::access::{Access, Allow, Peer};
 use self::answers::Answers;
 pub(crate) use self::api::{ConnectionsQuery, ExplainQuery};
 use self::clients::Clients;
 pub(crate) use self::control::{Control, Reloaded, Soon, WantedState};
+use self::error::error;
+pub(crate) use self::reports::{HistoryQuery, RouteOrder, RouteUse, RoutesQuery};
 use crate::telemetry::Metrics;
 
 /// The data behind the admin pages.
@@ -42,7 +47,10 @@ fn router(app: Arc<App>, clients: Arc<Clients>) -> Router {
     Router::new()
         .route("/", get(page::status))
         .route("/metrics", get(metrics))
-        .route("/api/v1/status", get(api::status))
+        .route("/api/v1/status", get(reports::status))
+        .route("/api/v1/routes", get(reports::routes))
+        .route("/api/v1/history", get(reports::history))
+        .route("/api/v1/refusals", get(reports::refusals))
         .route("/api/v1/explain", get(api::explain))
         .route("/api/v1/config", get(api::config))
         .route("/api/v1/reload", post(api::reload))
@@ -57,6 +65,8 @@ fn router(app: Arc<App>, clients: Arc<Clients>) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::map_response(answers::errors_in_json))
         .layer(middleware::from_fn_with_state(Arc::new(Answers::new(clients)), answers::in_turn))
+        // Has no end, so it takes no turn.
+        .route("/api/v1/events", get(events::events))
         .layer(middleware::from_fn_with_state(Arc::clone(&app), access::guard))
         // Probes: neither other clients nor access rules can block them.
         .route("/healthz", get(healthz))
@@ -92,11 +102,7 @@ async fn readyz(State(app): State<Arc<App>>) -> Response {
     }
 }
 
-fn error(status: StatusCode, message: &str) -> Response {
-    with_json(status, json!({ "error": message }))
-}
-
-fn with_json(status: StatusCode, value: Value) -> Response {
+fn with_json(status: StatusCode, value: impl Serialize) -> Response {
     (status, NEVER_CACHED, Json(value)).into_response()
 }
 

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{Html, IntoResponse, Response};
-use serde_json::Value;
 
 use super::App;
+use crate::operate::status::{BackendStatus, PoolStatus, Status};
 use crate::telemetry::{REVISION, Timestamp, VERSION};
 
 pub(super) async fn status(State(app): State<Arc<App>>) -> Response {
@@ -68,25 +68,21 @@ th, td {{ text-align: left; padding-right: 1rem }}
         uptime_s = app.metrics.uptime().as_secs(),
         hash = Escaped(hash),
         reload = Escaped(&reload),
-        backends = rows(&app.control.pools()),
+        backends = rows(&app.control.status(MAX_ROWS)),
     )
 }
 
 /// A row for each backend, those that are not in order first.
-fn rows(pools: &Value) -> String {
-    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let mut all: Vec<_> = list(pools)
-        .iter()
-        .flat_map(|pool| list(&pool["backends"]).into_iter().map(|backend| (text(&pool["name"]), backend)))
-        .collect();
-    all.sort_by_key(|(_, backend)| backend["state"] == "up");
-    let rows = all.iter().take(MAX_ROWS).map(|(pool, backend)| {
-        let (name, state, active) = (text(&backend["name"]), text(&backend["state"]), &backend["active"]);
-        let [pool, name, state] = [pool, &name, &state].map(|text| Escaped(text));
-        format!("<tr><td>{pool}</td><td>{name}</td><td>{state}</td><td>{active}</td></tr>\n")
+fn rows(status: &Status) -> String {
+    let in_pool =
+        |pool: &PoolStatus| pool.backends.iter().map(|of| (pool.name.clone(), of.clone())).collect::<Vec<_>>();
+    let mut all: Vec<(String, BackendStatus)> = status.pools.iter().flat_map(in_pool).collect();
+    all.sort_by_key(|(_, backend)| backend.state == "up");
+    let rows = all.iter().map(|(pool, backend)| {
+        let [pool, name, state] = [pool, &backend.name, &*backend.state].map(Escaped);
+        format!("<tr><td>{pool}</td><td>{name}</td><td>{state}</td><td>{}</td></tr>\n", backend.active)
     });
-    let more = all.len().saturating_sub(MAX_ROWS);
+    let more: usize = status.pools.iter().map(|pool| pool.backends_left_off).sum();
     let more = (more > 0).then(|| format!("<tr><td colspan=4>{more} more are in /api/v1/status</td></tr>\n"));
     rows.chain(more).collect()
 }

@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, interval, sleep, timeout, timeout_at};
 
 use super::Peer;
 use super::clients::{Clients, MAX_CLIENTS, Place};
@@ -43,6 +43,7 @@ pub(super) async fn serve(
     let (stop, stopped) = watch::channel(());
     let mut tasks = JoinSet::new();
     let mut shutdown = pin!(shutdown);
+    let mut look = interval(STUCK_LOOK);
     let start = |tasks: &mut JoinSet<()>, (stream, peer): (Box<dyn Stream>, Peer)| {
         let place = clients.admit();
         let router = router.clone().layer(Extension(peer)).layer(Extension(place.asking()));
@@ -64,6 +65,7 @@ pub(super) async fn serve(
             Some(ended) = tasks.join_next() => if let Err(error) = ended && let Ok(panic) = error.try_into_panic() {
                 log_panic(Task::Admin, &metrics, &*panic);
             },
+            _ = look.tick() => clients.evict_stuck(STUCK),
             () = &mut shutdown => break,
         }
     }
@@ -105,7 +107,7 @@ impl Listener {
 }
 
 /// Serves one client. hyper ends it after [`IDLE`] without a complete request; [`LIFETIME`] ends a client that keeps
-/// sending requests or does not read its answer; it ends at once when another client needs its place.
+/// sending requests or does not read its answer, but not one that follows the events; it ends at once when another client needs its place.
 async fn converse(stream: Box<dyn Stream>, router: Router, place: Place, mut stopped: watch::Receiver<()>) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -118,11 +120,14 @@ async fn converse(stream: Box<dyn Stream>, router: Router, place: Place, mut sto
     tokio::select! {
         _ = &mut connection => return,
         () = place.evicted() => return,
-        () = sleep(LIFETIME) => {}
+        () = place.outlived(LIFETIME) => {}
         // hyper would close a client that has not sent a request yet. A client that has just connected gets a moment
         // to send it; for older ones this checks once whether a request has arrived.
-        _ = stopped.changed() => if timeout_at(accepted + FIRST_REQUEST, &mut connection).await.is_ok() {
-            return;
+        _ = stopped.changed() => {
+            place.end_stream();
+            if timeout_at(accepted + FIRST_REQUEST, &mut connection).await.is_ok() {
+                return;
+            }
         },
     }
     connection.as_mut().graceful_shutdown();
@@ -136,4 +141,7 @@ const GRACE: Duration = Duration::from_secs(1);
 const FIRST_REQUEST: Duration = Duration::from_millis(200);
 /// tokio sees a queued client only at its next poll of the kernel, so checking once is not enough.
 const QUEUE_LOOK: Duration = Duration::from_millis(10);
+/// A client that follows the events and takes none for so long is not there any more, or does not read.
+const STUCK: Duration = Duration::from_secs(15);
+const STUCK_LOOK: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -8,15 +8,20 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use serde_json::{Value, json};
+
 use super::*;
 use crate::cli::healthcheck::{HealthcheckError, healthcheck};
 use crate::ids::ConnectionId;
+use crate::operate::events::Events;
+use crate::operate::status::{At, ConnectionsPage, History, RefusalsReport, RoutesPage, Status};
 use crate::socket::AdminSocket;
 use crate::telemetry::{ReloadResult, Trigger};
 
 /// Stands in for the process behind the admin address.
 struct Process {
     access: Access,
+    events: Arc<Events>,
 }
 
 impl Control for Process {
@@ -31,9 +36,63 @@ impl Control for Process {
         }
     }
 
-    fn pools(&self) -> Value {
-        let backend = |at: usize| json!({ "name": format!("b{at}<"), "state": if at == 299 { "failing" } else { "up" }, "active": at });
-        json!([{ "name": "p", "backends": (0..300).map(backend).collect::<Vec<_>>() }])
+    fn status(&self, most_backends: usize) -> Status {
+        let backend = |at: usize| {
+            let state = if at == 299 { "failing" } else { "up" };
+            let latency = json!({ "p50": null, "p99": null, "count": 0 });
+            json!({
+                "name": format!("b{at}<"), "address": "192.0.2.1:443", "state": state, "since": null, "why": null,
+                "operator": "ready", "active": at, "connections": 0, "per_second": 0.0, "failed": 0,
+                "connect_ms": latency, "first_byte_ms": latency, "weight": 1, "weight_set": null, "backup": false,
+                "max_connections": null, "check": null, "certificate": null
+            })
+        };
+        let mut backends: Vec<Value> = (0..300).map(backend).collect();
+        backends.sort_by_key(|backend| backend["state"] == "up");
+        let left_off = backends.len().saturating_sub(most_backends);
+        backends.truncate(most_backends);
+        let status = json!({
+            "version": crate::telemetry::VERSION, "revision": "unknown", "pid": 1, "started": "2026-11-30T12:00:00.000Z",
+            "at": "2026-11-30T12:00:01.000Z", "uptime_s": 1, "ready": false, "stage": "starting", "control": "auto",
+            "config": { "hash": "cafe", "file": "config.yaml" }, "problems": [], "problems_left_off": 0,
+            "resources": {
+                "connections": { "used": 0, "limit": 1 }, "descriptors": { "used": 0, "limit": 1 },
+                "hello_memory": { "used": 0, "limit": 1 }, "resident_bytes": 1, "cpu_seconds": 0.1, "workers": 1,
+                "log_lines_dropped": 0, "task_panics": 0
+            },
+            "totals": {
+                "accepted": 0, "active": 0, "per_second": 0.0, "refused": 0, "failed": 0, "errors_per_second": 0.0
+            },
+            "listeners": [], "routes": { "total": 0, "never_matched": 0, "busiest": [] },
+            "pools": [{
+                "name": "p", "state": "partly_down", "since": null, "why": null, "policy": "random", "active": 0,
+                "connections": 0, "per_second": 0.0, "connect_ms": { "p50": null, "p99": null, "count": 0 },
+                "first_byte_ms": { "p50": null, "p99": null, "count": 0 }, "queue": null, "backends": backends,
+                "backends_left_off": left_off
+            }],
+            "names": [{
+                "name": "shop.internal:443", "pools": [], "addresses": [], "answered": null, "age_s": null,
+                "ttl_s": null, "error": null
+            }],
+            "last_reload": null
+        });
+        serde_json::from_value(status).expect("a status")
+    }
+
+    fn routes(&self, query: &RoutesQuery) -> RoutesPage {
+        RoutesPage { routes: Vec::new(), total: query.limit, matching: 0, offset: query.offset }
+    }
+
+    fn history(&self, _: &HistoryQuery) -> History {
+        History { step_s: 10, ends: At("2026-11-30T12:00:00.000Z".into()), series: Vec::new() }
+    }
+
+    fn refusals(&self) -> RefusalsReport {
+        RefusalsReport::default()
+    }
+
+    fn events(&self) -> &Arc<Events> {
+        &self.events
     }
 
     fn set_backend_state(&self, pool: &str, backend: &str, wanted: WantedState) -> Result<Value, String> {
@@ -50,10 +109,6 @@ impl Control for Process {
         }
     }
 
-    fn names(&self) -> Value {
-        json!([{ "name": "shop.internal:443" }])
-    }
-
     fn reload(&self) -> Soon<'_, Reloaded> {
         Box::pin(async { Reloaded::Rejected(json!({ "result": "rejected" })) })
     }
@@ -62,13 +117,16 @@ impl Control for Process {
         Box::pin(async { Some(format!("{{\"listeners\":[]{}}}", " ".repeat(CONFIG_BYTES))) })
     }
 
-    fn connections(&self, query: ConnectionsQuery, limit: usize) -> Soon<'_, Value> {
-        let client = query.client.map(|client| client.to_string());
+    /// Shows the query, in the fields of a page.
+    fn connections(&self, query: ConnectionsQuery, limit: usize) -> Soon<'_, ConnectionsPage> {
         Box::pin(async move {
-            if query.route.as_deref() == Some("large") {
-                return json!({ "listeners": [], "large": " ".repeat(CONFIG_BYTES) });
-            }
-            json!({ "route": query.route, "client": client, "after": query.after.map(|id| id.0), "limit": limit })
+            let large = (query.route.as_deref() == Some("large")).then(|| " ".repeat(CONFIG_BYTES));
+            let shown = json!({
+                "route": query.route, "client": query.client.map(|client| client.to_string()),
+                "after": query.after.map(|id| id.0), "limit": limit
+            });
+            let next = large.unwrap_or_else(|| shown.to_string());
+            ConnectionsPage { connections: Vec::new(), matching: limit, next: Some(next), offset: 0 }
         })
     }
 
@@ -81,6 +139,10 @@ impl Control for Process {
     }
 }
 
+fn events() -> Arc<Events> {
+    Events::new(std::time::SystemTime::now())
+}
+
 /// An admin server on loopback.
 struct Admin {
     address: SocketAddr,
@@ -91,7 +153,7 @@ struct Admin {
 
 impl Admin {
     async fn start() -> Self {
-        Self::behind(Process { access: Access { allow: Allow::Auto, token: Some("t".into()) } }).await
+        Self::behind(Process { access: Access { allow: Allow::Auto, token: Some("t".into()) }, events: events() }).await
     }
 
     async fn behind(process: Process) -> Self {
@@ -140,7 +202,8 @@ impl Answer {
     }
 
     fn json(&self) -> Value {
-        assert!(self.head.contains("content-type: application/json"), "{}", self.head);
+        let kind = if self.status < 400 { "application/json" } else { "application/problem+json" };
+        assert!(self.head.contains(&format!("content-type: {kind}")), "{}", self.head);
         serde_json::from_str(&self.body).unwrap()
     }
 }
@@ -179,25 +242,6 @@ async fn healthcheck_asks_readyz() {
     assert!(matches!(&error, HealthcheckError::NotReady { body, .. } if body == "starting"), "{error}");
     admin.app.ready.enter(Stage::Ready);
     check().await.unwrap().unwrap();
-}
-
-#[tokio::test]
-async fn status_tells_what_runs_and_what_became_of_the_last_reload() {
-    let admin = Admin::start().await;
-    let status = admin.get("/api/v1/status").await.json();
-    assert_eq!((&status["ready"], &status["last_reload"]), (&json!(false), &Value::Null));
-    admin.app.ready.enter(Stage::Ready);
-    admin.app.metrics.reload(ReloadResult::Applied, Trigger::Start, "abc");
-    admin.app.metrics.reload(ReloadResult::Rejected, Trigger::File, "def");
-    let status = admin.get("/api/v1/status").await.json();
-    assert_eq!(status["version"], crate::telemetry::VERSION);
-    assert_eq!(status["uptime_s"], 0);
-    assert_eq!((&status["ready"], &status["stage"]), (&json!(true), &json!("ready")));
-    assert_eq!(status["config"]["hash"], "abc");
-    assert_eq!(
-        (&status["last_reload"]["result"], &status["last_reload"]["trigger"]),
-        (&json!("rejected"), &json!("file"))
-    );
 }
 
 #[tokio::test]
@@ -244,7 +288,7 @@ async fn what_changes_state_is_for_those_who_may() {
     let post = |host: &str, more: &str| {
         format!("POST /api/v1/reload HTTP/1.1\r\nhost: {host}\r\n{more}connection: close\r\ncontent-length: 0\r\n\r\n")
     };
-    let admin = Admin::behind(Process { access: Access { allow: Allow::Auto, token: None } }).await;
+    let admin = Admin::behind(Process { access: Access { allow: Allow::Auto, token: None }, events: events() }).await;
     for more in ["", "x-snigate-control: 1\r\n", "origin: http://127.0.0.1\r\n"] {
         let answer = admin.ask(&post("127.0.0.1", more)).await;
         assert_eq!(answer.status, 403, "loopback proves nothing");
@@ -261,7 +305,7 @@ async fn what_changes_state_is_for_those_who_may() {
     assert_eq!(admin.ask(probe).await.body, "starting\n", "probes are for everybody");
 
     let access = Access { allow: Allow::Token, token: Some("abc".into()) };
-    let admin = Admin::behind(Process { access }).await;
+    let admin = Admin::behind(Process { access, events: events() }).await;
     let answer = admin.ask(&post("127.0.0.1", "")).await;
     assert_eq!(answer.status, 401);
     assert!(answer.head.contains("\r\nwww-authenticate: bearer"), "{}", answer.head);
@@ -290,7 +334,7 @@ async fn a_backend_is_set_to_what_the_body_says() {
         assert_eq!(put("[::1]:443", body).await.status, 400, "{body}");
     }
     let answer = put("other:443", "ready").await;
-    assert_eq!((answer.status, answer.json()), (404, json!({ "error": "no backend other:443" })));
+    assert_eq!((answer.status, &answer.json()["error"]), (404, &json!("no backend other:443")));
     assert_eq!(admin.get("/api/v1/status").await.json()["pools"][0]["name"], "p");
 }
 
@@ -325,10 +369,13 @@ async fn a_weight_is_set_to_the_number_of_the_body_and_removed_by_delete() {
 #[tokio::test]
 async fn connections_are_listed_by_what_is_asked_for() {
     let admin = Admin::start().await;
+    let shown = |answer: &Answer| -> Value {
+        serde_json::from_str(answer.json()["next"].as_str().expect("what the process was asked")).expect("JSON")
+    };
     let answer = admin.get("/api/v1/connections?route=a&client=10.0.0.1&after=2a&limit=5").await;
-    assert_eq!(answer.json(), json!({ "route": "a", "client": "10.0.0.1/32", "after": 42, "limit": 5 }));
+    assert_eq!(shown(&answer), json!({ "route": "a", "client": "10.0.0.1/32", "after": 42, "limit": 5 }));
     let usual = json!({ "route": null, "client": null, "after": null, "limit": 100 });
-    assert_eq!(admin.get("/api/v1/connections").await.json(), usual);
+    assert_eq!(shown(&admin.get("/api/v1/connections").await), usual);
     for (query, problem) in [
         ("limit=0", "1 to 1000"),
         ("limit=1001", "1 to 1000"),
@@ -367,10 +414,19 @@ async fn connections_are_ended_by_id_or_filter_and_never_all_by_mistake() {
 async fn what_is_not_there_is_an_error_in_json() {
     let admin = Admin::start().await;
     let answer = admin.get("/nothing%22here").await;
-    assert_eq!((answer.status, answer.json()), (404, json!({ "error": "no such page: /nothing%22here" })));
+    assert_eq!(
+        (answer.status, answer.json()),
+        (
+            404,
+            json!({
+                "type": "about:blank", "title": "Not Found", "status": 404,
+                "detail": "no such page: /nothing%22here", "error": "no such page: /nothing%22here"
+            })
+        )
+    );
     let answer =
         admin.ask(&format!("POST /metrics HTTP/1.1\r\nhost: localhost\r\n{PROOF}content-length: 0\r\n\r\n")).await;
-    assert_eq!((answer.status, answer.json()), (405, json!({ "error": "POST is not supported here" })));
+    assert_eq!((answer.status, &answer.json()["detail"]), (405, &json!("POST is not supported here")));
     assert!(answer.head.contains("\r\nallow: get,head"), "{}", answer.head);
     let answer = admin.ask("HEAD /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
     assert_eq!((answer.status, answer.body.as_str()), (200, ""));

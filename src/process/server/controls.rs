@@ -13,10 +13,15 @@ use super::pools;
 use crate::backends::discovery::Discovery;
 use crate::config::{Problem, Severity};
 use crate::ids::ConnectionId;
-use crate::operate::admin::{Access, Allow, ConnectionsQuery, Control, ExplainQuery, Reloaded, Soon, WantedState};
+use crate::operate::admin::{
+    Access, Allow, ConnectionsQuery, Control, ExplainQuery, HistoryQuery, Reloaded, RoutesQuery, Soon, WantedState,
+};
+use crate::operate::events::Events;
 use crate::operate::explain::{Question, explain};
 use crate::operate::registry::{Filter, Page, Registries, Row};
+use crate::operate::status::{ConnectionStatus, ConnectionsPage, History, RefusalsReport, RoutesPage, Status};
 use crate::process::reload::{Asker, Outcome};
+use crate::process::reporter::Reporter;
 use crate::settings::AllowControl;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Reason, ReloadResult, Trigger};
@@ -27,6 +32,7 @@ pub(super) struct Controls {
     pub(super) discovery: Discovery,
     pub(super) reloads: Asker,
     pub(super) registries: Registries,
+    pub(super) reporter: Arc<Reporter>,
 }
 
 impl Control for Controls {
@@ -48,8 +54,24 @@ impl Control for Controls {
         serde_json::to_value(explanation).map_err(|error| error.to_string())
     }
 
-    fn pools(&self) -> Value {
-        pools::reported(&self.snapshot.load())
+    fn status(&self, most_backends: usize) -> Status {
+        self.reporter.status(self.discovery.status(), most_backends)
+    }
+
+    fn routes(&self, query: &RoutesQuery) -> RoutesPage {
+        self.reporter.routes(query)
+    }
+
+    fn history(&self, query: &HistoryQuery) -> History {
+        self.reporter.history(query)
+    }
+
+    fn refusals(&self) -> RefusalsReport {
+        self.reporter.refusals()
+    }
+
+    fn events(&self) -> &Arc<Events> {
+        self.reporter.events()
     }
 
     fn set_backend_state(&self, pool: &str, backend: &str, wanted: WantedState) -> Result<Value, String> {
@@ -58,10 +80,6 @@ impl Control for Controls {
 
     fn set_backend_weight(&self, pool: &str, backend: &str, weight: Option<u32>) -> Result<Value, String> {
         pools::set_weight(&self.snapshot.load(), pool, backend, weight)
-    }
-
-    fn names(&self) -> Value {
-        self.discovery.status()
     }
 
     fn reload(&self) -> Soon<'_, Reloaded> {
@@ -88,13 +106,13 @@ impl Control for Controls {
         })
     }
 
-    fn connections(&self, query: ConnectionsQuery, limit: usize) -> Soon<'_, Value> {
+    fn connections(&self, query: ConnectionsQuery, limit: usize) -> Soon<'_, ConnectionsPage> {
         Box::pin(async move {
             let after = query.after.unwrap_or_default();
             let Page { rows, matching } = self.registries.list(&filter(query), after, limit).await;
             // A full page is followed by another, possibly empty.
             let next = rows.last().filter(|_| rows.len() == limit).map(|row| row.id.to_string());
-            json!({ "connections": rows.iter().map(row).collect::<Vec<_>>(), "matching": matching, "next": next })
+            ConnectionsPage { connections: rows.iter().map(row).collect(), matching, next, offset: 0 }
         })
     }
 
@@ -133,21 +151,22 @@ fn filter(query: ConnectionsQuery) -> Filter {
     Filter { id: None, listener, route, pool, backend, client }
 }
 
-fn row(row: &Row) -> Value {
-    json!({
-        "id": row.id.to_string(),
-        "client": row.client.to_string(),
-        "peer": row.peer.to_string(),
-        "listener": &*row.listener,
-        "sni": row.sni,
-        "route": row.route.as_deref(),
-        "pool": row.pool.as_deref(),
-        "backend": row.backend.as_deref(),
-        "state": row.state.as_str(),
-        "age_ms": u64::try_from(row.age.as_millis()).unwrap_or(u64::MAX),
-        "bytes_to_backend": row.bytes_to_backend,
-        "bytes_to_client": row.bytes_to_client,
-    })
+fn row(row: &Row) -> ConnectionStatus {
+    let text = |text: &Arc<str>| text.to_string();
+    ConnectionStatus {
+        id: row.id.to_string(),
+        client: row.client.to_string(),
+        peer: row.peer.to_string(),
+        listener: row.listener.to_string(),
+        sni: row.sni.as_deref().map(str::to_owned),
+        route: row.route.as_ref().map(text),
+        pool: row.pool.as_ref().map(text),
+        backend: row.backend.as_ref().map(text),
+        state: row.state.as_str().into(),
+        age_ms: u64::try_from(row.age.as_millis()).unwrap_or(u64::MAX),
+        bytes_to_backend: row.bytes_to_backend,
+        bytes_to_client: row.bytes_to_client,
+    }
 }
 
 fn reported(outcome: &Outcome) -> Value {

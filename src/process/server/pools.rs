@@ -1,58 +1,15 @@
-//! Reports the pools in force, and changes the administrative state of their backends.
+//! Changes the administrative state of backends.
 //!
 //! In:  the snapshot; calls of the admin API.
 //! Out: JSON; a changed backend state.
-
-use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::operate::admin::WantedState;
-use crate::pool::{LastCheck, Member, Operator, Pool, Shown};
+use crate::pool::{Member, Operator, Pool};
+use crate::process::reporter::changed;
 use crate::snapshot::Snapshot;
-use crate::telemetry::Timestamp;
-
-/// Every pool with its backends, for the status.
-pub(super) fn reported(snapshot: &Snapshot) -> Value {
-    let now = Instant::now();
-    let pool = |pool: &std::sync::Arc<crate::pool::Pool>| {
-        let backends: Vec<Value> = pool.list().iter().map(|member| backend(member, now)).collect();
-        let settings = pool.settings.queue;
-        let queue = pool.has_queue().then(|| {
-            let timeout_ms = u64::try_from(settings.timeout.as_millis()).unwrap_or(u64::MAX);
-            json!({ "waiting": pool.waiting(), "size": settings.size, "timeout_ms": timeout_ms })
-        });
-        json!({ "name": &*pool.name, "backends": backends, "queue": queue })
-    };
-    snapshot.pools.iter().map(pool).collect()
-}
-
-fn backend(member: &Member, now: Instant) -> Value {
-    let Member { backend, weight, live_weight, backup, max_connections, .. } = member;
-    let check = backend.last_check();
-    json!({
-        "name": &*backend.name,
-        "address": backend.address.to_string(),
-        "state": backend.standing.state(now).as_str(),
-        "active": backend.active(),
-        "weight": weight,
-        "weight_set": live_weight,
-        "backup": backup,
-        "max_connections": (*max_connections < usize::MAX).then_some(max_connections),
-        "check": check.as_ref().map(self::check),
-        "certificate": check.as_ref().and_then(|check| check.certificate.as_ref()).map(certificate),
-    })
-}
-
-fn check(LastCheck { at, result, error, .. }: &LastCheck) -> Value {
-    json!({ "at": Timestamp(*at).to_string(), "result": result.as_str(), "error": error })
-}
-
-fn certificate(Shown { names, not_after }: &Shown) -> Value {
-    let since_1970 = Duration::from_secs(u64::try_from(*not_after).unwrap_or(0));
-    json!({ "names": names, "expires": Timestamp(SystemTime::UNIX_EPOCH + since_1970).to_string() })
-}
 
 /// Sets the weight of the backends called `name`, as [`set_state`] does; `None`: that of the configuration. Returns them.
 ///
@@ -76,7 +33,7 @@ pub(super) fn set_weight(snapshot: &Snapshot, pool: &str, name: &str, weight: Op
             "operator set the weight of a backend"
         );
     }
-    Ok(json!({ "backends": members.iter().map(|member| backend(member, now)).collect::<Vec<_>>() }))
+    Ok(json!({ "backends": members.iter().map(|member| changed(pool, member, now)).collect::<Vec<_>>() }))
 }
 
 /// The pool, and its backends called `name`, at least one.
@@ -117,5 +74,5 @@ pub(super) fn set_state(snapshot: &Snapshot, pool: &str, name: &str, wanted: Wan
             "operator set the state of a backend"
         );
     }
-    Ok(json!({ "backends": members.iter().map(|member| backend(member, now)).collect::<Vec<_>>() }))
+    Ok(json!({ "backends": members.iter().map(|member| changed(pool, member, now)).collect::<Vec<_>>() }))
 }

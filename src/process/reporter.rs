@@ -1,0 +1,378 @@
+//! Gathers what the status shows from all parts of the process, and keeps what only time shows: rates, histories, since
+//! when something is as it is.
+//!
+//! In:  the snapshot in force, the metrics, the pools; a call four times a second.
+//! Out: the shapes of [`operate::status`](crate::operate::status); events.
+
+mod pools;
+mod routes;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use serde_json::json;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+pub(super) use self::pools::changed;
+use crate::hello_memory;
+use crate::limits::Permits;
+use crate::operate::admin::{HistoryQuery, Readiness, RoutesQuery};
+use crate::operate::diagnosis::{Facts, diagnose};
+use crate::operate::events::Events;
+use crate::operate::history::{Figures, Key, STEP_SECONDS, Standings, Tracker, Troubles};
+use crate::operate::recent_refusals::RecentRefusals;
+use crate::operate::status::{
+    At, ConfigInForce, DnsName, History, LastReload, ListenerStatus, PoolState, RefusalsReport, Resources, RoutesPage,
+    SeriesKind, Status, Totals, Usage,
+};
+use crate::settings::{AllowControl, ListenerProtocol};
+use crate::snapshot::Snapshot;
+use crate::telemetry::{
+    BackendState, Fault, LimitScope, ListenerMetrics, Metrics, REVISION, Reason, ReloadResult, RouteFigures, Trigger,
+    VERSION, process_usage,
+};
+
+/// What the reporter reads.
+pub(crate) struct Sources {
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    pub metrics: Arc<Metrics>,
+    /// One for each open connection.
+    pub permits: Arc<Permits>,
+    pub readiness: Readiness,
+    /// The main file.
+    pub file: PathBuf,
+    pub workers: usize,
+    /// `limits.max_connections: auto`
+    pub most_connections: usize,
+}
+
+pub(crate) struct Reporter {
+    sources: Sources,
+    memory: Mutex<Memory>,
+    last_reload: ArcSwapOption<LastReload>,
+    events: Arc<Events>,
+}
+
+/// What only time shows.
+struct Memory {
+    tracker: Tracker,
+    refusals: RecentRefusals,
+    backends: Standings<Key, BackendState>,
+    pools: Standings<Arc<str>, PoolState>,
+    paused: Standings<Arc<str>, bool>,
+    listeners: HashMap<Arc<str>, Arc<ListenerMetrics>>,
+    /// What was shown of routes that were busy.
+    routes: routes::Described,
+}
+
+impl Reporter {
+    pub(crate) fn new(sources: Sources) -> Arc<Self> {
+        let events = Events::new(sources.metrics.started());
+        let memory = Memory {
+            tracker: Tracker::new(Instant::now(), SystemTime::now()),
+            refusals: RecentRefusals::default(),
+            backends: Standings::default(),
+            pools: Standings::default(),
+            paused: Standings::default(),
+            listeners: HashMap::new(),
+            routes: routes::Described::default(),
+        };
+        Arc::new(Self { sources, memory: Mutex::new(memory), last_reload: ArcSwapOption::empty(), events })
+    }
+
+    pub(crate) fn events(&self) -> &Arc<Events> {
+        &self.events
+    }
+
+    /// The first configuration is in force.
+    pub(crate) fn started(&self) {
+        self.last_reload.store(Some(Arc::new(LastReload {
+            result: ReloadResult::Applied.as_str().into(),
+            trigger: Trigger::Start.as_str().into(),
+            at: SystemTime::now().into(),
+            took_ms: 0,
+            error: None,
+            problems: Vec::new(),
+            problems_left_off: 0,
+        })));
+    }
+
+    /// A reload has ended.
+    pub(crate) fn reloaded(&self, reload: LastReload) {
+        self.events.publish("reload", &reload);
+        self.last_reload.store(Some(Arc::new(reload)));
+    }
+
+    /// Follows what changes, until dropped.
+    pub(crate) async fn run(&self) {
+        let mut every = interval(TICK);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut stage = None;
+        for number in 0_u64.. {
+            every.tick().await;
+            self.take_refusals();
+            let now = self.sources.readiness.stage();
+            if stage.replace(now) != Some(now) {
+                self.events.publish("stage", &json!({ "at": At::from(SystemTime::now()), "stage": now.as_str() }));
+            }
+            if number.is_multiple_of(TICKS_PER_SECOND) {
+                self.tick();
+            }
+        }
+    }
+
+    fn take_refusals(&self) {
+        let mut memory = self.memory();
+        self.sources.metrics.take_refused(|refused| memory.refusals.add(refused));
+    }
+
+    /// Reads all counters.
+    fn tick(&self) {
+        let snapshot = self.sources.snapshot.load_full();
+        let (now, at) = (Instant::now(), SystemTime::now());
+        let mut memory = self.memory();
+        let Memory { tracker, backends, pools, paused, listeners, .. } = &mut *memory;
+        let mut all = Figures::default();
+        let mut readings = Vec::new();
+        let known: Vec<_> = find_listeners(&snapshot, listeners, &self.sources.metrics);
+        for (name, metrics) in &known {
+            let ends = Ends::of(metrics);
+            let figures = Figures {
+                connections: metrics.total_accepted(),
+                active: metrics.active(),
+                errors: ends.refused + ends.failed,
+            };
+            all.connections += figures.connections;
+            all.active += figures.active;
+            all.errors += figures.errors;
+            readings.push((Key::of(SeriesKind::Listener, name), figures));
+        }
+        readings.push((Key::all(), all));
+        let routes = self.sources.metrics.route_figures();
+        let of_route = |(name, figures): (Arc<str>, RouteFigures)| {
+            let RouteFigures { connections, active, errors } = figures;
+            (Key::of(SeriesKind::Route, &name), Figures { connections, active, errors })
+        };
+        readings.extend(routes.into_iter().filter(|(_, figures)| figures.connections > 0).map(of_route));
+        let states = pools::read(&snapshot, now, &mut readings);
+        tracker.tick(now, at, self.troubles(&known), readings);
+        pools::keep_latencies(&snapshot, tracker, now);
+        let is_paused =
+            |(name, metrics): &(Arc<str>, Arc<ListenerMetrics>)| (Arc::clone(name), metrics.is_accept_paused());
+        paused.note(known.iter().map(is_paused), at);
+        pools.note(states.pools, at);
+        let changes = backends.note(states.backends, at);
+        drop(memory);
+        for (key, before) in changes {
+            if let Some(before) = before {
+                self.events.publish("backend", &pools::change(&snapshot, &key, before, (now, at)));
+            }
+        }
+    }
+
+    fn troubles(&self, listeners: &[(Arc<str>, Arc<ListenerMetrics>)]) -> Troubles {
+        let metrics = &self.sources.metrics;
+        let no_route = |metrics: &ListenerMetrics| {
+            metrics.ends().all().filter(|(reason, _)| *reason == Reason::NoRoute).map(|(_, count)| count).sum::<u64>()
+        };
+        Troubles {
+            accepted: listeners.iter().map(|(_, metrics)| metrics.total_accepted()).sum(),
+            no_route: listeners.iter().map(|(_, metrics)| no_route(metrics)).sum(),
+            client_limits: metrics.limited(LimitScope::ClientConnections) + metrics.limited(LimitScope::ClientRate),
+            queue_full: metrics.limited(LimitScope::Pool),
+            log_lines_dropped: metrics.total_log_lines_dropped(),
+            task_panics: metrics.total_task_panics(),
+        }
+    }
+
+    /// The state of the process, with at most `most_backends` backends in all pools together.
+    pub(crate) fn status(&self, names: Vec<DnsName>, most_backends: usize) -> Status {
+        let snapshot = self.sources.snapshot.load_full();
+        let (now, at) = (Instant::now(), SystemTime::now());
+        let metrics = &self.sources.metrics;
+        let mut memory = self.memory();
+        let known = find_listeners(&snapshot, &mut memory.listeners, metrics);
+        let listeners: Vec<ListenerStatus> = snapshot
+            .config
+            .listeners
+            .iter()
+            .zip(&known)
+            .map(|(settings, (_, metrics))| listener(&memory, settings, metrics))
+            .collect();
+        let (mut pools, certificates) = pools::all(&snapshot, &memory, now);
+        let routes = routes::summary(&snapshot, &mut memory, metrics);
+        let totals = totals(&memory, &known);
+        let resources = self.resources(&snapshot);
+        let last_reload = self.last_reload.load_full();
+        let troubles = self.troubles(&known);
+        let episode = |of: fn(&Troubles) -> u64| memory.tracker.episode(troubles, at, of);
+        let mut problems = diagnose(&Facts {
+            now: at,
+            listeners: &listeners,
+            pools: &pools,
+            certificates: &certificates,
+            resources: &resources,
+            names: &names,
+            last_reload: last_reload.as_deref(),
+            accepted: episode(|troubles| troubles.accepted).map_or(0, |episode| episode.count),
+            no_route: episode(|troubles| troubles.no_route),
+            client_limits: episode(|troubles| troubles.client_limits),
+            queue_full: episode(|troubles| troubles.queue_full),
+            log_lines_dropped: episode(|troubles| troubles.log_lines_dropped),
+            task_panics: episode(|troubles| troubles.task_panics),
+        });
+        drop(memory);
+        pools::leave_off(&mut pools, most_backends);
+        let problems_left_off = problems.len().saturating_sub(MOST_PROBLEMS);
+        problems.truncate(MOST_PROBLEMS);
+        let stage = self.sources.readiness.stage();
+        Status {
+            version: VERSION.to_owned(),
+            revision: REVISION.to_owned(),
+            pid: std::process::id(),
+            started: metrics.started().into(),
+            at: at.into(),
+            uptime_s: metrics.uptime().as_secs(),
+            ready: stage == crate::operate::admin::Stage::Ready,
+            stage: stage.as_str().into(),
+            control: match snapshot.config.admin.allow_control {
+                AllowControl::Auto => "auto",
+                AllowControl::Token => "token",
+                AllowControl::Never => "never",
+            }
+            .into(),
+            config: ConfigInForce {
+                hash: Some(snapshot.hash().to_owned()),
+                file: Some(self.sources.file.display().to_string()),
+            },
+            problems,
+            problems_left_off,
+            resources,
+            totals,
+            listeners,
+            routes,
+            pools,
+            names,
+            last_reload: last_reload.map(|reload| LastReload::clone(&reload)),
+        }
+    }
+
+    fn resources(&self, snapshot: &Snapshot) -> Resources {
+        let process = process_usage();
+        let number = |of: usize| u64::try_from(of).unwrap_or(u64::MAX);
+        let budget = snapshot.terms.hello_memory_bytes.unwrap_or_else(hello_memory::auto_bytes);
+        let most = snapshot.max_connections.unwrap_or(self.sources.most_connections);
+        Resources {
+            connections: Usage { used: number(self.sources.permits.open()), limit: Some(number(most)) },
+            descriptors: Usage { used: process.open_files.unwrap_or_default(), limit: process.max_open_files },
+            hello_memory: Usage { used: number(hello_memory::all().bytes()), limit: Some(number(budget)) },
+            resident_bytes: process.resident_bytes,
+            cpu_seconds: process.cpu_seconds,
+            workers: self.sources.workers,
+            log_lines_dropped: self.sources.metrics.total_log_lines_dropped(),
+            task_panics: self.sources.metrics.total_task_panics(),
+        }
+    }
+
+    pub(crate) fn routes(&self, query: &RoutesQuery) -> RoutesPage {
+        let snapshot = self.sources.snapshot.load_full();
+        routes::page(&snapshot, &self.sources.metrics, query, |key| self.memory().tracker.rates(key).0)
+    }
+
+    pub(crate) fn history(&self, query: &HistoryQuery) -> History {
+        let is = |wanted: &Option<String>, has: &str| wanted.as_ref().is_none_or(|wanted| wanted == has);
+        let (ends, series) = self.memory().tracker.series(|key| {
+            query.kind.is_none_or(|kind| kind == key.kind) && is(&query.name, &key.name) && is(&query.pool, &key.pool)
+        });
+        History { step_s: STEP_SECONDS, ends: ends.into(), series }
+    }
+
+    pub(crate) fn refusals(&self) -> RefusalsReport {
+        self.take_refusals();
+        self.memory().refusals.report(self.sources.metrics.refused_lost())
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The metrics of each listener in force, in the order of the file. Looking them up in the registry takes long.
+fn find_listeners(
+    snapshot: &Snapshot,
+    known: &mut HashMap<Arc<str>, Arc<ListenerMetrics>>,
+    metrics: &Metrics,
+) -> Vec<(Arc<str>, Arc<ListenerMetrics>)> {
+    let listeners = snapshot.config.listeners.iter().map(|listener| &listener.name);
+    let find = |name: &Arc<str>| {
+        let found = known.entry(Arc::clone(name)).or_insert_with(|| metrics.listener(name));
+        (Arc::clone(name), Arc::clone(found))
+    };
+    let found: Vec<_> = listeners.map(find).collect();
+    if known.len() > found.len() {
+        known.retain(|name, _| found.iter().any(|(found, _)| found == name));
+    }
+    found
+}
+
+fn listener(memory: &Memory, settings: &crate::settings::Listener, metrics: &ListenerMetrics) -> ListenerStatus {
+    let paused = memory.paused.get(&settings.name).filter(|paused| paused.state && metrics.is_accept_paused());
+    let turned_away = metrics.ends().all().filter(|(reason, _)| reason.is_turned_away());
+    ListenerStatus {
+        name: settings.name.to_string(),
+        bind: settings.bind.iter().map(|bind| bind.0.to_string()).collect(),
+        protocol: match settings.protocol {
+            ListenerProtocol::Http => "http",
+            _ => "tls",
+        }
+        .into(),
+        accepted: metrics.total_accepted(),
+        active: metrics.active(),
+        per_second: memory.tracker.rates(&Key::of(SeriesKind::Listener, &settings.name)).0,
+        limit: settings.max_connections.map(|most| most as u64),
+        accept_paused_since: paused.map(|paused| paused.since.into()),
+        refused: turned_away.map(|(reason, count)| (reason.as_str().to_owned(), count)).collect(),
+    }
+}
+
+/// How connections ended badly.
+#[derive(Default)]
+struct Ends {
+    refused: u64,
+    failed: u64,
+}
+
+impl Ends {
+    fn of(metrics: &ListenerMetrics) -> Self {
+        let mut ends = Self::default();
+        for (reason, count) in metrics.ends().all() {
+            match reason.fault() {
+                Fault::Backend | Fault::Proxy => ends.failed += count,
+                _ if reason.is_turned_away() => ends.refused += count,
+                _ => {}
+            }
+        }
+        ends
+    }
+}
+
+fn totals(memory: &Memory, listeners: &[(Arc<str>, Arc<ListenerMetrics>)]) -> Totals {
+    let (per_second, errors_per_second) = memory.tracker.rates(&Key::all());
+    let mut totals = Totals { per_second, errors_per_second, ..Totals::default() };
+    for (_, metrics) in listeners {
+        let ends = Ends::of(metrics);
+        totals.accepted += metrics.total_accepted();
+        totals.active += metrics.active();
+        totals.refused += ends.refused;
+        totals.failed += ends.failed;
+    }
+    totals
+}
+
+const TICK: Duration = Duration::from_millis(250);
+const TICKS_PER_SECOND: u64 = 4;
+/// A rack that is down has as many failing pools as it has services.
+const MOST_PROBLEMS: usize = 100;

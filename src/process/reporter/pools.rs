@@ -1,0 +1,267 @@
+//! Reports the pools in force.
+//!
+//! In:  the snapshot; what is remembered of the pools.
+//! Out: readings of all counters of pools and backends; their status.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::Memory;
+use crate::operate::diagnosis::Certificate;
+use crate::operate::history::{Figures, Key, Tracker, quantiles};
+use crate::operate::status::{
+    At, BackendStatus, CertificateStatus, CheckStatus, PoolState, PoolStatus, QueueStatus, SeriesKind, Word,
+};
+use crate::pool::latencies::{BUCKETS, Counts, Stage};
+use crate::pool::{Backend, Health, LastCheck, Member, Operator, Pool, Shown};
+use crate::snapshot::Snapshot;
+use crate::telemetry::{BackendState, readable};
+
+/// The states of everything at one moment.
+pub(super) struct States {
+    pub backends: Vec<(Key, BackendState)>,
+    pub pools: Vec<(Arc<str>, PoolState)>,
+}
+
+/// Adds the readings of all pools and backends.
+pub(super) fn read(snapshot: &Snapshot, now: Instant, readings: &mut Vec<(Key, Figures)>) -> States {
+    let mut states = States { backends: Vec::new(), pools: Vec::new() };
+    for pool in &snapshot.pools {
+        let members = pool.list();
+        let mut sum = Figures::default();
+        for Member { backend, .. } in &members {
+            let figures = figures(backend);
+            sum.connections += figures.connections;
+            sum.active += figures.active;
+            sum.errors += figures.errors;
+            readings.push((Key::backend(&pool.name, &backend.name), figures));
+            let state = backend.standing.state(now);
+            states.backends.push((Key::backend(&pool.name, &backend.name), state));
+        }
+        readings.push((Key::of(SeriesKind::Pool, &pool.name), sum));
+        states.pools.push((Arc::clone(&pool.name), state(&members, now)));
+    }
+    states
+}
+
+fn figures(backend: &Backend) -> Figures {
+    let (connections, errors) = backend.metrics.attempts();
+    Figures { connections, active: backend.active() as u64, errors }
+}
+
+/// Remembers the latencies, so that quantiles are of the last minutes.
+pub(super) fn keep_latencies(snapshot: &Snapshot, tracker: &mut Tracker, now: Instant) {
+    for pool in &snapshot.pools {
+        for Member { backend, .. } in pool.list() {
+            if let Some(counts) = latencies(&backend) {
+                tracker.keep_latencies(&Key::backend(&pool.name, &backend.name), counts, now);
+            }
+        }
+    }
+}
+
+fn latencies(backend: &Backend) -> Option<[Counts; 2]> {
+    let counts = |stage| backend.latencies.counts(stage);
+    Some([counts(Stage::Connect)?, counts(Stage::FirstByte)?])
+}
+
+fn state(members: &[Member], now: Instant) -> PoolState {
+    let is_in = |member: &&Member| member.weight > 0 && member.backend.standing.operator() == Operator::Ready;
+    let fails =
+        |member: &&Member| matches!(member.backend.standing.state(now), BackendState::Failing | BackendState::Ejected);
+    let usable = members.iter().filter(is_in).count();
+    match members.iter().filter(is_in).filter(fails).count() {
+        _ if members.is_empty() => PoolState::Empty,
+        _ if usable == 0 => PoolState::Drained,
+        0 => PoolState::Up,
+        failing if failing < usable => PoolState::PartlyDown,
+        _ => PoolState::Down,
+    }
+}
+
+/// All pools with all their backends, and the certificates of these.
+pub(super) fn all(snapshot: &Snapshot, memory: &Memory, now: Instant) -> (Vec<PoolStatus>, Vec<Certificate>) {
+    let mut certificates = Vec::new();
+    let pools = snapshot.pools.iter().map(|pool| status(pool, memory, now, &mut certificates)).collect();
+    (pools, certificates)
+}
+
+fn status(pool: &Pool, memory: &Memory, now: Instant, certificates: &mut Vec<Certificate>) -> PoolStatus {
+    let members = pool.list();
+    let mut sums = [[0; BUCKETS]; 2];
+    let (mut active, mut connections) = (0, 0);
+    let mut backends = Vec::with_capacity(members.len());
+    for member in &members {
+        let backend = &member.backend;
+        if let Some(counts) = latencies(backend) {
+            memory.tracker.add_latencies(&Key::backend(&pool.name, &backend.name), counts, &mut sums);
+        }
+        let reported = self::backend(&pool.name, member, Some(memory), now);
+        active += reported.active;
+        connections += reported.connections;
+        certificates.extend(certificate_of(pool, backend));
+        backends.push(reported);
+    }
+    let state = state(&members, now);
+    let known = memory.pools.get(&pool.name).filter(|known| known.state == state);
+    let failing = backends.iter().find_map(|backend| Some(format!("{}: {}", backend.name, backend.why.as_ref()?)));
+    let queue = pool.has_queue().then(|| QueueStatus {
+        waiting: pool.waiting(),
+        size: pool.settings.queue.size as usize,
+        timeout_ms: u64::try_from(pool.settings.queue.timeout.as_millis()).unwrap_or(u64::MAX),
+    });
+    PoolStatus {
+        name: pool.name.to_string(),
+        state,
+        since: known.map(|known| known.since.into()),
+        why: failing.filter(|_| matches!(state, PoolState::Down | PoolState::PartlyDown)),
+        policy: word(&pool.settings.balance),
+        active,
+        connections,
+        per_second: memory.tracker.rates(&Key::of(SeriesKind::Pool, &pool.name)).0,
+        connect_ms: quantiles(&sums[Stage::Connect as usize]),
+        first_byte_ms: quantiles(&sums[Stage::FirstByte as usize]),
+        queue,
+        backends,
+        backends_left_off: 0,
+    }
+}
+
+/// One backend. Without `memory`, without what only time shows.
+fn backend(pool: &Arc<str>, member: &Member, memory: Option<&Memory>, now: Instant) -> BackendStatus {
+    let Member { backend, weight, live_weight, backup, max_connections, .. } = member;
+    let (check, state) = (backend.last_check(), backend.standing.state(now));
+    let key = Key::backend(pool, &backend.name);
+    let mut sums = [[0; BUCKETS]; 2];
+    let (mut since, mut per_second) = (None, 0.0);
+    if let Some(memory) = memory {
+        let known = memory.backends.get(&key);
+        since = known.filter(|known| known.state == state).map(|known| known.since.into());
+        per_second = memory.tracker.rates(&key).0;
+        if let Some(counts) = latencies(backend) {
+            memory.tracker.add_latencies(&key, counts, &mut sums);
+        }
+    }
+    let Figures { connections, active, errors: failed } = figures(backend);
+    BackendStatus {
+        name: backend.name.to_string(),
+        address: backend.address.to_string(),
+        state: state.as_str().into(),
+        since,
+        why: why(backend, state),
+        operator: match backend.standing.operator() {
+            Operator::Ready => "ready",
+            Operator::Drain => "drain",
+            Operator::Down => "down",
+        }
+        .into(),
+        active,
+        connections,
+        per_second,
+        failed,
+        connect_ms: quantiles(&sums[Stage::Connect as usize]),
+        first_byte_ms: quantiles(&sums[Stage::FirstByte as usize]),
+        weight: *weight,
+        weight_set: *live_weight,
+        backup: *backup,
+        max_connections: Some(*max_connections).filter(|most| *most < usize::MAX),
+        check: check.as_ref().map(self::check),
+        certificate: check.as_ref().and_then(|check| check.certificate.as_ref()).map(certificate),
+    }
+}
+
+/// The same for the answer to a change.
+pub(in crate::process) fn changed(pool: &Pool, member: &Member, now: Instant) -> BackendStatus {
+    backend(&pool.name, member, None, now)
+}
+
+/// Why a backend is failing or ejected: what the last check or the last connection met.
+fn why(backend: &Backend, state: BackendState) -> Option<String> {
+    if !matches!(state, BackendState::Failing | BackendState::Ejected) {
+        return None;
+    }
+    let of_check = || backend.last_check().and_then(|check| check.error);
+    let of_connection = || backend.last_failure().map(|failure| failure.why);
+    let why = match backend.standing.health() {
+        Health::Down => of_check().or_else(of_connection),
+        _ => of_connection().or_else(of_check),
+    };
+    // The number of an error of the system says nothing that its name does not.
+    why.map(|why| readable(why.rfind(" (os error ").map_or(&*why, |end| &why[..end]), MOST_CHARACTERS))
+}
+
+fn check(LastCheck { at, result, error, .. }: &LastCheck) -> CheckStatus {
+    let error = error.as_ref().map(|error| readable(error, MOST_CHARACTERS));
+    CheckStatus { at: (*at).into(), result: result.as_str().into(), error }
+}
+
+fn certificate(Shown { names, not_after }: &Shown) -> CertificateStatus {
+    let names = names.iter().map(|name| readable(name, MOST_CHARACTERS)).collect();
+    CertificateStatus { names, expires: time(*not_after).into() }
+}
+
+fn certificate_of(pool: &Pool, backend: &Backend) -> Option<Certificate> {
+    let Shown { names, not_after } = backend.last_check()?.certificate?;
+    let (pool, backend) = (pool.name.to_string(), backend.name.to_string());
+    Some(Certificate { pool, backend, name: names.into_iter().next(), expires: time(not_after) })
+}
+
+/// `seconds` since 1970.
+fn time(seconds: i64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+/// The event of a backend that has changed its state.
+pub(super) fn change(
+    snapshot: &Snapshot,
+    Key { pool, name, .. }: &Key,
+    was: BackendState,
+    (now, at): (Instant, SystemTime),
+) -> Value {
+    let members = snapshot.pools.iter().find(|known| known.name == *pool).map(|pool| pool.list()).unwrap_or_default();
+    let backend = members.into_iter().find(|member| member.backend.name == *name).map(|member| member.backend);
+    let state = backend.as_ref().map(|backend| backend.standing.state(now));
+    json!({
+        "at": At::from(at),
+        "pool": &**pool,
+        "backend": &**name,
+        "address": backend.as_ref().map(|backend| backend.address.to_string()),
+        "state": state.map(BackendState::as_str),
+        "was": was.as_str(),
+        "why": backend.as_ref().zip(state).and_then(|(backend, state)| why(backend, state)),
+    })
+}
+
+/// Keeps `most` backends of all pools together: first those that are not up.
+pub(super) fn leave_off(pools: &mut [PoolStatus], most: usize) {
+    let all: usize = pools.iter().map(|pool| pool.backends.len()).sum();
+    if all <= most {
+        return;
+    }
+    let is_up = |backend: &BackendStatus| backend.state == "up";
+    let not_up: usize = pools.iter().map(|pool| pool.backends.iter().filter(|backend| !is_up(backend)).count()).sum();
+    let (mut others, mut up) = (most.min(not_up), most.saturating_sub(not_up));
+    for pool in pools {
+        let before = pool.backends.len();
+        pool.backends.retain(|backend| {
+            let left = if is_up(backend) { &mut up } else { &mut others };
+            let stays = *left > 0;
+            *left -= usize::from(stays);
+            stays
+        });
+        pool.backends_left_off = before - pool.backends.len();
+    }
+}
+
+/// A value of the configuration that is written as one word.
+fn word(value: &impl serde::Serialize) -> Word {
+    match serde_json::to_value(value) {
+        Ok(Value::String(word)) => word.into(),
+        _ => "".into(),
+    }
+}
+
+const MOST_CHARACTERS: usize = 300;

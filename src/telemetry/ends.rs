@@ -1,0 +1,69 @@
+//! Counts for the status what the metrics count in more detail: adding their series up every second takes too long.
+//!
+//! In:  connections that are routed and that end.
+//! Out: of each listener, how its connections ended that were somebody's fault; of each route, how many it has had, how
+//!      many of them are closed and how many failed. Both survive reloads.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Fault, Reason};
+
+pub(crate) struct Ends([AtomicU64; Reason::ALL.len()]);
+
+impl Default for Ends {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; Reason::ALL.len()])
+    }
+}
+
+impl Ends {
+    pub(super) fn add(&self, reason: Reason) {
+        if reason.fault() != Fault::None {
+            self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The reasons that have occurred.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (Reason, u64)> {
+        let counts = self.0.iter().map(|count| count.load(Ordering::Relaxed));
+        Reason::ALL.iter().copied().zip(counts).filter(|(_, count)| *count > 0)
+    }
+}
+
+/// The connections of one route.
+#[derive(Debug, Default)]
+pub(crate) struct RouteCounts {
+    connections: AtomicU64,
+    closed: AtomicU64,
+    errors: AtomicU64,
+}
+
+/// [`RouteCounts`] at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RouteFigures {
+    pub connections: u64,
+    pub active: u64,
+    /// Those ended by a fault of a backend or of snigate, or because of a limit of the route or its pool.
+    pub errors: u64,
+}
+
+impl RouteCounts {
+    pub(super) fn routed(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn closed(&self, reason: Reason) {
+        self.closed.fetch_add(1, Ordering::Relaxed);
+        if matches!(reason.fault(), Fault::Backend | Fault::Proxy) || reason.is_limit() {
+            self.errors.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn read(&self) -> RouteFigures {
+        // First, so that those closed meanwhile do not make it too small.
+        let closed = self.closed.load(Ordering::Relaxed);
+        let connections = self.connections.load(Ordering::Relaxed);
+        let errors = self.errors.load(Ordering::Relaxed);
+        RouteFigures { connections, active: connections.saturating_sub(closed), errors }
+    }
+}
