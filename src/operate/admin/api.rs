@@ -15,15 +15,10 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use super::error::{bad_parameter, bad_query, error};
-use super::reports::{LARGEST_PAGE, USUAL_PAGE, bad_limit};
+use super::reports::{LARGEST_PAGE, NoQuery, USUAL_PAGE, bad_limit};
 use super::{App, Reloaded, WantedState, with_json};
 use crate::ids::ConnectionId;
 use crate::settings::MAX_WEIGHT;
-
-/// The query of a page without parameters: a filter that does not exist must not look like one that matched everything.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct NoQuery {}
 
 /// The query of `/api/v1/explain`.
 #[derive(Clone, Debug, Deserialize)]

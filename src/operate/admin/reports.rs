@@ -12,7 +12,6 @@ use axum::response::Response;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::api::NoQuery;
 use super::error::{bad_parameter, bad_query};
 use super::{App, aside, with_json};
 use crate::operate::status::SeriesKind;
@@ -116,6 +115,11 @@ pub(super) async fn refusals(State(app): State<Arc<App>>, query: Result<Query<No
         Ok(_) => report(move || app.control.refusals()).await,
     }
 }
+
+/// The query of a page without parameters: a filter that does not exist must not look like one that matched everything.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NoQuery {}
 
 async fn report<T: Serialize>(make: impl FnOnce() -> T + Send + 'static) -> Response {
     aside(move || with_json(StatusCode::OK, make())).await
