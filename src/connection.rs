@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
 
-pub(crate) use self::accepted::{Accepted, Places};
+pub(crate) use self::accepted::{Accepted, Extras};
 use self::account::Account;
 pub(crate) use self::admission::{Known, Newcomer, NotAdmitted};
 use self::hello::hello;
@@ -156,7 +156,7 @@ async fn to_pool(
     let version = pool.settings.send_proxy_protocol.version().filter(|_| port.is_none());
     let header = version.map(|version| {
         let addresses = announced.unwrap_or_else(|| addresses(client, account.live(|live| live.peer)));
-        account.proxy_header(version, addresses, prefix)
+        account.proxy_header(version, &pool.settings.send_proxy_protocol, addresses, prefix)
     });
     let first_bytes = FirstBytes { header: header.as_deref().unwrap_or_default(), prefix };
     let to = Target { pool, port, idle: lifetime.idle };

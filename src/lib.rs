@@ -81,7 +81,9 @@ pub mod internals {
         pub use crate::pool::{Address, Health, PickRequest, Pool};
     }
     pub mod proxy_header {
-        pub use crate::proxy_header::{Addresses, Header, Malformed, Parsed, Values, Version, encode, local, parse};
+        pub use crate::proxy_header::{
+            Added, Addresses, Header, Kinds, Malformed, Parsed, Received, Values, Version, encode, local, parse,
+        };
     }
     pub mod registry {
         pub use crate::operate::registry::{Registries, Ticket, enter};

@@ -18,13 +18,13 @@ use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::connection::{self, Accepted, Known, Newcomer, NotAdmitted, Places};
+use crate::connection::{self, Accepted, Extras, Known, Newcomer, NotAdmitted};
 use crate::descriptors::{self, Budget};
 use crate::drain::Watch;
 use crate::ids::{ConnectionId, ListenerIndex};
 use crate::limits::{Permit, Permits};
 use crate::operate::registry::{self, Registries};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Introduction, Snapshot};
 use crate::socket;
 use crate::telemetry::{AcceptError, Enforced, LimitScope, ListenerMetrics, Metrics, Paused};
 
@@ -240,9 +240,11 @@ impl AcceptLoop {
         let terms = snapshot.listener(*index);
         let (at, peer) = (Instant::now(), SocketAddr::new(peer.ip().to_canonical(), peer.port()));
         // Behind a proxy the client's address is still to come.
-        let counted = match terms.trusted_proxies {
-            Some(_) => Ok(None),
-            None => Newcomer { client: peer, known: Known::Yes, at, terms: &snapshot.terms }.by_listener(terms),
+        let counted = match terms.introduction(peer.ip()) {
+            Introduction::Plain => {
+                Newcomer { client: peer, known: Known::Yes, at, terms: &snapshot.terms }.by_listener(terms)
+            }
+            Introduction::Header | Introduction::Distrusted => Ok(None),
         };
         let admitted = counted.and_then(|counted| {
             let permit = listener.permits.try_acquire(terms.max_connections).ok_or(NotAdmitted::Full)?;
@@ -258,7 +260,7 @@ impl AcceptLoop {
         let accepted = Accepted {
             listener_metrics: Arc::clone(&listener.metrics),
             permits: (permit, listener_permit),
-            places: Places::of_listener(counted),
+            extras: Extras::of_listener(counted),
             live,
         };
         if let Some(not_admitted) = not_admitted {

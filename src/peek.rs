@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::client_hello::{ClientHello, Hello, NotHello, Reader};
 use crate::hello_memory::{self, Held, Refused};
-use crate::proxy_header::{self, Header, Malformed, Parsed};
+use crate::proxy_header::{self, Header, Kinds, Malformed, Parsed, Received};
 use crate::request_head::{self, BadRequest, Head, RequestHead};
 use crate::scratch::with_scratch;
 use crate::starttls::{self, Step, WithClient};
@@ -85,15 +85,20 @@ impl Peek {
         Self { kept: Kept::new(memory_bytes), header_bytes: 0, exchanged_bytes: 0, deadline }
     }
 
-    /// Reads the PROXY header that must come first. Without this call, bytes that look like one are the client's own.
+    /// Reads the PROXY header that must come first, and the values in it that are logged or of a kind to `keep`. Without
+    /// this call, bytes that look like a header are the client's own.
     ///
     /// # Errors
     /// [`PeekError`], none of them about a hello.
-    pub(crate) async fn proxy_header(&mut self, client: &mut (impl AsyncRead + Unpin)) -> Result<Header, PeekError> {
-        let read = in_time(self.deadline, read_proxy_header(client, &mut self.kept)).await;
-        let header = read.unwrap_or(Err(PeekError::TimedOut { got: self.kept.got() }))?;
+    pub(crate) async fn proxy_header(
+        &mut self,
+        client: &mut (impl AsyncRead + Unpin),
+        keep: Kinds,
+    ) -> Result<(Header, Option<Box<Received>>), PeekError> {
+        let read = in_time(self.deadline, read_proxy_header(client, &mut self.kept, keep)).await;
+        let (header, received) = read.unwrap_or(Err(PeekError::TimedOut { got: self.kept.got() }))?;
         self.header_bytes = header.bytes;
-        Ok(header)
+        Ok((header, received))
     }
 
     /// Whether the client says nothing until `until`. What it says is kept. A client that closes is not silent.
@@ -253,15 +258,20 @@ async fn read_request(
 }
 
 /// Leaves in `bytes` what came after the header.
-async fn read_proxy_header(client: &mut (impl AsyncRead + Unpin), kept: &mut Kept) -> Result<Header, PeekError> {
+async fn read_proxy_header(
+    client: &mut (impl AsyncRead + Unpin),
+    kept: &mut Kept,
+    keep: Kinds,
+) -> Result<(Header, Option<Box<Received>>), PeekError> {
     let mut more = 1;
     loop {
         read_more(client, kept, more).await?;
         match proxy_header::parse(&kept.bytes) {
             Ok(Parsed::Whole(header)) => {
+                let received = Received::read(&kept.bytes, &header, keep);
                 kept.bytes = kept.bytes[header.bytes..].to_vec();
                 kept.held = None;
-                return Ok(header);
+                return Ok((header, received));
             }
             Ok(Parsed::Needs(bytes)) => more = bytes.get(),
             Err(malformed) => return Err(PeekError::ProxyHeader(malformed)),
@@ -432,7 +442,8 @@ mod tests {
         deadline: Instant,
     ) -> Result<(Option<Header>, Peeked), PeekError> {
         let mut peek = Peek::new(None, deadline);
-        let header = if proxy == Proxy::Header { Some(peek.proxy_header(client).await?) } else { None };
+        let header =
+            if proxy == Proxy::Header { Some(peek.proxy_header(client, Kinds::default()).await?.0) } else { None };
         Ok((header, peek.client_hello(client, 1000).await?))
     }
 

@@ -6,13 +6,16 @@
 
 mod checksum;
 mod encode;
+mod received;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 
 use checksum::crc32c;
-pub use encode::{Values, encode, local};
+pub(crate) use encode::MOST_ADDED_BYTES;
+pub use encode::{Added, Values, encode, local};
+pub use received::{Kinds, Received};
 
 /// The versions of the PROXY protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,14 +140,10 @@ fn parse_v2(bytes: &[u8]) -> Result<Parsed, Malformed> {
     };
     let &[.., command, family, high, low] = fixed;
     let length = usize::from(u16::from_be_bytes([high, low]));
-    let address_bytes = match family >> 4 {
-        _ if family & 0x0f > 2 => return Err(Malformed("an unknown transport protocol")),
-        0 => 0,
-        1 => 12,
-        2 => 36,
-        3 => 216,
-        _ => return Err(Malformed("an unknown address family")),
-    };
+    if family & 0x0f > 2 {
+        return Err(Malformed("an unknown transport protocol"));
+    }
+    let address_bytes = address_bytes(family).ok_or(Malformed("an unknown address family"))?;
     let local_command = command & 0x0f == COMMAND_LOCAL;
     // A TCP connection that is announced as UDP or a unix datagram cannot be what the proxy received.
     if !local_command && family & 0x0f == DATAGRAM {
@@ -181,22 +180,58 @@ fn addresses(body: &[u8], width: usize, ip: impl Fn(&[u8]) -> Option<IpAddr>) ->
     Some(Addresses { client, local })
 }
 
-/// Walks the type-length-values from `at` on, and verifies the checksum if one is among them (section 2.2.3).
+/// The length of the addresses of a family; `None` if it is unknown.
+fn address_bytes(family: u8) -> Option<usize> {
+    match family >> 4 {
+        0 => Some(0),
+        1 => Some(12),
+        2 => Some(36),
+        3 => Some(216),
+        _ => None,
+    }
+}
+
+/// Walks the type-length-values from `at` on, and checks those that have a fixed form (section 2.2.1 to 2.2.8).
 fn check_values(header: &[u8], mut at: usize) -> Result<(), Malformed> {
     while at < header.len() {
-        let Some(&[kind, high, low]) = header[at..].first_chunk() else { return Err(Malformed("a type-length-value")) };
-        let end = at + 3 + usize::from(u16::from_be_bytes([high, low]));
-        let value = header.get(at + 3..end).ok_or(Malformed("a type-length-value longer than the header"))?;
-        if kind == TYPE_CRC32C {
-            let sent = <[u8; 4]>::try_from(value).map_err(|_| Malformed("a checksum that is not 4 bytes"))?;
-            let zeroed = [&header[..at + 3], &[0; 4], &header[end..]];
-            if crc32c(zeroed.into_iter().flatten().copied()) != u32::from_be_bytes(sent) {
-                return Err(Malformed("a wrong checksum"));
+        let (kind, value, rest) = take_value(&header[at..])?;
+        let end = header.len() - rest.len();
+        match kind {
+            TYPE_CRC32C => {
+                let sent = <[u8; 4]>::try_from(value).map_err(|_| Malformed("a checksum that is not 4 bytes"))?;
+                let zeroed = [&header[..at + VALUE_HEAD_BYTES], &[0; 4], &header[end..]];
+                if crc32c(zeroed.into_iter().flatten().copied()) != u32::from_be_bytes(sent) {
+                    return Err(Malformed("a wrong checksum"));
+                }
             }
+            TYPE_UNIQUE_ID if value.len() > MOST_UNIQUE_ID_BYTES => {
+                return Err(Malformed("a UNIQUE_ID over 128 bytes"));
+            }
+            TYPE_SSL => check_ssl(value)?,
+            _ => {}
         }
         at = end;
     }
     Ok(())
+}
+
+/// What the proxy says about TLS with its client: flags, the result of a verification, and values inside the value.
+fn check_ssl(value: &[u8]) -> Result<(), Malformed> {
+    let mut rest = value.get(SSL_FIXED_BYTES..).ok_or(Malformed("an SSL value under 5 bytes"))?;
+    while !rest.is_empty() {
+        (_, _, rest) = take_value(rest).map_err(|_| Malformed("a value longer than the SSL value around it"))?;
+    }
+    Ok(())
+}
+
+/// Splits the first type-length-value off: its type, its value, and what follows.
+fn take_value(bytes: &[u8]) -> Result<(u8, &[u8], &[u8]), Malformed> {
+    let Some((&[kind, high, low], rest)) = bytes.split_first_chunk() else {
+        return Err(Malformed("a type-length-value"));
+    };
+    let length = usize::from(u16::from_be_bytes([high, low]));
+    let (value, rest) = rest.split_at_checked(length).ok_or(Malformed("a type-length-value longer than the header"))?;
+    Ok((kind, value, rest))
 }
 
 fn needs(bytes: usize) -> Parsed {
@@ -227,6 +262,17 @@ const TYPE_ALPN: u8 = 0x01;
 const TYPE_AUTHORITY: u8 = 0x02;
 const TYPE_CRC32C: u8 = 0x03;
 const TYPE_UNIQUE_ID: u8 = 0x05;
+const TYPE_SSL: u8 = 0x20;
+/// Of Google Cloud, AWS and Azure, out of the range that applications may use as they like.
+const TYPE_GCP: u8 = 0xe0;
+const TYPE_AWS: u8 = 0xea;
+const TYPE_AZURE: u8 = 0xee;
+/// A type and a length.
+const VALUE_HEAD_BYTES: usize = 3;
+/// The flags and the result that an SSL value begins with.
+const SSL_FIXED_BYTES: usize = 5;
+/// Section 2.2.5.
+const MOST_UNIQUE_ID_BYTES: usize = 128;
 
 #[cfg(test)]
 mod tests;

@@ -24,10 +24,11 @@ use crate::config::{self, Config, Place, Settings};
 use crate::ids::{ListenerIndex, RouteIndex};
 use crate::limits::{Permit, Permits};
 use crate::pool::Pool;
+use crate::proxy_header::Kinds;
 use crate::relay;
 use crate::route::{By, Candidate, Conditions, Lookup, RouteTable};
 use crate::server_name::{Pattern, ServerName, Sni};
-use crate::settings::{self, Access, AcmeChallenge, Nothing, Off, OnRemoved, Or, Refuse, Span, Starttls};
+use crate::settings::{self, Access, AcmeChallenge, Nothing, Off, OnRemoved, Or, Others, Refuse, Span, Starttls};
 use crate::socket;
 use crate::telemetry::{ConnectionLog, Match, Metrics, RouteMetrics};
 
@@ -54,6 +55,8 @@ pub struct Snapshot {
     /// `limits.per_client`
     clients: Option<Arc<ClientLimits>>,
     listeners: Vec<ListenerTerms>,
+    /// The values of clients' PROXY headers that some pool passes on.
+    pub relayed_values: Kinds,
     /// Where the listeners are bound, as written in the file.
     pub bound: Vec<SocketAddr>,
     /// Numbers the snapshots of a process.
@@ -69,8 +72,8 @@ pub struct Snapshot {
 pub struct ListenerTerms {
     pub name: Arc<str>,
     pub max_connections: usize,
-    /// The peers that may connect, each of which sends a PROXY header first. `None`: any peer, without a header.
-    pub trusted_proxies: Option<Vec<IpNet>>,
+    /// Whose PROXY headers are believed. `None`: nobody sends one.
+    proxies: Option<Proxies>,
     /// What clients send before TLS begins.
     pub starttls: Starttls,
     /// What happens to clients that say nothing. `None`: they are probes.
@@ -81,6 +84,24 @@ pub struct ListenerTerms {
     pub http: Option<Box<HttpTerms>>,
     /// Those of the listener, or of all listeners. `None`: off.
     pub clients: Option<Arc<ClientLimits>>,
+}
+
+/// The peers that send a PROXY header first.
+struct Proxies {
+    trusted: Vec<IpNet>,
+    /// What happens to all others.
+    others: Others,
+}
+
+/// How a peer begins its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Introduction {
+    /// As a client, whose address is the peer's.
+    Plain,
+    /// With a PROXY header, which is believed.
+    Header,
+    /// It is refused: it would send a PROXY header that must not be believed.
+    Distrusted,
 }
 
 /// What happens to clients that say nothing.
@@ -483,9 +504,14 @@ impl Terms {
 }
 
 impl ListenerTerms {
-    /// Whether a connection from `peer` is refused: it would send a PROXY header that must not be believed.
-    pub(crate) fn distrusts(&self, peer: IpAddr) -> bool {
-        self.trusted_proxies.as_ref().is_some_and(|trusted| !trusted.iter().any(|net| net.contains(&peer)))
+    /// How a connection from `peer`, a canonical address, begins.
+    pub(crate) fn introduction(&self, peer: IpAddr) -> Introduction {
+        match &self.proxies {
+            None => Introduction::Plain,
+            Some(Proxies { trusted, .. }) if trusted.iter().any(|net| net.contains(&peer)) => Introduction::Header,
+            Some(Proxies { others: Others::Plain, .. }) => Introduction::Plain,
+            Some(Proxies { others: Others::Refuse, .. }) => Introduction::Distrusted,
+        }
     }
 }
 

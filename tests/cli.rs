@@ -201,6 +201,28 @@ a.b.shop.example.com is refused, reason no_route
 }
 
 #[test]
+fn explain_says_how_the_backends_are_connected_to() {
+    let pool = "{ backends: [10.0.0.1:443], transparent: true, \
+                send_proxy_protocol: { version: v2, relay: [0xea, 5], add: { 0xe4: edge } } }";
+    let file = format!(
+        "listeners: [{{ name: https, bind: \"127.0.0.1:0\", proxy_protocol: {{ trusted: [10.9.0.0/16] }} }}]\n\
+         routes: [{{ sni: a.test, pool: a }}]\npools: {{ a: {pool} }}\n"
+    );
+    let desk = Desk::with(&[("config.yaml", file.as_str())]);
+    let expected = "\
+a.test goes to pool a
+
+  asked        no ALPN (assumed), from 192.0.2.1 (assumed), through listener https (assumed)
+  matched by   a.test  a.test  config.yaml:2:17
+  backends     10.0.0.1:443  weight 1
+  connects     from the client's own address (`transparent`)
+               with a PROXY header v2, passing on 0xea, 0x05, adding 0xe4
+  note         listener `https` takes the client's address from PROXY headers of 10.9.0.0/16; peers elsewhere are refused
+";
+    desk.run(&["explain", "a.test"]).says(0, expected, "");
+}
+
+#[test]
 fn explain_tells_programs() {
     let desk = Desk::with(&[("config.yaml", SHOP)]);
     let ended = desk.run(&["explain", "shop.example.com", "--source", "10.0.0.1", "--json"]);
@@ -214,7 +236,10 @@ fn explain_tells_programs() {
             "alpn": [], "source": ["10.0.0.0/8"], "listeners": [],
         },
         "passed_over": [], "access": [], "refusal": null, "split": null, "hints": [],
-        "pool": { "name": "staging", "backends": [{ "address": "10.0.9.1:443", "weight": 1, "backup": false }] },
+        "pool": {
+            "name": "staging", "backends": [{ "address": "10.0.9.1:443", "weight": 1, "backup": false }],
+            "transparent": false, "proxy_header": null,
+        },
         "config": { "file": "config.yaml", "hash": hash },
     });
     assert_eq!((ended.code, ended.json()), (0, expected));

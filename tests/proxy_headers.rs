@@ -7,7 +7,9 @@ use std::net::SocketAddr;
 use proptest::prelude::*;
 use proxy_header::{ParseConfig, ProxyHeader};
 use snigate::internals::ConnectionId;
-use snigate::internals::proxy_header::{Addresses, Values, Version, encode, local};
+use snigate::internals::proxy_header::{
+    Added, Addresses, Kinds, Parsed, Received, Values, Version, encode, local, parse,
+};
 
 proptest! {
     #[test]
@@ -17,7 +19,7 @@ proptest! {
         name in proptest::option::of("[A-Za-z0-9.-]{1,254}"),
         protocol in proptest::option::of(proptest::collection::vec(any::<u8>(), 1..=195)),
     ) {
-        let values = Values { unique_id: id.map(ConnectionId), authority: name.as_deref().map(str::as_bytes), alpn: protocol.as_deref() };
+        let values = Values { unique_id: id.map(ConnectionId), authority: name.as_deref().map(str::as_bytes), alpn: protocol.as_deref(), ..Values::default() };
         let bytes = encode(Version::V2, addresses, &values);
         prop_assert!(bytes.len() <= 536);
         let id = id.map(|id| format!("{id:016x}"));
@@ -37,6 +39,39 @@ proptest! {
         given.extend(protocol.map(|protocol| (1, protocol)));
         prop_assert_eq!(&reported[..reported.len() - 1], given);
         prop_assert_eq!(reported.last().map(|(kind, value)| (*kind, value.len())), Some((3, 4)));
+    }
+
+    /// What a header from a proxy in front holds of the kinds that are passed on arrives, and what is added does.
+    #[test]
+    fn others_read_what_is_passed_on_and_added(
+        addresses in addresses(),
+        values in proptest::collection::btree_map(prop_oneof![0xe0_u8..=0xe7, Just(5)], proptest::collection::vec(any::<u8>(), 0..=40), 0..4),
+        relayed in proptest::collection::btree_set(prop_oneof![0xe0_u8..=0xe7, Just(5)], 0..4),
+        added in proptest::option::of("[ -~]{1,100}"),
+    ) {
+        let mut front = ppp::v2::Builder::with_addresses(0x21, ppp::v2::Protocol::Stream, (addresses.client, addresses.local));
+        for (kind, value) in &values {
+            front = front.write_tlv(*kind, value).unwrap();
+        }
+        let front = front.build().unwrap();
+        let Ok(Parsed::Whole(header)) = parse(&front) else { panic!("{front:?}") };
+        let mut kinds = Kinds::default();
+        relayed.iter().for_each(|kind| kinds.insert(*kind));
+        let received = Received::read(&front, &header, kinds);
+        let added: Vec<Added> = added.map(|value| Added { kind: 0xef, value: value.into() }).into_iter().collect();
+        let values_sent = Values { added: &added, relayed: received.as_deref().map(|received| (received, kinds)), ..Values::default() };
+        let bytes = encode(Version::V2, addresses, &values_sent);
+
+        let mut expected: Vec<(u8, Vec<u8>)> = values.into_iter().filter(|(kind, _)| relayed.contains(kind)).collect();
+        expected.extend(added.iter().map(|added| (added.kind, added.value.as_bytes().to_vec())));
+        let theirs = ppp::v2::Header::try_from(&bytes[..]).unwrap();
+        let reported = theirs.tlvs().map(Result::unwrap).map(|value| (value.kind, value.value.to_vec()));
+        let mut reported: Vec<_> = reported.filter(|(kind, _)| *kind != 3).collect();
+        reported.sort_unstable();
+        expected.sort_unstable();
+        prop_assert_eq!(reported, expected);
+        let (theirs, length) = ProxyHeader::parse(&bytes, ParseConfig::default()).unwrap();
+        prop_assert_eq!((of_proxy_header(&theirs), length), (Some(addresses), bytes.len()));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //!   shortest header has.
 //!
 //! Where we refuse, they may accept: neither looks at the type-length-values, the checksum, or a sign before a port.
+//! Values that are passed on arrive as they came, in a header that `ppp` reads.
 
 #![no_main]
 
@@ -16,7 +17,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use libfuzzer_sys::fuzz_target;
 use proxy_header::{ParseConfig, ProxyHeader};
 use snigate::internals::ConnectionId;
-use snigate::internals::proxy_header::{Addresses, Header, Malformed, Parsed, Values, Version, encode, parse};
+use snigate::internals::proxy_header::{
+    Addresses, Header, Kinds, Malformed, Parsed, Received, Values, Version, encode, parse,
+};
 
 fuzz_target!(|bytes: &[u8]| {
     check(bytes);
@@ -78,6 +81,7 @@ fn check_header(ours: &Header, bytes: &[u8]) {
                 }
                 Err(error) => assert!(is_local || !is_tcp, "ppp refuses {ours:?}: {error}"),
             }
+            check_received(ours, bytes);
         }
     }
     match ProxyHeader::parse(bytes, ParseConfig::default()) {
@@ -89,6 +93,26 @@ fn check_header(ours: &Header, bytes: &[u8]) {
         }
         Err(error) => assert!(ours.addresses.is_none(), "proxy-header refuses {ours:?}: {error}"),
     }
+}
+
+/// What is kept of a header is bounded, and is passed on as it was; nothing of it is in a header that passes nothing on.
+fn check_received(ours: &Header, bytes: &[u8]) {
+    let mut all = Kinds::default();
+    (0..=u8::MAX).for_each(|kind| all.insert(kind));
+    let Some(received) = Received::read(bytes, ours, all) else { return };
+    let _ = (received.vpc_endpoint(), received.private_link_id(), received.psc_connection_id());
+    let addresses = ours.addresses.unwrap_or(pair([192, 0, 2, 1], 1, [192, 0, 2, 2], 2));
+    let sent = encode(Version::V2, addresses, &Values { relayed: Some((&received, all)), ..Values::default() });
+    assert!(sent.len() <= 536, "longer than a segment may be");
+    let theirs = ppp::v2::Header::try_from(&sent[..]).expect("ppp reads it");
+    for value in theirs.tlvs().map(|value| value.expect("ppp reads it")).filter(|value| value.kind != 3) {
+        assert!(all.holds(value.kind), "{value:?} is of another kind");
+        let whole =
+            [&[value.kind][..], &u16::try_from(value.value.len()).expect("short").to_be_bytes(), &value.value].concat();
+        assert!(bytes.windows(whole.len()).any(|window| window == whole), "{value:?} was not received");
+    }
+    let none = Values { relayed: Some((&received, Kinds::default())), ..Values::default() };
+    assert_eq!(encode(Version::V2, addresses, &none), encode(Version::V2, addresses, &Values::default()));
 }
 
 fn of_v1(theirs: &ppp::v1::Addresses) -> Option<Addresses> {
@@ -181,5 +205,6 @@ fn values(bytes: &[u8]) -> Values<'_> {
         unique_id: (kinds & 1 == 0).then_some(ConnectionId(u64::from(kinds) << 32 | u64::from(at))),
         authority: (kinds & 2 == 0).then_some(authority),
         alpn: (kinds & 4 == 0).then_some(alpn),
+        ..Values::default()
     }
 }

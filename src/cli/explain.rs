@@ -16,7 +16,7 @@ use hyper::StatusCode;
 use super::admin_client;
 use super::{Exit, config_file, load, output_failed};
 use crate::config::Loaded;
-use crate::operate::explain::{Decision, Entry, Explanation, PassedOver, Pool, Question, Share, explain};
+use crate::operate::explain::{Decision, Entry, Explanation, PassedOver, Pool, Question, SentHeader, Share, explain};
 use crate::settings::Address;
 use crate::snapshot::Snapshot;
 use crate::telemetry::Metrics;
@@ -204,11 +204,13 @@ fn text(explanation: &Explanation) -> String {
     rows.extend(explanation.access.iter().map(access));
     if let Some(pool) = &explanation.pool {
         rows.extend(labelled("backends", backends(pool)));
+        rows.extend(labelled("connects", how(pool)));
     }
     for share in explanation.split.iter().flatten() {
         let Share { pool, weight, percent } = share;
         rows.push(("share", format!("pool {}, weight {weight}: {percent} % of the connections", pool.name)));
         rows.extend(labelled("  backends", backends(pool)));
+        rows.extend(labelled("  connects", how(pool)));
     }
     if explanation.refusal.is_some() {
         rows.push(("client sees", client_sees(explanation)));
@@ -229,6 +231,19 @@ fn backends(pool: &Pool) -> impl Iterator<Item = String> {
         let backup = if backend.backup { ", backup" } else { "" };
         format!("{:width$}  weight {}{backup}", backend.address, backend.weight)
     })
+}
+
+/// What is not usual about the connections to the backends.
+fn how(Pool { transparent, proxy_header, .. }: &Pool) -> impl Iterator<Item = String> {
+    let transparent = transparent.then(|| "from the client's own address (`transparent`)".to_owned());
+    let header = proxy_header.as_ref().map(|SentHeader { version, relay, add }| {
+        let listed = |what: &str, kinds: &[String]| match kinds {
+            [] => String::new(),
+            kinds => format!(", {what} {}", kinds.join(", ")),
+        };
+        format!("with a PROXY header {version}{}{}", listed("passing on", relay), listed("adding", add))
+    });
+    transparent.into_iter().chain(header)
 }
 
 fn headline(explanation: &Explanation) -> String {

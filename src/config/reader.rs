@@ -433,6 +433,12 @@ impl<'de> MapAccess<'de> for Entries<'_, '_> {
                 Cursor { node, at, reading }.mark();
                 Err(Wrong::Reported)
             }
+            // Keys that are values themselves.
+            Err(Wrong::Message(message)) => {
+                reading.problems.borrow_mut().error(&at.key(&key_like(&key.text), key.spot), message);
+                Cursor { node, at, reading }.mark();
+                Err(Wrong::Reported)
+            }
             Err(wrong) => Err(wrong),
         }
     }

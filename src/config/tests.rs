@@ -4,7 +4,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
-use crate::settings::{self, CheckKind, Family, Level, SendProxyProtocol, Size, Splice, Starttls};
+use crate::settings::{self, CheckKind, Family, Level, Others, SendVersion, Size, Splice, Starttls, ValueKind};
 
 /// The listeners and pools that the tests of routes use.
 const AROUND: &str = "listeners:\n  - { name: one, bind: 127.0.0.1:0 }\n  - { name: two, bind: 127.0.0.1:0 }\n\
@@ -134,7 +134,7 @@ fn what_the_file_says_is_what_the_config_holds() {
     assert_eq!((&*routes[1].name, &routes[1].to), ("b.test", &Destination::Refuse(Refuse::Reset)));
     assert_eq!(not_tls, Destination::Pool(0));
     assert_eq!(pools[0].backends.iter().map(|backend| backend.weight).collect::<Vec<_>>(), [1, 9]);
-    assert_eq!(pools[0].send_proxy_protocol, SendProxyProtocol::V2);
+    assert_eq!(pools[0].send_proxy_protocol.version, SendVersion::V2);
     assert_eq!(pools[0].connect.attempts, 2);
     assert_eq!((*limits.max_connections, *limits.max_hello), (Some(10), 16 << 10));
     assert_eq!(relay, Relay { splice: Splice::Off, pipe_size: Size(64 << 10) });
@@ -214,6 +214,78 @@ fn pool(keys: &str, routes: &str) -> Result<Loaded, Problems> {
     parse(&format!(
         "listeners: [{{ name: l, bind: 127.0.0.1:0 }}]\nroutes: {routes}\npools:\n  p:\n    backends: [127.0.0.1:1]\n{keys}"
     ))
+}
+
+#[test]
+fn values_of_a_proxy_header_that_make_no_sense_are_reported_with_their_cure() {
+    let routes = "[{ sni: a.test, pool: p }]";
+    let sent = |keys: &str| pool(&format!("send_proxy_protocol: {keys}"), routes);
+    for good in ["off", "v1", "v2", "false", "{ version: v1 }", "{ version: v2, relay: [], add: {} }"] {
+        let loaded = sent(good).unwrap_or_else(|problems| panic!("{good}: {problems}"));
+        assert_eq!(loaded.warnings.to_string(), "", "{good}");
+    }
+    let loaded = sent("{ version: v2, relay: [0xea, 224, \"0x05\"], add: { 0xe4: a, 229: \"2\" } }");
+    let loaded = loaded.unwrap_or_else(|problems| panic!("{problems}"));
+    assert!(loaded.warnings.to_string().contains("no listener has `proxy_protocol`"), "{}", loaded.warnings);
+    let settings = &loaded.config.pools[0].send_proxy_protocol;
+    assert_eq!(settings.relay, [0xea, 0xe0, 5].map(ValueKind));
+    let added = settings.add.0.iter().map(|added| (added.kind, &*added.value)).collect::<Vec<_>>();
+    assert_eq!(added, [(0xe4, "a"), (0xe5, "2")]);
+    let written =
+        r#""send_proxy_protocol":{"version":"v2","relay":["0xea","0xe0","0x05"],"add":{"0xe4":"a","0xe5":"2"}}"#;
+    let effective = loaded.config.to_text();
+    assert!(effective.contains(written), "{effective}");
+
+    let long = format!("{{ version: v2, add: {{ 0xe4: {} }} }}", "x".repeat(129));
+    let many = format!("{{ version: v2, add: {{ 0xe4: {0}, 0xe5: {0} }} }}", "x".repeat(98));
+    for (keys, place, reported) in [
+        (
+            "v3",
+            "send_proxy_protocol",
+            "expected `off`, `v1`, `v2` or `{ version: v2, relay: [TYPE], add: { TYPE: TEXT } }`, found `v3`",
+        ),
+        ("{ relay: [0xea] }", "send_proxy_protocol", "`version` is missing"),
+        ("{ version: v2, replay: [0xea] }", "replay", "did you mean `relay`?"),
+        (
+            "{ version: v1, relay: [0xea] }",
+            "send_proxy_protocol.relay",
+            "version 1 has no room for values; write `version: v2`",
+        ),
+        ("{ version: v1, add: { 0xe4: a } }", "send_proxy_protocol.add", "write `version: v2`"),
+        ("{ version: off, add: { 0xe4: a } }", "send_proxy_protocol.add", "write `version: v2`"),
+        ("{ version: v2, relay: [0xea, 234] }", "relay[1]", "the type `0xea` is given twice"),
+        ("{ version: v2, relay: [0xe4], add: { 0xe4: a } }", "relay[0]", "a header has each once"),
+        ("{ version: v2, relay: [0x02] }", "relay[0]", "`0x02` is not the type of a value, `0xe0` to `0xef` or `0x05`"),
+        ("{ version: v2, relay: 0xea }", "relay", "write `[0xea]`"),
+        ("{ version: v2, add: { 0xe4: a, 0xE4: b } }", "add", "the type `0xe4` is given twice"),
+        ("{ version: v2, add: { 5: id } }", "add", "every header has a UNIQUE_ID"),
+        ("{ version: v2, add: { 0xf0: a } }", "add.0xf0", "`0xf0` is not the type of a value"),
+        ("{ version: v2, add: { 0xe4: 1 } }", "add.0xe4", "write \"1\" in quotes"),
+        ("{ version: v2, add: { 0xe4: \"\" } }", "add.0xe4", "the text is empty"),
+        ("{ version: v2, add: [0xe4] }", "add", "expected a map of types and texts"),
+        (&long, "add.0xe4", "at most 128 bytes"),
+        (&many, "send_proxy_protocol.add", "the values take 202 bytes, 3 more each than their text; at most 200"),
+    ] {
+        let problems = sent(keys).expect_err(keys).to_string();
+        assert!(problems.contains(reported) && problems.contains(place), "{keys}: {problems}");
+        assert_eq!(problems.lines().count(), 1, "one mistake is one problem: {problems}");
+    }
+}
+
+#[test]
+fn others_beside_trusted_proxies_are_refused_unless_the_file_says_plain() {
+    let others = |keys: &str| {
+        let text = format!(
+            "listeners: [{{ name: l, bind: 127.0.0.1:0, proxy_protocol: {{ trusted: [10.0.0.0/8]{keys} }} }}]\n\
+             routes: [{{ sni: a.test, pool: p }}]\npools: {{ p: {{ backends: [127.0.0.1:1] }} }}\n"
+        );
+        parse(&text).map(|loaded| loaded.config.listeners[0].other_peers()).map_err(|problems| problems.to_string())
+    };
+    assert_eq!(others(""), Ok(Others::Refuse));
+    assert_eq!(others(", others: refuse"), Ok(Others::Refuse));
+    assert_eq!(others(", others: plain"), Ok(Others::Plain));
+    let wrong = others(", others: plan").expect_err("refused");
+    assert!(wrong.contains("did you mean `plain`?"), "{wrong}");
 }
 
 #[test]

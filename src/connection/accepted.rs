@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::client_limits::Place;
 use crate::limits::Permit;
 use crate::operate::registry::Ticket;
+use crate::proxy_header::Received;
 use crate::telemetry::ListenerMetrics;
 
 /// What a connection has when it is accepted. Its identity (id, client, listener) is in the registry.
@@ -16,27 +17,33 @@ pub(crate) struct Accepted {
     /// In total, and of the listener; a client that is not admitted has only the first.
     #[expect(dead_code, reason = "held for their `Drop`, which gives both places back")]
     pub permits: (Permit, Option<Permit>),
-    /// Under the limits per client. Boxed, since most connections have none.
-    pub places: Option<Box<Places>>,
+    /// Boxed, since most connections have none.
+    pub extras: Option<Box<Extras>>,
     pub live: Ticket,
 }
 
-/// The places of a connection under the limits per client.
+/// What few connections have.
 #[derive(Default)]
-#[expect(dead_code, reason = "held for their `Drop`, which gives both places back")]
-pub(crate) struct Places {
-    listener: Option<Place>,
-    route: Option<Place>,
+pub(crate) struct Extras {
+    /// The places under the limits per client, of the listener and of the route. Held for their `Drop`.
+    places: (Option<Place>, Option<Place>),
+    /// What the PROXY header says besides addresses.
+    pub(super) received: Option<Box<Received>>,
 }
 
-impl Places {
-    /// `None` if there is none to hold.
+impl Extras {
+    /// `None` if there is nothing to hold.
     pub(crate) fn of_listener(place: Option<Place>) -> Option<Box<Self>> {
-        place.map(|place| Box::new(Self { listener: Some(place), route: None }))
+        place.map(|place| Box::new(Self { places: (Some(place), None), received: None }))
+    }
+
+    /// Holds a place of the listener.
+    pub(super) fn hold_of_listener(&mut self, place: Place) {
+        self.places.0 = Some(place);
     }
 
     /// Holds a place of the route besides that of the listener.
     pub(super) fn hold_of_route(&mut self, place: Option<Place>) {
-        self.route = place;
+        self.places.1 = place;
     }
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::accepted::{Accepted, Places};
+use super::accepted::Accepted;
 use super::admission::{self, Known, Newcomer, NotAdmitted};
 use super::failure::Failure;
 use super::second_hello::SecondHello;
@@ -29,10 +29,11 @@ use crate::operate::registry::LiveConnection;
 use crate::peek::{First, PeekError};
 use crate::pool::latencies::Stage;
 use crate::pool::{Lease, Pool};
-use crate::proxy_header::{self, Addresses, Header, Values, Version};
+use crate::proxy_header::{self, Addresses, Header, Received, Values, Version};
 use crate::refuse::{self, Refusal, TurnedAway};
 use crate::request_head::{BadRequest, RequestHead};
 use crate::self_loop::in_flight::InFlight;
+use crate::settings::SendProxyProtocol;
 use crate::snapshot::{AtLimit, Route, Snapshot, ToPool};
 use crate::telemetry::{
     Active, ConnectResult, Enforced, FirstRecord, HelloResult, LimitScope, Match, ProxyHeaderResult, Reason, Refused,
@@ -118,7 +119,10 @@ impl Account {
     }
 
     /// The client's PROXY header was read.
-    pub(super) fn introduced(&self, header: &Header) {
+    pub(super) fn introduced(&mut self, header: &Header, received: Option<Box<Received>>) {
+        if received.is_some() {
+            self.accepted.extras.get_or_insert_default().received = received;
+        }
         self.accepted.listener_metrics.proxy_header(match (header.addresses, header.version) {
             (None, _) => ProxyHeaderResult::Local,
             (Some(_), Version::V1) => ProxyHeaderResult::V1,
@@ -259,7 +263,9 @@ impl Account {
         let terms = snapshot.listener(listener);
         if terms.access.is_some() || terms.clients.is_some() {
             let place = self.newcomer(snapshot, known, at).by_listener(terms);
-            self.accepted.places = Places::of_listener(place.map_err(|not_admitted| self.refused_for(not_admitted))?);
+            if let Some(place) = place.map_err(|not_admitted| self.refused_for(not_admitted))? {
+                self.accepted.extras.get_or_insert_default().hold_of_listener(place);
+            }
         }
         Ok(())
     }
@@ -274,7 +280,7 @@ impl Account {
         if route.access.is_some() || route.clients.is_some() {
             match self.newcomer(snapshot, known, Instant::now()).by_route(route) {
                 Ok(None) => {}
-                Ok(place) => self.accepted.places.get_or_insert_default().hold_of_route(place),
+                Ok(place) => self.accepted.extras.get_or_insert_default().hold_of_route(place),
                 Err(not_admitted) => {
                     self.routed(snapshot, route, None);
                     return Err(self.refused_for(not_admitted));
@@ -340,12 +346,28 @@ impl Account {
         (self.spoken.name(), said, &mut self.attempts)
     }
 
+    /// What the client's PROXY header says besides addresses.
+    fn received(&self) -> Option<&Received> {
+        self.accepted.extras.as_ref()?.received.as_deref()
+    }
+
     /// The PROXY header that describes the client, whose bytes are `prefix`, to the backend.
-    pub(super) fn proxy_header(&self, version: Version, addresses: Addresses, prefix: &[u8]) -> Vec<u8> {
+    pub(super) fn proxy_header(
+        &self,
+        version: Version,
+        settings: &SendProxyProtocol,
+        addresses: Addresses,
+        prefix: &[u8],
+    ) -> Vec<u8> {
         let hello = self.hello();
         let authority = hello.and_then(|hello| hello.server_name_as_sent(prefix));
-        let alpn = hello.and_then(|hello| hello.alpn.only());
-        let values = Values { unique_id: Some(self.live(|live| live.id)), authority: authority.as_deref(), alpn };
+        let values = Values {
+            unique_id: Some(self.live(|live| live.id)),
+            added: &settings.add.0,
+            relayed: self.received().map(|received| (received, settings.relayed())),
+            authority: authority.as_deref(),
+            alpn: hello.and_then(|hello| hello.alpn.only()),
+        };
         proxy_header::encode(version, addresses, &values)
     }
 }
@@ -408,7 +430,7 @@ mod tests {
         Accepted {
             listener_metrics: metrics.listener("l"),
             permits: (permits.acquire(), Some(permits.acquire())),
-            places: None,
+            extras: None,
             live: registry::enter(
                 ConnectionId(1),
                 peer,

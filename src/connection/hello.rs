@@ -13,7 +13,7 @@ use crate::client_hello::NotHello;
 use crate::peek::{self, First, Peek, PeekError, Peeked};
 use crate::proxy_header::Header;
 use crate::refuse::{self, Body, Refusal, TurnedAway};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Introduction, Snapshot};
 use crate::socket::ResetUnlessReleased;
 use crate::starttls::WithClient;
 use crate::telemetry::{HelloResult, Reason};
@@ -52,7 +52,7 @@ pub(super) async fn hello(
     }
 }
 
-/// Reads the PROXY header, if the listener requires one, and decides whether the client that it announces may come in.
+/// Reads the PROXY header, if the listener requires one of this peer, and decides whether the client that it announces may come in.
 /// From here on the client's address is known; nothing of its hello has been looked at.
 pub(super) async fn introduction(
     client: &mut ResetUnlessReleased,
@@ -61,20 +61,23 @@ pub(super) async fn introduction(
     peek: &mut Peek,
 ) -> Result<Option<Header>, TurnedAway> {
     let (peer, at, listener) = account.live(|live| (live.peer, live.at, live.listener));
-    let terms = snapshot.listener(listener);
-    if terms.trusted_proxies.is_none() {
-        return Ok(None);
+    match snapshot.listener(listener).introduction(peer.ip().to_canonical()) {
+        // It was let in when it was accepted.
+        Introduction::Plain => return Ok(None),
+        Introduction::Header => {}
+        Introduction::Distrusted => {
+            // One that sends nothing is a probe, as it would be anywhere else.
+            let deadline = at + snapshot.terms.hello_timeout;
+            peek::anything(client.stream(), deadline)
+                .await
+                .map_err(|error| not_greeted(account, at.elapsed(), error))?;
+            account.distrusted();
+            return Err(TurnedAway { reason: Reason::ProxyUntrusted, refusal: Refusal::Close });
+        }
     }
-    if terms.distrusts(peer.ip().to_canonical()) {
-        // One that sends nothing is a probe, as it would be anywhere else.
-        let deadline = at + snapshot.terms.hello_timeout;
-        peek::anything(client.stream(), deadline).await.map_err(|error| not_greeted(account, at.elapsed(), error))?;
-        account.distrusted();
-        return Err(TurnedAway { reason: Reason::ProxyUntrusted, refusal: Refusal::Close });
-    }
-    match peek.proxy_header(client.stream()).await {
-        Ok(header) => {
-            account.introduced(&header);
+    match peek.proxy_header(client.stream(), snapshot.relayed_values).await {
+        Ok((header, received)) => {
+            account.introduced(&header, received);
             account.enters_by_listener(snapshot, Known::by(Some(&header)))?;
             Ok(Some(header))
         }

@@ -20,7 +20,7 @@ use crate::ids::ListenerIndex;
 use crate::refuse::{self, Offer, TurnedAway};
 use crate::route::{By, Candidate, NearMiss};
 use crate::server_name::{InvalidName, Pattern, ServerName, Sni};
-use crate::settings::{self, Access, AcmeChallenge, Refuse};
+use crate::settings::{self, Access, AcmeChallenge, Others, Refuse, SendProxyProtocol, ValueKind};
 use crate::snapshot::{self, Chosen, Destination, HttpTerms, OtherRequests, RouteQuery, Snapshot};
 use crate::telemetry::{Match, Reason};
 
@@ -110,6 +110,23 @@ pub(crate) struct PassedOver {
 pub(crate) struct Pool {
     pub name: String,
     pub backends: Vec<Backend>,
+    /// Whether the connections leave from the client's own address.
+    #[serde(default)]
+    pub transparent: bool,
+    /// The PROXY header that the backends get.
+    #[serde(default)]
+    pub proxy_header: Option<SentHeader>,
+}
+
+/// The PROXY header that the backends of a pool get.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SentHeader {
+    /// `v1` or `v2`.
+    pub version: String,
+    /// The types of values that are passed on, as `0xea`.
+    pub relay: Vec<String>,
+    /// The types of values that are added.
+    pub add: Vec<String>,
 }
 
 /// A pool of a split.
@@ -203,6 +220,7 @@ pub(crate) fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explan
         }
         Err(invalid) => explanation.refuse_name(invalid),
     }
+    explanation.hints.extend(whose_address(snapshot, listener));
     if let Some(terms) = &snapshot.listener(listener).http {
         explanation.over_http(config, terms);
     }
@@ -346,6 +364,23 @@ impl Explanation {
     }
 }
 
+/// Says that `source` is what a PROXY header announces, on a listener that believes some.
+fn whose_address(snapshot: &Snapshot, ListenerIndex(index): ListenerIndex) -> Option<String> {
+    let listener = &snapshot.config.listeners[index];
+    let trusted = listener.trusted_proxies()?;
+    let shown: Vec<String> = trusted.iter().take(MOST_HINTS).map(ToString::to_string).collect();
+    let more = if trusted.len() > MOST_HINTS { " and others" } else { "" };
+    let others = match listener.other_peers() {
+        Others::Refuse => "are refused",
+        Others::Plain => "are known by their own address",
+    };
+    Some(format!(
+        "listener `{}` takes the client's address from PROXY headers of {}{more}; peers elsewhere {others}",
+        listener.name,
+        shown.join(", ")
+    ))
+}
+
 fn listener(snapshot: &Snapshot, asked: Option<&str>) -> Result<ListenerIndex, BadQuestion> {
     let Some(asked) = asked else { return Ok(ListenerIndex(0)) };
     snapshot.find_listener(asked).ok_or_else(|| BadQuestion::NoListener {
@@ -393,8 +428,21 @@ fn reported_pool(config: &Settings, name: &str) -> Pool {
         backup: backend.backup,
     };
     let pool = config.pools.iter().find(|pool| *pool.name == *name);
-    let backends = pool.into_iter().flat_map(|pool| &pool.backends).map(backend).collect();
-    Pool { name: name.to_owned(), backends }
+    Pool {
+        name: name.to_owned(),
+        backends: pool.into_iter().flat_map(|pool| &pool.backends).map(backend).collect(),
+        transparent: pool.is_some_and(|pool| pool.transparent),
+        proxy_header: pool.and_then(|pool| sent_header(&pool.send_proxy_protocol)),
+    }
+}
+
+fn sent_header(settings: &SendProxyProtocol) -> Option<SentHeader> {
+    settings.version()?;
+    Some(SentHeader {
+        version: settings.version.as_str().to_owned(),
+        relay: settings.relay.iter().map(ToString::to_string).collect(),
+        add: settings.add.0.iter().map(|added| ValueKind(added.kind).to_string()).collect(),
+    })
 }
 
 /// How a client that offers TLS 1.3 is refused and, if the alert differs, one that does not.

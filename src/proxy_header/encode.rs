@@ -14,26 +14,40 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::checksum::crc32c;
 use super::{
-    Addresses, COMMAND_PROXY, TCP_OVER_IPV4, TCP_OVER_IPV6, TYPE_ALPN, TYPE_AUTHORITY, TYPE_CRC32C, TYPE_UNIQUE_ID,
-    V2_FIXED_BYTES, V2_SIGNATURE, V2_VERSION, Version,
+    Addresses, COMMAND_PROXY, Kinds, Received, TCP_OVER_IPV4, TCP_OVER_IPV6, TYPE_ALPN, TYPE_AUTHORITY, TYPE_CRC32C,
+    TYPE_UNIQUE_ID, V2_FIXED_BYTES, V2_SIGNATURE, V2_VERSION, VALUE_HEAD_BYTES, Version,
 };
 use crate::ids::ConnectionId;
 
 /// What version 2 carries besides the addresses; version 1 has no place for it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Values<'a> {
-    /// Identifies the connection, PP2_TYPE_UNIQUE_ID.
+    /// Identifies the connection, PP2_TYPE_UNIQUE_ID; unless one is passed on.
     pub unique_id: Option<ConnectionId>,
+    /// What the operator adds.
+    pub added: &'a [Added],
+    /// What the header from a proxy in front holds, and what of it is passed on.
+    pub relayed: Option<(&'a Received, Kinds)>,
     /// The server name as the client sent it, with its case.
     pub authority: Option<&'a [u8]>,
     /// The client's protocol if it offers exactly one. If it offers several, none is agreed on yet, so none is sent.
     pub alpn: Option<&'a [u8]>,
 }
 
+/// A value that is the same in every header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Added {
+    /// 0xE0 to 0xEF.
+    pub kind: u8,
+    /// At most 65535 bytes; all together must leave room for the longest name.
+    pub value: Box<str>,
+}
+
 /// Encodes the header for a client's connection. In version 2 it ends with a checksum.
 ///
-/// The client controls the length of its name and its protocol. A value that would make the header longer than one
-/// segment, or a name longer than receivers accept, is omitted.
+/// A value that would make the header longer than one segment, or a name longer than receivers accept, is omitted. The
+/// client controls the length of its name and its protocol, so these two come last: they cannot displace what a proxy
+/// in front says about the client.
 pub fn encode(version: Version, addresses: Addresses, values: &Values<'_>) -> Vec<u8> {
     let addresses = same_family(addresses);
     match version {
@@ -73,9 +87,23 @@ fn encode_v2(Addresses { client, local }: Addresses, values: &Values<'_>) -> Vec
     }
     header.extend(client.port().to_be_bytes());
     header.extend(local.port().to_be_bytes());
-    if let Some(id) = values.unique_id {
-        header.extend([TYPE_UNIQUE_ID, 0, 16]);
-        write!(header, "{id}").expect("a Vec takes every byte");
+    let relayed = || values.relayed.into_iter().flat_map(|(received, kinds)| received.only(kinds));
+    // A header has one id.
+    match (relayed().find(|(kind, _)| *kind == TYPE_UNIQUE_ID), values.unique_id) {
+        (Some((_, whole)), _) => header.extend(whole),
+        (None, Some(id)) => {
+            header.extend([TYPE_UNIQUE_ID, 0, 16]);
+            write!(header, "{id}").expect("a Vec takes every byte");
+        }
+        (None, None) => {}
+    }
+    for added in values.added {
+        push_if_it_fits(&mut header, added.kind, added.value.as_bytes());
+    }
+    for (_, whole) in relayed().filter(|(kind, _)| *kind != TYPE_UNIQUE_ID) {
+        if whole.len() <= room(&header) {
+            header.extend(whole);
+        }
     }
     if let Some(name) = values.authority.filter(|name| name.len() <= MOST_AUTHORITY_BYTES) {
         push_if_it_fits(&mut header, TYPE_AUTHORITY, name);
@@ -93,9 +121,13 @@ fn encode_v2(Addresses { client, local }: Addresses, values: &Values<'_>) -> Vec
     header
 }
 
+fn room(header: &[u8]) -> usize {
+    MOST_BYTES - CHECKSUM_BYTES - header.len()
+}
+
 fn push_if_it_fits(header: &mut Vec<u8>, kind: u8, value: &[u8]) {
-    let room = MOST_BYTES - CHECKSUM_BYTES - header.len();
-    let Some(length) = u16::try_from(value.len()).ok().filter(|_| 3 + value.len() <= room) else { return };
+    let fits = VALUE_HEAD_BYTES + value.len() <= room(header);
+    let Some(length) = u16::try_from(value.len()).ok().filter(|_| fits) else { return };
     header.push(kind);
     header.extend(length.to_be_bytes());
     header.extend(value);
@@ -122,3 +154,6 @@ pub(super) const MOST_BYTES: usize = 536;
 const MOST_AUTHORITY_BYTES: usize = 255;
 /// Including its type and length.
 const CHECKSUM_BYTES: usize = 7;
+/// The most that all values which an operator adds may take, each with its type and length: beside them, and our own id,
+/// the longest name still fits.
+pub(crate) const MOST_ADDED_BYTES: usize = 200;

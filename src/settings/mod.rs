@@ -15,6 +15,7 @@ mod http;
 mod networks;
 mod per_client;
 mod pool;
+mod proxy_protocol;
 mod text;
 mod units;
 
@@ -33,9 +34,8 @@ pub use self::check::{CheckKind, HealthCheck, Host, RequestTarget, Statuses};
 pub use self::http::{AcmeChallenge, HttpPort, ListenerProtocol, Otherwise};
 pub use self::networks::{Access, Denied, NetworkEntry, NetworkList};
 pub use self::per_client::{PerClient, Prefixes, Rate};
-pub use self::pool::{
-    Balance, Connect, Ejection, Family, Nameserver, OnDown, Pool, Queue, Resolve, SendProxyProtocol, WhenAllDown,
-};
+pub use self::pool::{Balance, Connect, Ejection, Family, Nameserver, OnDown, Pool, Queue, Resolve, WhenAllDown};
+pub use self::proxy_protocol::{AddedValues, Others, ProxyProtocol, SendProxyProtocol, SendVersion, ValueKind};
 #[cfg(test)]
 pub(crate) use self::text::Word;
 pub use self::text::{Auto, Congestion, FilePath, Nothing, Off, OneOrMany, Or, OrOff, Protocol, Text};
@@ -63,7 +63,7 @@ pub struct Listener {
     /// For `http`: what happens to all other requests. Default: `redirect`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub otherwise: Option<Otherwise>,
-    /// If present, every connection must start with a PROXY header, v1 or v2. Off by default.
+    /// If present, connections from trusted networks must start with a PROXY header, v1 or v2. Off by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocol>,
     /// What clients send before TLS begins, and backends before they get the ClientHello.
@@ -98,20 +98,16 @@ impl Listener {
     pub fn trusted_proxies(&self) -> Option<&[Text<IpNet>]> {
         self.proxy_protocol.as_ref().map(|proxy| &*proxy.trusted)
     }
+
+    /// What happens to clients that are not in those networks.
+    pub fn other_peers(&self) -> Others {
+        self.proxy_protocol.as_ref().map(|proxy| proxy.others).unwrap_or_default()
+    }
 }
 
 /// The algorithm that a listener or a pool sets; `None`: the kernel's default.
 pub(crate) fn named(congestion: &Option<Congestion>) -> Option<&str> {
     congestion.as_ref()?.0.as_deref()
-}
-
-/// PROXY headers from clients.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ProxyProtocol {
-    /// The networks that connections are accepted from; all others are refused.
-    #[schemars(length(min = 1))]
-    pub trusted: Vec<Text<IpNet>>,
 }
 
 /// The protocol in which TLS begins on request.

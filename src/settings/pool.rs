@@ -13,8 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::address::{self, AddressError};
 use super::check::{HealthCheck, some_check};
 use super::text::{Congestion, Off, Or, OrOff, Text, Word, serde_as_word};
-use super::{Backend, HttpPort, Span, Starttls};
-use crate::proxy_header;
+use super::{Backend, HttpPort, SendProxyProtocol, Span, Starttls};
 
 /// A set of backends and how to choose among them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -134,30 +133,6 @@ pub enum WhenAllDown {
     Try,
     /// Refuse the connection.
     Refuse,
-}
-
-/// The version of the PROXY header sent to backends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum SendProxyProtocol {
-    /// Send none.
-    #[default]
-    Off,
-    /// Version 1, one line of text.
-    V1,
-    /// Version 2, binary.
-    V2,
-}
-
-impl SendProxyProtocol {
-    /// `None`: no header is sent.
-    pub fn version(self) -> Option<proxy_header::Version> {
-        match self {
-            Self::Off => None,
-            Self::V1 => Some(proxy_header::Version::V1),
-            Self::V2 => Some(proxy_header::Version::V2),
-        }
-    }
 }
 
 /// How DNS names are resolved.

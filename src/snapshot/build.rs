@@ -9,14 +9,15 @@ use std::sync::Arc;
 use tokio::sync::SetOnce;
 
 use super::{
-    Destination, HttpTerms, ListenerTerms, OtherRequests, Overrides, Places, Route, Silent, Snapshot, Split, Terms,
-    ToPool,
+    Destination, HttpTerms, ListenerTerms, OtherRequests, Overrides, Places, Proxies, Route, Silent, Snapshot, Split,
+    Terms, ToPool,
 };
 use crate::client_limits::ClientLimits;
 use crate::config::{self, Config, Settings};
 use crate::ids::{ListenerIndex, RouteIndex};
 use crate::limits::Permits;
 use crate::pool::Pool;
+use crate::proxy_header::Kinds;
 use crate::relay::{self, Engine};
 use crate::route::{Builder, Conditions};
 use crate::settings::{self, Access, ListenerProtocol, OrOff, Otherwise, PerClient, Splice};
@@ -71,6 +72,7 @@ impl Snapshot {
             max_connections: *config.limits.max_connections,
             listeners: config.listeners.iter().map(listener).collect(),
             clients,
+            relayed_values: relayed_values(&config),
             bound: config.listeners.iter().flat_map(|listener| listener.bind.iter().map(|bind| bind.0)).collect(),
             generation,
             terms: Arc::new(terms(&config, generation, metrics)),
@@ -110,6 +112,10 @@ impl Snapshot {
             Destination::Refuse(_) => _ = self.metrics_of(route, None),
         }
     }
+}
+
+fn relayed_values(config: &Settings) -> Kinds {
+    config.pools.iter().map(|pool| pool.send_proxy_protocol.relayed()).fold(Kinds::default(), Kinds::and)
 }
 
 fn build_pools(config: &Settings, before: Option<&Snapshot>, metrics: &Arc<Metrics>) -> Vec<Arc<Pool>> {
@@ -179,7 +185,10 @@ fn listener_terms(
     ListenerTerms {
         name: Arc::clone(&listener.name),
         max_connections: listener.max_connections.unwrap_or(usize::MAX),
-        trusted_proxies: listener.trusted_proxies().map(|trusted| trusted.iter().map(|network| network.0).collect()),
+        proxies: listener.trusted_proxies().map(|trusted| Proxies {
+            trusted: trusted.iter().map(|network| network.0).collect(),
+            others: listener.other_peers(),
+        }),
         starttls: listener.starttls,
         silent,
         access: Access::new(listener.allow.clone(), listener.deny.clone()),

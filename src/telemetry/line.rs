@@ -24,6 +24,8 @@ pub struct ConnectionLine<'a> {
     pub client: SocketAddr,
     /// The remote address of the TCP connection.
     pub peer: SocketAddr,
+    /// From a PROXY header.
+    pub endpoint: Endpoint<'a>,
     /// As parsed, even if no route matched.
     pub sni: Option<&'a str>,
     pub alpn: Alpn<'a>,
@@ -67,6 +69,18 @@ pub struct ConnectionLine<'a> {
     pub error: Option<&'a dyn fmt::Display>,
 }
 
+/// The endpoint in a client's own cloud network through which it came, as the PROXY header of the cloud's load balancer
+/// names it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Endpoint<'a> {
+    /// AWS.
+    pub vpc_endpoint: Option<&'a [u8]>,
+    /// Azure.
+    pub private_link_id: Option<u32>,
+    /// Google Cloud.
+    pub psc_connection_id: Option<u64>,
+}
+
 /// What is logged of an HTTP request.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestLine<'a> {
@@ -107,6 +121,7 @@ impl<'a> ConnectionLine<'a> {
         fields.text("listener", self.listener);
         fields.text("client", self.client);
         fields.text("peer", self.peer);
+        self.endpoint.write(&mut fields);
         self.write_hello(&mut fields);
         self.write_destination(&mut fields);
         fields.plain("duration_ms", Millis(self.duration_ms));
@@ -188,6 +203,21 @@ impl<'a> ConnectionLine<'a> {
     }
 }
 
+impl Endpoint<'_> {
+    fn write(self, fields: &mut Fields<'_>) {
+        if let Some(id) = self.vpc_endpoint {
+            fields.text("vpc_endpoint", Bytes(&id[..id.len().min(MAX_ENDPOINT_BYTES)]));
+        }
+        if let Some(id) = self.private_link_id {
+            fields.plain("private_link_id", id);
+        }
+        if let Some(id) = self.psc_connection_id {
+            // A string in JSON too: parsers that use doubles would round it.
+            fields.text("psc_connection_id", id);
+        }
+    }
+}
+
 impl RequestLine<'_> {
     fn write(self, fields: &mut Fields<'_>) {
         if let Some(Asked { host, method, path }) = self.asked {
@@ -229,6 +259,8 @@ impl fmt::Display for Millis {
     }
 }
 
+/// Those of AWS have 22.
+const MAX_ENDPOINT_BYTES: usize = 64;
 /// A path of a challenge has 71.
 const MAX_PATH_BYTES: usize = 128;
 /// The client chooses the list, and a hello has space for thousands. Browsers offer two.

@@ -25,7 +25,7 @@ mod timestamp;
 pub(crate) use self::ends::RouteFigures;
 pub(crate) use self::escape::readable;
 pub use self::labels::*;
-pub(crate) use self::line::{Alpn, Asked, ConnectionLine, MAX_ALPN_NAME_BYTES, MAX_ALPN_NAMES, RequestLine};
+pub(crate) use self::line::{Alpn, Asked, ConnectionLine, Endpoint, MAX_ALPN_NAME_BYTES, MAX_ALPN_NAMES, RequestLine};
 pub(crate) use self::log::{ConnectionLog, LogControl, LogGuard};
 pub use self::metrics::Metrics;
 pub(crate) use self::metrics::{REVISION, VERSION};

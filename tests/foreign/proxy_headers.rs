@@ -44,6 +44,7 @@ fn haproxy_refuses_a_header_of_ours_once_a_bit_of_it_is_changed() {
         unique_id: Some(snigate::internals::ConnectionId(0xa11ce)),
         authority: Some(b"a.test"),
         alpn: Some(b"h2"),
+        ..Values::default()
     };
     let header = encode(Version::V2, Addresses { client, local }, &values);
     let reported = get(haproxy.address, &header).expect("an answer");

@@ -34,6 +34,7 @@ mod names;
 mod namespace;
 mod odd_backends;
 mod proxy_headers;
+mod proxy_values;
 mod queues;
 mod pauses;
 mod refusals;

@@ -13,9 +13,9 @@ use crate::trial::Trial;
 use crate::wire::{Close, ask, connect, read_to_close, send, wait_until_sent};
 
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-const IPV4: &[u8] = &[192, 0, 2, 1, 192, 0, 2, 2, 0, 5, 0, 6];
+pub(crate) const IPV4: &[u8] = &[192, 0, 2, 1, 192, 0, 2, 2, 0, 5, 0, 6];
 
-fn v2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
+pub(crate) fn v2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
     [SIGNATURE, &[command, family], &u16::try_from(body.len()).unwrap().to_be_bytes(), body].concat()
 }
 
@@ -91,6 +91,12 @@ fn wrong() -> Vec<(&'static str, Vec<u8>)> {
         ("v2 with a value too long", v2(0x21, 0x11, &[IPV4, &[4, 0xff, 0xff, 0]].concat())),
         ("v2 with a wrong checksum", v2(0x21, 0x11, &[IPV4, &[3, 0, 4, 1, 2, 3, 4]].concat())),
         ("v2 with a short checksum", v2(0x21, 0x11, &[IPV4, &[3, 0, 2, 1, 2]].concat())),
+        ("v2 with an id too long", v2(0x21, 0x11, &[IPV4, &[5, 0, 129], &[7; 129]].concat())),
+        ("v2 with a short SSL value", v2(0x21, 0x11, &[IPV4, &[0x20, 0, 4, 1, 0, 0, 0]].concat())),
+        (
+            "v2 with a value too long in SSL",
+            v2(0x21, 0x11, &[IPV4, &[0x20, 0, 9, 1, 0, 0, 0, 0, 0x21, 0, 2, b'T']].concat()),
+        ),
         ("half a signature", [&SIGNATURE[..6], b"xxxxxxxxxxxx"].concat()),
     ]
 }
@@ -268,7 +274,7 @@ fn reported(version: &str, client: SocketAddr, local: SocketAddr, id: &str) -> V
 }
 
 /// CRC-32C by its definition (RFC 3720 appendix B.4).
-fn crc32c(bytes: &[u8]) -> u32 {
+pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0_u32, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 })
     })

@@ -122,6 +122,7 @@ fn merged(tops: &[Cursor<'_>], mut texts: Texts) -> Option<Config> {
         return None;
     }
     pools::warn_of_unused(&config, &pools.places, problems);
+    pools::warn_of_relays(&config, &pools.places, problems);
     self_loops::warn_of_challenges(&config, &pools.places, problems);
     listeners::warn_of_unused(&config, &listeners.places, problems);
     Some(config)

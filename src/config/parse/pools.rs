@@ -12,8 +12,12 @@ use super::settings::{DAY, HOUR, MILLISECOND, number_within, within};
 use super::{Cursor, Names, checks, listeners};
 use crate::config::Config;
 use crate::config::problem::{Place, Problem, Problems, Severity};
+use crate::proxy_header::MOST_ADDED_BYTES;
 use crate::server_name::{Pattern, ServerName};
-use crate::settings::{BackendAddress, CheckKind, Congestion, HealthCheck, MAX_WEIGHT, OnDown, Pool, Text, name_error};
+use crate::settings::{
+    BackendAddress, CheckKind, Congestion, HealthCheck, MAX_WEIGHT, OnDown, Pool, SendProxyProtocol, SendVersion, Text,
+    ValueKind, name_error,
+};
 
 /// The pools of all files.
 pub(super) struct Pools {
@@ -63,6 +67,7 @@ fn check(pool: &mut Pool, cursor: &Cursor<'_>, ours: Ours<'_>) {
     }
     backends(pool, cursor, ours);
     queue(pool, cursor);
+    send_proxy_protocol(pool, cursor);
     if pool.transparent {
         transparent(pool, cursor);
     }
@@ -121,6 +126,41 @@ fn queue(pool: &Pool, cursor: &Cursor<'_>) {
     }
     if pool.queue.size > 0 && !is_limited && !pool.backends.is_empty() {
         cursor.warning_at("queue", "nobody ever waits, since no backend of the pool has `max_connections`");
+    }
+}
+
+/// Checks the values that a PROXY header carries besides the addresses.
+fn send_proxy_protocol(pool: &Pool, cursor: &Cursor<'_>) {
+    let SendProxyProtocol { version, relay, add } = &pool.send_proxy_protocol;
+    let Some(section) = cursor.key("send_proxy_protocol") else { return };
+    let cure = match version {
+        SendVersion::V2 => None,
+        SendVersion::V1 => Some("version 1 has no room for values; write `version: v2`, or remove this"),
+        SendVersion::Off => Some("without a header there is no value in it; write `version: v2`, or remove this"),
+    };
+    if let Some(cure) = cure {
+        ["relay", "add"].into_iter().filter(|key| section.has(key)).for_each(|key| section.error_at(key, cure));
+        return;
+    }
+    if let Some(list) = section.key("relay") {
+        let mut seen: Vec<ValueKind> = Vec::new();
+        for (cursor, kind) in list.items().zip(relay) {
+            if seen.contains(kind) {
+                cursor.error(format_args!("the type `{kind}` is given twice; remove one"));
+            } else if add.0.iter().any(|added| added.kind == kind.0) {
+                cursor.error(format_args!("`add` has the type `{kind}` too, and a header has each once; remove one"));
+            }
+            seen.push(*kind);
+        }
+    }
+    let bytes: usize = add.0.iter().map(|added| 3 + added.value.len()).sum();
+    if bytes > MOST_ADDED_BYTES {
+        section.error_at(
+            "add",
+            format_args!(
+                "the values take {bytes} bytes, 3 more each than their text; at most {MOST_ADDED_BYTES} fit into a header"
+            ),
+        );
     }
 }
 
@@ -199,6 +239,22 @@ pub(super) fn default_check_names(config: &mut Config, places: &[Place], top: &C
                 message: message.to_owned(),
             });
         }
+    }
+}
+
+/// Warns about pools that pass values on, if no listener reads any.
+pub(super) fn warn_of_relays(config: &Config, places: &[Place], problems: &mut Problems) {
+    if config.listeners.iter().any(|listener| listener.proxy_protocol.is_some()) {
+        return;
+    }
+    let relays = |(pool, _): &(&Pool, &Place)| !pool.send_proxy_protocol.relay.is_empty();
+    for (pool, place) in config.pools.iter().zip(places).filter(relays) {
+        problems.push(Problem {
+            severity: Severity::Warning,
+            place: place.clone(),
+            path: format!("pools.{}.send_proxy_protocol.relay", pool.name),
+            message: "there is nothing to pass on: no listener has `proxy_protocol`".to_owned(),
+        });
     }
 }
 

@@ -9,7 +9,8 @@ use super::Account;
 use crate::client_hello::ClientHello;
 use crate::connection::spoken::{Request, features};
 use crate::operate::registry::LiveConnection;
-use crate::telemetry::{Alpn, Asked, ConnectionLine, Reason, RequestLine};
+use crate::proxy_header::Received;
+use crate::telemetry::{Alpn, Asked, ConnectionLine, Endpoint, Reason, RequestLine};
 use crate::way::Way;
 
 impl Account {
@@ -22,6 +23,7 @@ impl Account {
             listener: live.terms.listener(live.listener),
             client: live.client,
             peer: live.peer,
+            endpoint: self.received().map(endpoint).unwrap_or_default(),
             sni: hello.and_then(ClientHello::name_or_literal),
             alpn: hello.map_or(Alpn::Absent, |hello| Alpn::Wire(hello.alpn.as_wire())),
             tls: hello.map(|hello| hello.offers.version_name()),
@@ -49,6 +51,15 @@ impl Account {
             config: &live.terms.hash,
             error: self.error.as_ref().map(|error| error as &dyn std::fmt::Display),
         });
+    }
+}
+
+/// What the header says about the client's endpoint in a cloud.
+fn endpoint(received: &Received) -> Endpoint<'_> {
+    Endpoint {
+        vpc_endpoint: received.vpc_endpoint(),
+        private_link_id: received.private_link_id(),
+        psc_connection_id: received.psc_connection_id(),
     }
 }
 

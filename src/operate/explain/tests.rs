@@ -42,7 +42,7 @@ fn it_tells_the_pattern_the_place_and_what_was_passed_over() {
         Backend { address: "10.0.0.1:443".to_owned(), weight: 1, backup: false },
         Backend { address: "10.0.0.2:443".to_owned(), weight: 3, backup: false },
     ];
-    assert_eq!(reported.pool, Some(Pool { name: "shop".to_owned(), backends }));
+    assert_eq!(reported.pool, Some(Pool { name: "shop".to_owned(), backends, transparent: false, proxy_header: None }));
     assert_eq!(reported.assumed, ["alpn", "source", "listener"]);
     assert_eq!(reported.hints, ["`source` was assumed; the conditions of `office` depend on it"]);
 }
@@ -290,4 +290,29 @@ pools: { shop: { backends: [10.0.0.1:443] } }
     assert_eq!(decided(&from("198.51.100.1")), is("route shop", "allow", false, "", ""));
     assert_eq!(decided(&from("192.0.2.7")), is("route shop", "allow", true, "192.0.2.0/24", "config.yaml:4:67"));
     assert!(from("10.0.0.1").pool.is_some());
+}
+
+#[test]
+fn what_is_unusual_about_connections_to_the_backends_is_reported() {
+    let text = r#"
+listeners: [{ name: https, bind: "127.0.0.1:0", proxy_protocol: { trusted: [10.0.0.0/8], others: plain } }]
+routes: [{ sni: a.test, pool: a }, { sni: b.test, pool: b }]
+pools:
+  a: { backends: [10.0.0.1:443], transparent: true }
+  b:
+    backends: [10.0.0.1:443]
+    send_proxy_protocol: { version: v2, relay: [0xEA, 5], add: { 0xe4: "edge" } }
+"#;
+    let snapshot = snapshot(text);
+    let ask = |name: &str| {
+        let question = Question { name: name.to_owned(), ..Question::default() };
+        explain(&snapshot, &question).unwrap_or_else(|error| panic!("{error}"))
+    };
+    let (a, b) = (ask("a.test"), ask("b.test"));
+    let hint = "listener `https` takes the client's address from PROXY headers of 10.0.0.0/8; peers elsewhere are known by their own address";
+    assert_eq!((&*a.hints, &*b.hints), (&[hint.to_owned()][..], &[hint.to_owned()][..]));
+    let (a, b) = (a.pool.expect("a pool"), b.pool.expect("a pool"));
+    assert_eq!((a.transparent, a.proxy_header), (true, None));
+    let sent = SentHeader { version: "v2".into(), relay: vec!["0xea".into(), "0x05".into()], add: vec!["0xe4".into()] };
+    assert_eq!((b.transparent, b.proxy_header), (false, Some(sent)));
 }

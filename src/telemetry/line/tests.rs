@@ -12,6 +12,7 @@ fn bare() -> ConnectionLine<'static> {
         listener: "https",
         client: "198.51.100.7:50312".parse().unwrap(),
         peer: "198.51.100.7:50312".parse().unwrap(),
+        endpoint: Endpoint::default(),
         sni: None,
         alpn: Alpn::Absent,
         tls: None,
@@ -89,7 +90,9 @@ fn the_docs_show_a_line_as_it_is_and_name_its_fields_and_reasons() {
         assert!(docs.contains(&line), "docs/logs.md does not show {line}");
     }
     let failed = ["10.0.0.12:443 refused: Connection refused (os error 111)".to_owned()];
-    let line = ConnectionLine { error: Some(&"x"), failed: &failed, ..line };
+    let endpoint =
+        Endpoint { vpc_endpoint: Some(b"vpce-0"), private_link_id: Some(7), psc_connection_id: Some(1 << 63) };
+    let line = ConnectionLine { error: Some(&"x"), failed: &failed, endpoint, ..line };
     for field in json(&line).as_object().unwrap().keys() {
         assert!(docs.contains(&format!("`{field}`")), "docs/logs.md does not name {field}");
     }
@@ -116,11 +119,13 @@ fn hostile_bytes_stay_inside_their_field() {
         sni: Some(hostile),
         alpn: Alpn::List(&[b"h2", b"\xff\x00\r\n", b"\"}", b""]),
         error: Some(&hostile),
+        endpoint: Endpoint { vpc_endpoint: Some(hostile.as_bytes()), ..Endpoint::default() },
         ..bare()
     };
     let value = json(&line);
     assert_eq!(value["sni"], hostile);
     assert_eq!(value["error"], hostile);
+    assert_eq!(value["vpc_endpoint"], hostile);
     assert_eq!(value["alpn"], serde_json::json!(["h2", "\\xff\0\r\n", "\"}", ""]));
     for format in [LogFormat::Json, LogFormat::Text] {
         let line = written(&line, format);

@@ -2,7 +2,7 @@ use std::sync::mpsc::{Sender, channel};
 
 use serde_json::Value;
 
-use super::super::{Alpn, State};
+use super::super::{Alpn, Endpoint, State};
 use super::*;
 
 /// Forwards everything that is written.
@@ -25,6 +25,7 @@ fn line(reason: Reason) -> ConnectionLine<'static> {
         listener: "l",
         client: "192.0.2.1:1".parse().unwrap(),
         peer: "192.0.2.1:1".parse().unwrap(),
+        endpoint: Endpoint::default(),
         sni: Some("a.test"),
         alpn: Alpn::Absent,
         tls: None,
