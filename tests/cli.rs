@@ -461,8 +461,25 @@ fn the_documents_name_every_command() {
     }
 }
 
-const COMMANDS: [&str; 10] =
-    ["run", "check", "explain", "diff", "doctor", "demo", "healthcheck", "schema", "completions", "man"];
+const COMMANDS: [&str; 17] = [
+    "run",
+    "check",
+    "explain",
+    "diff",
+    "doctor",
+    "demo",
+    "status",
+    "connections",
+    "reload",
+    "drain",
+    "down",
+    "ready",
+    "weight",
+    "healthcheck",
+    "schema",
+    "completions",
+    "man",
+];
 
 const TLS12: &[&SupportedProtocolVersion] = &[&version::TLS12];
 

@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::figures::counted;
 use crate::config::{Config, Loaded, Place, Problem, Problems, Severity};
+use crate::telemetry::escape::misleads;
 
 /// The output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,13 +60,9 @@ impl From<Verdict> for ExitCode {
 }
 
 fn text(file: &Path, form: Form, config: Option<&Config>, problems: &Problems, out: &mut dyn Write) -> io::Result<()> {
-    let lines = if form == Form::Snippets { lines_of(problems) } else { HashMap::new() };
-    for problem in problems {
-        writeln!(out, "{problem}")?;
-        if let Some(line) = lines.get(&(Arc::clone(&problem.place.file), problem.place.line)) {
-            snippet(line, &problem.place, out)?;
-        }
-    }
+    let source =
+        if form == Form::Snippets { LineSource::FilesAnd(Lines::new()) } else { LineSource::Only(Lines::new()) };
+    write_problems(problems, &source, out)?;
     if problems.left_off() > 0 {
         writeln!(out, "and {} more", problems.left_off())?;
     }
@@ -82,12 +80,37 @@ fn text(file: &Path, form: Form, config: Option<&Config>, problems: &Problems, o
     if problems.warnings() > 0 { writeln!(out, ", {warnings}") } else { writeln!(out) }
 }
 
-fn counted(count: usize, what: &str) -> String {
-    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+/// Lines of files, by their number.
+pub(super) type Lines = HashMap<(Arc<Path>, u32), String>;
+
+/// Where the lines of the files are from that are shown below the problems.
+pub(super) enum LineSource {
+    Only(Lines),
+    /// These; those that are missing are read.
+    FilesAnd(Lines),
+}
+
+/// Writes a line for each problem; below it the line of the file, if `source` has it.
+///
+/// # Errors
+/// Fails if `out` cannot be written.
+pub(super) fn write_problems(problems: &Problems, source: &LineSource, out: &mut dyn Write) -> io::Result<()> {
+    let (given, read) = match source {
+        LineSource::Only(lines) => (lines, Lines::new()),
+        LineSource::FilesAnd(lines) => (lines, lines_of(problems)),
+    };
+    for problem in problems {
+        writeln!(out, "{problem}")?;
+        let at = (Arc::clone(&problem.place.file), problem.place.line);
+        if let Some(line) = given.get(&at).or_else(|| read.get(&at)) {
+            snippet(line, &problem.place, out)?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads the lines that have problems. For a file that cannot be read there are none; its problem says why.
-fn lines_of(problems: &Problems) -> HashMap<(Arc<Path>, u32), String> {
+fn lines_of(problems: &Problems) -> Lines {
     let mut wanted: HashMap<Arc<Path>, Vec<u32>> = HashMap::new();
     for Problem { place, .. } in problems {
         wanted.entry(Arc::clone(&place.file)).or_default().push(place.line);
@@ -114,7 +137,8 @@ fn snippet(line: &str, place: &Place, out: &mut dyn Write) -> io::Result<()> {
         return Ok(());
     }
     // A tab is repeated, since its width depends on the terminal; control characters are replaced.
-    let shown: String = line.chars().map(|c| if c.is_control() && c != '\t' { ' ' } else { c }).collect();
+    let is_unsafe = |c: char| c != '\t' && (c.is_control() || misleads(c));
+    let shown: String = line.chars().map(|c| if is_unsafe(c) { ' ' } else { c }).collect();
     let indent: String = line.chars().take(column).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
     let number = place.line.to_string();
     writeln!(out, " {number} | {shown}")?;

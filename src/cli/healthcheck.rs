@@ -6,7 +6,6 @@
 use std::error::Error;
 use std::ffi::OsString;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -48,7 +47,7 @@ fn arguments(words: &[u8], name: &[u8]) -> Option<Vec<OsString>> {
 ///
 /// Fails without an admin address, without an answer within two seconds, or if the status is not 200.
 pub(crate) fn healthcheck(admin: &[Address]) -> Result<(), HealthcheckError> {
-    let address = reachable(admin.first().ok_or(HealthcheckError::NoAddress)?);
+    let address = admin_client::reachable(admin.first().ok_or(HealthcheckError::NoAddress)?);
     let ask = admin_client::get(&address, "/readyz", LIMIT, MAX_ANSWER_BYTES);
     match ask {
         Err(source) => Err(HealthcheckError::Io { address, source }),
@@ -102,17 +101,6 @@ fn page(address: &Address) -> String {
     }
 }
 
-/// A wildcard address is replaced by loopback.
-fn reachable(address: &Address) -> Address {
-    match address {
-        Address::Tcp(address) if address.ip().is_unspecified() => {
-            let loopback = if address.is_ipv4() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { Ipv6Addr::LOCALHOST.into() };
-            Address::Tcp(SocketAddr::new(loopback, address.port()))
-        }
-        other => other.clone(),
-    }
-}
-
 /// For the whole request and response.
 const LIMIT: Duration = Duration::from_secs(2);
 const MAX_ANSWER_BYTES: usize = 4096;
@@ -120,10 +108,11 @@ const MAX_ANSWER_BYTES: usize = 4096;
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::TcpListener;
+    use std::net::{Ipv4Addr, TcpListener};
     use std::thread;
     use std::time::Instant;
 
+    use super::admin_client::reachable;
     use super::*;
 
     /// A server that reads one request and sends these bytes.

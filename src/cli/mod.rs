@@ -1,19 +1,30 @@
 //! The commands, one file each.
 
 pub(crate) mod admin_client;
+mod backend_name;
 mod check;
 mod completions;
+mod connections;
 mod demo;
 pub(crate) mod demo_backends;
 mod diff;
 mod doctor;
 mod explain;
+mod figures;
 pub(crate) mod healthcheck;
 mod man;
+mod printable;
+mod reload;
+mod remote;
+mod remote_failure;
+mod reported;
 mod run;
 mod schema;
+mod set_backend;
+mod status;
+mod table;
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -61,6 +72,20 @@ enum Command {
     Doctor(doctor::Options),
     /// Starts two small TLS backends with snigate in front of them, to try with curl
     Demo(demo::Options),
+    /// Shows what the running snigate does, first what is wrong
+    Status(status::Options),
+    /// Lists open connections, or ends some
+    Connections(connections::Options),
+    /// Makes the running snigate read its routing file again, and shows the result
+    Reload(reload::Options),
+    /// Takes backends out of service: no new connections; open ones continue
+    Drain(set_backend::DrainOptions),
+    /// Takes backends out of service as `drain` does, and stops checking them
+    Down(set_backend::StateOptions),
+    /// Puts backends back into service
+    Ready(set_backend::StateOptions),
+    /// Sets the weight of a backend
+    Weight(set_backend::WeightOptions),
     /// Checks whether the running snigate is ready; for container health checks
     Healthcheck(healthcheck::Options),
     /// Prints the JSON Schema of the routing file, for editors and linters
@@ -102,7 +127,20 @@ pub fn main() -> ExitCode {
         Arguments::command().error(ErrorKind::ArgumentConflict, why).exit();
     }
     let config = config.filter(|file| !file.as_os_str().is_empty());
+    // For the commands that ask a running process.
+    let running = |named: Option<&PathBuf>| {
+        let named = named.cloned().or(config.clone().filter(|_| on_command_line));
+        let usual = config.clone();
+        move || running_file(named, usual)
+    };
     match command {
+        Some(Command::Status(options)) => status::run(&options, running(options.file.as_ref())),
+        Some(Command::Connections(options)) => connections::run(&options, running(None)),
+        Some(Command::Reload(options)) => reload::run(&options, running(options.file.as_ref())),
+        Some(Command::Drain(options)) => set_backend::drain(&options, running(None)),
+        Some(Command::Down(options)) => set_backend::state(&options, "down", running(None)),
+        Some(Command::Ready(options)) => set_backend::state(&options, "ready", running(None)),
+        Some(Command::Weight(options)) => set_backend::set_weight(&options, running(None)),
         Some(Command::Explain(options)) => explain::run(&options, options.file.clone().or(config)),
         Some(Command::Diff(options)) => diff::run(&options),
         Some(Command::Doctor(options)) => doctor::run(&options, options.file.clone().or(config)),
@@ -113,10 +151,7 @@ pub fn main() -> ExitCode {
         }
         Some(Command::Man { command }) => man_page(command.as_deref()),
         Some(Command::Check { file, json }) => with_config(file.or(config), |file| check_file(&file, json)),
-        Some(Command::Healthcheck(options)) => {
-            let named = options.file.clone().or(config.clone().filter(|_| on_command_line));
-            health(&options, named, config)
-        }
+        Some(Command::Healthcheck(options)) => health(&options, running(options.file.as_ref())),
         Some(Command::Run { file }) => with_config(file.or(config), run::run),
         None => with_config(config, run::run),
     }
@@ -129,7 +164,9 @@ fn ignores_config(command: &Command) -> Option<&'static str> {
         | Command::Check { file: Some(_), .. }
         | Command::Explain(explain::Options { file: Some(_), .. })
         | Command::Doctor(doctor::Options { file: Some(_), .. })
-        | Command::Healthcheck(healthcheck::Options { file: Some(_), .. }) => {
+        | Command::Healthcheck(healthcheck::Options { file: Some(_), .. })
+        | Command::Status(status::Options { file: Some(_), .. })
+        | Command::Reload(reload::Options { file: Some(_), .. }) => {
             Some("the routing file is given twice, as an argument and with --config: leave one out")
         }
         Command::Explain(explain::Options { admin: Some(_), .. })
@@ -140,8 +177,24 @@ fn ignores_config(command: &Command) -> Option<&'static str> {
         Command::Demo(_) | Command::Schema | Command::Completions { .. } | Command::Man { .. } => {
             Some("this command does not read a routing file: leave out --config")
         }
-        _ => None,
+        _ => asks_elsewhere(command)
+            .then_some("--admin asks the running snigate, which has its own routing file: leave out --config"),
     }
+}
+
+/// Whether `--admin` names the process.
+fn asks_elsewhere(command: &Command) -> bool {
+    let remote = match command {
+        Command::Status(status::Options { remote, .. })
+        | Command::Connections(connections::Options { remote, .. })
+        | Command::Reload(reload::Options { remote, .. })
+        | Command::Drain(set_backend::DrainOptions { state: set_backend::StateOptions { remote, .. }, .. })
+        | Command::Down(set_backend::StateOptions { remote, .. })
+        | Command::Ready(set_backend::StateOptions { remote, .. })
+        | Command::Weight(set_backend::WeightOptions { remote, .. }) => remote,
+        _ => return false,
+    };
+    remote.admin.is_some()
 }
 
 fn with_config(given: Option<PathBuf>, command: impl FnOnce(PathBuf) -> ExitCode) -> ExitCode {
@@ -162,12 +215,25 @@ fn load(file: &Path) -> Result<Loaded, ExitCode> {
 }
 
 fn usable(file: &Path, loaded: Result<Loaded, Problems>) -> Result<Loaded, ExitCode> {
-    loaded.map_err(|problems| {
-        eprintln!("{problems}");
-        let count = problems.errors();
-        eprintln!("snigate: {} has {count} error{}", file.display(), if count == 1 { "" } else { "s" });
-        Exit::Config.into()
-    })
+    loaded.map_err(|problems| refused(file, &problems))
+}
+
+/// Prints why `file` cannot be used.
+fn refused(file: &Path, problems: &Problems) -> ExitCode {
+    eprintln!("{problems}");
+    eprintln!("snigate: {} has {}", file.display(), figures::counted(problems.errors(), "error"));
+    Exit::Config.into()
+}
+
+/// Standard output, with colours if it is a terminal, unless `NO_COLOR` is set.
+fn output() -> anstream::AutoStream<io::StdoutLock<'static>> {
+    anstream::AutoStream::auto(io::stdout().lock())
+}
+
+fn print_json(value: &serde_json::Value) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, value)?;
+    writeln!(out)
 }
 
 fn man_page(command: Option<&str>) -> ExitCode {
@@ -202,9 +268,8 @@ fn check_file(file: &Path, json: bool) -> ExitCode {
     }
 }
 
-/// Asks the address that is given, or the one in the routing file that is `named`; or else in that of process 1, or in
-/// the usual one.
-fn health(options: &healthcheck::Options, named: Option<PathBuf>, usual: Option<PathBuf>) -> ExitCode {
+/// Asks the address that is given, or the first one in the routing file.
+fn health(options: &healthcheck::Options, file: impl FnOnce() -> Option<PathBuf>) -> ExitCode {
     if let Some(admin) = &options.admin {
         return match admin_client::address(admin) {
             Ok(address) => ask_health(&[address]),
@@ -217,6 +282,20 @@ fn health(options: &healthcheck::Options, named: Option<PathBuf>, usual: Option<
             }
         };
     }
+    let file = match file().map_or_else(|| config_file(None), Ok) {
+        Ok(file) => file,
+        Err(exit) => return exit,
+    };
+    // A file that was edited and has errors since says nothing about the process.
+    match Config::admin_of(&file) {
+        Ok(section) => ask_health(&section.admin.bind),
+        Err(problems) => refused(&file, &problems),
+    }
+}
+
+/// The routing file of the process to ask: the one that is `named`; or else that of process 1, or the usual one; `None`:
+/// there is none in the usual places.
+fn running_file(named: Option<PathBuf>, usual: Option<PathBuf>) -> Option<PathBuf> {
     let of_init = || {
         let running = Arguments::try_parse_from(healthcheck::command_line_of_init()?).ok()?;
         let file = match running.command {
@@ -226,10 +305,7 @@ fn health(options: &healthcheck::Options, named: Option<PathBuf>, usual: Option<
         // A relative path is relative to the directory of that process.
         Some(Path::new("/proc/1/cwd").join(file?))
     };
-    with_config(named.or_else(of_init).or(usual), |file| match load(&file) {
-        Ok(loaded) => ask_health(&loaded.config.admin.bind),
-        Err(exit) => exit,
-    })
+    named.or_else(of_init).or(usual).or_else(|| run::find_config(None).ok())
 }
 
 fn ask_health(admin: &[Address]) -> ExitCode {

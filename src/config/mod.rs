@@ -67,6 +67,17 @@ impl Config {
         }
     }
 
+    /// Reads only how the admin server of the file at `path` is reached. Errors elsewhere in the file do not matter: a
+    /// process that runs may have read an earlier version of it.
+    ///
+    /// # Errors
+    /// The file has no tree of keys, or its `admin` section has errors.
+    pub(crate) fn admin_of(path: &Path) -> Result<AdminSection, Problems> {
+        let mut problems = Problems::default();
+        let section = files::read(path, &mut problems).and_then(|text| parse::admin(&text, path, &mut problems));
+        section.ok_or(problems)
+    }
+
     /// Parses `text` as if it were the content of `file_name`; `include` is relative to that file.
     ///
     /// # Errors
@@ -111,6 +122,14 @@ impl Config {
     pub fn json_schema() -> String {
         format!("{:#}\n", file::schema().to_value())
     }
+}
+
+/// How the admin server of a file is reached.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct AdminSection {
+    pub admin: Admin,
+    /// The path of the token file, whether or not the file can be read.
+    pub token_file: Option<PathBuf>,
 }
 
 /// Everything in the file, with every default filled in. Derefs to its settings.

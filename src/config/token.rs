@@ -37,6 +37,15 @@ impl Token {
             FileError::TooLarge { .. } => TokenError::TooLong { file: path() },
             error => TokenError::Unreadable { file: path(), error },
         })?;
+        Self::parse(&bytes, file)
+    }
+
+    /// Takes the token from `bytes`, which were read from `file`.
+    ///
+    /// # Errors
+    /// It is empty, or has characters that are not allowed in a header.
+    pub(crate) fn parse(bytes: &[u8], file: &Path) -> Result<Self, TokenError> {
+        let path = || file.to_path_buf();
         match bytes.trim_ascii() {
             [] => Err(TokenError::Empty { file: path() }),
             token if token.iter().all(u8::is_ascii_graphic) => {

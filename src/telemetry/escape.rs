@@ -154,7 +154,7 @@ impl fmt::Write for Escaping<'_> {
 }
 
 /// Line and paragraph separators, and characters that make a line display misleadingly (bidirectional overrides).
-const fn misleads(c: char) -> bool {
+pub(crate) const fn misleads(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 

@@ -3,7 +3,7 @@
 //! Imports only `alert` and `way`, so that every other module can call it.
 
 mod ends;
-mod escape;
+pub(crate) mod escape;
 mod event;
 mod labels;
 mod line;

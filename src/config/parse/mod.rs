@@ -24,11 +24,11 @@ use std::sync::Arc;
 use self::self_loops::Ours;
 use super::at::At;
 use super::lists::Lists;
-use super::problem::Problems;
+use super::problem::{Problem, Problems};
 use super::reader::{Cursor, Reading};
 use super::suggest::DidYouMean;
 use super::yaml::Node;
-use super::{Config, Settings, Sources, file, files, yaml};
+use super::{AdminSection, Config, Settings, Sources, file, files, yaml};
 
 /// Parses `text` and the files it includes. Always returns which files were read, even on errors.
 pub(super) fn config(text: &str, file: &Path, problems: &mut Problems) -> (Option<Config>, Sources) {
@@ -41,6 +41,23 @@ pub(super) fn config(text: &str, file: &Path, problems: &mut Problems) -> (Optio
     let parsed = with_included(&node, &main, texts, &reading);
     *problems = reading.problems.take();
     parsed
+}
+
+/// Reads only the `admin` section of `text`. `None`: there is no tree, or the section has errors; `problems` has them.
+pub(super) fn admin(text: &str, file: &Path, problems: &mut Problems) -> Option<AdminSection> {
+    let mut texts = Texts { files: Vec::new(), patterns: Vec::new(), hash: files::Hash::default() };
+    let file: Arc<Path> = file.into();
+    let node = texts.tree(text, &file, problems)?;
+    let reading = Reading::default();
+    let top = Cursor::new(&node, &file, &reading);
+    let section = AdminSection { admin: top.section("admin"), token_file: settings::token_file(&top) };
+    // Those of the tree are variables of the environment that are not set here, wherever they stand.
+    let of_admin = |problem: &&Problem| problem.path == "admin" || problem.path.starts_with("admin.");
+    let reported = reading.problems.take();
+    let wrong: Vec<Problem> = problems.iter().filter(of_admin).chain(reported.iter()).cloned().collect();
+    *problems = Problems::default();
+    wrong.into_iter().for_each(|problem| problems.push(problem));
+    (problems.errors() == 0).then_some(section)
 }
 
 fn with_included(node: &Node<'_>, main: &Arc<Path>, mut texts: Texts, reading: &Reading) -> (Option<Config>, Sources) {
