@@ -272,12 +272,12 @@ impl Backend {
 impl Status {
     /// How long ago `at` was when this was reported.
     pub(super) fn ago(&self, at: Option<&str>) -> Option<Duration> {
-        Some(self.now()?.saturating_sub(seconds_since_1970(at?)?)).map(Duration::from_secs)
+        Some(Duration::from_secs(self.now()?.saturating_sub(seconds_since_1970(at?)?)))
     }
 
     /// How long it is until `at`; zero if it is past.
     pub(super) fn until(&self, at: Option<&str>) -> Option<Duration> {
-        Some(seconds_since_1970(at?)?.saturating_sub(self.now()?)).map(Duration::from_secs)
+        Some(Duration::from_secs(seconds_since_1970(at?)?.saturating_sub(self.now()?)))
     }
 
     /// The clock of the process, or of this machine.
