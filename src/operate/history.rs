@@ -125,7 +125,7 @@ impl Tracker {
             step_ended: at,
             tracked: HashMap::new(),
             rings: 0,
-            troubles: VecDeque::new(),
+            troubles: VecDeque::from([(at, Troubles::default())]),
         }
     }
 
@@ -151,8 +151,6 @@ impl Tracker {
             self.troubles.push_back((at, troubles));
             let surplus = self.troubles.len().saturating_sub(STEPS);
             self.troubles.drain(..surplus);
-        } else if self.troubles.is_empty() {
-            self.troubles.push_back((at, troubles));
         }
     }
 

@@ -21,6 +21,7 @@ use ipnet::IpNet;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+pub(crate) use self::queries::Order;
 pub use self::queries::Registries;
 pub(crate) use self::queries::{Page, serve};
 pub(crate) use self::removal::{Removal, Removals};
@@ -125,6 +126,10 @@ pub struct Filter {
     pub pool: Option<String>,
     pub backend: Option<String>,
     pub client: Option<IpNet>,
+    /// The name that the client asked for, in lower case.
+    pub name: Option<String>,
+    /// Part of the name, the client's address, the route, the pool or the backend, in lower case.
+    pub part: Option<String>,
 }
 
 /// Registers a connection that was accepted at `at` with this thread.
@@ -310,7 +315,22 @@ impl Filter {
                 .backend
                 .as_ref()
                 .is_none_or(|wanted| entry.backend.as_ref().is_some_and(|has| has.is_called(wanted)))
+            && self.name.as_ref().is_none_or(|wanted| entry.sni.as_ref().is_some_and(|has| **has == **wanted))
+            && self.part.as_ref().is_none_or(|part| has_part(entry, part))
     }
+}
+
+fn has_part(entry: &LiveConnection, part: &str) -> bool {
+    // Most names are in lower case, as those on the wire are.
+    let has = |text: &str| {
+        text.contains(part)
+            || text.bytes().any(|byte| byte.is_ascii_uppercase()) && text.to_ascii_lowercase().contains(part)
+    };
+    entry.sni.as_deref().is_some_and(has)
+        || entry.route.as_deref().is_some_and(has)
+        || entry.pool.as_deref().is_some_and(has)
+        || entry.backend.as_ref().is_some_and(|backend| has(&backend.name))
+        || has(&entry.client.to_string())
 }
 
 thread_local! {

@@ -359,6 +359,40 @@ pub(crate) struct LastReload {
     pub problems_left_off: usize,
 }
 
+/// The answer to a request to reload.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct ReloadAnswer {
+    /// `applied`, `unchanged` or `rejected`.
+    pub result: Word,
+    /// Of the configuration in force.
+    pub hash: String,
+    pub took_ms: u64,
+    /// All errors, or the warnings about an accepted file; at most a hundred of each.
+    pub problems: Vec<ReloadProblem>,
+    /// Why it was rejected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// How many more problems there are.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub problems_left_off: usize,
+}
+
+fn is_none(count: &usize) -> bool {
+    *count == 0
+}
+
+/// The backends that a change was about.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct ChangedBackends {
+    pub backends: Vec<BackendStatus>,
+}
+
+/// How many connections were ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct Ended {
+    pub ended: usize,
+}
+
 /// A problem of a configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct ReloadProblem {

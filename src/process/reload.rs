@@ -32,6 +32,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::background::Background;
 use self::fingerprint::Fingerprint;
+pub(crate) use self::lines::problem_of;
 use self::lines::with_lines;
 use self::triggers::{Triggers, Watching};
 use self::watch_paths::WatchPaths;

@@ -11,17 +11,18 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
-use serde_json::{Value, json};
 
 use super::error::{bad_parameter, bad_query, error};
 use super::reports::{LARGEST_PAGE, NoQuery, USUAL_PAGE, bad_limit};
 use super::{App, Reloaded, WantedState, with_json};
 use crate::ids::ConnectionId;
+use crate::operate::status::{ChangedBackends, Ended};
 use crate::settings::MAX_WEIGHT;
 
 /// The query of `/api/v1/explain`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ExplainQuery {
     pub name: String,
@@ -99,7 +100,7 @@ pub(super) async fn reset_backend_weight(
     changed(app.control.set_backend_weight(&pool, &backend, None))
 }
 
-fn changed(backends: Result<Value, String>) -> Response {
+fn changed(backends: Result<ChangedBackends, String>) -> Response {
     match backends {
         Ok(value) => with_json(StatusCode::OK, value),
         Err(problem) => error(StatusCode::NOT_FOUND, &problem),
@@ -125,7 +126,7 @@ pub(super) async fn reload(State(app): State<Arc<App>>) -> Response {
 }
 
 /// Filter of `/api/v1/connections`. A connection must match every field that is set.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ConnectionsQuery {
     pub listener: Option<String>,
@@ -134,14 +135,40 @@ pub(crate) struct ConnectionsQuery {
     pub backend: Option<String>,
     /// A network, or a single address.
     #[serde(deserialize_with = "network")]
+    #[schemars(with = "Option<String>")]
     pub client: Option<IpNet>,
+    /// The name that the client asked for.
+    pub name: Option<String>,
+    /// GET: part of the name, the client's address, the route, the pool or the backend.
+    pub q: Option<String>,
+    /// GET
+    pub sort: ConnectionOrder,
+    /// GET: how many to skip, at most 100000.
+    pub offset: usize,
     /// GET: page size.
+    #[schemars(range(min = 1, max = 1000))]
     pub limit: Option<usize>,
     /// GET: return ids greater than this.
     #[serde(deserialize_with = "id")]
+    #[schemars(with = "Option<String>")]
     pub after: Option<ConnectionId>,
     /// DELETE: required to end every connection.
     pub all: bool,
+}
+
+/// The order of connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ConnectionOrder {
+    #[default]
+    Id,
+    /// Oldest first.
+    Age,
+    /// Most bytes in both directions first.
+    Bytes,
+    Client,
+    Name,
+    Backend,
 }
 
 pub(super) async fn connections(
@@ -157,6 +184,15 @@ pub(super) async fn connections(
     if !(1..=LARGEST_PAGE).contains(&limit) {
         return bad_limit();
     }
+    if query.offset > LARGEST_OFFSET {
+        return bad_parameter("offset", &format!("`offset` is at most {LARGEST_OFFSET}: search for what you need"));
+    }
+    if query.after.is_some() && (query.sort != ConnectionOrder::Id || query.offset > 0) {
+        return bad_parameter(
+            "after",
+            "`after` goes on in the order of ids: with `sort` or `offset`, use `offset` alone",
+        );
+    }
     with_json(StatusCode::OK, app.control.connections(query, limit).await)
 }
 
@@ -168,15 +204,16 @@ pub(super) async fn end_connections(
         Ok(Query(query)) => query,
         Err(rejection) => return bad_query(&rejection),
     };
-    let ConnectionsQuery { limit: None, after: None, all, .. } = query else {
-        return error(StatusCode::BAD_REQUEST, "`limit` and `after` are for GET");
+    let ConnectionsQuery { limit: None, after: None, q: None, sort: ConnectionOrder::Id, offset: 0, all, .. } = query
+    else {
+        return error(StatusCode::BAD_REQUEST, "`q`, `sort`, `offset`, `limit` and `after` are for GET");
     };
     let given = ConnectionsQuery { all: false, ..query };
     if all != (given == ConnectionsQuery::default()) {
         return error(StatusCode::BAD_REQUEST, "give a filter, or `all=true` alone to end every connection");
     }
     let ended = app.control.end_connections(given).await;
-    with_json(StatusCode::OK, json!({ "ended": ended }))
+    with_json(StatusCode::OK, Ended { ended })
 }
 
 pub(super) async fn end_connection(State(app): State<Arc<App>>, Path(id): Path<String>) -> Response {
@@ -185,7 +222,7 @@ pub(super) async fn end_connection(State(app): State<Arc<App>>, Path(id): Path<S
     };
     match app.control.end_connection(id).await {
         0 => error(StatusCode::NOT_FOUND, "there is no open connection with this id"),
-        ended => with_json(StatusCode::OK, json!({ "ended": ended })),
+        ended => with_json(StatusCode::OK, Ended { ended }),
     }
 }
 
@@ -203,4 +240,6 @@ const JSON: [(HeaderName, HeaderValue); 2] = [
     (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
 ];
+/// Each worker ranks that many.
+const LARGEST_OFFSET: usize = 100_000;
 const NO_ID: &str = "an id is hexadecimal, as in the log: `000000000000002a`";

@@ -205,3 +205,43 @@ pub(super) const MOST_STREAMS: usize = 48;
 const RESERVED: usize = 8;
 /// A request that is sent at once arrives within this time, however many connect together.
 const MOMENT: Duration = Duration::from_millis(5);
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{advance, timeout};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_follows_the_events_stays_as_long_as_it_takes_them() {
+        let clients = Arc::new(Clients::default());
+        let (place, other) = (clients.admit(), clients.admit());
+        let following = place.asking().streams().expect("there is room");
+        let patience = Duration::from_secs(15);
+        let is_evicted = async || timeout(Duration::ZERO, place.evicted()).await.is_ok();
+        for _ in 0..20 {
+            advance(Duration::from_secs(10)).await;
+            following.reads();
+            clients.evict_stuck(patience);
+            assert!(!is_evicted().await);
+        }
+        advance(patience).await;
+        assert!(timeout(Duration::from_secs(1000), place.outlived(Duration::from_secs(120))).await.is_err());
+        clients.evict_stuck(patience);
+        assert!(is_evicted().await);
+        drop(other);
+    }
+
+    #[test]
+    fn so_many_may_follow_and_are_not_evicted_for_others() {
+        let clients = Arc::new(Clients::default());
+        let places: Vec<Place> = (0..MAX_CLIENTS).map(|_| clients.admit()).collect();
+        let following: Vec<Streaming> = places.iter().filter_map(|place| place.asking().streams()).collect();
+        assert_eq!(following.len(), MOST_STREAMS);
+        let more: Vec<Place> = (0..MAX_CLIENTS).map(|_| clients.admit()).collect();
+        let stages = |wanted| clients.lock().iter().filter(|client| client.state().stage == wanted).count();
+        assert_eq!((stages(Stage::Following), stages(Stage::Idle)), (MOST_STREAMS, MAX_CLIENTS - MOST_STREAMS));
+        drop((following, more));
+        assert!(places[0].asking().streams().is_some(), "a place is free again");
+    }
+}

@@ -16,7 +16,9 @@ use super::api::{ConnectionsQuery, ExplainQuery};
 use super::reports::{HistoryQuery, RoutesQuery};
 use crate::ids::ConnectionId;
 use crate::operate::events::Events;
-use crate::operate::status::{ConnectionsPage, History, RefusalsReport, RoutesPage, Status};
+use crate::operate::status::{
+    ChangedBackends, ConnectionsPage, History, RefusalsReport, ReloadAnswer, RoutesPage, Status,
+};
 
 /// The process behind the admin address.
 pub(crate) trait Control: Send + Sync {
@@ -48,13 +50,13 @@ pub(crate) trait Control: Send + Sync {
     ///
     /// # Errors
     /// The backend does not exist.
-    fn set_backend_state(&self, pool: &str, backend: &str, wanted: WantedState) -> Result<Value, String>;
+    fn set_backend_state(&self, pool: &str, backend: &str, wanted: WantedState) -> Result<ChangedBackends, String>;
 
     /// Sets the weight of a backend, by its name or address; `None`: that of the configuration.
     ///
     /// # Errors
     /// The backend does not exist.
-    fn set_backend_weight(&self, pool: &str, backend: &str, weight: Option<u32>) -> Result<Value, String>;
+    fn set_backend_weight(&self, pool: &str, backend: &str, weight: Option<u32>) -> Result<ChangedBackends, String>;
 
     /// Reloads the configuration and waits for the result.
     fn reload(&self) -> Soon<'_, Reloaded>;
@@ -76,9 +78,9 @@ pub(crate) trait Control: Send + Sync {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Reloaded {
     /// The configuration is in force, newly or already before.
-    InForce(Value),
+    InForce(ReloadAnswer),
     /// The configuration was rejected.
-    Rejected(Value),
+    Rejected(ReloadAnswer),
     /// The process is shutting down and no longer reloads.
     Ending,
 }

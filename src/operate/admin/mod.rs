@@ -10,6 +10,7 @@ mod clients;
 mod control;
 mod error;
 mod events;
+mod openapi;
 mod page;
 mod reports;
 mod serve;
@@ -29,7 +30,7 @@ use serde::Serialize;
 
 pub(crate) use self::access::{Access, Allow, Peer};
 use self::answers::Answers;
-pub(crate) use self::api::{ConnectionsQuery, ExplainQuery};
+pub(crate) use self::api::{ConnectionOrder, ConnectionsQuery, ExplainQuery};
 use self::clients::Clients;
 pub(crate) use self::control::{Control, Reloaded, Soon, WantedState};
 use self::error::error;
@@ -52,6 +53,7 @@ fn router(app: Arc<App>, clients: Arc<Clients>) -> Router {
         .route("/api/v1/history", get(reports::history))
         .route("/api/v1/refusals", get(reports::refusals))
         .route("/api/v1/explain", get(api::explain))
+        .route("/api/v1/openapi.json", get(openapi::document))
         .route("/api/v1/config", get(api::config))
         .route("/api/v1/reload", post(api::reload))
         .route("/api/v1/pools/{pool}/backends/{backend}/state", put(api::set_backend_state))

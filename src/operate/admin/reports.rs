@@ -117,7 +117,7 @@ pub(super) async fn refusals(State(app): State<Arc<App>>, query: Result<Query<No
 }
 
 /// The query of a page without parameters: a filter that does not exist must not look like one that matched everything.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NoQuery {}
 

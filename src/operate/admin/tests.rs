@@ -14,7 +14,7 @@ use super::*;
 use crate::cli::healthcheck::{HealthcheckError, healthcheck};
 use crate::ids::ConnectionId;
 use crate::operate::events::Events;
-use crate::operate::status::{At, ConnectionsPage, History, RefusalsReport, RoutesPage, Status};
+use crate::operate::status::{At, ChangedBackends, ConnectionsPage, History, RefusalsReport, RoutesPage, Status};
 use crate::socket::AdminSocket;
 use crate::telemetry::{ReloadResult, Trigger};
 
@@ -39,13 +39,7 @@ impl Control for Process {
     fn status(&self, most_backends: usize) -> Status {
         let backend = |at: usize| {
             let state = if at == 299 { "failing" } else { "up" };
-            let latency = json!({ "p50": null, "p99": null, "count": 0 });
-            json!({
-                "name": format!("b{at}<"), "address": "192.0.2.1:443", "state": state, "since": null, "why": null,
-                "operator": "ready", "active": at, "connections": 0, "per_second": 0.0, "failed": 0,
-                "connect_ms": latency, "first_byte_ms": latency, "weight": 1, "weight_set": null, "backup": false,
-                "max_connections": null, "check": null, "certificate": null
-            })
+            backend(json!({ "name": format!("b{at}<"), "state": state, "active": at }))
         };
         let mut backends: Vec<Value> = (0..300).map(backend).collect();
         backends.sort_by_key(|backend| backend["state"] == "up");
@@ -95,22 +89,23 @@ impl Control for Process {
         &self.events
     }
 
-    fn set_backend_state(&self, pool: &str, backend: &str, wanted: WantedState) -> Result<Value, String> {
+    fn set_backend_state(&self, pool: &str, backend: &str, wanted: WantedState) -> Result<ChangedBackends, String> {
         match backend {
-            "[::1]:443" => Ok(json!({ "pool": pool, "wanted": wanted.as_str() })),
+            "[::1]:443" => Ok(changed(json!({ "name": pool, "operator": wanted.as_str() }))),
             _ => Err(format!("no backend {backend}")),
         }
     }
 
-    fn set_backend_weight(&self, pool: &str, backend: &str, weight: Option<u32>) -> Result<Value, String> {
+    fn set_backend_weight(&self, pool: &str, backend: &str, weight: Option<u32>) -> Result<ChangedBackends, String> {
         match backend {
-            "[::1]:443" => Ok(json!({ "pool": pool, "weight": weight })),
+            "[::1]:443" => Ok(changed(json!({ "name": pool, "weight_set": weight }))),
             _ => Err(format!("no backend {backend}")),
         }
     }
 
     fn reload(&self) -> Soon<'_, Reloaded> {
-        Box::pin(async { Reloaded::Rejected(json!({ "result": "rejected" })) })
+        let answer = json!({ "result": "rejected", "hash": "cafe", "took_ms": 1, "problems": [], "error": "no file" });
+        Box::pin(async { Reloaded::Rejected(serde_json::from_value(answer).expect("an answer")) })
     }
 
     fn config(&self) -> Soon<'_, Option<String>> {
@@ -137,6 +132,25 @@ impl Control for Process {
     fn end_connection(&self, id: ConnectionId) -> Soon<'_, usize> {
         Box::pin(async move { usize::from(id == ConnectionId(0x2a)) })
     }
+}
+
+/// A backend with these values.
+fn backend(values: Value) -> Value {
+    let latency = json!({ "p50": null, "p99": null, "count": 0 });
+    let mut backend = json!({
+        "name": "b", "address": "192.0.2.1:443", "state": "up", "since": null, "why": null, "operator": "ready",
+        "active": 0, "connections": 0, "per_second": 0.0, "failed": 0, "connect_ms": latency, "first_byte_ms": latency,
+        "weight": 1, "weight_set": null, "backup": false, "max_connections": null, "check": null, "certificate": null
+    });
+    for (key, value) in values.as_object().expect("an object") {
+        backend[key] = value.clone();
+    }
+    backend
+}
+
+/// One that was changed.
+fn changed(values: Value) -> ChangedBackends {
+    serde_json::from_value(json!({ "backends": [backend(values)] })).expect("backends")
 }
 
 fn events() -> Arc<Events> {
@@ -328,7 +342,11 @@ async fn a_backend_is_set_to_what_the_body_says() {
     };
     for body in ["drain", "drain\n", "{\"state\": \"drain\"}"] {
         let answer = put("%5B::1%5D:443", body).await;
-        assert_eq!((answer.status, answer.json()), (200, json!({ "pool": "a pool", "wanted": "drain" })), "{body}");
+        assert_eq!(
+            (answer.status, answer.json()["backends"][0].clone()),
+            (200, backend(json!({ "name": "a pool", "operator": "drain" }))),
+            "{body}"
+        );
     }
     for body in ["", "up", "{}", "{\"state\": \"drain\", \"x\": 1}", "{\"state\": 1}"] {
         assert_eq!(put("[::1]:443", body).await.status, 400, "{body}");
@@ -351,7 +369,7 @@ async fn a_weight_is_set_to_the_number_of_the_body_and_removed_by_delete() {
     };
     for (body, weight) in [("0", 0), ("250\n", 250), ("1000", 1000), ("{\"weight\": 7}", 7)] {
         let answer = send("PUT", "%5B::1%5D:443", body).await;
-        assert_eq!((answer.status, answer.json()), (200, json!({ "pool": "p", "weight": weight })), "{body}");
+        assert_eq!((answer.status, &answer.json()["backends"][0]["weight_set"]), (200, &json!(weight)), "{body}");
     }
     for body in ["", "-1", "1001", "1.5", "10%", "{}", "{\"weight\": null}", "{\"weight\": 7, \"x\": 1}", "99999999999"]
     {
@@ -360,7 +378,7 @@ async fn a_weight_is_set_to_the_number_of_the_body_and_removed_by_delete() {
         assert!(answer.status == 400 && problem.contains("0 to 1000; DELETE restores"), "{body}: {problem}");
     }
     let answer = send("DELETE", "[::1]:443", "").await;
-    assert_eq!((answer.status, answer.json()), (200, json!({ "pool": "p", "weight": null })));
+    assert_eq!((answer.status, &answer.json()["backends"][0]["weight_set"]), (200, &Value::Null));
     assert_eq!(send("PUT", "other:443", "1").await.status, 404);
     assert_eq!(send("DELETE", "other:443", "").await.status, 404);
     assert_eq!(admin.get("/api/v1/pools/p/backends/other:443/weight").await.status, 405);
@@ -382,6 +400,10 @@ async fn connections_are_listed_by_what_is_asked_for() {
         ("client=x", "network"),
         ("after=x", "hexadecimal"),
         ("all=true", "DELETE"),
+        ("sort=size", "unknown variant"),
+        ("offset=100001", "100000"),
+        ("offset=-1", "invalid digit"),
+        ("sort=age&after=2a", "order of ids"),
         ("rout=a", "rout"),
     ] {
         let answer = admin.get(&format!("/api/v1/connections?{query}")).await;
@@ -400,6 +422,8 @@ async fn connections_are_ended_by_id_or_filter_and_never_all_by_mistake() {
         ("/x", 400, Value::Null),
         ("", 400, Value::Null),
         ("?limit=1", 400, Value::Null),
+        ("?q=a", 400, Value::Null),
+        ("?name=a.test", 200, json!(3)),
         ("?all=true&route=a", 400, Value::Null),
         ("?route=a", 200, json!(3)),
         ("?all=true", 200, json!(7)),

@@ -87,14 +87,14 @@ fn an_episode_has_a_beginning_and_an_end() {
         }
     };
     let of = |troubles: &Troubles| troubles.log_lines_dropped;
-    tick(&mut tracker, 7, 100);
-    let now = at + 100 * SECOND;
+    tick(&mut tracker, 7, 400);
+    let now = at + 400 * SECOND;
     assert_eq!(tracker.episode(dropped(7), now, of), None, "what was lost before counts no more");
     let found = tracker.episode(dropped(9), now, of).map(|episode| episode.count);
     assert_eq!(found, Some(2), "at once, not after the step");
     tick(&mut tracker, 9, 200);
     let episode = tracker.episode(dropped(9), now, of).expect("in the last five minutes");
-    assert_eq!((episode.count, episode.since), (2, at + 99 * SECOND));
+    assert_eq!((episode.count, episode.since), (2, at + 399 * SECOND));
     tick(&mut tracker, 9, 200);
     assert_eq!(tracker.episode(dropped(9), now, of), None, "it is over");
 }

@@ -3,7 +3,9 @@
 //! In:  requests about the connections of all workers.
 //! Out: rows ordered by id, or the number of connections ended.
 
-use std::collections::BinaryHeap;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashSet};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,10 +27,45 @@ pub struct Queries(mpsc::Receiver<WorkerQuery>);
 /// A request to one worker.
 pub(super) enum WorkerQuery {
     List { filter: Filter, after: ConnectionId, limit: usize, answer: oneshot::Sender<Page> },
+    Rank { filter: Filter, order: Order, most: usize, answer: oneshot::Sender<Ranking> },
+    Rows { ids: Arc<HashSet<ConnectionId>>, answer: oneshot::Sender<Vec<Row>> },
     End { filter: Filter, reason: Reason, answer: oneshot::Sender<usize> },
     Remove(Arc<Removal>),
     Lost { down: Down, answer: oneshot::Sender<usize> },
     LogOpen { interval: Duration, since: Instant, until: Instant },
+}
+
+/// The order of a list. Connections that are equal in it are in the order of their ids.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    #[default]
+    Id,
+    /// Oldest first.
+    Age,
+    /// Most bytes in both directions first.
+    Bytes,
+    Client,
+    Name,
+    Backend,
+}
+
+/// The place of a connection in an [`Order`].
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// Those of one order have the same variant.
+    Same,
+    At(Instant),
+    Bytes(Reverse<u64>),
+    Client(SocketAddr),
+    /// Those without come last.
+    Text(bool, Box<str>),
+}
+
+/// The first connections of one worker in an order, and how many match.
+#[derive(Default)]
+pub(super) struct Ranking {
+    first: Vec<(Rank, ConnectionId)>,
+    matching: usize,
 }
 
 /// One page of the connections requested.
@@ -58,6 +95,24 @@ impl Registries {
         page.rows.sort_unstable_by_key(|row| row.id);
         page.rows.truncate(limit);
         page
+    }
+
+    /// Returns `limit` matching connections after the first `offset`, in `order`. Those that end meanwhile are missing.
+    pub async fn list_in_order(&self, filter: &Filter, order: Order, offset: usize, limit: usize) -> Page {
+        let most = offset.saturating_add(limit);
+        let ask = |answer| WorkerQuery::Rank { filter: filter.clone(), order, most, answer };
+        let mut ranking = Ranking::default();
+        for Ranking { first, matching } in self.ask(ask).await {
+            ranking.first.extend(first);
+            ranking.matching += matching;
+        }
+        ranking.first.sort_unstable();
+        let wanted: Vec<ConnectionId> = ranking.first.into_iter().skip(offset).take(limit).map(|(_, id)| id).collect();
+        let ids: Arc<HashSet<ConnectionId>> = Arc::new(wanted.iter().copied().collect());
+        let ask = |answer| WorkerQuery::Rows { ids: Arc::clone(&ids), answer };
+        let mut rows: Vec<Row> = self.ask(ask).await.into_iter().flatten().collect();
+        rows.sort_by_cached_key(|row| wanted.iter().position(|id| *id == row.id));
+        Page { rows, matching: ranking.matching }
     }
 
     /// Ends all matching connections and returns the number ended.
@@ -113,6 +168,14 @@ pub(crate) async fn serve(mut queries: Queries) {
             WorkerQuery::List { filter, after, limit, answer } => {
                 let _ = answer.send(list(&filter, after, limit).await);
             }
+            WorkerQuery::Rank { filter, order, most, answer } => {
+                let _ = answer.send(rank(&filter, order, most).await);
+            }
+            WorkerQuery::Rows { ids, answer } => {
+                let (now, mut rows) = (Instant::now(), Vec::with_capacity(ids.len()));
+                walk(|entry| rows.extend(ids.contains(&entry.id).then(|| entry.row(now)))).await;
+                let _ = answer.send(rows);
+            }
             WorkerQuery::End { filter, reason, answer } => {
                 let mut ended = 0;
                 walk(|entry| {
@@ -161,6 +224,34 @@ async fn list(filter: &Filter, after: ConnectionId, limit: usize) -> Page {
     })
     .await;
     Page { rows, matching }
+}
+
+async fn rank(filter: &Filter, order: Order, most: usize) -> Ranking {
+    let (mut first, mut matching) = (BinaryHeap::new(), 0);
+    walk(|entry| {
+        if filter.matches(entry) {
+            matching += 1;
+            first.push((rank_of(entry, order), entry.id));
+            // Drops the last.
+            if first.len() > most {
+                first.pop();
+            }
+        }
+    })
+    .await;
+    Ranking { first: first.into_vec(), matching }
+}
+
+fn rank_of(entry: &super::LiveConnection, order: Order) -> Rank {
+    let text = |text: Option<&str>| Rank::Text(text.is_none(), text.unwrap_or_default().into());
+    match order {
+        Order::Id => Rank::Same,
+        Order::Age => Rank::At(entry.at),
+        Order::Bytes => Rank::Bytes(Reverse(entry.bytes.iter().sum())),
+        Order::Client => Rank::Client(entry.client),
+        Order::Name => text(entry.sni.as_deref()),
+        Order::Backend => text(entry.backend.as_ref().map(|backend| &*backend.name)),
+    }
 }
 
 /// Calls `see` for every connection of this worker, in batches; those that start or end meanwhile may be missed.

@@ -1,3 +1,4 @@
+use std::cmp::Reverse;
 use std::path::Path;
 
 use tokio::time::timeout;
@@ -79,6 +80,50 @@ async fn a_list_is_a_page_in_the_order_of_ids() {
     }
     tickets.clear();
     assert_eq!(registries.list(&Filter::default(), ConnectionId(0), 3).await.matching, 0);
+}
+
+#[tokio::test]
+async fn a_list_in_another_order_is_paged_and_searched() {
+    let (registries, snapshot) = (registries(), snapshot(None, &[("a", "keep"), ("Big", "keep")], &[1, 2]));
+    let tickets: Vec<Ticket> = (1..=600)
+        .map(|id| {
+            let ticket = relaying(id, &snapshot, if id % 100 == 0 { "Big" } else { "a" }, 1);
+            ticket.update(|entry| {
+                entry.sni = (id != 7).then(|| format!("n{:03}.test", 600 - id).into());
+                entry.client = ([10, 0, 0, (id % 3) as u8], id as u16).into();
+            });
+            ticket.carried(Way::ToBackend, id * 37 % 601);
+            ticket
+        })
+        .collect();
+    let all = Filter::default();
+    let ids = |page: &Page| page.rows.iter().map(|row| row.id.0).collect::<Vec<_>>();
+    let page = registries.list_in_order(&all, Order::Bytes, 0, 3).await;
+    let mut most: Vec<u64> = (1..=600).collect();
+    most.sort_by_key(|id| Reverse(id * 37 % 601));
+    assert_eq!((ids(&page), page.matching), (most[..3].to_vec(), 600));
+    let page = registries.list_in_order(&all, Order::Bytes, 300, 100).await;
+    assert_eq!(ids(&page), most[300..400]);
+    let by_name = registries.list_in_order(&all, Order::Name, 0, 600).await;
+    assert_eq!((by_name.rows[0].id.0, by_name.rows[599].id.0), (600, 7), "those without a name come last");
+    let by_client = registries.list_in_order(&all, Order::Client, 598, 100).await;
+    assert_eq!(ids(&by_client), [596, 599]);
+    let by_age = registries.list_in_order(&all, Order::Age, 0, 2).await;
+    assert_eq!(ids(&by_age), [1, 2]);
+    assert!(registries.list_in_order(&all, Order::Id, 600, 10).await.rows.is_empty());
+    let part = |part: &str| Filter { part: Some(part.into()), ..Filter::default() };
+    for (filter, matching) in [
+        (part("big"), 6),
+        (part("n59"), 9),
+        (part("10.0.0.1:"), 200),
+        (part("127.0.0.1:1"), 600),
+        (part("nothing"), 0),
+        (Filter { name: Some("n001.test".into()), ..Filter::default() }, 1),
+        (Filter { name: Some("n00".into()), ..Filter::default() }, 0),
+    ] {
+        assert_eq!(registries.list_in_order(&filter, Order::Id, 0, 1).await.matching, matching, "{filter:?}");
+    }
+    drop(tickets);
 }
 
 #[test]

@@ -23,7 +23,8 @@ pub(super) fn with_lines(problems: &[Problem]) -> Vec<ReloadProblem> {
     reported
 }
 
-fn problem_of(problem: &Problem, text: Option<String>) -> ReloadProblem {
+/// One problem, with the line of its file.
+pub(crate) fn problem_of(problem: &Problem, text: Option<String>) -> ReloadProblem {
     let Problem { severity, place, path, message } = problem;
     ReloadProblem {
         severity: match severity {

@@ -116,7 +116,8 @@ fn status(pool: &Pool, memory: &Memory, now: Instant, certificates: &mut Vec<Cer
     PoolStatus {
         name: pool.name.to_string(),
         state,
-        since: known.map(|known| known.since.into()),
+        // Otherwise it has changed since it was last looked at, less than a second ago.
+        since: Some(known.map_or_else(SystemTime::now, |known| known.since).into()),
         why: failing.filter(|_| matches!(state, PoolState::Down | PoolState::PartlyDown)),
         policy: word(&pool.settings.balance),
         active,
@@ -139,7 +140,8 @@ fn backend(pool: &Arc<str>, member: &Member, memory: Option<&Memory>, now: Insta
     let (mut since, mut per_second) = (None, 0.0);
     if let Some(memory) = memory {
         let known = memory.backends.get(&key);
-        since = known.filter(|known| known.state == state).map(|known| known.since.into());
+        let known = known.filter(|known| known.state == state);
+        since = Some(known.map_or_else(SystemTime::now, |known| known.since).into());
         per_second = memory.tracker.rates(&key).0;
         if let Some(counts) = latencies(backend) {
             memory.tracker.add_latencies(&key, counts, &mut sums);

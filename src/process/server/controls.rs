@@ -7,20 +7,22 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::pools;
 use crate::backends::discovery::Discovery;
-use crate::config::{Problem, Severity};
 use crate::ids::ConnectionId;
 use crate::operate::admin::{
-    Access, Allow, ConnectionsQuery, Control, ExplainQuery, HistoryQuery, Reloaded, RoutesQuery, Soon, WantedState,
+    Access, Allow, ConnectionOrder, ConnectionsQuery, Control, ExplainQuery, HistoryQuery, Reloaded, RoutesQuery, Soon,
+    WantedState,
 };
 use crate::operate::events::Events;
 use crate::operate::explain::{Question, explain};
-use crate::operate::registry::{Filter, Page, Registries, Row};
-use crate::operate::status::{ConnectionStatus, ConnectionsPage, History, RefusalsReport, RoutesPage, Status};
-use crate::process::reload::{Asker, Outcome};
+use crate::operate::registry::{Filter, Order, Page, Registries, Row};
+use crate::operate::status::{
+    ChangedBackends, ConnectionStatus, ConnectionsPage, History, RefusalsReport, ReloadAnswer, RoutesPage, Status,
+};
+use crate::process::reload::{Asker, Outcome, problem_of};
 use crate::process::reporter::Reporter;
 use crate::settings::AllowControl;
 use crate::snapshot::Snapshot;
@@ -74,11 +76,11 @@ impl Control for Controls {
         self.reporter.events()
     }
 
-    fn set_backend_state(&self, pool: &str, backend: &str, wanted: WantedState) -> Result<Value, String> {
+    fn set_backend_state(&self, pool: &str, backend: &str, wanted: WantedState) -> Result<ChangedBackends, String> {
         pools::set_state(&self.snapshot.load(), pool, backend, wanted)
     }
 
-    fn set_backend_weight(&self, pool: &str, backend: &str, weight: Option<u32>) -> Result<Value, String> {
+    fn set_backend_weight(&self, pool: &str, backend: &str, weight: Option<u32>) -> Result<ChangedBackends, String> {
         pools::set_weight(&self.snapshot.load(), pool, backend, weight)
     }
 
@@ -108,6 +110,11 @@ impl Control for Controls {
 
     fn connections(&self, query: ConnectionsQuery, limit: usize) -> Soon<'_, ConnectionsPage> {
         Box::pin(async move {
+            let (order, offset) = (order(query.sort), query.offset);
+            if order != Order::Id || offset > 0 {
+                let Page { rows, matching } = self.registries.list_in_order(&filter(query), order, offset, limit).await;
+                return ConnectionsPage { connections: rows.iter().map(row).collect(), matching, next: None, offset };
+            }
             let after = query.after.unwrap_or_default();
             let Page { rows, matching } = self.registries.list(&filter(query), after, limit).await;
             // A full page is followed by another, possibly empty.
@@ -128,7 +135,7 @@ impl Control for Controls {
 impl Controls {
     async fn end(&self, filter: Filter) -> usize {
         let ended = self.registries.end(&filter, Reason::Killed).await;
-        let Filter { id, listener, route, pool, backend, client } = filter;
+        let Filter { id, listener, route, pool, backend, client, name, part: _ } = filter;
         if ended > 0 {
             tracing::info!(
                 event = "connections_killed",
@@ -139,6 +146,7 @@ impl Controls {
                 pool,
                 backend,
                 client = client.map(display),
+                name,
                 "operator ended connections"
             );
         }
@@ -147,8 +155,21 @@ impl Controls {
 }
 
 fn filter(query: ConnectionsQuery) -> Filter {
-    let ConnectionsQuery { listener, route, pool, backend, client, limit: _, after: _, all: _ } = query;
-    Filter { id: None, listener, route, pool, backend, client }
+    let ConnectionsQuery { listener, route, pool, backend, client, name, q, .. } = query;
+    // Names on the wire are in lower case.
+    let [name, part] = [name, q].map(|text| text.map(|text| text.to_ascii_lowercase()));
+    Filter { id: None, listener, route, pool, backend, client, name, part }
+}
+
+fn order(sort: ConnectionOrder) -> Order {
+    match sort {
+        ConnectionOrder::Id => Order::Id,
+        ConnectionOrder::Age => Order::Age,
+        ConnectionOrder::Bytes => Order::Bytes,
+        ConnectionOrder::Client => Order::Client,
+        ConnectionOrder::Name => Order::Name,
+        ConnectionOrder::Backend => Order::Backend,
+    }
 }
 
 fn row(row: &Row) -> ConnectionStatus {
@@ -169,35 +190,14 @@ fn row(row: &Row) -> ConnectionStatus {
     }
 }
 
-fn reported(outcome: &Outcome) -> Value {
+fn reported(outcome: &Outcome) -> ReloadAnswer {
     let Outcome { result, hash, took, why, problems } = outcome;
-    let listed: Vec<Value> = problems.iter().map(problem).collect();
-    let mut reported = json!({
-        "result": result.as_str(),
-        "hash": hash,
-        "took_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-        "problems": listed,
-    });
-    if let Some(why) = why {
-        reported["error"] = json!(why);
+    ReloadAnswer {
+        result: result.as_str().into(),
+        hash: hash.clone(),
+        took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        problems: problems.iter().map(|problem| problem_of(problem, None)).collect(),
+        error: why.clone(),
+        problems_left_off: problems.left_off(),
     }
-    if problems.left_off() > 0 {
-        reported["problems_left_off"] = json!(problems.left_off());
-    }
-    reported
-}
-
-fn problem(problem: &Problem) -> Value {
-    let Problem { severity, place, path, message } = problem;
-    json!({
-        "severity": match severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-        },
-        "file": place.file.display().to_string(),
-        "line": place.line,
-        "column": place.column,
-        "path": path,
-        "message": message,
-    })
 }

@@ -3,10 +3,10 @@
 //! In:  the snapshot; calls of the admin API.
 //! Out: JSON; a changed backend state.
 
-use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::operate::admin::WantedState;
+use crate::operate::status::ChangedBackends;
 use crate::pool::{Member, Operator, Pool};
 use crate::process::reporter::changed;
 use crate::snapshot::Snapshot;
@@ -15,7 +15,12 @@ use crate::snapshot::Snapshot;
 ///
 /// # Errors
 /// The pool or backend does not exist.
-pub(super) fn set_weight(snapshot: &Snapshot, pool: &str, name: &str, weight: Option<u32>) -> Result<Value, String> {
+pub(super) fn set_weight(
+    snapshot: &Snapshot,
+    pool: &str,
+    name: &str,
+    weight: Option<u32>,
+) -> Result<ChangedBackends, String> {
     let (pool, _) = called(snapshot, pool, name)?;
     let now = Instant::now();
     pool.set_weight(name, weight, now);
@@ -33,7 +38,7 @@ pub(super) fn set_weight(snapshot: &Snapshot, pool: &str, name: &str, weight: Op
             "operator set the weight of a backend"
         );
     }
-    Ok(json!({ "backends": members.iter().map(|member| changed(pool, member, now)).collect::<Vec<_>>() }))
+    Ok(ChangedBackends { backends: members.iter().map(|member| changed(pool, member, now)).collect() })
 }
 
 /// The pool, and its backends called `name`, at least one.
@@ -53,7 +58,12 @@ fn called<'s>(snapshot: &'s Snapshot, pool: &str, name: &str) -> Result<(&'s Poo
 ///
 /// # Errors
 /// The pool or backend does not exist.
-pub(super) fn set_state(snapshot: &Snapshot, pool: &str, name: &str, wanted: WantedState) -> Result<Value, String> {
+pub(super) fn set_state(
+    snapshot: &Snapshot,
+    pool: &str,
+    name: &str,
+    wanted: WantedState,
+) -> Result<ChangedBackends, String> {
     let (pool, members) = called(snapshot, pool, name)?;
     let operator = match wanted {
         WantedState::Ready => Operator::Ready,
@@ -74,5 +84,5 @@ pub(super) fn set_state(snapshot: &Snapshot, pool: &str, name: &str, wanted: Wan
             "operator set the state of a backend"
         );
     }
-    Ok(json!({ "backends": members.iter().map(|member| changed(pool, member, now)).collect::<Vec<_>>() }))
+    Ok(ChangedBackends { backends: members.iter().map(|member| changed(pool, member, now)).collect() })
 }
