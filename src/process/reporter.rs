@@ -56,6 +56,9 @@ pub(crate) struct Reporter {
     events: Arc<Events>,
 }
 
+/// The name and the metrics of each listener in force.
+type Listeners = [(Arc<str>, Arc<ListenerMetrics>)];
+
 /// What only time shows.
 struct Memory {
     tracker: Tracker,
@@ -134,7 +137,7 @@ impl Reporter {
         let snapshot = self.sources.snapshot.load_full();
         let (now, at) = (Instant::now(), SystemTime::now());
         let mut memory = self.memory();
-        let Memory { tracker, backends, pools, paused, listeners, .. } = &mut *memory;
+        let Memory { tracker, listeners, .. } = &mut *memory;
         let mut all = Figures::default();
         let mut readings = Vec::new();
         let known: Vec<_> = find_listeners(&snapshot, listeners, &self.sources.metrics);
@@ -157,23 +160,31 @@ impl Reporter {
             (Key::of(SeriesKind::Route, &name), Figures { connections, active, errors })
         };
         readings.extend(routes.into_iter().filter(|(_, figures)| figures.connections > 0).map(of_route));
-        let states = pools::read(&snapshot, now, &mut readings);
+        pools::read(&snapshot, &mut readings);
         tracker.tick(now, at, self.troubles(&known), readings);
         pools::keep_latencies(&snapshot, tracker, now);
-        let is_paused =
-            |(name, metrics): &(Arc<str>, Arc<ListenerMetrics>)| (Arc::clone(name), metrics.is_accept_paused());
-        paused.note(known.iter().map(is_paused), at);
-        pools.note(states.pools, at);
-        let changes = backends.note(states.backends, at);
-        drop(memory);
-        for (key, before) in changes {
+        self.note_states(&snapshot, &mut memory, &known, (now, at));
+    }
+
+    /// Notes since when everything is in its state, and publishes the changes.
+    fn note_states(
+        &self,
+        snapshot: &Snapshot,
+        memory: &mut Memory,
+        listeners: &Listeners,
+        (now, at): (Instant, SystemTime),
+    ) {
+        let states = pools::states(snapshot, now);
+        memory.pools.note(states.pools, at);
+        memory.paused.note(listeners.iter().map(|(name, metrics)| (Arc::clone(name), metrics.is_accept_paused())), at);
+        for (key, before) in memory.backends.note(states.backends, at) {
             if let Some(before) = before {
-                self.events.publish("backend", &pools::change(&snapshot, &key, before, (now, at)));
+                self.events.publish("backend", &pools::change(snapshot, &key, before, (now, at)));
             }
         }
     }
 
-    fn troubles(&self, listeners: &[(Arc<str>, Arc<ListenerMetrics>)]) -> Troubles {
+    fn troubles(&self, listeners: &Listeners) -> Troubles {
         let metrics = &self.sources.metrics;
         let no_route = |metrics: &ListenerMetrics| {
             metrics.ends().all().filter(|(reason, _)| *reason == Reason::NoRoute).map(|(_, count)| count).sum::<u64>()
@@ -195,6 +206,7 @@ impl Reporter {
         let metrics = &self.sources.metrics;
         let mut memory = self.memory();
         let known = find_listeners(&snapshot, &mut memory.listeners, metrics);
+        self.note_states(&snapshot, &mut memory, &known, (now, at));
         let listeners: Vec<ListenerStatus> = snapshot
             .config
             .listeners
@@ -359,7 +371,7 @@ impl Ends {
     }
 }
 
-fn totals(memory: &Memory, listeners: &[(Arc<str>, Arc<ListenerMetrics>)]) -> Totals {
+fn totals(memory: &Memory, listeners: &Listeners) -> Totals {
     let (per_second, errors_per_second) = memory.tracker.rates(&Key::all());
     let mut totals = Totals { per_second, errors_per_second, ..Totals::default() };
     for (_, metrics) in listeners {

@@ -26,25 +26,34 @@ pub(super) struct States {
     pub pools: Vec<(Arc<str>, PoolState)>,
 }
 
-/// Adds the readings of all pools and backends.
-pub(super) fn read(snapshot: &Snapshot, now: Instant, readings: &mut Vec<(Key, Figures)>) -> States {
+/// The states of all pools and backends.
+pub(super) fn states(snapshot: &Snapshot, now: Instant) -> States {
     let mut states = States { backends: Vec::new(), pools: Vec::new() };
     for pool in &snapshot.pools {
         let members = pool.list();
+        let of = |member: &Member| {
+            let backend = &member.backend;
+            (Key::backend(&pool.name, &backend.name), backend.standing.state(now))
+        };
+        states.backends.extend(members.iter().map(of));
+        states.pools.push((Arc::clone(&pool.name), state(&members, now)));
+    }
+    states
+}
+
+/// Adds the readings of all pools and backends.
+pub(super) fn read(snapshot: &Snapshot, readings: &mut Vec<(Key, Figures)>) {
+    for pool in &snapshot.pools {
         let mut sum = Figures::default();
-        for Member { backend, .. } in &members {
-            let figures = figures(backend);
+        for Member { backend, .. } in pool.list() {
+            let figures = figures(&backend);
             sum.connections += figures.connections;
             sum.active += figures.active;
             sum.errors += figures.errors;
             readings.push((Key::backend(&pool.name, &backend.name), figures));
-            let state = backend.standing.state(now);
-            states.backends.push((Key::backend(&pool.name, &backend.name), state));
         }
         readings.push((Key::of(SeriesKind::Pool, &pool.name), sum));
-        states.pools.push((Arc::clone(&pool.name), state(&members, now)));
     }
-    states
 }
 
 fn figures(backend: &Backend) -> Figures {
@@ -116,8 +125,7 @@ fn status(pool: &Pool, memory: &Memory, now: Instant, certificates: &mut Vec<Cer
     PoolStatus {
         name: pool.name.to_string(),
         state,
-        // Otherwise it has changed since it was last looked at, less than a second ago.
-        since: Some(known.map_or_else(SystemTime::now, |known| known.since).into()),
+        since: known.map(|known| known.since.into()),
         why: failing.filter(|_| matches!(state, PoolState::Down | PoolState::PartlyDown)),
         policy: word(&pool.settings.balance),
         active,
@@ -140,8 +148,8 @@ fn backend(pool: &Arc<str>, member: &Member, memory: Option<&Memory>, now: Insta
     let (mut since, mut per_second) = (None, 0.0);
     if let Some(memory) = memory {
         let known = memory.backends.get(&key);
-        let known = known.filter(|known| known.state == state);
-        since = Some(known.map_or_else(SystemTime::now, |known| known.since).into());
+        // Otherwise it has changed just now.
+        since = known.filter(|known| known.state == state).map(|known| known.since.into());
         per_second = memory.tracker.rates(&key).0;
         if let Some(counts) = latencies(backend) {
             memory.tracker.add_latencies(&key, counts, &mut sums);
