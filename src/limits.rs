@@ -3,10 +3,14 @@
 //! In:  a bound, read from the snapshot on each accept, so that a reload takes effect at once.
 //! Out: a [`Permit`], given back when dropped.
 
+mod pause;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
+
+pub(crate) use self::pause::Pause;
 
 /// Counts the open connections, and wakes tasks that wait for a free place or for the last one to be returned.
 #[derive(Debug, Default)]

@@ -22,7 +22,7 @@ use crate::connection::{self, Accepted, Extras, Known, Newcomer, NotAdmitted};
 use crate::descriptors::{self, Budget};
 use crate::drain::Watch;
 use crate::ids::{ConnectionId, ListenerIndex};
-use crate::limits::{Permit, Permits};
+use crate::limits::{Pause, Permit, Permits};
 use crate::operate::registry::{self, Registries};
 use crate::snapshot::{Introduction, Snapshot};
 use crate::socket;
@@ -72,6 +72,7 @@ pub(crate) struct Shared {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     pub metrics: Arc<Metrics>,
     pub permits: Arc<Permits>,
+    pub pause: Arc<Pause>,
     /// Listening sockets that may still have clients queued.
     pub listening_sockets: Arc<Permits>,
     pub ids: Arc<AtomicU64>,
@@ -143,7 +144,7 @@ impl AcceptLoop {
     async fn accept_forever(&mut self, socket: &TcpListener) {
         loop {
             for _ in 0..MOST_ACCEPTS_IN_A_ROW {
-                self.wait_for_room().await;
+                self.wait_for_room(socket).await;
                 match socket.accept().await {
                     Ok((client, peer)) => {
                         let scarce = self.are_scarce(&client);
@@ -192,15 +193,19 @@ impl AcceptLoop {
     }
 
     /// Enforces the global limit: connections beyond it wait in the kernel's queue.
-    async fn wait_for_room(&mut self) {
+    async fn wait_for_room(&mut self, socket: &TcpListener) {
         if self.shared.permits.open() < self.most() {
             return;
         }
         self.current.listener.metrics.accept_paused(Paused::Yes);
         self.shared.metrics.limit_rejected(LimitScope::Global, Enforced::Yes);
-        let permits = Arc::clone(&self.shared.permits);
+        let (permits, pause) = (Arc::clone(&self.shared.permits), Arc::clone(&self.shared.pause));
+        let waits = pause.wait();
         loop {
             let most = self.most();
+            if socket::has_clients(socket) {
+                waits.wants();
+            }
             // A reload may change the limit, so it is re-read at intervals.
             if timeout(LIMIT_LOOK, permits.wait_until(|open| open < most)).await.is_ok() {
                 break;
@@ -295,6 +300,6 @@ impl AcceptLoop {
 /// After this many, other tasks on the worker get a turn.
 const MOST_ACCEPTS_IN_A_ROW: u32 = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-const LIMIT_LOOK: Duration = Duration::from_secs(1);
+const LIMIT_LOOK: Duration = Duration::from_millis(100);
 /// Longer than the round trip to a distant client, short enough not to hold up a reload or shutdown.
 const HANDSHAKES_UNDER_WAY: Duration = Duration::from_millis(300);

@@ -130,6 +130,12 @@ pub(crate) fn listen_on_all(sockets: &[std::net::TcpListener], backlog: u32) -> 
     others.iter().try_for_each(|socket| listen(socket, backlog))
 }
 
+/// Whether clients wait in the queue of a listening socket.
+pub(crate) fn has_clients(socket: &impl AsFd) -> bool {
+    let mut queue = [PollFd::new(socket, PollFlags::IN)];
+    poll(&mut queue, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+}
+
 /// Makes the kernel drop new SYNs to a listening socket, as if they had been lost in transit. Handshakes in progress
 /// continue. Clients accepted from now on inherit the filter, which none of their segments match.
 ///

@@ -15,6 +15,7 @@ use clap::Args;
 use hyper::StatusCode;
 
 use super::admin_client::{self, Answer};
+use crate::operate::admin::FULL;
 use crate::settings::Address;
 
 #[derive(Args, Clone, Debug)]
@@ -45,13 +46,16 @@ fn arguments(words: &[u8], name: &[u8]) -> Option<Vec<OsString>> {
 ///
 /// # Errors
 ///
-/// Fails without an admin address, without an answer within two seconds, or if the status is not 200.
+/// Fails without an admin address, without an answer within two seconds, or if the status is not 200 for another reason
+/// than that the process is full.
 pub(crate) fn healthcheck(admin: &[Address]) -> Result<(), HealthcheckError> {
     let address = admin_client::reachable(admin.first().ok_or(HealthcheckError::NoAddress)?);
     let ask = admin_client::get(&address, "/readyz", LIMIT, MAX_ANSWER_BYTES);
     match ask {
         Err(source) => Err(HealthcheckError::Io { address, source }),
         Ok(Answer { status: StatusCode::OK, .. }) => Ok(()),
+        // It works, for all the clients that it has: a restart would end their connections.
+        Ok(Answer { body, .. }) if body.starts_with(FULL) => Ok(()),
         Ok(Answer { status, body }) => {
             Err(HealthcheckError::NotReady { address, status, body: body.trim().to_owned() })
         }

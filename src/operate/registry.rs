@@ -222,6 +222,11 @@ impl LiveConnection {
         }
     }
 
+    /// Whether it waits for the client's hello.
+    fn is_stalled(&self) -> bool {
+        self.state == State::Hello && self.ended_by.is_none()
+    }
+
     /// Ends the connection if `removal` matches it; while that cannot be decided yet, keeps the removal for later.
     fn remove(&mut self, removal: &Arc<Removal>) {
         match self.state {

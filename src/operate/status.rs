@@ -48,6 +48,8 @@ pub(crate) struct Status {
     pub ready: bool,
     /// `starting`, `ready` or `draining`.
     pub stage: Word,
+    /// No client is accepted because `limits.max_connections` is reached.
+    pub accept_paused_since: Option<At>,
     /// `admin.allow_control`: `auto`, `token` or `never`.
     pub control: Word,
     pub config: ConfigInForce,

@@ -248,7 +248,8 @@ impl Reporter {
             started: metrics.started().into(),
             at: at.into(),
             uptime_s: metrics.uptime().as_secs(),
-            ready: stage == crate::operate::admin::Stage::Ready,
+            ready: stage == crate::operate::admin::Stage::Ready && self.sources.readiness.stuck().is_none(),
+            accept_paused_since: self.sources.readiness.paused_since().map(At::from),
             stage: stage.as_str().into(),
             control: match snapshot.config.admin.allow_control {
                 AllowControl::Auto => "auto",

@@ -5,6 +5,7 @@
 
 mod controls;
 mod long_connections;
+mod pause;
 mod pools;
 
 use std::net::SocketAddr;
@@ -86,6 +87,7 @@ impl Server {
         let shared = Shared {
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
             permits: Arc::default(),
+            pause: Arc::default(),
             listening_sockets: Arc::default(),
             ids: Arc::new(AtomicU64::new(1)),
             budget,
@@ -115,7 +117,7 @@ impl Server {
         let process = Arc::new(Mutex::new(process));
         let (snapshot, metrics) = (Arc::clone(&shared.snapshot), Arc::clone(&shared.metrics));
         let discovery = Discovery::new(Arc::clone(&snapshot), Arc::clone(&metrics), our_addresses);
-        let readiness = Readiness::default();
+        let readiness = Readiness::new(Arc::clone(&shared.pause));
         let reporter = Reporter::new(Sources {
             snapshot: Arc::clone(&snapshot),
             metrics: Arc::clone(&metrics),
@@ -169,6 +171,14 @@ impl Server {
             Arc::clone(&self.shared.metrics),
             self.shared.registries.clone(),
         ));
+        let pausing = tokio::spawn(pause::follow(pause::Followed {
+            pause: Arc::clone(&self.shared.pause),
+            permits: Arc::clone(&self.shared.permits),
+            snapshot: Arc::clone(&self.shared.snapshot),
+            budget: self.shared.budget,
+            registries: self.shared.registries.clone(),
+            metrics: Arc::clone(&self.shared.metrics),
+        }));
         let reporting = tokio::spawn(report(Arc::clone(&self.reporter), Arc::clone(&self.shared.metrics)));
         let discovering = tokio::spawn(self.discovery.clone().run());
         let calling = tokio::spawn(call_waiting(Arc::clone(&self.shared.snapshot), Arc::clone(&self.shared.metrics)));
@@ -189,6 +199,7 @@ impl Server {
         }
         checking.abort();
         logging.abort();
+        pausing.abort();
         calling.abort();
         // Without the lock: a request in progress may need it.
         let closed = self.process.lock().await.close_admin();

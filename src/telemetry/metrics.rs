@@ -38,6 +38,8 @@ pub struct Metrics {
     untracked: Counter,
     alerts: Vec<Counter>,
     reloads: Vec<Vec<Counter>>,
+    limit_reached: Gauge,
+    hellos_ended_early: Counter,
     hello_memory: Gauge,
     reload_ok: Gauge,
     reload_time: Gauge,
@@ -73,6 +75,8 @@ impl Metrics {
             reloads: each(ReloadResult::ALL, |result| {
                 each(Trigger::ALL, |trigger| registry.counter(&table::RELOADS, &[result.as_str(), trigger.as_str()]))
             }),
+            limit_reached: registry.gauge(&table::LIMIT_REACHED, &[]),
+            hellos_ended_early: registry.counter(&table::HELLOS_ENDED, &[]),
             hello_memory: registry.gauge(&table::HELLO_MEMORY, &[]),
             reload_ok: registry.gauge(&table::RELOAD_OK, &[]),
             reload_time: registry.gauge(&table::RELOAD_TIME, &[]),
@@ -110,6 +114,16 @@ impl Metrics {
     /// counts.
     pub fn collect_with(&self, collect: impl Fn() + Send + Sync + 'static) {
         let _ = self.collector.set(Box::new(collect));
+    }
+
+    /// Whether accepting has paused at the global limit.
+    pub(crate) fn limit_reached(&self, is_reached: bool) {
+        self.limit_reached.set(if is_reached { 1.0 } else { 0.0 });
+    }
+
+    /// So many clients made room for others.
+    pub(crate) fn hellos_ended_early(&self, clients: usize) {
+        self.hellos_ended_early.increment(clients as u64);
     }
 
     /// The memory of unfinished hellos in bytes; to be set before each rendering.

@@ -47,6 +47,8 @@ table! {
     HELLO_DURATION: Histogram(WAITS), "snigate_client_hello_duration_seconds", [], "From accept to the whole ClientHello; whole ones only.";
     HELLO_BYTES: Histogram(HELLO_SIZES), "snigate_client_hello_bytes", [], "Size of whole ClientHellos with their record headers.";
     HELLO_RECORDS: Histogram(HELLO_PARTS), "snigate_client_hello_records", [], "TLS records that a whole ClientHello was split into.";
+    LIMIT_REACHED: Gauge, "snigate_connection_limit_reached", [], "1 while no client is accepted because limits.max_connections is reached.";
+    HELLOS_ENDED: Counter, "snigate_hellos_ended_early_total", [], "Clients ended before their hello was complete, because others waited for a place at limits.max_connections.";
     HELLO_MEMORY: Gauge, "snigate_hello_memory_bytes", [], "Memory of the ClientHellos that are not complete yet, limited by limits.hello_memory.";
     OFFERS: Counter, "snigate_client_offers_total", ["route", "feature"], "Connections whose ClientHello offers the feature.";
     SELECTED: Counter, "snigate_routes_selected_total", ["listener", "match"], "Routing decisions, by the kind of pattern or fallback that decided.";

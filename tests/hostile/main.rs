@@ -20,6 +20,7 @@ mod discovery;
 mod drops;
 mod ending;
 mod failover;
+mod full;
 mod fast_open;
 mod floods;
 mod hellos;

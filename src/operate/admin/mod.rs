@@ -19,6 +19,7 @@ pub(crate) mod sockets;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
@@ -35,6 +36,7 @@ use self::clients::Clients;
 pub(crate) use self::control::{Control, Reloaded, Soon, WantedState};
 use self::error::error;
 pub(crate) use self::reports::{HistoryQuery, RouteOrder, RouteUse, RoutesQuery};
+use crate::limits::Pause;
 use crate::telemetry::Metrics;
 
 /// The data behind the admin pages.
@@ -99,7 +101,14 @@ async fn healthz() -> &'static str {
 
 async fn readyz(State(app): State<Arc<App>>) -> Response {
     match app.ready.stage() {
-        Stage::Ready => "ready\n".into_response(),
+        Stage::Ready => match app.ready.stuck() {
+            None => "ready\n".into_response(),
+            Some(stuck) => {
+                let reason =
+                    format!("{FULL}: limits.max_connections is reached, nobody accepted for {} s\n", stuck.as_secs());
+                (StatusCode::SERVICE_UNAVAILABLE, reason).into_response()
+            }
+        },
         stage => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", stage.as_str())).into_response(),
     }
 }
@@ -110,7 +119,10 @@ fn with_json(status: StatusCode, value: impl Serialize) -> Response {
 
 /// Whether new connections should be sent to this process. Clones share the state.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Readiness(Arc<AtomicU8>);
+pub(crate) struct Readiness {
+    stage: Arc<AtomicU8>,
+    pause: Arc<Pause>,
+}
 
 /// The lifecycle of the process, as `/readyz` reports it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,12 +134,27 @@ pub(crate) enum Stage {
 }
 
 impl Readiness {
+    /// `pause`: that of the accept loops.
+    pub(crate) fn new(pause: Arc<Pause>) -> Self {
+        Self { stage: Arc::default(), pause }
+    }
+
+    /// How long nobody has been accepted because the limit is reached, if that is too long to be sent clients.
+    pub(crate) fn stuck(&self) -> Option<Duration> {
+        self.pause.is_stuck()
+    }
+
+    /// Since when accepting has paused at the global limit.
+    pub(crate) fn paused_since(&self) -> Option<SystemTime> {
+        self.pause.since().map(|(since, _)| since)
+    }
+
     pub(crate) fn enter(&self, stage: Stage) {
-        self.0.store(stage as u8, Ordering::Release);
+        self.stage.store(stage as u8, Ordering::Release);
     }
 
     pub(crate) fn stage(&self) -> Stage {
-        match self.0.load(Ordering::Acquire) {
+        match self.stage.load(Ordering::Acquire) {
             stage if stage == Stage::Ready as u8 => Stage::Ready,
             stage if stage == Stage::Draining as u8 => Stage::Draining,
             _ => Stage::Starting,
@@ -145,6 +172,8 @@ impl Stage {
     }
 }
 
+/// How the answer of `/readyz` begins at the limit of connections.
+pub(crate) const FULL: &str = "full";
 /// For a state, as plain text or in JSON.
 const MAX_BODY_BYTES: usize = 4 << 10;
 const METRICS_TYPE: [(HeaderName, HeaderValue); 1] =

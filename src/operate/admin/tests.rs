@@ -47,7 +47,7 @@ impl Control for Process {
         backends.truncate(most_backends);
         let status = json!({
             "version": crate::telemetry::VERSION, "revision": "unknown", "pid": 1, "started": "2026-11-30T12:00:00.000Z",
-            "at": "2026-11-30T12:00:01.000Z", "uptime_s": 1, "ready": false, "stage": "starting", "control": "auto",
+            "at": "2026-11-30T12:00:01.000Z", "uptime_s": 1, "ready": false, "stage": "starting", "accept_paused_since": null, "control": "auto",
             "config": { "hash": "cafe", "file": "config.yaml" }, "problems": [], "problems_left_off": 0,
             "resources": {
                 "connections": { "used": 0, "limit": 1 }, "descriptors": { "used": 0, "limit": 1 },

@@ -32,6 +32,8 @@ pub(super) enum WorkerQuery {
     End { filter: Filter, reason: Reason, answer: oneshot::Sender<usize> },
     Remove(Arc<Removal>),
     Lost { down: Down, answer: oneshot::Sender<usize> },
+    Stalled { most: usize, answer: oneshot::Sender<Vec<Instant>> },
+    EndStalled { since: Instant, answer: oneshot::Sender<usize> },
     LogOpen { interval: Duration, since: Instant, until: Instant },
 }
 
@@ -134,6 +136,19 @@ impl Registries {
         self.ask(|answer| WorkerQuery::Lost { down: down.clone(), answer }).await.into_iter().sum()
     }
 
+    /// Ends the connections, at most about `most`, that have waited for the client's hello for longest, each of them for
+    /// `grace` or longer. Returns the number ended.
+    pub async fn end_stalled(&self, grace: Duration, most: usize) -> usize {
+        let Some(latest) = Instant::now().checked_sub(grace) else { return 0 };
+        let mut accepted: Vec<Instant> =
+            self.ask(|answer| WorkerQuery::Stalled { most, answer }).await.into_iter().flatten().collect();
+        accepted.retain(|at| *at <= latest);
+        accepted.sort_unstable();
+        accepted.truncate(most);
+        let Some(since) = accepted.last().copied() else { return 0 };
+        self.ask(|answer| WorkerQuery::EndStalled { since, answer }).await.into_iter().sum()
+    }
+
     /// Logs the connections that became a multiple of `interval` old after `since`, and not later than `until`.
     pub async fn log_open(&self, interval: Duration, since: Instant, until: Instant) {
         for worker in self.workers() {
@@ -193,11 +208,41 @@ pub(crate) async fn serve(mut queries: Queries) {
                 walk(|entry| ended += usize::from(entry.loses(&down))).await;
                 let _ = answer.send(ended);
             }
+            WorkerQuery::Stalled { most, answer } => {
+                let _ = answer.send(stalled(most).await);
+            }
+            WorkerQuery::EndStalled { since, answer } => {
+                let mut ended = 0;
+                walk(|entry| {
+                    if entry.is_stalled() && entry.at <= since {
+                        entry.end(Reason::HelloTimeout);
+                        ended += 1;
+                    }
+                })
+                .await;
+                let _ = answer.send(ended);
+            }
             WorkerQuery::LogOpen { interval, since, until } => {
                 walk(|entry| entry.log_if_due(interval, since, until)).await;
             }
         }
     }
+}
+
+/// When those were accepted that have waited for their hello for longest.
+async fn stalled(most: usize) -> Vec<Instant> {
+    let mut oldest = BinaryHeap::new();
+    walk(|entry| {
+        if entry.is_stalled() {
+            oldest.push(entry.at);
+            // Drops the latest.
+            if oldest.len() > most {
+                oldest.pop();
+            }
+        }
+    })
+    .await;
+    oldest.into_vec()
 }
 
 async fn list(filter: &Filter, after: ConnectionId, limit: usize) -> Page {
