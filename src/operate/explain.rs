@@ -5,6 +5,7 @@
 //! Source: [`Snapshot::choose_watched`], the same function that routes real connections.
 
 mod access;
+mod text;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -13,6 +14,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::access::Decision;
+pub(crate) use self::text::{pools, text};
 use crate::alert::Alert;
 use crate::client_hello::Alpn;
 use crate::config::Settings;
