@@ -20,6 +20,7 @@ use tokio::time::{Instant, timeout};
 
 use super::clients::{Answered, Asking, Clients};
 use super::error::{PROBLEM_JSON, error};
+use super::page;
 
 pub(super) struct Answers {
     /// Held while an answer is made.
@@ -116,6 +117,7 @@ pub(super) async fn in_turn(
 fn page_of(uri: &Uri) -> &str {
     match uri.path() {
         path if UNUSED_QUERY.contains(&path) => path,
+        path @ "/" if page::is_default_query(uri.query().unwrap_or_default()) => path,
         path => uri.path_and_query().map_or(path, PathAndQuery::as_str),
     }
 }
@@ -154,7 +156,7 @@ impl AsRef<[u8]> for Held {
 }
 
 /// Scrapers and browsers append a query of their own. The pages of the API refuse one that they do not know.
-const UNUSED_QUERY: [&str; 2] = ["/", "/metrics"];
+const UNUSED_QUERY: [&str; 1] = ["/metrics"];
 /// The most that may be in transit to all clients together. A larger answer is sent alone.
 const MOST_KIB: u32 = 16 << 10;
 /// How long a client may take for an answer while others wait for room.

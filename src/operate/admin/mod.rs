@@ -21,12 +21,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
 
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{delete, get, post, put};
+use axum::{Extension, Router};
 use serde::Serialize;
 
 pub(crate) use self::access::{Access, Allow, Peer};
@@ -48,7 +48,9 @@ pub(crate) struct App {
 
 fn router(app: Arc<App>, clients: Arc<Clients>) -> Router {
     Router::new()
-        .route("/", get(page::status))
+        .route("/", get(page::page))
+        .route("/sections", get(page::changed))
+        .layer(Extension(Arc::new(page::Live::new())))
         .route("/metrics", get(metrics))
         .route("/api/v1/status", get(reports::status))
         .route("/api/v1/routes", get(reports::routes))

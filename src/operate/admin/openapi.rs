@@ -65,6 +65,12 @@ fn endpoints() -> Vec<Endpoint> {
     const WEIGHT: &str = "/api/v1/pools/{pool}/backends/{backend}/weight";
     vec![
         get("/", "The status page", of::<NoQuery>, Answer::Text("text/html")),
+        get(
+            "/sections",
+            "What of the status page has changed; for its script",
+            of::<NoQuery>,
+            Answer::Text("text/html"),
+        ),
         get("/metrics", "Metrics for Prometheus", of::<NoQuery>, Answer::Text("text/plain")),
         get("/healthz", "Whether the process is running", of::<NoQuery>, Answer::Text("text/plain")),
         Endpoint {

@@ -16,7 +16,6 @@ use crate::ids::ConnectionId;
 use crate::operate::events::Events;
 use crate::operate::status::{At, ChangedBackends, ConnectionsPage, History, RefusalsReport, RoutesPage, Status};
 use crate::socket::AdminSocket;
-use crate::telemetry::{ReloadResult, Trigger};
 
 /// Stands in for the process behind the admin address.
 struct Process {
@@ -259,27 +258,68 @@ async fn healthcheck_asks_readyz() {
 }
 
 #[tokio::test]
-async fn the_page_escapes_what_it_shows() {
-    let admin = Admin::start().await;
-    admin.app.metrics.reload(ReloadResult::Applied, Trigger::Start, "<script>\"&");
-    let answer = admin.get("/").await;
+async fn the_page_is_complete_and_lets_the_browser_load_and_run_nothing_else() {
+    let answer = Admin::start().await.get("/").await;
     assert!(answer.head.contains("content-type: text/html"), "{}", answer.head);
-    assert!(answer.body.contains("<dd>&lt;script&gt;&quot;&amp;</dd>"), "{}", answer.body);
-    assert!(!answer.body.contains("<script"), "{}", answer.body);
+    let policy = answer.head.lines().find_map(|line| line.strip_prefix("content-security-policy: ")).unwrap();
+    for part in ["default-src 'none'", "connect-src 'self'", "base-uri 'none'", "frame-ancestors 'none'"] {
+        assert!(policy.contains(part), "{policy}");
+    }
+    assert!(!policy.contains("unsafe") && !policy.contains('*'), "{policy}");
+    let between = |from: &str, to: &str| answer.body.split(from).nth(1).unwrap().split(to).next().unwrap();
+    for (directive, text) in
+        [("style-src", between("<style>", "</style>")), ("script-src", between("<script>", "</script>"))]
+    {
+        let hash = data_encoding::BASE64.encode(ring::digest::digest(&ring::digest::SHA256, text.as_bytes()).as_ref());
+        // Headers of answers are in lower case here.
+        let allowed = format!("{directive} 'sha256-{}'", hash.to_ascii_lowercase());
+        assert!(policy.contains(&allowed), "{policy} lacks {allowed}");
+    }
+    for outside in [" src=", "href=\"http", "href=\"//", "url(", "@import", " style=\"", " onclick="] {
+        assert!(!answer.body.contains(outside), "{outside}");
+    }
 }
 
 #[tokio::test]
 async fn the_page_shows_backends_those_that_fail_first() {
     let page = Admin::start().await.get("/").await.body;
-    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("<tr><td")).collect();
+    let at = |text: &str| page.find(text).unwrap_or_else(|| panic!("no {text}"));
+    assert!(at("data-key=\"b299&lt;\"") < at("data-key=\"b0&lt;\""));
+    assert!(!page.contains("data-key=\"b49&lt;\"") && page.contains("250 more backends"));
+}
+
+#[tokio::test]
+async fn an_open_page_gets_only_what_has_changed() {
+    let admin = Admin::start().await;
+    let page = admin.get("/").await.body;
+    let generation = page.split("data-generation=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let sections = async |query: &str| {
+        let body = admin.get(&format!("/sections?{query}")).await.body;
+        body.matches("<section").count()
+    };
+    let all = page.matches("<section").count();
+    assert_eq!(sections(&format!("since={generation}")).await, 0);
+    assert_eq!(sections("since=0").await, all - 1, "the answer to a question stays as it is");
+    assert_eq!(sections("all=1").await, all);
     assert_eq!(
-        rows[..2],
-        [
-            "<tr><td>p</td><td>b299&lt;</td><td>failing</td><td>299</td></tr>",
-            "<tr><td>p</td><td>b0&lt;</td><td>up</td><td>0</td></tr>"
-        ]
+        sections(&format!("since={generation}&routes=x")).await,
+        all - 1,
+        "what is for one reader is not shared"
     );
-    assert_eq!((rows.len(), rows[200]), (201, "<tr><td colspan=4>100 more are in /api/v1/status</td></tr>"));
+}
+
+#[tokio::test]
+async fn the_page_offers_changes_only_where_they_are_allowed() {
+    for (allow, token, offers, says) in [
+        (Allow::Auto, Some("t"), true, "Change</button>"),
+        (Allow::Auto, None, false, "admin.token_file</code>."),
+        (Allow::Never, Some("t"), false, "Changes are turned off"),
+    ] {
+        let access = Access { allow, token: token.map(Into::into) };
+        let page = Admin::behind(Process { access, events: events() }).await.get("/").await.body;
+        assert_eq!(page.contains("data-change="), offers, "{allow:?}");
+        assert!(page.contains(says), "{allow:?}");
+    }
 }
 
 #[tokio::test]
