@@ -13,7 +13,7 @@ use super::answer::{Answer, Asked, Event, Unanswered};
 use super::error::NotFromClient;
 use super::reach::{FailedAttempt, reach};
 use super::{Ask, Attempts, ConnectError, Connected, Said, note_failure};
-use crate::pool::latencies::Stage;
+use crate::pool::latencies::Wait;
 use crate::pool::{Backend, Lease, Picks, Pool};
 use crate::telemetry::{ConnectResult, FirstRecord};
 
@@ -207,7 +207,7 @@ impl<'a> Search<'a> {
             }
         }
         self.pool.metrics.connected(asked.after);
-        asked.lease.backend().latencies.record(Stage::Connect, asked.after);
+        asked.lease.backend().latencies.record(Wait::Connect, asked.after);
         attempts.last = Some(Arc::clone(asked.lease.backend()));
         ControlFlow::Break(Ok(connected(asked, answer)))
     }

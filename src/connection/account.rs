@@ -27,7 +27,7 @@ use crate::connect::{Attempts, ConnectError, Said};
 use crate::limits::Permit;
 use crate::operate::registry::LiveConnection;
 use crate::peek::{First, PeekError};
-use crate::pool::latencies::Stage;
+use crate::pool::latencies::Wait;
 use crate::pool::{Lease, Pool};
 use crate::proxy_header::{self, Addresses, Header, Received, Values, Version};
 use crate::refuse::{self, Refusal, TurnedAway};
@@ -396,7 +396,7 @@ impl Drop for Account {
         {
             pool.metrics.first_byte(after);
             if let Some(reached) = &self.reached {
-                reached.lease.backend().latencies.record(Stage::FirstByte, after);
+                reached.lease.backend().latencies.record(Wait::FirstByte, after);
             }
         }
         self.accepted.listener_metrics.ended(reason);

@@ -45,6 +45,7 @@ pub(crate) fn diagnose(facts: &Facts<'_>) -> Vec<Problem> {
     problems.extend(facts.pools.iter().filter_map(full_queue));
     problems.extend(facts.certificates.iter().filter_map(|certificate| of_certificate(facts.now, certificate)));
     problems.extend(facts.listeners.iter().filter_map(|listener| of_listener(facts.now, listener)));
+    problems.extend(facts.listeners.iter().filter_map(near_limit));
     problems.extend(facts.last_reload.and_then(|reload| of_reload(facts.now, reload)));
     problems.extend(facts.names.iter().filter_map(|name| of_name(facts.now, name)));
     problems.extend(of_resources(facts.resources));
@@ -181,6 +182,19 @@ fn of_listener(now: SystemTime, listener: &ListenerStatus) -> Option<Problem> {
     Some(Problem { since: Some(at.clone()), listener: Some(listener.name.clone()), ..of })
 }
 
+fn near_limit(listener: &ListenerStatus) -> Option<Problem> {
+    let limit = near(listener.active, listener.limit)?;
+    let message = format!("listener {}: {} of {limit} connections are open", listener.name, listener.active);
+    let cure = "Raise `max_connections` of the listener, or end connections that nobody needs.";
+    let of = problem(ProblemKind::ConnectionsNearLimit, Severity::Warning, message, cure);
+    Some(Problem { listener: Some(listener.name.clone()), ..of })
+}
+
+/// The limit, if nine tenths of it are used.
+fn near(used: u64, limit: Option<u64>) -> Option<u64> {
+    limit.filter(|limit| *limit > 0 && used >= *limit - *limit / 10)
+}
+
 fn of_reload(now: SystemTime, reload: &LastReload) -> Option<Problem> {
     if reload.result != "rejected" {
         return None;
@@ -215,7 +229,6 @@ fn of_name(now: SystemTime, name: &DnsName) -> Option<Problem> {
 
 fn of_resources(resources: &Resources) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let near = |used: u64, limit: Option<u64>| limit.filter(|limit| *limit > 0 && used >= *limit - *limit / 10);
     let descriptors = resources.descriptors;
     if let Some(limit) = near(descriptors.used, descriptors.limit) {
         let message = format!("{} of {limit} file descriptors are open", descriptors.used);

@@ -8,20 +8,23 @@
 //! that was idle for fifteen minutes makes room. A name that is gone is kept as long, so that it survives being renamed
 //! and back, or a faulty reload.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use foldhash::fast::RandomState;
 use tokio::time::Instant;
 
 use super::status::{Quantiles, Series, SeriesKind};
 use crate::pool::latencies::{BUCKETS, Counts, upper_ms};
 
-/// What a reading is about. The pool is empty unless it is a backend.
+/// What a reading is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Key {
     pub kind: SeriesKind,
-    pub pool: Arc<str>,
+    /// Of a backend.
+    pub pool: Option<Arc<str>>,
     pub name: Arc<str>,
 }
 
@@ -57,7 +60,7 @@ pub(crate) struct Episode {
 
 /// A state, and since when.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Standing<S> {
+pub(crate) struct StateSince<S> {
     pub state: S,
     pub since: SystemTime,
 }
@@ -68,7 +71,7 @@ pub(crate) struct Tracker {
     last_tick: Option<Instant>,
     /// When the last whole step ended.
     step_ended: SystemTime,
-    tracked: HashMap<Key, Tracked>,
+    tracked: HashMap<Key, Tracked, RandomState>,
     rings: usize,
     troubles: VecDeque<(SystemTime, Troubles)>,
 }
@@ -108,11 +111,11 @@ impl Key {
     }
 
     pub(crate) fn of(kind: SeriesKind, name: &Arc<str>) -> Self {
-        Self { kind, pool: "".into(), name: Arc::clone(name) }
+        Self { kind, pool: None, name: Arc::clone(name) }
     }
 
     pub(crate) fn backend(pool: &Arc<str>, name: &Arc<str>) -> Self {
-        Self { kind: SeriesKind::Backend, pool: Arc::clone(pool), name: Arc::clone(name) }
+        Self { kind: SeriesKind::Backend, pool: Some(Arc::clone(pool)), name: Arc::clone(name) }
     }
 }
 
@@ -123,7 +126,7 @@ impl Tracker {
             ticks: 0,
             last_tick: None,
             step_ended: at,
-            tracked: HashMap::new(),
+            tracked: HashMap::default(),
             rings: 0,
             troubles: VecDeque::from([(at, Troubles::default())]),
         }
@@ -146,7 +149,7 @@ impl Tracker {
             let tracked = self.tracked.entry(key).or_insert_with(|| Tracked::new(base));
             tracked.read(figures, elapsed, self.ticks);
         }
-        if self.ticks.is_multiple_of(TICKS_PER_STEP) {
+        if self.has_ended_step() {
             self.end_step(at);
             self.troubles.push_back((at, troubles));
             let surplus = self.troubles.len().saturating_sub(STEPS);
@@ -176,13 +179,18 @@ impl Tracker {
         });
     }
 
+    /// Whether the latest tick ended a step.
+    pub(crate) fn has_ended_step(&self) -> bool {
+        self.ticks.is_multiple_of(TICKS_PER_STEP)
+    }
+
     /// Connections and errors in the last second.
     pub(crate) fn rates(&self, key: &Key) -> (f64, f64) {
         let rounded = |rate: f64| (rate * 10.0).round() / 10.0;
         self.tracked.get(key).map_or((0.0, 0.0), |of| (rounded(of.per_second), rounded(of.errors_per_second)))
     }
 
-    /// Keeps what a backend's latencies were, so that [`Self::quantiles`] cover the last minutes only.
+    /// Keeps what a backend's latencies were, so that quantiles cover the last minutes only.
     pub(crate) fn keep_latencies(&mut self, key: &Key, counts: [Counts; 2], now: Instant) {
         let Some(tracked) = self.tracked.get_mut(key) else { return };
         let none = || Box::new(Windows { began: now, before: [[0; BUCKETS]; 2], current: [[0; BUCKETS]; 2] });
@@ -226,7 +234,7 @@ impl Tracker {
         found.sort_unstable_by_key(|(key, _)| *key);
         let series = found.into_iter().map(|(key, ring)| {
             let [connections, active, errors] = ring.read();
-            let pool = (key.kind == SeriesKind::Backend).then(|| key.pool.to_string());
+            let pool = key.pool.as_deref().map(str::to_owned);
             Series { kind: key.kind, name: key.name.to_string(), pool, connections, active, errors }
         });
         (self.step_ended, series.collect())
@@ -319,38 +327,45 @@ pub(crate) fn quantiles(counts: &[u64; BUCKETS]) -> Quantiles {
 }
 
 /// When each of a set of things entered its state.
-pub(crate) struct Standings<K, S>(HashMap<K, Standing<S>>);
+pub(crate) struct StatesSince<K, S> {
+    states: HashMap<K, (u64, StateSince<S>), RandomState>,
+    /// The number of the latest look, which those that exist have seen.
+    look: u64,
+}
 
-impl<K, S> Default for Standings<K, S> {
+impl<K, S> Default for StatesSince<K, S> {
     fn default() -> Self {
-        Self(HashMap::new())
+        Self { states: HashMap::default(), look: 0 }
     }
 }
 
-impl<K: Clone + Eq + std::hash::Hash + Ord, S: Clone + PartialEq> Standings<K, S> {
+impl<K: Clone + Eq + Hash, S: PartialEq> StatesSince<K, S> {
     /// Notes the states of all there are now. Returns the changes: what changed, and the state before; `None`: it is new.
     pub(crate) fn note(&mut self, states: impl IntoIterator<Item = (K, S)>, at: SystemTime) -> Vec<(K, Option<S>)> {
-        let (mut changes, mut present) = (Vec::new(), BTreeSet::new());
+        self.look += 1;
+        let mut changes = Vec::new();
         for (key, state) in states {
-            present.insert(key.clone());
-            match self.0.get_mut(&key) {
-                Some(known) if known.state == state => {}
-                Some(known) => {
-                    let before = std::mem::replace(known, Standing { state, since: at });
-                    changes.push((key, Some(before.state)));
+            match self.states.get_mut(&key) {
+                Some((look, known)) => {
+                    *look = self.look;
+                    if known.state != state {
+                        let before = std::mem::replace(known, StateSince { state, since: at });
+                        changes.push((key, Some(before.state)));
+                    }
                 }
                 None => {
-                    self.0.insert(key.clone(), Standing { state, since: at });
+                    self.states.insert(key.clone(), (self.look, StateSince { state, since: at }));
                     changes.push((key, None));
                 }
             }
         }
-        self.0.retain(|key, _| present.contains(key));
+        let now = self.look;
+        self.states.retain(|_, (look, _)| *look == now);
         changes
     }
 
-    pub(crate) fn get(&self, key: &K) -> Option<&Standing<S>> {
-        self.0.get(key)
+    pub(crate) fn get(&self, key: &K) -> Option<&StateSince<S>> {
+        self.states.get(key).map(|(_, known)| known)
     }
 }
 

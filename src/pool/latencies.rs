@@ -9,9 +9,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
-/// What took time.
+/// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum Wait {
     Connect,
     FirstByte,
 }
@@ -24,14 +24,14 @@ pub struct Latencies(OnceLock<Box<[[AtomicU32; BUCKETS]; 2]>>);
 pub(crate) type Counts = [u32; BUCKETS];
 
 impl Latencies {
-    pub fn record(&self, stage: Stage, took: Duration) {
+    pub fn record(&self, wait: Wait, took: Duration) {
         let stages = self.0.get_or_init(|| Box::new([const { [const { AtomicU32::new(0) }; BUCKETS] }; 2]));
-        stages[stage as usize][bucket(took)].fetch_add(1, Relaxed);
+        stages[wait as usize][bucket(took)].fetch_add(1, Relaxed);
     }
 
     /// `None`: there was no connection yet.
-    pub fn counts(&self, stage: Stage) -> Option<Counts> {
-        self.0.get().map(|stages| std::array::from_fn(|at| stages[stage as usize][at].load(Relaxed)))
+    pub fn counts(&self, wait: Wait) -> Option<Counts> {
+        self.0.get().map(|stages| std::array::from_fn(|at| stages[wait as usize][at].load(Relaxed)))
     }
 }
 
@@ -69,9 +69,9 @@ mod tests {
     #[test]
     fn stages_are_counted_apart() {
         let latencies = Latencies::default();
-        assert_eq!(latencies.counts(Stage::Connect), None);
-        latencies.record(Stage::FirstByte, Duration::from_millis(1));
-        let sum = |stage| latencies.counts(stage).map(|counts| counts.iter().sum::<u32>());
-        assert_eq!((sum(Stage::Connect), sum(Stage::FirstByte)), (Some(0), Some(1)));
+        assert_eq!(latencies.counts(Wait::Connect), None);
+        latencies.record(Wait::FirstByte, Duration::from_millis(1));
+        let sum = |wait| latencies.counts(wait).map(|counts| counts.iter().sum::<u32>());
+        assert_eq!((sum(Wait::Connect), sum(Wait::FirstByte)), (Some(0), Some(1)));
     }
 }

@@ -22,7 +22,7 @@ use crate::limits::Permits;
 use crate::operate::admin::{HistoryQuery, Readiness, RoutesQuery};
 use crate::operate::diagnosis::{Facts, diagnose};
 use crate::operate::events::Events;
-use crate::operate::history::{Figures, Key, STEP_SECONDS, Standings, Tracker, Troubles};
+use crate::operate::history::{Figures, Key, STEP_SECONDS, StatesSince, Tracker, Troubles};
 use crate::operate::recent_refusals::RecentRefusals;
 use crate::operate::status::{
     At, ConfigInForce, DnsName, History, LastReload, ListenerStatus, PoolState, RefusalsReport, Resources, RoutesPage,
@@ -63,9 +63,9 @@ type Listeners = [(Arc<str>, Arc<ListenerMetrics>)];
 struct Memory {
     tracker: Tracker,
     refusals: RecentRefusals,
-    backends: Standings<Key, BackendState>,
-    pools: Standings<Arc<str>, PoolState>,
-    paused: Standings<Arc<str>, bool>,
+    backends: StatesSince<Key, BackendState>,
+    pools: StatesSince<Arc<str>, PoolState>,
+    paused: StatesSince<Arc<str>, bool>,
     listeners: HashMap<Arc<str>, Arc<ListenerMetrics>>,
     /// What was shown of routes that were busy.
     routes: routes::Described,
@@ -77,9 +77,9 @@ impl Reporter {
         let memory = Memory {
             tracker: Tracker::new(Instant::now(), SystemTime::now()),
             refusals: RecentRefusals::default(),
-            backends: Standings::default(),
-            pools: Standings::default(),
-            paused: Standings::default(),
+            backends: StatesSince::default(),
+            pools: StatesSince::default(),
+            paused: StatesSince::default(),
             listeners: HashMap::new(),
             routes: routes::Described::default(),
         };
@@ -142,7 +142,7 @@ impl Reporter {
         let mut readings = Vec::new();
         let known: Vec<_> = find_listeners(&snapshot, listeners, &self.sources.metrics);
         for (name, metrics) in &known {
-            let ends = Ends::of(metrics);
+            let ends = BadEnds::of(metrics);
             let figures = Figures {
                 connections: metrics.total_accepted(),
                 active: metrics.active(),
@@ -162,7 +162,9 @@ impl Reporter {
         readings.extend(routes.into_iter().filter(|(_, figures)| figures.connections > 0).map(of_route));
         pools::read(&snapshot, &mut readings);
         tracker.tick(now, at, self.troubles(&known), readings);
-        pools::keep_latencies(&snapshot, tracker, now);
+        if tracker.has_ended_step() {
+            pools::keep_latencies(&snapshot, tracker, now);
+        }
         self.note_states(&snapshot, &mut memory, &known, (now, at));
     }
 
@@ -298,7 +300,9 @@ impl Reporter {
     pub(crate) fn history(&self, query: &HistoryQuery) -> History {
         let is = |wanted: &Option<String>, has: &str| wanted.as_ref().is_none_or(|wanted| wanted == has);
         let (ends, series) = self.memory().tracker.series(|key| {
-            query.kind.is_none_or(|kind| kind == key.kind) && is(&query.name, &key.name) && is(&query.pool, &key.pool)
+            query.kind.is_none_or(|kind| kind == key.kind)
+                && is(&query.name, &key.name)
+                && is(&query.pool, key.pool.as_deref().unwrap_or_default())
         });
         History { step_s: STEP_SECONDS, ends: ends.into(), series }
     }
@@ -353,12 +357,12 @@ fn listener(memory: &Memory, settings: &crate::settings::Listener, metrics: &Lis
 
 /// How connections ended badly.
 #[derive(Default)]
-struct Ends {
+struct BadEnds {
     refused: u64,
     failed: u64,
 }
 
-impl Ends {
+impl BadEnds {
     fn of(metrics: &ListenerMetrics) -> Self {
         let mut ends = Self::default();
         for (reason, count) in metrics.ends().all() {
@@ -376,7 +380,7 @@ fn totals(memory: &Memory, listeners: &Listeners) -> Totals {
     let (per_second, errors_per_second) = memory.tracker.rates(&Key::all());
     let mut totals = Totals { per_second, errors_per_second, ..Totals::default() };
     for (_, metrics) in listeners {
-        let ends = Ends::of(metrics);
+        let ends = BadEnds::of(metrics);
         totals.accepted += metrics.total_accepted();
         totals.active += metrics.active();
         totals.refused += ends.refused;

@@ -162,6 +162,26 @@ fn the_most_serious_comes_first() {
         ]
     );
     let none = Resources::default();
+    let listener = ListenerStatus {
+        name: "https".into(),
+        bind: Vec::new(),
+        protocol: "tls".into(),
+        accepted: 9,
+        active: 9,
+        per_second: 0.0,
+        limit: Some(10),
+        accept_paused_since: Some(at(Duration::from_secs(60))),
+        refused: Default::default(),
+    };
+    let full = diagnose(&Facts { listeners: &[listener], ..facts(&[], &Resources::default()) });
+    let messages: Vec<&str> = full.iter().map(|problem| &*problem.message).collect();
+    assert_eq!(
+        messages,
+        [
+            "listener https has accepted nothing since 12:03 UTC: a limit is reached",
+            "listener https: 9 of 10 connections are open",
+        ]
+    );
     let few = Facts { no_route: episode(19), accepted: 20, ..facts(&[], &none) };
     assert!(diagnose(&few).is_empty(), "few are typing errors");
     let scan = Facts { no_route: episode(99), ..facts(&[], &none) };

@@ -127,10 +127,10 @@ fn quantiles_are_of_the_last_minutes() {
 
 #[test]
 fn a_state_has_a_beginning() {
-    let mut standings = Standings::default();
+    let mut states = StatesSince::default();
     let at = |seconds| SystemTime::UNIX_EPOCH + seconds * SECOND;
-    assert_eq!(standings.note([("a", 1), ("b", 1)], at(1)), [("a", None), ("b", None)]);
-    assert_eq!(standings.note([("a", 1), ("b", 2)], at(2)), [("b", Some(1))]);
-    assert_eq!(standings.note([("b", 2)], at(3)), []);
-    assert_eq!((standings.get(&"a"), standings.get(&"b")), (None, Some(&Standing { state: 2, since: at(2) })));
+    assert_eq!(states.note([("a", 1), ("b", 1)], at(1)), [("a", None), ("b", None)]);
+    assert_eq!(states.note([("a", 1), ("b", 2)], at(2)), [("b", Some(1))]);
+    assert_eq!(states.note([("b", 2)], at(3)), []);
+    assert_eq!((states.get(&"a"), states.get(&"b")), (None, Some(&StateSince { state: 2, since: at(2) })));
 }

@@ -4,10 +4,9 @@
 //! Out: the same for the status, with the lines as the files are now.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::Path;
 
-use crate::config::{Problem, Severity};
+use crate::config::{Problem, Severity, read_file};
 use crate::operate::status::ReloadProblem;
 use crate::telemetry::readable;
 
@@ -42,8 +41,7 @@ pub(crate) fn problem_of(problem: &Problem, text: Option<String>) -> ReloadProbl
 }
 
 fn read(file: &Path) -> Option<String> {
-    let is_small = fs::metadata(file).is_ok_and(|metadata| metadata.is_file() && metadata.len() <= MOST_BYTES);
-    is_small.then(|| fs::read(file).ok()).flatten().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    read_file(file, MOST_BYTES).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 const MOST_CHARACTERS: usize = 200;

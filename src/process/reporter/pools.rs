@@ -15,7 +15,7 @@ use crate::operate::history::{Figures, Key, Tracker, quantiles};
 use crate::operate::status::{
     At, BackendStatus, CertificateStatus, CheckStatus, PoolState, PoolStatus, QueueStatus, SeriesKind, Word,
 };
-use crate::pool::latencies::{BUCKETS, Counts, Stage};
+use crate::pool::latencies::{BUCKETS, Counts, Wait};
 use crate::pool::{Backend, Health, LastCheck, Member, Operator, Pool, Shown};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{BackendState, readable};
@@ -73,8 +73,8 @@ pub(super) fn keep_latencies(snapshot: &Snapshot, tracker: &mut Tracker, now: In
 }
 
 fn latencies(backend: &Backend) -> Option<[Counts; 2]> {
-    let counts = |stage| backend.latencies.counts(stage);
-    Some([counts(Stage::Connect)?, counts(Stage::FirstByte)?])
+    let counts = |wait| backend.latencies.counts(wait);
+    Some([counts(Wait::Connect)?, counts(Wait::FirstByte)?])
 }
 
 fn state(members: &[Member], now: Instant) -> PoolState {
@@ -131,8 +131,8 @@ fn status(pool: &Pool, memory: &Memory, now: Instant, certificates: &mut Vec<Cer
         active,
         connections,
         per_second: memory.tracker.rates(&Key::of(SeriesKind::Pool, &pool.name)).0,
-        connect_ms: quantiles(&sums[Stage::Connect as usize]),
-        first_byte_ms: quantiles(&sums[Stage::FirstByte as usize]),
+        connect_ms: quantiles(&sums[Wait::Connect as usize]),
+        first_byte_ms: quantiles(&sums[Wait::FirstByte as usize]),
         queue,
         backends,
         backends_left_off: 0,
@@ -172,8 +172,8 @@ fn backend(pool: &Arc<str>, member: &Member, memory: Option<&Memory>, now: Insta
         connections,
         per_second,
         failed,
-        connect_ms: quantiles(&sums[Stage::Connect as usize]),
-        first_byte_ms: quantiles(&sums[Stage::FirstByte as usize]),
+        connect_ms: quantiles(&sums[Wait::Connect as usize]),
+        first_byte_ms: quantiles(&sums[Wait::FirstByte as usize]),
         weight: *weight,
         weight_set: *live_weight,
         backup: *backup,
@@ -231,12 +231,14 @@ pub(super) fn change(
     was: BackendState,
     (now, at): (Instant, SystemTime),
 ) -> Value {
-    let members = snapshot.pools.iter().find(|known| known.name == *pool).map(|pool| pool.list()).unwrap_or_default();
+    let pool = pool.as_ref();
+    let members = snapshot.pools.iter().find(|known| Some(&known.name) == pool).map(|pool| pool.list());
+    let members = members.unwrap_or_default();
     let backend = members.into_iter().find(|member| member.backend.name == *name).map(|member| member.backend);
     let state = backend.as_ref().map(|backend| backend.standing.state(now));
     json!({
         "at": At::from(at),
-        "pool": &**pool,
+        "pool": pool.map(|pool| &**pool),
         "backend": &**name,
         "address": backend.as_ref().map(|backend| backend.address.to_string()),
         "state": state.map(BackendState::as_str),
