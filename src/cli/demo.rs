@@ -33,12 +33,15 @@ pub(super) fn demo(options: &Options) -> ExitCode {
         Ok((directory, backends, runtime)) => {
             let file = directory.0.join("config.yaml");
             let exit = match Config::load(&file) {
-                Ok(loaded) => {
-                    let log = start_log(&loaded.config, &loaded.warnings);
-                    serve(loaded, file, Inheritance::default(), log, |server| {
+                Ok(loaded) => match start_log(&loaded.config, &loaded.warnings) {
+                    Ok(log) => serve(loaded, file, Inheritance::default(), log, |server| {
                         print!("{}", invitation(server, &backends, &directory.0))
-                    })
-                }
+                    }),
+                    Err(error) => {
+                        run::tell_failed(&error);
+                        Exit::Bind.into()
+                    }
+                },
                 Err(problems) => {
                     run::tell(&problems);
                     Exit::Config.into()
@@ -93,7 +96,9 @@ fn prepare(
     if options.any_port {
         text = text.replace(&ADMIN.to_string(), &SocketAddr::new(ADMIN.ip(), 0).to_string());
     }
-    text.push_str("\nlog: { format: text }              # for people; the default is JSON lines\n");
+    text.push_str(
+        "\nlog: { format: pretty }            # for people; `auto` is that on a terminal, and JSON lines elsewhere\n",
+    );
     fs::write(directory.0.join("config.yaml"), text)?;
     Ok((directory, backends, runtime))
 }

@@ -11,7 +11,7 @@ use crate::process::server::Server;
 use crate::process::upgrade::{Inheritance, Predecessor};
 use crate::sandbox::{self, Entered, SandboxError};
 use crate::supervise::vital_thread;
-use crate::telemetry::{LogGuard, log};
+use crate::telemetry::{LogFile, LogGuard, log};
 
 /// Runs with `file` until drained.
 pub(super) fn run(file: PathBuf) -> ExitCode {
@@ -39,7 +39,13 @@ pub(super) fn run(file: PathBuf) -> ExitCode {
                     return Exit::Bind.into();
                 }
             };
-            let log = start_log(&loaded.config, &loaded.warnings);
+            let log = match start_log(&loaded.config, &loaded.warnings) {
+                Ok(log) => log,
+                Err(error) => {
+                    tell_failed(&error);
+                    return Exit::Bind.into();
+                }
+            };
             log_sandbox(&sandbox);
             serve(loaded, file, inheritance, log, |_| {})
         }
@@ -104,13 +110,17 @@ pub(super) fn serve(
 }
 
 /// Starts logging as configured; the file's warnings are its first lines.
-pub(super) fn start_log(config: &Config, warnings: &Problems) -> LogGuard {
-    let guard = log::init(config.log);
+///
+/// # Errors
+/// The log file cannot be opened.
+pub(super) fn start_log(config: &Config, warnings: &Problems) -> Result<LogGuard, ApplyError> {
+    let file = config.log.file.as_ref().map(|path| LogFile::open(&path.0)).transpose();
+    let guard = log::init(&config.log, file.map_err(|error| ApplyError::log_file(&config.log, error))?);
     log::log_panics();
     for warning in warnings.iter() {
         tracing::warn!(event = "config_problem", "{warning}");
     }
-    guard
+    Ok(guard)
 }
 
 /// Prints the problems of an unusable file, one per line, to stderr.
@@ -145,10 +155,15 @@ pub(super) fn find_config(given: Option<PathBuf>) -> Result<PathBuf, String> {
 fn start_failed(error: &ApplyError, log: LogGuard) -> ExitCode {
     // Queued lines are written first.
     drop(log);
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-    eprintln!("snigate: {error}{cause}");
+    tell_failed(error);
     match error {
         ApplyError::SelfLoop { .. } | ApplyError::TooManyConnections(_) => Exit::Config.into(),
         _ => Exit::Bind.into(),
     }
+}
+
+/// Prints why the process cannot start, and the cause.
+pub(super) fn tell_failed(error: &ApplyError) {
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    eprintln!("snigate: {error}{cause}");
 }

@@ -28,7 +28,7 @@ pub(super) fn text(config: &Config) -> String {
         runtime: settings.runtime,
         sandbox: settings.sandbox,
         admin: settings.admin.clone(),
-        log: settings.log,
+        log: settings.log.clone(),
         reload: settings.reload,
     };
     serde_json::to_string(&file).expect("text, numbers, lists and maps with text keys can be written") + "\n"
@@ -139,7 +139,7 @@ tcp: {{ nodelay: false, keepalive: {{ idle: 2s, interval: 3s, probes: 5 }}, user
 runtime: {{ workers: 3 }}
 sandbox: off
 admin: {{ bind: ["127.0.0.1:4", "unix:/run/admin.sock"], allow_control: token, token_file: {token} }}
-log: {{ level: debug, format: text, connections: failed, interval: 7m }}
+log: {{ level: debug, format: json, fields: ecs, connections: failed, probes: false, refusals: 7/m, interval: 7m, names: hashed, clients: off, file: /var/log/snigate/a.log }}
 reload: {{ watch: false, poll: 9s }}
 "#,
             token = token.path().display()

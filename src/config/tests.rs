@@ -413,6 +413,18 @@ fn ages_limits_and_intervals_that_make_no_sense_are_reported_with_their_place() 
         ("timeouts: { max_age: 0s }", "timeouts.max_age", "must be from 1s to 672h"),
         ("log: { interval: 10ms }", "log.interval", "must be from 1s to 168h"),
         ("log: { interval: never }", "log.interval", "or write `off`"),
+        ("log: { format: xml }", "log.format", "expected one of"),
+        ("log: { fields: gelf }", "log.fields", "expected one of"),
+        ("log: { format: pretty, fields: ecs }", "log.fields", "write `format: json`"),
+        ("log: { format: logfmt, fields: otel }", "log.fields", "or `fields: native`"),
+        ("log: { connections: some }", "log.connections", "expected one of"),
+        ("log: { probes: maybe }", "log.probes", "true"),
+        ("log: { refusals: 100 }", "log.refusals", "write `50/s`"),
+        ("log: { refusals: 0/s }", "log.refusals", "or write `off`"),
+        ("log: { names: plain }", "log.names", "expected one of"),
+        ("log: { clients: masked }", "log.clients", "expected one of"),
+        ("log: { file: '' }", "log.file", "or `none`"),
+        ("log: { file: .. }", "log.file", "or `none`"),
     ] {
         let problems = match parse(&format!("{listen}{key}\n")) {
             Ok(loaded) => loaded.warnings.to_string(),

@@ -7,8 +7,10 @@ use std::fmt;
 
 use super::admission::NotAdmitted;
 use super::second_hello::SecondHelloError;
+use crate::client_hello::NotHello;
 use crate::connect::{ConnectError, NotTls};
 use crate::peek::PeekError;
+use crate::request_head::BadRequest;
 
 /// The cause of an end, for the log.
 pub(super) enum Failure {
@@ -18,6 +20,25 @@ pub(super) enum Failure {
     Answer(NotTls),
     SecondHello(SecondHelloError),
     Loop,
+}
+
+impl Failure {
+    /// The same without the name that the client asked for. `None`: there is no name in it.
+    pub(super) fn without_name(&self) -> Option<String> {
+        match self {
+            Self::Peek(PeekError::Hello(NotHello::Name { error, .. })) => Some(format!("invalid server name: {error}")),
+            Self::Peek(PeekError::Request(BadRequest::Host { error, .. })) => {
+                Some(format!("the host cannot be used: {error}"))
+            }
+            Self::SecondHello(SecondHelloError::NameChanged { to: Some(_) }) => {
+                Some("the second ClientHello has another name".to_owned())
+            }
+            Self::SecondHello(SecondHelloError::Hello(NotHello::Name { error, .. })) => {
+                Some(format!("the second ClientHello: invalid server name: {error}"))
+            }
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Failure {

@@ -270,7 +270,7 @@ impl LiveConnection {
             route: self.route.as_deref(),
             pool: self.pool.as_deref(),
             backend: self.backend.as_ref().map(|backend| &*backend.name),
-            address: self.backend.as_ref().map(|backend| &backend.address as &dyn std::fmt::Display),
+            address: self.backend.as_ref().map(|backend| backend.address.logged()),
             duration_ms: until.saturating_duration_since(self.at),
             bytes_to_backend: self.bytes[Way::ToBackend as usize],
             bytes_to_client: self.bytes[Way::ToClient as usize],

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::latencies::Latencies;
 use super::queue::WaitQueue;
 use super::standing::Standing;
-use crate::telemetry::{BackendMetrics, CheckResult};
+use crate::telemetry::{BackendMetrics, CheckResult, LoggedAddress};
 
 /// One address in a pool. It keeps its identity (pool, entry and address) across reloads, and with it its counters and
 /// its standing.
@@ -71,6 +71,16 @@ pub enum Address {
     Inet(SocketAddr),
     /// The path of a socket.
     Unix(Arc<Path>),
+}
+
+impl Address {
+    /// As the log takes it.
+    pub(crate) fn logged(&self) -> LoggedAddress<'_> {
+        match self {
+            Self::Inet(address) => LoggedAddress::Inet(*address),
+            Self::Unix(_) => LoggedAddress::Other(self),
+        }
+    }
 }
 
 /// A place on a backend, given back when dropped.

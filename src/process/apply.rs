@@ -10,6 +10,7 @@ use std::io;
 use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::Settings;
@@ -23,7 +24,7 @@ use crate::settings::{Address, BackendAddress, Log, Runtime, Sandbox};
 use crate::snapshot::{Snapshot, lacks_transparent, missing_congestion};
 use crate::socket::{AdminSocket, Listening};
 use crate::socket::{Kind, Label};
-use crate::telemetry::LogControl;
+use crate::telemetry::{LogControl, LogFile};
 
 /// The parts of the process that are not in the snapshot.
 pub(crate) struct Process {
@@ -54,6 +55,7 @@ pub(crate) struct Prepared<'a> {
     admin: sockets::Plan,
     ours: Arc<[SocketAddr]>,
     log: Log,
+    log_file: Option<LogFile>,
 }
 
 /// Why a valid configuration cannot be put in force on this machine.
@@ -69,6 +71,11 @@ pub(crate) enum ApplyError {
     /// The process may not connect from the addresses of clients.
     Transparent {
         pool: Arc<str>,
+        error: io::Error,
+    },
+    /// The log file.
+    LogFile {
+        path: PathBuf,
         error: io::Error,
     },
     /// A backend address is one of our own listening addresses.
@@ -132,9 +139,13 @@ impl Process {
         let mut ours = self.listeners.addresses(&listeners);
         ours.extend(self.admin.addresses_of(&admin));
         refuse_self_loop(config, &ours)?;
+        let log_file = match &self.log {
+            Some(log) => log.prepare(&config.log).map_err(|error| ApplyError::log_file(&config.log, error))?,
+            None => None,
+        };
         // Last, since clients may connect from here on.
         self.listeners.listen(&listeners).map_err(ApplyError::Bind)?;
-        Ok(Prepared { listeners, admin, ours: ours.into(), log: config.log, process: self })
+        Ok(Prepared { listeners, admin, ours: ours.into(), log: config.log.clone(), log_file, process: self })
     }
 
     pub(crate) fn listening_sockets(&self) -> &ListeningSockets {
@@ -261,7 +272,7 @@ impl Prepared<'_> {
         self.process.admin.commit(self.admin);
         self.process.listeners.publish(self.ours);
         if let Some(log) = &self.process.log {
-            log.set(self.log);
+            log.set(&self.log, self.log_file);
         }
     }
 }
@@ -294,6 +305,13 @@ fn refuse_self_loop(config: &Settings, listening: &[SocketAddr]) -> Result<(), A
     Ok(())
 }
 
+impl ApplyError {
+    /// The log file of `settings` cannot be opened.
+    pub(crate) fn log_file(settings: &Log, error: io::Error) -> Self {
+        Self::LogFile { path: settings.file.as_ref().map(|path| path.0.clone()).unwrap_or_default(), error }
+    }
+}
+
 impl fmt::Display for ApplyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -308,6 +326,9 @@ impl fmt::Display for ApplyError {
             Self::BindAdmin(sockets::CannotBind { address, error }) => {
                 let port = address.tcp().map(|address| address.port());
                 write!(f, "admin: cannot bind {address}{}", advice(error, port))
+            }
+            Self::LogFile { path, error } => {
+                write!(f, "log.file: cannot open {}{}", path.display(), advice(error, None))
             }
             Self::Congestion { name, .. } => write!(
                 f,
@@ -365,6 +386,7 @@ impl Error for ApplyError {
             | Self::BindAdmin(sockets::CannotBind { error, .. })
             | Self::Congestion { error, .. }
             | Self::Transparent { error, .. }
+            | Self::LogFile { error, .. }
             | Self::Io(error) => Some(error),
             Self::SelfLoop { .. } | Self::TooManyConnections(_) | Self::NeedsRestart { .. } | Self::ConnectPort(_) => {
                 None

@@ -29,6 +29,7 @@ pub(crate) fn of(config: &Config) -> Needs {
         Address::Tcp(_) => None,
     });
     needs.make_sockets = sockets.map(here).collect();
+    needs.make_files = config.log.file.iter().flat_map(|file| around(&file.0)).collect();
     if config.sandbox == Sandbox::Require {
         needs.bind = bind_ports(config);
         needs.connect = connect_ports(config);
@@ -128,7 +129,7 @@ mod tests {
     fn directories_are_needed_where_a_file_is_and_where_it_leads() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().canonicalize().unwrap();
-        for made in ["conf/v1", "conf/v2", "routes", "secrets/..1", "run"] {
+        for made in ["conf/v1", "conf/v2", "routes", "secrets/..1", "run", "logs"] {
             fs::create_dir_all(root.join(made)).unwrap();
         }
         fs::write(root.join("secrets/..1/token"), "x").unwrap();
@@ -138,7 +139,7 @@ mod tests {
         let text = format!(
             "listeners: [{{ name: l, bind: \"127.0.0.1:7001\" }}]\nsandbox: require\n\
              include: {0}/routes/*.yaml\nadmin: {{ bind: [\"127.0.0.1:0\", \"unix:{0}/run/a.sock\"], \
-             token_file: {0}/secrets/token }}\n",
+             token_file: {0}/secrets/token }}\nlog: {{ file: {0}/logs/a.log }}\n",
             root.display()
         );
         fs::write(&file, text).unwrap();
@@ -148,6 +149,7 @@ mod tests {
             assert!(canonical.contains(&root.join(read)), "{read}: {needs:?}");
         }
         assert!(!canonical.contains(&root) && !canonical.contains(Path::new("/")), "{needs:?}");
+        assert_eq!(needs.make_files, BTreeSet::from([root.join("logs")]));
         assert_eq!(needs.make_sockets, BTreeSet::from([root.join("run")]));
         assert_eq!(needs.bind, Some(BTreeSet::from([0, 7001])));
         assert!(needs.run.contains(env::current_exe().unwrap().parent().unwrap()), "{needs:?}");

@@ -142,6 +142,10 @@ impl Streams {
         while stops < 2 {
             let requested = self.next().await;
             stops += u32::from(requested == Requested::Stop);
+            if requested == Requested::Reload {
+                // Here, since a reload may have to wait for others: whoever has moved the file away waits for this.
+                log::reopen();
+            }
             // Without a receiver, the process is about to end.
             let _ = to.send(requested);
         }

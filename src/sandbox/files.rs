@@ -41,10 +41,12 @@ fn ruleset(needs: &Needs) -> Result<RulesetCreated, RulesetError> {
     let mut ruleset = ruleset.create()?;
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let make_sockets = AccessFs::MakeSock | AccessFs::RemoveFile;
+    let make_files = AccessFs::MakeReg | AccessFs::WriteFile;
     let paths = [
         (&needs.read, read),
         (&needs.run, read | AccessFs::Execute),
         (&needs.write, AccessFs::ReadFile | AccessFs::WriteFile),
+        (&needs.make_files, make_files),
         (&needs.make_sockets, make_sockets),
     ];
     for (paths, access) in paths {
@@ -87,8 +89,8 @@ mod tests {
     #[test]
     fn only_what_is_needed_is_left() {
         let directory = tempfile::tempdir().unwrap();
-        let (inside, outside) = (directory.path().join("inside"), directory.path().join("outside"));
-        for made in [&inside, &outside] {
+        let [inside, logs, outside] = ["inside", "logs", "outside"].map(|name| directory.path().join(name));
+        for made in [&inside, &logs, &outside] {
             fs::create_dir(made).unwrap();
             fs::write(made.join("file"), "x").unwrap();
         }
@@ -97,6 +99,7 @@ mod tests {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let needs = Needs {
             read: BTreeSet::from([inside.clone()]),
+            make_files: BTreeSet::from([logs.clone()]),
             make_sockets: BTreeSet::from([inside.clone()]),
             bind: Some(BTreeSet::from([0])),
             connect: Some(BTreeSet::from([one.0.port()])),
@@ -109,6 +112,11 @@ mod tests {
             assert_eq!(kind(fs::read(outside.join("file"))), Some(ErrorKind::PermissionDenied));
             assert_eq!(kind(fs::read_dir(&outside)), Some(ErrorKind::PermissionDenied));
             assert_eq!(kind(fs::write(inside.join("file"), "y")), Some(ErrorKind::PermissionDenied));
+            for file in ["file", "new"] {
+                assert_eq!(kind(fs::OpenOptions::new().append(true).create(true).open(logs.join(file))), None);
+            }
+            assert_eq!(kind(fs::read(logs.join("file"))), Some(ErrorKind::PermissionDenied));
+            assert_eq!(kind(fs::remove_file(logs.join("file"))), Some(ErrorKind::PermissionDenied));
             assert_eq!(kind(std::os::unix::net::UnixListener::bind(inside.join("socket"))), None);
             let elsewhere = std::os::unix::net::UnixListener::bind(outside.join("socket"));
             assert_eq!(kind(elsewhere), Some(ErrorKind::PermissionDenied));

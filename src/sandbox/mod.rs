@@ -33,6 +33,8 @@ pub(crate) struct Needs {
     pub run: BTreeSet<PathBuf>,
     /// Files to read and write.
     pub write: BTreeSet<PathBuf>,
+    /// Directories in which files are made and written.
+    pub make_files: BTreeSet<PathBuf>,
     /// Directories in which sockets are made and removed.
     pub make_sockets: BTreeSet<PathBuf>,
     /// TCP ports to listen on; `None`: any.

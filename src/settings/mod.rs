@@ -12,6 +12,7 @@ mod address;
 mod backend;
 mod check;
 mod http;
+mod log;
 mod networks;
 mod per_client;
 mod pool;
@@ -32,6 +33,7 @@ pub(crate) use self::backend::MAX_WEIGHT;
 pub use self::backend::{Backend, BackendAddress, Search};
 pub use self::check::{CheckKind, HealthCheck, Host, RequestTarget, Statuses};
 pub use self::http::{AcmeChallenge, HttpPort, ListenerProtocol, Otherwise};
+pub use self::log::{Level, Log, LogConnections, LogFields, LogFormat, Shown};
 pub use self::networks::{Access, Denied, NetworkEntry, NetworkList};
 pub use self::per_client::{PerClient, Prefixes, Rate};
 pub use self::pool::{Balance, Connect, Ejection, Family, Nameserver, OnDown, Pool, Queue, Resolve, WhenAllDown};
@@ -364,52 +366,6 @@ pub enum AllowControl {
     Never,
 }
 
-/// Logging, to standard output.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Log {
-    /// The least severe messages that are logged.
-    pub level: Level,
-    /// One JSON object per line, or text.
-    pub format: LogFormat,
-    /// Which connections are logged when they end.
-    pub connections: LogConnections,
-    /// How often a connection is also logged while it is open.
-    pub interval: Or<Off, Span>,
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { level: Level::Info, format: LogFormat::Json, connections: LogConnections::All, interval: Or::default() }
-    }
-}
-
-/// The severity of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Level {
-    /// Something does not work.
-    Error,
-    /// Something needs attention: it may fail, or not work as intended.
-    Warn,
-    /// What the process does.
-    Info,
-    /// What it decides, and why.
-    Debug,
-    /// Everything.
-    Trace,
-}
-
-/// The format of log lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum LogFormat {
-    /// One JSON object per line.
-    Json,
-    /// `key=value` pairs.
-    Text,
-}
-
 /// Whether the process gives up what it does not need.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -420,18 +376,6 @@ pub enum Sandbox {
     /// Completely, TCP ports included, or snigate does not start.
     Require,
     /// No.
-    Off,
-}
-
-/// Which connections are logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum LogConnections {
-    /// Every connection.
-    All,
-    /// Those that failed.
-    Failed,
-    /// None.
     Off,
 }
 

@@ -116,6 +116,8 @@ pub struct Rate {
 }
 
 impl Rate {
+    pub(crate) const PER_SECOND_100: Self = Self { count: 100, per: 's' };
+
     /// The time for `count`.
     pub fn period(self) -> Duration {
         Duration::from_secs(match self.per {

@@ -232,7 +232,7 @@ fn terms(config: &Settings, generation: u64, metrics: &Arc<Metrics>) -> Terms {
         hello_timeout: *config.timeouts.hello,
         max_hello_bytes: *config.limits.max_hello,
         hello_memory_bytes: config.limits.hello_memory.map(|size| *size),
-        connection_log: ConnectionLog::stdout(config.log.format, config.log.connections),
+        connection_log: ConnectionLog::shared(&config.log),
         metrics: Arc::clone(metrics),
     }
 }

@@ -1,48 +1,53 @@
-//! Writes `key: value` pairs as one JSON object or one line of text, whatever bytes the values hold.
+//! Escapes text for a log line, whatever bytes it holds, and writes `key: value` pairs as JSON or as logfmt.
 //!
 //! In:  keys (ours) and values (untrusted).
 //! Out: a line that is safe to parse and to print on a terminal: control characters (below 0x20, DEL, C1) and
-//!      characters that reorder or break lines are escaped.
+//!      characters that are invisible, or that reorder or break lines, are escaped.
 //! Source: RFC 8259 §7; logfmt, which has no formal specification: `key=value`, quoted as in JSON where necessary.
 
 use std::fmt::{self, Write};
 
-use crate::settings::LogFormat;
+/// How the pairs of a line are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Syntax {
+    Json,
+    Logfmt,
+}
 
 /// A line under construction. `finish` ends it.
-pub(super) struct Fields<'o> {
+pub(super) struct Pairs<'o> {
     out: &'o mut String,
-    format: LogFormat,
+    syntax: Syntax,
     is_first: bool,
 }
 
-impl<'o> Fields<'o> {
-    pub(super) fn new(out: &'o mut String, format: LogFormat) -> Self {
-        if format == LogFormat::Json {
+impl<'o> Pairs<'o> {
+    pub(super) fn new(out: &'o mut String, syntax: Syntax) -> Self {
+        if syntax == Syntax::Json {
             out.push('{');
         }
-        Self { out, format, is_first: true }
+        Self { out, syntax, is_first: true }
     }
 
-    /// A number, or text that needs no escaping in either format.
-    pub(super) fn plain(&mut self, key: &str, value: impl fmt::Display) {
+    /// A number, or text that needs no escaping in either syntax.
+    pub(super) fn plain(&mut self, key: impl fmt::Display, value: impl fmt::Display) {
         self.key(key);
         // Writing to a String cannot fail.
         let _ = write!(self.out, "{value}");
     }
 
     /// Text from us or from outside.
-    pub(super) fn text(&mut self, key: &str, value: impl fmt::Display) {
+    pub(super) fn text(&mut self, key: impl fmt::Display, value: impl fmt::Display) {
         self.key(key);
-        match self.format {
-            LogFormat::Json => write_quoted(self.out, value),
-            LogFormat::Text => write_bare(self.out, value),
+        match self.syntax {
+            Syntax::Json => write_quoted(self.out, value),
+            Syntax::Logfmt => write_bare(self.out, value),
         }
     }
 
-    pub(super) fn list<T: fmt::Display>(&mut self, key: &str, values: impl Iterator<Item = T>) {
-        match self.format {
-            LogFormat::Json => {
+    pub(super) fn list<T: fmt::Display>(&mut self, key: impl fmt::Display, values: impl Iterator<Item = T>) {
+        match self.syntax {
+            Syntax::Json => {
                 self.key(key);
                 self.out.push('[');
                 for (at, value) in values.enumerate() {
@@ -53,33 +58,29 @@ impl<'o> Fields<'o> {
                 }
                 self.out.push(']');
             }
-            LogFormat::Text => self.text(key, values.map(|value| value.to_string()).collect::<Vec<_>>().join(",")),
+            Syntax::Logfmt => self.text(key, values.map(|value| value.to_string()).collect::<Vec<_>>().join(",")),
         }
     }
 
     /// Ends the line.
     pub(super) fn finish(self) {
-        self.out.push_str(if self.format == LogFormat::Json { "}\n" } else { "\n" });
+        self.out.push_str(if self.syntax == Syntax::Json { "}\n" } else { "\n" });
     }
 
-    fn key(&mut self, key: &str) {
+    fn key(&mut self, key: impl fmt::Display) {
         let is_first = std::mem::replace(&mut self.is_first, false);
-        match self.format {
-            LogFormat::Json => {
-                self.out.push_str(if is_first { "\"" } else { ",\"" });
-                self.out.push_str(key);
-                self.out.push_str("\":");
-            }
-            LogFormat::Text => {
-                self.out.push_str(if is_first { "" } else { " " });
-                self.out.push_str(key);
-                self.out.push('=');
-            }
-        }
+        let (before, after) = match (self.syntax, is_first) {
+            (Syntax::Json, true) => ("\"", "\":"),
+            (Syntax::Json, false) => (",\"", "\":"),
+            (Syntax::Logfmt, true) => ("", "="),
+            (Syntax::Logfmt, false) => (" ", "="),
+        };
+        let _ = write!(self.out, "{before}{key}{after}");
     }
 }
 
 /// Bytes that should be text: invalid UTF-8 is written as `\xNN`.
+#[derive(Clone, Copy)]
 pub(super) struct Bytes<'a>(pub &'a [u8]);
 
 impl fmt::Display for Bytes<'_> {
@@ -90,6 +91,13 @@ impl fmt::Display for Bytes<'_> {
         }
         Ok(())
     }
+}
+
+/// The text without what could change how a line is read, escaped as in JSON but without quotes around it.
+pub(super) fn escaped(value: impl fmt::Display) -> String {
+    let mut out = String::new();
+    let _ = write!(Escaping(&mut out), "{value}");
+    out
 }
 
 /// Text from outside for a person to read: of at most `most` characters, in one line, with the characters escaped that
@@ -153,9 +161,14 @@ impl fmt::Write for Escaping<'_> {
     }
 }
 
-/// Line and paragraph separators, and characters that make a line display misleadingly (bidirectional overrides).
+/// Line and paragraph separators, characters that make a line display misleadingly (bidirectional controls), and those
+/// that cannot be seen (UAX #9 §2, UTS #39).
 pub(crate) const fn misleads(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    matches!(
+        c,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+    )
 }
 
 #[cfg(test)]
@@ -164,22 +177,22 @@ mod tests {
 
     use super::*;
 
-    fn line(format: LogFormat, value: &str) -> String {
+    fn line(syntax: Syntax, value: &str) -> String {
         let mut out = String::new();
-        let mut fields = Fields::new(&mut out, format);
-        fields.text("a", value);
-        fields.plain("n", 1);
-        fields.finish();
+        let mut pairs = Pairs::new(&mut out, syntax);
+        pairs.text("a", value);
+        pairs.plain("n", 1);
+        pairs.finish();
         out
     }
 
     #[test]
-    fn text_quotes_only_what_needs_it() {
-        assert_eq!(line(LogFormat::Text, "shop.example.com"), "a=shop.example.com n=1\n");
-        assert_eq!(line(LogFormat::Text, ""), "a=\"\" n=1\n");
-        assert_eq!(line(LogFormat::Text, "two words"), "a=\"two words\" n=1\n");
-        assert_eq!(line(LogFormat::Text, "x=1"), "a=\"x=1\" n=1\n");
-        assert_eq!(line(LogFormat::Text, "\u{1b}[2J\"\r\n"), "a=\"\\u001b[2J\\\"\\r\\n\" n=1\n");
+    fn logfmt_quotes_only_what_needs_it() {
+        assert_eq!(line(Syntax::Logfmt, "shop.example.com"), "a=shop.example.com n=1\n");
+        assert_eq!(line(Syntax::Logfmt, ""), "a=\"\" n=1\n");
+        assert_eq!(line(Syntax::Logfmt, "two words"), "a=\"two words\" n=1\n");
+        assert_eq!(line(Syntax::Logfmt, "x=1"), "a=\"x=1\" n=1\n");
+        assert_eq!(line(Syntax::Logfmt, "\u{1b}[2J\"\r\n"), "a=\"\\u001b[2J\\\"\\r\\n\" n=1\n");
     }
 
     #[test]
@@ -198,24 +211,26 @@ mod tests {
 
     #[test]
     fn a_list_is_an_array_or_joined() {
-        for (format, expected) in
-            [(LogFormat::Json, "{\"l\":[\"h2\",\"a\\\"b\"]}\n"), (LogFormat::Text, "l=\"h2,a\\\"b\"\n")]
+        for (syntax, expected) in
+            [(Syntax::Json, "{\"l\":[\"h2\",\"a\\\"b\"]}\n"), (Syntax::Logfmt, "l=\"h2,a\\\"b\"\n")]
         {
             let mut out = String::new();
-            let mut fields = Fields::new(&mut out, format);
-            fields.list("l", ["h2", "a\"b"].into_iter());
-            fields.finish();
+            let mut pairs = Pairs::new(&mut out, syntax);
+            pairs.list("l", ["h2", "a\"b"].into_iter());
+            pairs.finish();
             assert_eq!(out, expected);
         }
     }
 
     proptest! {
         #[test]
-        fn any_text_is_one_line_and_comes_back(value in "\\PC*|[\\x00-\\x9f\u{2028}\u{202e}\u{10ffff}\"\\\\]*") {
-            let json = line(LogFormat::Json, &value);
+        fn any_text_is_one_line_and_comes_back(
+            value in "\\PC*|[\\x00-\\x9f\u{61c}\u{200b}\u{2028}\u{202e}\u{2066}\u{e0041}\u{10ffff}\"\\\\]*",
+        ) {
+            let json = line(Syntax::Json, &value);
             let parsed: serde_json::Value = serde_json::from_str(&json).unwrap();
             prop_assert_eq!(parsed["a"].as_str().unwrap(), &value);
-            for line in [json, line(LogFormat::Text, &value)] {
+            for line in [json, line(Syntax::Logfmt, &value), escaped(&value) + "\n"] {
                 prop_assert!(line.strip_suffix('\n').unwrap().chars().all(|c| !c.is_control() && !misleads(c)));
             }
         }

@@ -1,126 +1,96 @@
-//! Formats operator messages (tracing events) like connection lines.
+//! Records operator messages (tracing events).
 //!
-//! In:  an event.
-//! Out: `{"ts":…,"level":"INFO","event":…,"msg":…,fields…}`, or the same as a line of text. `event` is a stable name
-//!      that tests and alerts match on; docs/logs.md lists them. The wording of `msg` may change at any time.
+//! In:  an event of `tracing`.
+//! Out: a record with its level, its `event`, its `msg` and its other fields. `event` is a stable name that tests and
+//!      alerts match on; docs/logs.md lists them. The wording of `msg` may change at any time.
 
 use std::fmt::{self, Debug};
 use std::time::SystemTime;
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::Context;
 
-use super::escape::Fields;
-use super::timestamp::Timestamp;
-use crate::settings::LogFormat;
+use super::keys::Key;
+use super::record::{Entry, Kind, Name, Severity};
 
-pub(super) struct OperatorMessage {
-    pub(super) format: LogFormat,
-    pub(super) colour: Colour,
-}
+/// Passes each message to `push`, as a record.
+pub(super) struct Messages<P>(pub(super) P);
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Colour {
-    Ansi,
-    None,
-}
-
-impl<S, N> FormatEvent<S, N> for OperatorMessage
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let mut line = String::with_capacity(256);
-        self.write(&mut line, event, SystemTime::now());
-        writer.write_str(&line)
+impl<S: Subscriber, P: Fn(&[u8]) + 'static> Layer<S> for Messages<P> {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut record = Vec::with_capacity(512);
+        write(&mut record, event, SystemTime::now());
+        self.0(&record);
     }
 }
 
-impl OperatorMessage {
-    fn write(&self, line: &mut String, event: &Event<'_>, now: SystemTime) {
-        let level = *event.metadata().level();
-        let mut message = Message::default();
-        event.record(&mut message);
-        if self.colour == Colour::Ansi {
-            line.push_str(ansi(level));
-        }
-        let mut fields = Fields::new(line, self.format);
-        fields.text("ts", Timestamp(now));
-        fields.text("level", level.as_str());
-        if !message.event.is_empty() {
-            fields.text("event", &message.event);
-        }
-        fields.text("msg", &message.text);
-        event.record(&mut Rest(&mut fields));
-        fields.finish();
-        if self.colour == Colour::Ansi {
-            line.insert_str(line.len() - 1, "\x1b[0m");
-        }
-    }
+fn write(out: &mut Vec<u8>, event: &Event<'_>, now: SystemTime) {
+    let mut entry = Entry::new(out, now, severity(*event.metadata().level()), Kind::Message);
+    // These come first, wherever they stand. A library's message has no event name.
+    event.record(&mut Of(EVENT, Key::Event, &mut entry));
+    event.record(&mut Of(MESSAGE, Key::Msg, &mut entry));
+    event.record(&mut Rest(&mut entry));
+    entry.finish();
 }
 
-/// Extracts the event name and the message, which may be at any position. A library's message has no event name.
-#[derive(Default)]
-struct Message {
-    event: String,
-    text: String,
-}
+/// Records one of the two fields that each message has.
+struct Of<'e, 'o>(&'static str, Key, &'e mut Entry<'o>);
 
-impl Visit for Message {
+impl Visit for Of<'_, '_> {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        if field.name() == MESSAGE {
-            self.text = format!("{value:?}");
+        if field.name() == self.0 {
+            self.2.display(self.1, format_args!("{value:?}"));
         }
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        match field.name() {
-            EVENT => value.clone_into(&mut self.event),
-            MESSAGE => value.clone_into(&mut self.text),
-            _ => {}
+        if field.name() == self.0 {
+            self.2.text(self.1, value);
         }
     }
 }
 
-/// Writes the other fields, in order.
-struct Rest<'f, 'o>(&'f mut Fields<'o>);
+/// Records the other fields, in order.
+struct Rest<'e, 'o>(&'e mut Entry<'o>);
+
+fn name(field: &Field) -> Name<'static> {
+    Key::of_message(field.name()).map_or(Name::Other(field.name()), Name::Known)
+}
 
 impl Visit for Rest<'_, '_> {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         if field.name() != MESSAGE {
-            self.0.text(field.name(), format_args!("{value:?}"));
+            self.0.display(name(field), format_args!("{value:?}"));
         }
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() != MESSAGE && field.name() != EVENT {
-            self.0.text(field.name(), value);
+            self.0.text(name(field), value);
         }
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        self.0.text(field.name(), Chain(value));
+        self.0.display(name(field), Chain(value));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.0.plain(field.name(), value);
+        self.0.number(name(field), value);
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.0.plain(field.name(), value);
+        self.0.signed(name(field), value);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.0.plain(field.name(), value);
+        self.0.bool(name(field), value);
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
         // JSON cannot represent infinity or NaN.
-        if value.is_finite() { self.0.plain(field.name(), value) } else { self.0.text(field.name(), value) }
+        if value.is_finite() { self.0.float(name(field), value) } else { self.0.display(name(field), value) }
     }
 }
 
@@ -134,12 +104,13 @@ impl fmt::Display for Chain<'_> {
     }
 }
 
-const fn ansi(level: Level) -> &'static str {
+const fn severity(level: Level) -> Severity {
     match level {
-        Level::ERROR => "\x1b[31m",
-        Level::WARN => "\x1b[33m",
-        Level::INFO => "",
-        Level::DEBUG | Level::TRACE => "\x1b[2m",
+        Level::ERROR => Severity::Error,
+        Level::WARN => Severity::Warn,
+        Level::INFO => Severity::Info,
+        Level::DEBUG => Severity::Debug,
+        Level::TRACE => Severity::Trace,
     }
 }
 

@@ -1,19 +1,19 @@
-//! Writes the connection line, which summarises a connection when it ends.
+//! Records the connection line, which summarises a connection when it ends.
 //!
 //! In:  a [`ConnectionLine`]; unknown fields are `None`.
-//! Out: one line, in the field order of docs/logs.md, without the unknown fields.
+//! Out: one record, in the field order of docs/logs.md, without the unknown fields. Nothing is formatted here: that is
+//!      the work of the thread that writes the log.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
-use super::Reason;
-use super::escape::{Bytes, Fields};
+use super::keys::Key;
 use super::labels::{Feature, FirstRecord, Match, Saw, State};
-use super::timestamp::Timestamp;
+use super::reason::{Fault, Reason};
+use super::record::{Entry, Kind, Severity};
 use crate::alert::Alert;
 use crate::ids::ConnectionId;
-use crate::settings::LogFormat;
 
 /// One connection, as it is logged.
 #[derive(Clone)]
@@ -47,7 +47,7 @@ pub struct ConnectionLine<'a> {
     /// As written in the configuration.
     pub backend: Option<&'a str>,
     /// The address connected to, or tried last.
-    pub address: Option<&'a dyn fmt::Display>,
+    pub address: Option<LoggedAddress<'a>>,
     /// Attempts to connect; omitted if there was none.
     pub attempts: u32,
     /// Which of them failed and why.
@@ -67,6 +67,16 @@ pub struct ConnectionLine<'a> {
     /// The hash of the configuration that served it.
     pub config: &'a str,
     pub error: Option<&'a dyn fmt::Display>,
+    /// `error` without the name in it, if there is one.
+    pub nameless_error: Option<&'a str>,
+}
+
+/// The address of a backend, as it is logged.
+#[derive(Clone, Copy)]
+pub enum LoggedAddress<'a> {
+    Inet(SocketAddr),
+    /// Of a unix socket.
+    Other(&'a dyn fmt::Display),
 }
 
 /// The endpoint in a client's own cloud network through which it came, as the PROXY header of the cloud's load balancer
@@ -110,124 +120,135 @@ pub enum Alpn<'a> {
     List(&'a [&'a [u8]]),
 }
 
-impl<'a> ConnectionLine<'a> {
-    /// Appends the line, including its newline.
-    pub(super) fn write(&self, out: &mut String, format: LogFormat, now: SystemTime) {
-        let mut fields = Fields::new(out, format);
-        fields.text("ts", Timestamp(now));
-        fields.text("event", "connection");
-        // A string in JSON too: parsers that use doubles would round an id above 2^53.
-        fields.text("id", self.id);
-        fields.text("listener", self.listener);
-        fields.text("client", self.client);
-        fields.text("peer", self.peer);
-        self.endpoint.write(&mut fields);
-        self.write_hello(&mut fields);
-        self.write_destination(&mut fields);
-        fields.plain("duration_ms", Millis(self.duration_ms));
-        fields.plain("bytes_to_backend", self.bytes_to_backend);
-        fields.plain("bytes_to_client", self.bytes_to_client);
-        fields.text("phase", self.phase.as_str());
-        fields.text("reason", self.reason.as_str());
-        fields.text("config", self.config);
+impl ConnectionLine<'_> {
+    /// Appends the entry, in the field order of docs/logs.md.
+    pub(super) fn record(&self, out: &mut Vec<u8>, now: SystemTime) {
+        let mut entry = Entry::new(out, now, severity(self.reason), Kind::Connection);
+        entry.text(Key::Event, "connection");
+        entry.text(Key::Reason, self.reason.as_str());
         if let Some(error) = self.error {
-            fields.text("error", error);
+            if let Some(nameless) = self.nameless_error {
+                entry.text(Key::NamelessError, nameless);
+            }
+            entry.display(Key::Error, error);
         }
-        fields.finish();
-    }
-
-    fn write_hello(&self, fields: &mut Fields<'_>) {
+        entry.text(Key::Listener, self.listener);
+        entry.socket(Key::Client, self.client);
+        if self.peer != self.client {
+            entry.socket(Key::Peer, self.peer);
+        }
+        self.endpoint.record(&mut entry);
         if let Some(sni) = self.sni {
-            fields.text("sni", sni);
-        }
-        if !matches!(self.alpn, Alpn::Absent) {
-            let shown = |name: &'a [u8]| Bytes(&name[..name.len().min(MAX_ALPN_NAME_BYTES)]);
-            fields.list("alpn", self.alpn.names().take(MAX_ALPN_NAMES).map(shown));
-        }
-        if let Some(tls) = self.tls {
-            fields.text("tls", tls);
-        }
-        if !self.offers.is_empty() {
-            fields.list("offers", self.offers.iter().map(|feature| feature.as_str()));
-        }
-        if let Some(bytes) = self.hello_bytes {
-            fields.plain("hello_bytes", bytes);
-        }
-        if let Some(records) = self.hello_records {
-            fields.plain("hello_records", records);
-        }
-        if let Some(after) = self.hello_ms {
-            fields.plain("hello_ms", Millis(after));
-        }
-        if let Some(saw) = self.saw {
-            fields.text("saw", saw.as_str());
+            entry.text(Key::Sni, sni);
         }
         if let Some(request) = self.request {
-            request.write(fields);
+            request.record(&mut entry);
+        }
+        self.record_destination(&mut entry);
+        entry.duration(Key::DurationMs, self.duration_ms);
+        self.connect_ms.into_iter().for_each(|after| entry.duration(Key::ConnectMs, after));
+        self.first_byte_ms.into_iter().for_each(|after| entry.duration(Key::FirstByteMs, after));
+        entry.number(Key::BytesToBackend, self.bytes_to_backend);
+        entry.number(Key::BytesToClient, self.bytes_to_client);
+        entry.text(Key::Phase, self.phase.as_str());
+        self.record_hello(&mut entry);
+        entry.id(Key::Id, self.id.0);
+        entry.text(Key::Config, self.config);
+        entry.finish();
+    }
+
+    fn record_destination(&self, entry: &mut Entry<'_>) {
+        if let Some(route) = self.route {
+            entry.text(Key::Route, route);
+        }
+        if let Some(matched) = self.matched {
+            entry.text(Key::Match, matched.as_str());
+        }
+        if let Some(pool) = self.pool {
+            entry.text(Key::Pool, pool);
+        }
+        if let Some(backend) = self.backend {
+            entry.text(Key::Backend, backend);
+        }
+        if let Some(address) = self.address {
+            address.record(entry);
+        }
+        if self.attempts > 0 {
+            entry.number(Key::Attempts, self.attempts.into());
+        }
+        if !self.failed.is_empty() {
+            entry.list(Key::Failed, self.failed.iter().map(String::as_bytes));
+        }
+        match self.answer {
+            Some((kind, Some(alert))) => entry.display(Key::Answer, format_args!("{} {}", kind.as_str(), alert.name())),
+            Some((kind, None)) => entry.text(Key::Answer, kind.as_str()),
+            None => {}
         }
     }
 
-    fn write_destination(&self, fields: &mut Fields<'_>) {
-        if let Some(route) = self.route {
-            fields.text("route", route);
+    fn record_hello(&self, entry: &mut Entry<'_>) {
+        if let Some(tls) = self.tls {
+            entry.text(Key::Tls, tls);
         }
-        if let Some(matched) = self.matched {
-            fields.text("match", matched.as_str());
+        if !matches!(self.alpn, Alpn::Absent) {
+            let shown = |name: &'_ [u8]| name.len().min(MAX_ALPN_NAME_BYTES);
+            entry.list(Key::Alpn, self.alpn.names().take(MAX_ALPN_NAMES).map(|name| &name[..shown(name)]));
         }
-        if let Some(pool) = self.pool {
-            fields.text("pool", pool);
+        if !self.offers.is_empty() {
+            entry.list(Key::Offers, self.offers.iter().map(|feature| feature.as_str().as_bytes()));
         }
-        if let Some(backend) = self.backend {
-            fields.text("backend", backend);
-        }
-        if let Some(address) = self.address {
-            fields.text("address", address);
-        }
-        if self.attempts > 0 {
-            fields.plain("attempts", self.attempts);
-        }
-        if !self.failed.is_empty() {
-            fields.list("failed", self.failed.iter());
-        }
-        if let Some(after) = self.connect_ms {
-            fields.plain("connect_ms", Millis(after));
-        }
-        if let Some(after) = self.first_byte_ms {
-            fields.plain("first_byte_ms", Millis(after));
-        }
-        match self.answer {
-            Some((kind, Some(alert))) => fields.text("answer", format_args!("{} {}", kind.as_str(), alert.name())),
-            Some((kind, None)) => fields.text("answer", kind.as_str()),
-            None => {}
+        self.hello_bytes.into_iter().for_each(|bytes| entry.number(Key::HelloBytes, bytes as u64));
+        self.hello_records.into_iter().for_each(|records| entry.number(Key::HelloRecords, records as u64));
+        self.hello_ms.into_iter().for_each(|after| entry.duration(Key::HelloMs, after));
+        if let Some(saw) = self.saw {
+            entry.text(Key::Saw, saw.as_str());
         }
     }
 }
 
 impl Endpoint<'_> {
-    fn write(self, fields: &mut Fields<'_>) {
+    fn record(self, entry: &mut Entry<'_>) {
         if let Some(id) = self.vpc_endpoint {
-            fields.text("vpc_endpoint", Bytes(&id[..id.len().min(MAX_ENDPOINT_BYTES)]));
+            entry.bytes(Key::VpcEndpoint, &id[..id.len().min(MAX_ENDPOINT_BYTES)]);
         }
         if let Some(id) = self.private_link_id {
-            fields.plain("private_link_id", id);
+            entry.number(Key::PrivateLinkId, id.into());
         }
         if let Some(id) = self.psc_connection_id {
             // A string in JSON too: parsers that use doubles would round it.
-            fields.text("psc_connection_id", id);
+            entry.display(Key::PscConnectionId, id);
         }
     }
 }
 
 impl RequestLine<'_> {
-    fn write(self, fields: &mut Fields<'_>) {
+    fn record(self, entry: &mut Entry<'_>) {
         if let Some(Asked { host, method, path }) = self.asked {
-            fields.text("host", host);
-            fields.text("method", method);
-            fields.text("path", Bytes(&path.as_bytes()[..path.len().min(MAX_PATH_BYTES)]));
+            entry.text(Key::Host, host);
+            entry.text(Key::Method, method);
+            entry.bytes(Key::Path, &path.as_bytes()[..path.len().min(MAX_PATH_BYTES)]);
         }
         if let Some(status) = self.status {
-            fields.plain("status", status);
+            entry.number(Key::Status, status.into());
         }
+    }
+}
+
+impl LoggedAddress<'_> {
+    pub(super) fn record(self, entry: &mut Entry<'_>) {
+        match self {
+            Self::Inet(address) => entry.socket(Key::Address, address),
+            Self::Other(address) => entry.display(Key::Address, address),
+        }
+    }
+}
+
+/// A backend's fault is for an operator to look at; a client's, or what the configuration requires, is not.
+const fn severity(reason: Reason) -> Severity {
+    match reason.fault() {
+        Fault::Proxy => Severity::Error,
+        Fault::Backend => Severity::Warn,
+        Fault::None | Fault::Client | Fault::Policy => Severity::Info,
     }
 }
 
@@ -249,16 +270,6 @@ impl<'a> Alpn<'a> {
     }
 }
 
-/// Milliseconds with microsecond precision.
-pub(super) struct Millis(pub(super) Duration);
-
-impl fmt::Display for Millis {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let micros = self.0.as_micros();
-        write!(f, "{}.{:03}", micros / 1000, micros % 1000)
-    }
-}
-
 /// Those of AWS have 22.
 const MAX_ENDPOINT_BYTES: usize = 64;
 /// A path of a challenge has 71.
@@ -270,4 +281,4 @@ pub(crate) const MAX_ALPN_NAME_BYTES: usize = 32;
 
 #[cfg(test)]
 #[path = "line/tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -1,46 +1,47 @@
-//! Formats log lines and queues them for stdout, without ever blocking the caller.
+//! Logs to stdout, and to a file if there is one, without ever blocking the caller.
 //!
 //! In:  operator messages (tracing events); one line per connection.
-//! Out: lines in a [`Queue`]; of connections that were refused, at most 100 a second for each reason.
+//! Out: records, which each [`Output`] formats and writes on a thread of its own; of connections that were refused, at
+//!      most `log.refusals` for each reason.
 //! Source: docs/logs.md.
 
-use std::io::{self, IsTerminal, Write};
+use std::cell::Cell;
+use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
-use std::{env, fmt, panic, thread};
+use std::{env, panic, thread};
 
+use arc_swap::ArcSwapOption;
 use tracing::level_filters::LevelFilter;
-use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::Targets;
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Registry, reload};
 
-use super::event::{Colour, OperatorMessage};
+use super::event::Messages;
+use super::format::Formatter;
 use super::line::ConnectionLine;
+use super::log_file::LogFile;
 use super::open_line::OpenConnectionLine;
-use super::queue::Queue;
+use super::output::{Output, Sink};
 use super::refusals::Refusals;
+use super::style::{Colour, Medium, Style};
 use super::{Fault, LimitScope, Reason};
-use crate::settings::{Level, Log, LogConnections, LogFormat};
+use crate::settings::{Level, Log, LogConnections};
 
-/// Sends operator messages to stdout from now on. A process has one such log: a second call changes nothing but also
-/// returns a guard.
-pub(crate) fn init(settings: Log) -> LogGuard {
-    let stdout = Stdout::shared();
-    let is_terminal = io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let colour = if is_terminal { Colour::Ansi } else { Colour::None };
+/// Logs operator messages as `settings` want it from now on; `file` is that of `settings`, if they name one. A process
+/// has one such log: a second call changes nothing but also returns a guard.
+pub(crate) fn init(settings: &Log, file: Option<LogFile>) -> LogGuard {
+    let outputs = Outputs::shared();
     let (filter, level) = reload::Layer::new(ours(settings.level));
-    let is_text = Arc::new(AtomicBool::new(settings.format == LogFormat::Text));
-    let format = EitherFormat { is_text: Arc::clone(&is_text), colour };
-    let messages = tracing_subscriber::fmt::layer().event_format(format).with_writer(Arc::clone(&stdout.queue));
+    let messages = Messages(move |record: &[u8]| outputs.push(record));
     // Fails if there is a subscriber already: the first one stays.
     let _ = tracing::subscriber::set_global_default(Registry::default().with(filter).with(messages));
-    LogGuard { control: LogControl { level, is_text }, stdout: stdout.clone() }
+    let control = LogControl { level, outputs };
+    control.set(settings, file);
+    LogGuard { control }
 }
 
 /// Logs every panic from now on, wherever it happens, besides what the standard library prints on stderr.
@@ -58,109 +59,104 @@ pub(crate) fn log_panics() {
 
 /// Writes the queued lines, for at most a second and a half.
 pub(crate) fn flush() {
-    Stdout::shared().queue.flush(FLUSH_LIMIT);
+    Outputs::shared().flush();
+}
+
+/// Opens the log file again, as after a rotation.
+pub(crate) fn reopen() {
+    if let Some(file) = &*Outputs::shared().file.load() {
+        file.output.reopen();
+    }
 }
 
 /// Keeps the log open. Dropping this writes the queued lines, for at most a second and a half.
 #[must_use]
 pub(crate) struct LogGuard {
     control: LogControl,
-    stdout: Stdout,
 }
 
 impl LogGuard {
-    /// A handle to change level and format while the log is open.
+    /// A handle to change the settings while the log is open.
     pub(crate) fn control(&self) -> LogControl {
         self.control.clone()
     }
 
     /// Lines of either kind dropped since start, for `Metrics::log_lines_dropped`.
     pub(crate) fn dropped_lines(&self) -> u64 {
-        self.stdout.queue.dropped_lines()
+        self.control.outputs.lost.load(Ordering::Relaxed)
     }
 
-    /// Logs how many refused connections had no line since the last call; to be called once a second.
+    /// Logs how many refused connections had no line; to be called once a second.
     pub(crate) fn report_suppressed(&self) {
-        self.stdout.refusals.report();
+        self.control.outputs.refusals.report_if_due();
     }
 }
 
 impl Drop for LogGuard {
     fn drop(&mut self) {
-        self.report_suppressed();
+        self.control.outputs.refusals.report();
         // A stdout that nobody reads must not keep the process from exiting.
-        self.stdout.queue.flush(FLUSH_LIMIT);
+        self.control.outputs.flush();
     }
 }
 
-/// Changes the format and level of operator messages.
+/// Changes the settings of the log.
 #[derive(Clone)]
 pub(crate) struct LogControl {
     level: reload::Handle<Targets, Registry>,
-    is_text: Arc<AtomicBool>,
+    outputs: &'static Outputs,
 }
 
 impl LogControl {
-    pub(crate) fn set(&self, settings: Log) {
-        self.is_text.store(settings.format == LogFormat::Text, Ordering::Relaxed);
+    /// Opens the file that `settings` name, if it is not the one in use.
+    ///
+    /// # Errors
+    /// As of open(2).
+    pub(crate) fn prepare(&self, settings: &Log) -> io::Result<Option<LogFile>> {
+        let Some(path) = &*settings.file else { return Ok(None) };
+        let current = self.outputs.file.load();
+        let is_open = current.as_ref().is_some_and(|current| *current.path == *path.0);
+        if is_open { Ok(None) } else { LogFile::open(&path.0).map(Some) }
+    }
+
+    /// Puts `settings` in force; `file` is what [`Self::prepare`] has opened for them.
+    pub(crate) fn set(&self, settings: &Log, file: Option<LogFile>) {
+        self.outputs.set(settings, file);
         // Fails only if the subscriber is gone, and then nothing is logged.
         let _ = self.level.modify(|now| *now = ours(settings.level));
     }
 }
 
-/// Writes each message in the format currently set.
-struct EitherFormat {
-    is_text: Arc<AtomicBool>,
-    colour: Colour,
-}
-
-impl<S, N> FormatEvent<S, N> for EitherFormat
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(&self, context: &FmtContext<'_, S, N>, writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let message = if self.is_text.load(Ordering::Relaxed) {
-            OperatorMessage { format: LogFormat::Text, colour: self.colour }
-        } else {
-            OperatorMessage { format: LogFormat::Json, colour: Colour::None }
-        };
-        message.format_event(context, writer, event)
-    }
-}
-
-/// The connection log. Clones write to the same output.
+/// The connection log of a configuration. Clones write to the same outputs.
 #[derive(Clone)]
 pub struct ConnectionLog {
-    sink: Sink,
-    refusals: Arc<Refusals>,
-    format: LogFormat,
+    outputs: To,
     which: LogConnections,
+    probes: bool,
 }
 
 #[derive(Clone)]
-enum Sink {
-    Queued(Arc<Queue>),
-    Direct(Arc<Mutex<Box<dyn Write + Send>>>),
+enum To {
+    Shared(&'static Outputs),
+    Own(Arc<Outputs>),
 }
 
 impl ConnectionLog {
-    /// Lines go to stdout, through the same queue as the operator messages.
-    pub fn stdout(format: LogFormat, which: LogConnections) -> Self {
-        let Stdout { queue, refusals } = Stdout::shared().clone();
-        Self { sink: Sink::Queued(queue), refusals, format, which }
+    /// Lines go to the outputs of the process, like the operator messages.
+    pub fn shared(settings: &Log) -> Self {
+        Self { outputs: To::Shared(Outputs::shared()), which: settings.connections, probes: settings.probes }
     }
 
-    /// Lines go straight to `writer`, for tests.
-    pub fn to(writer: impl Write + Send + 'static, format: LogFormat, which: LogConnections) -> Self {
-        let sink = Sink::Direct(Arc::new(Mutex::new(Box::new(writer))));
-        Self { sink, refusals: Arc::default(), format, which }
+    /// Lines go to `write`, for tests and benches. It is called as write(2) would be.
+    pub fn to(write: impl FnMut(&[u8]) -> io::Result<usize> + Send + 'static, settings: &Log) -> Self {
+        let outputs = Outputs::new(Sink::Stdout(Box::new(write)), Medium::Other, settings);
+        Self { outputs: To::Own(Arc::new(outputs)), which: settings.connections, probes: settings.probes }
     }
 
-    /// Whether a connection with this reason is logged; check it first to avoid formatting a line in vain.
+    /// Whether a connection with this reason is logged; check it first to avoid recording a line in vain.
     pub fn wants(&self, reason: Reason) -> bool {
         match self.which {
-            LogConnections::All => true,
+            LogConnections::All => self.probes || reason != Reason::Probe,
             // Clients that left before their ClientHello, port scans and TCP checks are no fault: there are thousands.
             LogConnections::Failed => reason.fault() != Fault::None,
             LogConnections::Off => false,
@@ -170,7 +166,7 @@ impl ConnectionLog {
     /// Notes a client that a limit which only counts would have refused, and not one too many of them. `of` is what has
     /// the limit, and its name.
     pub fn over_limit(&self, client: SocketAddr, (kind, name): (&str, &str), limit: LimitScope) {
-        if self.refusals.admit_over_limit() {
+        if self.outputs().refusals.admit_over_limit() {
             tracing::info!(
                 event = "client_over_limit",
                 %client,
@@ -183,48 +179,123 @@ impl ConnectionLog {
 
     /// Writes the line if it is wanted, and not one too many about refused clients.
     pub fn line(&self, line: &ConnectionLine<'_>) {
-        if !self.wants(line.reason) || !self.refusals.admit(line.reason) {
-            return;
+        if self.wants(line.reason) && self.outputs().refusals.admit(line.reason) {
+            self.push(|record| line.record(record, SystemTime::now()));
         }
-        let mut text = String::with_capacity(LINE_BYTES);
-        line.write(&mut text, self.format, SystemTime::now());
-        self.write(&text);
     }
 
     /// Writes the line of a connection that is still open.
     pub fn open_line(&self, line: &OpenConnectionLine<'_>) {
-        let mut text = String::with_capacity(LINE_BYTES);
-        line.write(&mut text, self.format, SystemTime::now());
-        self.write(&text);
+        self.push(|record| line.record(record, SystemTime::now()));
     }
 
-    fn write(&self, text: &str) {
+    /// Waits until all lines are written, for at most a second and a half.
+    pub fn flush(&self) {
+        self.outputs().flush();
+    }
+
+    fn push(&self, write: impl FnOnce(&mut Vec<u8>)) {
+        thread_local! {
+            /// Used again for each line of the thread.
+            static RECORD: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+        }
+        let mut record = RECORD.take();
+        record.clear();
+        write(&mut record);
         // A connection cannot handle a write error; the queue counts the lines it drops.
-        match &self.sink {
-            Sink::Queued(queue) => queue.push(text.as_bytes()),
-            Sink::Direct(writer) => {
-                _ = writer.lock().unwrap_or_else(PoisonError::into_inner).write_all(text.as_bytes());
-            }
+        self.outputs().push(&record);
+        RECORD.set(record);
+    }
+
+    fn outputs(&self) -> &Outputs {
+        match &self.outputs {
+            To::Shared(outputs) => outputs,
+            To::Own(outputs) => outputs,
         }
     }
 }
 
-/// What all logs of the process share: there is one stdout.
-#[derive(Clone)]
-struct Stdout {
-    queue: Arc<Queue>,
-    refusals: Arc<Refusals>,
+/// Where the log goes: what all logs of the process share.
+struct Outputs {
+    stdout: Arc<Output>,
+    medium: Medium,
+    file: ArcSwapOption<FileOutput>,
+    formatter: Formatter,
+    refusals: Refusals,
+    lost: Arc<AtomicU64>,
 }
 
-impl Stdout {
+struct FileOutput {
+    path: Box<Path>,
+    output: Arc<Output>,
+}
+
+impl Outputs {
     fn shared() -> &'static Self {
-        static SHARED: OnceLock<Stdout> = OnceLock::new();
+        static SHARED: OnceLock<Outputs> = OnceLock::new();
         SHARED.get_or_init(|| {
             // Not `std::io::stdout`, whose buffer keeps what could not be written.
-            let queue = Queue::start(|bytes| Ok(rustix::io::write(rustix::stdio::stdout(), bytes)?));
-            Self { queue, refusals: Arc::default() }
+            let write = |bytes: &[u8]| Ok(rustix::io::write(rustix::stdio::stdout(), bytes)?);
+            Self::new(Sink::Stdout(Box::new(write)), stdout_medium(), &Log::default())
         })
     }
+
+    fn new(sink: Sink, medium: Medium, settings: &Log) -> Self {
+        let (formatter, lost) = (Formatter::default(), Arc::<AtomicU64>::default());
+        let stdout = Output::start(sink, Style::new(settings, medium), formatter.clone(), Arc::clone(&lost));
+        let refusals = Refusals::new(settings);
+        Self { stdout, medium, file: ArcSwapOption::empty(), formatter, refusals, lost }
+    }
+
+    fn push(&self, record: &[u8]) {
+        self.stdout.push(record);
+        if let Some(file) = &*self.file.load() {
+            file.output.push(record);
+        }
+    }
+
+    fn set(&self, settings: &Log, opened: Option<LogFile>) {
+        self.stdout.show(Style::new(settings, self.medium));
+        self.refusals.set(*settings.refusals);
+        let style = Style::new(settings, Medium::Other);
+        let current = self.file.load_full();
+        match (current, opened) {
+            (Some(current), Some(file)) => {
+                let path = file.path().into();
+                current.output.show(style);
+                current.output.switch(file);
+                self.file.store(Some(Arc::new(FileOutput { path, output: Arc::clone(&current.output) })));
+            }
+            (None, Some(file)) => {
+                let path = file.path().into();
+                let output = Output::start(Sink::File(file), style, self.formatter.clone(), Arc::clone(&self.lost));
+                self.file.store(Some(Arc::new(FileOutput { path, output })));
+            }
+            (Some(current), None) if settings.file.is_some() => current.output.show(style),
+            (Some(current), None) => {
+                self.file.store(None);
+                current.output.end();
+            }
+            (None, None) => {}
+        }
+    }
+
+    fn flush(&self) {
+        self.stdout.flush(FLUSH_LIMIT);
+        if let Some(file) = &*self.file.load() {
+            file.output.flush(FLUSH_LIMIT);
+        }
+    }
+}
+
+/// What stdout is, and whether colors are wanted there (<https://no-color.org>).
+fn stdout_medium() -> Medium {
+    if !io::stdout().is_terminal() {
+        return Medium::Other;
+    }
+    let no_colour = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let is_dumb = env::var_os("TERM").is_some_and(|terminal| terminal == "dumb");
+    Medium::Terminal(if no_colour || is_dumb { Colour::None } else { Colour::Ansi })
 }
 
 /// Our own messages at `level`. Of the libraries only errors: the rest is their view of what we report ourselves, such
@@ -245,7 +316,6 @@ impl From<Level> for LevelFilter {
     }
 }
 
-const LINE_BYTES: usize = 640;
 const FLUSH_LIMIT: Duration = Duration::from_millis(1500);
 
 #[cfg(test)]

@@ -5,28 +5,40 @@
 mod ends;
 pub(crate) mod escape;
 mod event;
+mod format;
+mod keys;
 mod labels;
 mod line;
 pub(crate) mod log;
+mod log_file;
 mod metrics;
 mod names;
 mod open_line;
+mod output;
+mod pretty;
 mod process;
+mod pseudonyms;
 mod queue;
 mod reason;
+mod record;
 mod refusals;
 mod refused;
 mod registry;
 mod render;
 mod series;
+mod style;
 mod table;
 mod timestamp;
+mod visible;
 
 pub(crate) use self::ends::RouteFigures;
 pub(crate) use self::escape::readable;
 pub use self::labels::*;
-pub(crate) use self::line::{Alpn, Asked, ConnectionLine, Endpoint, MAX_ALPN_NAME_BYTES, MAX_ALPN_NAMES, RequestLine};
+pub(crate) use self::line::{
+    Alpn, Asked, ConnectionLine, Endpoint, LoggedAddress, MAX_ALPN_NAME_BYTES, MAX_ALPN_NAMES, RequestLine,
+};
 pub(crate) use self::log::{ConnectionLog, LogControl, LogGuard};
+pub(crate) use self::log_file::LogFile;
 pub use self::metrics::Metrics;
 pub(crate) use self::metrics::{REVISION, VERSION};
 pub(crate) use self::open_line::OpenConnectionLine;

@@ -1,18 +1,16 @@
-//! Writes the line of a connection that is still open (`log.interval`).
+//! Records the line of a connection that is still open (`log.interval`).
 //!
 //! In:  an [`OpenConnectionLine`]; unknown fields are `None`.
-//! Out: one line, with the fields of docs/logs.md in the order of the connection line.
+//! Out: one record, with the fields of docs/logs.md in the order of the connection line.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
-use super::escape::Fields;
+use super::keys::Key;
 use super::labels::State;
-use super::line::Millis;
-use super::timestamp::Timestamp;
+use super::line::LoggedAddress;
+use super::record::{Entry, Kind, Severity};
 use crate::ids::ConnectionId;
-use crate::settings::LogFormat;
 
 /// An open connection, as it is logged. The fields mean what they mean in the line at its end.
 #[derive(Clone)]
@@ -25,7 +23,7 @@ pub struct OpenConnectionLine<'a> {
     pub route: Option<&'a str>,
     pub pool: Option<&'a str>,
     pub backend: Option<&'a str>,
-    pub address: Option<&'a dyn fmt::Display>,
+    pub address: Option<LoggedAddress<'a>>,
     /// Since accept.
     pub duration_ms: Duration,
     /// So far.
@@ -36,27 +34,29 @@ pub struct OpenConnectionLine<'a> {
 }
 
 impl OpenConnectionLine<'_> {
-    /// Appends the line, including its newline.
-    pub(super) fn write(&self, out: &mut String, format: LogFormat, now: SystemTime) {
-        let mut fields = Fields::new(out, format);
-        fields.text("ts", Timestamp(now));
-        fields.text("event", "connection_open");
-        fields.text("id", self.id);
-        fields.text("listener", self.listener);
-        fields.text("client", self.client);
-        fields.text("peer", self.peer);
-        let known = [("sni", self.sni), ("route", self.route), ("pool", self.pool), ("backend", self.backend)];
+    /// Appends the entry.
+    pub(super) fn record(&self, out: &mut Vec<u8>, now: SystemTime) {
+        let mut entry = Entry::new(out, now, Severity::Info, Kind::Open);
+        entry.text(Key::Event, "connection_open");
+        entry.text(Key::Listener, self.listener);
+        entry.socket(Key::Client, self.client);
+        if self.peer != self.client {
+            entry.socket(Key::Peer, self.peer);
+        }
+        let known =
+            [(Key::Sni, self.sni), (Key::Route, self.route), (Key::Pool, self.pool), (Key::Backend, self.backend)];
         for (key, value) in known {
-            value.into_iter().for_each(|value| fields.text(key, value));
+            value.into_iter().for_each(|value| entry.text(key, value));
         }
         if let Some(address) = self.address {
-            fields.text("address", address);
+            address.record(&mut entry);
         }
-        fields.plain("duration_ms", Millis(self.duration_ms));
-        fields.plain("bytes_to_backend", self.bytes_to_backend);
-        fields.plain("bytes_to_client", self.bytes_to_client);
-        fields.text("phase", self.phase.as_str());
-        fields.text("config", self.config);
-        fields.finish();
+        entry.duration(Key::DurationMs, self.duration_ms);
+        entry.number(Key::BytesToBackend, self.bytes_to_backend);
+        entry.number(Key::BytesToClient, self.bytes_to_client);
+        entry.text(Key::Phase, self.phase.as_str());
+        entry.id(Key::Id, self.id.0);
+        entry.text(Key::Config, self.config);
+        entry.finish();
     }
 }

@@ -23,6 +23,17 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// The time of day in UTC: `12:34:56.789Z`.
+pub(super) struct TimeOfDay(pub(super) SystemTime);
+
+impl fmt::Display for TimeOfDay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since_1970 = self.0.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (seconds, millis) = (since_1970.as_secs() % 86_400, since_1970.subsec_millis());
+        write!(f, "{:02}:{:02}:{:02}.{millis:03}Z", seconds / 3600, seconds / 60 % 60, seconds % 60)
+    }
+}
+
 /// For later times, which RFC 3339 cannot write.
 const LAST: OffsetDateTime = OffsetDateTime::new_utc(time::Date::MAX, time::Time::MAX);
 

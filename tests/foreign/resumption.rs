@@ -54,7 +54,7 @@ fn by_source_hash_a_client_finds_its_session_again_among_backends_that_share_no_
         let seen = lb.log().len();
         let sessions = reconnect(&openssl, &lb, "one.test", &site.certificate("one.test"), [127, 0, 1, client].into());
         assert_eq!(sessions, Sessions { new: 1, reused: 5 }, "127.0.1.{client}");
-        used.insert(lb.wait_for_line_after(seen, |line| line["reason"].is_string())["address"].to_string());
+        used.insert(lb.wait_for_line_after(seen, |line| line["reason"].is_string())["backend"].to_string());
         if client >= 4 && used.len() == 2 {
             break;
         }

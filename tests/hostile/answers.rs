@@ -160,7 +160,7 @@ fn when_no_backend_speaks_tls_the_client_gets_what_one_said() {
         assert_eq!(answer(&lb, "a.test"), BAD_REQUEST, "{others:?}");
         let line = lb.wait_for_connection("a.test");
         assert_eq!(line["error"], "backend's first bytes are not TLS (HTTP/1.1 400)", "{line}");
-        assert_eq!(line["address"], http.address.to_string(), "{line}");
+        assert_eq!(line["backend"], http.address.to_string(), "{line}");
         assert_eq!((&line["answer"], &line["reason"]), (&"other".into(), &"ok".into()), "{line}");
         assert_eq!(connects(&lb, http.address, "not_tls"), 1.0);
         assert_eq!(lb.metric("backend_connects_total", &[("result", "ok")]), 0.0);

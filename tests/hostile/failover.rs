@@ -69,7 +69,7 @@ fn is_passed_over_and_ejected(bad: SocketAddr, result: &str, keys: &str) {
     assert_eq!(lb.metric("backend_up", &[("backend", &good.address.to_string())]), 1.0);
     let line = lb.wait_for_connection("a.test");
     assert_eq!((line["attempts"].as_u64(), line["reason"].as_str()), (Some(2), Some("ok")), "{line}");
-    assert_eq!(line["address"].as_str(), Some(&*good.address.to_string()), "{line}");
+    assert_eq!(line["backend"].as_str(), Some(&*good.address.to_string()), "{line}");
     lb.end();
 }
 
@@ -306,7 +306,7 @@ fn a_slow_backend_keeps_its_connection_and_the_first_answer_wins() {
     assert_eq!((slow.contacts(), unneeded.contacts()), (1, 1));
     let line = lb.wait_for_connection("a.test");
     assert_eq!((line["attempts"].as_u64(), line["reason"].as_str()), (Some(2), Some("ok")), "{line}");
-    assert_eq!(line["address"].as_str(), Some(&*slow.address.to_string()), "{line}");
+    assert_eq!(line["backend"].as_str(), Some(&*slow.address.to_string()), "{line}");
     assert!(line["first_byte_ms"].as_f64() >= Some(50.0), "from its own connect: {line}");
     lb.end();
 }

@@ -75,7 +75,7 @@ fn an_open_connection_is_logged_at_each_interval_with_its_bytes_so_far() {
     let seen = lb.log().len();
     let second = lb.wait_for_line_after(seen, |line| line["event"] == "connection_open");
     assert_eq!((&first["sni"], &first["phase"], &first["pool"]), (&"a.test".into(), &"relaying".into(), &"p".into()));
-    assert_eq!(first["address"], backend.address.to_string());
+    assert_eq!(first["backend"], backend.address.to_string());
     assert_eq!(first["id"], second["id"]);
     let bytes = |line: &serde_json::Value| (line["bytes_to_backend"].as_u64(), line["bytes_to_client"].as_u64());
     let of = |bytes: usize| Some(bytes as u64);

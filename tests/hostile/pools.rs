@@ -175,7 +175,7 @@ fn a_backend_may_be_a_unix_socket() {
         writing.join().unwrap();
         assert!(back == sent && end == Close::Fin, "{splice}: {} bytes of {}, {end:?}", back.len(), sent.len());
         let line = lb.wait_for_connection("a.test");
-        assert_eq!(line["address"].as_str(), Some(&*format!("unix:{}", path.display())), "{line}");
+        assert_eq!(line["backend"].as_str(), Some(&*format!("unix:{}", path.display())), "{line}");
         lb.end();
     }
 }

@@ -141,7 +141,7 @@ fn backends_are_tried_until_one_speaks() {
     assert_eq!(*closed, format!("{} closed: {why}", closes.address));
     let why = "the backend accepted the connection but sent nothing for ";
     assert!(silent.starts_with(&format!("{} silent: {why}", mute.address)), "{line}");
-    assert_eq!(line["address"], good.address.to_string(), "{line}");
+    assert_eq!(line["backend"], good.address.to_string(), "{line}");
     lb.end();
 }
 

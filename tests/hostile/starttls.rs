@@ -234,7 +234,7 @@ fn a_backend_that_does_not_begin_tls_is_skipped_and_the_next_one_is_asked_anew()
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_to_close(&mut client), (vec![], Close::Fin));
     let line = ended(&lb);
-    assert_eq!((&line["address"], &line["attempts"]), (&good.address.to_string().into(), &9.into()), "{line}");
+    assert_eq!((&line["backend"], &line["attempts"]), (&good.address.to_string().into(), &9.into()), "{line}");
     let failed = line["failed"].as_array().unwrap();
     for ((why, address), says) in failed.iter().zip(&all).zip([
         " starttls: the backend does not offer TLS (PostgreSQL: ssl = off)",

@@ -13,7 +13,10 @@ pub(super) use super::ranges::number_within;
 use super::{Cursor, per_client};
 use crate::config::Token;
 use crate::config::problem::Place;
-use crate::settings::{Address, Admin, AllowControl, Limits, Log, Relay, Reload, Runtime, Size, Span, Tcp, Timeouts};
+use crate::settings::{
+    Address, Admin, AllowControl, FilePath, Limits, Log, LogFields, LogFormat, Relay, Reload, Runtime, Size, Span, Tcp,
+    Timeouts,
+};
 
 pub(super) fn timeouts(top: &Cursor<'_>) -> Timeouts {
     let timeouts: Timeouts = top.section("timeouts");
@@ -129,9 +132,19 @@ fn beside(main: &Path, file: &Path) -> PathBuf {
 }
 
 pub(super) fn log(top: &Cursor<'_>) -> Log {
-    let log: Log = top.section("log");
-    if let (Some(interval), Some(section)) = (*log.interval, top.key("log")) {
+    let mut log: Log = top.section("log");
+    let Some(section) = top.key("log") else { return log };
+    if let Some(interval) = *log.interval {
         within(&section, "interval", interval, Duration::from_secs(1)..=WEEK);
+    }
+    if log.fields != LogFields::Native && !matches!(log.format, LogFormat::Auto | LogFormat::Json) {
+        section.error_at("fields", "only JSON lines have these names; write `format: json`, or `fields: native`");
+    }
+    if let Some(file) = log.file.as_ref() {
+        if file.0.as_os_str().is_empty() || file.0.file_name().is_none() {
+            section.error_at("file", "this is not the path of a file; write one, or `none`");
+        }
+        log.file = FilePath(beside(&section.at.place().file, &file.0)).into();
     }
     log
 }

@@ -18,6 +18,7 @@ impl Account {
         let hello = self.hello();
         let pool = self.routed.as_ref().and_then(|routed| routed.pool.as_ref());
         let backend = self.attempts.last.as_ref();
+        let nameless_error = self.error.as_ref().and_then(|error| error.without_name());
         live.terms.connection_log.line(&ConnectionLine {
             id: live.id,
             listener: live.terms.listener(live.listener),
@@ -37,7 +38,7 @@ impl Account {
             matched: self.matched,
             pool: pool.map(|pool| &*pool.name),
             backend: backend.map(|backend| &*backend.name),
-            address: backend.map(|backend| &backend.address as &dyn std::fmt::Display),
+            address: backend.map(|backend| backend.address.logged()),
             attempts: self.attempts.count(),
             failed: self.attempts.failed(),
             answer: self.answer.filter(|_| hello.is_some()),
@@ -50,6 +51,7 @@ impl Account {
             reason,
             config: &live.terms.hash,
             error: self.error.as_ref().map(|error| error as &dyn std::fmt::Display),
+            nameless_error: nameless_error.as_deref(),
         });
     }
 }

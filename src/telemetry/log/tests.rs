@@ -1,76 +1,64 @@
-use std::sync::mpsc::{Sender, channel};
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, channel};
 
 use serde_json::Value;
+use tracing_subscriber::Layer;
 
-use super::super::{Alpn, Endpoint, State};
+use super::super::keys::Key;
+use super::super::line::tests::bare;
+use super::super::record::{Kind, Record};
+use super::super::style::Form;
 use super::*;
+use crate::settings::{LogFields, LogFormat, Or, Shown};
 
-/// Forwards everything that is written.
-struct Channel(Sender<Vec<u8>>);
-
-impl Write for Channel {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.send(bytes.to_vec()).map_err(io::Error::other)?;
+/// A log with `settings`, and what it writes.
+fn log(settings: &Log) -> (ConnectionLog, Receiver<Vec<u8>>) {
+    let (sender, written) = channel();
+    let write = move |bytes: &[u8]| {
+        sender.send(bytes.to_vec()).map_err(io::Error::other)?;
         Ok(bytes.len())
-    }
+    };
+    (ConnectionLog::to(write, settings), written)
+}
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+fn json() -> Log {
+    Log { format: LogFormat::Json, ..Log::default() }
+}
+
+/// The lines written so far.
+fn lines(log: &ConnectionLog, written: &Receiver<Vec<u8>>) -> Vec<Value> {
+    log.flush();
+    let text = String::from_utf8(written.try_iter().flatten().collect()).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn line(reason: Reason) -> ConnectionLine<'static> {
-    ConnectionLine {
-        id: crate::ids::ConnectionId(1),
-        listener: "l",
-        client: "192.0.2.1:1".parse().unwrap(),
-        peer: "192.0.2.1:1".parse().unwrap(),
-        endpoint: Endpoint::default(),
-        sni: Some("a.test"),
-        alpn: Alpn::Absent,
-        tls: None,
-        offers: &[],
-        hello_bytes: None,
-        hello_records: None,
-        hello_ms: None,
-        saw: None,
-        request: None,
-        route: None,
-        matched: None,
-        pool: None,
-        backend: None,
-        address: None,
-        attempts: 0,
-        failed: &[],
-        answer: None,
-        connect_ms: None,
-        first_byte_ms: None,
-        duration_ms: Duration::ZERO,
-        bytes_to_backend: 0,
-        bytes_to_client: 0,
-        phase: State::Hello,
-        reason,
-        config: "c",
-        error: None,
+    ConnectionLine { reason, ..bare() }
+}
+
+/// Formats what is logged in `logs`.
+fn messages(filter: Targets, logs: impl FnOnce()) -> Vec<Value> {
+    let written = Arc::<Mutex<Vec<u8>>>::default();
+    let to = Arc::clone(&written);
+    let messages = Messages(move |record: &[u8]| to.lock().unwrap().extend_from_slice(record));
+    let subscriber = Registry::default().with(messages.with_filter(filter));
+    tracing::subscriber::with_default(subscriber, logs);
+    let (records, mut lines) = (written.lock().unwrap(), String::new());
+    let style = Style { form: Form::Json(LogFields::Native), names: Shown::Clear, clients: Shown::Clear };
+    let mut rest = &records[..];
+    while let Some(record) = Record::next(&mut rest) {
+        assert_eq!(record.kind, Kind::Message);
+        assert!(record.find(Key::Msg).is_some());
+        Formatter::default().write(&mut lines, record, style);
     }
+    lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]
-fn a_line_is_one_write() {
-    let (sender, written) = channel();
-    let log = ConnectionLog::to(Channel(sender), LogFormat::Json, LogConnections::All);
-    log.clone().line(&line(Reason::NoRoute));
-    log.line(&line(Reason::Ok));
-    let lines: Vec<Value> = written.try_iter().map(|line| serde_json::from_slice(&line).unwrap()).collect();
-    assert_eq!(lines.iter().map(|line| &line["reason"]).collect::<Vec<_>>(), ["no_route", "ok"]);
-}
-
-#[test]
-fn failed_leaves_out_what_nobody_can_mend() {
-    let (sender, written) = channel();
-    let log = ConnectionLog::to(Channel(sender), LogFormat::Text, LogConnections::Failed);
+fn failed_leaves_out_what_nobody_can_mend_and_probes_can_be_left_out_alone() {
+    let (log, written) = log(&Log { connections: LogConnections::Failed, ..json() });
     Reason::ALL.iter().for_each(|reason| log.line(&line(*reason)));
-    assert_eq!(written.try_iter().count(), Reason::ALL.len() - 4);
+    assert_eq!(lines(&log, &written).len(), Reason::ALL.len() - 4);
     assert!(!log.wants(Reason::Ok) && !log.wants(Reason::Probe) && log.wants(Reason::NoRoute));
 
     let docs = include_str!("../../../docs/logs.md");
@@ -80,17 +68,18 @@ fn failed_leaves_out_what_nobody_can_mend() {
         assert_eq!(row.ends_with("| `none` |"), !log.wants(*reason), "{row}");
     }
 
-    let off = ConnectionLog { which: LogConnections::Off, ..log };
+    let off = ConnectionLog { which: LogConnections::Off, ..log.clone() };
     assert!(Reason::ALL.iter().all(|reason| !off.wants(*reason)));
+    let no_probes = ConnectionLog { which: LogConnections::All, probes: false, ..log };
+    assert!(Reason::ALL.iter().all(|reason| no_probes.wants(*reason) == (*reason != Reason::Probe)));
 }
 
 #[test]
 fn of_refused_clients_a_hundred_a_second_have_a_line_and_of_others_all() {
-    let (sender, written) = channel();
-    let log = ConnectionLog::to(Channel(sender), LogFormat::Json, LogConnections::All);
+    let (log, written) = log(&json());
     let lines_of = |reason| {
         (0..250).for_each(|_| log.line(&line(reason)));
-        written.try_iter().count()
+        lines(&log, &written).len()
     };
     for reason in Reason::ALL {
         assert_eq!(lines_of(*reason), if reason.is_refusal() { 100 } else { 250 }, "{reason}");
@@ -101,85 +90,85 @@ fn of_refused_clients_a_hundred_a_second_have_a_line_and_of_others_all() {
     let above: Vec<&str> = above.filter_map(|row| row.split('`').nth(1)).collect();
     assert!(["bad_hello", "probe", "limit_backend"].iter().all(|reason| above.contains(reason)), "{above:?}");
 
-    let (sender, messages) = channel();
-    let make = move || Channel(sender.clone());
-    let format = OperatorMessage { format: LogFormat::Json, colour: Colour::None };
-    let subscriber = Registry::default().with(tracing_subscriber::fmt::layer().event_format(format).with_writer(make));
     // Twice: the second time there is nothing to report.
-    tracing::subscriber::with_default(subscriber, || (0..2).for_each(|_| log.refusals.report()));
-    let messages: Vec<Value> = messages.try_iter().map(|line| serde_json::from_slice(&line).unwrap()).collect();
-    assert_eq!(messages.iter().map(|message| &message["reason"]).collect::<Vec<_>>(), above);
-    for message in messages {
+    let reported = messages(ours(Level::Info), || (0..2).for_each(|_| log.outputs().refusals.report()));
+    assert_eq!(reported.iter().map(|message| &message["reason"]).collect::<Vec<_>>(), above);
+    for message in reported {
         assert_eq!((&message["event"], &message["count"]), (&"refusals_suppressed".into(), &150.into()));
     }
     assert_eq!(lines_of(Reason::BadHello), 100, "the next second begins anew");
 }
 
 #[test]
+fn the_rate_of_refusals_is_a_setting() {
+    let (limited, written) = log(&Log { refusals: serde_json::from_str("\"3/m\"").unwrap(), ..json() });
+    (0..10).for_each(|_| limited.line(&line(Reason::NoRoute)));
+    assert_eq!(lines(&limited, &written).len(), 3);
+    // The minute is not over, so the count goes on.
+    assert!(messages(ours(Level::Info), || limited.outputs().refusals.report_if_due()).is_empty());
+    limited.line(&line(Reason::NoRoute));
+    assert!(lines(&limited, &written).is_empty());
+    let reported = messages(ours(Level::Info), || limited.outputs().refusals.set(None));
+    assert_eq!((&reported[0]["reason"], &reported[0]["count"]), (&"no_route".into(), &8.into()));
+    assert!(reported[0]["msg"].as_str().unwrap().contains("3/m (log.refusals)"), "{reported:?}");
+
+    let (all, written) = log(&Log { refusals: Or::default(), ..json() });
+    (0..500).for_each(|_| all.line(&line(Reason::NoRoute)));
+    assert_eq!(lines(&all, &written).len(), 500);
+    assert!(messages(ours(Level::Info), || all.outputs().refusals.report()).is_empty());
+}
+
+#[test]
 fn the_level_is_about_snigate_and_not_its_libraries() {
     for (level, wanted) in [(Level::Error, "e E"), (Level::Info, "i e E"), (Level::Trace, "t d i e E")] {
-        let (sender, written) = channel();
-        let make = move || Channel(sender.clone());
-        let subscriber = Registry::default().with(ours(level));
-        let subscriber = subscriber.with(tracing_subscriber::fmt::layer().with_writer(make).without_time());
-        tracing::subscriber::with_default(subscriber, || {
-            tracing::trace!("=t");
-            tracing::debug!("=d");
-            tracing::info!("=i");
-            tracing::error!("=e");
-            tracing::debug!(target: "hickory_proto::xfer", "=D");
-            tracing::info!(target: "h2", "=I");
-            tracing::warn!(target: "hickory_proto::xfer", "=W");
-            tracing::error!(target: "h2", "=E");
+        let seen = messages(ours(level), || {
+            tracing::trace!("t");
+            tracing::debug!("d");
+            tracing::info!("i");
+            tracing::error!("e");
+            tracing::debug!(target: "hickory_proto::xfer", "D");
+            tracing::info!(target: "h2", "I");
+            tracing::warn!(target: "hickory_proto::xfer", "W");
+            tracing::error!(target: "h2", "E");
         });
-        let all = String::from_utf8(written.try_iter().flatten().collect()).unwrap();
-        let seen: Vec<&str> = all.lines().filter_map(|line| Some(line.split_once('=')?.1)).collect();
+        let seen: Vec<&str> = seen.iter().filter_map(|message| message["msg"].as_str()).collect();
         assert_eq!(seen.join(" "), wanted, "{level:?}");
     }
 }
 
 #[test]
-fn operator_messages_are_one_object_with_the_event_third() {
-    let (sender, written) = channel();
-    let make = move || Channel(sender.clone());
-    let messages = OperatorMessage { format: LogFormat::Json, colour: Colour::None };
-    let subscriber =
-        Registry::default().with(tracing_subscriber::fmt::layer().event_format(messages).with_writer(make));
-    tracing::subscriber::with_default(subscriber, || {
-        let error = io::Error::other("no\nsuch \x1b thing");
+fn a_message_is_recorded_with_its_fields() {
+    let seen = messages(ours(Level::Info), || {
+        let error: &(dyn std::error::Error + 'static) = &io::Error::other("no\nsuch \x1b thing");
         tracing::warn!(
             event = "it_was_rejected",
             file = "a \"b\"",
             routes = 3,
             ratio = f64::NAN,
+            half = 0.5,
+            left = -1,
             ok = true,
-            %error,
+            client = ?"192.0.2.1",
+            error,
             "rejected\r\n{}", '\0'
         );
-        tracing::info!(left = -1, kind = ?LogFormat::Text);
     });
-    let lines: Vec<String> = written.try_iter().map(|line| String::from_utf8(line).unwrap()).collect();
-    assert_eq!(lines.len(), 2, "{lines:?}");
-    let (at, rest) = lines[0].split_once(",\"level\"").unwrap();
-    assert!(at.starts_with("{\"ts\":\"20") && at.ends_with("Z\""), "{at}");
-    assert_eq!(
-        rest,
-        ":\"WARN\",\"event\":\"it_was_rejected\",\"msg\":\"rejected\\r\\n\\u0000\",\"file\":\"a \\\"b\\\"\",\
-         \"routes\":3,\"ratio\":\"NaN\",\"ok\":true,\"error\":\"no\\nsuch \\u001b thing\"}\n"
-    );
-    assert!(lines[1].ends_with("\"level\":\"INFO\",\"msg\":\"\",\"left\":-1,\"kind\":\"Text\"}\n"), "{}", lines[1]);
-    lines.iter().for_each(|line| _ = serde_json::from_str::<Value>(line).unwrap());
+    let wanted = serde_json::json!({
+        "ts": seen[0]["ts"], "level": "WARN", "event": "it_was_rejected", "msg": "rejected\r\n\0", "file": "a \"b\"",
+        "routes": 3, "ratio": "NaN", "half": 0.5, "left": -1, "ok": true, "client": "\"192.0.2.1\"",
+        "error": "no\nsuch \u{1b} thing",
+    });
+    assert_eq!(seen, [wanted]);
 }
 
 #[test]
-fn colour_surrounds_a_text_line_and_the_line_still_ends_it() {
-    let (sender, written) = channel();
-    let messages = OperatorMessage { format: LogFormat::Text, colour: Colour::Ansi };
-    let make = move || Channel(sender.clone());
-    let subscriber =
-        Registry::default().with(tracing_subscriber::fmt::layer().event_format(messages).with_writer(make));
-    tracing::subscriber::with_default(subscriber, || tracing::error!(cause = "\x1b[0m", "cannot bind"));
-    let line = String::from_utf8(written.recv().unwrap()).unwrap();
-    assert!(line.starts_with("\x1b[31mts="), "{line:?}");
-    assert!(line.ends_with(" level=ERROR msg=\"cannot bind\" cause=\"\\u001b[0m\"\x1b[0m\n"), "{line:?}");
+fn auto_is_for_people_on_a_terminal_and_for_programs_elsewhere() {
+    let form = |format, medium| Style::new(&Log { format, ..Log::default() }, medium).form;
+    let (terminal, json) = (Medium::Terminal(Colour::Ansi), Form::Json(LogFields::Native));
+    assert_eq!(form(LogFormat::Auto, terminal), Form::Pretty(Colour::Ansi));
+    assert_eq!(form(LogFormat::Auto, Medium::Terminal(Colour::None)), Form::Pretty(Colour::None));
+    assert_eq!(form(LogFormat::Auto, Medium::Other), json);
+    assert_eq!(form(LogFormat::Json, terminal), json);
+    assert_eq!(form(LogFormat::Pretty, Medium::Other), Form::Pretty(Colour::None));
+    assert_eq!(form(LogFormat::Logfmt, terminal), Form::Logfmt);
 }

@@ -1,0 +1,48 @@
+//! How an output shows its lines.
+//!
+//! In:  the settings of the log, and what the output is.
+//! Out: [`Style`].
+
+use crate::settings::{Log, LogFields, LogFormat, Shown};
+
+/// How the lines of one output look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Style {
+    pub(super) form: Form,
+    pub(super) names: Shown,
+    pub(super) clients: Shown,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Json(LogFields),
+    Logfmt,
+    Pretty(Colour),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Colour {
+    Ansi,
+    None,
+}
+
+/// What an output is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Medium {
+    /// A terminal, with colors if the user wants them.
+    Terminal(Colour),
+    /// A file, a pipe, a socket.
+    Other,
+}
+
+impl Style {
+    pub(super) fn new(settings: &Log, medium: Medium) -> Self {
+        let colour = if let Medium::Terminal(colour) = medium { colour } else { Colour::None };
+        let form = match (settings.format, medium) {
+            (LogFormat::Auto, Medium::Terminal(_)) | (LogFormat::Pretty, _) => Form::Pretty(colour),
+            (LogFormat::Auto, Medium::Other) | (LogFormat::Json, _) => Form::Json(settings.fields),
+            (LogFormat::Logfmt, _) => Form::Logfmt,
+        };
+        Self { form, names: settings.names, clients: settings.clients }
+    }
+}
