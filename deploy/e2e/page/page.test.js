@@ -253,6 +253,24 @@ test("it can be used with the keyboard alone", async () => {
   await clean(page);
 });
 
+test("a page for which no stream of events is left asks by itself", async () => {
+  const streams = [];
+  for (;;) {
+    const stream = new AbortController();
+    const answer = await fetch(`${snigate.url}api/v1/events`, { signal: stream.signal });
+    if (answer.status === 503) break;
+    streams.push(stream);
+    assert.ok(streams.length < 100, "streams have a limit");
+  }
+  const page = await open(browser, snigate.url);
+  await live(page);
+  const before = await page.locator("#limits").innerText();
+  await page.waitForFunction(before => document.querySelector("#limits").innerText !== before, before);
+  assert.equal(await text(page, "#pulse"), "Live");
+  for (const stream of streams) stream.abort();
+  await clean(page);
+});
+
 // Last, since they end what the other tests use.
 test("an open page goes on over a restart and an upgrade", async () => {
   const page = await open(browser, snigate.url);

@@ -24,20 +24,28 @@ export async function until(condition, what, seconds = 15) {
   for (;;) {
     const value = await condition();
     if (value) return value;
-    if (Date.now() > deadline) throw new Error(`not within ${seconds} s: ${what}`);
+    if (Date.now() > deadline) throw new Error(`not within ${seconds} s: ${typeof what === "function" ? what() : what}`);
     await new Promise(resolve => setTimeout(resolve, 50));
   }
 }
 
-export async function freePort() {
-  const server = net.createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address();
-  server.close();
-  await once(server, "close");
-  return port;
-}
+const given = new Set();
 
+// Below the range from which the kernel takes the ports of clients: it stays free until it is bound.
+export async function freePort() {
+  for (;;) {
+    const port = 10000 + Math.floor(Math.random() * 20000);
+    const server = net.createServer();
+    const bound = await new Promise(resolve => server.once("error", () => resolve(false))
+      .listen(port, "127.0.0.1", () => resolve(true)));
+    if (!bound) continue;
+    if (given.has(port)) { server.close(); continue; }
+    given.add(port);
+    server.close();
+    await once(server, "close");
+    return port;
+  }
+}
 // A directory for one test file, with a certificate that its backends share.
 export class Place {
   constructor() {
@@ -95,7 +103,10 @@ export class Snigate {
     await this.ready();
   }
   async ready() {
-    await until(async () => (await fetch(`${this.url}readyz`).catch(() => null))?.ok, `ready\n${this.log}`);
+    await until(async () => {
+      if (this.process.exitCode !== null) throw new Error(`snigate ended\n${this.log}`);
+      return (await fetch(`${this.url}readyz`).catch(() => null))?.ok;
+    }, () => `ready\n${this.log}`);
   }
   get admin() { return this.place.admin; }
   get url() { return `http://127.0.0.1:${this.admin}/`; }

@@ -114,11 +114,13 @@
     clearTimeout(retry);
     events?.close();
     const current = events = new EventSource("api/v1/events");
-    const tick = () => refresh().then(connected, () => failed(current));
+    // Not all open pages at the same moment. One request may fail because others need its place.
+    const tick = () => pause(150).then(refresh).catch(() => pause(800).then(refresh)).then(connected, () => failed(current));
     for (const kind of ["status", "backend", "reload", "stage"]) events.addEventListener(kind, tick);
     events.addEventListener("status", () => wait = 1000, { once: true });
     events.onerror = () => failed(current);
   }
+  const pause = ms => new Promise(resolve => setTimeout(resolve, Math.random() * ms));
   function connected() {
     if (!root.classList.contains("is-lost") && pulse.textContent === "Live") return;
     root.classList.remove("is-lost");

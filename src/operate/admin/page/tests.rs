@@ -247,6 +247,16 @@ fn a_certificate_that_expires_soon_or_has_expired_says_so() {
 }
 
 #[test]
+fn a_route_without_figures_of_its_own_is_not_called_unused() {
+    let mut data = sample();
+    data.routes.routes[0].connections = 0;
+    assert!(section(&data, "routes").contains("never matched</span>"));
+    data.routes.routes[0].is_counted_alone = false;
+    let shown = section(&data, "routes");
+    assert!(shown.contains("counted with others") && !shown.contains("never matched</span>"), "{shown}");
+}
+
+#[test]
 fn empty_lists_say_what_would_stand_there() {
     let mut data = sample();
     let mut fresh = status(&[], &[]);
