@@ -94,6 +94,9 @@ pub mod internals {
     pub mod sandbox {
         pub use crate::sandbox::system_calls;
     }
+    pub mod terminal {
+        pub use crate::cli::top::on_a_terminal;
+    }
     pub mod snapshot {
         pub use crate::snapshot::{RouteQuery, Snapshot, Terms};
     }

@@ -461,7 +461,7 @@ fn the_documents_name_every_command() {
     }
 }
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "run",
     "check",
     "explain",
@@ -469,6 +469,7 @@ const COMMANDS: [&str; 17] = [
     "doctor",
     "demo",
     "status",
+    "top",
     "connections",
     "reload",
     "drain",

@@ -116,6 +116,7 @@ fn invitation(server: &Server, backends: &[Backend], directory: &Path) -> String
     text += &format!("  curl -k https://nobody.localhost:{port}/     # refused: no route matches the name\n\n");
     text += &format!("Routing file  {directory}/config.yaml  (save a change while this runs)\n");
     text += &format!("Metrics       http://{admin}/metrics\nStatus        http://{admin}/\n");
+    text += &format!("Live          snigate top --admin {admin}\n");
     for backend in backends {
         text += &format!("Backend {}   {}\n", backend.name, backend.address);
     }

@@ -11,6 +11,12 @@ pub(super) fn bytes(count: u64) -> String {
     scaled(count as f64, "B")
 }
 
+/// In bits per second.
+pub(super) fn bit_rate(per_second: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    scaled(per_second as f64, "bit/s")
+}
+
 /// Events per second.
 pub(super) fn rate(per_second: f64) -> String {
     match per_second {
@@ -82,6 +88,7 @@ mod tests {
     fn three_digits_and_a_unit() {
         let shown = [0, 999, 1000, 1250, 99_949, 999_499, 999_500, 1 << 30, u64::MAX].map(bytes);
         assert_eq!(shown, ["0 B", "999 B", "1 kB", "1.25 kB", "99.9 kB", "999 kB", "1 MB", "1.07 GB", "18447 PB"]);
+        assert_eq!([0, 1_500_000].map(bit_rate), ["0 bit/s", "1.5 Mbit/s"]);
         assert_eq!([0.0, 0.001, 0.25, 12.34, 1234.0].map(rate), ["0/s", "<0.01/s", "0.25/s", "12.3/s", "1234/s"]);
         assert_eq!([0.000_05, 0.0123, 2.5].map(latency), ["50 µs", "12.3 ms", "2.5 s"]);
     }

@@ -23,6 +23,7 @@ mod schema;
 mod set_backend;
 mod status;
 mod table;
+pub(crate) mod top;
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -74,6 +75,8 @@ enum Command {
     Demo(demo::Options),
     /// Shows what the running snigate does, first what is wrong
     Status(status::Options),
+    /// Shows the running snigate live in the terminal
+    Top(top::Options),
     /// Lists open connections, or ends some
     Connections(connections::Options),
     /// Makes the running snigate read its routing file again, and shows the result
@@ -135,6 +138,7 @@ pub fn main() -> ExitCode {
     };
     match command {
         Some(Command::Status(options)) => status::run(&options, running(options.file.as_ref())),
+        Some(Command::Top(options)) => top::run(&options, running(options.file.as_ref())),
         Some(Command::Connections(options)) => connections::run(&options, running(None)),
         Some(Command::Reload(options)) => reload::run(&options, running(options.file.as_ref())),
         Some(Command::Drain(options)) => set_backend::drain(&options, running(None)),
@@ -166,6 +170,7 @@ fn ignores_config(command: &Command) -> Option<&'static str> {
         | Command::Doctor(doctor::Options { file: Some(_), .. })
         | Command::Healthcheck(healthcheck::Options { file: Some(_), .. })
         | Command::Status(status::Options { file: Some(_), .. })
+        | Command::Top(top::Options { file: Some(_), .. })
         | Command::Reload(reload::Options { file: Some(_), .. }) => {
             Some("the routing file is given twice, as an argument and with --config: leave one out")
         }
@@ -186,6 +191,7 @@ fn ignores_config(command: &Command) -> Option<&'static str> {
 fn asks_elsewhere(command: &Command) -> bool {
     let remote = match command {
         Command::Status(status::Options { remote, .. })
+        | Command::Top(top::Options { remote, .. })
         | Command::Connections(connections::Options { remote, .. })
         | Command::Reload(reload::Options { remote, .. })
         | Command::Drain(set_backend::DrainOptions { state: set_backend::StateOptions { remote, .. }, .. })

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueHint};
-use hyper::{Method, StatusCode};
+use hyper::body::Incoming;
+use hyper::{Method, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -76,6 +77,23 @@ impl Remote {
     /// Where it is asked: the first of its addresses.
     pub(super) fn address(&self) -> &Address {
         &self.addresses[0]
+    }
+
+    /// Asks for `path`, and returns when the head of the answer has arrived.
+    ///
+    /// # Errors
+    /// No address accepts the connection: the error of the last one. Or what answers does not speak HTTP.
+    pub(super) async fn open(&self, path: &str) -> io::Result<Response<Incoming>> {
+        let token = self.token.as_ref().map(|token| &**token.secret());
+        let request = Request { token, ..Request::get(path) };
+        let mut failed = io::Error::from(io::ErrorKind::NotFound);
+        for address in &self.addresses {
+            match admin_client::open(&admin_client::reachable(address), &request).await {
+                Err(error) if error.kind() != io::ErrorKind::Other => failed = error,
+                opened => return opened,
+            }
+        }
+        Err(failed)
     }
 
     /// Asks for `path`, and reads the answer into a type.

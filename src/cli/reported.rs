@@ -256,6 +256,23 @@ pub(super) struct Connection {
     pub bytes_to_client: u64,
 }
 
+/// What happened in the last minutes.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct History {
+    pub series: Vec<Series>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Series {
+    pub kind: String,
+    pub name: String,
+    pub pool: Option<String>,
+    /// New ones in each step, oldest first.
+    pub connections: Vec<u64>,
+}
+
 impl Backend {
     /// Whether the policy may pick it.
     pub(super) fn takes_connections(&self) -> bool {
@@ -278,6 +295,13 @@ impl Status {
     /// How long it is until `at`; zero if it is past.
     pub(super) fn until(&self, at: Option<&str>) -> Option<Duration> {
         Some(Duration::from_secs(seconds_since_1970(at?)?.saturating_sub(self.now()?)))
+    }
+
+    /// When this was reported, in seconds since 1970.
+    pub(super) fn seconds(&self) -> Option<f64> {
+        let at = OffsetDateTime::parse(self.at.as_deref()?, &Rfc3339).ok()?;
+        #[expect(clippy::cast_precision_loss, reason = "microseconds remain")]
+        Some(at.unix_timestamp_nanos() as f64 / 1e9)
     }
 
     /// The clock of the process, or of this machine.

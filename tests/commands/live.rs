@@ -73,6 +73,10 @@ fn connections_are_listed_and_ended_one_by_one_or_by_a_filter() {
     let listed = json(&served.run(&["connections", "--client", "127.0.0.0/8", "--json"]).well());
     assert_eq!((&listed["matching"], listed["connections"].as_array().unwrap().len()), (&json!(3), 3));
     assert_eq!(served.run(&["connections", "--client", "192.0.2.0/24"]).well(), "0 connections\n");
+    for (arguments, count) in [(["--name", "B.test"], 2), (["--search", "a.te"], 1), (["--sort", "bytes"], 3)] {
+        let shown = served.run(&[&["connections"], &arguments[..]].concat()).well();
+        assert_eq!(shown.lines().count(), count + 2, "{arguments:?}: {shown}");
+    }
     assert!(served.run(&["connections", "--client", "home"]).fails(2).contains("`10.0.0.0/8`"));
 
     // The id as the table shows it, without the zeros in front.
@@ -83,6 +87,9 @@ fn connections_are_listed_and_ended_one_by_one_or_by_a_filter() {
     let ended = served.run(&["connections", "end", "--backend", &b.address.to_string(), "--json"]).well();
     assert_eq!(json(&ended), json!({ "ended": 2 }));
     clients[1..].iter_mut().for_each(|client| drop(read_to_close(client)));
+    let mut last = client(&served, "a.test");
+    assert_eq!(served.run(&["connections", "end", "--name", "a.test"]).well(), "1 connection ended\n");
+    read_to_close(&mut last);
     for neither_or_both in [&["connections", "end"][..], &["connections", "end", "2a", "--all"]] {
         assert!(served.run(neither_or_both).fails(2).contains("say which connections to end"));
     }

@@ -5,6 +5,8 @@ mod harness;
 
 mod failures;
 mod live;
+mod terminal;
+mod top;
 
 use std::ffi::OsStr;
 use std::fs;
