@@ -71,6 +71,19 @@ fn a_slip_of_the_pen_gets_its_line_its_cause_and_its_cure() {
         (format!("{listener}{pools}routes:\n  - sni a.test\n    pool: p\n"), 4, 5, "write `sni: a.test`"),
         (format!("{listen}\"127.0.0.1:0\n{pools}"), 3, 11, "this `\"` is not closed in its line"),
         (
+            format!("listeners: [{{ name: a, bind: 127.0.0.1:0, allow: [10.0.0.0/8, @lists/x] }}]\n{pools}"),
+            1,
+            63,
+            "write \"@lists/x\" in quotes",
+        ),
+        (
+            format!("{listen}127.0.0.1:0\n    deny:\n      - @lists/a b.txt   # banned\n{pools}"),
+            5,
+            9,
+            "write \"@lists/a b.txt\" in quotes",
+        ),
+        (format!("{listener}{pools}routes:\n  - sni: @names\n    pool: p\n"), 4, 10, "write \"@names\" in quotes"),
+        (
             format!("{listener}pools: {{ p: {{ backends: [{{ address: 127.0.0.1:1 weight: 2 }}] }} }}\n"),
             2,
             49,

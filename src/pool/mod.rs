@@ -193,6 +193,7 @@ impl Pool {
             }
         }
         self.lay_out();
+        self.call_waiting(now);
         true
     }
 

@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use super::standing::Grade;
@@ -160,6 +161,23 @@ fn a_backend_with_a_weight_of_zero_gets_nothing_whatever_the_policy() {
         (0..5).for_each(|_| pool.failed(&one, Blame::Backend, &"refused", now));
         assert_eq!((one.standing.grade(now), three.standing.grade(now)), (Grade::Usable, Grade::Usable));
     }
+}
+
+/// Otherwise the first in line would learn of it only when the next look at all queues comes.
+#[test]
+fn a_weight_above_zero_calls_the_first_that_waits() {
+    let now = Instant::now();
+    let full = settings::Backend { max_connections: 1.into(), ..entry(1) };
+    let queue = settings::Queue { size: 1, ..settings::Queue::default() };
+    let pool = pool(settings::Pool { queue, ..settings() }, vec![full, entry(2)]);
+    pool.set_weight("127.0.0.1:2", Some(0), now);
+    let _lease = pool.picks(REQUEST).next(now).expect("the place on the first");
+    let client = pool.queue.join(1).expect("room");
+    let is_called = || std::pin::pin!(client.called()).poll(&mut Context::from_waker(Waker::noop())).is_ready();
+    pool.call_waiting(now);
+    assert!(!is_called(), "there is no place");
+    pool.set_weight("127.0.0.1:2", Some(1), now);
+    assert!(is_called());
 }
 
 #[test]

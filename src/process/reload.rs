@@ -259,11 +259,11 @@ impl Reloader {
             let quiet = match self.triggers.quiet_for() {
                 Some(quiet) if trigger == Trigger::File => quiet,
                 // A missing file has no modification time.
-                _ if fingerprint.has_gap() => since.elapsed(),
+                _ if fingerprint.has_gap(QUIET_OF_A_WRITER) => since.elapsed(),
                 _ => since.elapsed().max(fingerprint.quiet_for()),
             };
             let needed = match trigger {
-                _ if fingerprint.has_gap() || self.triggers.has_writer() => QUIET_OF_A_WRITER,
+                _ if fingerprint.has_gap(QUIET_OF_A_WRITER) || self.triggers.has_writer() => QUIET_OF_A_WRITER,
                 Trigger::File => QUIET,
                 // Without a watch, writers cannot be detected.
                 _ => QUIET_UNHEARD,

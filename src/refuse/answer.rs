@@ -2,7 +2,7 @@
 //!
 //! In:  a status; where it redirects to; the method.
 //! Out: [`Answer`]: the bytes of a whole response, after which the connection is closed.
-//! Source: RFC 9110 §15 (status codes), §6.6.1 (Date), §10.2.1 (Allow); RFC 9112 §9.6 (close).
+//! Source: RFC 9110 §15 (status codes), §6.6.1 (Date), §10.2.1 (Allow), §10.2.3 (Retry-After); RFC 9112 §9.6 (close).
 
 use std::fmt::Write;
 use std::time::SystemTime;
@@ -25,8 +25,13 @@ pub(crate) enum Body {
 impl Answer {
     /// An error, explained by its own name.
     pub(crate) fn error(status: u16, body: Body) -> Self {
-        let allow = if status == 405 { "Allow: GET, HEAD\r\n" } else { "" };
-        Self::new(status, allow, body)
+        let fields = match status {
+            405 => "Allow: GET, HEAD\r\n",
+            // What is full or down now may not be in a moment.
+            503 => "Retry-After: 1\r\n",
+            _ => "",
+        };
+        Self::new(status, fields, body)
     }
 
     /// Sends the client to `location`, with the same method.
@@ -85,6 +90,7 @@ mod tests {
             assert!(fields.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{fields}");
             assert!(fields.ends_with("\r\nConnection: close") && fields.contains("\r\nDate: "), "{fields}");
             assert_eq!(fields.contains("\r\nAllow: GET, HEAD\r\n"), status == 405);
+            assert_eq!(fields.contains("\r\nRetry-After: 1\r\n"), status == 503);
             assert_eq!(head.split_once("\r\n\r\n").expect("a head").1, "");
         }
     }

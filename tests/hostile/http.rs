@@ -59,7 +59,7 @@ const CHALLENGE: &str = "/.well-known/acme-challenge/LoqXcYV8q5ONbJQxbmR7SCTNo3t
 #[test]
 fn a_challenge_reaches_the_backend_byte_for_byte_and_alone() {
     let (backend, arrivals) = Backend::handing_over();
-    let lb = Trial::with(&config("", &http_only(&backend)));
+    let (lb, backend_address) = (Trial::with(&config("", &http_only(&backend))), backend.address);
     let head =
         format!("GET {CHALLENGE} HTTP/1.1\r\nhOST:  A.Test:80 \r\nX-Odd:\tbär \r\nAccept-Encoding: gzip\r\n\r\n");
     let second = b"GET /admin HTTP/1.1\r\nHost: a.test\r\n\r\n";
@@ -89,6 +89,10 @@ fn a_challenge_reaches_the_backend_byte_for_byte_and_alone() {
                 [&line["host"], &line["method"], &line["path"], &line["route"], &line["reason"]],
                 ["a.test", "GET", CHALLENGE, "a", "ok"],
                 "{line}"
+            );
+            assert_eq!(
+                (&line["backend"], &line["address"]),
+                (&"127.0.0.1:1".into(), &backend_address.to_string().into())
             );
             assert_eq!((&line["bytes_to_backend"], &line["status"]), (&head.len().into(), &Value::Null), "{line}");
         }
@@ -188,6 +192,21 @@ fn a_request_has_the_deadline_of_a_hello() {
     lb.wait_for_closed("probe", 1.0);
     drop(send(web(&lb), b"GET / HT"));
     lb.wait_for_closed("client_gone", 1.0);
+    lb.end();
+}
+
+#[test]
+fn a_request_above_the_limit_of_its_route_is_answered_and_may_be_tried_again() {
+    let (backend, arrivals) = Backend::handing_over();
+    let config = config("", &http_only(&backend)).replacen("name: a, sni", "name: a, max_connections: 1, sni", 1);
+    let lb = Trial::with(&config);
+    let challenge = request(&format!("GET {CHALLENGE}"), "Host: a.test");
+    let first = send(web(&lb), &challenge);
+    let held = arrivals.recv_timeout(DEADLINE).unwrap();
+    let (status, answer, line) = answered(&lb, &challenge);
+    assert_eq!((status, &line["reason"]), (503, &"limit_route".into()), "{line}");
+    assert!(answer.contains("\r\nRetry-After: 1\r\n"), "{answer}");
+    drop((first, held));
     lb.end();
 }
 

@@ -3,7 +3,7 @@
 //! In:  two configurations.
 //! Out: [`ListChange`]: how many networks were added and removed, however they are spread over files.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use serde::Serialize;
@@ -24,6 +24,9 @@ pub(super) struct ListChange {
     pub new_networks: Option<usize>,
     pub added: usize,
     pub removed: usize,
+    /// The entries that only one of the files has, as written: networks, and files with an `@`.
+    pub added_entries: Vec<String>,
+    pub removed_entries: Vec<String>,
 }
 
 pub(super) fn changes(old: &Side, new: &Side) -> Vec<ListChange> {
@@ -69,8 +72,19 @@ fn change(of: &str, list: &'static str, old: Option<&NetworkList>, new: Option<&
         new_networks: new.map(|_| after.len()),
         added: after.missing_in(&before),
         removed: before.missing_in(&after),
+        added_entries: only_in(new, old),
+        removed_entries: only_in(old, new),
     };
     (change.added + change.removed > 0 || old.is_some() != new.is_some()).then_some(change)
+}
+
+/// The entries of `one` that `other` does not have, in their order.
+fn only_in(one: Option<&NetworkList>, other: Option<&NetworkList>) -> Vec<String> {
+    let entries = |list: Option<&NetworkList>| -> Vec<String> {
+        list.into_iter().flat_map(|list| &list.entries).map(ToString::to_string).collect()
+    };
+    let known: HashSet<String> = entries(other).into_iter().collect();
+    entries(one).into_iter().filter(|entry| !known.contains(entry)).collect()
 }
 
 impl fmt::Display for ListChange {
@@ -82,6 +96,19 @@ impl fmt::Display for ListChange {
             (Some(_), Some(_)) => write!(f, "{} added, {} removed", networks(self.added), self.removed),
             (None, new) => write!(f, "{none} -> {}", networks(new.unwrap_or_default())),
             (Some(old), None) => write!(f, "{} -> {none}", networks(old)),
+        }?;
+        let signed = |sign: char, entries: &[String]| -> Vec<String> {
+            entries.iter().map(|entry| format!("{sign}{}", entry.escape_debug())).collect()
+        };
+        let entries = [signed('+', &self.added_entries), signed('-', &self.removed_entries)].concat();
+        let (shown, more) = entries.split_at(entries.len().min(MOST_SHOWN));
+        match (shown, more) {
+            ([], _) => Ok(()),
+            (shown, []) => write!(f, " ({})", shown.join(", ")),
+            (shown, more) => write!(f, " ({} and {} more entries)", shown.join(", "), more.len()),
         }
     }
 }
+
+/// Of the entries of one list.
+const MOST_SHOWN: usize = 10;

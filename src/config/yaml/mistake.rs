@@ -11,6 +11,7 @@ pub(super) fn find(text: &str, line: usize, parser_said: &str) -> Option<(Spot, 
     // An error in a value that continues on the next line is reported where the value begins.
     let ahead = if parser_said.contains("tab") { line + NEAR_LINES } else { line };
     tab(text.lines().take(ahead))
+        .or_else(|| parser_said.contains("`@'").then(|| near(&lines, bare_at)).flatten())
         .or_else(|| near(&lines, bare_brackets))
         .or_else(|| near(&lines, bare_variable))
         .or_else(|| near(&lines, no_blank))
@@ -38,6 +39,18 @@ fn tab<'t>(lines: impl Iterator<Item = &'t str>) -> Option<(Spot, String)> {
 fn near(lines: &[&str], look: impl Fn(&str) -> Option<(usize, String)>) -> Option<(Spot, String)> {
     let last = lines.iter().enumerate().rev().take(NEAR_LINES);
     last.filter_map(|(index, line)| look(line).map(|(column, message)| (spot(index, column), message))).next()
+}
+
+/// `allow: [@lists/partners.txt]`: YAML reserves the `@` at the start of a value.
+fn bare_at(line: &str) -> Option<(usize, String)> {
+    let begins = |start: usize| line[..start].trim_end_matches(' ').ends_with([':', '[', ',', '-']) || start == 0;
+    let (start, _) = line.match_indices('@').find(|(start, _)| begins(*start))?;
+    let rest = &line[start..];
+    let is_inside = line[..start].contains(['[', '{']);
+    let end = rest.find(if is_inside { &[',', ']', '}'][..] } else { &['#'][..] }).unwrap_or(rest.len());
+    let value = rest[..end].trim_end();
+    let column = line[..start].chars().count();
+    Some((column, format!("an unquoted `@` cannot begin a value in YAML; write \"{value}\" in quotes")))
 }
 
 /// `bind: [::]:443`, which YAML reads as the start of a list.

@@ -3,12 +3,15 @@
 //! In:  an account, and its entry in the registry.
 //! Out: one [`ConnectionLine`].
 
+use std::borrow::Cow;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::Account;
 use crate::client_hello::ClientHello;
 use crate::connection::spoken::{Request, features};
 use crate::operate::registry::LiveConnection;
+use crate::pool::{Address, Backend};
 use crate::proxy_header::Received;
 use crate::telemetry::{Alpn, Asked, ConnectionLine, Endpoint, Reason, RequestLine};
 use crate::way::Way;
@@ -19,6 +22,7 @@ impl Account {
         let pool = self.routed.as_ref().and_then(|routed| routed.pool.as_ref());
         let backend = self.attempts.last.as_ref();
         let nameless_error = self.error.as_ref().and_then(|error| error.without_name());
+        let address = backend.map(|backend| self.address(backend));
         live.terms.connection_log.line(&ConnectionLine {
             id: live.id,
             listener: live.terms.listener(live.listener),
@@ -38,7 +42,7 @@ impl Account {
             matched: self.matched,
             pool: pool.map(|pool| &*pool.name),
             backend: backend.map(|backend| &*backend.name),
-            address: backend.map(|backend| backend.address.logged()),
+            address: address.as_ref().map(|address| address.logged()),
             attempts: self.attempts.count(),
             failed: self.attempts.failed(),
             answer: self.answer.filter(|_| hello.is_some()),
@@ -62,6 +66,19 @@ fn endpoint(received: &Received) -> Endpoint<'_> {
         vpc_endpoint: received.vpc_endpoint(),
         private_link_id: received.private_link_id(),
         psc_connection_id: received.psc_connection_id(),
+    }
+}
+
+impl Account {
+    /// The address that was connected to: a challenge goes to another port than all else.
+    fn address<'b>(&self, backend: &'b Backend) -> Cow<'b, Address> {
+        let pool = self.routed.as_ref().and_then(|routed| routed.pool.as_ref());
+        match (&backend.address, pool) {
+            (Address::Inet(address), Some(pool)) if self.is_challenge() => {
+                Cow::Owned(Address::Inet(SocketAddr::new(address.ip(), pool.settings.http_port.0)))
+            }
+            (address, _) => Cow::Borrowed(address),
+        }
     }
 }
 

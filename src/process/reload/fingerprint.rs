@@ -72,9 +72,12 @@ impl Fingerprint {
             && self.0.iter().zip(&other.0).all(|((a, x), (b, y))| a == b && stamp(x) == stamp(y))
     }
 
-    /// Whether a file is missing or empty, as happens while it is being replaced.
-    pub(super) fn has_gap(&self) -> bool {
-        self.0.values().any(|seen| seen.is_none_or(|seen| seen.stamp.size == 0))
+    /// Whether a file is missing, or empty since less than `recently`, as happens while it is being replaced. A list of
+    /// networks may be empty for good: it must not delay each reload.
+    pub(super) fn has_gap(&self, recently: Duration) -> bool {
+        let now = SystemTime::now();
+        let is_recent = |at| now.duration_since(time(at)).is_ok_and(|age| age < recently);
+        self.0.values().any(|seen| seen.is_none_or(|seen| seen.stamp.size == 0 && is_recent(seen.stamp.changed)))
     }
 
     /// How long nothing has changed, according to the file system and assuming its clock agrees with ours.
@@ -139,16 +142,18 @@ const COARSEST_CLOCK: Duration = Duration::from_secs(2);
 mod tests {
     use super::*;
 
+    const RECENTLY: Duration = Duration::from_secs(3600);
+
     #[test]
     fn the_content_counts_and_not_the_time() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("a");
         let fingerprint = |before: &Fingerprint| Fingerprint::of(BTreeSet::from([file.clone()]), before);
         let missing = fingerprint(&Fingerprint::default());
-        assert!(missing.has_gap() && missing.is_same(&missing));
+        assert!(missing.has_gap(RECENTLY) && missing.is_same(&missing));
         fs::write(&file, "one").unwrap();
         let one = fingerprint(&missing);
-        assert!(!one.has_gap() && !one.is_same(&missing));
+        assert!(!one.has_gap(RECENTLY) && !one.is_same(&missing));
         let time = fs::metadata(&file).unwrap().modified().unwrap();
 
         // Same size, inode and modification time.
@@ -164,7 +169,9 @@ mod tests {
         assert!(again.is_same(&two) && !again.is_untouched(&two));
 
         fs::write(&file, "").unwrap();
-        assert!(fingerprint(&again).has_gap());
+        assert!(fingerprint(&again).has_gap(RECENTLY), "it may be about to be written");
+        assert!(!fingerprint(&again).has_gap(Duration::ZERO), "it is meant to be empty");
+        assert!(missing.has_gap(Duration::ZERO));
         assert!(fingerprint(&again).quiet_for() < Duration::from_secs(20));
     }
 

@@ -44,10 +44,16 @@ fn allow_and_deny_are_compared_by_network() {
     };
     let deny = ", deny: [10.0.0.0/9, 10.128.0.0/9, 192.0.2.1]";
     assert_eq!(reported("", ""), "");
-    assert_eq!(reported("", deny), "deny of route r: nobody -> 2 networks");
+    assert_eq!(reported("", deny), "deny of route r: nobody -> 2 networks (+10.0.0.0/9, +10.128.0.0/9, +192.0.2.1/32)");
     assert_eq!(reported(deny, ", deny: [192.0.2.1, 10.0.0.0/8]"), "");
-    assert_eq!(reported(deny, ", deny: [10.0.0.0/8, \"::1\"]"), "deny of route r: 1 network added, 1 removed");
-    assert_eq!(reported(", allow: [10.0.0.1]", ""), "allow of route r: 1 network -> everybody");
+    assert_eq!(
+        reported(deny, ", deny: [10.0.0.0/8, \"::1\"]"),
+        "deny of route r: 1 network added, 1 removed (+10.0.0.0/8, +::1/128, -10.0.0.0/9, -10.128.0.0/9, -192.0.2.1/32)"
+    );
+    let many: Vec<String> = (0..12).map(|number| format!("10.0.{number}.1")).collect();
+    let many = reported(deny, &format!(", deny: [10.0.0.0/9, {}]", many.join(", ")));
+    assert!(many.ends_with("+10.0.9.1/32 and 4 more entries)"), "{many}");
+    assert_eq!(reported(", allow: [10.0.0.1]", ""), "allow of route r: 1 network -> everybody (-10.0.0.1/32)");
 }
 
 #[test]
