@@ -44,7 +44,8 @@ fn draw(words: &str, columns: &[u64], failed: &[u64]) -> String {
     );
     // Writing to a String cannot fail.
     if most > 0 {
-        let start = WIDTH + 1 - columns.len();
+        // One column alone would have no width.
+        let start = WIDTH + 1 - columns.len().max(2);
         let height = |column: &u64| BASE - column * (BASE - TOP) / most;
         let mut last = height(&columns[0]);
         // The left edge of a whole series is outside.
@@ -103,7 +104,7 @@ mod tests {
         assert!(svg.contains("class=fails d=\"M29 17v-5\""), "{svg}");
         let long = rates(&[1; 500], &[], 10);
         assert!(long.contains("M-9 30V1H0l1 0 1 0 ") && long.len() < 400, "{long}");
-        assert!(rates(&[5], &[], 10).contains("M29 30V1H29H99V30"), "one column has no difference");
+        assert!(rates(&[5], &[], 10).contains("M28 30V1H28H99V30"), "one column is visible, too");
         assert!(levels(&[3, 9, 4]).contains("At most 9<"));
     }
 
