@@ -13,6 +13,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::figures::counted;
+use super::printable::printable;
+use super::progress::Progress;
 use crate::config::{Config, Loaded, Place, Problem, Problems, Severity};
 use crate::telemetry::escape::misleads;
 
@@ -38,7 +40,10 @@ pub enum Verdict {
 /// # Errors
 /// Fails if `out` cannot be written.
 pub(super) fn check(file: &Path, form: Form, out: &mut dyn Write) -> io::Result<Verdict> {
-    let loaded = Config::load(file);
+    let loaded = {
+        let _progress = Progress::start(format!("reading {}", printable(&file.display().to_string())), None);
+        Config::load(file)
+    };
     let (config, problems) = match &loaded {
         Ok(Loaded { config, warnings }) => (Some(config), warnings),
         Err(problems) => (None, problems),

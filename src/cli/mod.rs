@@ -14,6 +14,7 @@ mod figures;
 pub(crate) mod healthcheck;
 mod man;
 mod printable;
+mod progress;
 mod reload;
 mod remote;
 mod remote_failure;

@@ -17,6 +17,7 @@ use serde_json::Value;
 use super::check::{self, LineSource};
 use super::figures::counted;
 use super::printable::printable;
+use super::progress::Progress;
 use super::remote::{Remote, RemoteOptions};
 use super::table::{BAD, GOOD, WARN};
 use super::{Exit, output, output_failed, print_json};
@@ -39,6 +40,7 @@ pub(super) struct Options {
 pub(super) fn run(options: &Options, file: impl FnOnce() -> Option<PathBuf>) -> ExitCode {
     let answer = Remote::find(&options.remote, file).and_then(|remote| {
         let accepted = &[StatusCode::UNPROCESSABLE_ENTITY];
+        let _progress = Progress::start("waiting for the reload", None);
         let (status, answer) = remote.change(Method::POST, "/api/v1/reload", "", LIMIT, accepted)?;
         Ok((status, answer, is_local(remote.address())))
     });

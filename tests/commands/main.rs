@@ -5,6 +5,7 @@ mod harness;
 
 mod failures;
 mod live;
+mod progress;
 mod terminal;
 mod top;
 

@@ -20,6 +20,7 @@ use super::plan::{Question, UNKNOWN, Why};
 use super::reach::{Connector, InPieces, NotOpen, Stream};
 use crate::backends::handshake::{self, Handshake, HandshakeError, KeyExchange, Offer, Roots, Version, Versions};
 use crate::backends::health::PlainCheck;
+use crate::cli::progress::Progress;
 use crate::connect::StarttlsError;
 use crate::pool::Address;
 use crate::settings::Pool;
@@ -165,12 +166,15 @@ pub(super) enum Failure {
 /// Examines all, and returns the results in order. `limit` applies to connecting, and again to a handshake.
 pub(super) async fn examine(targets: Vec<Target>, limit: Duration) -> Vec<Examination> {
     let places = Arc::new(Semaphore::new(BACKENDS_AT_A_TIME));
+    let progress = Arc::new(Progress::start("testing backends", u64::try_from(targets.len()).ok()));
     let mut exams = JoinSet::new();
     for (nth, target) in targets.into_iter().enumerate() {
-        let places = Arc::clone(&places);
+        let (places, progress) = (Arc::clone(&places), Arc::clone(&progress));
         exams.spawn(async move {
             let _place = places.acquire().await;
-            (nth, exam(target, limit).await)
+            let exam = exam(target, limit).await;
+            progress.step();
+            (nth, exam)
         });
     }
     let mut exams = exams.join_all().await;
