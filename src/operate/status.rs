@@ -62,6 +62,12 @@ pub(crate) struct Status {
     pub listeners: Vec<ListenerStatus>,
     pub routes: RoutesSummary,
     pub pools: Vec<PoolStatus>,
+    /// How many more there are, if the number of backends is limited and there are very many pools.
+    #[serde(default)]
+    pub pools_left_off: usize,
+    /// How many backends those have.
+    #[serde(default)]
+    pub backends_left_off: usize,
     /// The DNS names among the backends.
     pub names: Vec<DnsName>,
     /// The latest reload; null before the first.

@@ -71,10 +71,9 @@ struct Memory {
     routes: routes::Described,
 }
 
-impl Reporter {
-    pub(crate) fn new(sources: Sources) -> Arc<Self> {
-        let events = Events::new(sources.metrics.started());
-        let memory = Memory {
+impl Memory {
+    fn new() -> Self {
+        Self {
             tracker: Tracker::new(Instant::now(), SystemTime::now()),
             refusals: RecentRefusals::default(),
             backends: StatesSince::default(),
@@ -82,8 +81,14 @@ impl Reporter {
             paused: StatesSince::default(),
             listeners: HashMap::new(),
             routes: routes::Described::default(),
-        };
-        Arc::new(Self { sources, memory: Mutex::new(memory), last_reload: ArcSwapOption::empty(), events })
+        }
+    }
+}
+
+impl Reporter {
+    pub(crate) fn new(sources: Sources) -> Arc<Self> {
+        let events = Events::new(sources.metrics.started());
+        Arc::new(Self { sources, memory: Mutex::new(Memory::new()), last_reload: ArcSwapOption::empty(), events })
     }
 
     pub(crate) fn events(&self) -> &Arc<Events> {
@@ -239,7 +244,7 @@ impl Reporter {
             task_panics: episode(|troubles| troubles.task_panics),
         });
         drop(memory);
-        pools::leave_off(&mut pools, most_backends);
+        let (pools_left_off, backends_left_off) = pools::leave_off(&mut pools, most_backends);
         let problems_left_off = problems.len().saturating_sub(MOST_PROBLEMS);
         problems.truncate(MOST_PROBLEMS);
         let stage = self.sources.readiness.stage();
@@ -270,6 +275,8 @@ impl Reporter {
             listeners,
             routes,
             pools,
+            pools_left_off,
+            backends_left_off,
             names,
             last_reload: last_reload.map(|reload| LastReload::clone(&reload)),
         }

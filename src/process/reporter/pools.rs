@@ -247,16 +247,17 @@ pub(super) fn change(
     })
 }
 
-/// Keeps `most` backends of all pools together: first those that are not up.
-pub(super) fn leave_off(pools: &mut [PoolStatus], most: usize) {
+/// Keeps `most` backends of all pools together: first those that are not up. If that leaves any off, keeps at most
+/// [`MOST_POOLS`] pools: first those that have one left. Returns how many pools are left off, and their backends.
+pub(super) fn leave_off(pools: &mut Vec<PoolStatus>, most: usize) -> (usize, usize) {
     let all: usize = pools.iter().map(|pool| pool.backends.len()).sum();
     if all <= most {
-        return;
+        return (0, 0);
     }
     let is_up = |backend: &BackendStatus| backend.state == "up";
     let not_up: usize = pools.iter().map(|pool| pool.backends.iter().filter(|backend| !is_up(backend)).count()).sum();
     let (mut others, mut up) = (most.min(not_up), most.saturating_sub(not_up));
-    for pool in pools {
+    for pool in &mut *pools {
         let before = pool.backends.len();
         pool.backends.retain(|backend| {
             let left = if is_up(backend) { &mut up } else { &mut others };
@@ -266,6 +267,19 @@ pub(super) fn leave_off(pools: &mut [PoolStatus], most: usize) {
         });
         pool.backends_left_off = before - pool.backends.len();
     }
+    let surplus = pools.len().saturating_sub(MOST_POOLS);
+    let (mut left_off, mut backends) = (0, 0);
+    pools.retain(|pool| {
+        let stays = left_off == surplus || !pool.backends.is_empty();
+        (left_off, backends) =
+            if stays { (left_off, backends) } else { (left_off + 1, backends + pool.backends_left_off) };
+        stays
+    });
+    for pool in pools.drain(MOST_POOLS.min(pools.len())..) {
+        left_off += 1;
+        backends += pool.backends.len() + pool.backends_left_off;
+    }
+    (left_off, backends)
 }
 
 /// A value of the configuration that is written as one word.
@@ -277,3 +291,47 @@ fn word(value: &impl serde::Serialize) -> Word {
 }
 
 const MOST_CHARACTERS: usize = 300;
+/// A pool takes about 300 bytes in JSON without its backends.
+const MOST_POOLS: usize = 300;
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::telemetry::Metrics;
+
+    #[tokio::test]
+    async fn what_is_not_up_is_left_off_last() {
+        let pools: String =
+            (0..350).map(|n| format!("  p{n}: {{ backends: [\"127.0.0.1:{n}1\", \"127.0.0.1:{n}2\"] }}\n")).collect();
+        let text =
+            format!("listeners: [{{ name: l, bind: \"127.0.0.1:0\" }}]\nunmatched: {{ pool: p0 }}\npools:\n{pools}");
+        let config = Config::parse(&text, Path::new("f.yaml")).unwrap_or_else(|problems| panic!("{problems}")).config;
+        let snapshot = Snapshot::build(config, None, &Metrics::new());
+        let now = Instant::now();
+        for pool in &snapshot.pools {
+            pool.list().iter().for_each(|member| member.backend.standing.checked(Health::Up, now));
+        }
+        snapshot.pools[340].list()[1].backend.standing.checked(Health::Down, now);
+        let reported = |most| {
+            let of = |pool: &Arc<Pool>| status(pool, &Memory::new(), now, &mut Vec::new());
+            let mut pools: Vec<PoolStatus> = snapshot.pools.iter().map(of).collect();
+            let left_off = leave_off(&mut pools, most);
+            (pools, left_off)
+        };
+        assert_eq!((reported(700).0.len(), reported(700).1), (350, (0, 0)));
+        let (pools, left_off) = reported(4);
+        let with_some = pools.iter().filter(|pool| !pool.backends.is_empty());
+        let names: Vec<_> = with_some.map(|pool| (&*pool.name, pool.backends.len(), pool.backends_left_off)).collect();
+        assert_eq!(names, [("p0", 2, 0), ("p1", 1, 1), ("p340", 1, 1)]);
+        assert_eq!((pools.len(), left_off), (300, (50, 100)));
+        let (pools, left_off) = reported(0);
+        assert_eq!((pools.len(), left_off), (300, (50, 100)));
+        let all =
+            |pools: &[PoolStatus]| pools.iter().map(|pool| pool.backends.len() + pool.backends_left_off).sum::<usize>();
+        let (pools, left_off) = reported(699);
+        assert_eq!((pools.len(), all(&pools) + left_off.1), (300, 700));
+    }
+}

@@ -76,7 +76,8 @@ pub(super) fn section<'d>(data: &'d Data, graphs: &Graphs<'_>) -> Pools<'d> {
 
 /// How many backends may be used, and how many there are.
 pub(super) fn usable(status: &Status) -> (usize, usize) {
-    status.pools.iter().fold((0, 0), |(up, all), pool| {
+    let left_off = status.backends_left_off;
+    status.pools.iter().fold((left_off, left_off), |(up, all), pool| {
         let usable = pool.backends.iter().filter(|backend| matches!(of_backend(&backend.state), Tone::Ok | Tone::Off));
         // What is left off is in a better state than what is listed.
         (up + usable.count() + pool.backends_left_off, all + pool.backends.len() + pool.backends_left_off)
@@ -86,7 +87,7 @@ pub(super) fn usable(status: &Status) -> (usize, usize) {
 /// How many backends are how, as one bar. Its title says the same in words.
 pub(super) fn segments(status: &Status) -> String {
     let backends = || status.pools.iter().flat_map(|pool| &pool.backends);
-    let left_off: usize = status.pools.iter().map(|pool| pool.backends_left_off).sum();
+    let left_off = status.backends_left_off + status.pools.iter().map(|pool| pool.backends_left_off).sum::<usize>();
     let tones = [Tone::Ok, Tone::Off, Tone::Note, Tone::Warn, Tone::Bad].map(|tone| {
         let counted = backends().filter(|backend| of_backend(&backend.state) == tone).count();
         (tone, if tone == Tone::Ok { counted + left_off } else { counted })
