@@ -12,6 +12,7 @@ mod broken;
 mod ending;
 mod events;
 mod listeners;
+mod log_outputs;
 mod logs;
 mod sandbox;
 mod reports;
