@@ -122,7 +122,7 @@ struct Further {
 pub(crate) async fn to_any(
     pool: &Pool,
     first: Option<Lease>,
-    ask: Ask<'_>,
+    ask: &Ask<'_>,
     attempts: &mut Attempts,
 ) -> Result<Connected, ConnectError> {
     if first.is_none() && pool.has_queue() && pool.queue.length() > 0 {

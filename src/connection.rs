@@ -16,7 +16,6 @@ mod spoken;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
 
@@ -25,7 +24,7 @@ use self::account::Account;
 pub(crate) use self::admission::{Known, Newcomer, NotAdmitted};
 use self::hello::hello;
 use crate::connect::{self, Ask, BackendStream, ConnectError, Connected, FirstBytes, OtherPort, Place};
-use crate::pool::{PickRequest, Pool};
+use crate::pool::PickRequest;
 use crate::proxy_header::Addresses;
 use crate::refuse::{self, Offer, Refusal, TurnedAway, refuse};
 use crate::relay::{End, Lifetime, Relay, Stream};
@@ -76,25 +75,21 @@ struct Relayable {
 }
 
 /// Walks the path and builds the relay. Returns `None` if the connection was turned away.
-async fn establish(client: TcpStream, mut account: Box<Account>, snapshot: Arc<Snapshot>) -> Option<Established> {
+///
+/// Not an `async fn`, as [`serve`].
+fn establish(
+    client: TcpStream,
+    mut account: Box<Account>,
+    snapshot: Arc<Snapshot>,
+) -> impl Future<Output = Option<Established>> {
     let mut client = ResetUnlessReleased::new(client);
-    match walk(&mut client, &mut account, &snapshot).await {
-        Ok(Relayable { connected, lifetime }) => {
-            let (backend, first) = account.connected(connected);
-            let (client, settings) = (client.release(), Arc::clone(&snapshot.relay));
-            Some(match backend {
-                BackendStream::Tcp(backend) => {
-                    Established::Tcp(Box::pin(Relay::new(client, backend, first, settings, lifetime, account)))
-                }
-                BackendStream::Unix(backend) => {
-                    Established::Unix(Box::pin(Relay::new(client, backend, first, settings, lifetime, account)))
-                }
-            })
-        }
-        Err(turned_away) => {
-            turn_away(client, account, turned_away).await;
-            None
-        }
+    async move {
+        let turned_away = match walk(&mut client, &mut account, &snapshot).await {
+            Ok(relayable) => return Some(Established::new(relayable, client, account, &snapshot)),
+            Err(turned_away) => turned_away,
+        };
+        turn_away(client, account, turned_away).await;
+        None
     }
 }
 
@@ -118,7 +113,7 @@ async fn walk(
     let announced = header.and_then(|header| header.addresses);
     let lead = Lead { announced, prefix: &prefix, ..Lead::to(route, to, snapshot) };
     // Boxed, so that a client that sends nothing takes up no room for it.
-    let connected = Box::pin(to_pool(client, account, snapshot, lead)).await?;
+    let connected = Box::pin(to_pool(client, account, snapshot, &lead)).await?;
     connected.map_err(|error| not_connected(account, error))
 }
 
@@ -145,9 +140,9 @@ async fn to_pool(
     client: &mut ResetUnlessReleased,
     account: &mut Account,
     snapshot: &Snapshot,
-    lead: Lead<'_>,
+    lead: &Lead<'_>,
 ) -> Result<Result<Relayable, ConnectError>, TurnedAway> {
-    let Lead { route, to, announced, prefix, port, lifetime } = lead;
+    let &Lead { route, to, announced, prefix, port, .. } = lead;
     account.routed(snapshot, route, Some(to));
     account.takes_place(route)?;
     let pool = to.pool;
@@ -159,27 +154,19 @@ async fn to_pool(
         account.proxy_header(version, &pool.settings.send_proxy_protocol, addresses, prefix)
     });
     let first_bytes = FirstBytes { header: header.as_deref().unwrap_or_default(), prefix };
-    let to = Target { pool, port, idle: lifetime.idle };
-    let connected = connected(to, client.stream(), first_bytes, snapshot, account).await;
-    Ok(connected.map(|connected| Relayable { connected, lifetime }))
-}
-
-/// Which backends, and how long a relay to them may be idle.
-#[derive(Clone, Copy)]
-struct Target<'a> {
-    pool: &'a Arc<Pool>,
-    port: Option<OtherPort<'a>>,
-    idle: Duration,
+    let connected = connected(lead, client.stream(), first_bytes, snapshot, account).await;
+    Ok(connected.map(|connected| Relayable { connected, lifetime: lead.lifetime }))
 }
 
 /// Connects to a backend of the pool, after a wait in its queue if it is full and has one.
 async fn connected(
-    Target { pool, port, idle }: Target<'_>,
+    lead: &Lead<'_>,
     client: &TcpStream,
     first_bytes: FirstBytes<'_>,
     snapshot: &Snapshot,
     account: &mut Account,
 ) -> Result<Connected, ConnectError> {
+    let &Lead { to: ToPool { pool, .. }, port, lifetime: Lifetime { idle, .. }, .. } = lead;
     let (source, listener) = account.live(|live| (live.client.ip(), live.listener));
     let (nodelay, starttls) = (snapshot.relay.tcp.nodelay, snapshot.listener(listener).starttls);
     let starttls = if account.hello().is_some() { starttls } else { Starttls::None };
@@ -188,13 +175,12 @@ async fn connected(
         let (server_name, said, attempts) = account.connecting(first_bytes.prefix);
         let request = PickRequest { client: source, server_name };
         let ask = Ask { request, client, first_bytes, said, starttls, port, nodelay, idle };
-        let connected = match place.take() {
-            None => connect::to_any(pool, None, ask, attempts).await,
-            Some(Place { pool, lease }) => connect::to_any(&pool, Some(lease), ask, attempts).await,
-        };
-        // Challenges are short, and what they wait for may be a certificate.
-        if !pool.has_queue() || port.is_some() || !matches!(connected, Err(ConnectError::Full)) {
-            return connected;
+        // While it waited, a reload may have replaced the pool.
+        let (waited, lease) = place.take().map_or((None, None), |Place { pool, lease }| (Some(pool), Some(lease)));
+        match connect::to_any(waited.as_ref().unwrap_or(pool), lease, &ask, attempts).await {
+            // Challenges are short, and what they wait for may be a certificate.
+            Err(ConnectError::Full) if pool.has_queue() && port.is_none() => {}
+            connected => return connected,
         }
         account.enter(State::Queued);
         let (server_name, said, _) = account.connecting(first_bytes.prefix);
@@ -202,6 +188,26 @@ async fn connected(
         // Boxed, since it is rare.
         place = Some(Box::pin(connect::wait(pool, request, client, said)).await?);
         account.enter(State::Connecting);
+    }
+}
+
+impl Established {
+    fn new(
+        Relayable { connected, lifetime }: Relayable,
+        client: ResetUnlessReleased,
+        mut account: Box<Account>,
+        snapshot: &Snapshot,
+    ) -> Self {
+        let (backend, first) = account.connected(connected);
+        let (client, settings) = (client.release(), Arc::clone(&snapshot.relay));
+        match backend {
+            BackendStream::Tcp(backend) => {
+                Self::Tcp(Box::pin(Relay::new(client, backend, first, settings, lifetime, account)))
+            }
+            BackendStream::Unix(backend) => {
+                Self::Unix(Box::pin(Relay::new(client, backend, first, settings, lifetime, account)))
+            }
+        }
     }
 }
 
@@ -309,7 +315,7 @@ mod tests {
     #[test]
     fn a_client_that_says_nothing_takes_up_little() {
         let bytes = size_until_relayed(establish);
-        assert!(bytes <= 1600, "{bytes} bytes until there is a relay");
+        assert!(bytes <= 1000, "{bytes} bytes until there is a relay");
     }
 
     /// Each open connection is one of these futures: every idle relay pays for any growth.

@@ -8,6 +8,7 @@
 //! hello is larger than the receive buffer. So the bytes are consumed and kept.
 
 use std::io;
+use std::mem;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
@@ -95,7 +96,7 @@ impl Peek {
         client: &mut (impl AsyncRead + Unpin),
         keep: Kinds,
     ) -> Result<(Header, Option<Box<Received>>), PeekError> {
-        let read = in_time(self.deadline, read_proxy_header(client, &mut self.kept, keep)).await;
+        let read = in_time(self.deadline, pin!(read_proxy_header(client, &mut self.kept, keep))).await;
         let (header, received) = read.unwrap_or(Err(PeekError::TimedOut { got: self.kept.got() }))?;
         self.header_bytes = header.bytes;
         Ok((header, received))
@@ -114,7 +115,8 @@ impl Peek {
         if !self.kept.bytes.is_empty() || until >= self.deadline {
             return Ok(false);
         }
-        match in_time(until, read_more(client, &mut self.kept, 1)).await {
+        let read = in_time(until, pin!(read_more(client, &mut self.kept, 1))).await;
+        match read {
             Some(Ok(())) => Ok(false),
             Some(Err(error)) => Err(error.after(self.header_bytes)),
             None => Ok(true),
@@ -130,40 +132,44 @@ impl Peek {
         client: &mut (impl AsyncRead + AsyncWrite + Unpin),
         exchange: WithClient,
     ) -> Result<(), PeekError> {
-        let exchanged = exchange_with(client, &mut self.kept, &mut self.exchanged_bytes, exchange);
-        match in_time(self.deadline, exchanged).await {
+        let Self { kept, exchanged_bytes, .. } = self;
+        let read = in_time(self.deadline, pin!(exchange_with(client, kept, exchanged_bytes, exchange))).await;
+        match read {
             Some(exchanged) => exchanged.map_err(|error| error.after(self.header_bytes).plus(self.exchanged_bytes)),
             None => Err(PeekError::TimedOut { got: self.kept.got() + self.exchanged_bytes }),
         }
     }
 
-    /// Reads until the hello is whole or can no longer become one.
+    /// Reads until the hello is whole or can no longer become one. Nothing can be read after it.
     ///
     /// # Errors
     /// [`PeekError`].
     pub(crate) async fn client_hello(
-        mut self,
+        &mut self,
         client: &mut (impl AsyncRead + Unpin),
         max_hello_bytes: usize,
     ) -> Result<Peeked, PeekError> {
-        match in_time(self.deadline, read_hello(client, &mut self.kept, max_hello_bytes)).await {
-            Some(Ok(first)) => Ok(Peeked { first, prefix: self.kept.bytes }),
+        let read = in_time(self.deadline, pin!(read_hello(client, &mut self.kept, max_hello_bytes))).await;
+        match read {
+            Some(Ok(first)) => Ok(Peeked { first, prefix: self.kept.take() }),
             Some(Err(error)) => Err(error.after(self.header_bytes).plus(self.exchanged_bytes)),
             None => Err(PeekError::TimedOut { got: self.kept.got() + self.exchanged_bytes }),
         }
     }
 
     /// Reads until the head of a request is whole or can no longer become one. Returns it, and all bytes so far.
+    /// Nothing can be read after it.
     ///
     /// # Errors
     /// [`PeekError`].
     pub(crate) async fn request_head(
-        mut self,
+        &mut self,
         client: &mut (impl AsyncRead + Unpin),
         max_head_bytes: usize,
     ) -> Result<(RequestHead, Vec<u8>), PeekError> {
-        match in_time(self.deadline, read_request(client, &mut self.kept, max_head_bytes)).await {
-            Some(Ok(head)) => Ok((head, self.kept.bytes)),
+        let read = in_time(self.deadline, pin!(read_request(client, &mut self.kept, max_head_bytes))).await;
+        match read {
+            Some(Ok(head)) => Ok((head, self.kept.take())),
             Some(Err(error)) => Err(error.after(self.header_bytes)),
             None => Err(PeekError::TimedOut { got: self.kept.bytes.len() }),
         }
@@ -172,16 +178,19 @@ impl Peek {
 
 /// Reads once more after the deadline: a process that was suspended sees its timers first, although everything may have
 /// arrived in the meantime.
-async fn in_time<T>(deadline: Instant, read: impl Future<Output = T>) -> Option<T> {
-    let mut read = pin!(read);
-    for _ in 0..LAST_LOOKS {
-        if let Ok(done) = timeout_at(deadline, &mut read).await {
+///
+/// `read` is pinned by the caller: as an argument by value it would take up its room twice, once before it is pinned.
+async fn in_time<T>(deadline: Instant, mut read: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    for look in 0..=LAST_LOOKS {
+        if look > 0 {
+            // The runtime asks the kernel for events before this goes on.
+            yield_now().await;
+        }
+        if let Ok(done) = timeout_at(deadline, read.as_mut()).await {
             return Some(done);
         }
-        // The runtime asks the kernel for events before this goes on.
-        yield_now().await;
     }
-    timeout_at(deadline, read).await.ok()
+    None
 }
 
 /// Waits for the first byte, whatever it is.
@@ -189,8 +198,9 @@ async fn in_time<T>(deadline: Instant, read: impl Future<Output = T>) -> Option<
 /// # Errors
 /// [`PeekError`], none of them about a hello.
 pub(crate) async fn anything(client: &mut (impl AsyncRead + Unpin), deadline: Instant) -> Result<(), PeekError> {
-    let first = in_time(deadline, async { read_more(client, &mut Kept::new(None), 1).await });
-    first.await.unwrap_or(Err(PeekError::TimedOut { got: 0 }))
+    let mut kept = Kept::new(None);
+    let first = in_time(deadline, pin!(read_more(client, &mut kept, 1))).await;
+    first.unwrap_or(Err(PeekError::TimedOut { got: 0 }))
 }
 
 async fn read_hello(
@@ -297,6 +307,12 @@ impl Kept {
 
     fn got(&self) -> usize {
         self.bytes.len() + self.parked_bytes
+    }
+
+    /// The bytes, which no longer count as unfinished.
+    fn take(&mut self) -> Vec<u8> {
+        self.held = None;
+        mem::take(&mut self.bytes)
     }
 
     /// Called before the task waits for more.

@@ -29,7 +29,7 @@ use crate::starttls::WithBackend;
 /// The kernel's error.
 pub(crate) async fn to_one(pool: &Pool, address: &Address) -> io::Result<BackendStream> {
     let options = SocketOptions { client: None, port: None, nodelay: true, fast_open: false, writes_first: true };
-    to_the_end(pool, address, options).await
+    to_the_end(pool, address, &options).await
 }
 
 /// Connects to one backend and writes the first bytes.
@@ -37,13 +37,13 @@ pub(super) async fn reach(
     pool: &Pool,
     lease: Lease,
     picks: &mut Picks<'_>,
-    ask: Ask<'_>,
+    ask: &Ask<'_>,
     total: Instant,
     attempts: &mut Attempts,
 ) -> Result<Asked, FailedAttempt> {
     attempts.begin(lease.backend());
     let now = Instant::now();
-    let options = SocketOptions::of(pool, ask, lease.backend());
+    let options = &SocketOptions::of(pool, ask, lease.backend());
     let exchange = WithBackend::new(ask.starttls);
     let is_open = Cell::new(false);
     let opened = timeout_at(total.min(now + *pool.settings.connect.timeout), async {
@@ -88,7 +88,7 @@ struct SocketOptions<'a> {
 }
 
 impl<'a> SocketOptions<'a> {
-    fn of(pool: &Pool, ask: Ask<'a>, backend: &Backend) -> Self {
+    fn of(pool: &Pool, ask: &Ask<'a>, backend: &Backend) -> Self {
         // Data sent with a SYN may arrive twice, which early data must not (RFC 7413 §6.1). Among the addresses of a
         // DNS name, we first find one that connects before sending anything.
         let fast_open = pool.settings.connect.fast_open
@@ -123,7 +123,7 @@ async fn open(
     pool: &Pool,
     lease: Lease,
     picks: &mut Picks<'_>,
-    options: SocketOptions<'_>,
+    options: &SocketOptions<'_>,
     attempts: &mut Attempts,
 ) -> Result<(Lease, BackendStream), FailedAttempt> {
     if !lease.backend().looked_up {
@@ -142,7 +142,7 @@ async fn race(
     pool: &Pool,
     lease: Lease,
     picks: &mut Picks<'_>,
-    options: SocketOptions<'_>,
+    options: &SocketOptions<'_>,
     attempts: &mut Attempts,
 ) -> Result<(Lease, BackendStream), FailedAttempt> {
     let first = Arc::clone(lease.backend());
@@ -179,7 +179,7 @@ async fn race(
     }
 }
 
-fn connected(lease: &Lease, options: SocketOptions<'_>) {
+fn connected(lease: &Lease, options: &SocketOptions<'_>) {
     if options.port.is_none() {
         lease.backend().standing.connected();
     }
@@ -188,7 +188,7 @@ fn connected(lease: &Lease, options: SocketOptions<'_>) {
 async fn finish(
     pool: &Pool,
     lease: Lease,
-    options: SocketOptions<'_>,
+    options: &SocketOptions<'_>,
 ) -> Result<(Lease, BackendStream), (Lease, io::Error)> {
     match to_the_end(pool, &lease.backend().address, options).await {
         Ok(stream) => Ok((lease, stream)),
@@ -197,7 +197,7 @@ async fn finish(
 }
 
 /// Connects and waits until the connection is established.
-async fn to_the_end(pool: &Pool, address: &Address, options: SocketOptions<'_>) -> io::Result<BackendStream> {
+async fn to_the_end(pool: &Pool, address: &Address, options: &SocketOptions<'_>) -> io::Result<BackendStream> {
     let stream = begin(pool, address, options).await?;
     match stream.error() {
         None => Ok(stream),
@@ -206,23 +206,24 @@ async fn to_the_end(pool: &Pool, address: &Address, options: SocketOptions<'_>) 
 }
 
 /// Starts to connect and waits until the socket is writable; an error, if any, is reported by the write.
-async fn begin(pool: &Pool, address: &Address, options: SocketOptions<'_>) -> io::Result<BackendStream> {
+async fn begin(pool: &Pool, address: &Address, options: &SocketOptions<'_>) -> io::Result<BackendStream> {
     let stream = match address {
         Address::Inet(address) => BackendStream::Tcp(begin_tcp(pool, *address, options)?),
-        Address::Unix(path) => BackendStream::unix(path).await?,
+        // Boxed, since it is rare.
+        Address::Unix(path) => Box::pin(BackendStream::unix(path)).await?,
     };
     stream.writable().await?;
     Ok(stream)
 }
 
-fn begin_tcp(pool: &Pool, mut address: SocketAddr, options: SocketOptions<'_>) -> io::Result<TcpStream> {
+fn begin_tcp(pool: &Pool, mut address: SocketAddr, options: &SocketOptions<'_>) -> io::Result<TcpStream> {
     if let Some(OtherPort { port, ours }) = options.port {
         address.set_port(port);
         if self_loop::is_here(address, ours) {
             return Err(io::Error::other("snigate itself listens there (http_port)"));
         }
     }
-    let SocketOptions { client, nodelay, fast_open, writes_first, .. } = options;
+    let &SocketOptions { client, nodelay, fast_open, writes_first, .. } = options;
     let congestion = crate::settings::named(&pool.settings.congestion);
     let connect = |from| {
         let connected = socket::for_backend(address, Towards { from, nodelay, fast_open, writes_first, congestion });
@@ -254,7 +255,7 @@ fn from_client(client: IpAddr, backend: IpAddr) -> Result<From, NotFromClient> {
 }
 
 /// Writes the first bytes and returns how many were accepted by a backend known to be connected.
-async fn give(stream: &BackendStream, first: FirstBytes<'_>, options: SocketOptions<'_>) -> io::Result<usize> {
+async fn give(stream: &BackendStream, first: FirstBytes<'_>, options: &SocketOptions<'_>) -> io::Result<usize> {
     let taken = write_first(stream, first).await?;
     if options.fast_open {
         stream.established().await?;

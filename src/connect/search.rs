@@ -20,7 +20,7 @@ use crate::telemetry::{ConnectResult, FirstRecord};
 /// One connection's search for a backend.
 pub(super) struct Search<'a> {
     pool: &'a Pool,
-    ask: Ask<'a>,
+    ask: &'a Ask<'a>,
     began: Instant,
     pub picks: Picks<'a>,
     /// A place that the client has waited for.
@@ -35,7 +35,7 @@ pub(super) struct Search<'a> {
 type Found = ControlFlow<Result<Connected, ConnectError>>;
 
 impl<'a> Search<'a> {
-    pub(super) fn new(pool: &'a Pool, first: Option<Lease>, ask: Ask<'a>) -> Self {
+    pub(super) fn new(pool: &'a Pool, first: Option<Lease>, ask: &'a Ask<'a>) -> Self {
         let mut picks = pool.picks(ask.request);
         first.iter().for_each(|lease| picks.has_taken(lease));
         Self {
@@ -79,26 +79,13 @@ impl<'a> Search<'a> {
 
     /// Connects to one backend and sends it the hello, while those that are slow may still answer.
     async fn ask_one(&mut self, lease: Lease, attempts: &mut Attempts) -> Found {
-        let (total, client) = (self.total(), self.ask.client);
-        let Self { pool, ask, picks, unanswered, .. } = self;
-        let mut failed = Vec::new();
-        let reached = {
-            let any_slow = !unanswered.slow.is_empty();
-            let heard = async {
-                loop {
-                    match unanswered.event(client, ask.said).await {
-                        Event::Failed(asked, error, answer) => failed.push((asked, error, answer)),
-                        event => return event,
-                    }
-                }
-            };
-            tokio::select! {
-                biased;
-                event = heard, if any_slow => Err(event),
-                reached = reach(pool, lease, picks, *ask, total, attempts) => Ok(reached),
-            }
+        let reached = if self.unanswered.slow.is_empty() {
+            let total = self.total();
+            Ok(reach(self.pool, lease, &mut self.picks, self.ask, total, attempts).await)
+        } else {
+            // Boxed, since it is rare and large.
+            Box::pin(self.reach_while_others_may_answer(lease, attempts)).await
         };
-        failed.into_iter().for_each(|(asked, error, answer)| self.note_unanswered(asked, error, answer, attempts));
         match reached {
             Err(event) => {
                 let is_overtaken = matches!(event, Event::Answered(..));
@@ -117,6 +104,34 @@ impl<'a> Search<'a> {
                 ControlFlow::Continue(())
             }
         }
+    }
+
+    /// As [`reach`], until one of those asked before answers.
+    async fn reach_while_others_may_answer(
+        &mut self,
+        lease: Lease,
+        attempts: &mut Attempts,
+    ) -> Result<Result<Asked, FailedAttempt>, Event> {
+        let (total, client) = (self.total(), self.ask.client);
+        let Self { pool, ask, picks, unanswered, .. } = self;
+        let mut failed = Vec::new();
+        let reached = {
+            let heard = async {
+                loop {
+                    match unanswered.event(client, ask.said).await {
+                        Event::Failed(asked, error, answer) => failed.push((asked, error, answer)),
+                        event => return event,
+                    }
+                }
+            };
+            tokio::select! {
+                biased;
+                event = heard => Err(event),
+                reached = reach(pool, lease, picks, ask, total, attempts) => Ok(reached),
+            }
+        };
+        failed.into_iter().for_each(|(asked, error, answer)| self.note_unanswered(asked, error, answer, attempts));
+        reached
     }
 
     /// Waits for an answer, or until another backend can be tried. If only one backend is left, the relay waits for it.

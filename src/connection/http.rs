@@ -43,12 +43,13 @@ pub(super) async fn walk(
     };
     let announced = header.and_then(|header| header.addresses);
     let lead = Lead { announced, prefix: &prefix, ..lead };
-    let connected = to_pool(client, account, snapshot, lead).await.map_err(|turned_away| match turned_away.reason {
-        Reason::LimitRoute => {
-            TurnedAway { refusal: Refusal::Answer(Answer::error(503, request.body())), ..turned_away }
-        }
-        _ => turned_away,
-    })?;
+    let connected =
+        to_pool(client, account, snapshot, &lead).await.map_err(|turned_away| match turned_away.reason {
+            Reason::LimitRoute => {
+                TurnedAway { refusal: Refusal::Answer(Answer::error(503, request.body())), ..turned_away }
+            }
+            _ => turned_away,
+        })?;
     connected.map_err(|error| not_connected(account, error, request.body()))
 }
 
