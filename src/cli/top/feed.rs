@@ -148,6 +148,10 @@ async fn signals(updates: &Sender<Update>) {
         _ = hangup.recv() => {}
     }
     let _ = updates.send(Update::End);
+    // If the terminal itself is gone, reading its keys never ends.
+    sleep(AFTER_SIGNAL).await;
+    let _ = ratatui::try_restore();
+    std::process::exit(0);
 }
 
 async fn get<T: DeserializeOwned>(remote: &Remote, path: &str) -> io::Result<T> {
@@ -229,6 +233,8 @@ const HISTORY: Duration = Duration::from_secs(10);
 const LIMIT: Duration = Duration::from_secs(5);
 /// The server writes every second.
 const SILENCE: Duration = Duration::from_secs(15);
+/// More than the terminal takes to be restored in the usual way.
+const AFTER_SIGNAL: Duration = Duration::from_secs(1);
 const MOST_BYTES: usize = 16 << 20;
 
 #[cfg(test)]

@@ -151,8 +151,12 @@ fn pools_table(model: &Model, status: &Status, width: u16) -> Table<'static> {
         std::iter::once(pool_cells(status, pool)).chain(backends)
     });
     let heads = std::array::from_fn(|at| heading(COLUMNS[at].0, NUMBERS.contains(&at)));
-    let widths: Vec<Constraint> =
+    let mut widths: Vec<Constraint> =
         COLUMNS.iter().filter(|(_, _, least)| shown(*least)).map(|(_, constraint, _)| *constraint).collect();
+    if width < 110 {
+        // An address is shown whole; why it fails stands among the problems, too.
+        widths[0] = Constraint::Length(21);
+    }
     Table::new(all.skip(model.scroll).map(visible), widths).header(visible(heads))
 }
 
