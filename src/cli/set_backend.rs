@@ -1,6 +1,6 @@
 //! `snigate drain`, `ready`, `down`, `weight`: takes backends of a running snigate out of service, or puts them back.
 //!
-//! In:  backends, as [`backend_name`](super::backend_name) finds them; the state or the weight.
+//! In:  backends, as [`backend_name`] finds them; the state or the weight.
 //! Out: a row for each backend that changed.
 
 use std::io::{self, Write};
