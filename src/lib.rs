@@ -85,6 +85,12 @@ pub mod internals {
             Added, Addresses, Header, Kinds, Malformed, Parsed, Received, Values, Version, encode, local, parse,
         };
     }
+    pub mod log {
+        pub use crate::telemetry::{
+            Alpn, ConnectionLine, ConnectionLog, Endpoint, Feature, FirstRecord, LoggedAddress,
+        };
+        pub use crate::telemetry::{Match, Reason};
+    }
     pub mod registry {
         pub use crate::operate::registry::{Registries, Ticket, enter};
     }

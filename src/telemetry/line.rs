@@ -3,6 +3,7 @@
 //! In:  a [`ConnectionLine`]; unknown fields are `None`.
 //! Out: one record, in the field order of docs/logs.md, without the unknown fields. Nothing is formatted here: that is
 //!      the work of the thread that writes the log.
+#![expect(missing_docs, reason = "docs/logs.md says what each means")]
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -34,16 +34,17 @@ mod visible;
 pub(crate) use self::ends::RouteFigures;
 pub(crate) use self::escape::readable;
 pub use self::labels::*;
-pub(crate) use self::line::{
-    Alpn, Asked, ConnectionLine, Endpoint, LoggedAddress, MAX_ALPN_NAME_BYTES, MAX_ALPN_NAMES, RequestLine,
-};
-pub(crate) use self::log::{ConnectionLog, LogControl, LogGuard};
+pub use self::line::{Alpn, ConnectionLine, Endpoint, LoggedAddress};
+pub(crate) use self::line::{Asked, MAX_ALPN_NAME_BYTES, MAX_ALPN_NAMES, RequestLine};
+pub use self::log::ConnectionLog;
+pub(crate) use self::log::{LogControl, LogGuard};
 pub(crate) use self::log_file::LogFile;
 pub use self::metrics::Metrics;
 pub(crate) use self::metrics::{REVISION, VERSION};
 pub(crate) use self::open_line::OpenConnectionLine;
 pub(crate) use self::process::usage as process_usage;
-pub(crate) use self::reason::{Fault, Reason};
+pub(crate) use self::reason::Fault;
+pub use self::reason::Reason;
 pub(crate) use self::refused::Refused;
 pub(crate) use self::series::{
     Active, BackendMetrics, DnsMetrics, ListenerMetrics, PoolMetrics, QueueMetrics, RouteMetrics,
