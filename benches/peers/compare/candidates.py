@@ -244,6 +244,9 @@ VARIANTS: dict[str, Callable[[str], str]] = {
     "routes-1000000": with_routes(1_000_000),
     "workers-2": lambda text: text.replace("workers: 1", "workers: 2"),
     "deny-100000": lambda text: text.replace(" }", ', deny: ["@banned.txt"] }', 1),
+    "front-door": lambda text: text.replace(
+        " }", ', deny: ["@banned.txt"], per_client: { connections: 100000, rate: 100000/s, burst: 100000 } }', 1
+    ),
 }
 
 # The same for HAProxy, where it can do the same.
@@ -251,6 +254,14 @@ OF_HAPROXY: dict[str, Callable[[str], str]] = {
     "deny-100000": lambda text: text.replace(
         "    tcp-request inspect-delay",
         "    tcp-request connection reject if { src -f banned.txt }\n    tcp-request inspect-delay",
+    ),
+    "front-door": lambda text: text.replace(
+        "    tcp-request inspect-delay",
+        "    stick-table type ip size 64k expire 10m store conn_cur,conn_rate(1s)\n"
+        "    tcp-request connection reject if { src -f banned.txt }\n"
+        "    tcp-request connection track-sc0 src\n"
+        "    tcp-request connection reject if { sc0_conn_cur gt 100000 } || { sc0_conn_rate gt 100000 }\n"
+        "    tcp-request inspect-delay",
     ),
 }
 
