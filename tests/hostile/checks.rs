@@ -492,8 +492,11 @@ fn a_backend_without_checks_is_unchecked_then_failing_then_up() {
         assert_eq!(of(pool), (state.to_owned(), 0.0), "{pool}");
         assert_eq!(lb.metric("backend_state", &[("pool", &format!("pool-{pool}")), ("state", state)]), 1.0);
         let page = lb.admin_get("/").1;
-        let row = format!("<tr><td>pool-{pool}</td><td>{address}</td><td>{state}</td>");
-        assert!(page.contains(&row), "{page}");
+        let after = |text: &str| page.split_once(text).unwrap_or_else(|| panic!("no {text} in {page}")).1.to_owned();
+        let pool = after(&format!("<tbody data-key=\"pool-{pool}\">"));
+        let row = pool.split_once(&format!("<tr data-key=\"{address}\">")).unwrap_or_else(|| panic!("{pool}")).1;
+        let row = row.split_once("</tr>").unwrap().0;
+        assert!(row.contains(&format!("</svg>{state}</span>")), "{row}");
     }
     let _alive = Backend::on(port.open().into(), |mut stream| {
         let _ = stream.read(&mut [0; 4096]);
