@@ -83,7 +83,10 @@ fn a_challenge_reaches_the_backend_byte_for_byte_and_alone() {
             assert_eq!(read_to_close(&mut backend), (vec![], Close::Fin));
             backend.write_all(b"HTTP/1.1 200 OK\r\n\r\ntoken.key").unwrap();
             drop(backend);
-            assert_eq!(read_to_close(&mut client), (b"HTTP/1.1 200 OK\r\n\r\ntoken.key".to_vec(), Close::Fin));
+            let (answer, close) = read_to_close(&mut client);
+            assert_eq!(answer, b"HTTP/1.1 200 OK\r\n\r\ntoken.key");
+            // If what a client sent later has not been read yet, the kernel closes with a reset.
+            assert!(close == Close::Fin || !later.is_empty(), "{close:?}");
             let line = lb.wait_for_line_after(seen, |line| line["reason"].is_string());
             assert_eq!(
                 [&line["host"], &line["method"], &line["path"], &line["route"], &line["reason"]],
