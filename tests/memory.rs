@@ -30,7 +30,7 @@ fn a_stalled_hello_holds_its_bytes_and_little_else() {
     raise_open_files();
     // The message, and the most that each client may cost, some pages more than measured. The first is 64 KiB with its 4
     // record headers; the second takes a page more.
-    for (bytes, most) in [((64 << 10) - 20, 75_000), (64 << 10, 80_000), (1800, 5_000), (512, 3_300)] {
+    for (bytes, most) in [((64 << 10) - 20, 72_000), (64 << 10, 77_000), (1800, 4_400), (512, 2_900)] {
         let wire = padded("a.test", bytes);
         let keys = "limits: { hello_memory: 1GiB }\ntimeouts: { hello: 2m }\nlog: { connections: off }";
         let lb = Trial::of(Lb::new().route("a.test", &Backend::answering(b"served")).with(keys));
