@@ -2,7 +2,7 @@
 //!
 //! In:  a [`Lookup`]: the name and the facts that conditions test.
 //! Out: [`Found`]: the number of a route and the kind of pattern that matched; or `None`.
-//! Source: docs/configuration.md: exact, then the longest suffix (`*.` before `**.`), then `*`; among entries with
+//! Source: docs/routing.md: exact, then the longest suffix (`*.` before `**.`), then `*`; among entries with
 //!         conditions, the one with more of them first.
 //!
 //! One hash look-up per label, whatever the number of routes, and no allocation. `explain` observes the same walk.

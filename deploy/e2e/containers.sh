@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the image from the Dockerfile as it is, starts deploy/compose as it is, and checks from a client's side that
-# both do what docs/deployment.md says. Needs root, no Docker engine, and no image registry.
+# both do what docs/containers.md says. Needs root, no Docker engine, and no image registry.
 #
 #   deploy/e2e/containers.sh             # with what is installed
 #   deploy/e2e/containers.sh --install   # installs Debian packages, and podman-compose from PyPI, first

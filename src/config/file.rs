@@ -2,7 +2,7 @@
 //!
 //! In:  serde, both ways.
 //! Out: [`File`], which the JSON Schema is made from and which a configuration is written as.
-//! Source: docs/configuration.md.
+//! Source: docs/reference.md.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -2,7 +2,7 @@
 //!
 //! In:  the path of a file, and the entry that names it.
 //! Out: the set of its networks; a problem for each line that is not one. Each file is read once.
-//! Source: docs/configuration.md, "Files of networks".
+//! Source: docs/access.md, "Files of networks".
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -2,7 +2,7 @@
 //!
 //! In:  the path of a YAML file, or its text.
 //! Out: [`Config`], or [`Problems`], each with `file:line:column`, the path of the key and how to fix it.
-//! Source: docs/configuration.md (keys, defaults, what a route may hold).
+//! Source: docs/configuration.md and the pages that it names (keys, defaults, what a route may hold).
 //!
 //! Loading binds no port and resolves no name, so `run`, `check` and reload share it.
 

@@ -76,7 +76,7 @@ fn more_conditions_come_first_and_failing_ones_fall_through() {
     );
 }
 
-/// The rule of docs/configuration.md without a table: matches every pattern against the name, and the best one wins.
+/// The rule of docs/routing.md without a table: matches every pattern against the name, and the best one wins.
 fn naive(entries: &[(Pattern, Conditions)], request: &Lookup<'_>) -> Option<u32> {
     let name = request.server_name.as_str();
     let rank = |pattern: &Pattern| {

@@ -84,9 +84,9 @@ fn a_backend_sees_the_clients_own_address_with_the_rules_in_the_docs() {
         println!("skipped: iptables has no socket match in a network namespace here");
         return;
     }
-    let docs = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/deployment.md")).unwrap();
+    let docs = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/proxy-protocol.md")).unwrap();
     let lines: Vec<&str> = RULES.lines().map(str::trim).collect();
-    assert!(docs.contains(&lines.join("\n")), "docs/deployment.md shows other rules than those tested");
+    assert!(docs.contains(&lines.join("\n")), "docs/proxy-protocol.md shows other rules than those tested");
     namespace::run_test(&format!("{NEIGHBOURS} && {}", lines.join(" && ")), "addresses::between_two_networks");
 }
 
@@ -234,7 +234,7 @@ const NEIGHBOURS: &str = r#"
         ip link set lo up && ip link set there up && ip address add 10.2.0.2/24 dev there && ip address add fd00:2::2/64 dev there nodad &&
         ip route add default via 10.2.0.1 && ip -6 route add default via fd00:2::1'"#;
 
-/// As docs/deployment.md shows them.
+/// As docs/proxy-protocol.md shows them.
 const RULES: &str = "iptables -t mangle -A PREROUTING -p tcp -m socket --transparent -j MARK --set-mark 1
     ip rule add fwmark 1 lookup 100
     ip route add local 0.0.0.0/0 dev lo table 100

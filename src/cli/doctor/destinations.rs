@@ -2,7 +2,7 @@
 //!
 //! In:  a [`Config`].
 //! Out: [`Destinations`]: pools by name, for all possible conditions; and the names below a wildcard.
-//! Source: docs/configuration.md (precedence).
+//! Source: docs/routing.md (precedence).
 
 use std::collections::HashMap;
 

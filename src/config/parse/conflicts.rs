@@ -3,7 +3,7 @@
 //! In:  the parsed routes.
 //! Out: an error for two entries of one pattern that can both match and have the same kinds of conditions; a warning
 //!      for an entry that is always shadowed by another.
-//! Source: docs/configuration.md, "How a name finds its route". Costs a sort of the entries, not a comparison of all
+//! Source: docs/routing.md, "How a name finds its route". Costs a sort of the entries, not a comparison of all
 //!         pairs.
 
 use std::cmp::Ordering;

@@ -192,7 +192,7 @@ impl Line {
     }
 }
 
-/// The rule of docs/configuration.md, without any table: the best of all entries whose pattern and conditions match.
+/// The rule of docs/routing.md, without any table: the best of all entries whose pattern and conditions match.
 fn naive<'l>(lines: &'l [Line], question: &Question) -> Option<(usize, &'l Line)> {
     let candidates = lines.iter().enumerate().filter(|(_, line)| line.holds(question));
     let ranked = candidates.filter_map(|(number, line)| Some((line.takes(&question.name)?, number, line)));

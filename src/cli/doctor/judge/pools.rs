@@ -160,8 +160,7 @@ fn some_of(all: &[&str]) -> String {
     format!("{} and {} more", all[..MOST_TOLD].join(", "), all.len() - MOST_TOLD)
 }
 
-const TRANSPARENT: &str =
-    "Test the way back with a client: the backends' answers must come back through this machine (docs/deployment.md).";
+const TRANSPARENT: &str = "Test the way back with a client: the backends' answers must come back through this machine (docs/proxy-protocol.md).";
 const ALPN_DIFFERS: &str = "Whether a client speaks HTTP/2 depends on the backend it reaches, and may change when it connects again. \
                             Offer the same protocols on all (nginx `http2 on`, Node.js `ALPNProtocols`).";
 const VERSIONS_DIFFER: &str = "Some clients can use only a part of the pool, and a session of one backend cannot be resumed on another. Enable \
