@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use self::controls::Controls;
@@ -84,22 +85,7 @@ impl Server {
         let open_files = descriptors::raise_limit();
         let budget = Budget::new(open_files, workers, *config.limits.max_connections, relay::MOST_PIPES);
         log_start(&config, &file, workers, open_files, &budget);
-        let shared = Shared {
-            snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
-            permits: Arc::default(),
-            pause: Arc::default(),
-            listening_sockets: Arc::default(),
-            ids: Arc::new(AtomicU64::new(1)),
-            budget,
-            drain: watch,
-            registries: Registries::default(),
-            metrics,
-        };
-        let (in_force, hello_memory) = (Arc::clone(&shared.snapshot), shared.metrics.hello_memory());
-        shared.metrics.collect_with(move || {
-            in_force.load().publish();
-            hello_memory.set(hello_memory::all().bytes() as f64);
-        });
+        let shared = share(snapshot, budget, watch, metrics);
         let (to_workers, openings): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let Inheritance { sockets, predecessor } = inheritance;
         // The old process keeps serving until this one can.
@@ -161,27 +147,7 @@ impl Server {
             reloader.listen().await;
         }
         let reloading = self.reloader.take().map(|reloader| tokio::spawn(reloader.run(asked)));
-        let checking = tokio::spawn(health::run(
-            Arc::clone(&self.shared.snapshot),
-            Arc::clone(&self.shared.metrics),
-            self.shared.registries.clone(),
-        ));
-        let logging = tokio::spawn(long_connections::log(
-            Arc::clone(&self.shared.snapshot),
-            Arc::clone(&self.shared.metrics),
-            self.shared.registries.clone(),
-        ));
-        let pausing = tokio::spawn(pause::follow(pause::Followed {
-            pause: Arc::clone(&self.shared.pause),
-            permits: Arc::clone(&self.shared.permits),
-            snapshot: Arc::clone(&self.shared.snapshot),
-            budget: self.shared.budget,
-            registries: self.shared.registries.clone(),
-            metrics: Arc::clone(&self.shared.metrics),
-        }));
-        let reporting = tokio::spawn(report(Arc::clone(&self.reporter), Arc::clone(&self.shared.metrics)));
-        let discovering = tokio::spawn(self.discovery.clone().run());
-        let calling = tokio::spawn(call_waiting(Arc::clone(&self.shared.snapshot), Arc::clone(&self.shared.metrics)));
+        let mut background = self.background();
         let starting = tokio::spawn(vital("the start", self.starting(app)));
         let parting = self.serve(&reloads).await;
         // A reload is either complete or not started: it makes its changes between two await points of this runtime.
@@ -197,21 +163,36 @@ impl Server {
         for worker in self.workers {
             worker.ended().await;
         }
-        checking.abort();
-        logging.abort();
-        pausing.abort();
-        calling.abort();
         // Without the lock: a request in progress may need it.
         let closed = self.process.lock().await.close_admin();
         closed.await;
-        discovering.abort();
-        reporting.abort();
+        background.shutdown().await;
         let ended = if left == 0 { Ended::Drained } else { Ended::Cut { connections: left } };
         tracing::info!(event = "ended", cut = left, "stopped");
         upkeep.abort();
         // This drops its log guard, which writes the queued lines.
         let _ = upkeep.await;
         ended
+    }
+
+    /// Starts the tasks that go on until the end: checks, DNS lookups, figures, and what looks after those who wait.
+    fn background(&self) -> JoinSet<()> {
+        let Shared { snapshot, metrics, registries, pause, permits, budget, .. } = &self.shared;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(health::run(Arc::clone(snapshot), Arc::clone(metrics), registries.clone()));
+        tasks.spawn(long_connections::log(Arc::clone(snapshot), Arc::clone(metrics), registries.clone()));
+        tasks.spawn(pause::follow(pause::Followed {
+            pause: Arc::clone(pause),
+            permits: Arc::clone(permits),
+            snapshot: Arc::clone(snapshot),
+            budget: *budget,
+            registries: registries.clone(),
+            metrics: Arc::clone(metrics),
+        }));
+        tasks.spawn(report(Arc::clone(&self.reporter), Arc::clone(metrics)));
+        tasks.spawn(self.discovery.clone().run());
+        tasks.spawn(call_waiting(Arc::clone(snapshot), Arc::clone(metrics)));
+        tasks
     }
 
     /// Serves the admin addresses, unless the old process still does: then returns the app, to be served when this
@@ -378,6 +359,27 @@ impl Server {
 async fn served(shared: &Shared) {
     shared.listening_sockets.wait_until(|open| open == 0).await;
     shared.permits.wait_until(|open| open == 0).await;
+}
+
+/// What the workers share. The metrics of what is in force are computed from it when somebody asks for them.
+fn share(snapshot: Snapshot, budget: Budget, drain: drain::Watch, metrics: Arc<Metrics>) -> Shared {
+    let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
+    let (in_force, hello_memory) = (Arc::clone(&snapshot), metrics.hello_memory());
+    metrics.collect_with(move || {
+        in_force.load().publish();
+        hello_memory.set(hello_memory::all().bytes() as f64);
+    });
+    Shared {
+        snapshot,
+        permits: Arc::default(),
+        pause: Arc::default(),
+        listening_sockets: Arc::default(),
+        ids: Arc::new(AtomicU64::new(1)),
+        budget,
+        drain,
+        registries: Registries::default(),
+        metrics,
+    }
 }
 
 fn start_workers(
