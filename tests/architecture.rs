@@ -126,6 +126,22 @@ fn every_module_opens_with_what_it_is_for() {
 }
 
 #[test]
+fn every_module_of_telemetry_has_a_row_in_the_tables() {
+    let src = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
+    let tables = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/ARCHITECTURE.md")).expect("readable");
+    let files = rust_files(&src.join("telemetry")).into_iter().filter(|file| !file.ends_with("tests.rs"));
+    let missing: Vec<String> = files
+        .map(|file| {
+            let below = file.strip_prefix(src).expect("below src").with_extension("");
+            below.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("::")
+        })
+        .map(|path| path.trim_end_matches("::mod").to_owned())
+        .filter(|path| !tables.contains(&format!("\n| `{path}` | ")))
+        .collect();
+    assert!(missing.is_empty(), "ARCHITECTURE.md has no row for {missing:?}");
+}
+
+#[test]
 fn unsafe_stands_in_one_module() {
     for file in rust_files(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))) {
         let text = fs::read_to_string(&file).expect("readable");

@@ -4,10 +4,9 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use super::super::labels::*;
-use super::super::{Reason, State};
 use super::*;
 use crate::ids::ListenerIndex;
+use crate::telemetry::*;
 
 /// The value of one rendered series, or `None` if it is absent.
 fn value(metrics: &Metrics, series: &str) -> Option<f64> {
@@ -246,7 +245,7 @@ fn with_many_routes_a_series_appears_when_it_is_first_used() {
 #[test]
 fn an_unused_lazy_route_is_small() {
     // One snapshot can have a million of them.
-    assert!(size_of::<super::super::RouteMetrics>() <= 400, "{}", size_of::<super::super::RouteMetrics>());
+    assert!(size_of::<RouteMetrics>() <= 400, "{}", size_of::<RouteMetrics>());
 }
 
 #[test]

@@ -10,10 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use super::format::Formatter;
-use super::log_file::LogFile;
+use super::file::LogFile;
+use super::format::{Formatter, Style};
 use super::queue::Queue;
-use super::style::Style;
 
 /// One place that the log goes to, with a thread that writes it.
 pub(super) struct Output {
@@ -209,5 +208,4 @@ const CHUNK_BYTES: usize = 64 << 10;
 const FULL_PIPE_PAUSE: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
-#[path = "output/tests.rs"]
 mod tests;

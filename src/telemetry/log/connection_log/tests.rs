@@ -2,14 +2,18 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 
 use serde_json::Value;
-use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Layer, Registry};
 
+use super::super::control::ours;
+use super::super::event::Messages;
+use super::super::format::{Colour, Form, Formatter, Style};
 use super::super::keys::Key;
 use super::super::line::tests::bare;
 use super::super::record::{Kind, Record};
-use super::super::style::Form;
 use super::*;
-use crate::settings::{LogFields, LogFormat, Or, Shown};
+use crate::settings::{Level, LogFields, LogFormat, Or, Shown};
 
 /// A log with `settings`, and what it writes.
 fn log(settings: &Log) -> (ConnectionLog, Receiver<Vec<u8>>) {
@@ -61,7 +65,7 @@ fn failed_leaves_out_what_nobody_can_mend_and_probes_can_be_left_out_alone() {
     assert_eq!(lines(&log, &written).len(), Reason::ALL.len() - 4);
     assert!(!log.wants(Reason::Ok) && !log.wants(Reason::Probe) && log.wants(Reason::NoRoute));
 
-    let docs = include_str!("../../../docs/logs.md");
+    let docs = include_str!("../../../../docs/logs.md");
     for reason in Reason::ALL {
         let row = docs.lines().find(|row| row.starts_with(&format!("| `{reason}` |"))).unwrap();
         assert!(row.ends_with(&format!("| `{}` |", reason.fault().as_str())), "{row}");
@@ -84,7 +88,7 @@ fn of_refused_clients_a_hundred_a_second_have_a_line_and_of_others_all() {
     for reason in Reason::ALL {
         assert_eq!(lines_of(*reason), if reason.is_refusal() { 100 } else { 250 }, "{reason}");
     }
-    let docs = include_str!("../../../docs/logs.md");
+    let docs = include_str!("../../../../docs/logs.md");
     let rows = docs.lines().skip_while(|row| !row.starts_with("| reason |")).skip(2);
     let above = rows.take_while(|row| !row.starts_with("| `no_backend` |"));
     let above: Vec<&str> = above.filter_map(|row| row.split('`').nth(1)).collect();

@@ -1,21 +1,25 @@
 //! Formats records as lines.
 //!
 //! In:  a record; how its output shows lines.
-//! Out: one line of JSON or logfmt, or of text for people ([`super::pretty`]).
+//! Out: one line of JSON or logfmt, or of text for people ([`pretty`]).
 //! Source: docs/logs.md.
+
+mod pretty;
+mod pseudonyms;
+mod style;
+mod visible;
 
 use std::fmt;
 use std::sync::Arc;
 
-use super::escape::{Bytes, Pairs, Syntax};
+use self::pseudonyms::Pseudonyms;
+pub(super) use self::style::{Colour, Form, Medium, Style};
+use self::visible::{Millis, Visible, visible};
 use super::keys::Key;
-use super::pretty;
-use super::pseudonyms::Pseudonyms;
 use super::record::{Kind, Name, Record, Value};
-use super::style::{Form, Style};
-use super::timestamp::Timestamp;
-use super::visible::{Millis, Visible, visible};
 use crate::settings::LogFields;
+use crate::telemetry::Timestamp;
+use crate::telemetry::escape::{Bytes, Pairs, Syntax};
 
 /// Formats records.
 #[derive(Clone, Default)]
@@ -156,5 +160,4 @@ fn same(backend: &[u8], address: Value<'_>) -> bool {
 const ECS_VERSION: &str = "8.17.0";
 
 #[cfg(test)]
-#[path = "format/tests.rs"]
 mod tests;

@@ -3,9 +3,9 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Instant, SystemTime};
 
+use super::super::format::Form;
 use super::super::keys::Key;
 use super::super::record::{Entry, Kind, Severity};
-use super::super::style::Form;
 use super::*;
 use crate::settings::Shown;
 

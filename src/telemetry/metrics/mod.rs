@@ -4,22 +4,31 @@
 //! Out: handles that are registered once, after which an event is an atomic add; the exposition text for Prometheus.
 //! Source: docs/metrics.md. Names, labels and help are in `table`.
 
+mod ends;
+mod names;
+mod process;
+mod registry;
+mod render;
+mod series;
+mod table;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::ends::{Ends, RouteCounts, RouteFigures};
-use super::labels::{Enforced, LimitScope, ReloadResult, Task, Trigger, each};
-use super::names::Names;
-use super::names::{OTHER, label_value};
-use super::refused::{Feed, Refused};
-use super::registry::{Counter, Gauge, Registry, Sample};
-use super::series::{
-    BackendMetrics, DnsMetrics, ListenerMetrics, PoolMetrics, QueueMetrics, Registering, RouteMetrics,
+use self::ends::Ends;
+pub(crate) use self::ends::{RouteCounts, RouteFigures};
+use self::names::{Names, OTHER, label_value};
+pub(crate) use self::process::usage as process_usage;
+use self::registry::{Counter, Gauge, Registry, Sample};
+use self::series::Registering;
+pub(crate) use self::series::{
+    Active, BackendMetrics, DnsMetrics, ListenerMetrics, PoolMetrics, QueueMetrics, RouteMetrics,
 };
-use super::table::Metric;
-use super::{process, render, table};
+use self::table::Metric;
 use crate::alert::Alert;
+use crate::telemetry::refused::{Feed, Refused};
+use crate::telemetry::{Enforced, LimitScope, ReloadResult, Task, Trigger, each};
 use crate::way::Way;
 
 /// All metrics of one process, or of one test.
@@ -343,5 +352,4 @@ const OTHER_ALERT: &str = "other";
 const MAX_PAIRS_AT_ONCE: usize = 200;
 
 #[cfg(test)]
-#[path = "metrics/tests.rs"]
 mod tests;

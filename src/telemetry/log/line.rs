@@ -10,11 +10,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use super::keys::Key;
-use super::labels::{Feature, FirstRecord, Match, Saw, State};
-use super::reason::{Fault, Reason};
 use super::record::{Entry, Kind, Severity};
 use crate::alert::Alert;
 use crate::ids::ConnectionId;
+use crate::telemetry::{Fault, Feature, FirstRecord, Match, Reason, Saw, State};
 
 /// One connection, as it is logged.
 #[derive(Clone)]
@@ -281,5 +280,4 @@ pub(crate) const MAX_ALPN_NAMES: usize = 8;
 pub(crate) const MAX_ALPN_NAME_BYTES: usize = 32;
 
 #[cfg(test)]
-#[path = "line/tests.rs"]
 pub(super) mod tests;

@@ -10,13 +10,13 @@ use std::time::Duration;
 use metrics::Histogram;
 
 use super::ends::{Ends, RouteCounts};
-use super::labels::{
-    AcceptError, BackendState, CheckResult, ConnectResult, DnsResult, Feature, FirstRecord, HelloResult, Match, Paused,
-    ProxyHeaderResult, State, each,
-};
 use super::registry::{Counter, Gauge, Registry};
-use super::{Reason, table};
+use super::table;
 use crate::ids::ListenerIndex;
+use crate::telemetry::{
+    AcceptError, BackendState, CheckResult, ConnectResult, DnsResult, Feature, FirstRecord, HelloResult, Match, Paused,
+    ProxyHeaderResult, Reason, State, each,
+};
 use crate::way::Way;
 
 /// Series of one listener.

@@ -7,10 +7,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use super::keys::Key;
-use super::labels::State;
 use super::line::LoggedAddress;
 use super::record::{Entry, Kind, Severity};
 use crate::ids::ConnectionId;
+use crate::telemetry::State;
 
 /// An open connection, as it is logged. The fields mean what they mean in the line at its end.
 #[derive(Clone)]

@@ -7,12 +7,12 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
-use super::escape::Bytes;
-use super::keys::Key;
 use super::pseudonyms::{Pseudonyms, Role};
-use super::record::{Name, Record, Value};
 use super::style::Style;
 use crate::settings::Shown;
+use crate::telemetry::escape::Bytes;
+use crate::telemetry::log::keys::Key;
+use crate::telemetry::log::record::{Name, Record, Value};
 
 /// A value, as far as it may be shown.
 #[derive(Clone)]

@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Fault, Reason};
+use crate::telemetry::{Fault, Reason};
 
 pub(crate) struct Ends([AtomicU64; Reason::ALL.len()]);
 

@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn the_docs_name_every_metric() {
-        let docs = include_str!("../../docs/metrics.md");
+        let docs = include_str!("../../../docs/metrics.md");
         for metric in ALL {
             let cell = if metric.labels.is_empty() {
                 format!("`{}`", metric.name)

@@ -1,12 +1,12 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::super::format::Formatter;
-use super::super::line::ConnectionLine;
-use super::super::line::tests::{NOW, bare, full, recorded};
-use super::super::record::Entry;
+use super::super::Formatter;
 use super::super::style::{Form, Style};
 use super::*;
 use crate::settings::Shown;
+use crate::telemetry::log::line::ConnectionLine;
+use crate::telemetry::log::line::tests::{NOW, bare, full, recorded};
+use crate::telemetry::log::record::Entry;
 
 fn formatted(record: &[u8], colour: Colour) -> String {
     let mut out = String::new();

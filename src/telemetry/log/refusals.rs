@@ -8,8 +8,8 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::Reason;
 use crate::settings::{Log, Rate};
+use crate::telemetry::Reason;
 
 /// The lines wanted since the last report.
 pub(super) struct Refusals {

@@ -4,13 +4,12 @@ use std::time::UNIX_EPOCH;
 
 use serde_json::Value as Json;
 
-use super::super::Reason;
 use super::super::line::tests::{NOW, bare, full, recorded};
 use super::super::line::{Alpn, ConnectionLine, Endpoint, LoggedAddress};
 use super::super::record::{Entry, Severity};
-use super::super::style::Colour;
 use super::*;
 use crate::settings::Shown;
+use crate::telemetry::Reason;
 
 const CLEAR: Style = Style { form: Form::Json(LogFields::Native), names: Shown::Clear, clients: Shown::Clear };
 
@@ -44,8 +43,8 @@ fn keys(line: &str) -> Vec<String> {
 
 /// A line that has all fields, though no connection has.
 fn all(address: &dyn fmt::Display) -> ConnectionLine<'_> {
-    use super::super::labels::Saw;
     use super::super::line::{Asked, RequestLine};
+    use crate::telemetry::Saw;
     let asked = Some(Asked { host: "a.test", method: "GET", path: "/x" });
     ConnectionLine {
         peer: "198.51.100.8:1".parse().unwrap(),
@@ -66,7 +65,7 @@ fn all(address: &dyn fmt::Display) -> ConnectionLine<'_> {
 
 #[test]
 fn the_docs_show_a_line_as_it_is_and_name_its_fields_and_reasons() {
-    let docs = include_str!("../../../docs/logs.md");
+    let docs = include_str!("../../../../docs/logs.md");
     for form in [
         Form::Json(LogFields::Native),
         Form::Json(LogFields::Ecs),
@@ -87,7 +86,7 @@ fn the_docs_show_a_line_as_it_is_and_name_its_fields_and_reasons() {
 
 #[test]
 fn every_field_has_a_name_in_every_schema_and_the_docs_have_the_table() {
-    let docs = include_str!("../../../docs/logs.md");
+    let docs = include_str!("../../../../docs/logs.md");
     for key in Key::ALL {
         let [native, ecs, otel] = [LogFields::Native, LogFields::Ecs, LogFields::Otel].map(|fields| key.name(fields));
         let (ecs, otel) = if key.is_address() {

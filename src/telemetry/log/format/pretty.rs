@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use super::escape::escaped;
-use super::keys::Key;
-use super::reason::{Fault, Reason};
-use super::record::{Kind, Name, Record, Severity, Value};
 use super::style::Colour;
-use super::timestamp::TimeOfDay;
 use super::visible::Visible;
+use crate::telemetry::escape::escaped;
+use crate::telemetry::log::keys::Key;
+use crate::telemetry::log::record::{Kind, Name, Record, Severity, Value};
+use crate::telemetry::timestamp::TimeOfDay;
+use crate::telemetry::{Fault, Reason};
 
 /// Appends the line of `record`, with its newline.
 pub(super) fn write<'a>(
@@ -291,5 +291,4 @@ const YELLOW: &str = "\x1b[33m";
 const CYAN: &str = "\x1b[36m";
 
 #[cfg(test)]
-#[path = "pretty/tests.rs"]
 mod tests;

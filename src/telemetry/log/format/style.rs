@@ -7,28 +7,28 @@ use crate::settings::{Log, LogFields, LogFormat, Shown};
 
 /// How the lines of one output look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Style {
-    pub(super) form: Form,
-    pub(super) names: Shown,
-    pub(super) clients: Shown,
+pub(in crate::telemetry::log) struct Style {
+    pub(in crate::telemetry::log) form: Form,
+    pub(in crate::telemetry::log) names: Shown,
+    pub(in crate::telemetry::log) clients: Shown,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(in crate::telemetry::log) enum Form {
     Json(LogFields),
     Logfmt,
     Pretty(Colour),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Colour {
+pub(in crate::telemetry::log) enum Colour {
     Ansi,
     None,
 }
 
 /// What an output is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Medium {
+pub(in crate::telemetry::log) enum Medium {
     /// A terminal, with colors if the user wants them.
     Terminal(Colour),
     /// A file, a pipe, a socket.
@@ -36,7 +36,7 @@ pub(super) enum Medium {
 }
 
 impl Style {
-    pub(super) fn new(settings: &Log, medium: Medium) -> Self {
+    pub(in crate::telemetry::log) fn new(settings: &Log, medium: Medium) -> Self {
         let colour = if let Medium::Terminal(colour) = medium { colour } else { Colour::None };
         let form = match (settings.format, medium) {
             (LogFormat::Auto, Medium::Terminal(_)) | (LogFormat::Pretty, _) => Form::Pretty(colour),
