@@ -20,6 +20,7 @@ use std::borrow::Cow;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 
+use self::reader::MAX_FRAGMENT_BYTES;
 pub use self::reader::{MAX_RECORDS, Reader};
 use crate::server_name::{InvalidName, Sni};
 
@@ -102,6 +103,19 @@ pub fn parse(bytes: &[u8], max_message_bytes: usize) -> Result<Hello, NotHello> 
     Reader::new(max_message_bytes).read(bytes)
 }
 
+/// Cuts a handshake message into records of the largest size (RFC 8446 §5.1).
+pub(crate) fn in_records(message: &[u8], record_version: [u8; 2]) -> Vec<u8> {
+    let [major, minor] = record_version;
+    let records = message.len().div_ceil(MAX_FRAGMENT_BYTES);
+    let mut wire = Vec::with_capacity(message.len() + records * RECORD_HEADER_BYTES);
+    for fragment in message.chunks(MAX_FRAGMENT_BYTES) {
+        let [high, low] = u16::try_from(fragment.len()).expect("at most 2^14").to_be_bytes();
+        wire.extend_from_slice(&[HANDSHAKE, major, minor, high, low]);
+        wire.extend_from_slice(fragment);
+    }
+    wire
+}
+
 impl ClientHello {
     /// The name, or what the client sent in its place.
     pub fn name_or_literal(&self) -> Option<&str> {
@@ -135,6 +149,18 @@ impl ClientHello {
         }
         let message = fragments(wire.get(..self.wire_bytes)?).flatten();
         Some(message.copied().skip(start).take(end - start).collect())
+    }
+
+    /// The handshake message, with its header, from the `wire` bytes the hello was parsed from. Allocates only if the
+    /// hello was split over records.
+    pub fn message<'a>(&self, wire: &'a [u8]) -> Cow<'a, [u8]> {
+        let wire = wire.get(..self.wire_bytes).unwrap_or_default();
+        if self.records == 1 {
+            return wire.get(RECORD_HEADER_BYTES..).unwrap_or_default().into();
+        }
+        let mut message = Vec::with_capacity(wire.len());
+        fragments(wire).for_each(|fragment| message.extend_from_slice(fragment));
+        message.into()
     }
 }
 

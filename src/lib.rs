@@ -29,6 +29,7 @@ mod snapshot;
 mod config;
 mod peek;
 mod route;
+mod ech;
 mod client_hello;
 mod request_head;
 mod connect;
@@ -76,6 +77,9 @@ pub mod internals {
 
     pub mod config {
         pub use crate::config::{Conditions, Config, Destination, Loaded, Place, Problem, Problems, Route, Severity};
+    }
+    pub mod ech {
+        pub use crate::ech::{Context, Illegal, Inner, Key, KeyFileError, Keys, Opened, generate, open, read_key_file};
     }
     pub mod pool {
         pub use crate::pool::{Address, Health, PickRequest, Pool};

@@ -20,6 +20,7 @@ use tokio::time::timeout;
 pub(crate) use self::answer::{Answer, Body};
 use crate::alert::Alert;
 use crate::client_hello::{ClientHello, NotHello};
+use crate::ech::Illegal;
 use crate::request_head::BadRequest;
 use crate::scratch::with_scratch;
 use crate::settings::Refuse;
@@ -148,6 +149,17 @@ pub(crate) fn for_not_hello(error: &NotHello) -> TurnedAway {
         NotHello::TooLong { .. } | NotHello::TooManyRecords => (Reason::HelloTooLarge, Alert::RECORD_OVERFLOW),
     };
     TurnedAway { reason, refusal: Refusal::Alert { version: 0x0303, alert } }
+}
+
+/// Decides how a client is refused whose encrypted_client_hello extension, or the hello in it, violates RFC 9849.
+pub(crate) fn for_illegal_ech(illegal: &Illegal) -> TurnedAway {
+    match illegal {
+        Illegal::Hello(error) => for_not_hello(error),
+        Illegal::Extension(_) | Illegal::Inner(_) | Illegal::PublicName => TurnedAway {
+            reason: Reason::BadHello,
+            refusal: Refusal::Alert { version: 0x0303, alert: Alert::ILLEGAL_PARAMETER },
+        },
+    }
 }
 
 /// RFC 8446 §6.2, access_denied: what a client sees that `allow` or `deny` of its route keeps out. No backend that has a

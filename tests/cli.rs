@@ -461,13 +461,14 @@ fn the_documents_name_every_command() {
     }
 }
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "run",
     "check",
     "explain",
     "diff",
     "doctor",
     "demo",
+    "ech",
     "status",
     "top",
     "connections",

@@ -9,6 +9,7 @@ mod demo;
 pub(crate) mod demo_backends;
 mod diff;
 mod doctor;
+mod ech;
 mod explain;
 mod figures;
 pub(crate) mod healthcheck;
@@ -72,6 +73,8 @@ enum Command {
     Diff(diff::Options),
     /// Connects to every backend with every name routed to it, and reports the problems clients would see
     Doctor(doctor::Options),
+    /// Makes and shows keys for Encrypted ClientHello, and opens captured hellos with them
+    Ech(ech::Options),
     /// Starts two small TLS backends with snigate in front of them, to try with curl
     Demo(demo::Options),
     /// Shows what the running snigate does, first what is wrong
@@ -112,7 +115,7 @@ pub enum Exit {
     Config = 1,
     Usage = 2,
     Bind = 3,
-    /// `explain`: the client is refused.
+    /// `explain`, `ech open`: the client is refused.
     Refused = 4,
     /// `explain`: not the pool that was expected.
     OtherPool = 5,
@@ -149,6 +152,7 @@ pub fn main() -> ExitCode {
         Some(Command::Explain(options)) => explain::run(&options, options.file.clone().or(config)),
         Some(Command::Diff(options)) => diff::run(&options),
         Some(Command::Doctor(options)) => doctor::run(&options, options.file.clone().or(config)),
+        Some(Command::Ech(options)) => ech::run(&options),
         Some(Command::Demo(options)) => demo::demo(&options),
         Some(Command::Schema) => printed(schema::schema(&mut io::stdout().lock())),
         Some(Command::Completions { shell }) => {
@@ -180,7 +184,7 @@ fn ignores_config(command: &Command) -> Option<&'static str> {
             Some("--admin asks the running snigate, which has its own routing file: leave out --config")
         }
         Command::Diff(_) => Some("`diff` compares the two files given as arguments: leave out --config"),
-        Command::Demo(_) | Command::Schema | Command::Completions { .. } | Command::Man { .. } => {
+        Command::Demo(_) | Command::Ech(_) | Command::Schema | Command::Completions { .. } | Command::Man { .. } => {
             Some("this command does not read a routing file: leave out --config")
         }
         _ => asks_elsewhere(command)
@@ -339,5 +343,5 @@ impl From<Exit> for ExitCode {
 }
 
 const AFTER_HELP: &str = "Exit codes: 0 success, 1 configuration error or no answer, 2 usage error, 3 an address cannot be \
-bound; explain: 4 refused, 5 not the expected pool; diff: 6 routing differs; \
+bound; explain, ech open: 4 refused; explain: 5 not the expected pool; diff: 6 routing differs; \
 doctor: 7 errors or warnings found; run: 8 a part of it is broken.";

@@ -7,6 +7,7 @@
 //! Loading binds no port and resolves no name, so `run`, `check` and reload share it.
 
 mod at;
+pub(crate) mod ech_keys;
 mod effective;
 mod file;
 mod files;

@@ -1,0 +1,11 @@
+//! Encrypted ClientHello: inner hellos are opened by the rules of RFC 9849, with key files of RFC 9934.
+#![cfg(feature = "ech")]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod commands;
+mod illegal;
+mod keys;
+mod opening;
+mod sealing;
