@@ -19,6 +19,7 @@ mod proxy_headers;
 mod refusals;
 mod resumption;
 mod retries;
+mod symptoms;
 mod transfers;
 mod websocket;
 
