@@ -16,6 +16,7 @@
 
 // What starts everything.
 mod cli;
+mod import;
 mod process;
 mod backends;
 

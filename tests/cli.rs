@@ -96,6 +96,7 @@ fn a_routing_file_that_would_be_ignored_is_a_usage_error() {
         "doctor a.yaml -c b.yaml",
         "diff a.yaml b.yaml -c b.yaml",
         "demo -c b.yaml",
+        "import nginx a.conf -c b.yaml",
         "schema -c b.yaml",
         "man -c b.yaml",
         "completions bash -c b.yaml",
@@ -665,7 +666,9 @@ fn the_documented_examples_are_real() {
     let (config, new) = (file("config.yaml"), file("new.yaml"));
     let wrong = "listeners: [{ name: a, bind: \"0.0.0.0:443\" }]\nroutes:\n  - { sni: a.b, pool: stop }\n\
                  pools: { shop: { backends: [10.0.0.1:443] } }\npolls: {}\n";
-    let desk = Desk::with(&[("config.yaml", &config), ("new.yaml", &new), ("wrong.yaml", wrong)]);
+    let haproxy = fenced("```text haproxy.cfg\n")[0];
+    let files = [("config.yaml", &*config), ("new.yaml", &new), ("wrong.yaml", wrong), ("haproxy.cfg", haproxy)];
+    let desk = Desk::with(&files);
     let mut examples = 0;
     for block in fenced("```console\n") {
         for example in block.split("$ snigate ").skip(1) {
@@ -676,5 +679,5 @@ fn the_documented_examples_are_real() {
             examples += 1;
         }
     }
-    assert_eq!(examples, 7);
+    assert_eq!(examples, 9);
 }

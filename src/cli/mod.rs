@@ -13,7 +13,9 @@ mod ech;
 mod explain;
 mod figures;
 pub(crate) mod healthcheck;
+mod import;
 mod man;
+mod output_file;
 mod printable;
 mod progress;
 mod reload;
@@ -71,6 +73,8 @@ enum Command {
     Explain(explain::Options),
     /// Shows which names would be routed differently by another file
     Diff(diff::Options),
+    /// Writes a routing file from the configuration of another program, and lists what it leaves out
+    Import(import::Options),
     /// Connects to every backend with every name routed to it, and reports the problems clients would see
     Doctor(doctor::Options),
     /// Makes and shows keys for Encrypted ClientHello, and opens captured hellos with them
@@ -123,6 +127,8 @@ pub enum Exit {
     Changes = 6,
     /// `doctor`: there are errors or warnings.
     Findings = 7,
+    /// `import`: the routing file does not say everything.
+    LeftOut = 8,
 }
 
 /// Runs the command given on the command line.
@@ -151,6 +157,7 @@ pub fn main() -> ExitCode {
         Some(Command::Weight(options)) => set_backend::set_weight(&options, running(None)),
         Some(Command::Explain(options)) => explain::run(&options, options.file.clone().or(config)),
         Some(Command::Diff(options)) => diff::run(&options),
+        Some(Command::Import(options)) => import::run(&options),
         Some(Command::Doctor(options)) => doctor::run(&options, options.file.clone().or(config)),
         Some(Command::Ech(options)) => ech::run(&options),
         Some(Command::Demo(options)) => demo::demo(&options),
@@ -184,9 +191,12 @@ fn ignores_config(command: &Command) -> Option<&'static str> {
             Some("--admin asks the running snigate, which has its own routing file: leave out --config")
         }
         Command::Diff(_) => Some("`diff` compares the two files given as arguments: leave out --config"),
-        Command::Demo(_) | Command::Ech(_) | Command::Schema | Command::Completions { .. } | Command::Man { .. } => {
-            Some("this command does not read a routing file: leave out --config")
-        }
+        Command::Demo(_)
+        | Command::Ech(_)
+        | Command::Import(_)
+        | Command::Schema
+        | Command::Completions { .. }
+        | Command::Man { .. } => Some("this command does not read a routing file: leave out --config"),
         _ => asks_elsewhere(command)
             .then_some("--admin asks the running snigate, which has its own routing file: leave out --config"),
     }
@@ -344,4 +354,4 @@ impl From<Exit> for ExitCode {
 
 const AFTER_HELP: &str = "Exit codes: 0 success, 1 configuration error or no answer, 2 usage error, 3 an address cannot be \
 bound; explain, ech open: 4 refused; explain: 5 not the expected pool; diff: 6 routing differs; \
-doctor: 7 errors or warnings found; run: 8 a part of it is broken.";
+doctor: 7 errors or warnings found; import: 8 something was left out; run: 8 a part of it is broken.";

@@ -118,7 +118,7 @@ pub(super) fn directory(pattern: &str, beside: &Path) -> PathBuf {
 ///
 /// # Errors
 /// [`IncludeError`], if the pattern cannot be used or its directory cannot be read.
-pub(super) fn find(pattern: &str, beside: &Path) -> Result<Vec<PathBuf>, IncludeError> {
+pub(crate) fn find(pattern: &str, beside: &Path) -> Result<Vec<PathBuf>, IncludeError> {
     let path = beside.parent().unwrap_or(Path::new("")).join(pattern);
     let (Some(directory), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) else {
         return Err(IncludeError::NoFileName);
@@ -218,7 +218,7 @@ pub enum FileError {
 
 /// Why an `include` pattern failed.
 #[derive(Debug)]
-pub(super) enum IncludeError {
+pub(crate) enum IncludeError {
     Io(io::Error),
     NoFileName,
     StarInDirectory,

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::Serialize;
 
-pub(crate) use self::files::{FileError, bytes as read_file};
+pub(crate) use self::files::{FileError, bytes as read_file, find as find_files};
 pub(crate) use self::in_time::{end_thread, in_time};
 pub use self::problem::{Place, Problem, Problems, Severity};
 pub(crate) use self::sources::Sources;

@@ -38,10 +38,8 @@ pub use self::networks::{Access, Denied, NetworkEntry, NetworkList};
 pub use self::per_client::{PerClient, Prefixes, Rate};
 pub use self::pool::{Balance, Connect, Ejection, Family, Nameserver, OnDown, Pool, Queue, Resolve, WhenAllDown};
 pub use self::proxy_protocol::{AddedValues, Others, ProxyProtocol, SendProxyProtocol, SendVersion, ValueKind};
-#[cfg(test)]
-pub(crate) use self::text::Word;
 pub use self::text::{Auto, Congestion, FilePath, Nothing, Off, OneOrMany, Or, OrOff, Protocol, Text};
-pub(crate) use self::text::{name, name_error};
+pub(crate) use self::text::{Word, name, name_error};
 pub use self::units::{Size, Span};
 pub(crate) use self::units::{UnitError, duration_in};
 

@@ -13,6 +13,7 @@ mod checks;
 mod demo;
 mod doctor;
 mod failures;
+mod imports;
 mod names;
 mod postgres;
 mod proxy_headers;
@@ -24,6 +25,7 @@ mod transfers;
 mod websocket;
 
 mod client;
+mod peer;
 mod program;
 mod reader;
 mod site;

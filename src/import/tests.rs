@@ -1,0 +1,381 @@
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::Config;
+
+/// Files in memory.
+#[derive(Default)]
+struct Memory(HashMap<PathBuf, Vec<u8>>);
+
+impl Memory {
+    fn of(files: &[(&str, &str)]) -> Self {
+        Self(files.iter().map(|(name, text)| (name.into(), text.as_bytes().to_vec())).collect())
+    }
+}
+
+impl Files for Memory {
+    fn read(&self, path: &Path, most_bytes: u64) -> Result<Vec<u8>, String> {
+        let bytes = self.0.get(path).cloned().ok_or("there is no such file")?;
+        if bytes.len() as u64 > most_bytes { Err("too large".to_owned()) } else { Ok(bytes) }
+    }
+
+    fn matching(&self, pattern: &Path) -> Result<Vec<PathBuf>, String> {
+        let directory = pattern.parent();
+        let mut found: Vec<_> = self.0.keys().filter(|path| path.parent() == directory).cloned().collect();
+        found.sort();
+        Ok(found)
+    }
+}
+
+fn run(program: Program, files: &[(&str, &str)]) -> Result<Imported, Failure> {
+    import(program, &[files[0].0.into()], &Memory::of(files))
+}
+
+/// The result, which must be valid, without comments; and the report.
+#[track_caller]
+fn imported(program: Program, files: &[(&str, &str)]) -> (String, Vec<String>) {
+    let Imported { text, findings } = run(program, files).unwrap_or_else(|failure| panic!("{failure}"));
+    if let Err(problems) = Config::parse(&text, Path::new("result")) {
+        panic!("{problems}\n{text}");
+    }
+    let bare: Vec<&str> =
+        text.lines().map(|line| line.split("  # from").next().unwrap_or_default().trim_end()).collect();
+    (bare.join("\n") + "\n", findings.iter().map(ToString::to_string).collect())
+}
+
+/// Whether the result has all these lines.
+#[track_caller]
+fn has(text: &str, lines: &[&str]) {
+    for line in lines {
+        assert!(text.lines().any(|other| other.trim() == *line), "`{line}` is not in\n{text}");
+    }
+}
+
+#[track_caller]
+fn reports(findings: &[String], parts: &[&str]) {
+    for part in parts {
+        assert!(findings.iter().any(|finding| finding.contains(part)), "`{part}` is not in {findings:#?}");
+    }
+}
+
+const HAPROXY: &[(&str, &str)] = &[
+    ("haproxy.cfg", include_str!("../../tests/data/import/haproxy.cfg")),
+    ("names.lst", include_str!("../../tests/data/import/names.lst")),
+    ("ends.map", include_str!("../../tests/data/import/ends.map")),
+    ("names.map", include_str!("../../tests/data/import/names.map")),
+];
+const NGINX: &[(&str, &str)] = &[
+    ("nginx.conf", include_str!("../../tests/data/import/nginx.conf")),
+    ("names.map.conf", include_str!("../../tests/data/import/names.map.conf")),
+];
+
+/// The files with a port for each name between `@`.
+fn with_ports(files: &[(&str, &str)]) -> Vec<(String, String)> {
+    let mut port = 9_000;
+    let mut filled = |text: &str| {
+        let parts = text.split('@').enumerate().map(|(at, part)| {
+            port += 1;
+            if at % 2 == 1 { port.to_string() } else { part.to_owned() }
+        });
+        parts.collect::<String>()
+    };
+    files.iter().map(|(name, text)| ((*name).to_owned(), filled(text))).collect()
+}
+
+#[test]
+fn each_line_has_its_origin() {
+    let files = with_ports(HAPROXY);
+    let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let Imported { text, findings } = run(Program::Haproxy, &files).expect("it is good");
+    assert_eq!(findings.count_left_out(), 0, "{:?}", findings.iter().collect::<Vec<_>>());
+    let line = text.lines().find(|line| line.contains("- a.listed.example.com")).expect("the name");
+    assert!(line.ends_with("# from names.lst:2"), "{line}");
+}
+
+fn haproxy(frontend: &str, rest: &str) -> (String, Vec<String>) {
+    let text = format!(
+        "frontend f\n bind 127.0.0.1:443\n tcp-request inspect-delay 5s\n{frontend}\nbackend a\n server s 127.0.0.1:1\n\
+         backend b\n server s 127.0.0.1:2\n{rest}\n"
+    );
+    imported(Program::Haproxy, &[("h.cfg", &text)])
+}
+
+#[test]
+fn haproxy_conditions_become_routes() {
+    let (text, findings) = haproxy(
+        " acl office src 10.0.0.0/8\n use_backend a if office { req.ssl_sni -i x.test }\n \
+         use_backend b if { req.ssl_sni -i -m end .test }\n tcp-request content reject if !{ req.ssl_hello_type 1 }",
+        "",
+    );
+    assert_eq!(findings, [""; 0]);
+    has(&text, &["- sni: x.test", "source: [10.0.0.0/8]", "- sni: \"**.test\"", "pool: b"]);
+    let (text, findings) = haproxy(
+        " tcp-request connection reject if !{ src 10.0.0.0/8 }\n tcp-request content reject unless { req.ssl_sni -m found }\n \
+         use_backend a if { req.ssl_sni -m found }",
+        "",
+    );
+    assert_eq!(findings, [""; 0]);
+    has(&text, &["allow: [10.0.0.0/8]", "no_sni: { refuse: close }", "unmatched: { pool: a }"]);
+}
+
+#[test]
+fn what_haproxy_can_and_snigate_cannot_is_reported_with_its_line() {
+    let (_, findings) = haproxy(
+        " use_backend a if { req.ssl_sni -i -m beg www. }\n use_backend a if { hdr(host) x.test }\n \
+         use_backend a if !{ req.ssl_sni x.test }\n use_backend %[lua.f]\n use_backend a if nothing\n \
+         tcp-request content lua.check\n stick-table type ip size 1m\n use_backend b if { req.ssl_sni -i b.test }\n \
+         use_backend gone if { req.ssl_sni -i c.test }\n option wurst",
+        "listen other\n bind :3306\n server s 127.0.0.1:3306\nlisten web\n mode http\n bind :80",
+    );
+    reports(
+        &findings,
+        &[
+            "h.cfg:4: `use_backend a if { req.ssl_sni -i -m beg www. }` was left out",
+            "h.cfg:5:",
+            "needs decrypted data",
+            "h.cfg:6:",
+            "h.cfg:7:",
+            "there is no ACL `nothing`",
+            "snigate runs no Lua",
+            "`balance: source_hash`",
+            "there is no such backend",
+            "h.cfg:13: `option wurst` was left out",
+            "h.cfg:18: `other` was left out",
+            "h.cfg:21: `web` was left out",
+        ],
+    );
+}
+
+#[test]
+fn options_of_haproxys_servers_are_taken_over() {
+    let rest = "resolvers r\n nameserver n 10.0.0.53:53\nbackend c\n option httpchk GET /up\n source 10.0.0.9\n \
+                balance random\n default-server check inter 500 port 80 on-marked-down shutdown-sessions\n \
+                server one c.test:443 send-proxy-v2 resolvers r backup\n server two 10.0.0.2:443 weight 0\n \
+                server three 10.0.0.3:443 disabled\n server four /run/c.sock send-proxy-v2\n server five 10.0.0.5:443 ssl verify none";
+    let (text, findings) = haproxy(
+        " tcp-request content accept if { req.ssl_hello_type 1 }\n default_backend c\n timeout client 1h\n timeout client-fin 3s\n maxconn 7",
+        rest,
+    );
+    has(
+        &text,
+        &[
+            "balance: power_of_two",
+            "- { address: c.test:443, backup: true }",
+            "- unix:/run/c.sock",
+            "source_addresses: [10.0.0.9]",
+            "kind: http",
+            "path: /up",
+            "interval: 500ms",
+            "port: 80",
+            "on_down: close",
+            "send_proxy_protocol: v2",
+            "nameservers: [10.0.0.53:53]",
+            "half_closed: 3s",
+            "max_connections: 7",
+        ],
+    );
+    let parts = ["weight is 0", "`disabled`", "`ssl` was left out", "`send_proxy_protocol` differs from h.cfg"];
+    reports(&findings, &parts);
+}
+
+#[test]
+fn several_haproxy_frontends_have_routes_of_their_own() {
+    let text = "defaults d\n timeout connect 1s\nfrontend f from d\n bind *:443,[::]:443\n use_backend a if { req.ssl_sni -i x.test }\n\
+                default_backend b\nfrontend g\n bind 10.0.0.1:8443 accept-proxy\n use_backend b if { req.ssl_sni -i x.test }\n\
+                frontend web\n mode http\n bind :80\n redirect scheme https\n\
+                backend a\n server s 10.0.0.2:1\nbackend b\n server s 10.0.0.2:2\n";
+    let (text, findings) = imported(Program::Haproxy, &[("h.cfg", text)]);
+    let expected = [
+        "bind: \"[::]:443\"",
+        "listeners: [f]",
+        "listeners: [g]",
+        "- sni: \"*\"",
+        "protocol: http",
+        "trusted: [0.0.0.0/0, \"::/0\"]",
+    ];
+    has(&text, &expected);
+    reports(&findings, &["narrow `proxy_protocol.trusted`", "`no_sni` holds for all listeners"]);
+}
+
+#[test]
+fn a_broken_haproxy_file_is_refused_with_its_line() {
+    for (text, place) in [
+        ("frontend f\n bind \"x", "h.cfg:2"),
+        ("bind :443", "h.cfg:1"),
+        ("frontend", "h.cfg:1"),
+        ("frontend f from nothing", "h.cfg:1"),
+        ("global\n.if defined(A)\n maxconn 1", "h.cfg:2"),
+        ("global\n.endif", "h.cfg:2"),
+        ("global\n\0", "h.cfg:2"),
+        ("", "h.cfg"),
+    ] {
+        let failure = run(Program::Haproxy, &[("h.cfg", text)]).expect_err(text);
+        assert_eq!(failure.place, place, "{text}: {failure}");
+    }
+    let missing = haproxy(" use_backend a if { req.ssl_sni -f nothing.lst }\n default_backend b", "");
+    reports(&missing.1, &["nothing.lst: there is no such file"]);
+}
+
+fn nginx(stream: &str) -> (String, Vec<String>) {
+    imported(Program::Nginx, &[("n.conf", &format!("stream {{\n{stream}\n}}"))])
+}
+
+#[test]
+fn nginx_servers_become_listeners() {
+    let (text, findings) = nginx(
+        "ssl_preread on;\nserver { listen 443; listen [::]:443 ipv6only=on; proxy_pass 10.0.0.1:443; server_name .a.test;\n\
+         proxy_protocol on; allow 10.0.0.0/8; deny all; }\nserver { listen 443 default_server; server_name b.test; proxy_pass 10.0.0.2:443; }",
+    );
+    reports(&findings, &["n.conf:5: `server` was left out: only what it says about its listener"]);
+    let expected = [
+        "bind: \"[::]:443\"",
+        "- sni: a.test",
+        "- sni: \"**.a.test\"",
+        "- sni: b.test",
+        "allow: [10.0.0.0/8]",
+        "send_proxy_protocol: v1",
+        "unmatched: { pool: 10.0.0.2:443 }",
+    ];
+    has(&text, &expected);
+}
+
+#[test]
+fn one_nginx_upstream_with_other_options_is_another_pool() {
+    let (text, _) = nginx(
+        "upstream u { server 10.0.0.1:443 max_fails=0; server 10.0.0.2:443 max_fails=0 backup max_conns=5; }\n\
+         server { listen 443; ssl_preread on; proxy_pass u; }\n\
+         server { listen 8443 proxy_protocol; set_real_ip_from 10.0.0.0/8; ssl_preread on; proxy_pass u; proxy_protocol on; proxy_bind 10.0.0.9; }",
+    );
+    let expected = [
+        "pool: u-2",
+        "ejection: off",
+        "- { address: 10.0.0.2:443, backup: true, max_connections: 5 }",
+        "source_addresses: [10.0.0.9]",
+        "trusted: [10.0.0.0/8]",
+    ];
+    has(&text, &expected);
+}
+
+#[test]
+fn what_nginx_can_and_snigate_cannot_is_reported_with_its_line() {
+    let (_, findings) = nginx(
+        "map $ssl_preread_server_name $m { hostnames; a.test 10.0.0.1:443; www.b.* 10.0.0.1:443; ~^c[0-9]$ 10.0.0.1:443;\n\
+         d.test gone; }\nmap $ssl_preread_alpn_protocols $p { h2 x; }\n\
+         server { listen 443; ssl_preread on; proxy_pass $m; preread_by_lua_block { if x { y } } }\n\
+         server { listen 444; ssl_preread on; proxy_pass $ssl_preread_server_name:443; }\n\
+         server { listen 53 udp; proxy_pass 10.0.0.1:53; }\nserver { listen 445; ssl_preread on; proxy_pass $m; proxy_ssl on; }",
+    );
+    reports(
+        &findings,
+        &[
+            "n.conf:2: `www.b.*` was left out",
+            "n.conf:2: `~^c[0-9]$` was left out",
+            "`gone` was left out: it is neither an upstream nor an address",
+            "n.conf:4: `map $ssl_preread_alpn_protocols $p`",
+            "snigate runs no Lua",
+            "never connects to a name that the client chose",
+            "n.conf:7: `server` was left out: it has no `ssl_preread on`",
+            "n.conf:8: `proxy_ssl on` was left out",
+        ],
+    );
+}
+
+#[test]
+fn an_include_of_nginx_is_followed_unless_it_goes_round() {
+    let server = "server { listen 443; ssl_preread on; proxy_pass 10.0.0.1:443; }";
+    let files = [("etc/n.conf", "stream { include stream.d/*; }"), ("etc/stream.d/a", server)];
+    let (text, _) = imported(Program::Nginx, &files);
+    has(&text, &["unmatched: { pool: 10.0.0.1:443 }"]);
+    let failure = |files: &[(&str, &str)]| run(Program::Nginx, files).expect_err("broken").to_string();
+    assert!(failure(&[("n.conf", "stream {\n include n.conf; }")]).contains("n.conf:2: n.conf includes itself"));
+    assert_eq!(failure(&[("n.conf", "\ninclude gone;")]), "n.conf:2: gone: there is no such file");
+    assert!(failure(&[("n.conf", "http { }")]).starts_with("n.conf: there is nothing to import"));
+    let deep: Vec<(String, String)> = (0..40).map(|at| (format!("{at}"), format!("include {};", at + 1))).collect();
+    let deep: Vec<(&str, &str)> = deep.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    assert!(failure(&deep).contains("too deeply"));
+}
+
+const SNIPROXY: &[(&str, &str)] = &[("sniproxy.conf", include_str!("../../tests/data/import/sniproxy.conf"))];
+
+#[test]
+fn tables_of_sniproxy_become_routes() {
+    let text = "resolver { nameserver 10.0.0.53; mode ipv4_only }\nlisten 443 { proto tls; table t\n source 10.0.0.9\n fallback 10.0.0.1 }\n\
+                listen 80 { proto http }\ntable t\n{\n a\\\\.test 10.0.0.2 proxy_protocol\n ^b\\\\.test$ [::1]:8443\n ^c[0-9]$ 10.0.0.3\n\
+                ^d$ *:443\n .*\\\\.e\\\\.test$ backend.test:443\n}\n";
+    let (text, findings) = imported(Program::Sniproxy, &[("s.conf", text)]);
+    let expected = [
+        "bind: \"[::]:443\"",
+        "- \"**.a.test\"",
+        "send_proxy_protocol: v1",
+        "source_addresses: [10.0.0.9]",
+        "nameservers: [10.0.0.53]",
+        "unmatched: { pool: 10.0.0.1:443 }",
+        "- \"[::1]:8443\"",
+        "pool: backend.test:443",
+    ];
+    has(&text, &expected);
+    let parts = [
+        "s.conf:5: `listen 80` was left out",
+        "s.conf:8: `a\\.test` was left out: only in part: names that have more characters before it",
+        "s.conf:10: `^c[0-9]$ 10.0.0.3` was left out",
+        "s.conf:11: `*:443` was left out",
+    ];
+    reports(&findings, &parts);
+    for (text, place) in [
+        ("listen 443 {", "s.conf:1"),
+        ("}", "s.conf:1"),
+        ("\nuser \"a", "s.conf:2"),
+        ("{", "s.conf:1"),
+        ("user a", "s.conf"),
+    ] {
+        let failure = run(Program::Sniproxy, &[("s.conf", text)]).expect_err(text);
+        assert_eq!(failure.place, place, "{text}: {failure}");
+    }
+}
+
+/// Wherever a file ends, and whatever replaces a part of it, the answer is a valid routing file or a failure with a place.
+#[track_caller]
+fn withstands(program: Program, files: &[(&str, &str)], cut: usize, junk: &str) {
+    let mut files = with_ports(files);
+    let text = &files[0].1;
+    let mut at = cut % (text.len() + 1);
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    let cut_off = text[..at].to_owned();
+    let replaced = format!("{}{junk}{}", &text[..at], text.get(at + junk.len()..).unwrap_or_default());
+    for changed in [cut_off, replaced] {
+        files[0].1 = changed;
+        let given: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+        match run(program, &given) {
+            Ok(Imported { text, .. }) => {
+                let parsed = Config::parse(&text, Path::new("result"));
+                // A part of a port can be that of a listener: the only thing that is not the import's own fault.
+                let loops =
+                    |problems: &crate::config::Problems| problems.iter().all(|p| p.message.contains("listener"));
+                assert!(parsed.as_ref().err().is_none_or(loops), "{parsed:?}\n{text}");
+            }
+            Err(failure) => assert!(!failure.place.is_empty() && !failure.message.is_empty()),
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_haproxy_file_may_end_anywhere(cut in 0_usize..4_000, junk in "[ -~\\n]{0,12}") {
+        withstands(Program::Haproxy, HAPROXY, cut, &junk);
+    }
+
+    #[test]
+    fn a_sniproxy_file_may_end_anywhere(cut in 0_usize..4_000, junk in "[ -~\\n]{0,12}") {
+        withstands(Program::Sniproxy, SNIPROXY, cut, &junk);
+    }
+
+    #[test]
+    fn an_nginx_file_may_end_anywhere(cut in 0_usize..4_000, junk in "[ -~\\n]{0,12}") {
+        withstands(Program::Nginx, NGINX, cut, &junk);
+    }
+}

@@ -1,0 +1,177 @@
+//! What `snigate import` makes of a configuration routes every name as the program does whose configuration it is.
+
+use std::fs;
+use std::process::Command;
+
+use crate::harness::Running;
+use crate::peer::{First, Site, reached};
+use crate::program::Program;
+
+#[test]
+fn haproxy_and_its_import_reach_the_same_backends() {
+    let Some(haproxy) = Program::find("haproxy") else { return };
+    let mut site = Site::of(&["haproxy.cfg", "names.lst", "ends.map", "names.map"]);
+    let imported = import(&site, "haproxy", "haproxy.cfg", 0);
+    let config = fs::read_to_string(site.path("haproxy.cfg")).unwrap();
+    let bound = format!("bind {}", site.address());
+    fs::write(site.path("run.cfg"), config.replace(&bound, "bind fd@0")).unwrap();
+    let _peer = site.start(haproxy.command().args(["-db", "-f", "run.cfg"]));
+    agree(&site, &imported, HAPROXY_NAMES, 200);
+}
+
+#[test]
+fn nginx_and_its_import_reach_the_same_backends() {
+    let Some(nginx) = Program::find("nginx") else { return };
+    if !std::path::Path::new(STREAM_MODULE).exists() {
+        let required = std::env::var("SNIGATE_REQUIRE_FOREIGN").is_ok_and(|value| value == "1");
+        assert!(!required, "{STREAM_MODULE} is not installed");
+        println!("skipped: no {STREAM_MODULE}");
+        return;
+    }
+    let mut site = Site::of(&["nginx.conf", "names.map.conf"]);
+    let imported = import(&site, "nginx", "nginx.conf", 0);
+    let config = fs::read_to_string(site.path("nginx.conf")).unwrap();
+    let without_http = config.replace("http { include /nowhere/*.conf; }", "");
+    let directory = site.directory.path().display().to_string();
+    let before = format!("load_module {STREAM_MODULE};\ndaemon off;\npid {directory}/pid;\nerror_log stderr;\n");
+    fs::write(site.path("run.conf"), before + &without_http).unwrap();
+    let run = format!("{directory}/run.conf");
+    // The socket that it inherits, by nginx's own way of an upgrade.
+    let _peer = site.start(nginx.command().env("NGINX", "0;").args(["-e", "stderr", "-p", &directory, "-c", &run]));
+    agree(&site, &imported, NGINX_NAMES, 200);
+}
+
+#[test]
+fn sniproxy_and_its_import_reach_the_same_backends() {
+    let Some(sniproxy) = Program::find("sniproxy") else { return };
+    let mut site = Site::of(&["sniproxy.conf"]);
+    let imported = import(&site, "sniproxy", "sniproxy.conf", 0);
+    let _peer = site.start_and_bind(sniproxy.command().args(["-f", "-c", "sniproxy.conf"]));
+    // sniproxy compares case: a name in upper case is unknown to it.
+    let as_sent = |client: &First| !matches!(client, First::Hello(name) if name.chars().any(char::is_uppercase));
+    agree_on(&site, &imported, &clients(SNIPROXY_NAMES).into_iter().filter(as_sent).collect::<Vec<_>>(), 150);
+}
+
+/// Imports a file of the site, which must end with the code, and starts snigate with the result.
+#[track_caller]
+fn import(site: &Site, program: &str, file: &str, code: i32) -> Running {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_snigate"));
+    let output = command.args(["import", program, file]).current_dir(site.directory.path()).output().unwrap();
+    let (text, said) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{said}\n{text}");
+    let bound = site.address().to_string();
+    assert!(text.contains(&bound), "{text}");
+    Running::start(&format!("{}admin: {{ bind: \"127.0.0.1:0\" }}\n", text.replace(&bound, "127.0.0.1:0")))
+}
+
+/// Every client reaches the same backend through both.
+#[track_caller]
+fn agree(site: &Site, imported: &Running, bases: &[&str], at_least: usize) {
+    agree_on(site, imported, &clients(bases), at_least);
+}
+
+#[track_caller]
+fn agree_on(site: &Site, imported: &Running, clients: &[First], at_least: usize) {
+    assert!(clients.len() >= at_least, "{} clients", clients.len());
+    let mut reached_any = std::collections::BTreeSet::new();
+    let mut differences = Vec::new();
+    for client in clients {
+        let (theirs, ours) = (reached(site.address(), client), reached(imported.address(), client));
+        if theirs != ours {
+            differences.push(format!("{client:?}: {theirs:?}, imported {ours:?}"));
+        }
+        reached_any.extend(theirs);
+    }
+    assert!(differences.is_empty(), "{} of {}:\n{}", differences.len(), clients.len(), differences.join("\n"));
+    assert!(reached_any.len() > 3, "{reached_any:?}");
+}
+
+/// Names of a configuration and names near them: below, above, beside, in other cases; unknown ones; none at all.
+fn clients(bases: &[&str]) -> Vec<First> {
+    let mut names: Vec<String> = Vec::new();
+    for base in bases {
+        let above = base.split_once('.').map_or("", |(_, above)| above);
+        names.extend([
+            (*base).to_owned(),
+            base.to_uppercase(),
+            format!("a.{base}"),
+            format!("a.b.{base}"),
+            format!("A.B.{base}"),
+            format!("a.b.c.{base}"),
+            format!("x{base}"),
+            format!("www.{base}"),
+            format!("_x.{base}"),
+            format!("{base}.other.test"),
+            format!("{base}x"),
+            above.to_owned(),
+            format!("beside.{above}"),
+            base.replacen('.', "-", 1),
+        ]);
+    }
+    names.extend(["unknown.test", "com", "localhost", "example.com"].map(str::to_owned));
+    names.sort();
+    names.dedup();
+    let hellos = names.into_iter().filter(|name| !name.is_empty()).map(First::Hello);
+    hellos.chain([First::WithoutName, First::NotTls]).collect()
+}
+
+const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+
+const HAPROXY_NAMES: &[&str] = &[
+    "shop.example.com",
+    "www.shop.example.com",
+    "api.example.com",
+    "deep.api.example.com",
+    "imap.example.com",
+    "smtp.example.com",
+    "a.listed.example.com",
+    "b.listed.example.com",
+    "left.example.com",
+    "right.example.com",
+    "mapped.example.com",
+    "inner.mapped.example.com",
+    "one.example.com",
+    "two.example.com",
+    "three.example.com",
+    "nothing.example.org",
+    "shop.example.net",
+];
+
+const NGINX_NAMES: &[&str] = &[
+    "shop.example.com",
+    "www.shop.example.com",
+    "api.example.com",
+    "deep.api.example.com",
+    "x.deep.api.example.com",
+    "imap.example.com",
+    "a.listed.example.com",
+    "b.listed.example.com",
+    "left.example.com",
+    "right.example.com",
+    "wild.example.com",
+    "inner.wild.example.com",
+    "x.inner.wild.example.com",
+    "nothing.example.org",
+    "shop.example.net",
+    "one.example.com",
+    "two.example.com",
+];
+
+const SNIPROXY_NAMES: &[&str] = &[
+    "shop.example.com",
+    "www.shop.example.com",
+    "api.example.com",
+    "deep.api.example.com",
+    "x.deep.api.example.com",
+    "x.api.example.com",
+    "left.example.com",
+    "right.example.com",
+    "wild.example.com",
+    "apex.example.com",
+    "one.example.com",
+    "x.one.example.com",
+    "nothing.example.org",
+    "shop.example.net",
+    "two.example.com",
+    "apex.example.net",
+];
