@@ -31,7 +31,7 @@ pub(super) fn read(paths: &[PathBuf], library: &mut Library<'_>, findings: &mut 
     for statement in &statements {
         reader.global(statement);
     }
-    for statement in statements.iter().filter(|statement| statement.word(0) == "listen") {
+    for statement in statements.iter().filter(|statement| matches!(statement.word(0), "listen" | "listener")) {
         reader.listen(statement);
     }
     Ok(reader.model)
