@@ -12,6 +12,7 @@ mod http;
 mod second_hello;
 mod self_loop;
 mod spoken;
+mod stage;
 
 use std::net::SocketAddr;
 use std::pin::Pin;

@@ -11,10 +11,11 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Waker};
+
+use crate::memory_limit;
 
 /// Counts the bytes of unfinished hellos; one for the process, since memory is limited for the process.
 #[derive(Default)]
@@ -188,32 +189,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) fn auto_bytes() -> usize {
     static AUTO: OnceLock<usize> = OnceLock::new();
     *AUTO.get_or_init(|| {
-        let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let total_kib = memory.strip_prefix("MemTotal:").and_then(|rest| rest.split_whitespace().next()?.parse().ok());
         let total = total_kib.map_or(u64::MAX, |kib: u64| kib.saturating_mul(1024));
-        let limit = cgroup_limit(&groups, Path::new("/sys/fs/cgroup")).unwrap_or(u64::MAX);
+        let limit = memory_limit::of_group().unwrap_or(u64::MAX);
         usize::try_from(limit.min(total) / 4).unwrap_or(usize::MAX)
     })
-}
-
-/// The lowest memory limit of the groups in `groups` (/proc/self/cgroup) and of those around them. In a container,
-/// whose own group is mounted at `root`, the paths need not exist.
-fn cgroup_limit(groups: &str, root: &Path) -> Option<u64> {
-    let limits = groups.lines().filter_map(|line| {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (controllers, path) = (fields.next()?, fields.next()?.trim_start_matches('/'));
-        let (mount, file) = match controllers {
-            "" => (root.to_owned(), "memory.max"),
-            _ if controllers.split(',').any(|controller| controller == "memory") => {
-                (root.join("memory"), "memory.limit_in_bytes")
-            }
-            _ => return None,
-        };
-        let limit = |group: &Path| fs::read_to_string(group.join(file)).ok()?.trim().parse::<u64>().ok();
-        mount.join(path).ancestors().take_while(|group| group.starts_with(&mount)).filter_map(limit).min()
-    });
-    limits.min()
 }
 
 /// More than any hello of a browser, on the wire.
@@ -328,23 +309,5 @@ mod tests {
         }
         assert_eq!(bytes.capacity(), whole);
         assert!(copies < 40, "{copies} copies");
-    }
-
-    #[test]
-    fn the_least_limit_of_both_kinds_of_groups_counts() {
-        let root = tempfile::tempdir().expect("a directory");
-        let write = |file: &str, text: &str| {
-            let path = root.path().join(file);
-            fs::create_dir_all(path.parent().expect("below the root")).expect("made");
-            fs::write(path, text).expect("written");
-        };
-        write("memory.max", "max\n");
-        write("a/memory.max", "5000\n");
-        write("a/b/memory.max", "max\n");
-        write("memory/memory.limit_in_bytes", "9223372036854771712\n");
-        write("memory/c/memory.limit_in_bytes", "4000\n");
-        assert_eq!(cgroup_limit("0::/a/b\n", root.path()), Some(5000));
-        assert_eq!(cgroup_limit("0::/a/b\n4:cpu,memory:/c/d\n", root.path()), Some(4000));
-        assert_eq!(cgroup_limit("0::/\n", root.path()), None);
     }
 }

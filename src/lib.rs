@@ -45,6 +45,7 @@ mod hello_memory;
 mod drain;
 mod socket;
 mod descriptors;
+mod memory_limit;
 mod sys;
 mod supervise;
 mod sandbox;

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::stage::Stage;
 use crate::client_limits::Place;
 use crate::limits::Permit;
 use crate::operate::registry::Ticket;
@@ -29,12 +30,14 @@ pub(crate) struct Extras {
     places: (Option<Place>, Option<Place>),
     /// What the PROXY header says besides addresses.
     pub(super) received: Option<Box<Received>>,
+    /// At level debug.
+    pub(super) stage: Stage,
 }
 
 impl Extras {
     /// `None` if there is nothing to hold.
     pub(crate) fn of_listener(place: Option<Place>) -> Option<Box<Self>> {
-        place.map(|place| Box::new(Self { places: (Some(place), None), received: None }))
+        place.map(|place| Box::new(Self { places: (Some(place), None), ..Self::default() }))
     }
 
     /// Holds a place of the listener.

@@ -21,6 +21,7 @@ use super::admission::{self, Known, Newcomer, NotAdmitted};
 use super::failure::Failure;
 use super::second_hello::SecondHello;
 use super::spoken::{Greeting, Spoken, features};
+use super::stage;
 use crate::alert::Alert;
 use crate::client_hello::ClientHello;
 use crate::connect::{Attempts, ConnectError, Said};
@@ -86,7 +87,7 @@ struct Reached {
 impl Account {
     /// Boxed because it moves from stage to stage.
     pub(super) fn open(accepted: Accepted) -> Box<Self> {
-        Box::new(Self {
+        let mut account = Box::new(Self {
             active: accepted.listener_metrics.accepted(),
             accepted,
             spoken: Spoken::Nothing,
@@ -100,7 +101,9 @@ impl Account {
             error: None,
             second_hello: None,
             reason: None,
-        })
+        });
+        account.enters(State::Hello);
+        account
     }
 
     /// The connection's entry in the registry.
@@ -111,6 +114,16 @@ impl Account {
     pub(super) fn enter(&mut self, state: State) {
         self.accepted.live.update(|live| live.state = state);
         self.active.enter(state);
+        self.enters(state);
+    }
+
+    fn enters(&mut self, state: State) {
+        if stage::is_wanted() {
+            let id = self.live(|live| live.id);
+            self.accepted.extras.get_or_insert_default().stage.enter(state, id);
+        } else if let Some(extras) = &mut self.accepted.extras {
+            extras.stage.end();
+        }
     }
 
     /// A PROXY header from a peer that is not trusted.
@@ -374,6 +387,9 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
+        if let Some(extras) = &mut self.accepted.extras {
+            extras.stage.end();
+        }
         let Some(live) = self.accepted.live.leave() else { return };
         let unfinished = match live.ended_by {
             _ if std::thread::panicking() => Reason::Panic,

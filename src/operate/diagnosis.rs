@@ -79,7 +79,7 @@ fn of_pool(facts: &Facts<'_>, pool: &PoolStatus) -> Option<Problem> {
     let failing: Vec<&BackendStatus> =
         pool.backends.iter().filter(|backend| matches!(&*backend.state, "failing" | "ejected")).collect();
     let (kind, severity) = match pool.state {
-        PoolState::Up => return None,
+        PoolState::Up | PoolState::Unchecked => return None,
         PoolState::PartlyDown => (ProblemKind::PoolPartlyDown, Severity::Warning),
         PoolState::Drained => (ProblemKind::PoolDown, Severity::Warning),
         PoolState::Down | PoolState::Empty => (ProblemKind::PoolDown, Severity::Critical),
@@ -235,6 +235,13 @@ fn of_resources(resources: &Resources) -> Vec<Problem> {
         let cure =
             "Raise the limit: `LimitNOFILE=` in a systemd unit, `--ulimit nofile=` in Docker, `ulimit -n` in a shell.";
         problems.push(problem(ProblemKind::DescriptorsScarce, Severity::Warning, message, cure));
+    }
+    let memory = resources.memory;
+    if let Some(limit) = near(memory.used, memory.limit) {
+        let message = format!("{} of {} MB of memory are in use", memory.used / 1_000_000, limit / 1_000_000);
+        let cure =
+            "Raise the limit: `MemoryMax=` in a systemd unit, `--memory` in Docker; or lower `limits.max_connections`.";
+        problems.push(problem(ProblemKind::MemoryScarce, Severity::Warning, message, cure));
     }
     let connections = resources.connections;
     if let Some(limit) = near(connections.used, connections.limit) {

@@ -36,7 +36,12 @@ pub(crate) struct ListeningSockets {
     closing: Vec<Closing>,
     /// The addresses of `open`, for tasks that must know which addresses are our own.
     addresses: watch::Sender<Arc<[SocketAddr]>>,
+    /// The addresses of `open` with the names of their listeners, for the status.
+    bound: watch::Sender<Bound>,
 }
+
+/// The addresses that are bound, each with the name of its listener.
+pub(crate) type Bound = Arc<[(Arc<str>, SocketAddr)]>;
 
 /// When the sockets start to listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,8 +127,9 @@ struct Sockets {
 impl ListeningSockets {
     /// Opens no sockets yet.
     pub(crate) fn new(workers: Vec<mpsc::UnboundedSender<NewSocket>>, begin: Begin, shared: Shared) -> Self {
-        let addresses = watch::Sender::new(Arc::from([]));
-        Self { open: Vec::new(), permits: HashMap::new(), workers, begin, shared, closing: Vec::new(), addresses }
+        let (addresses, bound) = (watch::Sender::new(Arc::from([])), watch::Sender::new(Arc::from([])));
+        let (open, permits, closing) = (Vec::new(), HashMap::new(), Vec::new());
+        Self { open, permits, workers, begin, shared, closing, addresses, bound }
     }
 
     /// Starts to listen on the sockets that were bound with [`Begin::Later`].
@@ -215,6 +221,7 @@ impl ListeningSockets {
             };
             self.open.extend(open);
         }
+        self.bound.send_replace(self.listening().map(|(name, address)| (Arc::clone(name), address)).collect());
         self.closing.retain(|closing| !closing.orders.is_closed());
         self.closing.extend(before.into_iter().flatten().map(|open| open.close(self.begin)));
         let open = &self.open;
@@ -234,6 +241,11 @@ impl ListeningSockets {
     /// Where this process listens, now and after each change.
     pub(crate) fn watch_addresses(&self) -> watch::Receiver<Arc<[SocketAddr]>> {
         self.addresses.subscribe()
+    }
+
+    /// The addresses that are bound, with the names of their listeners, now and after each change.
+    pub(crate) fn watch_bound(&self) -> watch::Receiver<Bound> {
+        self.bound.subscribe()
     }
 
     /// Closes every socket, after accepting the clients queued there.

@@ -4,6 +4,7 @@
 //! In:  the snapshot in force, the metrics, the pools; a call four times a second.
 //! Out: the shapes of [`operate::status`](crate::operate::status); events.
 
+mod listeners;
 mod pools;
 mod routes;
 
@@ -14,11 +15,14 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use serde_json::json;
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use self::listeners::{BadEnds, Listeners, find_listeners, listener, totals};
 pub(super) use self::pools::changed;
 use crate::hello_memory;
 use crate::limits::Permits;
+use crate::memory_limit;
 use crate::operate::admin::{HistoryQuery, Readiness, RoutesQuery};
 use crate::operate::diagnosis::{Facts, diagnose};
 use crate::operate::events::Events;
@@ -26,13 +30,14 @@ use crate::operate::history::{Figures, Key, STEP_SECONDS, StatesSince, Tracker, 
 use crate::operate::recent_refusals::RecentRefusals;
 use crate::operate::status::{
     At, ConfigInForce, DnsName, History, LastReload, ListenerStatus, PoolState, RefusalsReport, Resources, RoutesPage,
-    SeriesKind, Status, Totals, Usage,
+    SeriesKind, Status, Usage,
 };
-use crate::settings::{AllowControl, ListenerProtocol};
+use crate::process::listening_sockets::Bound;
+use crate::settings::AllowControl;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{
-    BackendState, Fault, LimitScope, ListenerMetrics, Metrics, REVISION, Reason, ReloadResult, RouteFigures, Trigger,
-    VERSION, process_usage,
+    BackendState, LimitScope, ListenerMetrics, Metrics, ProcessUsage, REVISION, Reason, ReloadResult, RouteFigures,
+    Trigger, VERSION, process_usage,
 };
 
 /// What the reporter reads.
@@ -45,6 +50,8 @@ pub(crate) struct Sources {
     /// The main file.
     pub file: PathBuf,
     pub workers: usize,
+    /// The addresses that are bound, by the name of the listener.
+    pub bound: watch::Receiver<Bound>,
     /// `limits.max_connections: auto`
     pub most_connections: usize,
 }
@@ -55,9 +62,6 @@ pub(crate) struct Reporter {
     last_reload: ArcSwapOption<LastReload>,
     events: Arc<Events>,
 }
-
-/// The name and the metrics of each listener in force.
-type Listeners = [(Arc<str>, Arc<ListenerMetrics>)];
 
 /// What only time shows.
 struct Memory {
@@ -147,12 +151,9 @@ impl Reporter {
         let mut readings = Vec::new();
         let known: Vec<_> = find_listeners(&snapshot, listeners, &self.sources.metrics);
         for (name, metrics) in &known {
-            let ends = BadEnds::of(metrics);
-            let figures = Figures {
-                connections: metrics.total_accepted(),
-                active: metrics.active(),
-                errors: ends.refused + ends.failed,
-            };
+            let (refused, failed) = BadEnds::of(metrics).totals();
+            let figures =
+                Figures { connections: metrics.total_accepted(), active: metrics.active(), errors: refused + failed };
             all.connections += figures.connections;
             all.active += figures.active;
             all.errors += figures.errors;
@@ -161,7 +162,7 @@ impl Reporter {
         readings.push((Key::all(), all));
         let routes = self.sources.metrics.route_figures();
         let of_route = |(name, figures): (Arc<str>, RouteFigures)| {
-            let RouteFigures { connections, active, errors } = figures;
+            let RouteFigures { connections, active, errors, .. } = figures;
             (Key::of(SeriesKind::Route, &name), Figures { connections, active, errors })
         };
         readings.extend(routes.into_iter().filter(|(_, figures)| figures.connections > 0).map(of_route));
@@ -219,7 +220,7 @@ impl Reporter {
             .listeners
             .iter()
             .zip(&known)
-            .map(|(settings, (_, metrics))| listener(&memory, settings, metrics))
+            .map(|(settings, (_, metrics))| listener(&memory, settings, metrics, &self.sources.bound.borrow()))
             .collect();
         let (mut pools, certificates) = pools::all(&snapshot, &memory, now);
         let routes = routes::summary(&snapshot, &mut memory, metrics);
@@ -291,6 +292,7 @@ impl Reporter {
             connections: Usage { used: number(self.sources.permits.open()), limit: Some(number(most)) },
             descriptors: Usage { used: process.open_files.unwrap_or_default(), limit: process.max_open_files },
             hello_memory: Usage { used: number(hello_memory::all().bytes()), limit: Some(number(budget)) },
+            memory: memory(&process),
             resident_bytes: process.resident_bytes,
             cpu_seconds: process.cpu_seconds,
             workers: self.sources.workers,
@@ -324,76 +326,13 @@ impl Reporter {
     }
 }
 
-/// The metrics of each listener in force, in the order of the file. Looking them up in the registry takes long.
-fn find_listeners(
-    snapshot: &Snapshot,
-    known: &mut HashMap<Arc<str>, Arc<ListenerMetrics>>,
-    metrics: &Metrics,
-) -> Vec<(Arc<str>, Arc<ListenerMetrics>)> {
-    let listeners = snapshot.config.listeners.iter().map(|listener| &listener.name);
-    let find = |name: &Arc<str>| {
-        let found = known.entry(Arc::clone(name)).or_insert_with(|| metrics.listener(name));
-        (Arc::clone(name), Arc::clone(found))
-    };
-    let found: Vec<_> = listeners.map(find).collect();
-    if known.len() > found.len() {
-        known.retain(|name, _| found.iter().any(|(found, _)| found == name));
-    }
-    found
-}
-
-fn listener(memory: &Memory, settings: &crate::settings::Listener, metrics: &ListenerMetrics) -> ListenerStatus {
-    let paused = memory.paused.get(&settings.name).filter(|paused| paused.state && metrics.is_accept_paused());
-    let turned_away = metrics.ends().all().filter(|(reason, _)| reason.is_turned_away());
-    ListenerStatus {
-        name: settings.name.to_string(),
-        bind: settings.bind.iter().map(|bind| bind.0.to_string()).collect(),
-        protocol: match settings.protocol {
-            ListenerProtocol::Http => "http",
-            _ => "tls",
-        }
-        .into(),
-        accepted: metrics.total_accepted(),
-        active: metrics.active(),
-        per_second: memory.tracker.rates(&Key::of(SeriesKind::Listener, &settings.name)).0,
-        limit: settings.max_connections.map(|most| most as u64),
-        accept_paused_since: paused.map(|paused| paused.since.into()),
-        refused: turned_away.map(|(reason, count)| (reason.as_str().to_owned(), count)).collect(),
-    }
-}
-
-/// How connections ended badly.
-#[derive(Default)]
-struct BadEnds {
-    refused: u64,
-    failed: u64,
-}
-
-impl BadEnds {
-    fn of(metrics: &ListenerMetrics) -> Self {
-        let mut ends = Self::default();
-        for (reason, count) in metrics.ends().all() {
-            match reason.fault() {
-                Fault::Backend | Fault::Proxy => ends.failed += count,
-                _ if reason.is_turned_away() => ends.refused += count,
-                _ => {}
-            }
-        }
-        ends
-    }
-}
-
-fn totals(memory: &Memory, listeners: &Listeners) -> Totals {
-    let (per_second, errors_per_second) = memory.tracker.rates(&Key::all());
-    let mut totals = Totals { per_second, errors_per_second, ..Totals::default() };
-    for (_, metrics) in listeners {
-        let ends = BadEnds::of(metrics);
-        totals.accepted += metrics.total_accepted();
-        totals.active += metrics.active();
-        totals.refused += ends.refused;
-        totals.failed += ends.failed;
-    }
-    totals
+/// The memory of the process in relation to the limit that it is nearest to.
+fn memory(process: &ProcessUsage) -> Usage {
+    let resident = Usage { used: process.resident_bytes.unwrap_or_default(), limit: memory_limit::of_group() };
+    let address_space =
+        Usage { used: process.virtual_bytes.unwrap_or_default(), limit: memory_limit::of_address_space() };
+    let share = |usage: &Usage| usage.limit.map_or(0.0, |limit| usage.used as f64 / limit.max(1) as f64);
+    if share(&address_space) > share(&resident) { address_space } else { resident }
 }
 
 const TICK: Duration = Duration::from_millis(250);

@@ -100,6 +100,7 @@ impl Server {
             process.listening_sockets().listening().map(|(name, address)| (Arc::clone(name), address)).collect();
         let admin = process.admin().addresses().cloned().collect();
         let our_addresses = process.listening_sockets().watch_addresses();
+        let bound = process.listening_sockets().watch_bound();
         let process = Arc::new(Mutex::new(process));
         let (snapshot, metrics) = (Arc::clone(&shared.snapshot), Arc::clone(&shared.metrics));
         let discovery = Discovery::new(Arc::clone(&snapshot), Arc::clone(&metrics), our_addresses);
@@ -111,6 +112,7 @@ impl Server {
             readiness: readiness.clone(),
             file: file.clone(),
             workers: workers.len(),
+            bound,
             most_connections: budget.max_connections(),
         });
         reporter.started();

@@ -18,8 +18,8 @@ pub(crate) use self::log::{
 };
 pub use self::metrics::Metrics;
 pub(crate) use self::metrics::{
-    Active, BackendMetrics, DnsMetrics, ListenerMetrics, PoolMetrics, QueueMetrics, REVISION, RouteFigures,
-    RouteMetrics, VERSION, process_usage,
+    Active, BackendMetrics, DnsMetrics, ListenerMetrics, PoolMetrics, ProcessUsage, QueueMetrics, REVISION,
+    RouteFigures, RouteMetrics, VERSION, process_usage,
 };
 pub(crate) use self::reason::Fault;
 pub use self::reason::Reason;

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::backend::Backend;
 use crate::bytes::hello;
-use crate::harness::{Lb, Scrape, poll};
+use crate::harness::{Lb, Reload, Scrape, poll};
 use crate::wire::{ask, connect, send};
 
 fn json(text: &str) -> Value {
@@ -51,6 +51,38 @@ fn no_new_privileges_can_be_gained() {
         assert!(status.contains("NoNewPrivs:\t1\n"), "{status}");
     }
     lb.stop();
+}
+
+#[test]
+fn at_level_debug_each_stage_of_a_connection_has_a_line_with_its_id() {
+    let backend = Backend::echoing();
+    let lb = Lb::new().route("a.test", &backend).with("log: { level: info }");
+    let running = lb.start();
+    let stages = || {
+        let log = running.log();
+        log.iter()
+            .filter(|line| line["event"] == "stage")
+            .map(|line| (line["stage"].as_str().unwrap().to_owned(), line["id"].clone()))
+            .collect::<Vec<_>>()
+    };
+    drop(send(running.address(), &hello("a.test")));
+    running.wait_for_connection("a.test");
+    assert!(stages().is_empty());
+    // It applies to connections that are open, too: their next stage has a line.
+    let config = fs::read_to_string(running.config_file()).unwrap();
+    assert_eq!(running.edit(&config.replace("level: info", "level: debug")), Reload::Applied);
+    let seen = running.log().len();
+    drop(send(running.address(), &hello("a.test")));
+    let line = running.wait_for_line_after(seen, |line| line["sni"] == "a.test");
+    let of_it: Vec<_> = stages().into_iter().filter(|(_, id)| *id == line["id"]).map(|(stage, _)| stage).collect();
+    assert_eq!(of_it, ["hello", "connecting", "relaying"]);
+    assert!(running.log().iter().any(|line| line["event"] == "stage" && line["duration_ms"].as_f64() > Some(0.0)));
+    // One that is refused ends in another.
+    drop(send(running.address(), &hello("nowhere.test")));
+    let line = running.wait_for_line_after(seen, |line| line["sni"] == "nowhere.test");
+    let of_it: Vec<_> = stages().into_iter().filter(|(_, id)| *id == line["id"]).map(|(stage, _)| stage).collect();
+    assert_eq!(of_it, ["hello", "refusing"]);
+    running.stop();
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::backend::Backend;
-use crate::bytes::hello;
+use crate::bytes::{SERVER_HELLO, hello};
 use crate::harness::{Lb, Reload, Running, poll};
 use crate::wire::{ask, send};
 
@@ -80,8 +80,11 @@ fn a_pool_whose_backends_refuse_clients_is_the_first_problem() {
         (&json!("pool_down"), &json!("critical"), &json!("pool-0"))
     );
     assert!(first["message"].as_str().unwrap().contains("both backends have been failing since"), "{first}");
-    let refused = status["listeners"][0]["refused"]["connect_refused"].as_u64().unwrap_or_default();
-    assert!(refused > 0, "{status:#}");
+    // snigate turned nobody away.
+    let listener = &status["listeners"][0];
+    let failed = listener["failed"].as_object().unwrap().values().filter_map(Value::as_u64).sum::<u64>();
+    assert!(listener["failed"]["connect_refused"].as_u64() > Some(0), "{status:#}");
+    assert_eq!((&status["totals"]["failed"], &listener["refused"]), (&json!(failed), &json!({})), "{status:#}");
     assert_eq!(status["routes"]["busiest"][0]["name"], "a.test", "{status:#}");
     running.stop();
 }
@@ -134,6 +137,33 @@ fn who_was_turned_away_is_listed_and_unknown_names_are_counted() {
     let status = get(&running, "/api/v1/status");
     assert_eq!(status["listeners"][0]["refused"], json!({ "no_route": 5, "invalid_sni": 2 }));
     assert_eq!(status["totals"]["refused"], 7);
+    running.stop();
+}
+
+#[test]
+fn a_listener_has_its_real_port_and_bytes_are_counted_while_the_connection_is_open() {
+    let backend = Backend::answering(SERVER_HELLO);
+    let running = Lb::new().route("a.test", &backend).start();
+    let hello = hello("a.test");
+    let before = get(&running, "/api/v1/status");
+    assert_eq!(before["pools"][0]["state"], "unchecked", "nobody has tried its backend");
+    let client = send(running.address(), &hello);
+    let status =
+        wait(&running, "/api/v1/status", |status| (status["pools"][0]["state"] == "up").then(|| status.clone()));
+    let listener = &status["listeners"][0];
+    assert_eq!(listener["bind"], json!(["127.0.0.1:0"]));
+    assert_eq!(listener["addresses"], json!([running.address().to_string()]));
+    assert_eq!(
+        (&listener["bytes_to_backends"], &listener["bytes_to_clients"]),
+        (&json!(hello.len()), &json!(SERVER_HELLO.len()))
+    );
+    for key in ["bytes_to_backends", "bytes_to_clients"] {
+        assert_eq!(status["totals"][key], listener[key]);
+        assert_eq!(get(&running, "/api/v1/routes")["routes"][0][key], listener[key]);
+    }
+    let memory = &status["resources"]["memory"];
+    assert!(memory["used"].as_u64() > Some(1 << 20), "{memory}");
+    drop(client);
     running.stop();
 }
 

@@ -12,6 +12,7 @@ const sockets = [];
 const config = (more = "") => `
 listeners:
   - { name: https, bind: 127.0.0.1:${listener} }
+  - { name: other, bind: 127.0.0.1:0 }
 routes:
   - { sni: [shop.test, "*.shop.test"], pool: shop, name: shop }
   - { sni: git.test, pool: git }
@@ -19,6 +20,7 @@ routes:
 pools:
   shop: { backends: ["${one.address}", "${two.address}"], health_check: { kind: tls, interval: 200ms, timeout: 1s, rise: 1, fall: 1 } }
   git: { backends: ["${three.address}"] }
+  named: { backends: ["localhost:${three.port}"] }
 admin: { bind: 127.0.0.1:${place.admin}, allow_control: token, token_file: token }
 log: { connections: failed }
 ${more}`;
@@ -56,13 +58,18 @@ test("it shows listeners, routes, pools, certificates, limits and connections", 
   await live(page);
   assert.match(await text(page, "#wrong"), /All is well|expires in/);
   assert.match(await row(page, "listeners", "https").innerText(), /accepting/);
+  const other = (await snigate.status()).listeners.find(({ name }) => name === "other").addresses[0];
+  assert.match(other, /^127\.0\.0\.1:[1-9]/);
+  assert.ok((await row(page, "listeners", "other").innerText()).includes(other), "the port that the system chose");
   assert.match(await row(page, "routes", "git.test").innerText(), /git/);
   assert.match(await row(page, "routes", "old").innerText(), /never matched/);
   const backend = await row(page, "pools", one.address).innerText();
   assert.match(backend, /up/);
   assert.match(backend, /shop\.test/);
   assert.match(backend, /in [89] days/);
-  assert.match(await text(page, "#limits"), /File descriptors/);
+  assert.match(await text(page, "#limits"), /File descriptors[^]*Memory/);
+  assert.match(await row(page, "pools", "named").first().innerText(), /unchecked/);
+  assert.match(await row(page, "names", "localhost").innerText(), /resolved[^]*127\.0\.0\.1[^]*named/);
   await page.locator("#connections tbody tr").nth(2).waitFor();
   assert.match(await text(page, "#connections"), /a\.shop\.test/);
   // A name of the file that looks like HTML is text.
@@ -126,7 +133,7 @@ test("a rejected reload is shown with its line, and its repair too", async () =>
   place.write("config.yaml", config().replace("sni: git.test, pool: git", "sni: git.test, pool: gti"));
   await page.locator("#reload", { hasText: "rejected" }).waitFor();
   const reload = await text(page, "#reload");
-  assert.match(reload, /config\.yaml:6:\d+/);
+  assert.match(reload, /config\.yaml:7:\d+/);
   assert.match(reload, /sni: git\.test, pool: gti/);
   await page.locator("#wrong .problem", { hasText: "rejected" }).waitFor();
   await shoot(page, "reload-rejected");

@@ -24,6 +24,7 @@ impl Meter for Account {
 
     fn carried(&mut self, way: Way, bytes: u64) {
         self.accepted.live.carried(way, bytes);
+        self.accepted.listener_metrics.carried(way, bytes);
         if let Some(routed) = &self.routed {
             routed.metrics.bytes(way, bytes);
         }

@@ -12,7 +12,7 @@ use axum::Extension;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::uri::PathAndQuery;
-use axum::http::{HeaderValue, Method, StatusCode, Uri, header, response};
+use axum::http::{HeaderValue, Method, StatusCode, header, response};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
@@ -55,7 +55,7 @@ impl Answers {
     async fn make(&self, request: Request, next: Next) -> (response::Parts, Arc<Whole>) {
         let (asked, _in_hand) = (Instant::now(), Arc::clone(&self.requests));
         let mut latest = self.turn.lock().await;
-        let shared = (request.method() == Method::GET).then(|| page_of(request.uri()).to_owned());
+        let shared = (request.method() == Method::GET).then(|| page_of(&request));
         // An answer that was begun before the request could be older than what the client has seen elsewhere.
         let is_it = |latest: &Latest| Some(&latest.page) == shared.as_ref() && latest.begun >= asked;
         let begun = Instant::now();
@@ -114,12 +114,16 @@ pub(super) async fn in_turn(
 
 /// Requests for the same page get the same answer. A query that the page does not use does not make it another one:
 /// otherwise a client that appends a number to each request would have each of them answered alone.
-fn page_of(uri: &Uri) -> &str {
-    match uri.path() {
+fn page_of(request: &Request) -> String {
+    let uri = request.uri();
+    let page = match uri.path() {
         path if UNUSED_QUERY.contains(&path) => path,
         path @ "/" if page::is_default_query(uri.query().unwrap_or_default()) => path,
         path => uri.path_and_query().map_or(path, PathAndQuery::as_str),
-    }
+    };
+    // Compressed, it is another answer.
+    let is_compressed = uri.path() == "/" && page::Encoding::of(request.headers()) == page::Encoding::Gzip;
+    if is_compressed { format!("{page} gzip") } else { page.to_owned() }
 }
 
 /// Turns an error response of a library, such as for a body that is too large, into JSON like our own.

@@ -16,10 +16,13 @@ use serde::{Deserialize, Deserializer};
 
 use super::error::{bad_parameter, bad_query, error};
 use super::reports::{LARGEST_PAGE, NoQuery, USUAL_PAGE, bad_limit};
-use super::{App, Reloaded, WantedState, with_json};
+use super::{App, Reloaded, WantedState, schemas, with_json};
 use crate::ids::ConnectionId;
+use crate::operate::explain::BadQuestion;
+use crate::operate::registry::Order;
 use crate::operate::status::{ChangedBackends, Ended};
 use crate::settings::MAX_WEIGHT;
+use crate::telemetry::readable;
 
 /// The query of `/api/v1/explain`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -27,7 +30,9 @@ use crate::settings::MAX_WEIGHT;
 pub(crate) struct ExplainQuery {
     pub name: String,
     /// Protocols that the client would offer, comma-separated.
+    #[schemars(extend("pattern" = schemas::PROTOCOLS))]
     pub alpn: Option<String>,
+    #[schemars(schema_with = "schemas::address")]
     pub source: Option<IpAddr>,
     pub listener: Option<String>,
 }
@@ -40,12 +45,25 @@ pub(super) async fn explain(
         Ok(Query(query)) => query,
         Err(rejection) => return bad_query(&rejection),
     };
+    if let Some(wrong) = query.alpn.as_deref().filter(|list| !list.is_empty()).and_then(wrong_protocol) {
+        return bad_parameter("alpn", &wrong);
+    }
     // It may read files of networks.
     super::aside(move || match app.control.explain(query) {
-        Ok(value) => with_json(StatusCode::OK, value),
-        Err(problem) => error(StatusCode::BAD_REQUEST, &problem),
+        Ok(explanation) => with_json(StatusCode::OK, explanation),
+        Err(problem @ BadQuestion::NoListener { .. }) => error(StatusCode::NOT_FOUND, &problem.to_string()),
+        Err(problem @ BadQuestion::Protocol { .. }) => error(StatusCode::BAD_REQUEST, &problem.to_string()),
     })
     .await
+}
+
+/// What is wrong with a list of protocols.
+fn wrong_protocol(list: &str) -> Option<String> {
+    let is_one =
+        |protocol: &str| (1..=255).contains(&protocol.len()) && protocol.bytes().all(|byte| byte.is_ascii_graphic());
+    let wrong = list.split(',').find(|protocol| !is_one(protocol))?;
+    let wrong = readable(wrong, 40);
+    Some(format!("`{wrong}` is not a protocol: write 1 to 255 visible ASCII characters, with commas between protocols"))
 }
 
 /// The body is the plain state, as in `curl -X PUT -d drain …`, or `{"state": "drain"}`.
@@ -78,10 +96,11 @@ pub(super) async fn set_backend_weight(
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Body {
-        weight: u32,
+        /// 5.0 is an integer, too (JSON Schema 2020-12, section 6.1.1).
+        weight: f64,
     }
     let weight = match body.trim() {
-        map if map.starts_with('{') => serde_json::from_str(map).map(|Body { weight }| weight).ok(),
+        map if map.starts_with('{') => serde_json::from_str(map).ok().and_then(|Body { weight }| whole(weight)),
         number => number.parse().ok(),
     };
     let Some(weight) = weight.filter(|weight| *weight <= MAX_WEIGHT) else {
@@ -90,6 +109,11 @@ pub(super) async fn set_backend_weight(
         return error(StatusCode::BAD_REQUEST, &problem);
     };
     changed(app.control.set_backend_weight(&pool, &backend, Some(weight)))
+}
+
+/// The number, if it is whole and fits.
+fn whole(number: f64) -> Option<u32> {
+    ((0.0..=f64::from(u32::MAX)).contains(&number) && number.fract() == 0.0).then_some(number as u32)
 }
 
 /// The weight of the configuration applies again.
@@ -135,40 +159,26 @@ pub(crate) struct ConnectionsQuery {
     pub backend: Option<String>,
     /// A network, or a single address.
     #[serde(deserialize_with = "network")]
-    #[schemars(with = "Option<String>")]
+    #[schemars(schema_with = "schemas::network")]
     pub client: Option<IpNet>,
     /// The name that the client asked for.
     pub name: Option<String>,
-    /// GET: part of the name, the client's address, the route, the pool or the backend.
+    /// Part of the name, the client's address, the route, the pool or the backend.
     pub q: Option<String>,
     /// GET
-    pub sort: ConnectionOrder,
-    /// GET: how many to skip, at most 100000.
+    pub sort: Order,
+    /// GET: how many to skip.
+    #[schemars(range(max = 100_000))]
     pub offset: usize,
     /// GET: page size.
     #[schemars(range(min = 1, max = 1000))]
     pub limit: Option<usize>,
     /// GET: return ids greater than this.
     #[serde(deserialize_with = "id")]
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("pattern" = schemas::ID))]
     pub after: Option<ConnectionId>,
     /// DELETE: required to end every connection.
     pub all: bool,
-}
-
-/// The order of connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum ConnectionOrder {
-    #[default]
-    Id,
-    /// Oldest first.
-    Age,
-    /// Most bytes in both directions first.
-    Bytes,
-    Client,
-    Name,
-    Backend,
 }
 
 pub(super) async fn connections(
@@ -187,7 +197,7 @@ pub(super) async fn connections(
     if query.offset > LARGEST_OFFSET {
         return bad_parameter("offset", &format!("`offset` is at most {LARGEST_OFFSET}: search for what you need"));
     }
-    if query.after.is_some() && (query.sort != ConnectionOrder::Id || query.offset > 0) {
+    if query.after.is_some() && (query.sort != Order::Id || query.offset > 0) {
         return bad_parameter(
             "after",
             "`after` goes on in the order of ids: with `sort` or `offset`, use `offset` alone",
@@ -204,9 +214,8 @@ pub(super) async fn end_connections(
         Ok(Query(query)) => query,
         Err(rejection) => return bad_query(&rejection),
     };
-    let ConnectionsQuery { limit: None, after: None, q: None, sort: ConnectionOrder::Id, offset: 0, all, .. } = query
-    else {
-        return error(StatusCode::BAD_REQUEST, "`q`, `sort`, `offset`, `limit` and `after` are for GET");
+    let ConnectionsQuery { limit: None, after: None, sort: Order::Id, offset: 0, all, .. } = query else {
+        return error(StatusCode::BAD_REQUEST, "`sort`, `offset`, `limit` and `after` are for GET");
     };
     let given = ConnectionsQuery { all: false, ..query };
     if all != (given == ConnectionsQuery::default()) {

@@ -9,13 +9,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::access::Access;
 use super::api::{ConnectionsQuery, ExplainQuery};
 use super::reports::{HistoryQuery, RoutesQuery};
 use crate::ids::ConnectionId;
 use crate::operate::events::Events;
+use crate::operate::explain::{BadQuestion, Explanation};
 use crate::operate::status::{
     ChangedBackends, ConnectionsPage, History, RefusalsReport, ReloadAnswer, RoutesPage, Status,
 };
@@ -29,7 +29,7 @@ pub(crate) trait Control: Send + Sync {
     ///
     /// # Errors
     /// Why the query is invalid.
-    fn explain(&self, query: ExplainQuery) -> Result<Value, String>;
+    fn explain(&self, query: ExplainQuery) -> Result<Explanation, BadQuestion>;
 
     /// The state of the process, with at most `most_backends` backends in all pools together. May take long.
     fn status(&self, most_backends: usize) -> Status;

@@ -13,6 +13,7 @@ mod events;
 mod openapi;
 mod page;
 mod reports;
+mod schemas;
 mod serve;
 pub(crate) mod sockets;
 
@@ -31,7 +32,7 @@ use serde::Serialize;
 
 pub(crate) use self::access::{Access, Allow, Peer};
 use self::answers::Answers;
-pub(crate) use self::api::{ConnectionOrder, ConnectionsQuery, ExplainQuery};
+pub(crate) use self::api::{ConnectionsQuery, ExplainQuery};
 use self::clients::Clients;
 pub(crate) use self::control::{Control, Reloaded, Soon, WantedState};
 use self::error::error;

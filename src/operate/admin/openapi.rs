@@ -4,6 +4,8 @@
 //! Out: the document that `/api/v1/openapi.json` serves.
 //! Source: OpenAPI 3.1.1, whose schemas are those of JSON Schema 2020-12.
 
+mod endpoints;
+
 use std::sync::{Arc, LazyLock};
 
 use axum::extract::rejection::QueryRejection;
@@ -14,14 +16,12 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
+use self::endpoints::{Answer, Endpoint, endpoints};
 use super::App;
-use super::api::{ConnectionsQuery, ExplainQuery};
 use super::error::{ProblemDetails, bad_query};
-use super::events::EventsQuery;
-use super::reports::{HistoryQuery, NoQuery, RoutesQuery, StatusQuery};
-use crate::operate::status::{
-    ChangedBackends, ConnectionsPage, Ended, History, RefusalsReport, ReloadAnswer, RoutesPage, Status,
-};
+use super::reports::NoQuery;
+use super::schemas::ID;
+use crate::operate::status::ReloadAnswer;
 use crate::telemetry::VERSION;
 
 pub(super) async fn document(State(_): State<Arc<App>>, query: Result<Query<NoQuery>, QueryRejection>) -> Response {
@@ -32,95 +32,6 @@ pub(super) async fn document(State(_): State<Arc<App>>, query: Result<Query<NoQu
 }
 
 static DOCUMENT: LazyLock<String> = LazyLock::new(|| build().to_string());
-
-/// One method of one path.
-struct Endpoint {
-    method: &'static str,
-    path: &'static str,
-    summary: &'static str,
-    query: Schema,
-    answer: Answer,
-    /// The statuses of its errors, besides those that every endpoint has.
-    errors: &'static [u16],
-}
-
-type Schema = fn(&mut SchemaGenerator) -> Value;
-
-enum Answer {
-    Json(Schema),
-    Text(&'static str),
-}
-
-fn endpoints() -> Vec<Endpoint> {
-    let get = |path, summary, query, answer| Endpoint { method: "get", path, summary, query, answer, errors: &[400] };
-    let change = |method, path, summary, answer, errors| Endpoint {
-        method,
-        path,
-        summary,
-        query: of::<NoQuery>,
-        answer: Answer::Json(answer),
-        errors,
-    };
-    const STATE: &str = "/api/v1/pools/{pool}/backends/{backend}/state";
-    const WEIGHT: &str = "/api/v1/pools/{pool}/backends/{backend}/weight";
-    vec![
-        get("/", "The status page", of::<NoQuery>, Answer::Text("text/html")),
-        get(
-            "/sections",
-            "What of the status page has changed; for its script",
-            of::<NoQuery>,
-            Answer::Text("text/html"),
-        ),
-        get("/metrics", "Metrics for Prometheus", of::<NoQuery>, Answer::Text("text/plain")),
-        get("/healthz", "Whether the process is running", of::<NoQuery>, Answer::Text("text/plain")),
-        Endpoint {
-            errors: &[503],
-            ..get("/readyz", "Whether new connections should be sent here", of::<NoQuery>, Answer::Text("text/plain"))
-        },
-        get(
-            "/api/v1/status",
-            "What is wrong, and the state of everything",
-            of::<StatusQuery>,
-            Answer::Json(of::<Status>),
-        ),
-        get("/api/v1/routes", "A page of the routes", of::<RoutesQuery>, Answer::Json(of::<RoutesPage>)),
-        get("/api/v1/history", "Figures of the last fifteen minutes", of::<HistoryQuery>, Answer::Json(of::<History>)),
-        get(
-            "/api/v1/refusals",
-            "The latest clients that were turned away",
-            of::<NoQuery>,
-            Answer::Json(of::<RefusalsReport>),
-        ),
-        Endpoint {
-            errors: &[400, 503],
-            ..get(
-                "/api/v1/events",
-                "What happens, as server-sent events",
-                of::<EventsQuery>,
-                Answer::Text("text/event-stream"),
-            )
-        },
-        get("/api/v1/explain", "Which route matches a name, and why", of::<ExplainQuery>, Answer::Json(any_object)),
-        get("/api/v1/config", "The configuration in force", of::<NoQuery>, Answer::Json(any_object)),
-        get("/api/v1/openapi.json", "This document", of::<NoQuery>, Answer::Json(any_object)),
-        get("/api/v1/connections", "Lists connections", of::<ConnectionsQuery>, Answer::Json(of::<ConnectionsPage>)),
-        Endpoint {
-            query: of::<ConnectionsQuery>,
-            ..change("delete", "/api/v1/connections", "Ends connections", of::<Ended>, &[400])
-        },
-        change("delete", "/api/v1/connections/{id}", "Ends a connection", of::<Ended>, &[400, 404]),
-        change("post", "/api/v1/reload", "Reloads the configuration", of::<ReloadAnswer>, &[503]),
-        change(
-            "put",
-            STATE,
-            "Takes a backend out of service, or puts it back",
-            of::<ChangedBackends>,
-            &[400, 404, 413],
-        ),
-        change("put", WEIGHT, "Sets the weight of a backend", of::<ChangedBackends>, &[400, 404, 413]),
-        change("delete", WEIGHT, "Restores the weight of the configuration", of::<ChangedBackends>, &[404]),
-    ]
-}
 
 fn build() -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
@@ -211,19 +122,24 @@ impl Endpoint {
         });
         json!({
             "required": true,
-            "content": { "application/json": { "schema": object }, "text/plain": { "schema": { "type": "string" } } }
+            "content": { "application/json": { "schema": object }, "text/plain": { "schema": schema } }
         })
     }
 
     fn parameters(&self, schemas: &mut SchemaGenerator) -> Vec<Value> {
         let in_path = self.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
         let mut parameters: Vec<Value> = in_path
-            .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
+            .map(|name| {
+                let schema =
+                    if name == "id" { json!({ "type": "string", "pattern": ID }) } else { json!({ "type": "string" }) };
+                json!({ "name": name, "in": "path", "required": true, "schema": schema })
+            })
             .collect();
         let query = inline((self.query)(schemas), schemas);
         let required: Vec<&str> =
             query["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        for (name, schema) in query["properties"].as_object().into_iter().flatten() {
+        let all = query["properties"].as_object().into_iter().flatten();
+        for (name, schema) in all.filter(|(name, _)| !self.without.contains(&&***name)) {
             // A parameter is absent instead.
             let mut schema = without_null(schema.clone());
             let description = schema.as_object_mut().and_then(|schema| schema.remove("description"));

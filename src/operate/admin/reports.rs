@@ -21,13 +21,16 @@ use crate::operate::status::SeriesKind;
 #[serde(deny_unknown_fields)]
 pub(crate) struct StatusQuery {
     /// The most backends to report, of all pools together: first those that are not up. All if absent.
-    pub backends: Option<usize>,
+    #[schemars(range(max = 4_294_967_295_u32))]
+    pub backends: Option<u32>,
 }
 
 pub(super) async fn status(State(app): State<Arc<App>>, query: Result<Query<StatusQuery>, QueryRejection>) -> Response {
     match query {
         Err(rejection) => bad_query(&rejection),
-        Ok(Query(query)) => report(move || app.control.status(query.backends.unwrap_or(usize::MAX))).await,
+        Ok(Query(query)) => {
+            report(move || app.control.status(query.backends.map_or(usize::MAX, |most| most as usize))).await
+        }
     }
 }
 
@@ -40,7 +43,8 @@ pub(crate) struct RoutesQuery {
     pub sort: RouteOrder,
     pub state: RouteUse,
     /// How many to skip.
-    pub offset: usize,
+    #[schemars(range(max = 4_294_967_295_u32))]
+    pub offset: u32,
     /// The most to report.
     #[schemars(range(min = 1, max = 1000))]
     pub limit: usize,

@@ -101,22 +101,19 @@ fn a_pool_counts_what_operators_have_left_in() {
     assert!(of(&[pool(PoolState::Up, vec![backend("a:1", "up", None)])]).is_empty());
 }
 
-#[test]
-fn the_most_serious_comes_first() {
-    let day = Duration::from_secs(86_400);
-    let certificate = |days: u32, name: &str| Certificate {
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn certificate(days: u32, name: &str) -> Certificate {
+    Certificate {
         pool: "web".into(),
         backend: "10.0.0.21:443".into(),
         name: Some(name.into()),
-        expires: now() + day * days + Duration::from_secs(60),
-    };
-    let certificates = [
-        certificate(9, "nine.test"),
-        certificate(2, "two.test"),
-        certificate(15, "fifteen.test"),
-        Certificate { expires: now() - day, ..certificate(0, "gone.test") },
-    ];
-    let problems = vec![ReloadProblem {
+        expires: now() + DAY * days + Duration::from_secs(60),
+    }
+}
+
+fn rejected_reload() -> LastReload {
+    let problem = ReloadProblem {
         severity: "error".into(),
         file: "config.yaml".into(),
         line: 6,
@@ -124,36 +121,57 @@ fn the_most_serious_comes_first() {
         path: "routes[0].pool".into(),
         message: "there is no pool `shp`".into(),
         text: None,
-    }];
-    let reload = LastReload {
+    };
+    LastReload {
         result: "rejected".into(),
         trigger: "file".into(),
-        at: at(Duration::from_secs(2 * 86_400)),
+        at: at(2 * DAY),
         took_ms: 1,
         error: Some("the file has problems".into()),
-        problems,
+        problems: vec![problem],
         problems_left_off: 2,
+    }
+}
+
+fn episode(count: u64) -> Option<Episode> {
+    Some(Episode { count, since: now() - Duration::from_secs(180) })
+}
+
+fn messages(facts: &Facts<'_>) -> Vec<String> {
+    diagnose(facts).into_iter().map(|problem| problem.message).collect()
+}
+
+#[test]
+fn the_most_serious_comes_first() {
+    let certificates = [
+        certificate(9, "nine.test"),
+        certificate(2, "two.test"),
+        certificate(15, "fifteen.test"),
+        Certificate { expires: now() - DAY, ..certificate(0, "gone.test") },
+    ];
+    let resources = Resources {
+        descriptors: Usage { used: 95, limit: Some(100) },
+        memory: Usage { used: 121_000_000, limit: Some(134_000_000) },
+        ..Resources::default()
     };
-    let resources = Resources { descriptors: Usage { used: 95, limit: Some(100) }, ..Resources::default() };
     let mut full = pool(PoolState::Up, vec![backend("a:1", "up", None)]);
     full.queue = Some(QueueStatus { waiting: 5, size: 5, timeout_ms: 1 });
-    let episode = |count| Some(Episode { count, since: now() - Duration::from_secs(180) });
-    let found = diagnose(&Facts {
+    let found = messages(&Facts {
         certificates: &certificates,
-        last_reload: Some(&reload),
+        last_reload: Some(&rejected_reload()),
         no_route: episode(120),
         log_lines_dropped: episode(1),
         client_limits: episode(1),
         ..facts(&[full], &resources)
     });
-    let messages: Vec<&str> = found.iter().map(|problem| &*problem.message).collect();
     assert_eq!(
-        messages,
+        found,
         [
             "pool shop: its queue is full with 5 clients; more are refused",
             "pool web: the certificate of 10.0.0.21:443 (gone.test) expired on 2026-11-29",
             "pool web: the certificate of 10.0.0.21:443 (two.test) expires in 2 days, on 2026-12-02",
             "95 of 100 file descriptors are open",
+            "121 of 134 MB of memory are in use",
             "the reload at 2026-11-28 12:04 UTC was rejected: config.yaml:6:11: there is no pool `shp` (and 2 more)",
             "pool web: the certificate of 10.0.0.21:443 (nine.test) expires in 9 days, on 2026-12-09",
             "no route matches the name of 120 connections since 12:01 UTC",
@@ -161,10 +179,14 @@ fn the_most_serious_comes_first() {
             "limits per client have refused 1 connections since 12:01 UTC",
         ]
     );
-    let none = Resources::default();
+}
+
+#[test]
+fn a_listener_that_accepts_nothing_or_soon_will_is_named() {
     let listener = ListenerStatus {
         name: "https".into(),
         bind: Vec::new(),
+        addresses: Vec::new(),
         protocol: "tls".into(),
         accepted: 9,
         active: 9,
@@ -172,18 +194,29 @@ fn the_most_serious_comes_first() {
         limit: Some(10),
         accept_paused_since: Some(at(Duration::from_secs(60))),
         refused: Default::default(),
+        failed: Default::default(),
+        bytes_to_backends: 0,
+        bytes_to_clients: 0,
     };
-    let full = diagnose(&Facts { listeners: &[listener], ..facts(&[], &Resources::default()) });
-    let messages: Vec<&str> = full.iter().map(|problem| &*problem.message).collect();
     assert_eq!(
-        messages,
+        messages(&Facts { listeners: &[listener], ..facts(&[], &Resources::default()) }),
         [
             "listener https has accepted nothing since 12:03 UTC: a limit is reached",
             "listener https: 9 of 10 connections are open",
         ]
     );
+}
+
+#[test]
+fn few_unknown_names_are_typing_errors_or_scans() {
+    let none = Resources::default();
     let few = Facts { no_route: episode(19), accepted: 20, ..facts(&[], &none) };
-    assert!(diagnose(&few).is_empty(), "few are typing errors");
-    let scan = Facts { no_route: episode(99), ..facts(&[], &none) };
-    assert!(diagnose(&scan).is_empty(), "less than a tenth of all");
+    assert!(messages(&few).is_empty());
+    let less_than_a_tenth = Facts { no_route: episode(99), ..facts(&[], &none) };
+    assert!(messages(&less_than_a_tenth).is_empty());
+}
+
+#[test]
+fn a_pool_that_nobody_has_tried_is_not_a_problem() {
+    assert!(of(&[pool(PoolState::Unchecked, vec![backend("a:1", "unchecked", None)])]).is_empty());
 }

@@ -3,7 +3,8 @@
 //! In:  an [`Explanation`].
 //! Out: lines of text, without control characters.
 
-use super::{Decision, Entry, Explanation, NO_NAME, PassedOver, Pool, SentHeader, Share};
+use super::access::Decision;
+use super::shape::{Entry, Explanation, NO_NAME, PassedOver, Pool, SentHeader, Share};
 
 /// Formats the explanation for people. It contains no control characters for the terminal.
 pub(crate) fn text(explanation: &Explanation) -> String {

@@ -81,10 +81,15 @@ fn state(members: &[Member], now: Instant) -> PoolState {
     let is_in = |member: &&Member| member.weight > 0 && member.backend.standing.operator() == Operator::Ready;
     let fails =
         |member: &&Member| matches!(member.backend.standing.state(now), BackendState::Failing | BackendState::Ejected);
+    let is_unknown = |member: &Member| {
+        let (attempts, failed) = member.backend.metrics.attempts();
+        member.backend.standing.state(now) == BackendState::Unchecked && attempts == failed
+    };
     let usable = members.iter().filter(is_in).count();
     match members.iter().filter(is_in).filter(fails).count() {
         _ if members.is_empty() => PoolState::Empty,
         _ if usable == 0 => PoolState::Drained,
+        0 if members.iter().filter(is_in).all(is_unknown) => PoolState::Unchecked,
         0 => PoolState::Up,
         failing if failing < usable => PoolState::PartlyDown,
         _ => PoolState::Down,

@@ -98,18 +98,18 @@ pub(super) fn page(
     }
     let matching = wanted.len();
     let indexes: Vec<RouteIndex> =
-        wanted.iter().skip(query.offset).take(query.limit).map(|(index, _)| *index).collect();
+        wanted.iter().skip(query.offset as usize).take(query.limit).map(|(index, _)| *index).collect();
     let rows = describe(snapshot, &indexes).into_iter().zip(&indexes).map(|(mut row, index)| {
         let route = snapshot.route(*index);
         row.is_counted_alone = figures.contains_key(&route.name) || metrics.counts_route_alone(&route.name);
         with_figures(row, of(route), rate(route))
     });
-    RoutesPage { routes: rows.collect(), total: snapshot.routes.len(), matching, offset: query.offset }
+    RoutesPage { routes: rows.collect(), total: snapshot.routes.len(), matching, offset: query.offset as usize }
 }
 
 fn with_figures(row: RouteStatus, figures: RouteFigures, per_second: f64) -> RouteStatus {
-    let RouteFigures { connections, active, errors } = figures;
-    RouteStatus { connections, active, errors, per_second, ..row }
+    let RouteFigures { connections, active, errors, bytes: [bytes_to_backends, bytes_to_clients] } = figures;
+    RouteStatus { connections, active, errors, bytes_to_backends, bytes_to_clients, per_second, ..row }
 }
 
 /// The routes with a pattern that contains `part`.
@@ -163,6 +163,8 @@ fn describe(snapshot: &Snapshot, indexes: &[RouteIndex]) -> Vec<RouteStatus> {
             per_second: 0.0,
             active: 0,
             errors: 0,
+            bytes_to_backends: 0,
+            bytes_to_clients: 0,
             is_counted_alone: true,
         }
     };

@@ -7,17 +7,15 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use serde_json::Value;
 
 use super::pools;
 use crate::backends::discovery::Discovery;
 use crate::ids::ConnectionId;
 use crate::operate::admin::{
-    Access, Allow, ConnectionOrder, ConnectionsQuery, Control, ExplainQuery, HistoryQuery, Reloaded, RoutesQuery, Soon,
-    WantedState,
+    Access, Allow, ConnectionsQuery, Control, ExplainQuery, HistoryQuery, Reloaded, RoutesQuery, Soon, WantedState,
 };
 use crate::operate::events::Events;
-use crate::operate::explain::{Question, explain};
+use crate::operate::explain::{BadQuestion, Explanation, Question, explain};
 use crate::operate::registry::{Filter, Order, Page, Registries, Row};
 use crate::operate::status::{
     ChangedBackends, ConnectionStatus, ConnectionsPage, History, RefusalsReport, ReloadAnswer, RoutesPage, Status,
@@ -48,12 +46,11 @@ impl Control for Controls {
         Access { allow, token: snapshot.config.token.as_ref().map(|token| Arc::clone(token.secret())) }
     }
 
-    fn explain(&self, query: ExplainQuery) -> Result<Value, String> {
+    fn explain(&self, query: ExplainQuery) -> Result<Explanation, BadQuestion> {
         let ExplainQuery { name, alpn, source, listener } = query;
         let alpn = alpn.unwrap_or_default().split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
         let question = Question { name, alpn, source, listener };
-        let explanation = explain(&self.snapshot.load(), &question).map_err(|error| error.to_string())?;
-        serde_json::to_value(explanation).map_err(|error| error.to_string())
+        explain(&self.snapshot.load(), &question)
     }
 
     fn status(&self, most_backends: usize) -> Status {
@@ -110,7 +107,7 @@ impl Control for Controls {
 
     fn connections(&self, query: ConnectionsQuery, limit: usize) -> Soon<'_, ConnectionsPage> {
         Box::pin(async move {
-            let (order, offset) = (order(query.sort), query.offset);
+            let (order, offset) = (query.sort, query.offset);
             if order != Order::Id || offset > 0 {
                 let Page { rows, matching } = self.registries.list_in_order(&filter(query), order, offset, limit).await;
                 return ConnectionsPage { connections: rows.iter().map(row).collect(), matching, next: None, offset };
@@ -135,7 +132,7 @@ impl Control for Controls {
 impl Controls {
     async fn end(&self, filter: Filter) -> usize {
         let ended = self.registries.end(&filter, Reason::Killed).await;
-        let Filter { id, listener, route, pool, backend, client, name, part: _ } = filter;
+        let Filter { id, listener, route, pool, backend, client, name, part } = filter;
         if ended > 0 {
             tracing::info!(
                 event = "connections_killed",
@@ -147,6 +144,7 @@ impl Controls {
                 backend,
                 client = client.map(display),
                 name,
+                part,
                 "operator ended connections"
             );
         }
@@ -159,17 +157,6 @@ fn filter(query: ConnectionsQuery) -> Filter {
     // Names on the wire are in lower case.
     let [name, part] = [name, q].map(|text| text.map(|text| text.to_ascii_lowercase()));
     Filter { id: None, listener, route, pool, backend, client, name, part }
-}
-
-fn order(sort: ConnectionOrder) -> Order {
-    match sort {
-        ConnectionOrder::Id => Order::Id,
-        ConnectionOrder::Age => Order::Age,
-        ConnectionOrder::Bytes => Order::Bytes,
-        ConnectionOrder::Client => Order::Client,
-        ConnectionOrder::Name => Order::Name,
-        ConnectionOrder::Backend => Order::Backend,
-    }
 }
 
 fn row(row: &Row) -> ConnectionStatus {

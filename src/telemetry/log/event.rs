@@ -1,16 +1,18 @@
-//! Records operator messages (tracing events).
+//! Records operator messages (tracing events), and how long the stages of connections took (tracing spans).
 //!
-//! In:  an event of `tracing`.
+//! In:  an event of `tracing`; a span, when it closes.
 //! Out: a record with its level, its `event`, its `msg` and its other fields. `event` is a stable name that tests and
 //!      alerts match on; docs/logs.md lists them. The wording of `msg` may change at any time.
 
 use std::fmt::{self, Debug};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
+use tracing_subscriber::registry::LookupSpan;
 
 use super::keys::Key;
 use super::record::{Entry, Kind, Name, Severity};
@@ -18,11 +20,46 @@ use super::record::{Entry, Kind, Name, Severity};
 /// Passes each message to `push`, as a record.
 pub(super) struct Messages<P>(pub(super) P);
 
-impl<S: Subscriber, P: Fn(&[u8]) + 'static> Layer<S> for Messages<P> {
+impl<S: Subscriber + for<'s> LookupSpan<'s>, P: Fn(&[u8]) + 'static> Layer<S> for Messages<P> {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut record = Vec::with_capacity(512);
         write(&mut record, event, SystemTime::now());
         self.0(&record);
+    }
+
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let Some(span) = context.span(id) else { return };
+        let mut opened = Opened { at: Instant::now(), fields: Vec::new() };
+        attributes.record(&mut opened);
+        span.extensions_mut().insert(opened);
+    }
+
+    fn on_close(&self, id: Id, context: Context<'_, S>) {
+        let Some(span) = context.span(&id) else { return };
+        let Some(Opened { at, fields }) = span.extensions_mut().remove::<Opened>() else { return };
+        let mut record = Vec::with_capacity(128);
+        let mut entry = Entry::new(&mut record, SystemTime::now(), Severity::Debug, Kind::Message);
+        entry.text(Key::Event, STAGE);
+        entry.text(Key::Msg, "a stage of a connection ended");
+        entry.text(Name::Other(STAGE), span.name());
+        entry.duration(Key::DurationMs, at.elapsed());
+        for (name, value) in &fields {
+            entry.text(self::name(name), value);
+        }
+        entry.finish();
+        self.0(&record);
+    }
+}
+
+/// A span that is open.
+struct Opened {
+    at: Instant,
+    fields: Vec<(Field, String)>,
+}
+
+impl Visit for Opened {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.fields.push((field.clone(), format!("{value:?}")));
     }
 }
 
@@ -115,4 +152,5 @@ const fn severity(level: Level) -> Severity {
 }
 
 const EVENT: &str = "event";
+const STAGE: &str = "stage";
 const MESSAGE: &str = "message";

@@ -82,6 +82,7 @@ impl Key {
     pub(super) fn of_message(name: &str) -> Option<Self> {
         match name {
             "reason" => Some(Self::Reason),
+            "id" => Some(Self::Id),
             "error" => Some(Self::Error),
             "client" => Some(Self::Client),
             "peer" => Some(Self::Peer),

@@ -16,10 +16,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use self::ends::Ends;
+use self::ends::ListenerCounts;
 pub(crate) use self::ends::{RouteCounts, RouteFigures};
 use self::names::{Names, OTHER, label_value};
-pub(crate) use self::process::usage as process_usage;
+pub(crate) use self::process::{Usage as ProcessUsage, usage as process_usage};
 use self::registry::{Counter, Gauge, Registry, Sample};
 use self::series::Registering;
 pub(crate) use self::series::{
@@ -37,7 +37,7 @@ pub struct Metrics {
     names: Mutex<Names>,
     last_reload: Mutex<Option<LastReload>>,
     /// Of each listener, since its handle is made anew with each reload.
-    ends: Mutex<HashMap<String, Arc<Ends>>>,
+    listeners: Mutex<HashMap<String, Arc<ListenerCounts>>>,
     routes: Mutex<HashMap<Arc<str>, Arc<RouteCounts>>>,
     refused: Feed,
     started: SystemTime,
@@ -93,7 +93,7 @@ impl Metrics {
             log_dropped: registry.counter(&table::LOG_DROPPED, &[]),
             names: Mutex::default(),
             last_reload: Mutex::default(),
-            ends: Mutex::default(),
+            listeners: Mutex::default(),
             routes: Mutex::default(),
             refused: Feed::new(),
             started,
@@ -148,9 +148,10 @@ impl Metrics {
     /// The same name returns the same series.
     pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
         let name = self.names().admit_listener(name);
-        let ends =
-            Arc::clone(self.ends.lock().unwrap_or_else(PoisonError::into_inner).entry(name.clone()).or_default());
-        Arc::new(ListenerMetrics::register(&self.registry, &name, ends))
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let counts = Arc::clone(listeners.entry(name.clone()).or_default());
+        drop(listeners);
+        Arc::new(ListenerMetrics::register(&self.registry, &name, counts))
     }
 
     /// The series of a route, on these listeners. With few routes all are registered at the start; with many, each

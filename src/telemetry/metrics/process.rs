@@ -31,6 +31,7 @@ pub(crate) struct Usage {
     pub open_files: Option<u64>,
     pub max_open_files: Option<u64>,
     pub resident_bytes: Option<u64>,
+    pub virtual_bytes: Option<u64>,
 }
 
 /// The same for the status.
@@ -43,6 +44,7 @@ pub(crate) fn usage() -> Usage {
         open_files: whole(&table::PROCESS_OPEN_FDS),
         max_open_files: whole(&table::PROCESS_MAX_FDS),
         resident_bytes: whole(&table::PROCESS_RESIDENT),
+        virtual_bytes: whole(&table::PROCESS_VIRTUAL),
     }
 }
 

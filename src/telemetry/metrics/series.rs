@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use metrics::Histogram;
 
-use super::ends::{Ends, RouteCounts};
+use super::ends::{Ends, ListenerCounts, RouteCounts};
 use super::registry::{Counter, Gauge, Registry};
 use super::table;
 use crate::ids::ListenerIndex;
@@ -32,13 +32,13 @@ pub struct ListenerMetrics {
     accept_errors: Vec<Counter>,
     accept_paused: Gauge,
     proxy_headers: Vec<Counter>,
-    ends: Arc<Ends>,
+    counts: Arc<ListenerCounts>,
 }
 
 impl ListenerMetrics {
-    pub(super) fn register(registry: &Registry, name: &str, ends: Arc<Ends>) -> Self {
+    pub(super) fn register(registry: &Registry, name: &str, counts: Arc<ListenerCounts>) -> Self {
         Self {
-            ends,
+            counts,
             accepted: registry.counter(&table::ACCEPTED, &[name]),
             active: Arc::new(array::from_fn(|at| registry.gauge(&table::ACTIVE, &[name, State::ALL[at].as_str()]))),
             unrouted: each(Reason::ALL, |reason| {
@@ -68,12 +68,22 @@ impl ListenerMetrics {
 
     /// A connection ended, with a route or without.
     pub fn ended(&self, reason: Reason) {
-        self.ends.add(reason);
+        self.counts.ends.add(reason);
+    }
+
+    /// Its clients and their backends sent `bytes` since the last call.
+    pub fn carried(&self, way: Way, bytes: u64) {
+        self.counts.carried.add(way, bytes);
+    }
+
+    /// The bytes of its connections since the start, by [`Way`].
+    pub(crate) fn total_bytes(&self) -> [u64; Way::ALL.len()] {
+        self.counts.carried.read()
     }
 
     /// How its connections ended that were somebody's fault.
     pub(crate) fn ends(&self) -> &Ends {
-        &self.ends
+        &self.counts.ends
     }
 
     /// Since the start.
@@ -210,6 +220,7 @@ impl RouteMetrics {
     /// Call it while the connection is open, with the bytes since the last call.
     pub fn bytes(&self, way: Way, n: u64) {
         self.bytes_counter(way).increment(n);
+        self.counts.carried(way, n);
     }
 
     pub fn offers(&self, feature: Feature) {

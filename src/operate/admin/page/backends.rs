@@ -156,6 +156,7 @@ const fn of_pool(state: PoolState) -> (Tone, &'static str) {
         PoolState::PartlyDown => (Tone::Warn, "partly down"),
         PoolState::Drained => (Tone::Note, "drained"),
         PoolState::Up => (Tone::Ok, "up"),
+        PoolState::Unchecked => (Tone::Off, "unchecked"),
     }
 }
 

@@ -105,6 +105,11 @@ pub(super) fn clock(at: &At, now: &At) -> String {
     if date == today { time.to_owned() } else { format!("{date} {time}") }
 }
 
+/// As the value of a parameter in a URL.
+pub(super) fn encoded(text: impl AsRef<str>) -> String {
+    form_urlencoded::byte_serialize(text.as_ref().as_bytes()).collect()
+}
+
 /// Its first letter in upper case.
 pub(super) fn capital(text: impl AsRef<str>) -> String {
     let mut chars = text.as_ref().chars();

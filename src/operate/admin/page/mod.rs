@@ -6,10 +6,12 @@
 //!      `/api/v1/events` reports something, so there is one template for the first answer and for all later ones.
 
 mod backends;
+mod compress;
 mod data;
 pub(crate) mod escape;
 mod format;
 mod live;
+mod names;
 mod query;
 mod sections;
 mod shell;
@@ -21,8 +23,9 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 
+pub(super) use self::compress::Encoding;
 use self::data::Data;
 pub(super) use self::live::Live;
 use self::live::Rendering;
@@ -30,7 +33,7 @@ use self::query::PageQuery;
 use self::sections::{CONNECTIONS, ROUTES};
 use self::shell::MayChange;
 use super::{Allow, App, ConnectionsQuery, ExplainQuery, HistoryQuery, RouteOrder, RoutesQuery, aside};
-use crate::operate::explain::{self, Explanation};
+use crate::operate::explain;
 use crate::operate::status::{ConnectionsPage, SeriesKind};
 
 /// The whole page, always as it is now.
@@ -38,8 +41,10 @@ pub(super) async fn page(
     State(app): State<Arc<App>>,
     Extension(live): Extension<Arc<Live>>,
     RawQuery(query): RawQuery,
+    headers: HeaderMap,
 ) -> Response {
     let query = PageQuery::parse(query.as_deref().unwrap_or_default());
+    let encoding = Encoding::of(&headers);
     let connections = connections(&app, &query).await;
     aside(move || {
         let may_change = may_change(&app);
@@ -51,7 +56,7 @@ pub(super) async fn page(
                 &shell::main(generation, sections.iter().map(|(_, html)| html.as_str())),
             )
         });
-        answer(page)
+        answer(page, encoding)
     })
     .await
 }
@@ -69,7 +74,7 @@ pub(super) async fn changed(
     let query = PageQuery::parse(&text);
     let is_shared = query.is_default() && !all;
     if is_shared && let Some((title, mood, main)) = live.since(since) {
-        return answer(shell::fragment(&title, mood, &main));
+        return answer(shell::fragment(&title, mood, &main), Encoding::Identity);
     }
     let connections = connections(&app, &query).await;
     aside(move || {
@@ -82,7 +87,7 @@ pub(super) async fn changed(
                 shell::main(generation, wanted.map(|(_, html)| html.as_str()))
             }
         });
-        answer(main.and_then(|main| shell::fragment(&title, mood, &main)))
+        answer(main.and_then(|main| shell::fragment(&title, mood, &main)), Encoding::Identity)
     })
     .await
 }
@@ -107,7 +112,7 @@ fn data(app: &App, query: PageQuery, connections: ConnectionsPage) -> Data {
     let wanted = RoutesQuery {
         q: Some(query.routes.clone()).filter(|text| !text.is_empty()),
         sort: RouteOrder::Connections,
-        offset: query.routes_from,
+        offset: u32::try_from(query.routes_from).unwrap_or(u32::MAX),
         limit: ROUTES,
         ..RoutesQuery::default()
     };
@@ -152,12 +157,10 @@ fn explained(app: &App, query: &PageQuery) -> Option<Result<String, String>> {
     };
     let answer = source.and_then(|source| {
         let alpn = Some(query.alpn.clone()).filter(|alpn| !alpn.is_empty());
-        app.control.explain(ExplainQuery { name: query.name.clone(), alpn, source, listener: None })
+        let asked = ExplainQuery { name: query.name.clone(), alpn, source, listener: None };
+        app.control.explain(asked).map_err(|problem| problem.to_string())
     });
-    Some(answer.and_then(|value| {
-        let explanation: Explanation = serde_json::from_value(value).map_err(|error| error.to_string())?;
-        Ok(explain::text(&explanation))
-    }))
+    Some(answer.map(|explanation| explain::text(&explanation)))
 }
 
 fn may_change(app: &App) -> MayChange {
@@ -169,7 +172,7 @@ fn may_change(app: &App) -> MayChange {
     }
 }
 
-fn answer(html: askama::Result<String>) -> Response {
+fn answer(html: askama::Result<String>, encoding: Encoding) -> Response {
     let Ok(html) = html else {
         // A template fails only if a value cannot be formatted.
         return super::error(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be written");
@@ -181,7 +184,9 @@ fn answer(html: askama::Result<String>) -> Response {
     if let Ok(policy) = HeaderValue::from_str(&shell::POLICY) {
         headers.insert(header::CONTENT_SECURITY_POLICY, policy);
     }
-    (headers, Html(html)).into_response()
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    let body = compress::body(html, encoding, &mut headers);
+    (headers, body).into_response()
 }
 
 /// An open page gets this section only when its reader asks: the answer to an earlier question stays.

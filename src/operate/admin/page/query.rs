@@ -15,6 +15,7 @@ pub(super) struct PageQuery {
     /// Rows left out in front.
     pub routes_from: usize,
     pub pools_from: usize,
+    pub names_from: usize,
     pub refusals_from: usize,
     pub connections_from: usize,
     /// To explain.
@@ -38,6 +39,7 @@ impl PageQuery {
                 "source" => parsed.source = text(),
                 "routes_from" => parsed.routes_from = number(),
                 "pools_from" => parsed.pools_from = number(),
+                "names_from" => parsed.names_from = number(),
                 "refusals_from" => parsed.refusals_from = number(),
                 "connections_from" => parsed.connections_from = number(),
                 _ => {}
@@ -69,6 +71,7 @@ impl PageQuery {
         for (name, number) in [
             ("routes_from", self.routes_from),
             ("pools_from", self.pools_from),
+            ("names_from", self.names_from),
             ("refusals_from", self.refusals_from),
             ("connections_from", self.connections_from),
         ] {

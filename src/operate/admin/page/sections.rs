@@ -3,12 +3,14 @@
 //! In:  [`Data`].
 //! Out: HTML of each section.
 
+use std::collections::BTreeMap;
+
 use askama::Template;
 
 use super::data::{Data, Graphs};
 use super::query::{PageQuery, Paged};
 use super::tone::Tone;
-use super::{backends, format, sparkline};
+use super::{backends, format, names, sparkline};
 use crate::operate::status::{
     At, ConnectionStatus, LastReload, ListenerStatus, Problem, RefusedClient, ReloadProblem, RouteStatus, Series,
     SeriesKind, Severity, Status, UnknownName, Usage,
@@ -23,6 +25,7 @@ pub(super) fn render(data: &Data) -> askama::Result<Vec<(&'static str, String)>>
         ("listeners", listeners(data, &graphs).render()?),
         ("routes", routes(data, &graphs).render()?),
         ("pools", backends::section(data, &graphs).render()?),
+        ("names", names::section(data).render()?),
         ("refusals", refusals(data).render()?),
         ("unknown", unknown(data).render()?),
         ("reload", reload(data).render()?),
@@ -204,7 +207,11 @@ struct Listeners<'d> {
 
 struct ShownListener<'d> {
     status: &'d ListenerStatus,
+    addresses: String,
+    /// By snigate, the most frequent reason first.
     refused: Vec<(&'d str, u64)>,
+    /// At backends.
+    failed: Vec<(&'d str, u64)>,
     spark: String,
 }
 
@@ -216,11 +223,23 @@ impl Listeners<'_> {
 
 fn listeners<'d>(data: &'d Data, graphs: &Graphs<'_>) -> Listeners<'d> {
     let shown = |status: &'d ListenerStatus| {
-        let mut refused: Vec<_> = status.refused.iter().map(|(reason, count)| (reason.as_str(), *count)).collect();
-        refused.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        ShownListener { status, refused, spark: graphs.svg(SeriesKind::Listener, "", &status.name) }
+        // Until it is bound, the file says where it will be.
+        let addresses = if status.addresses.is_empty() { &status.bind } else { &status.addresses };
+        ShownListener {
+            status,
+            addresses: addresses.join(", "),
+            refused: most_frequent(&status.refused),
+            failed: most_frequent(&status.failed),
+            spark: graphs.svg(SeriesKind::Listener, "", &status.name),
+        }
     };
     Listeners { listeners: data.status.listeners.iter().map(shown).collect(), now: &data.status.at }
+}
+
+fn most_frequent(reasons: &BTreeMap<String, u64>) -> Vec<(&str, u64)> {
+    let mut reasons: Vec<_> = reasons.iter().map(|(reason, count)| (reason.as_str(), *count)).collect();
+    reasons.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    reasons
 }
 
 // ---- routes
@@ -384,7 +403,6 @@ fn limits(data: &Data) -> Limits {
         (file, None) => file.clone().unwrap_or_else(|| "none yet".to_owned()),
     };
     let mut facts = vec![
-        ("Memory in use", resources.resident_bytes.map_or_else(|| "unknown".to_owned(), |bytes| format::bytes(&bytes))),
         (
             "Processor time",
             format!("{} on {} workers", format::duration(resources.cpu_seconds as u64), resources.workers),
@@ -404,6 +422,7 @@ fn limits(data: &Data) -> Limits {
         meters: vec![
             meter("Connections", resources.connections, |n| format::count(n)),
             meter("File descriptors", resources.descriptors, |n| format::count(n)),
+            meter("Memory", resources.memory, format::bytes),
             meter("Memory of unfinished hellos", resources.hello_memory, format::bytes),
         ],
         facts,
