@@ -114,7 +114,7 @@ fn unknown(status: &Status, given: &str) -> String {
         strsim::jaro_winkler(name, given).max(strsim::jaro_winkler(backend, given))
     };
     all.sort_by(|a, b| likeness(b).total_cmp(&likeness(a)));
-    let mut message = format!("there is no backend `{given_shown}`; there are");
+    let mut message = format!("no backend is named `{given_shown}`; known are");
     list(&mut message, all.into_iter());
     message
 }
@@ -190,7 +190,7 @@ mod tests {
         assert!(
             found("web.intrnal")
                 .unwrap_err()
-                .starts_with("there is no backend `web.intrnal`; there are\n  web/web.int")
+                .starts_with("no backend is named `web.intrnal`; known are\n  web/web.int")
         );
         assert!(found("").is_err() && found("1").is_err());
     }

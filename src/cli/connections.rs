@@ -31,7 +31,7 @@ pub(super) struct Options {
     #[command(flatten)]
     filters: Filters,
     /// Only those in whose name, client, backend, route or pool this text occurs
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, global = true, value_name = "TEXT")]
     search: Option<String>,
     /// The order of the list
     #[arg(long, value_enum, default_value_t = Sort::Id)]
@@ -162,33 +162,22 @@ fn end(remote: &Remote, options: &Options, ids: &[String], all: bool) -> Result<
         let what = "say which connections to end: their ids, or a filter such as `--client 192.0.2.7`, or `--all`";
         return Err(Failure::Usage(what.to_owned()));
     }
-    // These are not filters of DELETE, so the connections are looked up and then ended one by one.
-    if options.filters.name.is_some() || options.search.is_some() {
-        let (rows, _) = list(remote, &Options { limit: usize::MAX, ..options.clone() })?;
-        let ids = rows.iter().filter_map(|row| row["id"].as_str());
-        // One that has ended by itself in the meantime is not an error.
-        return ids.map(|id| ended(remote, &format!("{PATH}/{id}"), Gone::IsFine)).sum();
-    }
     if !ids.is_empty() {
-        return ids.iter().map(|id| ended(remote, &format!("{PATH}/{}", remote::segment(id)), Gone::IsAnError)).sum();
+        return ids.iter().map(|id| ended(remote, &format!("{PATH}/{}", remote::segment(id)))).sum();
     }
     let mut query = form_urlencoded::Serializer::for_suffix(PATH.to_owned() + "?", PATH.len() + 1);
     query.extend_pairs(options.filters.pairs());
+    if let Some(text) = &options.search {
+        query.append_pair("q", text);
+    }
     if all {
         query.append_pair("all", "true");
     }
-    ended(remote, &query.finish(), Gone::IsAnError)
+    ended(remote, &query.finish())
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Gone {
-    IsFine,
-    IsAnError,
-}
-
-fn ended(remote: &Remote, path: &str, gone: Gone) -> Result<usize, Failure> {
-    let accepted: &[hyper::StatusCode] = if gone == Gone::IsFine { &[hyper::StatusCode::NOT_FOUND] } else { &[] };
-    let (_, answer) = remote.change(Method::DELETE, path, "", LIMIT, accepted)?;
+fn ended(remote: &Remote, path: &str) -> Result<usize, Failure> {
+    let (_, answer) = remote.change(Method::DELETE, path, "", LIMIT, &[])?;
     Ok(answer["ended"].as_u64().and_then(|ended| usize::try_from(ended).ok()).unwrap_or_default())
 }
 

@@ -122,7 +122,7 @@ fn ask(admin: &str, options: &Options) -> Result<Explanation, AskError> {
     match answer.status {
         StatusCode::OK => serde_json::from_str(&answer.body).map_err(|error| AskError::NotOurs { address, error }),
         status => Err(match (status, said()) {
-            (StatusCode::BAD_REQUEST, Some(said)) => AskError::Question(said),
+            (StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND, Some(said)) => AskError::Question(said),
             (_, said) => AskError::Status { address, status, said },
         }),
     }

@@ -38,6 +38,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 
+use self::remote::Target;
 use crate::config::{Config, Loaded, Problems};
 use crate::settings::Address;
 
@@ -147,10 +148,10 @@ pub fn main() -> ExitCode {
         move || running_file(named, usual)
     };
     match command {
-        Some(Command::Status(options)) => status::run(&options, running(options.file.as_ref())),
-        Some(Command::Top(options)) => top::run(&options, running(options.file.as_ref())),
+        Some(Command::Status(options)) => status::run(&options, running(options.target.file.as_ref())),
+        Some(Command::Top(options)) => top::run(&options, running(options.target.file.as_ref())),
         Some(Command::Connections(options)) => connections::run(&options, running(None)),
-        Some(Command::Reload(options)) => reload::run(&options, running(options.file.as_ref())),
+        Some(Command::Reload(options)) => reload::run(&options, running(options.target.file.as_ref())),
         Some(Command::Drain(options)) => set_backend::drain(&options, running(None)),
         Some(Command::Down(options)) => set_backend::state(&options, "down", running(None)),
         Some(Command::Ready(options)) => set_backend::state(&options, "ready", running(None)),
@@ -181,9 +182,9 @@ fn ignores_config(command: &Command) -> Option<&'static str> {
         | Command::Explain(explain::Options { file: Some(_), .. })
         | Command::Doctor(doctor::Options { file: Some(_), .. })
         | Command::Healthcheck(healthcheck::Options { file: Some(_), .. })
-        | Command::Status(status::Options { file: Some(_), .. })
-        | Command::Top(top::Options { file: Some(_), .. })
-        | Command::Reload(reload::Options { file: Some(_), .. }) => {
+        | Command::Status(status::Options { target: Target { file: Some(_), .. }, .. })
+        | Command::Top(top::Options { target: Target { file: Some(_), .. }, .. })
+        | Command::Reload(reload::Options { target: Target { file: Some(_), .. }, .. }) => {
             Some("the routing file is given twice, as an argument and with --config: leave one out")
         }
         Command::Explain(explain::Options { admin: Some(_), .. })
@@ -205,10 +206,10 @@ fn ignores_config(command: &Command) -> Option<&'static str> {
 /// Whether `--admin` names the process.
 fn asks_elsewhere(command: &Command) -> bool {
     let remote = match command {
-        Command::Status(status::Options { remote, .. })
-        | Command::Top(top::Options { remote, .. })
+        Command::Status(status::Options { target: Target { remote, .. }, .. })
+        | Command::Top(top::Options { target: Target { remote, .. }, .. })
         | Command::Connections(connections::Options { remote, .. })
-        | Command::Reload(reload::Options { remote, .. })
+        | Command::Reload(reload::Options { target: Target { remote, .. }, .. })
         | Command::Drain(set_backend::DrainOptions { state: set_backend::StateOptions { remote, .. }, .. })
         | Command::Down(set_backend::StateOptions { remote, .. })
         | Command::Ready(set_backend::StateOptions { remote, .. })

@@ -18,7 +18,7 @@ use super::check::{self, LineSource};
 use super::figures::counted;
 use super::printable::printable;
 use super::progress::Progress;
-use super::remote::{Remote, RemoteOptions};
+use super::remote::{Remote, Target};
 use super::table::{BAD, GOOD, WARN};
 use super::{Exit, output, output_failed, print_json};
 use crate::config::{Place, Problem, Problems, Severity};
@@ -26,11 +26,8 @@ use crate::settings::Address;
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct Options {
-    /// The routing file that it runs with
-    #[arg(conflicts_with = "admin")]
-    pub(super) file: Option<PathBuf>,
     #[command(flatten)]
-    pub(super) remote: RemoteOptions,
+    pub(super) target: Target,
     /// Prints the answer of the admin API
     #[arg(long)]
     json: bool,
@@ -38,7 +35,7 @@ pub(super) struct Options {
 
 /// Reloads, and prints what came of it.
 pub(super) fn run(options: &Options, file: impl FnOnce() -> Option<PathBuf>) -> ExitCode {
-    let answer = Remote::find(&options.remote, file).and_then(|remote| {
+    let answer = Remote::find(&options.target.remote, file).and_then(|remote| {
         let accepted = &[StatusCode::UNPROCESSABLE_ENTITY];
         let _progress = Progress::start("waiting for the reload", None);
         let (status, answer) = remote.change(Method::POST, "/api/v1/reload", "", LIMIT, accepted)?;

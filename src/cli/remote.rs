@@ -25,11 +25,21 @@ use crate::settings::Address;
 #[derive(Args, Clone, Debug)]
 pub(super) struct RemoteOptions {
     /// Asks the snigate at this admin address (HOST:PORT or unix:/PATH) instead of the one in the routing file
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, global = true, value_name = "ADDRESS")]
     pub(super) admin: Option<String>,
     /// The file with the token for changes; if not given, the token in SNIGATE_TOKEN, or `admin.token_file`
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     token_file: Option<PathBuf>,
+}
+
+/// The running snigate that a command is about.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Target {
+    /// The routing file that it runs with
+    #[arg(conflicts_with = "admin")]
+    pub(super) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) remote: RemoteOptions,
 }
 
 /// A running snigate.

@@ -146,7 +146,7 @@ fn no_answer(failed: &[(Address, io::Error)], file: Option<&PathBuf>, f: &mut fm
 }
 
 /// The words for the most common kinds, without the number of the system.
-fn reason(error: &io::Error) -> String {
+pub(super) fn reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
         io::ErrorKind::NotFound => "there is no such socket".to_owned(),

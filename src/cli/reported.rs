@@ -24,6 +24,8 @@ pub(super) struct Status {
     pub uptime_s: u64,
     /// `starting`, `ready`, `draining`.
     pub stage: String,
+    /// `auto`, `token` or `never`.
+    pub control: String,
     pub config: ConfigInForce,
     pub last_reload: Option<LastReload>,
     /// What is wrong, most serious first.
@@ -34,6 +36,9 @@ pub(super) struct Status {
     pub listeners: Vec<Listener>,
     pub routes: Option<Routes>,
     pub pools: Vec<Pool>,
+    /// The pools that are not listed, and their backends.
+    pub pools_left_off: usize,
+    pub backends_left_off: usize,
     pub names: Vec<ResolvedName>,
 }
 
@@ -93,6 +98,7 @@ pub(super) struct Resources {
     pub connections: Option<Gauge>,
     pub descriptors: Option<Gauge>,
     pub hello_memory: Option<Gauge>,
+    pub memory: Option<Gauge>,
     pub resident_bytes: Option<u64>,
     pub cpu_seconds: Option<f64>,
     pub workers: Option<usize>,
@@ -125,14 +131,18 @@ pub(super) struct Totals {
 pub(super) struct Listener {
     pub name: String,
     pub bind: Vec<String>,
+    /// With the ports that are in use.
+    pub addresses: Vec<String>,
     pub protocol: String,
     pub accepted: u64,
     pub active: u64,
     pub per_second: Option<f64>,
     pub limit: Option<u64>,
     pub accept_paused_since: Option<String>,
-    /// How many were refused, by reason.
+    /// How many snigate refused, by reason.
     pub refused: BTreeMap<String, u64>,
+    /// How many failed at backends.
+    pub failed: BTreeMap<String, u64>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -227,6 +237,9 @@ pub(super) struct Certificate {
 #[serde(default)]
 pub(super) struct ResolvedName {
     pub name: String,
+    pub pools: Vec<String>,
+    pub addresses: Vec<String>,
+    pub answered: Option<String>,
     pub error: Option<String>,
 }
 
@@ -238,6 +251,8 @@ pub(super) struct Connections {
     /// On all pages.
     pub matching: usize,
     pub next: Option<String>,
+    /// How many were skipped.
+    pub offset: usize,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -273,6 +288,21 @@ pub(super) struct Series {
     pub connections: Vec<u64>,
 }
 
+impl Listener {
+    /// Where it listens; until it is bound, what the configuration says.
+    pub(super) fn shown_addresses(&self) -> String {
+        if self.addresses.is_empty() { self.bind.join(", ") } else { self.addresses.join(", ") }
+    }
+}
+
+impl Resources {
+    /// The memory in use, of its limit. Older versions report no limit.
+    pub(super) fn memory_of_limit(&self) -> Option<Gauge> {
+        let resident = || self.resident_bytes.map(|used| Gauge { used: Some(used), limit: None });
+        self.memory.filter(|memory| memory.used.is_some()).or_else(resident)
+    }
+}
+
 impl Backend {
     /// Whether the policy may pick it.
     pub(super) fn takes_connections(&self) -> bool {
@@ -287,6 +317,20 @@ impl Backend {
 }
 
 impl Status {
+    /// What is not listed, for the foot of a list; `None` if everything is.
+    pub(super) fn left_off(&self) -> Option<String> {
+        let backends: usize = self.pools.iter().map(|pool| pool.backends_left_off).sum();
+        let backends = backends + self.backends_left_off;
+        let more = |count: usize, what: &str| format!("{count} more {what}{}", if count == 1 { "" } else { "s" });
+        match (backends, self.pools_left_off) {
+            (0, 0) => None,
+            (backends, 0) => Some(more(backends, "backend")),
+            (backends, pools) => {
+                Some(format!("{}, some of them in {}", more(backends, "backend"), more(pools, "pool")))
+            }
+        }
+    }
+
     /// How long ago `at` was when this was reported.
     pub(super) fn ago(&self, at: Option<&str>) -> Option<Duration> {
         Some(Duration::from_secs(self.now()?.saturating_sub(seconds_since_1970(at?)?)))

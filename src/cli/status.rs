@@ -3,6 +3,7 @@
 //! In:  `/api/v1/status` of the running process.
 //! Out: text for people, or the answer as it came.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,7 +15,7 @@ use serde_json::Value;
 
 use super::figures::{age, bytes, counted, latency, rate};
 use super::printable::printable;
-use super::remote::{Remote, RemoteOptions};
+use super::remote::{Remote, Target};
 use super::remote_failure::Failure;
 use super::reported::{Backend, Gauge, Listener, Pool, Quantiles, Severity, Status, Trouble};
 use super::table::{Align, BAD, Cell, FAINT, GOOD, STRONG, Table, WARN};
@@ -22,11 +23,8 @@ use super::{output, printed};
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct Options {
-    /// The routing file that it runs with
-    #[arg(conflicts_with = "admin")]
-    pub(super) file: Option<PathBuf>,
     #[command(flatten)]
-    pub(super) remote: RemoteOptions,
+    pub(super) target: Target,
     /// Prints the answer of the admin API
     #[arg(long)]
     json: bool,
@@ -34,7 +32,7 @@ pub(super) struct Options {
 
 /// Asks once and prints the answer.
 pub(super) fn run(options: &Options, file: impl FnOnce() -> Option<PathBuf>) -> ExitCode {
-    let answer = Remote::find(&options.remote, file).and_then(|remote| status(&remote));
+    let answer = Remote::find(&options.target.remote, file).and_then(|remote| status(&remote));
     let (value, status) = match answer {
         Ok(answer) => answer,
         Err(failure) => return failure.report(),
@@ -68,9 +66,12 @@ fn text(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(out)?;
     pools(status).write("", out)?;
-    let left_off: usize = status.pools.iter().map(|pool| pool.backends_left_off).sum();
-    if left_off > 0 {
-        writeln!(out, "{} more", counted(left_off, "backend"))?;
+    if let Some(left_off) = status.left_off() {
+        writeln!(out, "{FAINT}{left_off}{FAINT:#}")?;
+    }
+    if !status.names.is_empty() {
+        writeln!(out)?;
+        names(status).write("", out)?;
     }
     Ok(())
 }
@@ -142,7 +143,7 @@ fn totals(status: &Status, out: &mut dyn Write) -> io::Result<()> {
         used("connections", resources.connections, plain),
         used("descriptors", resources.descriptors, plain),
         used("memory of hellos", resources.hello_memory, bytes),
-        resources.resident_bytes.map(|resident| format!("memory {}", bytes(resident))),
+        used("memory", resources.memory_of_limit(), bytes),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     if parts.is_empty() { Ok(()) } else { writeln!(out, "{FAINT}{}{FAINT:#}", parts.join(", ")) }
@@ -164,30 +165,50 @@ fn listeners(listeners: &[Listener]) -> Table {
         ("NEW", Right),
         ("ACCEPTED", Right),
         ("REFUSED", Left),
+        ("FAILED", Left),
     ];
     let mut table = Table::new(&columns);
     for listener in listeners {
         let paused = listener.accept_paused_since.is_some();
-        let refused = if paused { "accepting is paused".to_owned() } else { refused(listener) };
+        let refused = if paused { "accepting is paused".to_owned() } else { most_frequent(&listener.refused) };
         table.row([
             Cell::new(&listener.name),
-            Cell::new(listener.bind.join(", ")),
+            Cell::new(listener.shown_addresses()),
             Cell::new(listener.active.to_string()),
             Cell::new(listener.per_second.map(rate).unwrap_or_default()),
             Cell::new(listener.accepted.to_string()),
             Cell::new(refused).styled(if paused { BAD } else { Style::new() }),
+            Cell::new(most_frequent(&listener.failed)),
         ]);
     }
     table
 }
 
 /// The most frequent reasons, with their counts.
-pub(super) fn refused(listener: &Listener) -> String {
-    let mut reasons: Vec<(&String, &u64)> = listener.refused.iter().filter(|(_, count)| **count > 0).collect();
+pub(super) fn most_frequent(reasons: &BTreeMap<String, u64>) -> String {
+    let mut reasons: Vec<(&String, &u64)> = reasons.iter().filter(|(_, count)| **count > 0).collect();
     reasons.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
     let shown: Vec<String> = reasons.iter().take(3).map(|(reason, count)| format!("{reason} {count}")).collect();
     let more = if reasons.len() > shown.len() { ", …" } else { "" };
     if shown.is_empty() { "0".to_owned() } else { shown.join(", ") + more }
+}
+
+/// The DNS names among the backends.
+fn names(status: &Status) -> Table {
+    use Align::{Left, Right};
+    let mut table =
+        Table::new(&[("NAME", Left), ("POOLS", Left), ("ANSWERED", Right), ("ADDRESSES", Left), ("ERROR", Left)]);
+    for name in &status.names {
+        let answered = status.ago(name.answered.as_deref());
+        table.row([
+            Cell::new(&name.name),
+            Cell::new(name.pools.join(", ")),
+            Cell::new(answered.map_or_else(|| "never".to_owned(), |ago| format!("{} ago", age(ago)))),
+            Cell::new(name.addresses.join(", ")),
+            Cell::new(name.error.as_deref().unwrap_or_default()).styled(BAD),
+        ]);
+    }
+    table
 }
 
 /// A row for each pool, and below it one for each of its backends.

@@ -1,8 +1,10 @@
 //! `snigate top`: shows a running snigate live in a terminal.
 //!
 //! In:  the status, the history and the connections of the process; keys.
-//! Out: a screen that is drawn again when something changed. The terminal is restored however the command ends.
+//! Out: a screen that is drawn again when something changed; changes that the operator has confirmed. The terminal is
+//!      restored however the command ends.
 
+mod action;
 mod feed;
 mod keys;
 mod model;
@@ -21,20 +23,17 @@ use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use self::feed::{Feed, Update};
 use self::model::Model;
 use super::Exit;
-use super::remote::{Remote, RemoteOptions};
+use super::remote::{Remote, Target};
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct Options {
-    /// The routing file that it runs with
-    #[arg(conflicts_with = "admin")]
-    pub(super) file: Option<PathBuf>,
     #[command(flatten)]
-    pub(super) remote: RemoteOptions,
+    pub(super) target: Target,
 }
 
 /// Shows the process until a key or a signal ends it.
 pub(super) fn run(options: &Options, file: impl FnOnce() -> Option<PathBuf>) -> ExitCode {
-    let remote = match Remote::find(&options.remote, file) {
+    let remote = match Remote::find(&options.target.remote, file) {
         Ok(remote) => remote,
         Err(failure) => return failure.report(),
     };
@@ -75,6 +74,9 @@ fn show(remote: Remote, terminal: &mut DefaultTerminal) -> io::Result<()> {
         if take_updates(&updates, &mut model)? | take_keys(&mut model)? {
             drawn = None;
             feed.ask(&model.wanted());
+            if let Some(action) = model.confirmed.take() {
+                feed.carry_out(action)?;
+            }
         }
     }
     Ok(())

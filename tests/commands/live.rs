@@ -36,6 +36,8 @@ fn status_shows_the_process_its_pools_and_what_is_wrong_with_them() {
     let shown = poll(failing).unwrap_or_else(|shown| panic!("{shown}"));
     let first = format!("snigate {}", env!("CARGO_PKG_VERSION"));
     assert!(shown.starts_with(&first) && shown.lines().next().unwrap().contains("ready, up "), "{shown}");
+    // The file has port 0.
+    assert!(shown.contains(&served.lb.address().to_string()), "{shown}");
     let bad = shown.lines().find(|line| line.contains(&gone.to_string()) && line.contains("failing")).unwrap();
     assert!(bad.contains("Connection refused"), "{shown}");
     let (good, is_up) = (good.address.to_string(), "unchecked");
@@ -90,6 +92,9 @@ fn connections_are_listed_and_ended_one_by_one_or_by_a_filter() {
     let mut last = client(&served, "a.test");
     assert_eq!(served.run(&["connections", "end", "--name", "a.test"]).well(), "1 connection ended\n");
     read_to_close(&mut last);
+    let mut found = client(&served, "b.test");
+    assert_eq!(served.run(&["connections", "end", "--search", "B.te"]).well(), "1 connection ended\n");
+    read_to_close(&mut found);
     for neither_or_both in [&["connections", "end"][..], &["connections", "end", "2a", "--all"]] {
         assert!(served.run(neither_or_both).fails(2).contains("say which connections to end"));
     }
@@ -149,7 +154,12 @@ fn a_backend_is_drained_and_put_back_by_a_short_name() {
         "snigate: no backend of pool pool-0 gets connections now: its clients are reset (`no_backend`)\n"
     );
     // Both or none: the second does not exist.
-    assert!(served.run(&["ready", &second, "nowhere"]).fails(2).contains("there is no backend `nowhere`"));
+    assert!(
+        served
+            .run(&["ready", &second, "nowhere"])
+            .fails(2)
+            .contains("no backend is named `nowhere`; known are\n  pool-0/")
+    );
     let shown = json(&served.run(&["status", "--json"]).well());
     assert_eq!(shown["pools"][0]["backends"][1]["state"], "drain");
     let ready = served.run(&["ready", &second, &format!("pool-0/{first}"), "--json"]).well();

@@ -15,9 +15,9 @@ use crate::harness::poll;
 
 pub struct Terminal {
     child: Child,
-    controller: File,
+    controller: Option<File>,
     /// Kept open, so that its settings can still be read when the program has ended.
-    device: OwnedFd,
+    device: Option<OwnedFd>,
     before: Termios,
     screen: Arc<Mutex<vt100::Parser>>,
 }
@@ -25,7 +25,7 @@ pub struct Terminal {
 impl Terminal {
     /// Starts `command` on a screen of `rows` and `columns`.
     pub fn run(command: &mut Command, rows: u16, columns: u16) -> Self {
-        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&controller).unwrap();
         unlockpt(&controller).unwrap();
         let name = ptsname(&controller, Vec::new()).unwrap();
@@ -37,23 +37,24 @@ impl Terminal {
         let child = command.stdin(input).stdout(output).stderr(errors).env("TERM", "xterm-256color").spawn().unwrap();
         let screen = Arc::new(Mutex::new(vt100::Parser::new(size(rows), size(columns), 100)));
         let controller = File::from(controller);
-        let (mut reader, drawn) = (controller.try_clone().unwrap(), Arc::clone(&screen));
-        thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            while let Ok(count @ 1..) = reader.read(&mut bytes) {
-                drawn.lock().unwrap().process(&bytes[..count]);
-            }
-        });
-        Self { child, controller, device, before, screen }
+        let drawn = Arc::clone(&screen);
+        let reader = controller.try_clone().unwrap();
+        thread::spawn(move || read(reader, &drawn));
+        Self { child, controller: Some(controller), device: Some(device), before, screen }
+    }
+
+    fn controller(&self) -> &File {
+        self.controller.as_ref().expect("it is open")
     }
 
     pub fn press(&mut self, keys: &str) {
-        self.controller.write_all(keys.as_bytes()).unwrap();
+        let mut controller = self.controller();
+        controller.write_all(keys.as_bytes()).unwrap();
     }
 
     pub fn resize(&mut self, rows: u16, columns: u16) {
         self.screen.lock().unwrap().set_size(size(rows), size(columns));
-        resize(&self.controller, rows, columns);
+        resize(self.controller(), rows, columns);
         // It is the terminal's own session that the kernel would signal.
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::WINCH).unwrap();
@@ -80,12 +81,24 @@ impl Terminal {
         }
     }
 
+    /// Closes the terminal, as when its window is closed but the program is in a session of its own; waits for the end
+    /// of the program.
+    #[track_caller]
+    pub fn ends_when_closed(&mut self) {
+        // The thread that reads ends at once, and closes its handle.
+        rustix::io::ioctl_fionbio(self.controller(), true).unwrap();
+        self.press("x");
+        (self.controller, self.device) = (None, None);
+        let ended = poll(|| self.child.try_wait().unwrap().ok_or(()));
+        assert!(ended.is_ok_and(|status| status.success()), "it runs on");
+    }
+
     /// Waits for the end of the program; the terminal must be as it was before.
     #[track_caller]
     pub fn ends_restored(&mut self) -> ExitStatus {
         let ended = poll(|| self.child.try_wait().unwrap().ok_or(()))
             .unwrap_or_else(|()| panic!("it runs on\n{}", self.text()));
-        let after = tcgetattr(&self.device).unwrap();
+        let after = tcgetattr(self.device.as_ref().unwrap()).unwrap();
         let modes = LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG;
         assert_eq!(after.local_modes & modes, self.before.local_modes & modes);
         let restored = poll(|| {
@@ -102,6 +115,14 @@ impl Drop for Terminal {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Draws what the program writes, until the terminal is closed.
+fn read(mut from: File, screen: &Mutex<vt100::Parser>) {
+    let mut bytes = [0; 4096];
+    while let Ok(count @ 1..) = from.read(&mut bytes) {
+        screen.lock().unwrap().process(&bytes[..count]);
     }
 }
 

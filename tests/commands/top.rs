@@ -34,7 +34,7 @@ fn it_shows_the_process_live_at_any_size() {
     // A connection of now, found by its name.
     let client = send(served.lb.address(), &bytes::hello("a.test"));
     terminal.press("2");
-    terminal.wait_for(|text| text.contains("1 connection, from number 1") && text.contains("a.test"));
+    terminal.wait_for(|text| text.contains("1 connection, number 1 selected") && text.contains("a.test"));
     terminal.press("/b.test");
     terminal.wait_for(|text| text.contains("0 connections with \"b.test\"") && text.contains("Search: b.test"));
     terminal.press("\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}a.te\r");
@@ -102,6 +102,85 @@ fn a_panic_in_a_terminal() {
         terminal.draw(|frame| frame.render_widget("before the panic", frame.area()))?;
         panic!("the screen is gone");
     });
+}
+
+#[test]
+fn what_is_selected_is_changed_once_it_is_confirmed() {
+    let (one, two) = (Backend::echoing(), Backend::echoing());
+    let served = Served::start(Lb::new().route("a.test", vec![one.address, two.address]));
+    let state = |at: usize| {
+        let status = crate::json(&served.run(&["status", "--json"]).well());
+        status["pools"][0]["backends"][at]["operator"].as_str().unwrap().to_owned()
+    };
+    let mut terminal = Terminal::run(&mut top(&served.file()), 24, 80);
+    terminal.wait_for(|text| text.contains(&two.address.to_string()));
+    // The first row is the pool.
+    terminal.press("d");
+    terminal.wait_for(|text| text.contains("Select a backend first"));
+    let question = format!("Set pool-0/{} to drain?", two.address);
+    terminal.press("\u{1b}[B\u{1b}[Bd");
+    terminal.wait_for(|text| text.contains(&question) && text.contains("y yes   any other key no"));
+    terminal.press("n");
+    terminal.wait_for(|text| !text.contains(&question));
+    assert_eq!(state(1), "ready");
+    terminal.press("d");
+    terminal.wait_for(|text| text.contains(&question));
+    terminal.press("y");
+    terminal.wait_for(|text| text.contains(&format!("pool-0/{} is set to drain.", two.address)));
+    assert_eq!([state(0), state(1)], ["ready", "drain"]);
+    terminal.press("r");
+    terminal.wait_for(|text| text.contains("to ready?"));
+    terminal.press("y");
+    terminal.wait_for(|text| text.contains("is set to ready."));
+    assert_eq!(state(1), "ready");
+
+    let mut client = send(served.lb.address(), &bytes::hello("a.test"));
+    terminal.press("2");
+    terminal.wait_for(|text| text.contains("1 connection, number 1 selected") && text.contains("a.test"));
+    terminal.press("e");
+    terminal.wait_for(|text| text.contains("End the connection of 127.0.0.1:") && text.contains("to a.test?"));
+    terminal.press("y");
+    terminal.wait_for(|text| text.contains("was ended.") && text.contains("0 connections"));
+    let _ = std::io::Read::read_to_end(&mut client, &mut Vec::new());
+    served.lb.wait_for_line(|line| line["reason"] == "killed");
+    terminal.press("q");
+    assert!(terminal.ends_restored().success());
+    served.lb.stop();
+}
+
+#[test]
+fn where_changes_are_turned_off_it_says_so() {
+    let backend = Backend::echoing();
+    let served = Served::with_admin(Lb::new().route("a.test", &backend), ", allow_control: never");
+    let mut terminal = Terminal::run(&mut top(&served.file()), 24, 80);
+    terminal.wait_for(|text| text.contains(&backend.address.to_string()));
+    terminal.press("\u{1b}[Bx");
+    terminal.wait_for(|text| text.contains("Changes are turned off: `admin.allow_control` is `never`."));
+    served.lb.stop();
+}
+
+#[test]
+fn where_a_token_is_missing_it_says_what_helps() {
+    let backend = Backend::echoing();
+    let served = Served::start(Lb::new().route("a.test", &backend));
+    let admin = served.lb.admin().to_string();
+    let mut terminal = Terminal::run(&mut command(["top", "--admin", &admin].map(OsStr::new)), 24, 80);
+    terminal.wait_for(|text| text.contains(&backend.address.to_string()));
+    terminal.press("\u{1b}[Bxy");
+    terminal.wait_for(|text| text.contains("refused: ") && text.contains("admin.token_file"));
+    let status = crate::json(&served.run(&["status", "--json"]).well());
+    assert_eq!(status["pools"][0]["backends"][0]["operator"], "ready");
+    served.lb.stop();
+}
+
+#[test]
+fn it_ends_when_its_terminal_is_closed() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("config.yaml");
+    fs::write(&file, "admin: { bind: \"unix:/nowhere/admin.sock\" }\n").unwrap();
+    let mut terminal = Terminal::run(&mut top(&file), 24, 80);
+    terminal.wait_for(|text| text.contains("Is snigate running?"));
+    terminal.ends_when_closed();
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! Out: [`Update`]s. After a lost connection it tries again every second, so that a restart is survived.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::Duration;
@@ -11,14 +12,16 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::{Response, StatusCode};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::de::DeserializeOwned;
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use super::action::Action;
 use crate::cli::remote::Remote;
-use crate::cli::remote_failure::said;
+use crate::cli::remote_failure::{reason, said};
 use crate::cli::reported::{Connections, History, Status};
 
 /// What arrived.
@@ -30,20 +33,28 @@ pub(super) enum Update {
     NoConnections(String),
     /// There is no answer, and why.
     Lost(String),
-    /// A signal asks the command to end.
+    /// What a change has led to, or why there was none.
+    Changed(Result<String, String>),
+    /// A signal asks the command to end, or the terminal is gone.
     End,
 }
 
 /// Which connections to ask for; `None`: none.
 pub(super) type Wanted = Option<String>;
 
-pub(super) struct Feed(watch::Sender<Wanted>);
+pub(super) struct Feed {
+    wanted: watch::Sender<Wanted>,
+    remote: Arc<Remote>,
+    updates: Sender<Update>,
+}
 
 impl Feed {
     /// Starts the thread; it ends with the process.
     pub(super) fn start(remote: Remote) -> io::Result<(Self, Receiver<Update>)> {
         let (wanted, asked) = watch::channel(None);
         let (updates, arrivals) = channel();
+        let remote = Arc::new(remote);
+        let feed = Self { wanted, remote: Arc::clone(&remote), updates: updates.clone() };
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         thread::Builder::new().name("feed".to_owned()).spawn(move || {
             runtime.block_on(async {
@@ -55,16 +66,26 @@ impl Feed {
                 )
             });
         })?;
-        Ok((Self(wanted), arrivals))
+        Ok((feed, arrivals))
     }
 
     /// Says which connections are shown: the query of the list.
     pub(super) fn ask(&self, wanted: &Wanted) {
-        self.0.send_if_modified(|now| {
+        self.wanted.send_if_modified(|now| {
             let is_new = now != wanted;
             now.clone_from(wanted);
             is_new
         });
+    }
+
+    /// Carries out `action` on a thread of its own; the result is an [`Update::Changed`].
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub(super) fn carry_out(&self, action: Action) -> io::Result<()> {
+        let (remote, updates) = (Arc::clone(&self.remote), self.updates.clone());
+        let run = move || _ = updates.send(Update::Changed(action.carry_out(&remote)));
+        thread::Builder::new().name("change".to_owned()).spawn(run).map(drop)
     }
 }
 
@@ -146,12 +167,26 @@ async fn signals(updates: &Sender<Update>) {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         _ = hangup.recv() => {}
+        () = terminal_closed() => {}
     }
     let _ = updates.send(Update::End);
     // If the terminal itself is gone, reading its keys never ends.
     sleep(AFTER_SIGNAL).await;
     let _ = ratatui::try_restore();
     std::process::exit(0);
+}
+
+/// Waits until the terminal is gone. Without a controlling terminal no signal says so.
+async fn terminal_closed() {
+    let is_gone = || {
+        let stdin = rustix::stdio::stdin();
+        let mut wanted = [PollFd::new(&stdin, PollFlags::IN)];
+        let polled = poll(&mut wanted, Some(&Timespec::default()));
+        polled.is_ok_and(|_| wanted[0].revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL))
+    };
+    while !is_gone() {
+        sleep(LOOK).await;
+    }
 }
 
 async fn get<T: DeserializeOwned>(remote: &Remote, path: &str) -> io::Result<T> {
@@ -173,16 +208,6 @@ async fn refusal(response: Response<Incoming>) -> String {
     match said(&String::from_utf8_lossy(&body)) {
         Some(said) if status != StatusCode::NOT_FOUND => said,
         _ => format!("it does not answer as snigate's admin server does ({status})"),
-    }
-}
-
-fn reason(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
-        io::ErrorKind::NotFound => "there is no such socket".to_owned(),
-        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-        io::ErrorKind::TimedOut => "it did not answer in time".to_owned(),
-        _ => error.to_string(),
     }
 }
 
@@ -233,6 +258,8 @@ const HISTORY: Duration = Duration::from_secs(10);
 const LIMIT: Duration = Duration::from_secs(5);
 /// The server writes every second.
 const SILENCE: Duration = Duration::from_secs(15);
+/// Between two looks at the terminal.
+const LOOK: Duration = Duration::from_millis(200);
 /// More than the terminal takes to be restored in the usual way.
 const AFTER_SIGNAL: Duration = Duration::from_secs(1);
 const MOST_BYTES: usize = 16 << 20;

@@ -5,6 +5,7 @@
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
+use super::action::State;
 use super::model::{Model, Tab};
 
 pub(super) fn press(model: &mut Model, KeyEvent { code, modifiers, .. }: KeyEvent) {
@@ -15,6 +16,13 @@ pub(super) fn press(model: &mut Model, KeyEvent { code, modifiers, .. }: KeyEven
     }
     if model.list.is_typing {
         return type_key(model, code);
+    }
+    model.said = None;
+    if let Some(action) = model.question.take() {
+        if matches!(code, KeyCode::Char('y' | 'Y')) {
+            model.confirmed = Some(action);
+        }
+        return;
     }
     match code {
         KeyCode::Char('q') => model.is_over = true,
@@ -30,12 +38,16 @@ pub(super) fn press(model: &mut Model, KeyEvent { code, modifiers, .. }: KeyEven
             model.list.is_typing = true;
         }
         KeyCode::Char('s') if model.tab == Tab::Connections => model.sort_next(),
-        KeyCode::Up | KeyCode::Char('k') => model.scroll_by(-1),
-        KeyCode::Down | KeyCode::Char('j') => model.scroll_by(1),
-        KeyCode::PageUp => model.scroll_by(-PAGE),
-        KeyCode::PageDown => model.scroll_by(PAGE),
-        KeyCode::Home => model.scroll_by(isize::MIN),
-        KeyCode::End => model.scroll_by(isize::MAX),
+        KeyCode::Char('d') => model.ask_to_set(State::Drain),
+        KeyCode::Char('r') => model.ask_to_set(State::Ready),
+        KeyCode::Char('x') => model.ask_to_set(State::Down),
+        KeyCode::Char('e') => model.ask_to_end(),
+        KeyCode::Up | KeyCode::Char('k') => model.select_by(-1),
+        KeyCode::Down | KeyCode::Char('j') => model.select_by(1),
+        KeyCode::PageUp => model.select_by(-PAGE),
+        KeyCode::PageDown => model.select_by(PAGE),
+        KeyCode::Home => model.select_by(isize::MIN),
+        KeyCode::End => model.select_by(isize::MAX),
         _ => {}
     }
 }
@@ -57,14 +69,24 @@ fn type_key(model: &mut Model, code: KeyCode) {
 /// The keys that the screen shows at its foot.
 pub(super) fn shown(model: &Model) -> &'static [(&'static str, &'static str)] {
     match (model.tab, model.list.is_typing) {
+        _ if model.question.is_some() => &[("y", "yes"), ("any other key", "no")],
         (_, true) => &[("Enter", "keep"), ("Esc", "clear")],
-        (Tab::Overview, _) => &[("q", "quit"), ("2", "connections"), ("/", "search"), ("↑↓", "scroll pools")],
+        (Tab::Overview, _) => &[
+            ("q", "quit"),
+            ("2", "connections"),
+            ("/", "search"),
+            ("↑↓", "select"),
+            ("d", "drain"),
+            ("r", "ready"),
+            ("x", "down"),
+        ],
         (Tab::Connections, _) => &[
             ("q", "quit"),
             ("1", "overview"),
             ("/", "search"),
             ("s", "sort"),
-            ("↑↓", "scroll"),
+            ("↑↓", "select"),
+            ("e", "end"),
             ("Esc", "clear search"),
         ],
     }

@@ -1,4 +1,4 @@
-//! What `top` shows: the last answers, what is derived from several of them, and where the operator looks.
+//! What `top` shows: the last answers, what is derived from several of them, what the operator has selected and asks for.
 //!
 //! In:  updates of the feed, actions of the keys; time as a parameter.
 //! Out: values for the view.
@@ -6,8 +6,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
+use super::action::{Action, State};
 use super::feed::{Update, Wanted};
-use crate::cli::reported::{Connection, History, Status};
+use crate::cli::reported::{Backend, Connection, History, Pool, Status};
 
 pub(super) struct Model {
     /// Where the process is asked.
@@ -18,9 +19,15 @@ pub(super) struct Model {
     /// New connections in steps of ten seconds, by pool and backend.
     pub history: HashMap<(String, String), Vec<u64>>,
     pub tab: Tab,
-    /// The first row shown of the pools.
-    pub scroll: usize,
+    /// The selected row of the pools and their backends.
+    pub selected: usize,
     pub list: List,
+    /// To be confirmed.
+    pub question: Option<Action>,
+    /// To be carried out.
+    pub confirmed: Option<Action>,
+    /// What the last change has led to, until the next key.
+    pub said: Option<Result<String, String>>,
     pub is_over: bool,
 }
 
@@ -45,7 +52,10 @@ pub(super) struct List {
     pub matching: usize,
     /// Why there is none.
     pub failed: Option<String>,
-    pub offset: usize,
+    /// How many connections are before the first row.
+    pub before: usize,
+    /// Counted from the first of all that match.
+    pub selected: usize,
     pub sort: Sort,
     pub search: String,
     /// Whether keys are text for the search.
@@ -114,8 +124,11 @@ impl Model {
             traffic: Traffic::default(),
             history: HashMap::new(),
             tab: Tab::Overview,
-            scroll: 0,
+            selected: 0,
             list: List::default(),
+            question: None,
+            confirmed: None,
+            said: None,
             is_over: false,
         }
     }
@@ -126,30 +139,31 @@ impl Model {
                 self.traffic.add(&status);
                 self.link = Link::Up;
                 self.status = Some(status);
-                self.scroll = self.scroll.min(self.pool_rows().saturating_sub(1));
+                self.selected = self.selected.min(self.pool_rows().saturating_sub(1));
             }
             Update::History(history) => self.history = by_backend(history),
             Update::Connections(page) => {
                 self.list.rows = page.connections;
                 self.list.matching = page.matching;
+                self.list.before = page.offset;
                 self.list.failed = None;
-                // The page may be past the end by now.
-                if self.list.rows.is_empty() && self.list.offset > 0 {
-                    self.list.offset = page.matching.saturating_sub(1);
-                }
+                self.list.selected = self.list.selected.min(page.matching.saturating_sub(1));
             }
             Update::NoConnections(why) => self.list.failed = Some(why),
             Update::Lost(why) => {
                 let since = if let Link::Lost { since, .. } = &self.link { *since } else { now };
                 self.link = Link::Lost { since, why };
             }
+            Update::Changed(result) => self.said = Some(result),
             Update::End => self.is_over = true,
         }
     }
 
     /// The query of the connections that are shown.
     pub(super) fn wanted(&self) -> Wanted {
-        let List { offset, sort, search, .. } = &self.list;
+        let List { selected, sort, search, .. } = &self.list;
+        // The selected one and some around it; another page only when it has moved on by some.
+        let offset = (selected / AROUND).saturating_sub(1) * AROUND;
         (self.tab == Tab::Connections).then(|| {
             let mut query = form_urlencoded::Serializer::new(String::new());
             query.append_pair("limit", PAGE).append_pair("sort", sort.as_str());
@@ -166,20 +180,62 @@ impl Model {
         self.status.iter().flat_map(|status| &status.pools).map(|pool| 1 + pool.backends.len()).sum()
     }
 
-    pub(super) fn scroll_by(&mut self, rows: isize) {
+    /// The backend of the selected row, with its pool.
+    fn selected_backend(&self) -> Option<(&Pool, &Backend)> {
+        let pools = self.status.iter().flat_map(|status| &status.pools);
+        let mut rows = pools.flat_map(|pool| {
+            std::iter::once((pool, None)).chain(pool.backends.iter().map(move |backend| (pool, Some(backend))))
+        });
+        rows.nth(self.selected).and_then(|(pool, backend)| Some((pool, backend?)))
+    }
+
+    /// Asks whether the selected backend is to be set to `state`.
+    pub(super) fn ask_to_set(&mut self, state: State) {
+        if self.tab != Tab::Overview {
+            return;
+        }
+        let selected = self.selected_backend().map(|(pool, backend)| (pool.name.clone(), backend.name.clone()));
+        match selected {
+            Some((pool, backend)) => self.ask(Action::SetState { pool, backend, state }),
+            None => self.said = Some(Err("Select a backend first, with the arrow keys.".to_owned())),
+        }
+    }
+
+    /// Asks whether the selected connection is to be ended.
+    pub(super) fn ask_to_end(&mut self) {
+        if self.tab != Tab::Connections {
+            return;
+        }
+        let selected = self.list.selected.checked_sub(self.list.before).and_then(|at| self.list.rows.get(at));
+        match selected.map(|of| (of.id.clone(), of.client.clone(), of.sni.clone())) {
+            Some((id, client, name)) => self.ask(Action::End { id, client, name }),
+            None => self.said = Some(Err("There is no connection to end.".to_owned())),
+        }
+    }
+
+    fn ask(&mut self, action: Action) {
+        if self.status.as_ref().is_some_and(|status| status.control == "never") {
+            let why = "Changes are turned off: `admin.allow_control` is `never`.".to_owned();
+            self.said = Some(Err(why));
+        } else {
+            self.question = Some(action);
+        }
+    }
+
+    pub(super) fn select_by(&mut self, rows: isize) {
         let (at, most) = match self.tab {
             Tab::Overview => {
                 let most = self.pool_rows().saturating_sub(1);
-                (&mut self.scroll, most)
+                (&mut self.selected, most)
             }
-            Tab::Connections => (&mut self.list.offset, self.list.matching.saturating_sub(1).min(MOST_OFFSET)),
+            Tab::Connections => (&mut self.list.selected, self.list.matching.saturating_sub(1).min(MOST_OFFSET)),
         };
         *at = at.saturating_add_signed(rows).min(most);
     }
 
     pub(super) fn sort_next(&mut self) {
         self.list.sort = self.list.sort.next();
-        self.list.offset = 0;
+        self.list.selected = 0;
     }
 
     /// Adds to the search, if it is being typed.
@@ -187,13 +243,13 @@ impl Model {
         if self.list.is_typing {
             let room = MOST_SEARCH.saturating_sub(self.list.search.chars().count());
             self.list.search.extend(text.chars().filter(|c| !c.is_control()).take(room));
-            self.list.offset = 0;
+            self.list.selected = 0;
         }
     }
 
     pub(super) fn delete_last(&mut self) {
         self.list.search.pop();
-        self.list.offset = 0;
+        self.list.selected = 0;
     }
 }
 
@@ -245,6 +301,8 @@ fn by_backend(history: History) -> HashMap<(String, String), Vec<u64>> {
 const MOST_VALUES: usize = 900;
 /// Rows asked for at once: more than a screen has.
 const PAGE: &str = "200";
+/// Rows asked for before and after the selected one, at least.
+const AROUND: usize = 50;
 /// Of the API.
 const MOST_OFFSET: usize = 100_000;
 const MOST_SEARCH: usize = 200;

@@ -5,6 +5,7 @@
 
 mod connections;
 mod overview;
+mod wrapped;
 
 use std::time::{Duration, Instant};
 
@@ -20,9 +21,15 @@ use crate::cli::figures::{age, rate};
 use crate::cli::printable::printable;
 
 pub(super) fn draw(frame: &mut Frame<'_>, model: &Model) {
-    let [title, tabs, content, foot] =
-        Layout::vertical([Constraint::Length(1), Constraint::Length(1), Constraint::Min(0), Constraint::Length(1)])
-            .areas(frame.area());
+    let said = said(model, frame.area().width);
+    let [title, tabs, content, saying, foot] = Layout::vertical([
+        Constraint::Length(1),
+        Constraint::Length(1),
+        Constraint::Min(0),
+        Constraint::Length(u16::try_from(said.len()).unwrap_or(u16::MAX)),
+        Constraint::Length(1),
+    ])
+    .areas(frame.area());
     frame.render_widget(Paragraph::new(self::title(model)), title);
     frame.render_widget(Paragraph::new(self::tabs(model)), tabs);
     match (&model.status, model.tab) {
@@ -30,6 +37,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model) {
         (Some(status), Tab::Overview) => overview::draw(frame, content, model, status),
         (Some(_), Tab::Connections) => connections::draw(frame, content, &model.list),
     }
+    frame.render_widget(Paragraph::new(said), saying);
     frame.render_widget(Paragraph::new(self::foot(model)), foot);
 }
 
@@ -70,6 +78,18 @@ fn tabs(model: &Model) -> Line<'static> {
         ));
     }
     line
+}
+
+/// A question, or what a change has led to, above the foot.
+fn said(model: &Model, width: u16) -> Vec<Line<'static>> {
+    let (text, style) = match (&model.question, &model.said) {
+        (Some(action), _) => (action.question(), WARN.add_modifier(Modifier::BOLD)),
+        (None, Some(Ok(text))) => (text.clone(), GOOD),
+        (None, Some(Err(text))) => (text.clone(), BAD),
+        (None, None) => return Vec::new(),
+    };
+    let lines = text.lines().flat_map(|line| wrapped::wrapped(&printable(line), width));
+    lines.take(MOST_SAID).map(|line| Line::styled(line, style)).collect()
 }
 
 fn foot(model: &Model) -> Line<'static> {
@@ -114,9 +134,12 @@ fn cell(text: &str) -> Span<'static> {
     Span::raw(printable(text).into_owned())
 }
 
+/// Lines of a message.
+const MOST_SAID: usize = 6;
 const GOOD: Style = Style::new().fg(Color::Green);
 const WARN: Style = Style::new().fg(Color::Yellow);
 const BAD: Style = Style::new().fg(Color::Red).add_modifier(Modifier::BOLD);
+const SELECTED: Style = Style::new().add_modifier(Modifier::REVERSED);
 const FAINT: Style = Style::new().add_modifier(Modifier::DIM);
 const STRONG: Style = Style::new().add_modifier(Modifier::BOLD);
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
 use ratatui::text::{Line, Text};
-use ratatui::widgets::{Cell, Row, Table};
+use ratatui::widgets::{Cell, Row, Table, TableState};
 
-use super::{BAD, FAINT, cell};
+use super::{BAD, FAINT, SELECTED, cell};
 use crate::cli::figures::{age, bytes, counted};
 use crate::cli::printable::printable;
 use crate::cli::reported::Connection;
@@ -26,22 +26,27 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, list: &List) {
     let shown = |column: &Column| area.width >= column.least;
     let columns: Vec<&Column> = COLUMNS.iter().filter(|column| shown(column)).collect();
     let head = Row::new(columns.iter().map(|column| Cell::new(aligned(Text::styled(column.head, FAINT), column))));
-    let rows = list.rows.iter().take(table.height.into()).map(|connection| {
+    let rows = list.rows.iter().map(|connection| {
         Row::new(columns.iter().map(|column| {
             let text = (column.value)(connection);
             Cell::new(aligned(Text::from(cell(&text)), column))
         }))
     });
-    frame.render_widget(Table::new(rows, columns.iter().map(|column| column.width)).header(head), table);
+    let rows = Table::new(rows, columns.iter().map(|column| column.width)).header(head).row_highlight_style(SELECTED);
+    let mut state = TableState::default().with_selected(list.selected.checked_sub(list.before));
+    frame.render_stateful_widget(rows, table, &mut state);
 }
 
 fn summary(list: &List) -> String {
-    let first = if list.matching == 0 { 0 } else { list.offset + 1 };
+    let selected = match list.matching {
+        0 => String::new(),
+        _ => format!(", number {} selected", list.selected + 1),
+    };
     let search = match &*list.search {
         "" => String::new(),
         text => format!(" with \"{}\"", printable(text)),
     };
-    format!("{}{search}, from number {first}, sorted by {}", counted(list.matching, "connection"), list.sort.as_str())
+    format!("{}{search}{selected}, sorted by {}", counted(list.matching, "connection"), list.sort.as_str())
 }
 
 struct Column {

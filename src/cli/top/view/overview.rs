@@ -9,13 +9,14 @@ use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
 use ratatui::style::Style;
 use ratatui::text::{Line, Span, Text};
-use ratatui::widgets::{Cell, Paragraph, Row, Sparkline, Table};
+use ratatui::widgets::{Cell, Paragraph, Row, Sparkline, Table, TableState};
 
-use super::{BAD, FAINT, GOOD, STRONG, WARN, cell, state_style};
+use super::wrapped::wrapped;
+use super::{BAD, FAINT, GOOD, SELECTED, STRONG, WARN, cell, state_style};
 use crate::cli::figures::{age, bit_rate, bytes, rate};
 use crate::cli::printable::printable;
-use crate::cli::reported::{Backend, Listener, Pool, Severity, Status};
-use crate::cli::status::{quantiles, refused, used};
+use crate::cli::reported::{Backend, Listener, Pool, Severity, Status, Trouble};
+use crate::cli::status::{most_frequent, quantiles, used};
 use crate::cli::top::model::{Model, Traffic};
 
 pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, model: &Model, status: &Status) {
@@ -34,38 +35,55 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, model: &Model, status: &St
     draw_traffic(frame, traffic, &model.traffic);
     frame.render_widget(Paragraph::new(self::resources(status)), resources);
     frame.render_widget(listeners_table(&status.listeners), listening);
-    frame.render_widget(pools_table(model, status, pools.width), pools);
+    let left_off = status.left_off();
+    let [pools, foot] =
+        Layout::vertical([Constraint::Min(0), Constraint::Length(u16::from(left_off.is_some()))]).areas(pools);
+    let mut state = TableState::default().with_selected(model.selected);
+    frame.render_stateful_widget(pools_table(model, status, pools.width), pools, &mut state);
+    frame.render_widget(Line::styled(left_off.unwrap_or_default(), FAINT), foot);
 }
 
-/// One line for each problem, or two where there is room; at most a third of the area.
+/// The problems, with their cures where there is room; at most a third of the area.
 fn problems(status: &Status, area: Rect) -> Vec<Line<'static>> {
     if status.problems.is_empty() {
         return vec![Line::styled("Nothing is wrong.", GOOD)];
     }
     let most = usize::from(area.height / 3).max(2);
-    let with_cure = status.problems.len() * 2 <= most;
-    let mut lines = Vec::new();
-    for problem in &status.problems {
-        let style = match problem.severity {
-            Severity::Critical => BAD,
-            Severity::Warning => WARN,
-            Severity::Notice => FAINT,
-        };
-        let word = Span::styled(format!("{:8}  ", problem.severity.as_str()), style);
-        lines.push(Line::from(vec![word, cell(&problem.message)]));
-        if with_cure && !problem.cure.is_empty() {
-            lines.push(Line::styled(format!("          {}", printable(&problem.cure)), FAINT));
+    let lines_of = |with_cures| -> Vec<Vec<Line<'static>>> {
+        status.problems.iter().map(|problem| of_problem(problem, area.width, with_cures)).collect()
+    };
+    let fits = |problems: &[Vec<Line<'_>>]| problems.iter().map(Vec::len).sum::<usize>() <= most;
+    let problems = Some(lines_of(true)).filter(|lines| fits(lines)).unwrap_or_else(|| lines_of(false));
+    let room = if fits(&problems) && status.problems_left_off == 0 { most } else { most - 1 };
+    let (mut lines, mut more) = (Vec::new(), problems.len() + status.problems_left_off);
+    for mut problem in problems {
+        // The first is shown as far as it fits.
+        problem.truncate(if lines.is_empty() { room } else { problem.len() });
+        if lines.len() + problem.len() > room {
+            break;
         }
+        lines.append(&mut problem);
+        more -= 1;
     }
-    let more = lines.len().saturating_sub(most) + status.problems_left_off;
     if more > 0 {
-        lines.truncate(most - 1);
-        lines.push(Line::styled(
-            format!("          and {} more: snigate status", more + usize::from(lines.len() < most)),
-            FAINT,
-        ));
+        lines.push(Line::styled(format!("          and {more} more: snigate status"), FAINT));
     }
     lines
+}
+
+fn of_problem(problem: &Trouble, width: u16, with_cure: bool) -> Vec<Line<'static>> {
+    let style = match problem.severity {
+        Severity::Critical => BAD,
+        Severity::Warning => WARN,
+        Severity::Notice => FAINT,
+    };
+    let broken = |text: &str| wrapped(&printable(text), width.saturating_sub(10));
+    let message = broken(&problem.message).into_iter().enumerate().map(|(at, line)| {
+        let word = if at == 0 { problem.severity.as_str() } else { "" };
+        Line::from(vec![Span::styled(format!("{word:8}  "), style), Span::raw(line)])
+    });
+    let cure = broken(&problem.cure).into_iter().filter(|_| with_cure);
+    message.chain(cure.map(|line| Line::styled(format!("          {line}"), FAINT))).collect()
 }
 
 fn draw_traffic(frame: &mut Frame<'_>, area: Rect, traffic: &Traffic) {
@@ -94,7 +112,7 @@ fn resources(status: &Status) -> Line<'static> {
     let parts = [
         used("connections", resources.connections, plain),
         used("descriptors", resources.descriptors, plain),
-        resources.resident_bytes.map(|resident| format!("memory {}", bytes(resident))),
+        used("memory", resources.memory_of_limit(), bytes),
         resources.workers.map(|workers| format!("{workers} workers")),
     ];
     Line::styled(parts.into_iter().flatten().collect::<Vec<_>>().join(", "), FAINT)
@@ -104,14 +122,15 @@ fn listeners_table(listeners: &[Listener]) -> Table<'static> {
     let row = |listener: &Listener| {
         let (refused, style) = match listener.accept_paused_since {
             Some(_) => ("accepting is paused".to_owned(), BAD),
-            None => (refused(listener), Style::new()),
+            None => (most_frequent(&listener.refused), Style::new()),
         };
         Row::new([
             Cell::new(cell(&listener.name)),
-            Cell::new(cell(&listener.bind.join(", "))),
+            Cell::new(cell(&listener.shown_addresses())),
             number(listener.active.to_string()),
             number(listener.per_second.map(rate).unwrap_or_default()),
             Cell::new(Span::styled(printable(&refused).into_owned(), style)),
+            Cell::new(cell(&most_frequent(&listener.failed))),
         ])
     };
     let widths = [
@@ -120,8 +139,9 @@ fn listeners_table(listeners: &[Listener]) -> Table<'static> {
         Constraint::Length(7),
         Constraint::Length(8),
         Constraint::Fill(1),
+        Constraint::Fill(1),
     ];
-    let head = ["LISTENER", "ADDRESS", "OPEN", "NEW", "REFUSED"];
+    let head = ["LISTENER", "ADDRESS", "OPEN", "NEW", "REFUSED", "FAILED"];
     Table::new(listeners.iter().map(row), widths).header(header(head, &[2, 3]))
 }
 
@@ -157,7 +177,7 @@ fn pools_table(model: &Model, status: &Status, width: u16) -> Table<'static> {
         // An address is shown whole; why it fails stands among the problems, too.
         widths[0] = Constraint::Length(21);
     }
-    Table::new(all.skip(model.scroll).map(visible), widths).header(visible(heads))
+    Table::new(all.map(visible), widths).header(visible(heads)).row_highlight_style(SELECTED)
 }
 
 fn pool_cells(status: &Status, pool: &Pool) -> [Cell<'static>; 10] {

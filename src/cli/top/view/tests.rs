@@ -97,6 +97,55 @@ fn many_problems_leave_room_for_the_pools() {
 }
 
 #[test]
+fn a_long_problem_is_wrapped_and_its_cure_too() {
+    let mut model = model(3);
+    let mut long = status(11, 3);
+    long["problems"] =
+        json!([{ "severity": "critical", "message": "word ".repeat(30).trim(), "cure": "help ".repeat(20).trim() }]);
+    model.take(Update::Status(Box::new(serde_json::from_value(long).unwrap())), Instant::now());
+    let lines = screen(&model, 80, 30);
+    let words = |word: &str| lines.iter().map(|line| line.matches(word).count()).sum::<usize>();
+    assert_eq!((words("word"), words("help")), (30, 20), "{lines:?}");
+    assert!(lines[2].starts_with("critical  word word") && lines[3].starts_with("          word"), "{lines:?}");
+    assert!(lines.iter().all(|line| line.chars().count() <= 80), "{lines:?}");
+}
+
+#[test]
+fn what_the_stream_leaves_off_is_counted() {
+    let mut model = model(3);
+    let mut many = status(11, 3);
+    many["pools"][0]["backends_left_off"] = json!(7);
+    (many["pools_left_off"], many["backends_left_off"]) = (json!(2), json!(4));
+    model.take(Update::Status(Box::new(serde_json::from_value(many).unwrap())), Instant::now());
+    let text = screen(&model, 80, 24).join("\n");
+    assert!(text.contains("11 more backends, some of them in 2 more pools"), "{text}");
+}
+
+#[test]
+fn a_change_is_confirmed_first_and_its_result_stays_until_the_next_key() {
+    let mut model = model(3);
+    press(&mut model, KeyCode::Down);
+    press(&mut model, KeyCode::Char('d'));
+    let lines = screen(&model, 80, 24);
+    assert!(lines[22].starts_with("Set shop/10.0.0.1:443 to drain?") && lines[23].starts_with("y yes"), "{lines:?}");
+    assert!(model.confirmed.is_none());
+    press(&mut model, KeyCode::Enter);
+    assert!(model.question.is_none() && model.confirmed.is_none(), "only `y` confirms");
+    press(&mut model, KeyCode::Char('x'));
+    press(&mut model, KeyCode::Char('y'));
+    assert!(format!("{:?}", model.confirmed.take()).contains("10.0.0.1:443"));
+    model.take(Update::Changed(Err("refused: no\n  Pass \u{1b}it.".into())), Instant::now());
+    let lines = screen(&model, 80, 24);
+    assert!(lines[21] == "refused: no" && lines[22].starts_with("Pass \\u{1b}it."), "{lines:?}");
+    press(&mut model, KeyCode::Down);
+    assert!(!screen(&model, 80, 24).join("\n").contains("refused: no"));
+    // Among the connections these keys do nothing.
+    press(&mut model, KeyCode::Char('2'));
+    press(&mut model, KeyCode::Char('d'));
+    assert!(model.question.is_none());
+}
+
+#[test]
 fn keys_scroll_the_pools() {
     let mut model = model(100);
     assert!(!screen(&model, 80, 24).join("\n").contains("10.0.0.100:443"));
@@ -120,7 +169,7 @@ fn connections_are_shown_searched_and_sorted() {
         "sni": "shop.example.com", "backend": "10.0.0.1:443", "state": "relaying", "age_ms": 81_573, "bytes_to_client": 48_211 }] });
     model.take(Update::Connections(serde_json::from_value(page).unwrap()), Instant::now());
     let lines = screen(&model, 80, 24);
-    assert_eq!(lines[2], "1 connection with \"shop\", from number 1, sorted by bytes");
+    assert_eq!(lines[2], "1 connection with \"shop\", number 1 selected, sorted by bytes");
     assert!(
         lines[4].contains("1 min 21 s") && lines[4].contains("shop.example.com") && lines[4].ends_with("48.2 kB"),
         "{lines:?}"
