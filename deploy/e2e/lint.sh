@@ -18,6 +18,8 @@ main() {
     check alerts.yml promtool check rules deploy/prometheus/alerts.yml
     check alerts.test.yml promtool test rules deploy/prometheus/alerts.test.yml
 
+    OTLP_ENDPOINT=https://otlp.example.com check collector.yaml otelcol-contrib validate --config deploy/opentelemetry/collector.yaml
+
     # `verify` wants the program of ExecStart to be there, which is not what is checked here.
     sed 's#/usr/local/bin/snigate#/bin/true#' deploy/systemd/snigate.service >"$work/snigate.service"
     cp deploy/systemd/snigate.socket "$work/"

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::blocks::{Block, pages};
 
 /// Files that are not routing files. Those of HAProxy and nginx have a language of their own, and are checked.
-const OTHERS: [&str; 5] = ["compose", "envoy", "kubernetes", "traefik", "prometheus"];
+const OTHERS: [&str; 6] = ["compose", "envoy", "kubernetes", "opentelemetry", "traefik", "prometheus"];
 
 #[test]
 fn every_routing_file_is_valid() {
