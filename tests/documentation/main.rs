@@ -13,6 +13,7 @@
 //! | `yaml`, `yaml NAME` | is a routing file that `snigate check` takes; with a name, the commands of the page find it |
 //! | `yaml,PROGRAM` | is a file of another program |
 //! | `haproxy`, `nginx` | is a file that this program takes |
+//! | `sniproxy` | is a file of it, which `snigate import` takes as that of the other two |
 
 #[path = "../harness/mod.rs"]
 mod harness;
@@ -23,5 +24,6 @@ mod namespace;
 mod blocks;
 mod commands;
 mod files;
+mod imports;
 mod links;
 mod reference;
