@@ -13,6 +13,9 @@ macro_rules! alerts {
         impl Alert {
             $(#[doc = $word] pub const $name: Self = Self($code);)*
 
+            /// All that have a name.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
             /// The name that the RFC gives it, or `unknown`.
             pub const fn name(self) -> &'static str {
                 match self.0 {

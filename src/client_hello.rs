@@ -68,6 +68,19 @@ pub struct Offers {
     pub h2: bool,
     pub http11: bool,
     pub acme_tls: bool,
+    pub session: Session,
+}
+
+/// Whether a client goes on with an earlier session. One byte: every open connection keeps it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Session {
+    #[default]
+    New,
+    /// It asks to resume one, with a pre-shared key (RFC 8446 §4.2.11), a ticket (RFC 5077 §3.2) or a session id (RFC 5246
+    /// §7.4.1.2).
+    Resumed,
+    /// The same, and data follow the hello at once (RFC 8446 §4.2.10).
+    EarlyData,
 }
 
 /// Why bytes are not a ClientHello.
@@ -222,6 +235,10 @@ impl Offers {
         self.version >= TLS13
     }
 
+    fn at_least(&mut self, session: Session) {
+        self.session = self.session.max(session);
+    }
+
     /// The highest version offered, in readable form.
     pub fn version_name(&self) -> &'static str {
         match self.version {
@@ -252,6 +269,10 @@ fn read_message(message: &[u8]) -> Result<ClientHello, NotHello> {
         records: 0,
     };
     walk_extensions(hello.ext.unwrap_or_default(), message.len(), &mut read)?;
+    // With TLS 1.3 a session id says nothing: clients send one to look like older ones (RFC 8446 §D.4).
+    if !read.offers.tls13() && hello.session_id.is_some_and(|id| !id.is_empty()) {
+        read.offers.at_least(Session::Resumed);
+    }
     Ok(read)
 }
 
@@ -290,6 +311,10 @@ fn walk_extensions(mut list: &[u8], message_bytes: usize, read: &mut ClientHello
             SUPPORTED_GROUPS => read.offers.x25519mlkem768 = read_groups(data)?,
             SUPPORTED_VERSIONS => read.offers.version = read_versions(data)?,
             ENCRYPTED_CLIENT_HELLO => read.offers.ech = true,
+            PRE_SHARED_KEY => read.offers.at_least(Session::Resumed),
+            // An empty one asks for a ticket.
+            SESSION_TICKET if !data.is_empty() => read.offers.at_least(Session::Resumed),
+            EARLY_DATA => read.offers.at_least(Session::EarlyData),
             _ => {}
         }
     }
@@ -446,6 +471,9 @@ const SUPPORTED_GROUPS: u16 = 10;
 const ALPN: u16 = 16;
 const SUPPORTED_VERSIONS: u16 = 43;
 const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
+const SESSION_TICKET: u16 = 35;
+const PRE_SHARED_KEY: u16 = 41;
+const EARLY_DATA: u16 = 42;
 
 const HOST_NAME: u8 = 0;
 /// Length of the list, type of the name, length of the name.

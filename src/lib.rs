@@ -74,7 +74,7 @@ pub mod internals {
     pub use crate::networks::Networks;
     pub use crate::server_name::{Pattern, ServerName, Sni};
     pub use crate::sys::{local_addresses, unsent_bytes};
-    pub use crate::telemetry::{Metrics, State};
+    pub use crate::telemetry::{BackendState, Format, Metrics, State};
     pub use crate::way::Way;
 
     pub mod config {

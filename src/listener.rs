@@ -198,7 +198,7 @@ impl AcceptLoop {
             return;
         }
         self.current.listener.metrics.accept_paused(Paused::Yes);
-        self.shared.metrics.limit_rejected(LimitScope::Global, Enforced::Yes);
+        self.shared.metrics.limit_rejected(None, LimitScope::Global, Enforced::Yes);
         let (permits, pause) = (Arc::clone(&self.shared.permits), Arc::clone(&self.shared.pause));
         let waits = pause.wait();
         loop {

@@ -30,7 +30,7 @@ use crate::route::{By, Candidate, Conditions, Lookup, RouteTable};
 use crate::server_name::{Pattern, ServerName, Sni};
 use crate::settings::{self, Access, AcmeChallenge, Nothing, Off, OnRemoved, Or, Others, Refuse, Span, Starttls};
 use crate::socket;
-use crate::telemetry::{ConnectionLog, Match, Metrics, RouteMetrics};
+use crate::telemetry::{ConnectionLog, Match, Metrics, Readings, RouteMetrics};
 
 /// Everything in force at one moment.
 pub struct Snapshot {
@@ -295,6 +295,8 @@ impl Snapshot {
     /// The metrics of a connection of `route` that goes to a pool, or is refused; created on first use.
     pub fn metrics_of<'a>(&self, route: &'a Route, to: Option<ToPool<'a>>) -> &'a Arc<RouteMetrics> {
         let metrics = to.and_then(|to| to.share).map_or(&route.metrics, |share| &share.metrics);
+        // Also if the first client is refused: the series of those to come are the same.
+        let to = to.or_else(|| route.only_pool());
         metrics.get_or_init(|| {
             let listeners: Vec<&str> = self.listeners.iter().map(|listener| &*listener.name).collect();
             self.metrics.route(&route.name, to.map_or("", |to| &to.pool.name), &listeners)
@@ -362,10 +364,16 @@ impl Snapshot {
         self.places.get(number as usize)
     }
 
-    /// Updates the gauges of all backends.
-    pub fn publish(&self) {
+    /// Updates the gauges of all backends, and reads the limits that are set.
+    pub(crate) fn publish(&self, readings: &mut Readings<'_>) {
         let now = Instant::now();
-        self.pools.iter().for_each(|pool| pool.publish(now));
+        self.pools.iter().for_each(|pool| pool.publish(now, readings));
+        for listener in self.listeners.iter().filter(|listener| listener.max_connections < usize::MAX) {
+            readings.listener_limit(&listener.name, listener.max_connections);
+        }
+        for route in &self.routes {
+            route.max_connections().into_iter().for_each(|most| readings.route_limit(&route.name, most));
+        }
     }
 
     /// Carries over what the pools of `before`, from which this snapshot was built, have learned since.

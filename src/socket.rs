@@ -4,6 +4,7 @@
 
 mod label;
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -123,11 +124,11 @@ fn listen(socket: &std::net::TcpListener, backlog: u32) -> io::Result<()> {
 ///
 /// # Errors
 /// The kernel's error: another socket has started to listen on the address in the meantime.
-pub(crate) fn listen_on_all(sockets: &[std::net::TcpListener], backlog: u32) -> io::Result<()> {
+pub(crate) fn listen_on_all(sockets: &[impl Borrow<std::net::TcpListener>], backlog: u32) -> io::Result<()> {
     let Some((first, others)) = sockets.split_first() else { return Ok(()) };
-    listen(first, backlog)?;
-    sockets.iter().try_for_each(|socket| SockRef::from(socket).set_reuse_port(true))?;
-    others.iter().try_for_each(|socket| listen(socket, backlog))
+    listen(first.borrow(), backlog)?;
+    sockets.iter().try_for_each(|socket| SockRef::from(socket.borrow()).set_reuse_port(true))?;
+    others.iter().try_for_each(|socket| listen(socket.borrow(), backlog))
 }
 
 /// Whether clients wait in the queue of a listening socket.

@@ -130,8 +130,44 @@ pub(crate) struct TcpState {
 /// `None` for other sockets than TCP, and where the kernel does not report it.
 #[cfg(target_os = "linux")]
 pub(crate) fn tcp_state(socket: impl AsFd) -> Option<TcpState> {
-    /// TCP_CLOSE in the kernel's tcp_states.h.
-    const CLOSED: u8 = 7;
+    let info = tcp_info(socket)?;
+    let retransmits = info.tcpi_unacked > 0 && (info.tcpi_retransmits > 0 || info.tcpi_backoff > 0);
+    // A peer with a closed window answers each retransmission. The second figure is for those that no device sends.
+    let sent_ms = info.tcpi_last_data_sent.min(info.tcpi_rto / 1000);
+    let is_unanswered = info.tcpi_probes > 0 || retransmits && info.tcpi_last_ack_recv > sent_ms;
+    Some(TcpState {
+        is_closed: info.tcpi_state == CLOSED,
+        unanswered: is_unanswered.then(|| Duration::from_millis(info.tcpi_last_ack_recv.into())),
+        max_segment_bytes: info.tcpi_snd_mss as usize,
+    })
+}
+
+/// The kernel's queue of a listening socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AcceptQueue {
+    /// Clients that are connected and not accepted yet.
+    pub length: u32,
+    /// The backlog.
+    pub limit: u32,
+    /// Attempts to connect that were dropped since the socket was made, mostly because the queue was full. Wraps.
+    pub dropped: u32,
+}
+
+/// `None` for sockets that do not listen, and where the kernel does not report it.
+#[cfg(target_os = "linux")]
+pub(crate) fn accept_queue(socket: impl AsFd) -> Option<AcceptQueue> {
+    // Of a listening socket these two fields are its queue and its backlog (tcp_get_info in the kernel's tcp.c).
+    let info = tcp_info(&socket).filter(|info| info.tcpi_state == LISTENS)?;
+    Some(AcceptQueue { length: info.tcpi_unacked, limit: info.tcpi_sacked, dropped: dropped(&socket)? })
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn accept_queue(_: impl AsFd) -> Option<AcceptQueue> {
+    None
+}
+
+#[cfg(target_os = "linux")]
+fn tcp_info(socket: impl AsFd) -> Option<libc::tcp_info> {
     // SAFETY: a struct of integers only, for which zeros are valid.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut bytes = libc::socklen_t::try_from(size_of_val(&info)).expect("some hundred bytes");
@@ -139,16 +175,64 @@ pub(crate) fn tcp_state(socket: impl AsFd) -> Option<TcpState> {
     // SAFETY: the descriptor is borrowed and open, and the kernel writes at most `bytes` bytes to a live local of that
     // length.
     let result = unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, value, &raw mut bytes) };
-    let retransmits = info.tcpi_unacked > 0 && (info.tcpi_retransmits > 0 || info.tcpi_backoff > 0);
-    // A peer with a closed window answers each retransmission. The second figure is for those that no device sends.
-    let sent_ms = info.tcpi_last_data_sent.min(info.tcpi_rto / 1000);
-    let is_unanswered = info.tcpi_probes > 0 || retransmits && info.tcpi_last_ack_recv > sent_ms;
-    (result == 0).then(|| TcpState {
-        is_closed: info.tcpi_state == CLOSED,
-        unanswered: is_unanswered.then(|| Duration::from_millis(info.tcpi_last_ack_recv.into())),
-        max_segment_bytes: info.tcpi_snd_mss as usize,
-    })
+    (result == 0).then_some(info)
 }
+
+/// What the kernel has dropped for this socket (socket(7), SO_MEMINFO).
+#[cfg(target_os = "linux")]
+fn dropped(socket: impl AsFd) -> Option<u32> {
+    /// SK_MEMINFO_DROPS in the kernel's sock_diag.h: the last of nine numbers.
+    const DROPS: usize = 8;
+    let mut numbers = [0_u32; DROPS + 1];
+    let mut bytes = libc::socklen_t::try_from(size_of_val(&numbers)).expect("36");
+    let (fd, value) = (socket.as_fd().as_raw_fd(), numbers.as_mut_ptr().cast());
+    // SAFETY: the descriptor is borrowed and open, and the kernel writes at most `bytes` bytes to a live local of that
+    // length.
+    let result = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_MEMINFO, value, &raw mut bytes) };
+    (result == 0 && bytes as usize == size_of_val(&numbers)).then_some(numbers[DROPS])
+}
+
+/// The clock of the CPU time that one thread has used (pthread_getcpuclockid(3)).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ThreadClock(libc::clockid_t);
+
+#[cfg(target_os = "linux")]
+impl ThreadClock {
+    /// `None`: the system has no such clock.
+    pub(crate) fn of_this_thread() -> Option<Self> {
+        let mut clock = 0;
+        // SAFETY: the calling thread exists, and one clockid_t is written to a live local.
+        let result = unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &raw mut clock) };
+        (result == 0).then_some(Self(clock))
+    }
+
+    /// User and system time; any thread of the process may ask. `None`: the thread has ended.
+    pub(crate) fn read(self) -> Option<Duration> {
+        // SAFETY: a struct of integers only, for which zeros are valid.
+        let mut time: libc::timespec = unsafe { std::mem::zeroed() };
+        // SAFETY: for a number that is not a clock, or not any more, the kernel returns EINVAL; the time is a live local.
+        let result = unsafe { libc::clock_gettime(self.0, &raw mut time) };
+        let nanos = u32::try_from(time.tv_nsec).ok()?;
+        (result == 0).then(|| Duration::new(u64::try_from(time.tv_sec).unwrap_or_default(), nanos))
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+impl ThreadClock {
+    pub fn of_this_thread() -> Option<Self> {
+        None
+    }
+
+    pub fn read(self) -> Option<Duration> {
+        None
+    }
+}
+
+/// TCP_CLOSE and TCP_LISTEN in the kernel's tcp_states.h.
+#[cfg(target_os = "linux")]
+const CLOSED: u8 = 7;
+#[cfg(target_os = "linux")]
+const LISTENS: u8 = 10;
 
 #[cfg(not(target_os = "linux"))]
 pub fn tcp_state(_: impl AsFd) -> Option<TcpState> {
@@ -204,6 +288,24 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn another_thread_reads_the_clock_of_a_busy_one() {
+        let (tell, told) = std::sync::mpsc::channel();
+        let (end, ends) = std::sync::mpsc::channel::<()>();
+        let busy = std::thread::spawn(move || {
+            let clock = ThreadClock::of_this_thread().unwrap();
+            while clock.read().unwrap() < Duration::from_millis(20) {}
+            tell.send(clock).unwrap();
+            let _ = ends.recv();
+        });
+        let clock = told.recv().unwrap();
+        let used = clock.read().unwrap();
+        assert!(used >= Duration::from_millis(20) && used < Duration::from_secs(10), "{used:?}");
+        drop(end);
+        busy.join().unwrap();
+    }
 
     #[test]
     fn loopback_is_one_of_the_local_addresses() {

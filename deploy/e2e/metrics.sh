@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Runs each expression of docs/metrics.md ("Ten questions") and of deploy/grafana in a real Prometheus that has scraped
 # `snigate demo` under load. Each must have a number as its result: an expression with a wrong metric or label has none.
+# Prometheus asks for OpenMetrics, and must have kept exemplars; the parser of prometheus_client, if Python has it, must read
+# the same.
 #
 #   deploy/e2e/metrics.sh             # with target/release/snigate, or the program in $SNIGATE
 #
-# Needs prometheus, promtool and curl. Everything is on loopback and goes away on exit.
+# Needs prometheus, promtool, curl and openssl. Everything is on loopback and goes away on exit.
 
 set -euo pipefail
 
@@ -18,6 +20,8 @@ main() {
         count=$((count + 1))
         has_result "$expression"
     done < <(documented && drawn)
+    has_exemplars
+    is_open_metrics
     echo "$passed passed, $failed failed"
     ((failed == 0 && count >= 30))
 }
@@ -47,6 +51,41 @@ has_result() { # EXPRESSION
     fi
 }
 
+has_exemplars() {
+    local query='query=snigate_connection_duration_seconds_bucket&start=0&end=99999999999' found id accepted
+    found=$(curl -fsS --noproxy '*' "http://$prometheus/api/v1/query_exemplars?$query")
+    id=$(grep -o '"connection_id":"[0-9a-f]*"' <<<"$found" | tail -n 1 | cut -d '"' -f 4)
+    accepted=$(curl -fsS --noproxy '*' "http://$admin/metrics" | awk '/^snigate_connections_accepted_total/ {print $2}')
+    # Connections are numbered from 1.
+    verdict "the exemplars are connections" "$found" test "$((16#${id:-0}))" -ge 1 -a "$((16#${id:-0}))" -le "$accepted"
+}
+
+is_open_metrics() {
+    local accept='Accept: application/openmetrics-text; version=1.0.0'
+    curl -fsS --noproxy '*' -D "$work/head" -o "$work/text" -H "$accept" "http://$admin/metrics"
+    verdict "the media type" "$(cat "$work/head")" grep -qi '^content-type: application/openmetrics-text; version=1.0.0' "$work/head"
+    if python3 -c 'import prometheus_client' 2>/dev/null; then
+        verdict "prometheus_client reads it" "$work/text" python3 -c 'import sys
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as families
+samples = [sample for family in families(open(sys.argv[1]).read()) for sample in family.samples]
+assert len(samples) > 300 and any(sample.exemplar for sample in samples)' "$work/text"
+    else
+        echo "skipped: prometheus_client (pip install prometheus_client)"
+    fi
+}
+
+verdict() { # WHAT OTHERWISE COMMAND…
+    local what=$1 otherwise=$2
+    shift 2
+    if "$@"; then
+        passed=$((passed + 1))
+        echo "ok    $what"
+    else
+        failed=$((failed + 1))
+        printf 'FAIL  %s\n      %s\n' "$what" "$otherwise"
+    fi
+}
+
 start_demo() {
     "$snigate" demo --any-port --bind 127.0.0.1:0 >"$work/demo" 2>&1 &
     within 20 grep -q '^Status ' "$work/demo"
@@ -62,7 +101,7 @@ scrape_configs:
   - { job_name: snigate, static_configs: [{ targets: ["$admin"] }] }
 END
     (cd "$work" && exec prometheus --config.file="$work/prometheus.yml" --storage.tsdb.path="$work/data" \
-        --web.listen-address="$prometheus" >"$work/log" 2>&1) &
+        --enable-feature=exemplar-storage --web.listen-address="$prometheus" >"$work/log" 2>&1) &
     within 20 curl -fsS --noproxy '*' -o /dev/null "http://$prometheus/-/ready"
     within 20 scraped
 }
@@ -76,6 +115,9 @@ load() { # SECONDS
         for name in one two a.two nobody; do
             curl -ks --noproxy '*' -o /dev/null --connect-to "::127.0.0.1:$port" "https://$name.localhost:$port/" || true
         done
+        # A cipher that the backend does not have: it answers with an alert.
+        openssl s_client -connect "127.0.0.1:$port" -servername one.localhost -tls1_2 -cipher AES256-SHA </dev/null \
+            >"$work/refused" 2>&1 || true
     done
 }
 

@@ -104,6 +104,27 @@ fn a_usual_hello_is_read() {
 }
 
 #[test]
+fn a_client_may_go_on_with_an_earlier_session() {
+    let session = |extensions: &[Vec<u8>]| whole(&records(&message(&extensions.concat()), 16_384)).offers.session;
+    let (ticket, no_ticket) = (extension(SESSION_TICKET, b"ticket"), extension(SESSION_TICKET, b""));
+    let (pre_shared, early) = (extension(PRE_SHARED_KEY, b"psk"), extension(EARLY_DATA, b""));
+    let tls13 = extension(SUPPORTED_VERSIONS, &[2, 3, 4]);
+    assert_eq!(session(&[tls13.clone(), no_ticket]), Session::New);
+    assert_eq!(session(&[tls13.clone(), ticket]), Session::Resumed);
+    assert_eq!(session(&[tls13.clone(), pre_shared.clone()]), Session::Resumed);
+    assert_eq!(session(&[tls13.clone(), early, pre_shared]), Session::EarlyData);
+
+    // Before TLS 1.3 a session id, which `message` has, is enough.
+    assert_eq!(session(&[sni(b"a.test"), tls13]), Session::New);
+    assert_eq!(session(&[sni(b"a.test")]), Session::Resumed);
+    let mut without_id = message(&sni(b"a.test"));
+    let id_at = MESSAGE_HEADER_BYTES + 2 + 32;
+    without_id.splice(id_at..id_at + 3, [0]);
+    without_id[3] -= 2;
+    assert_eq!(whole(&records(&without_id, 16_384)).offers.session, Session::New);
+}
+
+#[test]
 fn the_name_as_it_was_sent_can_be_had() {
     for name in [&b"Shop.Example.com."[..], b"192.0.2.7", b"a"] {
         let first_last = [[sni(name), usual_but_name()].concat(), [usual_but_name(), sni(name)].concat()];

@@ -221,7 +221,6 @@ impl<'a> Search<'a> {
                 other.lease.backend().metrics.connect(ConnectResult::Overtaken);
             }
         }
-        self.pool.metrics.connected(asked.after);
         asked.lease.backend().latencies.record(Wait::Connect, asked.after);
         attempts.last = Some(Arc::clone(asked.lease.backend()));
         ControlFlow::Break(Ok(connected(asked, answer)))
@@ -243,6 +242,7 @@ impl<'a> Search<'a> {
         let backend = Arc::clone(asked.lease.backend());
         if self.ask.said != Said::Nothing {
             backend.metrics.first_record(answer.as_ref().map_or(FirstRecord::None, |answer| answer.kind));
+            answer.as_ref().and_then(|answer| answer.alert).into_iter().for_each(|alert| backend.metrics.alert(alert));
         }
         if answer.is_some() {
             attempts.further().not_tls.get_or_insert_with(|| Box::new(connected(asked, answer)));

@@ -152,22 +152,22 @@ impl Account {
         let metrics = &self.accepted.listener_metrics;
         match first {
             First::Hello(hello) => {
-                metrics.hello(HelloResult::Whole, after, hello.wire_bytes, hello.records);
+                metrics.whole_hello(self.live(|live| live.id), after, hello.wire_bytes, hello.records);
                 self.spoken = Spoken::Hello(Greeting { hello, after });
             }
             First::NotTls => {
-                metrics.hello(HelloResult::NotTls, after, 0, 0);
+                metrics.no_hello(HelloResult::NotTls);
                 self.saw = Some(refuse::saw(prefix));
             }
-            First::Silence => metrics.hello(HelloResult::Silent, after, 0, 0),
+            First::Silence => metrics.no_hello(HelloResult::Silent),
         }
     }
 
-    /// There is no hello, `after` the connection was accepted. `None`: the PROXY header is malformed.
-    pub(super) fn not_greeted(&mut self, result: Option<HelloResult>, after: Duration, error: PeekError) {
+    /// There is no hello. `None`: the PROXY header is malformed.
+    pub(super) fn not_greeted(&mut self, result: Option<HelloResult>, error: PeekError) {
         let metrics = &self.accepted.listener_metrics;
         match result {
-            Some(result) => metrics.hello(result, after, 0, 0),
+            Some(result) => metrics.no_hello(result),
             None => metrics.proxy_header(ProxyHeaderResult::Malformed),
         }
         if let PeekError::Starttls { first_bytes, .. } = &error {
@@ -238,7 +238,7 @@ impl Account {
             (Ok(permit), Some(routed)) => routed.permit = permit,
             (Ok(_), None) => {}
             (Err(AtLimit), _) => {
-                self.live(|live| live.terms.metrics.limit_rejected(LimitScope::Route, Enforced::Yes));
+                self.over_limit(LimitScope::Route);
                 // As from a backend at its limit.
                 return Err(TurnedAway { reason: Reason::LimitRoute, refusal: Refusal::Reset });
             }
@@ -263,7 +263,7 @@ impl Account {
             Reason::LimitPool => Some(LimitScope::Pool),
             _ => None,
         };
-        scope.into_iter().for_each(|scope| self.live(|live| live.terms.metrics.limit_rejected(scope, Enforced::Yes)));
+        scope.into_iter().for_each(|scope| self.over_limit(scope));
         if matches!(error, ConnectError::Closed { .. } | ConnectError::Silent { .. }) {
             self.answer = Some((FirstRecord::None, None));
         }
@@ -291,7 +291,8 @@ impl Account {
         known: Known,
     ) -> Result<(), TurnedAway> {
         if route.access.is_some() || route.clients.is_some() {
-            match self.newcomer(snapshot, known, Instant::now()).by_route(route) {
+            let metrics = snapshot.metrics_of(route, None);
+            match self.newcomer(snapshot, known, Instant::now()).by_route(route, metrics) {
                 Ok(None) => {}
                 Ok(place) => self.accepted.extras.get_or_insert_default().hold_of_route(place),
                 Err(not_admitted) => {
@@ -308,6 +309,15 @@ impl Account {
         Newcomer { client, known, at, terms: &snapshot.terms }
     }
 
+    /// The connection hits a limit, which is that of its route if it has one.
+    fn over_limit(&self, scope: LimitScope) {
+        self.live(|live| live.terms.metrics.limit_rejected(self.route_metrics(), scope, Enforced::Yes));
+    }
+
+    fn route_metrics(&self) -> Option<&RouteMetrics> {
+        self.routed.as_ref().map(|routed| &*routed.metrics)
+    }
+
     /// The client may not come in; returns how it is turned away.
     pub(super) fn refused_for(&mut self, not_admitted: NotAdmitted) -> TurnedAway {
         let turned_away = admission::turned_away(&not_admitted, self.hello());
@@ -318,7 +328,7 @@ impl Account {
     /// The client may not come in, and is gone already.
     pub(super) fn not_admitted(&mut self, not_admitted: NotAdmitted) {
         if matches!(not_admitted, NotAdmitted::Full) {
-            self.live(|live| live.terms.metrics.limit_rejected(LimitScope::Listener, Enforced::Yes));
+            self.over_limit(LimitScope::Listener);
         }
         self.closes_for(not_admitted.reason());
         self.error = Some(Box::new(Failure::NotAdmitted(not_admitted)));
@@ -328,7 +338,9 @@ impl Account {
     pub(super) fn refuses(&mut self, turned_away: &TurnedAway) {
         self.enter(State::Refusing);
         match &turned_away.refusal {
-            Refusal::Alert { alert, .. } => self.live(|live| live.terms.metrics.alert_sent(*alert)),
+            Refusal::Alert { alert, .. } => {
+                self.live(|live| live.terms.metrics.alert_sent(self.route_metrics(), *alert));
+            }
             Refusal::Answer(answer) => self.spoken.request_mut().status = Some(answer.status),
             _ => {}
         }
@@ -399,7 +411,7 @@ impl Drop for Account {
         let reason = self.reason.unwrap_or(unfinished);
         let lived = live.at.elapsed();
         match &self.routed {
-            Some(routed) => routed.metrics.closed(live.listener, reason, lived),
+            Some(routed) => routed.metrics.closed(live.listener, reason, lived, live.id),
             None => self.accepted.listener_metrics.closed_unrouted(reason),
         }
         if let (Some(reached), None) = (&self.reached, self.answer)
@@ -410,7 +422,7 @@ impl Drop for Account {
         if let Some(RouteTaken { pool: Some(pool), .. }) = &self.routed
             && let Some(after) = self.first_byte()
         {
-            pool.metrics.first_byte(after);
+            pool.metrics.first_byte(after, live.id);
             if let Some(reached) = &self.reached {
                 reached.lease.backend().latencies.record(Wait::FirstByte, after);
             }

@@ -14,7 +14,7 @@ use crate::proxy_header::{Command, Header};
 use crate::refuse::{self, Offer, Refusal, TurnedAway};
 use crate::settings::{Access, Denied};
 use crate::snapshot::{ListenerTerms, Route, Terms};
-use crate::telemetry::{Enforced, LimitScope, Reason};
+use crate::telemetry::{Enforced, LimitScope, Reason, RouteMetrics};
 
 /// A client that wants to come in.
 pub(crate) struct Newcomer<'a> {
@@ -48,15 +48,15 @@ impl Newcomer<'_> {
     /// # Errors
     /// [`NotAdmitted`]: the client is to be reset.
     pub(crate) fn by_listener(&self, terms: &ListenerTerms) -> Result<Option<Place>, NotAdmitted> {
-        self.decide(terms.access.as_deref(), terms.clients.as_deref(), ("listener", &terms.name))
+        self.decide(terms.access.as_deref(), terms.clients.as_deref(), ("listener", &terms.name), None)
     }
 
-    /// Decides for a route.
+    /// Decides for a route, which counts with `metrics`.
     ///
     /// # Errors
     /// [`NotAdmitted`]: the client is to be turned away as [`turned_away`] says.
-    pub(super) fn by_route(&self, route: &Route) -> Result<Option<Place>, NotAdmitted> {
-        self.decide(route.access.as_deref(), route.clients.as_deref(), ("route", &route.name))
+    pub(super) fn by_route(&self, route: &Route, metrics: &RouteMetrics) -> Result<Option<Place>, NotAdmitted> {
+        self.decide(route.access.as_deref(), route.clients.as_deref(), ("route", &route.name), Some(metrics))
     }
 
     fn decide(
@@ -64,6 +64,7 @@ impl Newcomer<'_> {
         access: Option<&Access>,
         limits: Option<&ClientLimits>,
         of: (&str, &str),
+        route: Option<&RouteMetrics>,
     ) -> Result<Option<Place>, NotAdmitted> {
         if let Some(access) = access {
             access.decide(self.address()).map_err(NotAdmitted::Denied)?;
@@ -72,7 +73,7 @@ impl Newcomer<'_> {
         match limits.enter(self.client.ip(), self.at) {
             Ok(Entered::Counted(place)) => Ok(Some(place)),
             Ok(Entered::NotEnforced(place, exceeded)) => {
-                self.terms.metrics.limit_rejected(scope(exceeded), Enforced::No);
+                self.terms.metrics.limit_rejected(route, scope(exceeded), Enforced::No);
                 self.terms.connection_log.over_limit(self.client, of, scope(exceeded));
                 Ok(Some(place))
             }
@@ -82,7 +83,7 @@ impl Newcomer<'_> {
                 Ok(None)
             }
             Err(Over(exceeded)) => {
-                self.terms.metrics.limit_rejected(scope(exceeded), Enforced::Yes);
+                self.terms.metrics.limit_rejected(route, scope(exceeded), Enforced::Yes);
                 Err(NotAdmitted::Client(Over(exceeded)))
             }
         }

@@ -3,8 +3,6 @@
 //! In:  a fresh stream.
 //! Out: the bytes the backend must read first, and the PROXY header; or how the client is turned away.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
 use super::account::Account;
@@ -35,20 +33,20 @@ pub(super) async fn hello(
     if let Some(exchange) = exchange {
         // Boxed, since it is rare.
         let begun = Box::pin(peek.begin_tls(client.stream(), exchange)).await;
-        begun.map_err(|error| not_greeted(account, at.elapsed(), error))?;
+        begun.map_err(|error| not_greeted(account, error))?;
     }
     let peeked = peek.client_hello(client.stream(), snapshot.terms.max_hello_bytes).await;
     let after = at.elapsed();
     match peeked {
         // It was promised TLS, or began with it.
         Ok(Peeked { first: First::NotTls, .. }) if exchange.is_some() => {
-            Err(not_greeted(account, after, PeekError::Hello(NotHello::NotTls)))
+            Err(not_greeted(account, PeekError::Hello(NotHello::NotTls)))
         }
         Ok(Peeked { first, prefix }) => {
             account.greeted(first, after, &prefix);
             Ok((prefix, header))
         }
-        Err(error) => Err(not_greeted(account, after, error)),
+        Err(error) => Err(not_greeted(account, error)),
     }
 }
 
@@ -68,9 +66,7 @@ pub(super) async fn introduction(
         Introduction::Distrusted => {
             // One that sends nothing is a probe, as it would be anywhere else.
             let deadline = at + snapshot.terms.hello_timeout;
-            peek::anything(client.stream(), deadline)
-                .await
-                .map_err(|error| not_greeted(account, at.elapsed(), error))?;
+            peek::anything(client.stream(), deadline).await.map_err(|error| not_greeted(account, error))?;
             account.distrusted();
             return Err(TurnedAway { reason: Reason::ProxyUntrusted, refusal: Refusal::Close });
         }
@@ -81,7 +77,7 @@ pub(super) async fn introduction(
             account.enters_by_listener(snapshot, Known::by(Some(&header)))?;
             Ok(Some(header))
         }
-        Err(error) => Err(not_greeted(account, at.elapsed(), error)),
+        Err(error) => Err(not_greeted(account, error)),
     }
 }
 
@@ -97,12 +93,12 @@ async fn is_silent(
     let Some(silent) = &snapshot.listener(listener).silent else { return Ok(false) };
     let since = if header.is_some() { Instant::now() } else { at };
     let is_silent = peek.is_silent(client.stream(), since + silent.after).await;
-    is_silent.map_err(|error| not_greeted(account, at.elapsed(), error))
+    is_silent.map_err(|error| not_greeted(account, error))
 }
 
-fn not_greeted(account: &mut Account, after: Duration, error: PeekError) -> TurnedAway {
+fn not_greeted(account: &mut Account, error: PeekError) -> TurnedAway {
     let (result, turned_away) = no_hello(&error);
-    account.not_greeted(result, after, error);
+    account.not_greeted(result, error);
     turned_away
 }
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::client_hello::ClientHello;
+use crate::client_hello::{ClientHello, Session};
 use crate::request_head::RequestHead;
 use crate::telemetry::Feature;
 
@@ -77,6 +77,8 @@ pub(super) fn features(hello: &ClientHello) -> impl Iterator<Item = Feature> {
         (offers.h2, Feature::H2),
         (offers.http11, Feature::Http11),
         (offers.acme_tls, Feature::AcmeTls),
+        (offers.session >= Session::Resumed, Feature::Resumption),
+        (offers.session == Session::EarlyData, Feature::EarlyData),
     ];
     asked.into_iter().filter_map(|(offered, feature)| offered.then_some(feature))
 }

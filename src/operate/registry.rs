@@ -7,6 +7,7 @@
 //! a slot without a lock, an atomic or a system call. Requests go to a task on each worker, which walks the slots in
 //! small batches, so that connections get their turn in between.
 
+mod load;
 mod removal;
 mod queries;
 mod slots;

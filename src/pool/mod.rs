@@ -37,7 +37,7 @@ pub(crate) use self::refusals::Refusals;
 pub use self::standing::Health;
 pub(crate) use self::standing::{Blame, Operator};
 use crate::settings::{self, BackendAddress};
-use crate::telemetry::{Metrics, PoolMetrics, QueueMetrics};
+use crate::telemetry::{Metrics, PoolMetrics, QueueMetrics, Readings};
 
 /// A named set of backends and how they are used.
 pub struct Pool {
@@ -324,14 +324,19 @@ impl Pool {
         }
     }
 
-    /// Updates the gauges of all backends.
-    pub fn publish(&self, now: Instant) {
+    /// Updates the gauges of all backends, and reads what is in use of the limits.
+    pub(crate) fn publish(&self, now: Instant, readings: &mut Readings<'_>) {
         for member in self.members.load().list() {
             let Backend { standing, metrics, .. } = &*member.backend;
             metrics.standing(standing.state(now), member.backend.active());
             metrics.weight(member.weight);
+            if member.max_connections < usize::MAX {
+                readings.backend_limit(&self.name, &member.backend.name, member.max_connections);
+            }
         }
-        self.queue_metrics.iter().for_each(|metrics| metrics.length(self.queue.length()));
+        if self.queue_metrics.is_some() {
+            readings.queue(&self.name, self.queue.length(), self.settings.queue.size as usize);
+        }
     }
 
     /// The backends behind `entry`: those in `was` that still exist, and new ones with the lowest free numbers.

@@ -6,6 +6,7 @@
 //! A socket outlives its configuration: when a listener is renamed or its options change, its sockets stay open and
 //! keep their queued clients. Only an address that no listener uses any more is closed.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -18,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use crate::config::Settings;
 use crate::limits::Permits;
 use crate::listener::{AcceptOrder, CurrentListener, Listener, Shared};
+use crate::process::accept_queues::AcceptQueues;
 use crate::process::worker::NewSocket;
 use crate::settings::{Tcp, Text};
 use crate::snapshot::Snapshot;
@@ -38,6 +40,7 @@ pub(crate) struct ListeningSockets {
     addresses: watch::Sender<Arc<[SocketAddr]>>,
     /// The addresses of `open` with the names of their listeners, for the status.
     bound: watch::Sender<Bound>,
+    queues: AcceptQueues,
 }
 
 /// The addresses that are bound, each with the name of its listener.
@@ -104,7 +107,7 @@ struct Open {
     /// The bound address, with the actual port instead of 0.
     address: SocketAddr,
     /// One per worker, unless they are inherited.
-    sockets: Vec<TcpListener>,
+    sockets: Vec<Arc<TcpListener>>,
     /// The service manager keeps the sockets open too.
     lent: bool,
     orders: watch::Sender<AcceptOrder>,
@@ -129,7 +132,7 @@ impl ListeningSockets {
     pub(crate) fn new(workers: Vec<mpsc::UnboundedSender<NewSocket>>, begin: Begin, shared: Shared) -> Self {
         let (addresses, bound) = (watch::Sender::new(Arc::from([])), watch::Sender::new(Arc::from([])));
         let (open, permits, closing) = (Vec::new(), HashMap::new(), Vec::new());
-        Self { open, permits, workers, begin, shared, closing, addresses, bound }
+        Self { open, permits, workers, begin, shared, closing, addresses, bound, queues: AcceptQueues::default() }
     }
 
     /// Starts to listen on the sockets that were bound with [`Begin::Later`].
@@ -227,6 +230,14 @@ impl ListeningSockets {
         let open = &self.open;
         let is_bound = |name: &Arc<str>| open.iter().any(|open| open.wanted.listener == *name);
         self.permits.retain(|name, permits| permits.open() > 0 || is_bound(name));
+        let open = self.open.iter();
+        let sockets = open.flat_map(|open| open.sockets.iter().map(move |socket| (&open.wanted.listener, socket)));
+        self.queues.watch(sockets);
+    }
+
+    /// The kernel's queues of the sockets.
+    pub(crate) fn queues(&self) -> AcceptQueues {
+        self.queues.clone()
     }
 
     /// Publishes where this process listens, its admin server included.
@@ -338,7 +349,7 @@ impl ListeningSockets {
             }
         }
         tracing::info!(event = "listening", listener = name, %address, "listening");
-        Some(Open { wanted, address, sockets: ours, lent, orders })
+        Some(Open { wanted, address, sockets: ours.into_iter().map(Arc::new).collect(), lent, orders })
     }
 }
 
@@ -434,7 +445,7 @@ impl Options {
         socket::configure_listener(socket, &self.tcp, self.congestion.as_deref())
     }
 
-    fn listen(&self, sockets: &[TcpListener]) -> io::Result<()> {
+    fn listen(&self, sockets: &[impl Borrow<TcpListener>]) -> io::Result<()> {
         socket::listen_on_all(sockets, self.tcp.backlog)
     }
 

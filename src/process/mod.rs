@@ -9,6 +9,7 @@ pub(crate) mod reload;
 pub(crate) mod reporter;
 pub(crate) mod apply;
 pub(crate) mod needs;
+mod accept_queues;
 pub(crate) mod listening_sockets;
 pub(crate) mod worker;
 pub(crate) mod upgrade;

@@ -4,6 +4,7 @@
 //! Out: a [`Server`]: the addresses it listens on; [`Server::run`] returns when the last connection has ended.
 
 mod controls;
+mod figures;
 mod long_connections;
 mod pause;
 mod pools;
@@ -25,7 +26,6 @@ use crate::backends::health;
 use crate::config::{Config, Loaded};
 use crate::descriptors::{self, Budget};
 use crate::drain::{self, Drain, Phase};
-use crate::hello_memory;
 use crate::listener::Shared;
 use crate::operate::admin::{App, Readiness, Stage};
 use crate::operate::registry::{Filter, Registries};
@@ -91,6 +91,7 @@ impl Server {
         // The old process keeps serving until this one can.
         let begin = if predecessor.is_some() { Begin::Later } else { Begin::AtOnce };
         let listeners = ListeningSockets::new(to_workers, begin, shared.clone());
+        figures::collect(&shared, listeners.queues());
         let mut process = Process::new(listeners, &config, budget, sockets)?;
         let prepared = process.prepare(&config)?;
         let workers = start_workers(openings, &shared)?;
@@ -363,14 +364,9 @@ async fn served(shared: &Shared) {
     shared.permits.wait_until(|open| open == 0).await;
 }
 
-/// What the workers share. The metrics of what is in force are computed from it when somebody asks for them.
+/// What the workers share.
 fn share(snapshot: Snapshot, budget: Budget, drain: drain::Watch, metrics: Arc<Metrics>) -> Shared {
     let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
-    let (in_force, hello_memory) = (Arc::clone(&snapshot), metrics.hello_memory());
-    metrics.collect_with(move || {
-        in_force.load().publish();
-        hello_memory.set(hello_memory::all().bytes() as f64);
-    });
     Shared {
         snapshot,
         permits: Arc::default(),

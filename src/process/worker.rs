@@ -64,7 +64,7 @@ pub(crate) fn spawn(number: usize, openings: UnboundedReceiver<NewSocket>, share
                 Ok(runtime) => {
                     let _ = built.send(Ok(()));
                     relay::bound_pipes(shared.budget.most_pipes);
-                    runtime.block_on(serve(openings, shared));
+                    runtime.block_on(serve(number, openings, shared));
                     // Connections that are still open are dropped with the runtime: reset, and counted as drained.
                 }
             }
@@ -74,9 +74,9 @@ pub(crate) fn spawn(number: usize, openings: UnboundedReceiver<NewSocket>, share
     Ok(Worker { thread, ended })
 }
 
-async fn serve(openings: UnboundedReceiver<NewSocket>, shared: Shared) {
+async fn serve(number: usize, openings: UnboundedReceiver<NewSocket>, shared: Shared) {
     let mut drain = shared.drain.clone();
-    spawn_local(vital("the list of connections", registry::serve(shared.registries.join())));
+    spawn_local(vital("the list of connections", registry::serve(shared.registries.join(number))));
     tokio::select! {
         () = drain.reached(Phase::Over) => {}
         () = open(openings, &shared) => {}

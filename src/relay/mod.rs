@@ -29,7 +29,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use self::direction::Flow;
 pub(crate) use self::meter::End;
 pub(crate) use self::meter::Meter;
-pub(crate) use self::pipe::{MOST_OPEN as MOST_PIPES, bound as bound_pipes};
+pub(crate) use self::pipe::{MOST_OPEN as MOST_PIPES, Pipes, all as pipes, bound as bound_pipes};
 use self::stream::Fault;
 pub(crate) use self::stream::Stream;
 use crate::prefix::Prefix;

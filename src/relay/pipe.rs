@@ -4,8 +4,8 @@
 
 use std::cell::RefCell;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::descriptors;
@@ -55,19 +55,51 @@ impl Drop for Pipe {
     fn drop(&mut self) {
         LARGE.fetch_add(self.large_bytes, Ordering::Relaxed);
         // At thread exit the pool may be dropped before its pipes.
-        let _ = POOL.try_with(|pool| pool.try_borrow_mut().map(|mut pool| pool.open -= 1));
+        let _ = POOL.try_with(|pool| {
+            pool.try_borrow_mut().map(|mut pool| {
+                pool.open -= 1;
+                pool.show();
+            })
+        });
     }
 }
 
-/// Bounds this worker's pipes from now on; never more than [`MOST_OPEN`] are open.
+/// Bounds this worker's pipes from now on, and shows them in [`all`]; never more than [`MOST_OPEN`] are open.
 pub(crate) fn bound(most: usize) {
-    POOL.with_borrow_mut(|pool| pool.most = most.min(MOST_OPEN));
+    POOL.with_borrow_mut(|pool| {
+        pool.most = most.min(MOST_OPEN);
+        let shown = pool.shown.get_or_insert_with(|| {
+            let shown = Arc::<Shown>::default();
+            SHOWN.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&shown));
+            shown
+        });
+        shown.most.store(pool.most, Ordering::Relaxed);
+    });
+}
+
+/// The pipes of all workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pipes {
+    /// They hold bytes in transit.
+    pub in_use: usize,
+    pub idle: usize,
+    pub most: usize,
+}
+
+/// The pipes of all workers, as any thread may read them.
+pub(crate) fn all() -> Pipes {
+    let shown = SHOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    shown.iter().fold(Pipes::default(), |sum, shown| {
+        let [open, idle, most] = [&shown.open, &shown.idle, &shown.most].map(|figure| figure.load(Ordering::Relaxed));
+        Pipes { in_use: sum.in_use + open.saturating_sub(idle), idle: sum.idle + idle, most: sum.most + most }
+    })
 }
 
 /// Takes an empty pipe of about `bytes`; `None` when the kernel or our own bound does not allow a useful one.
 pub(super) fn take(bytes: usize) -> Option<Box<Pipe>> {
     POOL.with_borrow_mut(|pool| {
         if let Some(pipe) = pool.idle.pop() {
+            pool.show();
             return Some(pipe);
         }
         if pool.open >= pool.most || pool.failed_at.is_some_and(|at| at.elapsed() < RETRY) {
@@ -76,6 +108,7 @@ pub(super) fn take(bytes: usize) -> Option<Box<Pipe>> {
         let pipe = open(bytes);
         pool.failed_at = pipe.is_none().then(Instant::now);
         pool.open += usize::from(pipe.is_some());
+        pool.show();
         pipe
     })
 }
@@ -85,6 +118,7 @@ pub(super) fn give_back(pipe: Box<Pipe>) {
     let surplus = POOL.with_borrow_mut(|pool| {
         if pipe.is_empty() && pool.idle.len() < MOST_IDLE {
             pool.idle.push(pipe);
+            pool.show();
             return None;
         }
         Some(pipe)
@@ -143,14 +177,36 @@ struct Pool {
     most: usize,
     /// When the kernel last refused one.
     failed_at: Option<Instant>,
+    /// Where other threads see them.
+    shown: Option<Arc<Shown>>,
+}
+
+impl Pool {
+    /// Two stores to memory that only this thread writes.
+    fn show(&self) {
+        if let Some(shown) = &self.shown {
+            shown.open.store(self.open, Ordering::Relaxed);
+            shown.idle.store(self.idle.len(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// The pipes of one worker, for other threads.
+#[derive(Debug, Default)]
+struct Shown {
+    open: AtomicUsize,
+    idle: AtomicUsize,
+    most: AtomicUsize,
 }
 
 /// What is left of [`quota_of_large_pipes`], for all workers.
 static LARGE: AtomicUsize = AtomicUsize::new(0);
 static QUOTA: Once = Once::new();
+/// Those of each worker.
+static SHOWN: Mutex<Vec<Arc<Shown>>> = Mutex::new(Vec::new());
 
 thread_local! {
-    static POOL: RefCell<Pool> = const { RefCell::new(Pool { idle: Vec::new(), open: 0, most: MOST_OPEN, failed_at: None }) };
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool { idle: Vec::new(), open: 0, most: MOST_OPEN, failed_at: None, shown: None }) };
 }
 
 /// The most pipes of one worker, two descriptors each; counted in the descriptor budget.

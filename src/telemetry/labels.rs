@@ -100,6 +100,10 @@ labels! {
         H2 => "h2",
         Http11 => "http11",
         AcmeTls => "acme_tls",
+        /// To resume an earlier session.
+        Resumption => "resumption",
+        /// Data of the client right behind its hello, RFC 8446 §4.2.10.
+        EarlyData => "early_data",
     }
 
     /// The result of one attempt to connect to a backend.

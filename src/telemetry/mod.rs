@@ -16,11 +16,11 @@ pub use self::log::{Alpn, ConnectionLine, ConnectionLog, Endpoint, LoggedAddress
 pub(crate) use self::log::{
     Asked, LogControl, LogFile, LogGuard, MAX_ALPN_NAME_BYTES, MAX_ALPN_NAMES, OpenConnectionLine, RequestLine,
 };
-pub use self::metrics::Metrics;
 pub(crate) use self::metrics::{
-    Active, BackendMetrics, DnsMetrics, ListenerMetrics, PoolMetrics, ProcessUsage, QueueMetrics, REVISION,
-    RouteFigures, RouteMetrics, VERSION, process_usage,
+    AcceptQueueReading, Active, BackendMetrics, DnsMetrics, ListenerMetrics, PipesReading, PoolMetrics, ProcessUsage,
+    QueueMetrics, REVISION, Readings, RouteFigures, RouteMetrics, VERSION, WorkerReading, process_usage,
 };
+pub use self::metrics::{Format, Metrics};
 pub(crate) use self::reason::Fault;
 pub use self::reason::Reason;
 pub(crate) use self::refused::Refused;

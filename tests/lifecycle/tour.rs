@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use crate::backend::Backend;
 use crate::bytes::{SERVER_HELLO, hello};
 use crate::harness::nameserver::Nameserver;
-use crate::harness::{Lb, Reload, Running};
+use crate::harness::{DEADLINE, Lb, Reload, Running};
 use crate::lineage::{Lineage, Upgraded};
 use crate::wire::send;
 
@@ -44,7 +44,14 @@ pub fn tour(command: Command, keys: &str) -> Vec<serde_json::Value> {
     assert_eq!(lineage.upgrade(), Upgraded::Yes);
     names.iter().for_each(|name| get(lineage.address(), name));
     lineage.wait_for_metric("connections_active", &[], 0.0);
-    let lines = lineage.lines().all();
+    // The log of the second process may lag behind what it does.
+    let lines = lineage.lines();
+    let is_ready = |line: &serde_json::Value| line["event"] == "ready";
+    let first = lines.wait_for(0, DEADLINE, is_ready).expect("the first process is ready");
+    lines
+        .wait_for(0, DEADLINE, |line| is_ready(line) && line["pid"] != first["pid"])
+        .expect("the second is ready, too");
+    let lines = lines.all();
     lineage.stop();
     lines
 }

@@ -31,6 +31,9 @@ impl Account {
             second_hello.shortened(&whole);
             self.second_hello = Some(second_hello);
         }
+        if let Some(RouteTaken { pool: Some(pool), .. }) = &self.routed {
+            pool.metrics.connected(after, self.live(|live| live.id));
+        }
         self.accepted.live.relays_to(Arc::clone(lease.backend()));
         let first_byte = answer.as_ref().map(|answer| answer.at - at);
         let connect_micros = u32::try_from(after.as_micros()).unwrap_or(u32::MAX);
@@ -99,6 +102,7 @@ impl Account {
         let backend = reached.lease.backend();
         if self.speaks_tls() {
             backend.metrics.first_record(kind);
+            alert.into_iter().for_each(|alert| backend.metrics.alert(alert));
         }
         let (result, now) = (self.connect_result(kind), Instant::now());
         backend.metrics.connect(result);

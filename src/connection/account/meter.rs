@@ -31,7 +31,9 @@ impl Meter for Account {
     }
 
     fn spliced(&mut self, way: Way, bytes: u64) {
-        self.live(|live| live.terms.metrics.spliced(way, bytes));
+        if let Some(routed) = &self.routed {
+            routed.metrics.spliced(way, bytes);
+        }
     }
 
     fn first_bytes(&mut self, bytes: &[u8]) -> Heard {

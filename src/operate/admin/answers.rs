@@ -18,6 +18,7 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
+use super::accept;
 use super::clients::{Answered, Asking, Clients};
 use super::error::{PROBLEM_JSON, error};
 use super::page;
@@ -117,7 +118,8 @@ pub(super) async fn in_turn(
 fn page_of(request: &Request) -> String {
     let uri = request.uri();
     let page = match uri.path() {
-        path if UNUSED_QUERY.contains(&path) => path,
+        // Scrapers append a query of their own. The pages of the API refuse one that they do not know.
+        path @ "/metrics" => return format!("{path} {:?}", accept::format(request.headers())),
         path @ "/" if page::is_default_query(uri.query().unwrap_or_default()) => path,
         path => uri.path_and_query().map_or(path, PathAndQuery::as_str),
     };
@@ -159,8 +161,6 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-/// Scrapers and browsers append a query of their own. The pages of the API refuse one that they do not know.
-const UNUSED_QUERY: [&str; 1] = ["/metrics"];
 /// The most that may be in transit to all clients together. A larger answer is sent alone.
 const MOST_KIB: u32 = 16 << 10;
 /// How long a client may take for an answer while others wait for room.

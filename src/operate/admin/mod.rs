@@ -3,6 +3,7 @@
 //! In:  requests on the admin address; the process, through [`Control`], and telemetry handles.
 //! Out: text for Prometheus, JSON for programs, one page for people; state changes, for authorised clients.
 
+mod accept;
 mod access;
 mod answers;
 mod api;
@@ -23,7 +24,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, SystemTime};
 
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{delete, get, post, put};
@@ -84,8 +85,13 @@ fn router(app: Arc<App>, clients: Arc<Clients>) -> Router {
         .with_state(app)
 }
 
-async fn metrics(State(app): State<Arc<App>>) -> Response {
-    aside(move || (METRICS_TYPE, app.metrics.render()).into_response()).await
+async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    let format = accept::format(&headers);
+    aside(move || {
+        let kind = [(header::CONTENT_TYPE, format.media_type()), (header::VARY, "accept")];
+        (kind, app.metrics.render_as(format)).into_response()
+    })
+    .await
 }
 
 /// Makes an answer that may take long on a thread of its own.
@@ -179,8 +185,6 @@ impl Stage {
 pub(crate) const FULL: &str = "full";
 /// For a state, as plain text or in JSON.
 const MAX_BODY_BYTES: usize = 4 << 10;
-const METRICS_TYPE: [(HeaderName, HeaderValue); 1] =
-    [(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"))];
 const NEVER_CACHED: [(HeaderName, HeaderValue); 1] = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
 
 #[cfg(test)]

@@ -72,6 +72,9 @@ impl Endpoint {
         let content = match self.answer {
             Answer::Json(schema) => json!({ "application/json": { "schema": schema(schemas) } }),
             Answer::Text(kind) => json!({ kind: { "schema": { "type": "string" } } }),
+            Answer::Texts(kinds) => {
+                kinds.iter().map(|kind| ((*kind).to_owned(), json!({ "schema": { "type": "string" } }))).collect()
+            }
         };
         let mut responses = Map::new();
         responses.insert("200".to_owned(), json!({ "description": "Done", "content": content }));

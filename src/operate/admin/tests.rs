@@ -582,7 +582,7 @@ async fn who_asks_while_an_answer_is_made_shares_the_next() {
     let admin = Admin::start().await;
     let ((begun, mut is_begun), (go_on, may_go_on)) = (tokio::sync::mpsc::unbounded_channel(), channel());
     let may_go_on = std::sync::Mutex::new(may_go_on);
-    admin.app.metrics.collect_with(move || {
+    admin.app.metrics.collect_with(move |_| {
         begun.send(()).unwrap();
         may_go_on.lock().unwrap().recv().unwrap();
     });

@@ -14,14 +14,20 @@ use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::load::Load;
 use super::{Down, Filter, Removal, Row, SLOTS};
 use crate::ids::ConnectionId;
 use crate::pool::BackendId;
-use crate::telemetry::Reason;
+use crate::telemetry::{Reason, WorkerReading};
 
 /// The registries of all workers, as the control thread reaches them.
 #[derive(Clone, Default)]
-pub struct Registries(Arc<Mutex<Vec<mpsc::Sender<WorkerQuery>>>>);
+pub struct Registries(Arc<Mutex<Vec<Worker>>>);
+
+struct Worker {
+    queries: mpsc::Sender<WorkerQuery>,
+    load: Arc<Load>,
+}
 
 /// The receiving end of one worker's requests.
 pub struct Queries(mpsc::Receiver<WorkerQuery>);
@@ -82,11 +88,19 @@ pub struct Page {
 }
 
 impl Registries {
-    /// Registers a worker. Each worker calls this once and passes the result to `serve`.
-    pub fn join(&self) -> Queries {
+    /// Registers the calling thread as worker number `worker`. Each worker calls this once and passes the result to
+    /// `serve`.
+    pub fn join(&self, worker: usize) -> Queries {
         let (sender, queries) = mpsc::channel(MOST_WAITING);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+        let load = Arc::new(Load::of_this_thread(worker));
+        SLOTS.with_borrow_mut(|slots| slots.show_in(Arc::clone(&load)));
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Worker { queries: sender, load });
         Queries(queries)
+    }
+
+    /// How busy each worker is.
+    pub(crate) fn loads(&self) -> Vec<WorkerReading> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|worker| worker.load.read()).collect()
     }
 
     /// Returns the first `limit` matching connections with an id above `after`, ordered by id.
@@ -175,7 +189,7 @@ impl Registries {
     }
 
     fn workers(&self) -> Vec<mpsc::Sender<WorkerQuery>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|worker| worker.queries.clone()).collect()
     }
 }
 

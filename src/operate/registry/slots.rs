@@ -2,8 +2,10 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 
 use super::LiveConnection;
+use super::load::Load;
 
 pub(super) struct Slots {
     entries: Vec<Option<LiveConnection>>,
@@ -11,14 +13,28 @@ pub(super) struct Slots {
     free: BinaryHeap<Reverse<u32>>,
     /// Removals since shrinking was last considered.
     removals: usize,
+    /// Where their number is shown to other threads.
+    load: Option<Arc<Load>>,
 }
 
 impl Slots {
     pub(super) const fn new() -> Self {
-        Self { entries: Vec::new(), free: BinaryHeap::new(), removals: 0 }
+        Self { entries: Vec::new(), free: BinaryHeap::new(), removals: 0, load: None }
+    }
+
+    pub(super) fn show_in(&mut self, load: Arc<Load>) {
+        self.load = Some(load);
     }
 
     pub(super) fn insert(&mut self, entry: LiveConnection) -> u32 {
+        let number = self.place(entry);
+        if let Some(load) = &self.load {
+            load.entered(self.live());
+        }
+        number
+    }
+
+    fn place(&mut self, entry: LiveConnection) -> u32 {
         if let Some(Reverse(number)) = self.free.pop() {
             self.entries[number as usize] = Some(entry);
             return number;
@@ -36,13 +52,20 @@ impl Slots {
         let entry = self.entries.get_mut(number as usize)?.take()?;
         self.free.push(Reverse(number));
         self.removals += 1;
-        let (len, live) = (self.entries.len(), self.entries.len() - self.free.len());
+        let (len, live) = (self.entries.len(), self.live());
+        if let Some(load) = &self.load {
+            load.left(live);
+        }
         // Considered when the last slot becomes free, and otherwise at intervals.
         let is_time = number as usize + 1 == len || self.removals > live + KEPT;
         if len > KEPT && live < len / 4 && is_time {
             self.give_room_back();
         }
         Some(entry)
+    }
+
+    fn live(&self) -> usize {
+        self.entries.len() - self.free.len()
     }
 
     /// The number of slots, including empty ones.

@@ -51,7 +51,7 @@ fn ended_by(ticket: &Ticket) -> Option<Reason> {
 /// Serves this thread's requests for the duration of the test.
 fn registries() -> Registries {
     let registries = Registries::default();
-    tokio::spawn(serve(registries.join()));
+    tokio::spawn(serve(registries.join(0)));
     registries
 }
 

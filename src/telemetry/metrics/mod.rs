@@ -4,32 +4,37 @@
 //! Out: handles that are registered once, after which an event is an atomic add; the exposition text for Prometheus.
 //! Source: docs/metrics.md. Names, labels and help are in `table`.
 
+mod alerts;
 mod ends;
+mod instruments;
 mod names;
 mod process;
+mod readings;
 mod registry;
 mod render;
 mod series;
 mod table;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use self::ends::ListenerCounts;
 pub(crate) use self::ends::{RouteCounts, RouteFigures};
-use self::names::{Names, OTHER, label_value};
+use self::instruments::{Counter, Gauge};
+use self::names::{Names, OTHER, Owner};
 pub(crate) use self::process::{Usage as ProcessUsage, usage as process_usage};
-use self::registry::{Counter, Gauge, Registry, Sample};
+pub(crate) use self::readings::{AcceptQueueReading, PipesReading, Readings, WorkerReading};
+use self::registry::Registry;
+pub use self::render::Format;
 use self::series::Registering;
 pub(crate) use self::series::{
     Active, BackendMetrics, DnsMetrics, ListenerMetrics, PoolMetrics, QueueMetrics, RouteMetrics,
 };
-use self::table::Metric;
 use crate::alert::Alert;
 use crate::telemetry::refused::{Feed, Refused};
 use crate::telemetry::{Enforced, LimitScope, ReloadResult, Task, Trigger, each};
-use crate::way::Way;
 
 /// All metrics of one process, or of one test.
 pub struct Metrics {
@@ -41,20 +46,26 @@ pub struct Metrics {
     routes: Mutex<HashMap<Arc<str>, Arc<RouteCounts>>>,
     refused: Feed,
     started: SystemTime,
-    collector: OnceLock<Box<dyn Fn() + Send + Sync>>,
-    spliced: Vec<Counter>,
+    collector: OnceLock<Box<Collect>>,
+    /// How long the last text was.
+    rendered_bytes: AtomicUsize,
+    /// Without a route.
     limited: Vec<Vec<Counter>>,
+    /// How many connections each limit has turned away, with a route or without.
+    turned_away: [AtomicU64; LimitScope::ALL.len()],
     untracked: Counter,
     alerts: Vec<Counter>,
     reloads: Vec<Vec<Counter>>,
     limit_reached: Gauge,
     hellos_ended_early: Counter,
-    hello_memory: Gauge,
     reload_ok: Gauge,
     reload_time: Gauge,
     task_panics: Vec<Counter>,
     log_dropped: Counter,
 }
+
+/// Reads figures that others keep.
+type Collect = dyn Fn(&mut Readings<'_>) + Send + Sync;
 
 /// The result of the latest reload, for the status page.
 #[derive(Clone, Debug)]
@@ -73,20 +84,20 @@ impl Metrics {
         let started = SystemTime::now();
         registry.gauge(&table::BUILD_INFO, &[VERSION, REVISION]).set(1.0);
         registry.gauge(&table::START_TIME, &[]).set(unix_seconds(started));
-        let alerts = ALERTS.iter().map(|alert| alert.name()).chain([OTHER_ALERT]);
         Arc::new(Self {
-            spliced: each(Way::ALL, |way| registry.counter(&table::SPLICED, &[way.as_str()])),
             limited: each(LimitScope::ALL, |scope| {
-                each(Enforced::ALL, |enforced| registry.counter(&table::LIMITED, &[scope.as_str(), enforced.as_str()]))
+                each(Enforced::ALL, |enforced| {
+                    registry.counter(&table::LIMITED, &["", scope.as_str(), enforced.as_str()])
+                })
             }),
             untracked: registry.counter(&table::UNTRACKED, &[]),
-            alerts: alerts.map(|name| registry.counter(&table::ALERTS, &[name])).collect(),
+            turned_away: Default::default(),
+            alerts: each(alerts::SENT, |alert| registry.counter(&table::ALERTS, &["", alerts::label(alert)])),
             reloads: each(ReloadResult::ALL, |result| {
                 each(Trigger::ALL, |trigger| registry.counter(&table::RELOADS, &[result.as_str(), trigger.as_str()]))
             }),
             limit_reached: registry.gauge(&table::LIMIT_REACHED, &[]),
             hellos_ended_early: registry.counter(&table::HELLOS_ENDED, &[]),
-            hello_memory: registry.gauge(&table::HELLO_MEMORY, &[]),
             reload_ok: registry.gauge(&table::RELOAD_OK, &[]),
             reload_time: registry.gauge(&table::RELOAD_TIME, &[]),
             task_panics: each(Task::ALL, |task| registry.counter(&table::TASK_PANICS, &[task.as_str()])),
@@ -98,31 +109,48 @@ impl Metrics {
             refused: Feed::new(),
             started,
             collector: OnceLock::new(),
+            rendered_bytes: AtomicUsize::default(),
             registry,
         })
     }
 
     /// The exposition text for Prometheus, format 0.0.4.
     pub fn render(&self) -> String {
-        if let Some(collect) = self.collector.get() {
-            collect();
-        }
-        let mut samples = self.registry.samples(&self.names());
-        let mut add = |metric: &Metric, labels, value| {
-            samples.insert(metric.name.to_owned(), BTreeMap::from([(labels, Sample::Value(value))]));
-        };
-        // The registry would keep every hash it has ever seen.
-        if let Some(reload) = self.last_reload().filter(|reload| !reload.hash.is_empty()) {
-            add(&table::CONFIG_INFO, format!("hash=\"{}\"", label_value(&reload.hash)), 1.0);
-        }
-        process::read().for_each(|(metric, value)| add(metric, String::new(), value));
-        render::text(&samples)
+        self.render_as(Format::Text)
     }
 
-    /// Registers `collect`, which sets gauges that are not kept up to date, before each rendering. Only the first call
-    /// counts.
-    pub fn collect_with(&self, collect: impl Fn() + Send + Sync + 'static) {
+    /// The text in one of the formats.
+    pub fn render_as(&self, format: Format) -> String {
+        let mut readings = Readings::new(&self.names);
+        if let Some(collect) = self.collector.get() {
+            collect(&mut readings);
+        }
+        let shows_unused = self.names().pairs <= MAX_PAIRS_AT_ONCE;
+        for (route, RouteFigures { connections, active, .. }) in self.route_figures() {
+            if connections > 0 || shows_unused {
+                readings.route(&route, connections, active);
+            }
+        }
+        // The registry would keep every hash it has ever seen.
+        if let Some(reload) = self.last_reload().filter(|reload| !reload.hash.is_empty()) {
+            readings.config(&reload.hash);
+        }
+        process::read().for_each(|(metric, value)| readings.process(metric, value));
+        let capacity = self.rendered_bytes.load(Ordering::Relaxed);
+        let text =
+            render::text(&self.registry, &readings.into_samples(), |owner| self.is_in_force(owner), format, capacity);
+        // It grows a little from one to the next, and must not be copied for that.
+        self.rendered_bytes.store(text.len() + text.len() / 64, Ordering::Relaxed);
+        text
+    }
+
+    /// Registers `collect`, which reads what is kept elsewhere, before each rendering. Only the first call counts.
+    pub(crate) fn collect_with(&self, collect: impl Fn(&mut Readings<'_>) + Send + Sync + 'static) {
         let _ = self.collector.set(Box::new(collect));
+    }
+
+    fn is_in_force(&self, owner: &Owner) -> bool {
+        self.names().has(owner)
     }
 
     /// Whether accepting has paused at the global limit.
@@ -135,14 +163,9 @@ impl Metrics {
         self.hellos_ended_early.increment(clients as u64);
     }
 
-    /// The memory of unfinished hellos in bytes; to be set before each rendering.
-    pub(crate) fn hello_memory(&self) -> Gauge {
-        self.hello_memory.clone()
-    }
-
     /// Call it every few seconds: drops series of removed names once the last connection that counts there has ended.
     pub fn upkeep(&self) {
-        self.registry.purge(&self.names());
+        self.registry.purge(|owner| self.is_in_force(owner));
     }
 
     /// The same name returns the same series.
@@ -192,8 +215,13 @@ impl Metrics {
 
     /// The series of a backend.
     pub fn backend(&self, pool: &str, backend: &str) -> Arc<BackendMetrics> {
-        let (pool, backend) = self.names().admit_backend(pool, backend);
-        Arc::new(BackendMetrics::register(&self.registry, &pool, &backend))
+        let (pool, backend, registering) = {
+            let mut names = self.names();
+            let (pool, backend) = names.admit_backend(pool, backend);
+            let are_few = names.backends() <= MAX_BACKENDS_AT_ONCE;
+            (pool, backend, if are_few { Registering::AtOnce } else { Registering::OnFirstUse })
+        };
+        Arc::new(BackendMetrics::new(Arc::clone(&self.registry), pool, backend, registering))
     }
 
     /// Hides the series of a removed backend until its name comes back.
@@ -259,7 +287,7 @@ impl Metrics {
 
     /// How many connections a limit has turned away.
     pub fn limited(&self, scope: LimitScope) -> u64 {
-        self.limited[scope as usize][Enforced::Yes as usize].get()
+        self.turned_away[scope as usize].load(Ordering::Relaxed)
     }
 
     /// The figures of the routes that have been used, by name; routes beyond the number of names that have series of
@@ -283,20 +311,26 @@ impl Metrics {
         self.task_panics.iter().map(Counter::get).sum()
     }
 
-    /// A refusal sent this alert.
-    pub fn alert_sent(&self, alert: Alert) {
-        let at = ALERTS.iter().position(|known| *known == alert).unwrap_or(ALERTS.len());
-        self.alerts[at].increment(1);
+    /// A refusal sent this alert to a client of `route`, if it has one.
+    pub fn alert_sent(&self, route: Option<&RouteMetrics>, alert: Alert) {
+        match route {
+            Some(route) => route.alert_sent(alert),
+            None => {
+                let at = alerts::SENT.iter().position(|known| *known == alert).unwrap_or(alerts::SENT.len() - 1);
+                self.alerts[at].increment(1);
+            }
+        }
     }
 
-    /// Bytes that were spliced in the kernel.
-    pub fn spliced(&self, way: Way, bytes: u64) {
-        self.spliced[way as usize].increment(bytes);
-    }
-
-    /// A connection was over a limit.
-    pub fn limit_rejected(&self, scope: LimitScope, enforced: Enforced) {
-        self.limited[scope as usize][enforced as usize].increment(1);
+    /// A connection of `route`, if it has one, was over a limit.
+    pub fn limit_rejected(&self, route: Option<&RouteMetrics>, scope: LimitScope, enforced: Enforced) {
+        if enforced == Enforced::Yes {
+            self.turned_away[scope as usize].fetch_add(1, Ordering::Relaxed);
+        }
+        match route {
+            Some(route) => route.limit_rejected(scope, enforced),
+            None => self.limited[scope as usize][enforced as usize].increment(1),
+        }
     }
 
     /// A client was let in without a limit, for lack of room in the table of clients.
@@ -334,23 +368,8 @@ pub(crate) const REVISION: &str = match option_env!("SNIGATE_REVISION") {
     None => "unknown",
 };
 
-/// Alerts with their own series: those that a refusal can send.
-const ALERTS: &[Alert] = &[
-    Alert::UNEXPECTED_MESSAGE,
-    Alert::RECORD_OVERFLOW,
-    Alert::HANDSHAKE_FAILURE,
-    Alert::ILLEGAL_PARAMETER,
-    Alert::ACCESS_DENIED,
-    Alert::DECODE_ERROR,
-    Alert::PROTOCOL_VERSION,
-    Alert::INTERNAL_ERROR,
-    Alert::MISSING_EXTENSION,
-    Alert::UNRECOGNIZED_NAME,
-    Alert::NO_APPLICATION_PROTOCOL,
-];
-const OTHER_ALERT: &str = "other";
-
 const MAX_PAIRS_AT_ONCE: usize = 200;
+const MAX_BACKENDS_AT_ONCE: usize = 1000;
 
 #[cfg(test)]
 mod tests;

@@ -3,10 +3,7 @@
 //! In:  names when they are first counted; after a reload, the remaining names.
 //! Out: the label to count under, with a bounded number of labels; whether a label is still in force.
 
-use std::collections::HashSet;
-use std::hash::Hash;
-
-use metrics::{Key, Label};
+use std::collections::{HashMap, HashSet};
 
 /// The number of names with their own series is bounded; further names share [`OTHER`].
 #[derive(Debug, Default)]
@@ -15,24 +12,46 @@ pub(super) struct Names {
     listeners: HashSet<String>,
     routes: HashSet<String>,
     pools: HashSet<String>,
-    backends: HashSet<(String, String)>,
+    /// By pool.
+    backends: HashMap<String, HashSet<String>>,
     /// The number of route-listener pairs so far: the cost of registering every series at once.
     pub(super) pairs: usize,
 }
 
+/// What a series is about, as far as that can be removed from the configuration.
+#[derive(Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Owner {
+    pub route: Option<Box<str>>,
+    pub pool: Option<Box<str>>,
+    pub backend: Option<Box<str>>,
+}
+
 /// A label, and whether this name was new.
-pub(super) struct Admitted<L> {
-    pub(super) label: L,
+pub(super) struct Admitted {
+    pub(super) label: String,
     pub(super) is_new: bool,
 }
 
 impl Names {
     pub(super) fn admit_listener(&mut self, name: &str) -> String {
-        admit(&mut self.listeners, label_value(name), OTHER.to_owned(), MAX_LISTENERS).label
+        admit(&mut self.listeners, name, MAX_LISTENERS).label
     }
 
-    pub(super) fn admit_route(&mut self, name: &str) -> Admitted<String> {
-        admit(&mut self.routes, label_value(name), OTHER.to_owned(), MAX_ROUTES)
+    pub(super) fn admit_route(&mut self, name: &str) -> Admitted {
+        admit(&mut self.routes, name, MAX_ROUTES)
+    }
+
+    /// Whether the route has series of its own.
+    pub(super) fn has_route(&self, name: &str) -> bool {
+        self.routes.contains(&label_value(name))
+    }
+
+    pub(super) fn has_pool(&self, name: &str) -> bool {
+        self.pools.contains(&label_value(name))
+    }
+
+    pub(super) fn has_backend(&self, pool: &str, name: &str) -> bool {
+        self.backends.get(&label_value(pool)).is_some_and(|of_pool| of_pool.contains(&label_value(name)))
     }
 
     /// Whether the route has, or would get, series of its own.
@@ -41,57 +60,72 @@ impl Names {
     }
 
     pub(super) fn admit_pool(&mut self, name: &str) -> String {
-        admit(&mut self.pools, label_value(name), OTHER.to_owned(), MAX_POOLS).label
+        admit(&mut self.pools, name, MAX_POOLS).label
     }
 
     pub(super) fn admit_backend(&mut self, pool: &str, backend: &str) -> (String, String) {
         let pool = self.admit_pool(pool);
-        let other = (pool.clone(), OTHER.to_owned());
-        admit(&mut self.backends, (pool, label_value(backend)), other, MAX_BACKENDS).label
+        let others = self.backends();
+        let of_pool = self.backends.entry(pool.clone()).or_default();
+        let most = (MAX_BACKENDS + of_pool.len()).saturating_sub(others);
+        let backend = admit(of_pool, backend, most).label;
+        (pool, backend)
+    }
+
+    /// The number of backends with series of their own.
+    pub(super) fn backends(&self) -> usize {
+        self.backends.values().map(HashSet::len).sum()
     }
 
     pub(super) fn retire_backend(&mut self, pool: &str, backend: &str) {
-        self.backends.remove(&(label_value(pool), label_value(backend)));
+        if let Some(of_pool) = self.backends.get_mut(&label_value(pool)) {
+            of_pool.remove(&label_value(backend));
+        }
     }
 
     /// Forgets the names that are no longer in the configuration.
     pub(super) fn retain(&mut self, routes: &HashSet<&str>, pools: &HashSet<&str>, backends: &HashSet<(&str, &str)>) {
         let labels = |names: &HashSet<&str>| names.iter().map(|name| label_value(name)).collect::<HashSet<_>>();
         let (routes, pools) = (labels(routes), labels(pools));
-        let backends: HashSet<(String, String)> =
-            backends.iter().map(|(pool, backend)| (label_value(pool), label_value(backend))).collect();
+        let mut in_force: HashMap<String, HashSet<String>> = HashMap::new();
+        for (pool, backend) in backends {
+            in_force.entry(label_value(pool)).or_default().insert(label_value(backend));
+        }
         self.routes.retain(|name| routes.contains(name));
         self.pools.retain(|name| pools.contains(name));
-        self.backends.retain(|both| backends.contains(both));
+        self.backends.retain(|pool, of_pool| {
+            let Some(in_force) = in_force.get(pool) else { return false };
+            of_pool.retain(|name| in_force.contains(name));
+            true
+        });
     }
 
     /// Whether a series is in force: its route, pool and backend, as far as it has them, are not gone.
-    pub(super) fn has(&self, key: &Key) -> bool {
+    pub(super) fn has(&self, owner: &Owner) -> bool {
         let is_shared = |label: &str| ["", OTHER, REMOVED].contains(&label);
-        let (pool, backend) = (label(key, "pool"), label(key, "backend"));
-        label(key, "route").is_none_or(|route| is_shared(route) || self.routes.contains(route))
-            && pool.is_none_or(|pool| is_shared(pool) || self.pools.contains(pool))
-            && backend.is_none_or(|backend| {
-                let pool = pool.unwrap_or_default();
-                is_shared(backend) || self.backends.contains(&(pool.to_owned(), backend.to_owned()))
-            })
+        let is_in = |names: &HashSet<String>, label: &Option<Box<str>>| {
+            label.as_deref().is_none_or(|label| is_shared(label) || names.contains(label))
+        };
+        let of_pool = owner.pool.as_deref().and_then(|pool| self.backends.get(pool));
+        is_in(&self.routes, &owner.route)
+            && is_in(&self.pools, &owner.pool)
+            && owner
+                .backend
+                .as_deref()
+                .is_none_or(|backend| is_shared(backend) || of_pool.is_some_and(|of_pool| of_pool.contains(backend)))
     }
 }
 
-fn admit<L: Clone + Eq + Hash>(names: &mut HashSet<L>, label: L, other: L, most: usize) -> Admitted<L> {
-    let is_new = !names.contains(&label);
-    if is_new && names.len() >= most {
-        return Admitted { label: other, is_new: false };
+fn admit(names: &mut HashSet<String>, name: &str, most: usize) -> Admitted {
+    let label = label_value(name);
+    if names.contains(&label) {
+        return Admitted { label, is_new: false };
     }
-    if is_new {
-        names.insert(label.clone());
+    if names.len() >= most {
+        return Admitted { label: OTHER.to_owned(), is_new: false };
     }
-    Admitted { label, is_new }
-}
-
-/// The value of one label.
-pub(super) fn label<'k>(key: &'k Key, name: &str) -> Option<&'k str> {
-    key.labels().find(|label| label.key() == name).map(Label::value)
+    names.insert(label.clone());
+    Admitted { label, is_new: true }
 }
 
 /// A name as label value. The few characters that the text format escapes become `_`, so that two spellings cannot
@@ -108,4 +142,4 @@ pub(super) const REMOVED: &str = "(removed)";
 const MAX_LISTENERS: usize = 1024;
 const MAX_ROUTES: usize = 4096;
 const MAX_POOLS: usize = 1024;
-const MAX_BACKENDS: usize = 8192;
+const MAX_BACKENDS: usize = 16_384;

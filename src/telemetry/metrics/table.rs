@@ -16,7 +16,15 @@ pub(super) struct Metric {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Kind {
     Counter,
+    /// A counter of seconds, which has fractions.
+    Seconds,
     Gauge,
+    /// A gauge whose series is absent while there is no value.
+    GaugeIfKnown,
+    /// A gauge that counts what there is now.
+    Level,
+    /// Always 1; the labels have the information.
+    Info,
     /// With the upper bounds of its buckets.
     Histogram(&'static [f64]),
 }
@@ -30,18 +38,21 @@ macro_rules! table {
     };
 }
 
-use Kind::{Counter, Gauge, Histogram};
+use Kind::{Counter, Gauge, GaugeIfKnown, Histogram, Info, Level, Seconds};
 
 table! {
-    BUILD_INFO: Gauge, "snigate_build_info", ["version", "revision"], "Always 1; the labels show the version and the revision.";
+    BUILD_INFO: Info, "snigate_build_info", ["version", "revision"], "Always 1; the labels show the version and the revision.";
     START_TIME: Gauge, "snigate_start_time_seconds", [], "When the process started, in seconds since 1970.";
 
     ACCEPTED: Counter, "snigate_connections_accepted_total", ["listener"], "Connections accepted.";
-    ACTIVE: Gauge, "snigate_connections_active", ["listener", "state"], "Connections open now, by state.";
+    ACTIVE: Level, "snigate_connections_active", ["listener", "state"], "Connections open now, by state.";
     CLOSED: Counter, "snigate_connections_closed_total", ["listener", "route", "reason", "fault"], "Connections ended, by reason and by whose fault it was; route is empty if none was selected.";
     DURATION: Histogram(LIFETIMES), "snigate_connection_duration_seconds", ["route"], "How long connections lived, from accept to the last close.";
     BYTES: Counter, "snigate_bytes_total", ["route", "pool", "direction"], "Bytes relayed, counted while connections are open.";
-    SPLICED: Counter, "snigate_spliced_bytes_total", ["direction"], "Bytes relayed by splice, without a copy into the process.";
+    SPLICED: Counter, "snigate_spliced_bytes_total", ["route", "pool", "direction"], "Bytes relayed by splice, without a copy into the process.";
+
+    ROUTED: Counter, "snigate_route_connections_total", ["route"], "Connections routed here.";
+    ROUTE_ACTIVE: Gauge, "snigate_route_connections_active", ["route"], "Connections of the route open now.";
 
     HELLOS: Counter, "snigate_client_hello_total", ["listener", "result"], "Attempts to read a ClientHello, by result.";
     HELLO_DURATION: Histogram(WAITS), "snigate_client_hello_duration_seconds", [], "From accept to the whole ClientHello; whole ones only.";
@@ -50,20 +61,22 @@ table! {
     LIMIT_REACHED: Gauge, "snigate_connection_limit_reached", [], "1 while no client is accepted because limits.max_connections is reached.";
     HELLOS_ENDED: Counter, "snigate_hellos_ended_early_total", [], "Clients ended before their hello was complete, because others waited for a place at limits.max_connections.";
     HELLO_MEMORY: Gauge, "snigate_hello_memory_bytes", [], "Memory of the ClientHellos that are not complete yet, limited by limits.hello_memory.";
+    HELLO_MEMORY_LIMIT: Gauge, "snigate_hello_memory_limit_bytes", [], "The limit of that memory: limits.hello_memory, or what snigate has chosen.";
     OFFERS: Counter, "snigate_client_offers_total", ["route", "feature"], "Connections whose ClientHello offers the feature.";
     SELECTED: Counter, "snigate_routes_selected_total", ["listener", "match"], "Routing decisions, by the kind of pattern or fallback that decided.";
-    ALERTS: Counter, "snigate_alerts_sent_total", ["alert"], "TLS alerts sent to clients that were refused.";
+    ALERTS: Counter, "snigate_alerts_sent_total", ["route", "alert"], "TLS alerts sent to clients that were refused; route is empty if none was selected.";
 
     CONNECTS: Counter, "snigate_backend_connects_total", ["pool", "backend", "result"], "Attempts to connect to a backend.";
     CONNECT_DURATION: Histogram(WAITS), "snigate_backend_connect_duration_seconds", ["pool"], "Time of successful connects to a backend.";
     BACKEND_ACTIVE: Gauge, "snigate_backend_connections_active", ["pool", "backend"], "Connections open to the backend now.";
     FIRST_BYTE: Histogram(WAITS), "snigate_backend_first_byte_seconds", ["pool"], "From the connect to the backend's first byte.";
     FIRST_RECORD: Counter, "snigate_backend_first_record_total", ["pool", "backend", "kind"], "Connections of TLS clients, by the kind of the first record from the backend.";
+    BACKEND_ALERTS: Counter, "snigate_backend_alerts_total", ["pool", "backend", "alert"], "TLS alerts that the backend sent in place of a ServerHello.";
     BACKEND_UP: Gauge, "snigate_backend_up", ["pool", "backend"], "1 while the backend is up or unchecked, 0 while it is failing, ejected, drained or down.";
     BACKEND_WEIGHT: Gauge, "snigate_backend_weight", ["pool", "backend"], "The weight of the backend: that of the configuration, or the one that an operator has set.";
     BACKEND_STATE: Gauge, "snigate_backend_state", ["pool", "backend", "state"], "1 for the state that the backend is in.";
     EJECTIONS: Counter, "snigate_backend_ejections_total", ["pool", "backend"], "How often the backend was ejected because its connections failed.";
-    CERTIFICATE_EXPIRY: Gauge, "snigate_backend_certificate_expiry_timestamp_seconds", ["pool", "backend"], "Expiry time of the certificate presented in the last TLS check, in seconds since 1970; 0 before the first.";
+    CERTIFICATE_EXPIRY: GaugeIfKnown, "snigate_backend_certificate_expiry_timestamp_seconds", ["pool", "backend"], "Expiry time of the certificate presented in the last TLS check, in seconds since 1970; absent before the first.";
     CHECKS: Counter, "snigate_health_checks_total", ["pool", "backend", "result"], "Completed active checks, by result.";
     CHECK_DURATION: Histogram(WAITS), "snigate_health_check_duration_seconds", ["pool"], "How long active checks took.";
 
@@ -71,22 +84,37 @@ table! {
     QUEUE_WAIT: Histogram(WAITS), "snigate_pool_queue_wait_seconds", ["pool"], "How long clients waited that got a place.";
     QUEUE_TIMEOUTS: Counter, "snigate_pool_queue_timeouts_total", ["pool"], "Clients that waited until the timeout of the queue.";
 
+    QUEUE_LIMIT: Gauge, "snigate_pool_queue_limit", ["pool"], "How many clients may wait there.";
+
     DNS_LOOKUPS: Counter, "snigate_dns_lookups_total", ["pool", "result"], "Look-ups of the DNS names among a pool's backends.";
 
-    LIMITED: Counter, "snigate_limit_rejections_total", ["scope", "enforced"], "Connections that hit a limit; enforced is false where a limit only counts.";
+    LIMITED: Counter, "snigate_limit_rejections_total", ["route", "scope", "enforced"], "Connections that hit a limit; enforced is false where a limit only counts, and route is empty if none was selected.";
     UNTRACKED: Counter, "snigate_client_limit_untracked_total", [], "Connections let in without a limit per client, because the table of clients had no room.";
+    CONNECTIONS_LIMIT: Gauge, "snigate_connections_limit", [], "The most connections open at once: limits.max_connections, or what snigate has chosen.";
+    LISTENER_LIMIT: GaugeIfKnown, "snigate_listener_connections_limit", ["listener"], "The most connections open at once on the listener; absent without a limit.";
+    ROUTE_LIMIT: GaugeIfKnown, "snigate_route_connections_limit", ["route"], "The most connections of the route open at once; absent without a limit.";
+    BACKEND_LIMIT: GaugeIfKnown, "snigate_backend_connections_limit", ["pool", "backend"], "The most connections open to the backend at once; absent without a limit.";
     ACCEPT_ERRORS: Counter, "snigate_accept_errors_total", ["listener", "kind"], "Failed accepts.";
     ACCEPT_PAUSED: Gauge, "snigate_accept_paused", ["listener"], "1 while the listener has paused accepting.";
+    ACCEPT_QUEUE: Gauge, "snigate_accept_queue_length", ["listener"], "Clients that the kernel has connected and snigate has not accepted yet.";
+    ACCEPT_QUEUE_LIMIT: Gauge, "snigate_accept_queue_limit", ["listener"], "How many clients may wait there: tcp.backlog of each socket of the listener.";
+    ACCEPT_QUEUE_DROPS: Counter, "snigate_accept_queue_drops_total", ["listener"], "Connection attempts that the kernel has dropped, mostly because that queue was full.";
     PROXY_HEADERS: Counter, "snigate_proxy_headers_total", ["listener", "result"], "PROXY headers read from clients.";
+
+    WORKER_ACCEPTED: Counter, "snigate_worker_connections_accepted_total", ["worker"], "Connections accepted by the worker.";
+    WORKER_ACTIVE: Gauge, "snigate_worker_connections_active", ["worker"], "Connections of the worker open now.";
+    WORKER_BUSY: Seconds, "snigate_worker_busy_seconds_total", ["worker"], "CPU time of the worker's thread, user and system.";
+    PIPES: Gauge, "snigate_relay_pipes", ["state"], "Pipes for splicing: those that hold bytes in transit, and those kept for the next transfer.";
+    PIPES_LIMIT: Gauge, "snigate_relay_pipes_limit", [], "The most pipes of all workers.";
 
     RELOADS: Counter, "snigate_config_reloads_total", ["result", "trigger"], "Loads of the configuration, including the one at startup.";
     RELOAD_OK: Gauge, "snigate_config_last_reload_successful", [], "1 if the file as last read is in force, 0 if it was rejected.";
     RELOAD_TIME: Gauge, "snigate_config_last_reload_success_timestamp_seconds", [], "When a file was last read and found valid, in seconds since 1970.";
-    CONFIG_INFO: Gauge, "snigate_config_info", ["hash"], "Always 1; the label is the hash of the configuration in force.";
+    CONFIG_INFO: Info, "snigate_config_info", ["hash"], "Always 1; the label is the hash of the configuration in force.";
     TASK_PANICS: Counter, "snigate_task_panics_total", ["task"], "Panics of background tasks, which go on.";
     LOG_DROPPED: Counter, "snigate_log_lines_dropped_total", [], "Log lines lost because the output was not read fast enough or could not be written.";
 
-    PROCESS_CPU: Counter, "process_cpu_seconds_total", [], "CPU time of the process, user and system.";
+    PROCESS_CPU: Seconds, "process_cpu_seconds_total", [], "CPU time of the process, user and system.";
     PROCESS_OPEN_FDS: Gauge, "process_open_fds", [], "Open file descriptors.";
     PROCESS_MAX_FDS: Gauge, "process_max_fds", [], "Limit of open file descriptors.";
     PROCESS_RESIDENT: Gauge, "process_resident_memory_bytes", [], "Resident memory.";
@@ -109,8 +137,10 @@ mod tests {
     fn names_are_unique_and_follow_their_kind() {
         for (at, metric) in ALL.iter().enumerate() {
             assert!(ALL[..at].iter().all(|earlier| earlier.name != metric.name), "{} twice", metric.name);
-            assert_eq!(metric.name.ends_with("_total"), matches!(metric.kind, Counter), "{}", metric.name);
-            assert!(metric.help.ends_with('.'), "{}", metric.name);
+            assert_eq!(metric.name.ends_with("_total"), matches!(metric.kind, Counter | Seconds), "{}", metric.name);
+            assert_eq!(metric.name.ends_with("_info"), matches!(metric.kind, Info), "{}", metric.name);
+            // Nothing in it needs to be escaped.
+            assert!(metric.help.ends_with('.') && !metric.help.contains(['"', '\\', '\n']), "{}", metric.name);
             if let Histogram(bounds) = metric.kind {
                 assert!(bounds.is_sorted_by(|a, b| a < b), "{}", metric.name);
             }

@@ -32,6 +32,8 @@ pub(super) type Schema = fn(&mut SchemaGenerator) -> Value;
 pub(super) enum Answer {
     Json(Schema),
     Text(&'static str),
+    /// One of several media types, as the client accepts it.
+    Texts(&'static [&'static str]),
 }
 
 pub(super) fn endpoints() -> impl Iterator<Item = Endpoint> {
@@ -41,10 +43,11 @@ pub(super) fn endpoints() -> impl Iterator<Item = Endpoint> {
 /// For people, Prometheus and supervisors.
 fn texts() -> [Endpoint; 5] {
     let text = |path, kind, summary| get(path, summary, of::<NoQuery>, Answer::Text(kind));
+    let metrics = Answer::Texts(&["text/plain", "application/openmetrics-text"]);
     [
         text("/", "text/html", "The status page"),
         text("/sections", "text/html", "What of the status page has changed; for its script"),
-        text("/metrics", "text/plain", "Metrics for Prometheus"),
+        get("/metrics", "Metrics for Prometheus", of::<NoQuery>, metrics),
         text("/healthz", "text/plain", "Whether the process is running"),
         text("/readyz", "text/plain", "Whether new connections should be sent here").fails(&[503]),
     ]
