@@ -3,13 +3,16 @@
 # both do what docs/containers.md says. Needs root, no Docker engine, and no image registry.
 #
 #   deploy/e2e/containers.sh             # with what is installed
-#   deploy/e2e/containers.sh --install   # installs Debian packages, and podman-compose from PyPI, first
+#   deploy/e2e/containers.sh --install   # installs Debian packages, cargo-auditable and podman-compose from PyPI, first
 #
-# The public base images may be out of reach, so stand-ins are made here that carry their names: rust:1-bookworm,
-# gcr.io/distroless/cc-debian12:nonroot and docker.io/library/caddy:2. They are Debian packages in the same places
-# under the same user, with this machine's Rust toolchain and crates mounted; they stand in for name and layout only.
+# SNIGATE_BINARY=FILE puts this static binary into the image instead of building one, as a release does: two minutes instead of many.
+# The binary of the image is left in target/image/snigate, for deploy/e2e/packages.sh.
 #
-# Everything lives in one temporary directory and one network namespace, and goes away on exit.
+# The public base images may be out of reach, so stand-ins are made here that carry their names: rust:1-bookworm and
+# docker.io/library/caddy:2. They are Debian packages in the same places, with this machine's Rust toolchain, cargo-auditable
+# and crates mounted; they stand in for name and layout only. The image itself starts from nothing, so it is the real one.
+#
+# Everything else lives in one temporary directory and one network namespace, and goes away on exit.
 
 set -euo pipefail
 
@@ -19,6 +22,7 @@ main() {
     make_stand_ins
     build_image
     check_image
+    check_contents
     start_compose
     check_hardening
     check_routing
@@ -49,6 +53,38 @@ check_image() {
         run /etc/other.yaml >/dev/null
     check "with another file it becomes healthy" within 10 podman healthcheck run other
     podman rm -f -t 0 other >/dev/null
+}
+
+# What is in the image, and how it describes itself.
+check_contents() {
+    local label pid image binary
+    image=$(podman image mount snigate:dev)
+    binary=$image/usr/local/bin/snigate
+    install -D -m 755 "$binary" "$repository/target/image/snigate"
+    check "at most 15 MB" test "$(podman image inspect -f '{{.Size}}' snigate:dev)" -le 15000000
+    check "it is stopped by SIGTERM" is "$(podman image inspect -f '{{.Config.StopSignal}}' snigate:dev)" SIGTERM
+    for label in title description url source documentation vendor licenses version revision; do
+        check "it has the label $label" labelled "org.opencontainers.image.$label"
+    done
+    check "the label of the version is what was given" image_label version 1.2.3-test
+    check "the binary is static" refuses grep -q INTERP <(readelf -lW "$binary")
+    check "it can be loaded anywhere (static-pie)" grep -q 'DYN (' <(readelf -hW "$binary")
+    check "it holds the list of its crates" grep -q '\.dep-v0' <(readelf -SW "$binary")
+    check "it holds no path of the build" refuses grep -aqE '/usr/local/cargo|/src/src/|/root/' "$binary"
+    check "it brings the certificates of public authorities" \
+        test "$(grep -c 'BEGIN CERTIFICATE' "$image/etc/ssl/certs/ca-certificates.crt")" -gt 100
+    check "and no other program than snigate" is "$(find "$image" -type f -perm /111)" "$image/usr/local/bin/snigate"
+    podman image unmount snigate:dev >/dev/null
+
+    podman run -d --name strict --network none --read-only --read-only-tmpfs=false --cap-drop ALL \
+        --security-opt no-new-privileges snigate:dev >/dev/null
+    check "it needs no place to write, not even /tmp" within 10 podman healthcheck run strict
+    pid=$(podman inspect -f '{{.State.Pid}}' strict)
+    check "it has no capability, and can get none" is \
+        "$(awk '/^Cap(Inh|Prm|Eff|Bnd|Amb)/ {print $2}' "/proc/$pid/status" | sort -u)" 0000000000000000
+    podman stop -t 10 strict >/dev/null
+    check "it ends with 0 when it is stopped" is "$(podman inspect -f '{{.State.ExitCode}}' strict)" 0
+    podman rm -f -t 0 strict >/dev/null
 }
 
 check_hardening() {
@@ -114,34 +150,6 @@ check_drain() {
 
 # ---- how it is checked
 
-check() { # WHAT COMMAND…
-    local what=$1
-    shift
-    if "$@" >"$work/said" 2>&1; then
-        passed=$((passed + 1))
-        echo "ok    $what"
-    else
-        failed=$((failed + 1))
-        echo "FAIL  $what"
-        tail -n 20 "$work/said" | sed 's/^/      /'
-    fi
-}
-
-within() { # SECONDS COMMAND…: again and again until it succeeds
-    local until=$((${EPOCHREALTIME/[.,]/} + $1 * 1000000))
-    shift
-    until "$@"; do
-        ((${EPOCHREALTIME/[.,]/} < until)) || return 1
-        sleep 0.1
-    done
-}
-
-refuses() { ! "$@"; }
-
-is() { [[ $1 == "$2" ]] || { echo "$1, not $2"; return 1; }; }
-
-larger() { [[ $(stat -c %s "$1" 2>/dev/null || echo 0) -gt $2 ]]; }
-
 ask() { # NAME BACKEND [PATH [CURL OPTIONS…]]: as a client that trusts this backend's authority and no other
     local name=$1 authority=$work/authority-$2.crt path=${3-}
     [[ -s $authority ]] ||
@@ -168,6 +176,10 @@ logged() { podman logs "$(container snigate)" 2>&1 | grep -E "$1"; }
 
 image_says() { is "$(podman image inspect -f '{{.Config.User}} {{.HealthCheck.Test}}' snigate:dev)" "$1"; }
 
+labelled() { [[ -n $(podman image inspect -f "{{index .Config.Labels \"$1\"}}" snigate:dev) ]]; }
+
+image_label() { is "$(podman image inspect -f "{{index .Config.Labels \"org.opencontainers.image.$1\"}}" snigate:dev)" "$2"; }
+
 same_as_big() { is "$(sha256sum <"$1")" "$(podman exec "$(container one)" cat /srv/big | sha256sum)"; }
 
 container() { podman ps -aq --filter "label=com.docker.compose.service=$1"; }
@@ -189,10 +201,17 @@ build_image() {
     echo "== snigate:dev"
     local mounts=(-v "$(rustc --print sysroot):$toolchain:ro")
     [[ $crates == none ]] || mounts+=(-v "$crates:/usr/local/cargo/registry:ro")
+    if [[ -n ${SNIGATE_BINARY-} ]]; then
+        # As the release workflow does.
+        install -D -m 755 "$SNIGATE_BINARY" "$work/built/out/usr/local/bin/snigate"
+        install -D -m 644 "$repository/deploy/container.yaml" "$work/built/out/etc/snigate/config.yaml"
+        install -D -m 644 /etc/ssl/certs/ca-certificates.crt "$work/built/out/etc/ssl/certs/ca-certificates.crt"
+        mounts+=(--build-context "build=$work/built")
+    fi
     buildah bud --pull-never --network host --layers --format docker "${mounts[@]}" \
         --build-arg REVISION="$(git -C "$repository" rev-parse HEAD 2>/dev/null || echo unknown)" \
-        -t snigate:dev "$repository"
-    podman image inspect -f 'snigate:dev has {{.Size}} bytes with its base' snigate:dev
+        --build-arg VERSION=1.2.3-test -t snigate:dev "$repository"
+    podman image inspect -f 'snigate:dev has {{.Size}} bytes' snigate:dev
 }
 
 make_stand_ins() {
@@ -200,7 +219,7 @@ make_stand_ins() {
     local c
     # One Debian tree serves as builder and as backend.
     mmdebstrap --quiet --variant=minbase --mode=root \
-        --include=ca-certificates,gcc,libc6-dev,make,pkg-config,caddy bookworm "$work/debian.tar"
+        --include=ca-certificates,gcc,libc6-dev,make,pkg-config,musl-tools,caddy bookworm "$work/debian.tar"
 
     c=$(buildah from scratch)
     buildah add -q "$c" "$work/debian.tar" /
@@ -210,28 +229,28 @@ make_stand_ins() {
     buildah commit -q "$c" docker.io/library/caddy:2
 
     # The toolchain is mounted there at build time.
-    buildah config --cmd bash --env CARGO_HOME=/usr/local/cargo --env PATH="$toolchain/bin:/usr/sbin:/usr/bin:/sbin:/bin" "$c"
+    buildah config --cmd bash --env CARGO_HOME=/usr/local/cargo \
+        --env PATH="$toolchain/bin:/usr/local/cargo/bin:/usr/sbin:/usr/bin:/sbin:/bin" "$c"
+    # What `cargo install` finds installed already, and a `rustup` that finds the target already added.
+    mkdir -p "$work/cargo/bin"
+    cp "$cargo_home"/.crates*.* "$work/cargo/"
+    cp "$(command -v cargo-auditable)" "$work/cargo/bin/"
+    cat >"$work/cargo/bin/rustup" <<END
+#!/bin/sh -e
+test "\$1 \$2" = "target add"
+test -d "$toolchain/lib/rustlib/\$3"
+END
+    chmod 755 "$work/cargo/bin/rustup"
+    buildah add -q "$c" "$work/cargo" /usr/local/cargo
     if [[ $crates != none ]]; then buildah config --env CARGO_NET_OFFLINE=true "$c"; fi
     buildah add -q "$c" /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
     buildah commit -q "$c" rust:1-bookworm
-    buildah rm "$c" >/dev/null
-
-    mkdir -p "$work/debs" "$work/distroless/"{tmp,etc,home/nonroot}
-    (cd "$work/debs" && apt-get -q download base-files netbase tzdata libc6 libgcc-s1 2>/dev/null)
-    for c in "$work"/debs/*.deb; do dpkg -x "$c" "$work/distroless"; done
-    chmod 1777 "$work/distroless/tmp"
-    printf '%s\n' 'root:x:0:0:root:/root:/sbin/nologin' 'nonroot:x:65532:65532:nonroot:/home/nonroot:/sbin/nologin' \
-        >"$work/distroless/etc/passwd"
-    c=$(buildah from scratch)
-    buildah add -q "$c" "$work/distroless" /
-    buildah config --user 65532 --workingdir /home/nonroot "$c"
-    buildah commit -q "$c" gcr.io/distroless/cc-debian12:nonroot
     buildah rm "$c" >/dev/null
 }
 
 prepare() {
     local tool
-    for tool in buildah podman podman-compose netavark mmdebstrap cargo curl openssl ip nsenter; do
+    for tool in buildah podman podman-compose netavark mmdebstrap cargo cargo-auditable readelf curl openssl ip nsenter; do
         command -v "$tool" >/dev/null || PATH=$PATH:/usr/lib/podman command -v "$tool" >/dev/null ||
             { echo "$tool is missing: run with --install" >&2; exit 2; }
     done
@@ -268,7 +287,7 @@ END
 
     # With every crate of the lock file already here, the build needs no network.
     if cargo fetch --quiet --locked --manifest-path "$repository/Cargo.toml"; then
-        crates=${CARGO_HOME:-$HOME/.cargo}/registry
+        crates=$cargo_home/registry
     fi
 }
 
@@ -296,7 +315,9 @@ clean_up() {
 install_tools() {
     apt-get -q update
     DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends \
-        buildah podman skopeo runc mmdebstrap netavark aardvark-dns iptables iproute2 curl openssl python3-venv
+        buildah podman skopeo runc mmdebstrap netavark aardvark-dns iptables iproute2 curl openssl binutils python3-venv
+    command -v cargo-auditable >/dev/null || cargo install cargo-auditable@0.7.7 --locked --quiet
+    rustup target add "$(uname -m)-unknown-linux-musl"
     python3 -m venv "$tools"
     "$tools/bin/pip" install -q podman-compose
 }
@@ -306,9 +327,10 @@ tools=${XDG_CACHE_HOME:-$HOME/.cache}/snigate-e2e
 PATH=$PATH:$tools/bin
 work=$(mktemp -d /tmp/snigate-e2e.XXXXXX)
 netns=snigate-e2e-$$
+# shellcheck source=deploy/e2e/lib/checks.sh
+source "$repository/deploy/e2e/lib/checks.sh"
+cargo_home=${CARGO_HOME:-$HOME/.cargo}
 toolchain=/usr/local/rustup/toolchains/host
 crates=none
-passed=0
-failed=0
 
 main "$@"
