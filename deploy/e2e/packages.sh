@@ -30,6 +30,7 @@ main() {
     check_watchdog
     check_socket
     check_removal
+    check_by_hand
     power_off
     check_first_accept
     check_newcomer
@@ -40,7 +41,7 @@ main() {
 # ---- what is checked
 
 check_files() {
-    check "lintian finds nothing" lintian --fail-on error,warning --suppress-tags bad-distribution-in-changes-file "$deb"
+    check "lintian finds nothing" lintian --fail-on error,warning "$deb"
     check "rpmlint finds no error" rpm_is_clean
     check "the .tar.gz holds binary, man pages and units" \
         holds "$archive" /snigate /man/snigate-run.1.gz /systemd/snigate.service /completions/_snigate /LICENSE-MIT
@@ -209,6 +210,23 @@ check_removal() {
     check "and nothing is left" is "$(in_machine find / -xdev -name '*snigate*' -not -path '/proc/*' -not -path '/var/lib/dpkg/*' \
         -not -path '/packages*' -not -path '/run/log/*')" ""
     check "no unit of it has failed" is "$(in_machine systemctl list-units --all --no-legend 'snigate*')" ""
+}
+
+# The unit as it is in the repository, the way docs/systemd.md describes.
+check_by_hand() {
+    # The purge has left it.
+    in_machine sh -c 'userdel snigate 2>/dev/null || true'
+    install -m 755 "$binary" "$root/usr/local/bin/snigate"
+    install -D -m 644 "$repository/deploy/container.yaml" "$root/etc/snigate/config.yaml"
+    install -m 644 "$repository/deploy/systemd/snigate.service" "$root/etc/systemd/system/snigate.service"
+    in_machine systemctl daemon-reload
+    check "without a package, the unit starts" in_machine systemctl enable --now snigate
+    routing_file "log: { file: /var/log/snigate/snigate.log }"
+    in_machine systemctl restart snigate
+    check "and serves on port 443" within 5 answers shop.example.com
+    check "as a dynamic user" refuses in_machine grep -q snigate /etc/passwd
+    check "with log.file" grep -q shop.example.com "$root/var/log/private/snigate/snigate.log"
+    check "and is reloaded" in_machine systemctl reload snigate
 }
 
 # From `exec` to the first connection that is accepted, with ten routes. The best of twenty, which no other program delayed.
