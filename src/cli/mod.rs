@@ -355,4 +355,4 @@ impl From<Exit> for ExitCode {
 
 const AFTER_HELP: &str = "Exit codes: 0 success, 1 configuration error or no answer, 2 usage error, 3 an address cannot be \
 bound; explain, ech open: 4 refused; explain: 5 not the expected pool; diff: 6 routing differs; \
-doctor: 7 errors or warnings found; import: 8 something was left out; run: 8 a part of it is broken.";
+doctor: 7 errors or warnings found; import: 8 something was left out; run: 8 a thread failed or is stuck.";

@@ -40,6 +40,12 @@ impl Findings {
         self.push(origin, Weight::LeftOut, format!("`{what}` was left out: {why}"));
     }
 
+    /// `what` stands at `origin`, and the routing file does the same except for `others`.
+    pub(super) fn left_out_in_part(&mut self, origin: &Origin, what: &str, others: impl fmt::Display) {
+        let what = readable(what, MOST_QUOTED);
+        self.push(origin, Weight::LeftOut, format!("`{what}` was left out in part: {others}"));
+    }
+
     /// Something is written in another way.
     pub(super) fn note(&mut self, origin: &Origin, message: impl fmt::Display) {
         self.push(origin, Weight::Note, message.to_string());

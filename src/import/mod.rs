@@ -67,7 +67,7 @@ fn nothing_found(program: Program, paths: &[PathBuf], findings: Findings) -> Fai
     let wanted = match program {
         Program::Haproxy => "no frontend in tcp mode has a rule on `req.ssl_sni`",
         Program::Nginx => "no server in `stream` has `ssl_preread on` and a `proxy_pass`",
-        Program::Sniproxy => "there is no `listen` with `protocol tls`",
+        Program::Sniproxy => "there is no `listener` with `proto tls`",
     };
     let file = paths.first().map(|path| path.display().to_string()).unwrap_or_default();
     Failure { place: file, message: format!("there is nothing to import: {wanted}"), findings }

@@ -114,7 +114,7 @@ impl Reader<'_> {
             match regex(line.word(0)) {
                 Ok(Names { patterns, besides }) => {
                     if let Some(others) = besides {
-                        self.findings.left_out(&line.origin, line.word(0), format_args!("only in part: {others}"));
+                        self.findings.left_out_in_part(&line.origin, line.word(0), others);
                     }
                     let sends_header = all_send || line.words.iter().skip(2).any(|word| word == "proxy_protocol");
                     let address = line.word(1).to_owned();
@@ -198,7 +198,7 @@ impl Reader<'_> {
             Ok(ip) => Some(Key::new("source_addresses", format_args!("[{}]", scalar(&ip.to_string())), &line.origin)),
             Err(_) if line.word(1) == "client" => Some(Key::new("transparent", true, &line.origin)),
             Err(_) => {
-                self.left_out(line, "only an IP address is known here");
+                self.left_out(line, "only an IP address is supported");
                 None
             }
         }

@@ -319,7 +319,7 @@ fn tables_of_sniproxy_become_routes() {
     has(&text, &expected);
     let parts = [
         "s.conf:5: `listen 80` was left out",
-        "s.conf:8: `a\\.test` was left out: only in part: names that have more characters before it",
+        "s.conf:8: `a\\.test` was left out in part: names that have more characters before it",
         "s.conf:10: `^c[0-9]$ 10.0.0.3` was left out",
         "s.conf:11: `*:443` was left out",
     ];

@@ -13,7 +13,7 @@ use crate::blocks::root;
 /// The keys at the top of a file, in the order of the page, with the pages that explain them.
 const SECTIONS: [(&str, &str); 16] = [
     ("listeners", "[Listeners](listeners.md), [port 80](port-80.md), [PostgreSQL and silent clients](starttls.md)"),
-    ("routes", "[Routing](routing.md), [who may come in](access.md)"),
+    ("routes", "[Routing](routing.md), [access control](access.md)"),
     ("no_sni", "[Routing](routing.md#no_sni-unmatched-not_tls)"),
     ("unmatched", "[Routing](routing.md#no_sni-unmatched-not_tls)"),
     ("not_tls", "[Routing](routing.md#no_sni-unmatched-not_tls)"),

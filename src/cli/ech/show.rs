@@ -35,7 +35,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
         Err(exit) => return exit,
     };
     let Ok(list) = encode_list(keys.iter().map(|key| &key.config)) else {
-        return failed("these are too many keys for one list of configurations");
+        return failed("there are too many keys for one list of configurations");
     };
     let list = BASE64.encode(&list);
     if options.json {

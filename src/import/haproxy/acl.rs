@@ -65,7 +65,7 @@ impl Conditions<'_, '_> {
             "" => return Ok(Condition::Clients(vec![Clients::all()])),
             "if" => false,
             "unless" => true,
-            other => return Err(format!("`{other}` is not known here")),
+            other => return Err(format!("`{other}` is not supported")),
         };
         let mut alternatives = vec![Vec::new()];
         for term in terms(line.words.get(from + 1..).unwrap_or_default())? {
@@ -128,7 +128,7 @@ impl Conditions<'_, '_> {
         let Flags { method, ignores_case, files, patterns } = flags(rest)?;
         let (fetch, converters) = fetch.split_once(',').map_or((&**fetch, ""), |(fetch, rest)| (fetch, rest));
         if !matches!(converters, "" | "lower") {
-            return Err(format!("the converter `{converters}` is not known here"));
+            return Err(format!("the converter `{converters}` is not supported"));
         }
         match fetch {
             "req.ssl_sni" | "req_ssl_sni" if method == "found" => Ok(Test::Named),
@@ -171,7 +171,7 @@ impl Conditions<'_, '_> {
                 self.findings.note(at, format_args!("`{text}` matches whatever the case of the client's name"));
             }
             _ if !ignores && !lower => {
-                self.findings.note(origin, "without `-i`, HAProxy compares case as well; snigate does not");
+                self.findings.note(origin, "without `-i`, HAProxy is case-sensitive; snigate never is");
             }
             _ => {}
         }
@@ -184,7 +184,7 @@ impl Conditions<'_, '_> {
             match read(text) {
                 Ok(Names { patterns, besides }) => {
                     if let Some(others) = besides {
-                        self.findings.left_out(origin, text, format_args!("only in part: {others}"));
+                        self.findings.left_out_in_part(origin, text, others);
                     }
                     names.extend(patterns.into_iter().map(|pattern| (pattern, Some(origin.clone()))));
                 }
@@ -208,7 +208,7 @@ pub(super) fn reader(method: &str) -> Result<ReadNames, String> {
         "beg" | "sub" | "dir" => {
             Err(format!("`{method}` compares parts of a name that no pattern of snigate can; list the names"))
         }
-        other => Err(format!("the matching method `{other}` is not known here")),
+        other => Err(format!("the matching method `{other}` is not supported")),
     }
 }
 
@@ -219,7 +219,7 @@ fn unknown(fetch: &str) -> String {
         return format!("`{name}` needs decrypted data, and snigate does not decrypt; use `req.ssl_sni`");
     }
     format!(
-        "`{name}` is not known here; routes can depend on the server name, ALPN, the client's address and the listener"
+        "`{name}` is not supported; routes can depend on the server name, ALPN, the client's address and the listener"
     )
 }
 
@@ -332,7 +332,7 @@ fn flags(words: &[String]) -> Result<Flags<'_>, String> {
                 flags.patterns = rest;
                 break;
             }
-            other => return Err(format!("the flag `{other}` is not known here")),
+            other => return Err(format!("the flag `{other}` is not supported")),
         };
         flags.patterns = rest.get(taken..).unwrap_or_default();
     }

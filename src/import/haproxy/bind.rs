@@ -89,7 +89,7 @@ fn addresses(text: &str) -> Result<Vec<SocketAddr>, String> {
     let (text, v6) = match text.split_once('@') {
         Some(("ipv4" | "tcp" | "tcp4", rest)) => (rest, false),
         Some(("ipv6" | "tcp6", rest)) => (rest, true),
-        Some((family, _)) => return Err(format!("the address family `{family}` is not known here")),
+        Some((family, _)) => return Err(format!("the address family `{family}` is not supported")),
         None => (text, false),
     };
     let (host, ports) = text.rsplit_once(':').ok_or("a port is missing")?;

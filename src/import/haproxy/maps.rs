@@ -39,10 +39,10 @@ fn read(expression: &str, library: &mut Library<'_>, findings: &mut Findings) ->
     let (name, arguments) = converter
         .strip_suffix(')')
         .and_then(|call| call.split_once('('))
-        .ok_or_else(|| format!("the converter `{converter}` is not known here"))?;
+        .ok_or_else(|| format!("the converter `{converter}` is not supported"))?;
     let method = match name {
         "map" | "map_str" => "str",
-        other => other.strip_prefix("map_").ok_or_else(|| format!("the converter `{name}` is not known here"))?,
+        other => other.strip_prefix("map_").ok_or_else(|| format!("the converter `{name}` is not supported"))?,
     };
     let (file, otherwise) = arguments.split_once(',').map_or((arguments, None), |(file, other)| (file, Some(other)));
     let text = library.open(file.as_ref()).map_err(|failure| failure.to_string())?;
@@ -66,7 +66,7 @@ fn entries(text: &Text, method: &str, findings: &mut Findings) -> Result<Vec<(Pa
         match read(key) {
             Ok(names) => {
                 if let Some(others) = names.besides {
-                    findings.left_out(&origin, key, format_args!("only in part: {others}"));
+                    findings.left_out_in_part(&origin, key, others);
                 }
                 let entry = |pattern| (pattern, backend.trim().to_owned(), origin.clone());
                 entries.extend(names.patterns.into_iter().map(entry));

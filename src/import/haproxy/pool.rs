@@ -124,7 +124,9 @@ impl Reader<'_> {
                     Err(_) => self.findings.left_out(&line.origin, &line.text(), "this is not an IP address"),
                 }
             }
-            _ => self.findings.left_out(&line.origin, &line.text(), "only an address or `usesrc clientip` is known"),
+            _ => {
+                self.findings.left_out(&line.origin, &line.text(), "only an address or `usesrc clientip` is supported")
+            }
         }
     }
 

@@ -123,8 +123,7 @@ impl Reader {
             return Ok(());
         }
         if words.has_variable {
-            let why =
-                "environment variables of HAProxy are not known here; write the value, or `${NAME}` in the result";
+            let why = "environment variables are not expanded; write the value, or `${NAME}` in the result";
             findings.left_out(&line.origin, &line.text(), why);
             return Ok(());
         }

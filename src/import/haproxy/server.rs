@@ -88,14 +88,14 @@ const TAKEN: &[(&str, usize, Take)] = &[
         Ok(())
     }),
     ("inter", 1, |options, value| {
-        let interval = timeout::read(value).ok_or_else(|| format!("`{value}` is not a duration of HAProxy"))?;
+        let interval = timeout::read(value).ok_or_else(|| format!("`{value}` is not a valid HAProxy duration"))?;
         options.share("health_check.interval", values::check_span(interval))
     }),
     ("fall", 1, |options, value| options.share("health_check.fall", number(value)?.clamp(1, 100).to_string())),
     ("rise", 1, |options, value| options.share("health_check.rise", number(value)?.clamp(1, 100).to_string())),
     ("port", 1, |options, value| options.share("health_check.port", number(value)?.clamp(1, 65_535).to_string())),
     ("slowstart", 1, |options, value| {
-        let span = timeout::read(value).ok_or_else(|| format!("`{value}` is not a duration of HAProxy"))?;
+        let span = timeout::read(value).ok_or_else(|| format!("`{value}` is not a valid HAProxy duration"))?;
         options.share("slow_start", values::span(span, values::HOUR))
     }),
     ("send-proxy", 0, |options, _| options.share("send_proxy_protocol", "v1".to_owned())),
@@ -105,12 +105,12 @@ const TAKEN: &[(&str, usize, Take)] = &[
     ("tfo", 0, |options, _| options.share("connect.fast_open", "true".to_owned())),
     ("on-marked-down", 1, |options, value| match value {
         "shutdown-sessions" => options.share("on_down", "close".to_owned()),
-        other => Err(format!("`{other}` is not known here")),
+        other => Err(format!("`{other}` is not supported")),
     }),
     ("resolve-prefer", 1, |options, value| match value {
         "ipv4" => options.share("resolve.family", "v4".to_owned()),
         "ipv6" => options.share("resolve.family", "v6".to_owned()),
-        other => Err(format!("`{other}` is not known here")),
+        other => Err(format!("`{other}` is not supported")),
     }),
     ("resolvers", 1, |options, value| {
         options.resolvers = Some(value.to_owned());
@@ -118,7 +118,7 @@ const TAKEN: &[(&str, usize, Take)] = &[
     }),
     ("source", 1, |options, value| match value.parse::<std::net::IpAddr>() {
         Ok(ip) => options.share("source_addresses", format!("[{}]", scalar(&ip.to_string()))),
-        Err(_) => Err("only an IP address is known here".to_owned()),
+        Err(_) => Err("only an IP address is supported".to_owned()),
     }),
 ];
 
@@ -194,7 +194,7 @@ impl Servers {
 /// One server. Those that would get no connections are left out.
 fn backend(address: &str, options: &Options, origin: &Origin, findings: &mut Findings) -> Option<Backend> {
     if options.disabled {
-        let why = "it is `disabled`; add it when it is to be used, or take it out with `snigate down`";
+        let why = "it is `disabled`; add it when you need it, or add it now and take it out with `snigate down`";
         findings.left_out(origin, address, why);
         return None;
     }

@@ -14,7 +14,7 @@ use super::sections::Line;
 pub(super) fn duration(line: &Line, at: usize, findings: &mut Findings) -> Option<Duration> {
     let read = read(line.word(at));
     if read.is_none() {
-        let why = format!("`{}` is not a duration of HAProxy", line.word(at).escape_debug());
+        let why = format!("`{}` is not a valid HAProxy duration", line.word(at).escape_debug());
         findings.left_out(&line.origin, &line.text(), why);
     }
     read

@@ -80,12 +80,12 @@ impl Entries {
             key => (&mut self.exact, exact(key)),
         };
         if key.starts_with('~') && !key.starts_with("~*") && names.is_ok() {
-            findings.note(origin, "without `~*`, nginx compares case as well; snigate does not");
+            findings.note(origin, "without `~*`, nginx is case-sensitive; snigate never is");
         }
         match names {
             Ok(Names { patterns, besides }) => {
                 if let Some(others) = besides {
-                    findings.left_out(origin, key, format_args!("only in part: {others}"));
+                    findings.left_out_in_part(origin, key, others);
                 }
                 list.extend(patterns.into_iter().map(|pattern| (pattern, value.clone(), origin.clone())));
             }
@@ -100,4 +100,4 @@ impl Entries {
     }
 }
 
-const ENDING_STAR: &str = "a star at the end of a name is not known here; list the names";
+const ENDING_STAR: &str = "a star at the end of a name is not supported; list the names";

@@ -123,7 +123,7 @@ const TAKEN: &[(&str, Take)] = &[
     ("resolver", |reader, line| upstream::nameservers(line, &mut reader.out.pool_keys, reader.findings)),
     ("set_real_ip_from", |reader, line| match values::network(line.word(1)) {
         Some(network) => reader.trusted.push((network, line.origin.clone())),
-        None => reader.findings.left_out(&line.origin, &line.text(), "only networks are known here"),
+        None => reader.findings.left_out(&line.origin, &line.text(), "only networks are supported"),
     }),
     ("allow", |reader, line| reader.access(line)),
     ("deny", |reader, line| reader.access(line)),
@@ -161,7 +161,7 @@ impl Reader<'_> {
     fn duration(&mut self, line: &Directive) -> Option<Duration> {
         let read = duration(line.word(1));
         if read.is_none() {
-            self.findings.left_out(&line.origin, &line.text(), "this is not a duration of nginx");
+            self.findings.left_out(&line.origin, &line.text(), "this is not a valid nginx duration");
         }
         read
     }
@@ -209,7 +209,7 @@ impl Reader<'_> {
             _ => self.findings.left_out(
                 &line.origin,
                 &line.text(),
-                "only an IP address or `$remote_addr transparent` is known",
+                "only an IP address or `$remote_addr transparent` is supported",
             ),
         }
     }
@@ -219,7 +219,7 @@ impl Reader<'_> {
         match (line.word(1), network) {
             ("all", _) => self.access.push((line.name() == "allow", None, line.origin.clone())),
             (_, Some(network)) => self.access.push((line.name() == "allow", Some(network), line.origin.clone())),
-            _ => self.findings.left_out(&line.origin, &line.text(), "only networks are known here"),
+            _ => self.findings.left_out(&line.origin, &line.text(), "only networks are supported"),
         }
     }
 
@@ -280,7 +280,7 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
         (_, Ok(address)) => address,
         _ => return Err("this is not an IP address with a port; write one".to_owned()),
     };
-    if address.port() == 0 { Err("port 0 is not known here".to_owned()) } else { Ok(address) }
+    if address.port() == 0 { Err("port 0 is not supported".to_owned()) } else { Ok(address) }
 }
 
 /// `[::]` takes IPv4 as well.
@@ -313,6 +313,6 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ("proxy_download_rate", "snigate does not limit the rate of a connection"),
     ("proxy_requests", "this is for UDP"),
     ("proxy_responses", "this is for UDP"),
-    ("pass", "snigate has no server inside of itself to pass connections to"),
+    ("pass", "snigate has no internal servers to pass connections to"),
     ("health_check", "use `health_check` of the pool"),
 ];

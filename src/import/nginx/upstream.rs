@@ -67,7 +67,7 @@ impl Upstream {
                 }
                 "backup" => keys.push(Key::new("backup", true, &line.origin)),
                 "down" => {
-                    return findings.left_out(&line.origin, &address, "it is `down`; add it when it is to be used");
+                    return findings.left_out(&line.origin, &address, "it is `down`; add it when you need it");
                 }
                 _ => findings.left_out(&line.origin, option, "snigate has nothing like this option of `server`"),
             }

@@ -46,7 +46,7 @@ fn texts() -> [Endpoint; 5] {
     let metrics = Answer::Texts(&["text/plain", "application/openmetrics-text"]);
     [
         text("/", "text/html", "The status page"),
-        text("/sections", "text/html", "What of the status page has changed; for its script"),
+        text("/sections", "text/html", "What has changed on the status page; for its script"),
         get("/metrics", "Metrics for Prometheus", of::<NoQuery>, metrics),
         text("/healthz", "text/plain", "Whether the process is running"),
         text("/readyz", "text/plain", "Whether new connections should be sent here").fails(&[503]),
@@ -61,7 +61,7 @@ fn reports() -> [Endpoint; 8] {
         json("/api/v1/status", "What is wrong, and the state of everything", of::<StatusQuery>, of::<Status>),
         json("/api/v1/routes", "A page of the routes", of::<RoutesQuery>, of::<RoutesPage>),
         json("/api/v1/history", "Figures of the last fifteen minutes", of::<HistoryQuery>, of::<History>),
-        json("/api/v1/refusals", "The latest clients that were turned away", of::<NoQuery>, of::<RefusalsReport>),
+        json("/api/v1/refusals", "The latest clients that were refused", of::<NoQuery>, of::<RefusalsReport>),
         get("/api/v1/events", "What happens, as server-sent events", of::<EventsQuery>, stream).fails(&[400, 503]),
         json("/api/v1/explain", "Which route matches a name, and why", of::<ExplainQuery>, any_object)
             .fails(&[400, 404]),
