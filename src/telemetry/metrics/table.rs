@@ -51,7 +51,7 @@ table! {
     BYTES: Counter, "snigate_bytes_total", ["route", "pool", "direction"], "Bytes relayed, counted while connections are open.";
     SPLICED: Counter, "snigate_spliced_bytes_total", ["route", "pool", "direction"], "Bytes relayed by splice, without a copy into the process.";
 
-    ROUTED: Counter, "snigate_route_connections_total", ["route"], "Connections routed here.";
+    ROUTED: Counter, "snigate_route_connections_total", ["route"], "Connections routed to the route.";
     ROUTE_ACTIVE: Gauge, "snigate_route_connections_active", ["route"], "Connections of the route open now.";
 
     HELLOS: Counter, "snigate_client_hello_total", ["listener", "result"], "Attempts to read a ClientHello, by result.";
@@ -81,7 +81,7 @@ table! {
     CHECK_DURATION: Histogram(WAITS), "snigate_health_check_duration_seconds", ["pool"], "How long active checks took.";
 
     QUEUE_LENGTH: Gauge, "snigate_pool_queue_length", ["pool"], "Clients that wait for a place on a backend now.";
-    QUEUE_WAIT: Histogram(WAITS), "snigate_pool_queue_wait_seconds", ["pool"], "How long clients waited that got a place.";
+    QUEUE_WAIT: Histogram(WAITS), "snigate_pool_queue_wait_seconds", ["pool"], "How long clients that got a place had waited.";
     QUEUE_TIMEOUTS: Counter, "snigate_pool_queue_timeouts_total", ["pool"], "Clients that waited until the timeout of the queue.";
 
     QUEUE_LIMIT: Gauge, "snigate_pool_queue_limit", ["pool"], "How many clients may wait there.";
@@ -111,7 +111,7 @@ table! {
     RELOAD_OK: Gauge, "snigate_config_last_reload_successful", [], "1 if the file as last read is in force, 0 if it was rejected.";
     RELOAD_TIME: Gauge, "snigate_config_last_reload_success_timestamp_seconds", [], "When a file was last read and found valid, in seconds since 1970.";
     CONFIG_INFO: Info, "snigate_config_info", ["hash"], "Always 1; the label is the hash of the configuration in force.";
-    TASK_PANICS: Counter, "snigate_task_panics_total", ["task"], "Panics of background tasks, which go on.";
+    TASK_PANICS: Counter, "snigate_task_panics_total", ["task"], "Panics of background tasks, which are restarted.";
     LOG_DROPPED: Counter, "snigate_log_lines_dropped_total", [], "Log lines lost because the output was not read fast enough or could not be written.";
 
     PROCESS_CPU: Seconds, "process_cpu_seconds_total", [], "CPU time of the process, user and system.";
