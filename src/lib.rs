@@ -19,6 +19,7 @@ mod cli;
 mod import;
 mod process;
 mod backends;
+mod sources;
 
 // The path of a connection, with what it asks on the way. The order is that of imports: `route` takes types of
 // `client_hello`, and `connect` asks `pool` for each backend that it tries.

@@ -124,6 +124,26 @@ impl Pattern {
             Self::Any => None,
         }
     }
+
+    /// Whether every name that `other` matches is also matched by this one.
+    pub fn covers(&self, other: &Self) -> bool {
+        // By at least one label.
+        let is_below = |name: &ServerName, suffix: &ServerName| {
+            name.as_str().strip_suffix(suffix.as_str()).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
+        };
+        match (self, other) {
+            (Self::Any, _) => true,
+            (Self::Exact(name), Self::Exact(other)) | (Self::OneLabel(name), Self::OneLabel(other)) => name == other,
+            (Self::OneLabel(suffix), Self::Exact(name)) => {
+                name.as_str().split_once('.').is_some_and(|(_, rest)| rest == suffix.as_str())
+            }
+            (Self::ManyLabels(suffix), Self::Exact(name)) => is_below(name, suffix),
+            (Self::ManyLabels(suffix), Self::OneLabel(other) | Self::ManyLabels(other)) => {
+                other == suffix || is_below(other, suffix)
+            }
+            _ => false,
+        }
+    }
 }
 
 impl FromStr for Pattern {

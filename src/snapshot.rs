@@ -28,7 +28,9 @@ use crate::proxy_header::Kinds;
 use crate::relay;
 use crate::route::{By, Candidate, Conditions, Lookup, RouteTable};
 use crate::server_name::{Pattern, ServerName, Sni};
-use crate::settings::{self, Access, AcmeChallenge, Nothing, Off, OnRemoved, Or, Others, Refuse, Span, Starttls};
+use crate::settings::{
+    self, Access, AcmeChallenge, Nothing, Off, OnRemoved, Or, Origin, Others, Refuse, Span, Starttls,
+};
 use crate::socket;
 use crate::telemetry::{ConnectionLog, Match, Metrics, Readings, RouteMetrics};
 
@@ -152,6 +154,7 @@ pub struct Route {
     pub name: Arc<str>,
     pub to: Destination,
     pub on_removed: OnRemoved,
+    pub origin: Origin,
     /// `None`: every client may come in.
     pub access: Option<Box<Access>>,
     /// Boxed, since few routes have any.
@@ -350,6 +353,7 @@ impl Snapshot {
             max_connections: from.max_connections(),
             on_removed: from.on_removed,
             access: from.access.clone(),
+            origin: from.origin,
             per_client: from.clients.as_ref().map(|clients| Box::new(clients.settings().clone())),
         };
         let routes = (0..).map(RouteIndex).zip(&self.routes).map(route).collect();
@@ -433,6 +437,7 @@ impl Route {
             to,
             overrides: None,
             on_removed: OnRemoved::Keep,
+            origin: Origin::File,
             access: None,
             clients: None,
             metrics: OnceLock::new(),

@@ -15,7 +15,7 @@ use snigate::internals::Alpn;
 use snigate::internals::Metrics;
 use snigate::internals::config::{Conditions, Config, Destination, Place, Route};
 use snigate::internals::route::{self, Builder, Lookup, RouteTable};
-use snigate::internals::settings::{OnRemoved, Or};
+use snigate::internals::settings::{OnRemoved, Or, Origin};
 use snigate::internals::snapshot::{RouteQuery, Snapshot};
 use snigate::internals::{ListenerIndex, Pattern, RouteIndex, ServerName, Sni};
 
@@ -78,6 +78,7 @@ fn config(routes: usize) -> Config {
             on_removed: OnRemoved::Keep,
             access: None,
             per_client: None,
+            origin: Origin::File,
         });
     }
     config

@@ -33,6 +33,8 @@ use crate::backends::handshake::{Roots, RootsError};
 use crate::config::Config;
 use crate::server_name::ServerName;
 use crate::settings::{CheckKind, HealthCheck, UnitError, duration_in};
+use crate::sources::docker::ping;
+use crate::telemetry::readable;
 
 #[derive(Args, Clone, Debug)]
 pub(super) struct Options {
@@ -83,8 +85,12 @@ pub(super) fn run(options: &Options, config: Option<PathBuf>) -> ExitCode {
         Ok(trust) => trust,
         Err(error) => return stop(error.exit(), &error),
     };
-    let (exams, unresolved) = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(visit(&config, &plans, &trust, options.timeout)),
+    let (exams, docker, unresolved) = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(async {
+            let (exams, mut found) = visit(&config, &plans, &trust, options.timeout).await;
+            let docker = docker(&config, options.timeout).await.map_err(|finding| found.push(finding)).ok().flatten();
+            (exams, docker, found)
+        }),
         Err(error) => return stop(Exit::Bind, &error),
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -98,7 +104,7 @@ pub(super) fn run(options: &Options, config: Option<PathBuf>) -> ExitCode {
     let mut findings = unresolved;
     findings.extend(judge(&context, &plans, &exams));
     findings.retain(|finding| !options.ignore.contains(&finding.kind));
-    print(&Report::new(&config, &exams, findings), options.json)
+    print(&Report::new(&config, &exams, docker, findings), options.json)
 }
 
 fn stop(exit: Exit, error: &dyn std::error::Error) -> ExitCode {
@@ -148,6 +154,26 @@ async fn visit(
         }
     }
     (examine(targets, limit).await, unresolved)
+}
+
+/// What the engine behind `docker.socket` answers; `None`: `docker` is off.
+async fn docker(config: &Config, limit: Duration) -> Result<Option<String>, Finding> {
+    let Some(settings) = &config.docker else { return Ok(None) };
+    match ping(settings.socket.0.clone(), limit).await {
+        Ok(engine) => Ok(Some(format!("{}: {}", settings.socket, readable(&engine, 200)))),
+        Err(error) => Err(Finding {
+            severity: Severity::Error,
+            kind: Kind::DockerUnreachable,
+            pool: String::new(),
+            backends: Vec::new(),
+            names: Vec::new(),
+            seen: format!("the Docker API at {} does not answer: {error}", settings.socket),
+            mend:
+                "Containers get no routes until it does. The doctor needs the rights that snigate has: run it as the \
+                   same user, in the same container."
+                    .to_owned(),
+        }),
+    }
 }
 
 fn print(report: &Report, json: bool) -> ExitCode {

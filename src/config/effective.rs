@@ -30,6 +30,7 @@ pub(super) fn text(config: &Config) -> String {
         admin: settings.admin.clone(),
         log: settings.log.clone(),
         reload: settings.reload,
+        docker: settings.docker.clone(),
     };
     serde_json::to_string(&file).expect("text, numbers, lists and maps with text keys can be written") + "\n"
 }
@@ -141,6 +142,7 @@ sandbox: off
 admin: {{ bind: ["127.0.0.1:4", "unix:/run/admin.sock"], allow_control: token, token_file: {token} }}
 log: {{ level: debug, format: json, fields: ecs, connections: failed, probes: false, refusals: 7/m, interval: 7m, names: hashed, clients: off, file: /var/log/snigate/a.log }}
 reload: {{ watch: false, poll: 9s }}
+docker: {{ socket: /run/podman/podman.sock, allow: ["**.a.test", b.test], network: edge }}
 "#,
             token = token.path().display()
         );

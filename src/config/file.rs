@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::server_name::Pattern;
 use crate::settings::{
-    Admin, Limits, Listener, Log, NetworkList, Nothing, Off, OnRemoved, OneOrMany, Or, OrOff, PerClient, Pool,
+    Admin, Docker, Limits, Listener, Log, NetworkList, Nothing, Off, OnRemoved, OneOrMany, Or, OrOff, PerClient, Pool,
     Protocol, Refuse, Relay, Reload, Runtime, Sandbox, Span, Tcp, Text, Timeouts, name,
 };
 
@@ -67,6 +67,9 @@ pub(super) struct File {
     pub log: Log,
     #[schemars(default)]
     pub reload: Reload,
+    /// Routes for containers, found by their labels. Off by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub docker: Option<Docker>,
 }
 
 /// The keys of a routing file.
@@ -87,6 +90,7 @@ pub(super) const KEYS: &[&str] = &[
     "admin",
     "log",
     "reload",
+    "docker",
 ];
 /// The keys of an included file.
 pub(super) const INCLUDED_KEYS: &[&str] = &["routes", "pools"];

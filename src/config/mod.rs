@@ -37,8 +37,8 @@ pub(crate) use self::sources::Sources;
 pub(crate) use self::token::Token;
 use crate::server_name::Pattern;
 use crate::settings::{
-    Access, Admin, Limits, Listener, Log, Nothing, Off, OnRemoved, Or, PerClient, Pool, Refuse, Relay, Reload, Runtime,
-    Sandbox, Span, Tcp, Timeouts,
+    Access, Admin, Docker, Limits, Listener, Log, Nothing, Off, OnRemoved, Or, Origin, PerClient, Pool, Refuse, Relay,
+    Reload, Runtime, Sandbox, Span, Tcp, Timeouts,
 };
 
 /// A valid configuration, and warnings about probable mistakes in it.
@@ -175,6 +175,8 @@ pub struct Settings {
     pub admin: Admin,
     pub log: Log,
     pub reload: Reload,
+    /// `None`: off.
+    pub docker: Option<Docker>,
     /// What `admin.token_file` holds.
     #[serde(skip)]
     pub token: Option<Token>,
@@ -212,6 +214,8 @@ pub struct Route {
     pub access: Option<Box<Access>>,
     /// `None`: off.
     pub per_client: Option<Box<PerClient>>,
+    /// Whether it is in a file.
+    pub origin: Origin,
 }
 
 /// Conditions besides the name. An empty list means no condition.

@@ -42,7 +42,7 @@ pub enum Severity {
 pub struct Place {
     /// As it was named, or found by `include`.
     pub file: Arc<Path>,
-    /// From 1.
+    /// From 1; 0 for what is not in a file, such as a container, whose name then stands for the file.
     pub line: u32,
     /// From 1, in characters.
     pub column: u32,
@@ -142,7 +142,10 @@ impl fmt::Display for Problem {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}", self.file.display(), self.line, self.column)
+        match self.line {
+            0 => self.file.display().fmt(f),
+            line => write!(f, "{}:{line}:{}", self.file.display(), self.column),
+        }
     }
 }
 

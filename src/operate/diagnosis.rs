@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use super::history::Episode;
 use super::status::{
-    At, BackendStatus, DnsName, LastReload, ListenerStatus, PoolState, PoolStatus, Problem, ProblemKind, Resources,
-    Severity,
+    At, BackendStatus, ContainerStatus, DnsName, DockerStatus, LastReload, ListenerStatus, PoolState, PoolStatus,
+    Problem, ProblemKind, Resources, Severity,
 };
 use crate::telemetry::readable;
 
@@ -21,6 +21,7 @@ pub(crate) struct Facts<'a> {
     pub certificates: &'a [Certificate],
     pub resources: &'a Resources,
     pub names: &'a [DnsName],
+    pub docker: Option<&'a DockerStatus>,
     pub last_reload: Option<&'a LastReload>,
     /// In the last five minutes, as the following.
     pub accepted: u64,
@@ -48,6 +49,8 @@ pub(crate) fn diagnose(facts: &Facts<'_>) -> Vec<Problem> {
     problems.extend(facts.listeners.iter().filter_map(near_limit));
     problems.extend(facts.last_reload.and_then(|reload| of_reload(facts.now, reload)));
     problems.extend(facts.names.iter().filter_map(|name| of_name(facts.now, name)));
+    problems.extend(facts.docker.and_then(|docker| of_docker(facts.now, docker)));
+    problems.extend(facts.docker.iter().flat_map(|docker| &docker.containers).filter_map(of_container));
     problems.extend(of_resources(facts.resources));
     problems.extend(of_episodes(facts));
     problems.sort_by(|a, b| {
@@ -89,6 +92,10 @@ fn of_pool(facts: &Facts<'_>, pool: &PoolStatus) -> Option<Problem> {
     let why = pool.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
     let usable = pool.backends.iter().filter(|backend| &*backend.operator == "ready").count();
     let (message, cure) = match pool.state {
+        PoolState::Empty if is_of_containers(facts, name) => (
+            format!("pool {name} has had no container that runs and is healthy{since}"),
+            "Start a container of it; or remove the stopped ones, and the route goes with them.",
+        ),
         PoolState::Empty => (
             format!("pool {name} has had no backend{since}"),
             "Correct the DNS names of its backends, or the nameserver.",
@@ -225,6 +232,40 @@ fn of_name(now: SystemTime, name: &DnsName) -> Option<Problem> {
     let cure = "Correct the name in the configuration or the DNS, or check the nameserver.";
     let pool = name.pools.first().cloned();
     Some(Problem { pool, ..problem(ProblemKind::DnsFailing, Severity::Warning, message, cure) })
+}
+
+fn is_of_containers(facts: &Facts<'_>, pool: &str) -> bool {
+    let mut containers = facts.docker.iter().flat_map(|docker| &docker.containers);
+    containers.any(|container| container.pool.as_deref() == Some(pool))
+}
+
+fn of_docker(now: SystemTime, docker: &DockerStatus) -> Option<Problem> {
+    let error = docker.error.as_ref()?;
+    let since = since(now, docker.since.as_ref());
+    let kept = match &docker.looked_at {
+        Some(at) => format!("; the routes of containers are as they were at {}", clock(now, at)),
+        None => "; no container has a route".to_owned(),
+    };
+    let message = format!("the Docker API at {} has not answered{since}: {error}{kept}", docker.socket);
+    let cure = "Start the engine, and let snigate use its socket: `snigate doctor` tries it from here.";
+    let of = problem(ProblemKind::DockerFailing, Severity::Warning, message, cure);
+    Some(Problem { since: docker.since.clone(), ..of })
+}
+
+/// One problem for a container, however many of its names others have.
+fn of_container(container: &ContainerStatus) -> Option<Problem> {
+    let first = container.problems.first()?;
+    let what = if container.state == "left_out" { "is left out" } else { "gets only some of its names" };
+    let more = match container.problems.len() - 1 {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    };
+    let message = format!("container {} {what}: {}: {}{more}", container.name, first.label, first.message);
+    let cure = "Correct the label and create the container again; labels cannot change while it exists.";
+    Some(Problem {
+        pool: container.pool.clone(),
+        ..problem(ProblemKind::ContainerLabels, Severity::Warning, message, cure)
+    })
 }
 
 fn of_resources(resources: &Resources) -> Vec<Problem> {

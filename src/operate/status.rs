@@ -4,6 +4,7 @@
 //! Out: JSON for the API, the event stream and the command line; the same values for the page; their JSON Schema.
 //! Source: docs/admin.md.
 
+mod containers;
 mod lists;
 mod pools;
 mod reload;
@@ -16,6 +17,7 @@ use std::time::SystemTime;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::containers::{ContainerProblem, ContainerStatus, DockerStatus};
 pub(crate) use self::lists::{
     ConnectionStatus, ConnectionsPage, Ended, History, RefusalsReport, RefusedClient, Series, SeriesKind, UnknownName,
 };
@@ -82,6 +84,9 @@ pub(crate) struct Status {
     pub backends_left_off: usize,
     /// The DNS names among the backends.
     pub names: Vec<DnsName>,
+    /// The source of containers; null if it is off.
+    #[serde(default)]
+    pub docker: Option<DockerStatus>,
     /// The latest reload; null before the first.
     pub last_reload: Option<LastReload>,
 }
@@ -143,6 +148,8 @@ pub(crate) enum ProblemKind {
     NoRoute,
     ClientLimits,
     DnsFailing,
+    DockerFailing,
+    ContainerLabels,
     LogLinesDropped,
     TaskPanicked,
 }

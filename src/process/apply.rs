@@ -20,7 +20,7 @@ use crate::process::listening_sockets::{self, CannotBind, ListeningSockets, Plan
 use crate::process::{needs, upgrade};
 use crate::sandbox;
 use crate::self_loop::comes_back;
-use crate::settings::{Address, BackendAddress, Log, Runtime, Sandbox};
+use crate::settings::{Address, BackendAddress, Log, Origin, Runtime, Sandbox};
 use crate::snapshot::{Snapshot, lacks_transparent, missing_congestion};
 use crate::socket::{AdminSocket, Listening};
 use crate::socket::{Kind, Label};
@@ -297,7 +297,8 @@ fn refuse_self_loop(config: &Settings, listening: &[SocketAddr]) -> Result<(), A
         BackendAddress::Unix(path) => !admin.is_empty() && path.canonicalize().is_ok_and(|path| admin.contains(&path)),
         BackendAddress::Name { .. } | BackendAddress::Srv { .. } => false,
     };
-    for pool in &config.pools {
+    // Containers that lead here have been left out; one must not make a reload fail.
+    for pool in config.pools.iter().filter(|pool| pool.origin == Origin::File) {
         if let Some(backend) = pool.backends.iter().find(|backend| is_ours(&backend.address)) {
             return Err(ApplyError::SelfLoop { pool: Arc::clone(&pool.name), backend: backend.address.to_string() });
         }
@@ -350,7 +351,9 @@ impl fmt::Display for ApplyError {
             Self::ConnectPort(port) => {
                 match port {
                     Some(port) => write!(f, "the sandbox forbids connections to port {port}"),
-                    None => f.write_str("the sandbox forbids connections to ports that an SRV record names"),
+                    None => {
+                        f.write_str("the sandbox forbids connections to ports that an SRV record or a container names")
+                    }
                 }?;
                 write!(f, ": {}", sandbox::PORT_ADVICE)
             }

@@ -85,8 +85,11 @@ fn bind_ports(config: &Config) -> Option<BTreeSet<u16>> {
     Some(listeners.into_iter().chain(admin).chain(from_anywhere).collect())
 }
 
-/// The ports of backends, their checks and nameservers. `None` if only DNS knows the port of some backend.
+/// The ports of backends, their checks and nameservers. `None` if only DNS or a container knows the port of some backend.
 pub(crate) fn connect_ports(config: &Settings) -> Option<BTreeSet<u16>> {
+    if config.docker.is_some() {
+        return None;
+    }
     let mut ports = BTreeSet::from([DNS_PORT]);
     let challenges = config.listeners.iter().any(|listener| listener.acme_challenge == Some(AcmeChallenge::Pool));
     for pool in &config.pools {
@@ -169,6 +172,9 @@ mod tests {
                     resolve: { nameservers: [\"10.0.0.2:7004\"] }";
         assert_eq!(ports(pool), Some(BTreeSet::from([53, 7001, 7002, 7003, 7004])));
         assert_eq!(ports("backends: [\"srv:_a._tcp.b.test\"]"), None);
+        let text = "listeners: [{ name: l, bind: \"127.0.0.1:1\" }]\ndocker: { allow: [\"**.b.test\"] }\n";
+        let config = Config::parse(text, Path::new("f.yaml")).unwrap_or_else(|problems| panic!("{problems}")).config;
+        assert_eq!(connect_ports(&config), None, "a label may name any");
         let text = "listeners: [{ name: l, bind: \"127.0.0.1:1\", protocol: http }]\nunmatched: { pool: p }\n\
                     pools: { p: { backends: [\"10.0.0.1:7001\"], http_port: 7005 } }\n";
         let config = Config::parse(text, Path::new("f.yaml")).unwrap_or_else(|problems| panic!("{problems}")).config;

@@ -22,12 +22,13 @@ use std::any::Any;
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::mem;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::background::Background;
@@ -42,9 +43,12 @@ use crate::operate::status::LastReload;
 use crate::process::apply::{ApplyError, Process};
 use crate::process::reporter::Reporter;
 use crate::process::systemd;
+use crate::self_loop::comes_back;
 use crate::snapshot::Snapshot;
+use crate::sources::docker::Containers;
+use crate::sources::{self, Found, Merged};
 use crate::supervise::{caught, log_panic, observed, report};
-use crate::telemetry::{Metrics, ReloadResult, Task, Trigger};
+use crate::telemetry::{DockerResult, Metrics, ReloadResult, Task, Trigger};
 
 /// Keeps the snapshot in step with its file.
 pub(crate) struct Reloader {
@@ -63,6 +67,23 @@ pub(crate) struct Reloader {
     seen: Option<Fingerprint>,
     /// Snapshots that connections, or the accept loops, may still hold.
     retired: Vec<Arc<Snapshot>>,
+    containers: Containers,
+    /// What the sources beside the files have found.
+    found: watch::Receiver<Found>,
+    /// Where snigate itself listens.
+    listening: watch::Receiver<Arc<[SocketAddr]>>,
+}
+
+/// What a [`Reloader`] works with.
+pub(crate) struct Parts {
+    pub file: PathBuf,
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    pub metrics: Arc<Metrics>,
+    pub process: Arc<Mutex<Process>>,
+    pub registries: Registries,
+    pub reporter: Arc<Reporter>,
+    pub containers: Containers,
+    pub listening: watch::Receiver<Arc<[SocketAddr]>>,
 }
 
 /// Requests reloads from other tasks.
@@ -119,17 +140,24 @@ pub(crate) enum Rejected {
 }
 
 impl Reloader {
-    pub(crate) fn new(
-        file: PathBuf,
-        snapshot: Arc<ArcSwap<Snapshot>>,
-        metrics: Arc<Metrics>,
-        process: Arc<Mutex<Process>>,
-        registries: Registries,
-        reporter: Arc<Reporter>,
-    ) -> Self {
-        let (triggers, background, tried) = (Triggers::new(), Background::default(), Sources::default());
-        let (seen, retired) = (None, Vec::new());
-        Self { file, snapshot, metrics, process, registries, reporter, triggers, background, tried, seen, retired }
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { file, snapshot, metrics, process, registries, reporter, containers, listening } = parts;
+        Self {
+            file,
+            snapshot,
+            metrics,
+            process,
+            registries,
+            reporter,
+            triggers: Triggers::new(),
+            background: Background::default(),
+            tried: Sources::default(),
+            seen: None,
+            retired: Vec::new(),
+            found: containers.found(),
+            containers,
+            listening,
+        }
     }
 
     /// Reloads whenever the files change or a request arrives; ends when all senders are gone.
@@ -157,6 +185,13 @@ impl Reloader {
                 },
                 () = self.triggers.changed() => (Trigger::File, None),
                 () = sleep_until(next_poll.min(Instant::now() + self.poll())) => (Trigger::Poll, None),
+                Ok(()) = self.found.changed() => {
+                    if let Err(panic) = caught(self.rebuild()).await {
+                        report(Task::Reload, &self.metrics, &*panic, Duration::ZERO);
+                    }
+                    self.sweep();
+                    continue;
+                }
                 () = sleep(SWEEP), if !self.retired.is_empty() => {
                     self.sweep();
                     continue;
@@ -288,18 +323,73 @@ impl Reloader {
         if config.hash == before.config.hash && config.token == before.config.token {
             return Ok(Applied::Already { warnings });
         }
+        let merge = self.merge();
         let build = self.background.run(move || {
-            let snapshot = Snapshot::build(config, Some(&before), &metrics);
-            let removals = Removals::of(&before, &snapshot);
-            (snapshot, removals)
+            let Merged { config, docker } = merge(config);
+            (Built::new(config, &before, &metrics), docker)
         });
-        let (snapshot, removals) = build.await.map_err(|panic| self.panicked(&*panic))?;
+        let (built, docker) = build.await.map_err(|panic| self.panicked(&*panic))?;
+        self.put_in_force(built).await?;
+        docker.into_iter().for_each(|docker| self.containers.in_force(docker));
+        Ok(Applied::Now { warnings })
+    }
+
+    async fn put_in_force(&mut self, Built { snapshot, removals }: Built) -> Result<(), Rejected> {
         self.swap(snapshot).await?;
         self.listen().await;
         if let Some(removals) = removals {
             self.end_removed(removals).await;
         }
-        Ok(Applied::Now { warnings })
+        Ok(())
+    }
+
+    /// Adds what the sources beside the files have found last to the configuration of the files.
+    fn merge(&mut self) -> impl FnOnce(Config) -> Merged + Send + use<> {
+        let (found, listening) = (self.found.borrow_and_update().clone(), self.listening.borrow().clone());
+        move |file| sources::merge(file, &found, &|address| comes_back(address, &listening))
+    }
+
+    /// Puts what the sources have found in force, with the files as they were last accepted.
+    async fn rebuild(&mut self) {
+        let (before, metrics, began) = (self.snapshot.load_full(), Arc::clone(&self.metrics), Instant::now());
+        let merge = self.merge();
+        let build = self.background.run(move || {
+            let in_force = before.effective();
+            let Merged { config, docker } = merge(sources::only_file(in_force.clone()));
+            ((config != in_force).then(|| Built::new(config, &before, &metrics)), docker)
+        });
+        let (built, docker) = match build.await {
+            Ok(built) => built,
+            Err(panic) => return log_panic(Task::Reload, &self.metrics, &*panic),
+        };
+        if let Some(built) = built {
+            let applied = self.put_in_force(built).await;
+            self.log_rebuild(began.elapsed(), &applied);
+            if applied.is_err() {
+                return;
+            }
+        }
+        docker.into_iter().for_each(|docker| self.containers.in_force(docker));
+    }
+
+    fn log_rebuild(&self, took: Duration, applied: &Result<(), Rejected>) {
+        match applied {
+            Ok(()) => {
+                let snapshot = self.snapshot.load();
+                let (routes, pools) = (snapshot.routes.len(), snapshot.pools.len());
+                let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+                self.metrics.docker_changed(DockerResult::Ok);
+                tracing::info!(event = "containers_applied", routes, pools, took_ms, "routes of containers applied");
+            }
+            Err(why) => {
+                self.metrics.docker_changed(DockerResult::Failed);
+                tracing::error!(
+                    event = "containers_rejected",
+                    %why,
+                    "routes of containers cannot be applied: the previous ones stay in force"
+                );
+            }
+        }
     }
 
     /// Counts and logs the outcome of a reload.
@@ -481,6 +571,20 @@ impl Reloader {
 
     fn poll(&self) -> Duration {
         *self.snapshot.load().config.reload.poll
+    }
+}
+
+/// A snapshot that is ready to be put in force.
+struct Built {
+    snapshot: Snapshot,
+    removals: Option<Removals>,
+}
+
+impl Built {
+    fn new(config: Config, before: &Snapshot, metrics: &Arc<Metrics>) -> Self {
+        let snapshot = Snapshot::build(config, Some(before), metrics);
+        let removals = Removals::of(before, &snapshot);
+        Self { snapshot, removals }
     }
 }
 

@@ -29,8 +29,8 @@ use crate::operate::events::Events;
 use crate::operate::history::{Figures, Key, STEP_SECONDS, StatesSince, Tracker, Troubles};
 use crate::operate::recent_refusals::RecentRefusals;
 use crate::operate::status::{
-    At, ConfigInForce, DnsName, History, LastReload, ListenerStatus, PoolState, RefusalsReport, Resources, RoutesPage,
-    SeriesKind, Status, Usage,
+    At, ConfigInForce, DnsName, DockerStatus, History, LastReload, ListenerStatus, PoolState, RefusalsReport,
+    Resources, RoutesPage, SeriesKind, Status, Usage,
 };
 use crate::process::listening_sockets::Bound;
 use crate::settings::AllowControl;
@@ -208,7 +208,7 @@ impl Reporter {
     }
 
     /// The state of the process, with at most `most_backends` backends in all pools together.
-    pub(crate) fn status(&self, names: Vec<DnsName>, most_backends: usize) -> Status {
+    pub(crate) fn status(&self, names: Vec<DnsName>, docker: Option<DockerStatus>, most_backends: usize) -> Status {
         let snapshot = self.sources.snapshot.load_full();
         let (now, at) = (Instant::now(), SystemTime::now());
         let metrics = &self.sources.metrics;
@@ -236,6 +236,7 @@ impl Reporter {
             certificates: &certificates,
             resources: &resources,
             names: &names,
+            docker: docker.as_ref(),
             last_reload: last_reload.as_deref(),
             accepted: episode(|troubles| troubles.accepted).map_or(0, |episode| episode.count),
             no_route: episode(|troubles| troubles.no_route),
@@ -279,6 +280,7 @@ impl Reporter {
             pools_left_off,
             backends_left_off,
             names,
+            docker,
             last_reload: last_reload.map(|reload| LastReload::clone(&reload)),
         }
     }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use self::controls::Controls;
 use crate::backends::discovery::Discovery;
@@ -31,7 +31,7 @@ use crate::operate::admin::{App, Readiness, Stage};
 use crate::operate::registry::{Filter, Registries};
 use crate::process::apply::{ApplyError, Process};
 use crate::process::listening_sockets::{Begin, ListeningSockets};
-use crate::process::reload::{self, Asker, Reloader};
+use crate::process::reload::{self, Asker, Parts, Reloader};
 use crate::process::reporter::{Reporter, Sources};
 use crate::process::signals::{Requested, Signals};
 use crate::process::systemd;
@@ -40,6 +40,7 @@ use crate::process::worker::{self, Worker};
 use crate::relay;
 use crate::settings::Address;
 use crate::snapshot::Snapshot;
+use crate::sources::docker::Containers;
 use crate::supervise::{supervise, vital};
 use crate::telemetry::{LogGuard, Metrics, Reason, ReloadResult, Task, Trigger};
 
@@ -55,6 +56,7 @@ pub(crate) struct Server {
     readiness: Readiness,
     reloader: Option<Reloader>,
     discovery: Discovery,
+    containers: Containers,
     signals: Signals,
     predecessor: Option<Predecessor>,
     reporter: Arc<Reporter>,
@@ -104,7 +106,8 @@ impl Server {
         let bound = process.listening_sockets().watch_bound();
         let process = Arc::new(Mutex::new(process));
         let (snapshot, metrics) = (Arc::clone(&shared.snapshot), Arc::clone(&shared.metrics));
-        let discovery = Discovery::new(Arc::clone(&snapshot), Arc::clone(&metrics), our_addresses);
+        let discovery = Discovery::new(Arc::clone(&snapshot), Arc::clone(&metrics), our_addresses.clone());
+        let containers = Containers::new(Arc::clone(&snapshot), Arc::clone(&metrics));
         let readiness = Readiness::new(Arc::clone(&shared.pause));
         let reporter = Reporter::new(Sources {
             snapshot: Arc::clone(&snapshot),
@@ -117,8 +120,16 @@ impl Server {
             most_connections: budget.max_connections(),
         });
         reporter.started();
-        let (parts, registries) = (Arc::clone(&process), shared.registries.clone());
-        let reloader = Some(Reloader::new(file, snapshot, metrics, parts, registries, Arc::clone(&reporter)));
+        let reloader = Some(Reloader::new(Parts {
+            file,
+            snapshot,
+            metrics,
+            process: Arc::clone(&process),
+            registries: shared.registries.clone(),
+            reporter: Arc::clone(&reporter),
+            containers: containers.clone(),
+            listening: our_addresses,
+        }));
         Ok(Self {
             listening,
             admin,
@@ -129,6 +140,7 @@ impl Server {
             readiness,
             reloader,
             discovery,
+            containers,
             signals,
             predecessor,
             reporter,
@@ -178,7 +190,7 @@ impl Server {
         ended
     }
 
-    /// Starts the tasks that go on until the end: checks, DNS lookups, figures, and what looks after those who wait.
+    /// Starts the tasks that go on until the end: checks, DNS lookups, containers, figures, and what looks after those who wait.
     fn background(&self) -> JoinSet<()> {
         let Shared { snapshot, metrics, registries, pause, permits, budget, .. } = &self.shared;
         let mut tasks = JoinSet::new();
@@ -194,6 +206,7 @@ impl Server {
         }));
         tasks.spawn(report(Arc::clone(&self.reporter), Arc::clone(metrics)));
         tasks.spawn(self.discovery.clone().run());
+        tasks.spawn(self.containers.clone().run());
         tasks.spawn(call_waiting(Arc::clone(snapshot), Arc::clone(metrics)));
         tasks
     }
@@ -216,10 +229,20 @@ impl Server {
     /// Starts serving once the backend names are resolved, and reports it to the old process and to systemd.
     fn starting(&mut self, app: Option<App>) -> impl Future<Output = ()> + use<> {
         let (discovery, readiness) = (self.discovery.clone(), self.readiness.clone());
+        let containers = self.containers.clone();
         let (process, predecessor) = (Arc::clone(&self.process), self.predecessor.take());
         async move {
-            // Bounded, since other pools may not need DNS.
-            if timeout(FIRST_LOOKUPS, discovery.tried()).await.is_err() {
+            // Bounded, since other pools may need neither DNS nor containers.
+            let until = Instant::now() + FIRST_LOOKUPS;
+            if timeout_at(until, containers.tried()).await.is_err() {
+                let waited_s = FIRST_LOOKUPS.as_secs();
+                tracing::warn!(
+                    event = "ready_before_containers",
+                    waited_s,
+                    "serving although the Docker API has not answered yet"
+                );
+            }
+            if timeout_at(until, discovery.tried()).await.is_err() {
                 let waited_s = FIRST_LOOKUPS.as_secs();
                 tracing::warn!(
                     event = "ready_before_dns",
@@ -350,6 +373,7 @@ impl Server {
             control: Box::new(Controls {
                 snapshot: Arc::clone(&self.shared.snapshot),
                 discovery: self.discovery.clone(),
+                containers: self.containers.clone(),
                 reloads,
                 registries: self.shared.registries.clone(),
                 reporter: Arc::clone(&self.reporter),

@@ -11,6 +11,7 @@
 mod address;
 mod backend;
 mod check;
+mod docker;
 mod http;
 mod log;
 mod networks;
@@ -32,6 +33,7 @@ pub(crate) use self::address::network;
 pub(crate) use self::backend::MAX_WEIGHT;
 pub use self::backend::{Backend, BackendAddress, Search};
 pub use self::check::{CheckKind, HealthCheck, Host, RequestTarget, Statuses};
+pub use self::docker::{Docker, DockerNetwork, Origin};
 pub use self::http::{AcmeChallenge, HttpPort, ListenerProtocol, Otherwise};
 pub use self::log::{Level, Log, LogConnections, LogFields, LogFormat, Shown};
 pub use self::networks::{Access, Denied, NetworkEntry, NetworkList};

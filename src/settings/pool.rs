@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::address::{self, AddressError};
 use super::check::{HealthCheck, some_check};
 use super::text::{Congestion, Off, Or, OrOff, Text, Word, serde_as_word};
-use super::{Backend, HttpPort, SendProxyProtocol, Span, Starttls};
+use super::{Backend, HttpPort, Origin, SendProxyProtocol, Span, Starttls};
 
 /// A set of backends and how to choose among them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -22,6 +22,9 @@ pub struct Pool {
     /// The key of the pool in the file.
     #[serde(skip)]
     pub name: Arc<str>,
+    /// Whether it is in the file.
+    #[serde(skip)]
+    pub origin: Origin,
     /// How to choose a backend for a connection.
     #[serde(default)]
     pub balance: Balance,

@@ -381,6 +381,8 @@ impl fmt::Display for FilePath {
     }
 }
 
+serde_as_word!(FilePath as "FilePath");
+
 /// Either a map of settings, or `off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OrOff<T>(pub Option<T>);

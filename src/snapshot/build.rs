@@ -44,8 +44,8 @@ impl Snapshot {
             let clients = from.per_client.take().map(|own| ClientLimits::new(&own, known.get(&*from.name).copied()));
             let overrides = overrides(&from, permits.remove(&from.name));
             let to = destination(from.to, &pools, split);
-            let config::Route { name, on_removed, access, .. } = from;
-            routes.push(Route { overrides, on_removed, access, clients, ..Route::new(name, to) });
+            let config::Route { name, on_removed, origin, access, .. } = from;
+            routes.push(Route { overrides, on_removed, origin, access, clients, ..Route::new(name, to) });
         }
         places.spots.shrink_to_fit();
         let fallback = |name: &str, to, before: Option<&Route>| {

@@ -32,6 +32,7 @@ labels! {
     Task {
         Health => "health",
         Discovery => "discovery",
+        Containers => "containers",
         Reload => "reload",
         Admin => "admin",
         Upkeep => "upkeep",
@@ -231,6 +232,21 @@ labels! {
         Rejected => "rejected",
         /// The file has the configuration already in force.
         Unchanged => "unchanged",
+    }
+
+    /// Whether a container gets connections.
+    ContainerState {
+        Served => "served",
+        /// It is stopped or unhealthy: its names are known, and refused.
+        Down => "down",
+        /// Its labels cannot be used.
+        LeftOut => "left_out",
+    }
+
+    /// The result of a look at the containers.
+    DockerResult {
+        Ok => "ok",
+        Failed => "failed",
     }
 
     /// What triggered a reload.

@@ -13,6 +13,7 @@ use serde::Serialize;
 pub(super) struct Finding {
     pub severity: Severity,
     pub kind: Kind,
+    /// Empty: it is about no pool, but about `docker`.
     pub pool: String,
     /// The affected backends; empty: the pool as a whole.
     pub backends: Vec<String>,
@@ -70,6 +71,7 @@ pub(super) enum Kind {
     Coalescing,
     Transparent,
     NamesLeftOut,
+    DockerUnreachable,
 }
 
 /// Merges equal findings: first the names of a backend, then backends with the same names.

@@ -22,6 +22,8 @@ pub(super) struct Report {
     pub warnings: usize,
     pub infos: usize,
     pub backends: Vec<Backend>,
+    /// What the Docker API answered; `None`: it is off, or did not answer.
+    pub docker: Option<String>,
     pub findings: Vec<Finding>,
 }
 
@@ -62,11 +64,11 @@ pub(super) struct Shown {
 }
 
 impl Report {
-    pub(super) fn new(config: &Config, exams: &[Examination], findings: Vec<Finding>) -> Self {
+    pub(super) fn new(config: &Config, exams: &[Examination], docker: Option<String>, findings: Vec<Finding>) -> Self {
         let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count();
         let (errors, warnings, infos) = (count(Severity::Error), count(Severity::Warning), count(Severity::Info));
         let backends = exams.iter().map(|exam| Backend::new(&config.pools[exam.target.pool].name, exam)).collect();
-        Self { ok: errors + warnings == 0, errors, warnings, infos, backends, findings }
+        Self { ok: errors + warnings == 0, errors, warnings, infos, backends, docker, findings }
     }
 
     /// Formats the report for people.
@@ -79,6 +81,9 @@ impl Report {
                 let _ = writeln!(text, "pool {}", backend.pool);
             }
             let _ = writeln!(text, "  {:width$}  {}", backend.backend, backend.in_short());
+        }
+        if let Some(docker) = &self.docker {
+            let _ = writeln!(text, "docker\n  {docker}");
         }
         let mut rest: Vec<&Finding> = self.findings.iter().collect();
         while let Some(&first) = rest.first() {
@@ -177,7 +182,10 @@ fn explained(alike: &[&Finding]) -> String {
 }
 
 fn observation(finding: &Finding) -> String {
-    let mut place = format!("pool {}", finding.pool);
+    let mut place = match finding.pool.as_str() {
+        "" => "docker".to_owned(),
+        pool => format!("pool {pool}"),
+    };
     for some in [&finding.backends, &finding.names] {
         if !some.is_empty() {
             let _ = write!(place, ", {}", few(some));

@@ -146,6 +146,9 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
 
 /// Warns about a listener that would refuse every TLS connection.
 pub(super) fn warn_of_unused(config: &Config, places: &[Place], problems: &mut Problems) {
+    if config.docker.is_some() {
+        return;
+    }
     let to_pool = |to: &Destination| to.pools().next().is_some();
     if [&config.no_sni, &config.unmatched, &config.not_tls].into_iter().any(to_pool) {
         return;

@@ -124,6 +124,7 @@ fn merged(tops: &[Cursor<'_>], mut texts: Texts) -> Option<Config> {
         token,
         log: settings::log(top),
         reload: settings::reload(top),
+        docker: settings::docker(top),
         hash: texts.hash.finish(),
         files: texts.files,
         sources: Sources::default(),

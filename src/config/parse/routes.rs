@@ -11,7 +11,7 @@ use super::{Cursor, Names, lists, per_client};
 use crate::config::problem::{Place, Problem};
 use crate::config::{Conditions, Destination, Route, Share, file};
 use crate::server_name::Pattern;
-use crate::settings::{Access, OneOrMany, PerClient, Refuse, Text};
+use crate::settings::{Access, OneOrMany, Origin, PerClient, Refuse, Text};
 
 /// The routes of all files.
 pub(super) struct Routes {
@@ -87,6 +87,7 @@ fn route(
         on_removed: route.on_removed,
         access: Access::new(route.allow, route.deny),
         per_client: route.per_client.and_then(|limits| limits.0).map(Box::new),
+        origin: Origin::File,
     })
 }
 

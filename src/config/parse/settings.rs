@@ -14,8 +14,8 @@ use super::{Cursor, per_client};
 use crate::config::Token;
 use crate::config::problem::Place;
 use crate::settings::{
-    Address, Admin, AllowControl, FilePath, Limits, Log, LogFields, LogFormat, Relay, Reload, Runtime, Size, Span, Tcp,
-    Timeouts,
+    Address, Admin, AllowControl, Docker, FilePath, Limits, Log, LogFields, LogFormat, Relay, Reload, Runtime, Size,
+    Span, Tcp, Timeouts,
 };
 
 pub(super) fn timeouts(top: &Cursor<'_>) -> Timeouts {
@@ -156,6 +156,17 @@ pub(super) fn reload(top: &Cursor<'_>) -> Reload {
         within(&section, "poll", reload.poll, Duration::from_millis(100)..=DAY);
     }
     reload
+}
+
+/// The source of containers; `None`: off. Whether the socket answers is for the process that runs to find out.
+pub(super) fn docker(top: &Cursor<'_>) -> Option<Docker> {
+    let section = top.key("docker")?;
+    let docker: Docker = section.read()?;
+    section.required_list("allow", "name or suffix, such as `**.example.com`,");
+    if !docker.socket.0.is_absolute() {
+        section.error_at("socket", "write the absolute path of the socket: `/run/docker.sock`");
+    }
+    Some(docker)
 }
 
 /// Reports a duration outside `range`.

@@ -64,6 +64,7 @@ fn facts<'a>(pools: &'a [PoolStatus], resources: &'a Resources) -> Facts<'a> {
         certificates: &[],
         resources,
         names: &[],
+        docker: None,
         last_reload: None,
         accepted: 1000,
         no_route: None,

@@ -168,5 +168,9 @@ impl Widths {
 }
 
 fn place(entry: &Entry) -> String {
-    format!("{}:{}:{}", entry.file, entry.line, entry.column)
+    match entry.line {
+        // Not in a file, but a container.
+        0 => entry.file.clone(),
+        line => format!("{}:{line}:{}", entry.file, entry.column),
+    }
 }

@@ -24,12 +24,14 @@ use crate::process::reload::{Asker, Outcome, problem_of};
 use crate::process::reporter::Reporter;
 use crate::settings::AllowControl;
 use crate::snapshot::Snapshot;
+use crate::sources::docker::Containers;
 use crate::telemetry::{Reason, ReloadResult, Trigger};
 
 /// The parts of the process that the admin API uses.
 pub(super) struct Controls {
     pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
     pub(super) discovery: Discovery,
+    pub(super) containers: Containers,
     pub(super) reloads: Asker,
     pub(super) registries: Registries,
     pub(super) reporter: Arc<Reporter>,
@@ -54,7 +56,7 @@ impl Control for Controls {
     }
 
     fn status(&self, most_backends: usize) -> Status {
-        self.reporter.status(self.discovery.status(), most_backends)
+        self.reporter.status(self.discovery.status(), self.containers.status(), most_backends)
     }
 
     fn routes(&self, query: &RoutesQuery) -> RoutesPage {

@@ -34,7 +34,7 @@ pub(crate) use self::series::{
 };
 use crate::alert::Alert;
 use crate::telemetry::refused::{Feed, Refused};
-use crate::telemetry::{Enforced, LimitScope, ReloadResult, Task, Trigger, each};
+use crate::telemetry::{ContainerState, DockerResult, Enforced, LimitScope, ReloadResult, Task, Trigger, each};
 
 /// All metrics of one process, or of one test.
 pub struct Metrics {
@@ -62,6 +62,16 @@ pub struct Metrics {
     reload_time: Gauge,
     task_panics: Vec<Counter>,
     log_dropped: Counter,
+    docker: Docker,
+}
+
+/// Of the source of containers.
+struct Docker {
+    connected: Gauge,
+    looks: Vec<Counter>,
+    look_time: Gauge,
+    containers: Vec<Gauge>,
+    changes: Vec<Counter>,
 }
 
 /// Reads figures that others keep.
@@ -102,6 +112,15 @@ impl Metrics {
             reload_time: registry.gauge(&table::RELOAD_TIME, &[]),
             task_panics: each(Task::ALL, |task| registry.counter(&table::TASK_PANICS, &[task.as_str()])),
             log_dropped: registry.counter(&table::LOG_DROPPED, &[]),
+            docker: Docker {
+                connected: registry.gauge(&table::DOCKER_CONNECTED, &[]),
+                looks: each(DockerResult::ALL, |result| registry.counter(&table::DOCKER_LOOKS, &[result.as_str()])),
+                look_time: registry.gauge(&table::DOCKER_LOOK_TIME, &[]),
+                containers: each(ContainerState::ALL, |state| {
+                    registry.gauge(&table::DOCKER_CONTAINERS, &[state.as_str()])
+                }),
+                changes: each(DockerResult::ALL, |result| registry.counter(&table::DOCKER_CHANGES, &[result.as_str()])),
+            },
             names: Mutex::default(),
             last_reload: Mutex::default(),
             listeners: Mutex::default(),
@@ -346,6 +365,29 @@ impl Metrics {
     /// A task of the control thread panicked, and starts again.
     pub fn task_panicked(&self, task: Task) {
         self.task_panics[task as usize].increment(1);
+    }
+
+    /// Whether the Docker API answers.
+    pub fn docker_connected(&self, is_connected: bool) {
+        self.docker.connected.set(if is_connected { 1.0 } else { 0.0 });
+    }
+
+    /// The containers were looked at.
+    pub fn docker_looked(&self, result: DockerResult) {
+        self.docker.looks[result as usize].increment(1);
+        if result == DockerResult::Ok {
+            self.docker.look_time.set(unix_seconds(SystemTime::now()));
+        }
+    }
+
+    /// A change of the containers is in force, or cannot be put in force.
+    pub fn docker_changed(&self, result: DockerResult) {
+        self.docker.changes[result as usize].increment(1);
+    }
+
+    /// How many containers are in a state.
+    pub fn containers(&self, state: ContainerState, count: usize) {
+        self.docker.containers[state as usize].set(count as f64);
     }
 
     fn routes(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<RouteCounts>>> {

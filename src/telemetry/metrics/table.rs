@@ -88,6 +88,12 @@ table! {
 
     DNS_LOOKUPS: Counter, "snigate_dns_lookups_total", ["pool", "result"], "Look-ups of the DNS names among a pool's backends.";
 
+    DOCKER_CONNECTED: Gauge, "snigate_docker_connected", [], "1 while the Docker API answers, 0 while it does not or docker is off.";
+    DOCKER_LOOKS: Counter, "snigate_docker_looks_total", ["result"], "Looks at the containers through the Docker API, after an event or in between, by result.";
+    DOCKER_LOOK_TIME: Gauge, "snigate_docker_last_look_timestamp_seconds", [], "When the containers were last looked at successfully, in seconds since 1970; 0 before the first time.";
+    DOCKER_CONTAINERS: Gauge, "snigate_docker_containers", ["state"], "Containers with our labels, by whether they get connections.";
+    DOCKER_CHANGES: Counter, "snigate_docker_changes_total", ["result"], "Changes of containers that were put in force, or could not be.";
+
     LIMITED: Counter, "snigate_limit_rejections_total", ["route", "scope", "enforced"], "Connections that hit a limit; enforced is false where a limit only counts, and route is empty if none was selected.";
     UNTRACKED: Counter, "snigate_client_limit_untracked_total", [], "Connections let in without a limit per client, because the table of clients had no room.";
     CONNECTIONS_LIMIT: Gauge, "snigate_connections_limit", [], "The most connections open at once: limits.max_connections, or what snigate has chosen.";

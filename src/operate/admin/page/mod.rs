@@ -7,6 +7,7 @@
 
 mod backends;
 mod compress;
+mod containers;
 mod data;
 pub(crate) mod escape;
 mod format;

@@ -10,7 +10,7 @@ use askama::Template;
 use super::data::{Data, Graphs};
 use super::query::{PageQuery, Paged};
 use super::tone::Tone;
-use super::{backends, format, names, sparkline};
+use super::{backends, containers, format, names, sparkline};
 use crate::operate::status::{
     At, ConnectionStatus, LastReload, ListenerStatus, Problem, RefusedClient, ReloadProblem, RouteStatus, Series,
     SeriesKind, Severity, Status, UnknownName, Usage,
@@ -26,6 +26,7 @@ pub(super) fn render(data: &Data) -> askama::Result<Vec<(&'static str, String)>>
         ("routes", routes(data, &graphs).render()?),
         ("pools", backends::section(data, &graphs).render()?),
         ("names", names::section(data).render()?),
+        ("containers", containers::section(data).render()?),
         ("refusals", refusals(data).render()?),
         ("unknown", unknown(data).render()?),
         ("reload", reload(data).render()?),

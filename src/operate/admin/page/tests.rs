@@ -225,6 +225,13 @@ fn hostile_text_is_text_wherever_it_stands() {
     lies["last_reload"]["problems"] = json!([{
         "severity": "error", "file": HOSTILE, "line": 6, "column": 11, "path": HOSTILE, "message": HOSTILE, "text": HOSTILE
     }]);
+    lies["docker"] = json!({
+        "socket": HOSTILE, "connected": false, "since": null, "error": HOSTILE, "looked_at": null, "containers_left_off": 0,
+        "containers": [{
+            "name": HOSTILE, "id": HOSTILE, "state": "left_out", "names": [HOSTILE], "pool": HOSTILE, "address": HOSTILE,
+            "why": HOSTILE, "problems": [{ "label": HOSTILE, "message": HOSTILE }]
+        }]
+    });
     data.status = parsed::<Status>(lies);
     data.routes = parsed(json!({ "routes": [route(HOSTILE)], "total": 1, "matching": 1, "offset": 0 }));
     data.refusals = parsed(json!({
