@@ -13,6 +13,7 @@ main() {
 
     check Dockerfile hadolint Dockerfile
     check compose check-jsonschema --builtin-schema vendor.compose-spec deploy/compose/compose.yaml
+    check "compose with labels" check-jsonschema --builtin-schema vendor.compose-spec deploy/compose/labels.yaml
     check scripts shellcheck -x deploy/e2e/*.sh deploy/e2e/lib/*.sh deploy/package/*.sh deploy/package/debian/p*
     check "scripts of the .rpm" shellcheck -s sh deploy/package/rpm/p*
     check "release workflow" check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/release.yml
@@ -50,7 +51,8 @@ main() {
 
     # A key that the program does not know is found here, if it is built or named by $SNIGATE.
     local file snigate=${SNIGATE-target/release/snigate}
-    for file in deploy/container.yaml deploy/package/config.yaml deploy/compose/config/config.yaml deploy/kubernetes/config.yaml; do
+    for file in deploy/container.yaml deploy/package/config.yaml deploy/compose/config/config.yaml \
+        deploy/compose/labels/config.yaml deploy/keepalived/config.yaml deploy/kubernetes/config.yaml; do
         check "$file" "$snigate" check "$file"
     done
 
