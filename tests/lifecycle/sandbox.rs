@@ -120,7 +120,7 @@ fn what_lies_outside_is_refused_and_the_message_says_by_what() {
         (
             "srv",
             at_one(&plain).replace(&backend.address.to_string(), "srv:_a._tcp.b.test"),
-            "the sandbox forbids connections to ports that an SRV record names",
+            "the sandbox forbids connections to ports that an SRV record or a container names",
         ),
         ("sandbox", at(plain.config(), &one.to_string()), "sandbox cannot change while snigate runs: restart it"),
     ] {
