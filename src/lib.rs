@@ -16,6 +16,7 @@
 
 // What starts everything.
 mod cli;
+mod export;
 mod import;
 mod process;
 mod backends;

@@ -655,6 +655,51 @@ fn explain_says_when_the_admin_address_does_not_answer() {
     lb.stop();
 }
 
+#[test]
+fn an_export_lists_what_it_leaves_out() {
+    let desk = Desk::with(&[("a.yaml", SHOP)]);
+    let ended = desk.run(&["export", "gateway-api", "a.yaml"]);
+    assert_eq!(ended.code, 8, "{}", ended.stderr);
+    for part in
+        ["route office: alpn, source", "route shop: *.shop.example.com was left out", "refuse (and the whole route)"]
+    {
+        assert!(ended.stderr.contains(part), "`{part}` is not in {}", ended.stderr);
+    }
+    for part in [
+        "kind: Gateway",
+        "hostnames: [shop.example.com]",
+        "kubernetes.io/service-name: shop",
+        "rules: [{ backendRefs: [{ name: shop, port: 443 }] }]",
+        "endpoints: [{ addresses: [10.0.0.11] }, { addresses: [10.0.0.12] }, { addresses: [10.0.0.13] }]",
+    ] {
+        assert!(ended.stdout.contains(part), "`{part}` is not in {}", ended.stdout);
+    }
+    let ended = desk.run(&["export", "haproxy", "a.yaml"]);
+    assert_eq!((ended.code, &*ended.stderr), (0, ""));
+    assert!(ended.stdout.contains("use_backend staging if { req.ssl_sni -i shop.example.com } { src 10.0.0.0/8 }"));
+    assert_eq!(desk.run(&["export", "haproxy", "a.yaml", "-c", "a.yaml"]).code, 2);
+    assert_eq!(desk.run(&["export", "haproxy", "gone.yaml"]).code, 1);
+}
+
+#[test]
+fn strict_fails_on_warnings_and_init_overwrites_nothing() {
+    let desk = Desk::with(&[]);
+    let arguments = ["init", "a.test=10.0.0.1:443", "b.test=10.0.0.2:443,10.0.0.3:443", "--output", "made.yaml"];
+    desk.run(&arguments).says(0, "", "");
+    desk.run(&["check", "--strict", "made.yaml"]).says(0, "made.yaml: ok, 2 routes, 2 pools\n", "");
+    desk.run(&arguments).says(1, "", "snigate: made.yaml exists; --force overwrites it\n");
+    let ended = desk.run(&["init", "a.test=10.0.0.1:443", "a.test=10.0.0.2:443"]);
+    assert_eq!((ended.code, &*ended.stdout), (2, ""), "{}", ended.stderr);
+    assert_eq!(desk.run(&["init", "a.test"]).code, 2);
+    // A pool that nothing leads to.
+    let unused = fs::read_to_string(desk.path().join("made.yaml")).unwrap() + "not_tls: { refuse: close }\n";
+    let unused = unused.replace("sni: [b.test]\n    pool: b", "sni: [b.test]\n    pool: a");
+    fs::write(desk.path().join("unused.yaml"), unused).unwrap();
+    let ended = desk.run(&["check", "unused.yaml"]);
+    assert!(ended.code == 0 && ended.stdout.contains(" warning"), "{} {}", ended.code, ended.stdout);
+    assert_eq!(desk.run(&["check", "--strict", "unused.yaml"]).code, 1);
+}
+
 /// The examples of docs/cli.md are what the commands print.
 #[test]
 fn the_documented_examples_are_real() {

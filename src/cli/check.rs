@@ -32,6 +32,8 @@ pub(super) enum Form {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Usable,
+    /// It can be used, but there are warnings.
+    Doubtful,
     Refused,
 }
 
@@ -52,13 +54,17 @@ pub(super) fn check(file: &Path, form: Form, out: &mut dyn Write) -> io::Result<
         Form::Json => json(file, config, problems, out)?,
         Form::Lines | Form::Snippets => text(file, form, config, problems, out)?,
     }
-    Ok(if config.is_some() { Verdict::Usable } else { Verdict::Refused })
+    Ok(match config {
+        Some(_) if problems.warnings() > 0 => Verdict::Doubtful,
+        Some(_) => Verdict::Usable,
+        None => Verdict::Refused,
+    })
 }
 
 impl From<Verdict> for ExitCode {
     fn from(verdict: Verdict) -> Self {
         match verdict {
-            Verdict::Usable => Self::SUCCESS,
+            Verdict::Usable | Verdict::Doubtful => Self::SUCCESS,
             Verdict::Refused => Self::FAILURE,
         }
     }

@@ -11,9 +11,11 @@ mod diff;
 mod doctor;
 mod ech;
 mod explain;
+mod export;
 mod figures;
 pub(crate) mod healthcheck;
 mod import;
+mod init;
 mod man;
 mod output_file;
 mod printable;
@@ -69,13 +71,20 @@ enum Command {
         /// Prints the problems as JSON
         #[arg(long)]
         json: bool,
+        /// Also fails if there are warnings
+        #[arg(long)]
+        strict: bool,
     },
     /// Shows which route matches a name, which were skipped, and why
     Explain(explain::Options),
     /// Shows which names would be routed differently by another file
     Diff(diff::Options),
+    /// Writes a routing file for the services given
+    Init(init::Options),
     /// Writes a routing file from the configuration of another program, and lists what it leaves out
     Import(import::Options),
+    /// Writes a routing file as the configuration of another program, and lists what that does not say
+    Export(export::Options),
     /// Connects to every backend with every name routed to it, and reports the problems clients would see
     Doctor(doctor::Options),
     /// Makes and shows keys for Encrypted ClientHello, and opens captured hellos with them
@@ -128,7 +137,7 @@ pub enum Exit {
     Changes = 6,
     /// `doctor`: there are errors or warnings.
     Findings = 7,
-    /// `import`: the routing file does not say everything.
+    /// `import`, `export`: the result does not say everything.
     LeftOut = 8,
 }
 
@@ -158,6 +167,10 @@ pub fn main() -> ExitCode {
         Some(Command::Weight(options)) => set_backend::set_weight(&options, running(None)),
         Some(Command::Explain(options)) => explain::run(&options, options.file.clone().or(config)),
         Some(Command::Diff(options)) => diff::run(&options),
+        Some(Command::Export(options)) => {
+            with_config(options.file.clone().or(config), |file| export::run(&options, &file))
+        }
+        Some(Command::Init(options)) => init::run(&options),
         Some(Command::Import(options)) => import::run(&options),
         Some(Command::Doctor(options)) => doctor::run(&options, options.file.clone().or(config)),
         Some(Command::Ech(options)) => ech::run(&options),
@@ -167,7 +180,9 @@ pub fn main() -> ExitCode {
             printed(completions::completions(shell, Arguments::command(), &mut io::stdout().lock()))
         }
         Some(Command::Man { command }) => man_page(command.as_deref()),
-        Some(Command::Check { file, json }) => with_config(file.or(config), |file| check_file(&file, json)),
+        Some(Command::Check { file, json, strict }) => {
+            with_config(file.or(config), |file| check_file(&file, json, strict))
+        }
         Some(Command::Healthcheck(options)) => health(&options, running(options.file.as_ref())),
         Some(Command::Run { file }) => with_config(file.or(config), run::run),
         None => with_config(config, run::run),
@@ -180,6 +195,7 @@ fn ignores_config(command: &Command) -> Option<&'static str> {
         Command::Run { file: Some(_) }
         | Command::Check { file: Some(_), .. }
         | Command::Explain(explain::Options { file: Some(_), .. })
+        | Command::Export(export::Options { file: Some(_), .. })
         | Command::Doctor(doctor::Options { file: Some(_), .. })
         | Command::Healthcheck(healthcheck::Options { file: Some(_), .. })
         | Command::Status(status::Options { target: Target { file: Some(_), .. }, .. })
@@ -195,6 +211,7 @@ fn ignores_config(command: &Command) -> Option<&'static str> {
         Command::Demo(_)
         | Command::Ech(_)
         | Command::Import(_)
+        | Command::Init(_)
         | Command::Schema
         | Command::Completions { .. }
         | Command::Man { .. } => Some("this command does not read a routing file: leave out --config"),
@@ -277,7 +294,7 @@ fn printed(result: io::Result<()>) -> ExitCode {
     }
 }
 
-fn check_file(file: &Path, json: bool) -> ExitCode {
+fn check_file(file: &Path, json: bool, strict: bool) -> ExitCode {
     let stdout = io::stdout();
     let form = match (json, stdout.is_terminal()) {
         (true, _) => check::Form::Json,
@@ -285,6 +302,7 @@ fn check_file(file: &Path, json: bool) -> ExitCode {
         (false, false) => check::Form::Lines,
     };
     match check::check(file, form, &mut stdout.lock()) {
+        Ok(check::Verdict::Doubtful) if strict => Exit::Config.into(),
         Ok(verdict) => verdict.into(),
         Err(error) => output_failed(&error),
     }
@@ -355,4 +373,4 @@ impl From<Exit> for ExitCode {
 
 const AFTER_HELP: &str = "Exit codes: 0 success, 1 configuration error or no answer, 2 usage error, 3 an address cannot be \
 bound; explain, ech open: 4 refused; explain: 5 not the expected pool; diff: 6 routing differs; \
-doctor: 7 errors or warnings found; import: 8 something was left out; run: 8 a thread failed or is stuck.";
+doctor: 7 errors or warnings found; import, export: 8 something was left out; run: 8 a thread failed or is stuck.";

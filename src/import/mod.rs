@@ -15,6 +15,7 @@ mod order;
 mod plan;
 mod sniproxy;
 mod source;
+mod traefik;
 mod values;
 pub(crate) mod writer;
 
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 pub(crate) use self::finding::{Failure, Findings};
 pub(crate) use self::source::Files;
 use self::source::Library;
+pub(crate) use self::writer::scalar;
 
 /// The program whose files are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -33,6 +35,8 @@ pub(crate) enum Program {
     Nginx,
     /// Listeners for TLS and their tables
     Sniproxy,
+    /// TCP routers with tls.passthrough, in files or in labels of a compose file
+    Traefik,
 }
 
 /// A routing file, and what it leaves out.
@@ -53,6 +57,7 @@ pub(crate) fn import(program: Program, paths: &[PathBuf], files: &dyn Files) -> 
         Program::Haproxy => haproxy::read(paths, &mut library, &mut findings),
         Program::Nginx => nginx::read(paths, &mut library, &mut findings),
         Program::Sniproxy => sniproxy::read(paths, &mut library, &mut findings),
+        Program::Traefik => traefik::read(paths, &mut library, &mut findings),
     }?;
     if model.listeners.is_empty() {
         return Err(nothing_found(program, paths, findings));
@@ -68,6 +73,7 @@ fn nothing_found(program: Program, paths: &[PathBuf], findings: Findings) -> Fai
         Program::Haproxy => "no frontend in tcp mode has a rule on `req.ssl_sni`",
         Program::Nginx => "no server in `stream` has `ssl_preread on` and a `proxy_pass`",
         Program::Sniproxy => "there is no `listener` with `proto tls`",
+        Program::Traefik => "no TCP router has `HostSNI` and `tls.passthrough: true`",
     };
     let file = paths.first().map(|path| path.display().to_string()).unwrap_or_default();
     Failure { place: file, message: format!("there is nothing to import: {wanted}"), findings }
@@ -79,6 +85,7 @@ fn heading(program: Program, paths: &[PathBuf]) -> String {
         Program::Haproxy => "haproxy",
         Program::Nginx => "nginx",
         Program::Sniproxy => "sniproxy",
+        Program::Traefik => "traefik",
     };
     format!("Made by `snigate import {word} {}`. Each comment shows where a line is from.", names.join(" "))
 }

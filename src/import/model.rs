@@ -76,6 +76,8 @@ pub(super) struct Rule {
 pub(crate) enum Target {
     /// A pool of [`Model::pools`], by its name.
     Pool(Arc<str>),
+    /// Several pools with their weights.
+    Split(Arc<[(Arc<str>, u32)]>),
     /// Nowhere; the client sees a close.
     Close,
 }
@@ -83,11 +85,12 @@ pub(crate) enum Target {
 impl Target {
     /// The names of the pools that it leads to.
     pub(super) fn pools(&self) -> impl Iterator<Item = &Arc<str>> {
-        match self {
-            Self::Pool(pool) => Some(pool),
-            Self::Close => None,
-        }
-        .into_iter()
+        let (one, several) = match self {
+            Self::Pool(pool) => (Some(pool), &[][..]),
+            Self::Split(shares) => (None, &**shares),
+            Self::Close => (None, &[][..]),
+        };
+        one.into_iter().chain(several.iter().map(|(pool, _)| pool))
     }
 }
 

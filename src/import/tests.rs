@@ -336,6 +336,140 @@ fn tables_of_sniproxy_become_routes() {
     }
 }
 
+const TRAEFIK: &[(&str, &str)] = &[("traefik.yaml", include_str!("../../tests/data/import/traefik.yaml"))];
+
+const TRAEFIK_TOML: &str = r#"
+[entryPoints.web]
+  address = ":80"
+[entryPoints.websecure]
+  address = ":443"
+  [entryPoints.websecure.proxyProtocol]
+    trustedIPs = ["10.0.0.0/8"]
+[tcp.routers.a]
+  rule = "HostSNI(`a.test`) || HostSNI(`b.test`) && ClientIP(`192.0.2.0/24`)"
+  entryPoints = ["websecure"]
+  service = "both@file"
+  [tcp.routers.a.tls]
+    passthrough = true
+[tcp.routers.closed]
+  rule = "HostSNI(`c.test`)"
+  service = "one"
+  [tcp.routers.closed.tls]
+[[tcp.services.both.weighted.services]]
+  name = "one"
+  weight = 3
+[[tcp.services.both.weighted.services]]
+  name = "two"
+  weight = 1
+[tcp.services.one.loadBalancer]
+  [tcp.services.one.loadBalancer.proxyProtocol]
+    version = 1
+  [[tcp.services.one.loadBalancer.servers]]
+    address = "10.0.0.1:443"
+[tcp.services.two.loadBalancer]
+  [[tcp.services.two.loadBalancer.servers]]
+    address = "two.test:443"
+[http.routers.x]
+  rule = "Host(`x`)"
+"#;
+
+#[test]
+fn a_toml_file_of_traefik_becomes_routes() {
+    let (text, findings) = imported(Program::Traefik, &[("t.toml", TRAEFIK_TOML)]);
+    let expected = [
+        "- name: websecure",
+        "bind: \"[::]:443\"",
+        "trusted: [10.0.0.0/8]",
+        "others: plain",
+        "- sni: a.test",
+        "source: [192.0.2.0/24]",
+        "split: [{ pool: one, weight: 3 }, { pool: two, weight: 1 }]",
+        "send_proxy_protocol: v1",
+        "- two.test:443",
+    ];
+    has(&text, &expected);
+    let parts = [
+        "t.toml:15: `router closed` was left out: without `tls.passthrough: true` Traefik decrypts",
+        "`http.routers` was left out",
+    ];
+    reports(&findings, &parts);
+    assert_eq!(findings.len(), 2, "{findings:#?}");
+    let failure = run(Program::Traefik, &[("t.toml", "a = 1\nb = [")]).expect_err("broken");
+    assert_eq!(failure.place, "t.toml:2", "{failure}");
+}
+
+#[test]
+fn labels_of_a_compose_file_become_routes() {
+    let text = r#"
+x-common: &common
+  - traefik.enable=true
+services:
+  traefik:
+    image: traefik
+    command: ["--entrypoints.websecure.address=:8443", "--providers.docker"]
+  shop:
+    labels:
+      - "traefik.tcp.routers.shop.rule=HostSNI(`shop.test`)"
+      - "traefik.tcp.routers.shop.entrypoints=websecure"
+      - "traefik.tcp.routers.shop.tls.passthrough=true"
+      - "traefik.tcp.services.shop.loadbalancer.server.port=443"
+  mail:
+    labels:
+      traefik.tcp.routers.mail.rule: "HostSNIRegexp(`^.+\\.mail\\.test$$`)"
+      traefik.tcp.routers.mail.tls.passthrough: "true"
+      traefik.tcp.services.mails.loadbalancer.server.port: 993
+  other:
+    labels: *common
+"#;
+    let (text, findings) = imported(Program::Traefik, &[("compose.yaml", text)]);
+    assert_eq!(findings, [""; 0]);
+    has(
+        &text,
+        &[
+            "bind: \"[::]:8443\"",
+            "- sni: shop.test",
+            "- \"shop:443\"",
+            "- sni: \"**.mail.test\"",
+            "- \"mail:993\"",
+            "pool: mails",
+        ],
+    );
+}
+
+#[test]
+fn what_traefik_can_and_snigate_cannot_is_reported_with_its_line() {
+    let text = "tcp:\n  routers:\n    a:\n      rule: \"HostSNIRegexp(`^a[0-9]$`) || HostSNI(`a.test`)\"\n      service: s\n      \
+                middlewares: [m]\n      tls: { passthrough: true }\n    b:\n      rule: HostSNI(`b.test`)\n      service: gone\n      \
+                tls: { passthrough: true }\n  services:\n    s:\n      loadBalancer:\n        servers: [{ address: '10.0.0.1:443' }, { address: x }]\n";
+    let (text, findings) = imported(Program::Traefik, &[("t.yaml", text)]);
+    has(&text, &["- sni: a.test", "bind: \"[::]:443\""]);
+    let parts = [
+        "t.yaml:4:",
+        "t.yaml:6: `router a: middlewares`",
+        "there is no such service",
+        "t.yaml:15: `x` was left out",
+        "[::]:443 was assumed",
+    ];
+    reports(&findings, &parts);
+    for (text, place) in
+        [("a: [", "t.yaml:"), ("a: *b", "t.yaml:1"), ("a: 1", "t.yaml"), (&"[".repeat(100), "t.yaml:1")]
+    {
+        let failure = run(Program::Traefik, &[("t.yaml", text)]).expect_err(text);
+        assert!(failure.place.starts_with(place), "{text}: {failure}");
+    }
+    let bomb = "a: &a [x,x,x,x,x,x,x,x,x,x]\n".to_owned()
+        + &(1..9)
+            .map(|n| {
+                format!(
+                    "{n}: &{n} [{}]\n",
+                    vec![format!("*{}", if n == 1 { "a".to_owned() } else { (n - 1).to_string() }); 10].join(",")
+                )
+            })
+            .collect::<String>();
+    let failure = run(Program::Traefik, &[("t.yaml", &bomb)]).expect_err("a bomb");
+    assert!(failure.message.contains("too many values"), "{failure}");
+}
+
 /// Wherever a file ends, and whatever replaces a part of it, the answer is a valid routing file or a failure with a place.
 #[track_caller]
 fn withstands(program: Program, files: &[(&str, &str)], cut: usize, junk: &str) {
@@ -372,6 +506,12 @@ proptest! {
     #[test]
     fn a_sniproxy_file_may_end_anywhere(cut in 0_usize..4_000, junk in "[ -~\\n]{0,12}") {
         withstands(Program::Sniproxy, SNIPROXY, cut, &junk);
+    }
+
+    #[test]
+    fn a_traefik_file_may_end_anywhere(cut in 0_usize..4_000, junk in "[ -~\\n]{0,12}") {
+        withstands(Program::Traefik, TRAEFIK, cut, &junk);
+        withstands(Program::Traefik, &[("t.toml", TRAEFIK_TOML)], cut, &junk);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Out: YAML.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use super::model::{Backend, Key, Origin, Pool, Target};
 use super::plan::{Plan, PlannedListener, Route};
@@ -87,6 +88,11 @@ fn route(out: &mut Lines, route: &Route) {
 fn destination(target: &Target) -> String {
     match target {
         Target::Pool(pool) => format!("pool: {}", scalar(pool)),
+        Target::Split(shares) => {
+            let share = |(pool, weight): &(Arc<str>, u32)| format!("{{ pool: {}, weight: {weight} }}", scalar(pool));
+            let shares: Vec<_> = shares.iter().map(share).collect();
+            format!("split: [{}]", shares.join(", "))
+        }
         Target::Close => "refuse: close".to_owned(),
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::harness::Running;
+use crate::harness::{Running, poll};
 use crate::peer::{First, Site, reached};
 use crate::program::Program;
 
@@ -51,6 +51,76 @@ fn sniproxy_and_its_import_reach_the_same_backends() {
     let as_sent = |client: &First| !matches!(client, First::Hello(name) if name.chars().any(char::is_uppercase));
     agree_on(&site, &imported, &clients(SNIPROXY_NAMES).into_iter().filter(as_sent).collect::<Vec<_>>(), 150);
 }
+
+#[test]
+fn traefik_and_its_import_reach_the_same_backends() {
+    let Some(traefik) = Program::find("traefik") else { return };
+    let mut site = Site::of(&["traefik.yaml"]);
+    let imported = import(&site, "traefik", "traefik.yaml", 0);
+    // Each part of the file is for itself there.
+    let config = fs::read_to_string(site.path("traefik.yaml")).unwrap();
+    let (fixed, dynamic) = config.split_once("\ntcp:").unwrap();
+    fs::write(site.path("static.yaml"), fixed.replace("traefik.yaml", "dynamic.yaml")).unwrap();
+    fs::write(site.path("dynamic.yaml"), format!("tcp:{dynamic}")).unwrap();
+    let _peer = site.start_and_bind(traefik.command().arg("--configFile=static.yaml"));
+    let first = First::Hello("shop.example.com".to_owned());
+    let loaded = poll(|| reached(site.address(), &first).ok_or("the routers are not loaded yet"));
+    assert!(loaded.is_ok(), "{loaded:?}");
+    // Without a router for them, Traefik waits for more from clients that do not speak TLS.
+    let clients = clients(TRAEFIK_NAMES).into_iter().filter(|client| *client != First::NotTls);
+    agree_on(&site, &imported, &clients.collect::<Vec<_>>(), 200);
+}
+
+#[test]
+fn haproxy_takes_what_is_exported_for_it_and_its_import_routes_as_before() {
+    let Some(haproxy) = Program::find("haproxy") else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_snigate"));
+        let output = command.args(arguments).current_dir(directory.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        (output.status.code().unwrap(), said)
+    };
+    fs::write(directory.path().join("before.yaml"), EXPORTED).unwrap();
+    let exported = run(&["export", "haproxy", "before.yaml", "--output", "haproxy.cfg"]);
+    assert_eq!(exported, (0, String::new()));
+    let file = directory.path().join("haproxy.cfg");
+    let checked = haproxy.run(["-c", "-f", file.to_str().unwrap()]);
+    assert!(checked.success, "{checked:?}\n{}", fs::read_to_string(&file).unwrap());
+    let imported = run(&["import", "haproxy", "haproxy.cfg", "--output", "after.yaml"]);
+    assert_eq!(imported.0, 0, "{}", imported.1);
+    let difference = run(&["diff", "before.yaml", "after.yaml"]);
+    assert_eq!(difference.0, 0, "{}", difference.1);
+
+    // What refuses is accepted, too.
+    fs::write(directory.path().join("before.yaml"), EXPORTED.replace("pool: c", "refuse: close")).unwrap();
+    assert_eq!(run(&["export", "haproxy", "before.yaml", "--output", "haproxy.cfg", "--force"]), (0, String::new()));
+    let checked = haproxy.run(["-c", "-f", file.to_str().unwrap()]);
+    assert!(checked.success, "{checked:?}");
+}
+
+const EXPORTED: &str = r#"
+listeners:
+  - { name: one, bind: "127.0.0.1:8443" }
+  - { name: two, bind: "127.0.0.2:8443" }
+routes:
+  - { sni: a.test, pool: a }
+  - { sni: a.test, source: [10.0.0.0/8], pool: b }
+  - { sni: "*.a.test", pool: b }
+  - { sni: "**.a.test", pool: c }
+  - { sni: ["**.b.a.test", "**.test"], pool: a }
+unmatched: { pool: b }
+no_sni: { pool: a }
+not_tls: { pool: c }
+pools:
+  a:
+    balance: source_hash
+    backends: [127.0.0.1:1, { address: "127.0.0.1:2", weight: 3, backup: true, max_connections: 9 }]
+    health_check: { kind: tls, interval: 1s }
+    queue: { size: 65536, timeout: 2s }
+  b: { backends: ["name.invalid:443"], send_proxy_protocol: v2, balance: sni_hash }
+  c: { backends: ["unix:/run/c.sock"], health_check: { kind: http, path: /up, port: 80 }, slow_start: 5s, on_down: close }
+"#;
 
 /// Imports a file of the site, which must end with the code, and starts snigate with the result.
 #[track_caller]
@@ -174,4 +244,23 @@ const SNIPROXY_NAMES: &[&str] = &[
     "shop.example.net",
     "two.example.com",
     "apex.example.net",
+];
+
+const TRAEFIK_NAMES: &[&str] = &[
+    "shop.example.com",
+    "www.shop.example.com",
+    "api.example.com",
+    "x.api.example.com",
+    "deep.api.example.com",
+    "x.deep.api.example.com",
+    "wild.example.com",
+    "x.wild.example.com",
+    "left.example.com",
+    "right.example.com",
+    "nothing.example.org",
+    "shop.example.net",
+    "one.example.com",
+    "two.example.com",
+    "api.example.net",
+    "three.example.org",
 ];

@@ -146,11 +146,12 @@ pub fn reached(proxy: SocketAddr, first: &First) -> Option<String> {
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(&first.bytes()).unwrap();
     let mut answer = Vec::new();
-    // A refusal may be a reset.
-    let _ = stream.read_to_end(&mut answer);
+    // A refusal may be a reset. A proxy that decrypts waits for more after its own ServerHello.
+    let _ = stream.take(RANDOM as u64 + 32).read_to_end(&mut answer);
     let random = answer.get(RANDOM..RANDOM + 32).filter(|_| answer.starts_with(&[0x16, 3, 3]))?;
     let name = random.split(|&byte| byte == 0).next()?;
-    Some(String::from_utf8(name.to_vec()).unwrap())
+    // Anything else is the ServerHello of a proxy that decrypts.
+    String::from_utf8(name.to_vec()).ok()
 }
 
 /// A ServerHello (RFC 8446 §4.1.3) with the name in place of random bytes.

@@ -17,11 +17,14 @@ use crate::harness::DEADLINE;
 pub struct Program(PathBuf);
 
 impl Program {
-    /// Looks along PATH, and where Debian puts servers, which not everybody has in it. `None` is for a test to return on:
+    /// Looks along PATH, where Debian puts servers, which not everybody has in it, and where `.ci/setup` puts tools. `None` is for a test to return on:
     /// see the crate's words on what is not installed.
     pub fn find(name: &str) -> Option<Self> {
         let path = env::var_os("PATH").unwrap_or_default();
-        let directories = env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
+        let cache =
+            env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or(env::home_dir().map(|home| home.join(".cache")));
+        let tools = cache.map(|cache| cache.join("snigate-ci"));
+        let directories = env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]).chain(tools);
         let found = directories.map(|directory| directory.join(name)).find(|file| file.is_file());
         if found.is_none() {
             assert!(env::var_os("SNIGATE_REQUIRE_FOREIGN").is_none_or(|value| value != "1"), "{name} is not installed");

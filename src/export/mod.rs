@@ -1,0 +1,66 @@
+//! Writes a routing file as the configuration of another program.
+//!
+//! In:  a [`Config`].
+//! Out: [`Exported`]: the text, and what it does not say.
+
+mod gateway_api;
+mod haproxy;
+
+use crate::config::{Config, Destination};
+use crate::server_name::Pattern;
+
+/// What to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// A configuration of HAProxy 2.6 or later
+    Haproxy,
+    /// Kubernetes manifests: Gateway, TLSRoute, Service, EndpointSlice
+    GatewayApi,
+}
+
+/// A text, and a line for each thing that it does not say.
+#[derive(Debug, Default)]
+pub(crate) struct Exported {
+    pub text: String,
+    pub left_out: Vec<String>,
+}
+
+impl Exported {
+    fn line(&mut self, line: impl AsRef<str>) {
+        self.text.push_str(line.as_ref());
+        self.text.push('\n');
+    }
+
+    fn left_out(&mut self, what: impl std::fmt::Display, why: &str) {
+        self.left_out.push(format!("{what} was left out: {why}"));
+    }
+}
+
+/// Writes `config`.
+pub(crate) fn export(config: &Config, format: Format) -> Exported {
+    match format {
+        Format::Haproxy => haproxy::export(config),
+        Format::GatewayApi => gateway_api::export(config),
+    }
+}
+
+/// The most specific pattern is the greatest.
+fn specificity(pattern: &Pattern) -> (u8, usize, u8) {
+    let labels = pattern.base().map_or(0, |name| name.as_str().split('.').count());
+    match pattern {
+        Pattern::Exact(_) => (2, labels, 0),
+        Pattern::OneLabel(_) => (1, labels, 1),
+        Pattern::ManyLabels(_) => (1, labels, 0),
+        Pattern::Any => (0, 0, 0),
+    }
+}
+
+/// The name of the pool that gets most connections.
+fn largest<'c>(config: &'c Config, to: &Destination) -> Option<&'c str> {
+    let pool = match to {
+        Destination::Pool(pool) => *pool,
+        Destination::Split(shares) => shares.iter().max_by_key(|share| share.weight)?.pool,
+        Destination::Refuse(_) => return None,
+    };
+    Some(&config.pools[pool].name)
+}
