@@ -1,7 +1,8 @@
 //! The forms of the log, as the real binary writes them: to a pipe, to a terminal and to a file.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::io::Read;
+use std::net::{Shutdown, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -11,9 +12,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::backend::Backend;
-use crate::bytes::hello;
+use crate::bytes::{SERVER_HELLO, hello};
 use crate::harness::{DEADLINE, Lb, Lines, Reload, Running, poll};
-use crate::wire::ask;
+use crate::wire::{ask, send};
 
 /// A snigate whose lines are text, not JSON.
 struct Plain {
@@ -160,6 +161,90 @@ fn a_file_that_is_rotated_under_churn_loses_no_line() {
     lb.wait_for_line(|line| line["event"] == "log_file_opened");
     assert_eq!(lb.metric("log_lines_dropped_total", &[]), 0.0);
     lb.stop();
+}
+
+/// The sandbox allows the directory of the file, where a rotated one is made again, and no other.
+#[test]
+fn in_a_sandbox_the_file_can_be_rotated_and_a_reload_stays_in_its_directory() {
+    let [inside, outside] = [0; 2].map(|_| tempfile::tempdir().unwrap());
+    let backend = Backend::answering(b"never");
+    let lb = Lb::new().route("a.test", &backend);
+    let to = |file: &Path| lb.config() + &format!("log: {{ file: {} }}\n", file.display());
+    let file = inside.path().join("a.log");
+    let running = Running::start(&to(&file));
+    if running.wait_for_line(|line| line["event"] == "sandbox")["files"] != true {
+        println!("skipped: no Landlock here");
+        return running.stop();
+    }
+    fs::rename(&file, inside.path().join("a.log.1")).unwrap();
+    running.signal(Signal::HUP);
+    poll(|| if file.exists() { Ok(()) } else { Err(()) }).expect("the file is made again");
+    ask(running.address(), &hello("nobody.test"));
+    poll(|| if refused(&read(&file)) == 1 { Ok(()) } else { Err(()) }).expect("the line is in the new file");
+
+    assert_eq!(running.edit(&to(&outside.path().join("a.log"))), Reload::Rejected);
+    assert!(running.log().iter().any(|line| line.to_string().contains("log.file: cannot open")));
+    assert_eq!(running.edit(&to(&inside.path().join("b.log"))), Reload::Applied);
+    ask(running.address(), &hello("nobody.test"));
+    let other = inside.path().join("b.log");
+    poll(|| if refused(&read(&other)) == 1 { Ok(()) } else { Err(()) }).expect("the line is in the other file");
+    running.stop();
+}
+
+/// Of fields that depend on the run, only the place is known.
+#[test]
+fn the_line_of_a_connection_has_these_fields_in_this_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("a.log");
+    let backend = Backend::answering(SERVER_HELLO);
+    let log = format!("log: {{ file: {} }}", file.display());
+    let lb = Lb::new().route("a.test", &backend).with(&log).start();
+    let mut client = send(lb.address(), &hello("a.test"));
+    client.shutdown(Shutdown::Write).unwrap();
+    client.read_to_end(&mut Vec::new()).unwrap();
+    lb.wait_for_connection("a.test");
+    lb.stop();
+    let text = fs::read_to_string(&file).unwrap();
+    let line = text.lines().find(|line| line.contains("\"sni\":\"a.test\"")).expect("the line");
+    let value: Value = serde_json::from_str(line).unwrap();
+    let (backend, hello_bytes) = (format!("\"{}\"", backend.address), hello("a.test").len().to_string());
+    let answer_bytes = SERVER_HELLO.len().to_string();
+    let fields = [
+        ("ts", None),
+        ("level", Some("\"INFO\"")),
+        ("event", Some("\"connection\"")),
+        ("reason", Some("\"ok\"")),
+        ("listener", Some("\"https\"")),
+        ("client", None),
+        ("sni", Some("\"a.test\"")),
+        ("route", None),
+        ("match", Some("\"exact\"")),
+        ("pool", None),
+        ("backend", Some(&*backend)),
+        ("attempts", Some("1")),
+        ("answer", Some("\"server_hello\"")),
+        ("duration_ms", None),
+        ("connect_ms", None),
+        ("first_byte_ms", None),
+        ("bytes_to_backend", Some(&*hello_bytes)),
+        ("bytes_to_client", Some(&*answer_bytes)),
+        ("phase", Some("\"relaying\"")),
+        ("tls", Some("\"1.3\"")),
+        ("alpn", Some("[\"h2\",\"http/1.1\"]")),
+        ("offers", None),
+        ("hello_bytes", Some(&*hello_bytes)),
+        ("hello_records", Some("1")),
+        ("hello_ms", None),
+        ("id", Some("\"0000000000000001\"")),
+        ("config", None),
+    ];
+    let mut rest = line.strip_prefix('{').unwrap();
+    for (name, known) in fields {
+        let begins = format!("\"{name}\":{}", known.unwrap_or_default());
+        let place = rest.find(&begins).unwrap_or_else(|| panic!("{begins} is missing, or not in its place: {line}"));
+        rest = &rest[place + begins.len()..];
+    }
+    assert_eq!(value.as_object().unwrap().len(), fields.len(), "{line}");
 }
 
 #[test]
