@@ -34,6 +34,8 @@ fn line(address: SocketAddr) -> ConnectionLine<'static> {
         client: ([198, 51, 100, 7], 50312).into(),
         peer: ([198, 51, 100, 7], 50312).into(),
         endpoint: Endpoint::default(),
+        ech: None,
+        outer_sni: None,
         sni: Some("shop.example.com"),
         alpn: Alpn::Wire(b"\x02h2\x08http/1.1"),
         tls: Some("1.3"),

@@ -12,7 +12,7 @@ use std::sync::LazyLock;
 
 use divan::{Bencher, black_box};
 use snigate::internals::Alpn;
-use snigate::internals::route::{Builder, By, Conditions, Found, Lookup, RouteTable};
+use snigate::internals::route::{Builder, By, Conditions, Found, Lookup, NameForm, RouteTable};
 use snigate::internals::{ListenerIndex, RouteIndex, ServerName};
 
 fn main() {
@@ -94,6 +94,7 @@ fn find(table: &RouteTable, server_name: &ServerName) -> Option<Found> {
         alpn: &ALPN,
         source: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         listener: ListenerIndex(0),
+        form: NameForm::Clear,
     })
 }
 

@@ -6,6 +6,7 @@
 mod accepted;
 mod account;
 mod admission;
+mod ech;
 mod failure;
 mod hello;
 mod http;
@@ -106,6 +107,7 @@ async fn walk(
         return Box::pin(http::walk(client, account, snapshot, terms)).await;
     }
     let (mut prefix, header) = hello(client, account, snapshot).await?;
+    ech::open(account, snapshot, &mut prefix)?;
     account.more_than_hello(&mut prefix)?;
     let known = Known::by(header.as_ref());
     let Chosen { route, matched } = choose(snapshot, account, known, &prefix);
@@ -257,7 +259,8 @@ fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account, known: Known, prefi
         (Some(hello), _) => {
             let (client, listener) = account.live(|live| (live.client.ip().to_canonical(), live.listener));
             let source = (known == Known::Yes).then_some(client);
-            snapshot.choose(RouteQuery { sni: hello.server_name.as_ref(), alpn: &hello.alpn, source, listener })
+            let (sni, alpn, form) = (hello.server_name.as_ref(), &hello.alpn, account.name_form());
+            snapshot.choose(RouteQuery { sni, alpn, source, listener, form })
         }
     };
     account.matched(chosen.matched);

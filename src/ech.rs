@@ -22,8 +22,9 @@ mod walk;
 
 use std::sync::Arc;
 
+use self::config::Suite;
 pub(crate) use self::config::encode_list;
-pub use self::hpke::Context;
+use self::hpke::Context;
 pub use self::keys::{Key, KeyFileError, Keys, generate, read_key_file};
 use self::sealed::Sealed;
 use self::walk::{Extensions, Fields};
@@ -50,7 +51,15 @@ pub struct Inner {
     /// What opened it.
     pub key: Arc<Key>,
     /// Opens the hello that follows a HelloRetryRequest.
-    pub context: Context,
+    pub second: Second,
+}
+
+/// What opens the hello that follows a HelloRetryRequest (RFC 9849 §7.1.1).
+#[derive(Debug)]
+pub struct Second {
+    context: Context,
+    config_id: u8,
+    suite: Suite,
 }
 
 /// Why a hello must be refused (RFC 9849 §5.1, §7, §7.1).
@@ -60,6 +69,10 @@ pub enum Illegal {
     Extension(&'static str),
     /// The inner hello that was sealed in it.
     Inner(&'static str),
+    /// The second hello has no such extension.
+    Missing,
+    /// What is sealed in the second hello cannot be opened.
+    Sealed,
     /// The outer hello does not have the public name of the key that opened it.
     PublicName,
     /// The inner hello, by the rules of every hello.
@@ -97,7 +110,45 @@ pub fn open(wire: &[u8], hello: &ClientHello, keys: &Keys, max_hello_bytes: usiz
     if !keys.takes_public_name(key, hello.name()) {
         return Err(Illegal::PublicName);
     }
-    let message = inner::expand(&encoded, &outer).map_err(Illegal::Inner)?;
+    let (hello, prefix) = expanded(&encoded, &outer, wire, outer_bytes, max_hello_bytes)?;
+    let second = Second { context, config_id: sealed.config_id, suite: sealed.suite };
+    Ok(Opened::Inner(Box::new(Inner { hello, prefix, key: Arc::clone(key), second })))
+}
+
+/// Opens the hello that follows a HelloRetryRequest, which was read from the beginning of `wire`. Returns the inner one, and
+/// its records with what followed the outer one.
+///
+/// # Errors
+/// [`Illegal`]
+pub fn open_second(
+    wire: &[u8],
+    hello: &ClientHello,
+    second: &mut Second,
+    max_hello_bytes: usize,
+) -> Result<(ClientHello, Vec<u8>), Illegal> {
+    let message = hello.message(wire);
+    let body = message.get(HEADER_BYTES..).unwrap_or_default();
+    let outer = Fields::read(body).ok_or(Illegal::Missing)?;
+    let sealed = find(body, &outer).ok_or(Illegal::Missing)??;
+    if sealed.config_id != second.config_id || sealed.suite != second.suite {
+        return Err(Illegal::Extension("another config_id or suite than in the first hello"));
+    }
+    if !sealed.enc.is_empty() {
+        return Err(Illegal::Extension("an encapsulated key in the second hello"));
+    }
+    let encoded = second.context.open(&sealed.authenticated(body), sealed.payload).ok_or(Illegal::Sealed)?;
+    expanded(&encoded, &outer, wire, hello.wire_bytes, max_hello_bytes)
+}
+
+/// The inner hello, and its records with what follows the `outer_bytes` of the outer one.
+fn expanded(
+    encoded: &[u8],
+    outer: &Fields<'_>,
+    wire: &[u8],
+    outer_bytes: usize,
+    max_hello_bytes: usize,
+) -> Result<(ClientHello, Vec<u8>), Illegal> {
+    let message = inner::expand(encoded, outer).map_err(Illegal::Inner)?;
     let version = wire.get(1..3).and_then(|version| version.try_into().ok()).unwrap_or(RECORD_VERSION);
     let mut prefix = client_hello::in_records(&message, version);
     let hello = match client_hello::parse(&prefix, max_hello_bytes).map_err(Illegal::Hello)? {
@@ -105,7 +156,7 @@ pub fn open(wire: &[u8], hello: &ClientHello, keys: &Keys, max_hello_bytes: usiz
         Hello::Needs(_) => return Err(Illegal::Inner("its length does not fit")),
     };
     prefix.extend_from_slice(wire.get(outer_bytes..).unwrap_or_default());
-    Ok(Opened::Inner(Box::new(Inner { hello, prefix, key: Arc::clone(key), context })))
+    Ok((hello, prefix))
 }
 
 /// The extension of the outer hello, which occurs once, as every extension of a hello that was read.
@@ -121,6 +172,8 @@ impl std::fmt::Display for Illegal {
         match self {
             Self::Extension(what) => write!(f, "the encrypted_client_hello extension: {what}"),
             Self::Inner(what) => write!(f, "the inner hello: {what}"),
+            Self::Missing => f.write_str("the second ClientHello has no encrypted_client_hello extension"),
+            Self::Sealed => f.write_str("what is sealed in the second ClientHello cannot be opened"),
             Self::PublicName => f.write_str("the outer server name is not the public name of the key"),
             Self::Hello(error) => write!(f, "the inner hello: {error}"),
         }

@@ -83,7 +83,9 @@ pub mod internals {
         pub use crate::config::{Conditions, Config, Destination, Loaded, Place, Problem, Problems, Route, Severity};
     }
     pub mod ech {
-        pub use crate::ech::{Context, Illegal, Inner, Key, KeyFileError, Keys, Opened, generate, open, read_key_file};
+        pub use crate::ech::{
+            Illegal, Inner, Key, KeyFileError, Keys, Opened, Second, generate, open, open_second, read_key_file,
+        };
     }
     pub mod pool {
         pub use crate::pool::{Address, Health, PickRequest, Pool};
@@ -103,7 +105,7 @@ pub mod internals {
         pub use crate::operate::registry::{Registries, Ticket, enter};
     }
     pub mod route {
-        pub use crate::route::{Builder, By, Conditions, Found, Lookup, RouteTable};
+        pub use crate::route::{Builder, By, Conditions, Found, Lookup, NameForm, RouteTable};
     }
     pub mod sandbox {
         pub use crate::sandbox::system_calls;

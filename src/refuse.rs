@@ -155,11 +155,14 @@ pub(crate) fn for_not_hello(error: &NotHello) -> TurnedAway {
 pub(crate) fn for_illegal_ech(illegal: &Illegal) -> TurnedAway {
     match illegal {
         Illegal::Hello(error) => for_not_hello(error),
-        Illegal::Extension(_) | Illegal::Inner(_) | Illegal::PublicName => TurnedAway {
-            reason: Reason::BadHello,
-            refusal: Refusal::Alert { version: 0x0303, alert: Alert::ILLEGAL_PARAMETER },
-        },
+        Illegal::Extension(_) | Illegal::Inner(_) | Illegal::PublicName => bad_hello(Alert::ILLEGAL_PARAMETER),
+        Illegal::Missing => bad_hello(Alert::MISSING_EXTENSION),
+        Illegal::Sealed => bad_hello(Alert::DECRYPT_ERROR),
     }
+}
+
+fn bad_hello(alert: Alert) -> TurnedAway {
+    TurnedAway { reason: Reason::BadHello, refusal: Refusal::Alert { version: 0x0303, alert } }
 }
 
 /// RFC 8446 §6.2, access_denied: what a client sees that `allow` or `deny` of its route keeps out. No backend that has a

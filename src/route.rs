@@ -18,6 +18,7 @@ use self::name_map::{NameMap, Slot};
 use crate::client_hello::Alpn;
 use crate::ids::{ListenerIndex, RouteIndex};
 use crate::server_name::{Pattern, ServerName};
+use crate::settings::EchCondition;
 
 /// What is known about a connection when it is routed.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +31,18 @@ pub struct Lookup<'a> {
     pub source: Option<IpAddr>,
     /// The listener that accepted the connection.
     pub listener: ListenerIndex,
+    /// How the name was sent.
+    pub form: NameForm,
+}
+
+/// How a client sent its server name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NameForm {
+    /// For everybody to read.
+    #[default]
+    Clear,
+    /// In the inner hello of Encrypted ClientHello.
+    Encrypted,
 }
 
 /// The route that matches a request.
@@ -63,6 +76,8 @@ pub struct Conditions {
     pub source: Vec<IpNet>,
     /// One of these accepted the connection.
     pub listeners: Vec<ListenerIndex>,
+    /// How the name was sent.
+    pub ech: EchCondition,
 }
 
 /// The condition of an entry that did not hold.
@@ -71,6 +86,7 @@ pub enum Unmet {
     Alpn,
     Source,
     Listener,
+    Ech,
 }
 
 /// A candidate the walk has visited, most specific first.
@@ -325,21 +341,31 @@ impl RouteTable {
 }
 
 impl Conditions {
-    /// The number of kinds of condition set, 0 to 3.
+    /// The number of kinds of condition set, 0 to 4.
     pub fn count(&self) -> usize {
         usize::from(!self.alpn.is_empty())
             + usize::from(!self.source.is_empty())
             + usize::from(!self.listeners.is_empty())
+            + usize::from(self.ech.is_set())
     }
 
-    /// Orders entries of one pattern: more kinds first; for equal counts, `source` before `alpn` before `listeners`.
-    fn rank(&self) -> (usize, bool, bool) {
-        (self.count(), !self.source.is_empty(), !self.alpn.is_empty())
+    /// Orders entries of one pattern: more kinds first; for equal counts, `source` before `alpn` before `listeners` before
+    /// `ech`.
+    fn rank(&self) -> (usize, bool, bool, bool) {
+        (self.count(), !self.source.is_empty(), !self.alpn.is_empty(), !self.listeners.is_empty())
     }
 
     fn unmet(&self, request: &Lookup<'_>) -> Option<Unmet> {
         if !self.listeners.is_empty() && !self.listeners.contains(&request.listener) {
             return Some(Unmet::Listener);
+        }
+        let was_sent = match self.ech {
+            EchCondition::Any => true,
+            EchCondition::Only => request.form == NameForm::Encrypted,
+            EchCondition::Never => request.form == NameForm::Clear,
+        };
+        if !was_sent {
+            return Some(Unmet::Ech);
         }
         if !self.source.is_empty()
             && !request.source.is_some_and(|source| self.source.iter().any(|net| net.contains(&source)))
@@ -371,6 +397,7 @@ impl Unmet {
             Self::Alpn => "alpn",
             Self::Source => "source",
             Self::Listener => "listeners",
+            Self::Ech => "ech",
         }
     }
 }
@@ -429,6 +456,7 @@ fn parents(name: &[u8]) -> impl Iterator<Item = &[u8]> {
     name.iter().enumerate().filter(|(_, byte)| **byte == b'.').map(|(dot, _)| &name[dot + 1..])
 }
 
-static NO_CONDITIONS: Conditions = Conditions { alpn: Vec::new(), source: Vec::new(), listeners: Vec::new() };
+static NO_CONDITIONS: Conditions =
+    Conditions { alpn: Vec::new(), source: Vec::new(), listeners: Vec::new(), ech: EchCondition::Any };
 #[cfg(test)]
 mod tests;

@@ -21,18 +21,19 @@ pub(crate) use self::split::{Share, Split};
 use crate::client_hello::Alpn;
 use crate::client_limits::ClientLimits;
 use crate::config::{self, Config, Place, Settings};
+use crate::ech::Keys;
 use crate::ids::{ListenerIndex, RouteIndex};
 use crate::limits::{Permit, Permits};
 use crate::pool::Pool;
 use crate::proxy_header::Kinds;
 use crate::relay;
-use crate::route::{By, Candidate, Conditions, Lookup, RouteTable};
+use crate::route::{By, Candidate, Conditions, Lookup, NameForm, RouteTable};
 use crate::server_name::{Pattern, ServerName, Sni};
 use crate::settings::{
     self, Access, AcmeChallenge, Nothing, Off, OnRemoved, Or, Origin, Others, Refuse, Span, Starttls,
 };
 use crate::socket;
-use crate::telemetry::{ConnectionLog, Match, Metrics, Readings, RouteMetrics};
+use crate::telemetry::{ConnectionLog, EchKeyMetrics, Match, Metrics, Readings, RouteMetrics};
 
 /// Everything in force at one moment.
 pub struct Snapshot {
@@ -84,8 +85,18 @@ pub struct ListenerTerms {
     pub access: Option<Box<Access>>,
     /// `None`: clients speak TLS. Boxed, since most listeners have none.
     pub http: Option<Box<HttpTerms>>,
+    /// Opens inner hellos. `None`: all hellos are routed as they come.
+    pub ech: Option<Ech>,
     /// Those of the listener, or of all listeners. `None`: off.
     pub clients: Option<Arc<ClientLimits>>,
+}
+
+/// The keys of Encrypted ClientHello, with what counts their use.
+#[derive(Clone)]
+pub struct Ech {
+    pub keys: Arc<Keys>,
+    /// In the order of the keys.
+    pub metrics: Arc<[EchKeyMetrics]>,
 }
 
 /// The peers that send a PROXY header first.
@@ -200,6 +211,8 @@ pub struct RouteQuery<'a> {
     pub source: Option<IpAddr>,
     /// The listener that accepted the connection.
     pub listener: ListenerIndex,
+    /// How the name was sent.
+    pub form: NameForm,
 }
 
 /// The result of [`Snapshot::choose`].
@@ -277,11 +290,11 @@ impl Snapshot {
 
     /// The same as [`Self::choose`], but calls `see` with each candidate on the way.
     pub fn choose_watched<'s>(&'s self, asked: RouteQuery<'_>, see: impl FnMut(Candidate<'s>)) -> Chosen<'s> {
-        let RouteQuery { sni, alpn, source, listener } = asked;
+        let RouteQuery { sni, alpn, source, listener, form } = asked;
         let Some(Sni::Name(server_name)) = sni else {
             return Chosen { route: &self.no_sni, matched: Match::NoSni };
         };
-        match self.table.walk(&Lookup { server_name, alpn, source, listener }, see) {
+        match self.table.walk(&Lookup { server_name, alpn, source, listener, form }, see) {
             None => Chosen { route: &self.unmatched, matched: Match::Unmatched },
             Some(found) => Chosen {
                 route: self.route(found.route),
@@ -427,6 +440,8 @@ impl Snapshot {
             .flat_map(|(pool, list)| list.iter().map(|member| (&*pool.name, &*member.backend.name)))
             .collect();
         self.metrics.retain(&routes, &pools, &backends);
+        let keys = self.config.ech_keys.iter().flat_map(|keys| keys.iter());
+        self.metrics.retain_ech_keys(&keys.map(|key| &*key.file).collect());
     }
 }
 
@@ -530,7 +545,7 @@ impl ListenerTerms {
 
 fn config_conditions(from: &Conditions) -> config::Conditions {
     let listeners = from.listeners.iter().map(|ListenerIndex(index)| *index).collect();
-    config::Conditions { alpn: from.alpn.clone(), source: from.source.clone(), listeners }
+    config::Conditions { alpn: from.alpn.clone(), source: from.source.clone(), listeners, ech: from.ech }
 }
 
 /// The first congestion control algorithm of `config` that the kernel does not have.

@@ -230,7 +230,7 @@ fn explain_tells_programs() {
     let hash = ended.json()["config"]["hash"].clone();
     let expected = json!({
         "name": "shop.example.com", "server_name": "shop.example.com",
-        "alpn": [], "source": "10.0.0.1", "listener": "https", "assumed": ["alpn", "listener"],
+        "alpn": [], "source": "10.0.0.1", "listener": "https", "ech": false, "assumed": ["alpn", "listener"],
         "match": "exact", "route": "office",
         "taken": {
             "route": "office", "pattern": "shop.example.com", "file": "config.yaml", "line": 6, "column": 10,

@@ -14,7 +14,7 @@ use rustix::time::{ClockId, clock_gettime};
 use snigate::internals::Alpn;
 use snigate::internals::Metrics;
 use snigate::internals::config::{Conditions, Config, Destination, Place, Route};
-use snigate::internals::route::{self, Builder, Lookup, RouteTable};
+use snigate::internals::route::{self, Builder, Lookup, NameForm, RouteTable};
 use snigate::internals::settings::{OnRemoved, Or, Origin};
 use snigate::internals::snapshot::{RouteQuery, Snapshot};
 use snigate::internals::{ListenerIndex, Pattern, RouteIndex, ServerName, Sni};
@@ -167,6 +167,7 @@ fn find(table: &RouteTable, number: usize) -> Option<usize> {
         alpn: &Alpn::default(),
         source: Some([127, 0, 0, 1].into()),
         listener: ListenerIndex(0),
+        form: NameForm::Clear,
     };
     table.find(&request).map(|found| found.route.0 as usize)
 }
@@ -184,6 +185,7 @@ fn check_look_ups(snapshot: &Snapshot) {
             alpn: &Alpn::default(),
             source: Some([127, 0, 0, 1].into()),
             listener: ListenerIndex(0),
+            form: NameForm::Clear,
         };
         assert_eq!(&*snapshot.choose(asked).route.name, name(number));
     }

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
 use snigate::internals::config::{Config, Severity};
+use snigate::internals::route::NameForm;
 use snigate::internals::snapshot::{RouteQuery, Snapshot};
 use snigate::internals::{Alpn, ListenerIndex, Metrics, Sni};
 
@@ -41,7 +42,7 @@ fn check_config(config: Config) {
         for name in [base.to_string(), format!("a.{base}"), format!("a.b.{base}")] {
             let Ok(sni) = Sni::from_wire(name.as_bytes()) else { continue };
             for listener in (0..listeners).map(ListenerIndex) {
-                let asked = RouteQuery { sni: Some(&sni), alpn: &Alpn::default(), source: Some([192, 0, 2, 1].into()), listener };
+                let asked = RouteQuery { sni: Some(&sni), alpn: &Alpn::default(), source: Some([192, 0, 2, 1].into()), listener, form: NameForm::Clear };
                 snapshot.choose_watched(asked, |candidate| {
                     let place = snapshot.place(candidate.number());
                     let route = &config.routes[candidate.route.0 as usize];

@@ -10,7 +10,8 @@ use std::net::IpAddr;
 
 use arbitrary::{Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use snigate::internals::route::{Builder, By, Conditions, Lookup};
+use snigate::internals::route::{Builder, By, Conditions, Lookup, NameForm};
+use snigate::internals::settings::EchCondition;
 use snigate::internals::{Alpn, ListenerIndex, RouteIndex, ServerName};
 
 fuzz_target!(|input: Input| {
@@ -22,7 +23,7 @@ fuzz_target!(|input: Input| {
     for asked in &input.asked {
         let name: ServerName = asked.name.parse().expect("a name");
         let alpn = Alpn::of(&asked.alpn);
-        let request = Lookup { server_name: &name, alpn: &alpn, source: Some(asked.source), listener: asked.listener };
+        let request = Lookup { server_name: &name, alpn: &alpn, source: Some(asked.source), listener: asked.listener, form: asked.form };
         let expected = by_hand(&input.entries, asked);
         let mut seen = Vec::new();
         let found = table.walk(&request, |candidate| seen.push(candidate));
@@ -72,10 +73,10 @@ struct Entry {
 
 impl Entry {
     /// Among entries of one pattern the one with more kinds of condition comes first; of as many, source before alpn
-    /// before listeners.
-    fn rank(&self) -> (usize, [bool; 3]) {
-        let Conditions { alpn, source, listeners } = &self.conditions;
-        let kinds = [source.is_empty(), alpn.is_empty(), listeners.is_empty()].map(|empty| !empty);
+    /// before listeners before ech.
+    fn rank(&self) -> (usize, [bool; 4]) {
+        let Conditions { alpn, source, listeners, ech } = &self.conditions;
+        let kinds = [!source.is_empty(), !alpn.is_empty(), !listeners.is_empty(), ech.is_set()];
         (kinds.iter().filter(|&&given| given).count(), kinds)
     }
 }
@@ -86,6 +87,7 @@ struct Asked {
     alpn: Vec<Vec<u8>>,
     source: IpAddr,
     listener: ListenerIndex,
+    form: NameForm,
 }
 
 /// The number of the entry that takes what is asked, by the precedence that docs and `explain` promise.
@@ -107,11 +109,16 @@ fn by_hand(entries: &[Entry], asked: &Asked) -> Option<u32> {
             (2, labels) if more >= 1 => 2 * labels,
             _ => return None,
         };
-        let Conditions { alpn, source, listeners } = conditions;
+        let Conditions { alpn, source, listeners, ech } = conditions;
         let holds = (alpn.is_empty()
             || alpn.iter().any(|wanted| asked.alpn.iter().any(|offered| **wanted == **offered)))
             && (source.is_empty() || source.iter().any(|net| net.contains(&asked.source)))
-            && (listeners.is_empty() || listeners.contains(&asked.listener));
+            && (listeners.is_empty() || listeners.contains(&asked.listener))
+            && match ech {
+                EchCondition::Any => true,
+                EchCondition::Only => asked.form == NameForm::Encrypted,
+                EchCondition::Never => asked.form == NameForm::Clear,
+            };
         holds.then_some((specific, entries[number].rank(), Reverse(number)))
     };
     let best = (0..entries.len()).filter_map(rank).max()?;
@@ -128,7 +135,7 @@ fn near_misses(entries: &[Entry], name: &str) -> BTreeSet<u32> {
         }
         _ => false,
     };
-    let mut first: BTreeMap<&str, (Reverse<(usize, [bool; 3])>, u32)> = BTreeMap::new();
+    let mut first: BTreeMap<&str, (Reverse<(usize, [bool; 4])>, u32)> = BTreeMap::new();
     for (number, entry) in (0..).zip(entries).filter(|(_, entry)| is_near(&entry.pattern)) {
         let place = (Reverse(entry.rank()), number);
         first.entry(&entry.pattern).and_modify(|first| *first = place.min(*first)).or_insert(place);
@@ -156,6 +163,7 @@ fn entry(u: &mut Unstructured<'_>) -> arbitrary::Result<Entry> {
                 Ok(u.choose(&["10.0.0.0/8", "10.0.0.0/31", "::/0", "2001:db8::/32"])?.parse().expect("a net"))
             })?,
             listeners: some(u, 2, |u| Ok(ListenerIndex(u.int_in_range(0..=2)?)))?,
+            ech: *u.choose(&[EchCondition::Any, EchCondition::Only, EchCondition::Never])?,
         }
     } else {
         Conditions::default()
@@ -170,6 +178,7 @@ fn asked(u: &mut Unstructured<'_>) -> arbitrary::Result<Asked> {
         alpn: some(u, 3, protocol)?,
         source: source.parse().expect("an address"),
         listener: ListenerIndex(u.int_in_range(0..=2)?),
+        form: *u.choose(&[NameForm::Clear, NameForm::Encrypted])?,
     })
 }
 

@@ -25,6 +25,7 @@ use crate::client_hello::Alpn;
 use crate::ids::ListenerIndex;
 use crate::operate::registry::Registries;
 use crate::pool::{Backend, BackendId, Health, LastCheck, Operator, Pool};
+use crate::route::NameForm;
 use crate::server_name::Sni;
 use crate::settings::{CheckKind, HealthCheck, OnDown};
 use crate::snapshot::{Route, RouteQuery, Snapshot};
@@ -136,8 +137,13 @@ fn name_sent(snapshot: &Snapshot, pool: &Arc<Pool>, check: &HealthCheck) -> Name
     let leads_here = |route: &Route| route.to.pools().any(|to| Arc::ptr_eq(to, pool));
     // Of no listener and no source, so that the conditions of routes hide none of them.
     let sni = Sni::Name(name.0.clone());
-    let nobody =
-        RouteQuery { sni: Some(&sni), alpn: &Alpn::default(), source: None, listener: ListenerIndex(usize::MAX) };
+    let nobody = RouteQuery {
+        sni: Some(&sni),
+        alpn: &Alpn::default(),
+        source: None,
+        listener: ListenerIndex(usize::MAX),
+        form: NameForm::Clear,
+    };
     let mut served = false;
     let chosen = snapshot.choose_watched(nobody, |candidate| served |= leads_here(snapshot.route(candidate.route)));
     served |= leads_here(chosen.route);

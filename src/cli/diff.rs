@@ -177,7 +177,11 @@ fn when(when: &When) -> String {
         "other" => "through other listeners".to_owned(),
         listener => format!("through listener {listener}"),
     });
-    let reported: Vec<String> = [alpn, source, listener].into_iter().flatten().collect();
+    let name = when.name.map(|name| match name {
+        "encrypted" => "with an encrypted name".to_owned(),
+        _ => "with a name in the clear".to_owned(),
+    });
+    let reported: Vec<String> = [alpn, source, listener, name].into_iter().flatten().collect();
     if reported.is_empty() { "all clients".to_owned() } else { reported.join(", ") }
 }
 

@@ -17,6 +17,7 @@ use super::admin_client;
 use super::{Exit, config_file, load, output_failed};
 use crate::config::Loaded;
 use crate::operate::explain::{Explanation, Question, explain, pools, text};
+use crate::route::NameForm;
 use crate::settings::Address;
 use crate::snapshot::Snapshot;
 use crate::telemetry::Metrics;
@@ -37,6 +38,9 @@ pub(super) struct Options {
     /// The listener the client connects to [default: the first]
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
+    /// The name is encrypted (Encrypted ClientHello), and opened with the keys of `ech`
+    #[arg(long)]
+    ech: bool,
     /// Exits with 0 only if the name goes to this pool, otherwise with 5
     #[arg(long, value_name = "POOL")]
     expect_pool: Option<String>,
@@ -92,8 +96,9 @@ fn verdict(explanation: &Explanation, expected: Option<&str>) -> ExitCode {
 
 fn from_file(options: &Options, config: Option<PathBuf>) -> Result<Explanation, ExitCode> {
     let snapshot = offline(load(&config_file(config)?)?);
-    let Options { name, alpn, source, listener, .. } = options.clone();
-    explain(&snapshot, &Question { name, alpn, source, listener }).map_err(|error| {
+    let Options { name, alpn, source, listener, ech, .. } = options.clone();
+    let form = if ech { NameForm::Encrypted } else { NameForm::Clear };
+    explain(&snapshot, &Question { name, alpn, source, listener, form }).map_err(|error| {
         eprintln!("snigate: {error}");
         Exit::Usage.into()
     })
@@ -111,7 +116,8 @@ fn ask(admin: &str, options: &Options) -> Result<Explanation, AskError> {
     let source = options.source.map(|source| source.to_string());
     let alpn = (!options.alpn.is_empty()).then(|| options.alpn.join(","));
     let pairs = [("name", Some(options.name.clone())), ("alpn", alpn), ("source", source)];
-    let pairs = pairs.into_iter().chain([("listener", options.listener.clone())]);
+    let ech = options.ech.then(|| "true".to_owned());
+    let pairs = pairs.into_iter().chain([("listener", options.listener.clone()), ("ech", ech)]);
     let pairs = pairs.filter_map(|(key, value)| Some((key, value?)));
     let path = form_urlencoded::Serializer::for_suffix(PATH.to_owned(), PATH.len()).extend_pairs(pairs).finish();
     let answer = match admin_client::get(&address, &path, PATIENCE, MOST_ANSWER_BYTES) {

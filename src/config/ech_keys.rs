@@ -64,6 +64,15 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<KeyFiles, KeyFilesError> {
     if read.keys.is_empty() { Err(KeyFilesError::NoKey { skipped: read.skipped }) } else { Ok(read) }
 }
 
+/// The key files that would be read now for `path`; itself, if it is a file or missing.
+pub(super) fn present(path: &Path) -> Vec<PathBuf> {
+    match key_files_in(path) {
+        Ok(Some(files)) => files,
+        Err(KeyFilesError::Empty { .. }) => Vec::new(),
+        _ => vec![path.to_path_buf()],
+    }
+}
+
 impl KeyFiles {
     fn add(&mut self, file: &Path) -> Result<(), KeyFilesError> {
         check_secret(file)?;

@@ -21,6 +21,7 @@ pub(super) fn text(config: &Config) -> String {
         not_tls: fallback(&settings.not_tls, settings),
         pools: pools.collect(),
         include: None,
+        ech: settings.ech.clone(),
         timeouts: settings.timeouts,
         limits: settings.limits.clone(),
         relay: settings.relay,
@@ -48,6 +49,7 @@ fn route(from: &super::Route, settings: &Settings) -> Route {
             .iter()
             .map(|number| settings.listeners[*number].name.to_string())
             .collect(),
+        ech: from.conditions.ech,
         pool,
         split,
         refuse,
@@ -92,20 +94,31 @@ mod tests {
         config
     }
 
+    /// `None`: this build cannot use any.
+    fn key_file() -> Option<tempfile::NamedTempFile> {
+        let key = crate::ech::generate(1, 0, "a.test").ok()?;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), key.pem.as_bytes()).unwrap();
+        Some(file)
+    }
+
     #[test]
     fn what_is_written_reads_as_the_same_configuration() {
         let token = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(token.path(), "secret").unwrap();
+        let keys = key_file();
         let full = format!(
-            r#"
+            r#"{ech}
 listeners:
   - {{ name: a, bind: ["127.0.0.1:1", "[::1]:2"], max_connections: 7, congestion: cubic, allow: [10.0.0.0/8, "::1"], deny: [10.1.0.0/16], proxy_protocol: {{ trusted: [10.0.0.0/8] }} }}
   - {{ name: b, bind: 127.0.0.1:3, per_client: off, starttls: postgres, silent: {{ after: 7ms, pool: q }} }}
   - {{ name: c, bind: 127.0.0.1:5, protocol: http, otherwise: {{ pool: q }}, acme_challenge: off }}
   - {{ name: d, bind: 127.0.0.1:6, protocol: http, otherwise: refuse }}
+  - {{ name: e, bind: 127.0.0.1:7, ech: off }}
 routes:
   - {{ sni: [a.test, "*.a.test", "**.b.test"], pool: p, idle_timeout: 90s, max_age: 2h, max_connections: 4, on_removed: drain, allow: [0.0.0.0/0], deny: [192.0.2.7], per_client: {{ rate: off }} }}
   - {{ name: second, sni: c.test, alpn: [h2], source: [10.0.0.0/8, "2001:db8::/32"], listeners: [b], refuse: reset }}
+  - {{ sni: e.test, pool: q, ech: only }}
   - {{ sni: "*", pool: q, max_age: off, on_removed: close }}
   - {{ sni: d.test, split: [{{ pool: p, weight: 90 }}, {{ pool: q, weight: 0 }}] }}
 no_sni: {{ split: [{{ pool: p, weight: 1 }}, {{ pool: q, weight: 1000000 }}] }}
@@ -144,7 +157,11 @@ log: {{ level: debug, format: json, fields: ecs, connections: failed, probes: fa
 reload: {{ watch: false, poll: 9s }}
 docker: {{ socket: /run/podman/podman.sock, allow: ["**.a.test", b.test], network: edge }}
 "#,
-            token = token.path().display()
+            token = token.path().display(),
+            ech = keys.as_ref().map_or_else(String::new, |keys| format!(
+                "ech: {{ keys: [{}], try_all: true, check_public_name: true }}",
+                keys.path().display()
+            )),
         );
         let least = "listeners: [{ name: l, bind: 127.0.0.1:1 }]\n";
         let off = full.replace("user_timeout: 9s", "user_timeout: off");

@@ -16,8 +16,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::server_name::Pattern;
 use crate::settings::{
-    Admin, Docker, Limits, Listener, Log, NetworkList, Nothing, Off, OnRemoved, OneOrMany, Or, OrOff, PerClient, Pool,
-    Protocol, Refuse, Relay, Reload, Runtime, Sandbox, Span, Tcp, Text, Timeouts, name,
+    Admin, Docker, Ech, EchCondition, Limits, Listener, Log, NetworkList, Nothing, Off, OnRemoved, OneOrMany, Or,
+    OrOff, PerClient, Pool, Protocol, Refuse, Relay, Reload, Runtime, Sandbox, Span, Tcp, Text, Timeouts, name,
 };
 
 /// The snigate routing file.
@@ -48,6 +48,9 @@ pub(super) struct File {
     /// Files with more `routes` and `pools`, relative to this file; `*` and `?` are allowed in the file name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub include: Option<OneOrMany<String>>,
+    /// Opens Encrypted ClientHello with these keys. Off by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ech: Option<Ech>,
     #[schemars(default)]
     pub timeouts: Timeouts,
     #[schemars(default)]
@@ -81,6 +84,7 @@ pub(super) const KEYS: &[&str] = &[
     "not_tls",
     "pools",
     "include",
+    "ech",
     "timeouts",
     "limits",
     "relay",
@@ -118,6 +122,9 @@ pub(super) struct Route {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub listeners: Vec<String>,
+    /// Condition: the name was encrypted and opened here (`only`), or sent in the clear (`never`).
+    #[serde(default, skip_serializing_if = "EchCondition::is_any")]
+    pub ech: EchCondition,
     /// The pool to route to. Set one of this, `split` and `refuse`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,

@@ -35,10 +35,11 @@ pub(crate) use self::in_time::{end_thread, in_time};
 pub use self::problem::{Place, Problem, Problems, Severity};
 pub(crate) use self::sources::Sources;
 pub(crate) use self::token::Token;
+use crate::ech::Keys;
 use crate::server_name::Pattern;
 use crate::settings::{
-    Access, Admin, Docker, Limits, Listener, Log, Nothing, Off, OnRemoved, Or, Origin, PerClient, Pool, Refuse, Relay,
-    Reload, Runtime, Sandbox, Span, Tcp, Timeouts,
+    Access, Admin, Docker, Ech, EchCondition, Limits, Listener, Log, Nothing, Off, OnRemoved, Or, Origin, PerClient,
+    Pool, Refuse, Relay, Reload, Runtime, Sandbox, Span, Tcp, Timeouts,
 };
 
 /// A valid configuration, and warnings about probable mistakes in it.
@@ -166,6 +167,7 @@ pub struct Settings {
     pub not_tls: Destination,
     #[serde(skip)]
     pub pools: Vec<Pool>,
+    pub ech: Option<Ech>,
     pub timeouts: Timeouts,
     pub limits: Limits,
     pub relay: Relay,
@@ -177,6 +179,9 @@ pub struct Settings {
     pub reload: Reload,
     /// `None`: off.
     pub docker: Option<Docker>,
+    /// What the files of `ech.keys` hold.
+    #[serde(skip)]
+    pub ech_keys: Option<Arc<Keys>>,
     /// What `admin.token_file` holds.
     #[serde(skip)]
     pub token: Option<Token>,
@@ -227,6 +232,8 @@ pub struct Conditions {
     pub source: Vec<IpNet>,
     /// Indices into [`Settings::listeners`].
     pub listeners: Vec<usize>,
+    /// How the name was sent.
+    pub ech: EchCondition,
 }
 
 /// Where a connection goes.

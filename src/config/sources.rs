@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::files;
+use super::{ech_keys, files};
 
 /// What a configuration was read from, successfully or not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub struct Sources {
     /// The `include` patterns, relative to the first of `files`.
     pub(super) patterns: Vec<String>,
     pub(super) token: Option<PathBuf>,
+    /// The files and directories with the keys of Encrypted ClientHello.
+    pub(super) ech: Vec<PathBuf>,
     /// The files of networks that lists name, whether or not they could be read.
     pub(super) lists: Vec<PathBuf>,
 }
@@ -29,12 +31,14 @@ impl Sources {
     pub fn present(&self) -> BTreeSet<PathBuf> {
         let main = self.main();
         let included = self.patterns.iter().filter_map(|pattern| files::find(pattern, main).ok()).flatten();
-        included.chain(self.files.iter().chain(&self.lists).cloned()).chain(self.token.clone()).collect()
+        let keys = self.ech.iter().flat_map(|path| ech_keys::present(path));
+        included.chain(self.files.iter().chain(&self.lists).cloned()).chain(self.token.clone()).chain(keys).collect()
     }
 
     /// The directories in which new files may match.
     pub fn directories(&self) -> impl Iterator<Item = PathBuf> {
-        self.patterns.iter().map(|pattern| files::directory(pattern, self.main()))
+        let keys = self.ech.iter().filter(|path| path.is_dir()).cloned();
+        self.patterns.iter().map(|pattern| files::directory(pattern, self.main())).chain(keys)
     }
 
     fn main(&self) -> &Path {

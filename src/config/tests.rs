@@ -68,11 +68,12 @@ fn a_backend_that_is_one_of_the_listeners_is_refused_with_both_places() {
 const DOCS: &str = include_str!("../../docs/configuration.md");
 
 /// The pages that describe keys.
-const PAGES: [&str; 15] = [
+const PAGES: [&str; 16] = [
     DOCS,
     include_str!("../../docs/access.md"),
     include_str!("../../docs/balancing.md"),
     include_str!("../../docs/docker.md"),
+    include_str!("../../docs/ech.md"),
     include_str!("../../docs/health.md"),
     include_str!("../../docs/limits.md"),
     include_str!("../../docs/listeners.md"),
@@ -645,5 +646,76 @@ fn a_file_that_is_included_by_mistake_is_not_repeated() {
         fs::write(&other, text).unwrap();
         let problems = Config::load(&main).expect_err(text).to_string();
         assert!(!problems.contains("SECRET"), "{text}{problems}");
+    }
+}
+
+#[test]
+fn routes_for_encrypted_names_and_for_names_in_the_clear_do_not_meet() {
+    let file = |routes: &str| {
+        format!(
+            "listeners: [{{ name: l, bind: \"127.0.0.1:1\" }}]\nroutes:\n{routes}pools: {{ p: {{ backends: [10.0.0.1:443] }} }}\n"
+        )
+    };
+    let both = "  - { sni: a.test, ech: only, pool: p }\n  - { name: b, sni: a.test, ech: never, refuse: reset }\n";
+    let loaded = parse(&file(both)).unwrap_or_else(|problems| panic!("{problems}"));
+    assert!(loaded.warnings.to_string().contains("`a.test` with `ech: only` is never reached"), "{}", loaded.warnings);
+    let ech: Vec<_> = loaded.config.routes.iter().map(|route| route.conditions.ech).collect();
+    assert_eq!(ech, [crate::settings::EchCondition::Only, crate::settings::EchCondition::Never]);
+
+    let twice =
+        "  - { name: a, sni: a.test, ech: only, pool: p }\n  - { name: b, sni: a.test, ech: only, refuse: reset }\n";
+    let problems = parse(&file(twice)).expect_err("a conflict").to_string();
+    assert!(problems.contains("route `a` already matches `a.test`"), "{problems}");
+    let wrong = parse(&file("  - { sni: a.test, ech: maybe, pool: p }\n")).expect_err("no such word").to_string();
+    assert!(wrong.contains("routes[0].ech"), "{wrong}");
+}
+
+#[cfg(feature = "ech")]
+#[test]
+fn the_keys_of_encrypted_hellos_are_read_and_their_problems_reported_with_their_place() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str, mode: u32| {
+        let file = directory.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let load = |ech: &str| {
+        let text = format!(
+            "listeners: [{{ name: l, bind: \"127.0.0.1:1\" }}]\nech: {ech}\nroutes: [{{ sni: a.test, pool: p }}]\n\
+             pools: {{ p: {{ backends: [10.0.0.1:443] }} }}\n"
+        );
+        let main = directory.path().join("config.yaml");
+        std::fs::write(&main, text).unwrap();
+        Config::load(&main)
+    };
+    let problems = |ech: &str| load(ech).map(|loaded| loaded.warnings).unwrap_or_else(|problems| problems).to_string();
+    write("1.pem", &crate::ech::generate(1, 0, "public.test").unwrap().pem, 0o600);
+    write("2.pem", &crate::ech::generate(2, 0, "a.test").unwrap().pem, 0o600);
+
+    let loaded = load("{ keys: [1.pem, 2.pem], try_all: true }").unwrap_or_else(|problems| panic!("{problems}"));
+    let ids: Vec<u8> = loaded.config.ech_keys.iter().flat_map(|keys| keys.iter()).map(|key| key.config.id).collect();
+    assert_eq!(ids, [1, 2]);
+    let warnings = loaded.warnings.to_string();
+    assert!(warnings.contains("no route takes the public name `public.test` of `1.pem`"), "{warnings}");
+    assert!(!warnings.contains("`a.test`"), "{warnings}");
+    let (hash, files) = (loaded.config.hash.clone(), loaded.config.sources.present());
+    assert!(files.contains(&directory.path().join("2.pem")), "{files:?}");
+    write("1.pem", &crate::ech::generate(3, 0, "public.test").unwrap().pem, 0o600);
+    assert_ne!(load("{ keys: [1.pem, 2.pem], try_all: true }").unwrap().config.hash, hash);
+
+    write("half.pem", "-----BEGIN PRIVATE KEY-----\nMC4C", 0o600);
+    assert!(problems("{ keys: . }").contains("half.pem` is skipped"), "{}", problems("{ keys: . }"));
+    write("2.pem", &crate::ech::generate(2, 0, "a.test").unwrap().pem, 0o644);
+    for (ech, expected) in [
+        ("{ keys: 2.pem }", "ech.keys: every user may read or change"),
+        ("{ keys: half.pem }", "ech.keys: there is no usable key"),
+        ("{ keys: none.pem }", "none.pem` cannot be read"),
+        ("{ keys: [] }", "at least one key file is needed"),
+        ("{}", "`keys` is missing"),
+        ("{ keys: 1.pem, tryall: true }", "did you mean `try_all`?"),
+    ] {
+        let problems = problems(ech);
+        assert!(problems.contains(expected), "{ech}: {problems}");
     }
 }

@@ -32,6 +32,8 @@ pub(crate) struct Extras {
     pub(super) received: Option<Box<Received>>,
     /// At level debug.
     pub(super) stage: Stage,
+    /// The name that everybody could read, of a client whose hello was opened.
+    pub(super) outer_name: Option<Box<str>>,
 }
 
 impl Extras {

@@ -25,6 +25,7 @@ use super::stage;
 use crate::alert::Alert;
 use crate::client_hello::ClientHello;
 use crate::connect::{Attempts, ConnectError, Said};
+use crate::ech::{Illegal, Inner};
 use crate::limits::Permit;
 use crate::operate::registry::LiveConnection;
 use crate::peek::{First, PeekError};
@@ -33,12 +34,13 @@ use crate::pool::{Lease, Pool};
 use crate::proxy_header::{self, Addresses, Header, Received, Values, Version};
 use crate::refuse::{self, Refusal, TurnedAway};
 use crate::request_head::{BadRequest, RequestHead};
+use crate::route::NameForm;
 use crate::self_loop::in_flight::InFlight;
 use crate::settings::SendProxyProtocol;
 use crate::snapshot::{AtLimit, Route, Snapshot, ToPool};
 use crate::telemetry::{
-    Active, ConnectResult, Enforced, FirstRecord, HelloResult, LimitScope, Match, ProxyHeaderResult, Reason, Refused,
-    RouteMetrics, Saw, State,
+    Active, ConnectResult, EchResult, Enforced, FirstRecord, HelloResult, LimitScope, Match, ProxyHeaderResult, Reason,
+    Refused, RouteMetrics, Saw, State,
 };
 
 /// Everything known about a connection. Its drop is the only place where a connection is counted and logged.
@@ -48,6 +50,8 @@ pub(super) struct Account {
     accepted: Accepted,
     active: Active,
     spoken: Spoken,
+    /// What the encrypted_client_hello extension of the client turned out to be, on a listener that opens them.
+    ech: Option<EchResult>,
     /// What the client speaks, if it is not TLS.
     saw: Option<Saw>,
     matched: Option<Match>,
@@ -91,6 +95,7 @@ impl Account {
             active: accepted.listener_metrics.accepted(),
             accepted,
             spoken: Spoken::Nothing,
+            ech: None,
             saw: None,
             matched: None,
             routed: None,
@@ -160,6 +165,48 @@ impl Account {
                 self.saw = Some(refuse::saw(prefix));
             }
             First::Silence => metrics.no_hello(HelloResult::Silent),
+        }
+    }
+
+    /// What the encrypted_client_hello extension turned out to be. An inner hello takes the place of the outer one; returns
+    /// the bytes that the backend must read first in this case.
+    pub(super) fn opened(
+        &mut self,
+        opened: Result<Option<Box<Inner>>, Illegal>,
+    ) -> Result<Option<Vec<u8>>, TurnedAway> {
+        let result = match &opened {
+            Ok(Some(_)) => EchResult::Accepted,
+            Ok(None) => EchResult::NotForUs,
+            Err(_) => EchResult::Illegal,
+        };
+        self.accepted.listener_metrics.ech(result);
+        self.ech = Some(result);
+        let Spoken::Hello(greeting) = &mut self.spoken else { return Ok(None) };
+        match opened {
+            Ok(None) => Ok(None),
+            Ok(Some(inner)) => {
+                let Inner { hello, prefix, second, .. } = *inner;
+                let outer = std::mem::replace(&mut greeting.hello, hello);
+                let outer_name = outer.name_or_literal().map(Box::from);
+                self.accepted.extras.get_or_insert_default().outer_name = outer_name;
+                let mut second_hello = self.expect_second_hello();
+                second_hello.is_sealed_for(second);
+                self.second_hello = Some(second_hello);
+                Ok(Some(prefix))
+            }
+            Err(illegal) => {
+                let turned_away = refuse::for_illegal_ech(&illegal);
+                self.error = Some(Box::new(Failure::Ech(illegal)));
+                Err(turned_away)
+            }
+        }
+    }
+
+    /// How the client sent its name.
+    pub(super) fn name_form(&self) -> NameForm {
+        match self.ech {
+            Some(EchResult::Accepted) => NameForm::Encrypted,
+            _ => NameForm::Clear,
         }
     }
 

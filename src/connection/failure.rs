@@ -9,6 +9,7 @@ use super::admission::NotAdmitted;
 use super::second_hello::SecondHelloError;
 use crate::client_hello::NotHello;
 use crate::connect::{ConnectError, NotTls};
+use crate::ech::Illegal;
 use crate::peek::PeekError;
 use crate::request_head::BadRequest;
 
@@ -18,6 +19,7 @@ pub(super) enum Failure {
     Peek(PeekError),
     Connect(ConnectError),
     Answer(NotTls),
+    Ech(Illegal),
     SecondHello(SecondHelloError),
     Loop,
 }
@@ -29,6 +31,10 @@ impl Failure {
             Self::Peek(PeekError::Hello(NotHello::Name { error, .. })) => Some(format!("invalid server name: {error}")),
             Self::Peek(PeekError::Request(BadRequest::Host { error, .. })) => {
                 Some(format!("the host cannot be used: {error}"))
+            }
+            Self::Ech(Illegal::Hello(NotHello::Name { error, .. }))
+            | Self::SecondHello(SecondHelloError::Ech(Illegal::Hello(NotHello::Name { error, .. }))) => {
+                Some(format!("the inner hello: invalid server name: {error}"))
             }
             Self::SecondHello(SecondHelloError::NameChanged { to: Some(_) }) => {
                 Some("the second ClientHello has another name".to_owned())
@@ -48,6 +54,7 @@ impl fmt::Display for Failure {
             Self::Peek(error) => error.fmt(f),
             Self::Connect(error) => error.fmt(f),
             Self::Answer(error) => error.fmt(f),
+            Self::Ech(illegal) => illegal.fmt(f),
             Self::SecondHello(error) => error.fmt(f),
             Self::Loop => f.write_str("the connection came back from the backends to one of our own listeners"),
         }

@@ -16,6 +16,7 @@ use crate::peek::{Peek, PeekError};
 use crate::proxy_header::Header;
 use crate::refuse::{self, Answer, Body, Refusal, TurnedAway};
 use crate::request_head::RequestHead;
+use crate::route::NameForm;
 use crate::settings::{AcmeChallenge, Refuse};
 use crate::snapshot::{Chosen, Destination, HttpTerms, OtherRequests, Route, RouteQuery, Snapshot};
 use crate::socket::ResetUnlessReleased;
@@ -107,7 +108,8 @@ impl Request<'_> {
         let (client, listener) = account.live(|live| (live.client, live.listener));
         let known = Known::by(self.header.as_ref());
         let source = (known == Known::Yes).then(|| client.ip().to_canonical());
-        let query = RouteQuery { sni: Some(&self.head.host), alpn: &Alpn::default(), source, listener };
+        let query =
+            RouteQuery { sni: Some(&self.head.host), alpn: &Alpn::default(), source, listener, form: NameForm::Clear };
         let Chosen { route, matched } = snapshot.choose(query);
         account.matched(matched);
         account.enters_by_route(snapshot, route, known).map_err(|turned_away| match turned_away.reason {

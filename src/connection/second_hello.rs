@@ -18,6 +18,7 @@ use std::task::Context;
 use tokio::time::{Sleep, sleep};
 
 use crate::client_hello::{Alpn, ClientHello, Hello, NotHello, Reader};
+use crate::ech::{self, Illegal, Second};
 use crate::hello_memory::{self, Held, Refused};
 use crate::refuse::{self, Refusal, TurnedAway};
 use crate::snapshot::Terms;
@@ -37,6 +38,8 @@ pub(super) struct SecondHello {
     state: SecondHelloState,
     /// The [`digest`] of the first hello's ALPN, if the list was shortened.
     first_alpn: Option<u64>,
+    /// Opens the hello, if the first one was sealed.
+    ech: Option<Box<Second>>,
     /// How the backend's answer begins, as long as it can be a HelloRetryRequest or a ServerHello.
     answer: Vec<u8>,
 }
@@ -63,6 +66,8 @@ pub(super) enum SecondHelloError {
     },
     AlpnChanged,
     Hello(NotHello),
+    /// It should have been sealed as the first one was.
+    Ech(Illegal),
     /// All unfinished hellos together are over their budget, and this one was to be refused.
     Memory,
     TimedOut,
@@ -78,8 +83,19 @@ impl SecondHello {
             reader: Reader::new(max_hello_bytes),
             state: SecondHelloState::Expected,
             first_alpn: None,
+            ech: None,
             answer: Vec::new(),
         }
+    }
+
+    /// The first hello was sealed, so this one must be.
+    pub(super) fn is_sealed_for(&mut self, ech: Second) {
+        self.ech = Some(Box::new(ech));
+    }
+
+    /// Whether a sealed hello may still come.
+    pub(super) fn is_sealed(&self) -> bool {
+        self.ech.is_some()
     }
 
     /// The first hello no longer has its `whole` list.
@@ -132,7 +148,14 @@ impl SecondHello {
                         self.missing_bytes = bytes.get();
                         break;
                     }
-                    Hello::Whole(hello) => {
+                    Hello::Whole(mut hello) => {
+                        if let Some(mut second) = self.ech.take() {
+                            let opened = ech::open_second(rest, &hello, &mut second, terms.max_hello_bytes);
+                            let (inner, wire) = opened.map_err(SecondHelloError::Ech)?;
+                            self.held.truncate(at);
+                            self.held.extend_from_slice(&wire);
+                            hello = inner;
+                        }
                         first.map_or(Ok(()), |first| compare(first, self.first_alpn, &hello))?;
                         self.state = SecondHelloState::Passed;
                         at = self.held.len();
@@ -216,6 +239,7 @@ pub(super) fn turned_away(error: &SecondHelloError) -> TurnedAway {
     match error {
         SecondHelloError::NameChanged { .. } | SecondHelloError::AlpnChanged => refuse::NAME_CHANGED,
         SecondHelloError::Hello(error) => refuse::for_not_hello(error),
+        SecondHelloError::Ech(illegal) => refuse::for_illegal_ech(illegal),
         SecondHelloError::Memory => TurnedAway { reason: Reason::Memory, refusal: Refusal::Reset },
         SecondHelloError::TimedOut => TurnedAway { reason: Reason::HelloTimeout, refusal: Refusal::Leave },
     }
@@ -228,6 +252,7 @@ impl fmt::Display for SecondHelloError {
             Self::NameChanged { to: None } => f.write_str("the second ClientHello has no server name"),
             Self::AlpnChanged => f.write_str("the second ClientHello offers other ALPN protocols"),
             Self::Hello(error) => write!(f, "the second ClientHello: {error}"),
+            Self::Ech(illegal) => illegal.fmt(f),
             Self::Memory => {
                 f.write_str("the second ClientHello: the memory for unfinished hellos is used up (limits.hello_memory)")
             }

@@ -12,10 +12,10 @@ mod aws_lc;
 mod none;
 
 #[cfg(feature = "ech")]
-pub use self::aws_lc::Context;
+pub(super) use self::aws_lc::Context;
 #[cfg(feature = "ech")]
 pub(super) use self::aws_lc::PrivateKey;
 #[cfg(not(feature = "ech"))]
-pub use self::none::Context;
+pub(super) use self::none::Context;
 #[cfg(not(feature = "ech"))]
 pub(super) use self::none::PrivateKey;

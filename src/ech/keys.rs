@@ -16,7 +16,7 @@ use super::hpke::{Context, PrivateKey};
 use super::sealed::Sealed;
 
 /// The keys in force, the one that clients should use first.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Keys {
     keys: Vec<Arc<Key>>,
     /// Try each key on each hello, also those with another id.
@@ -26,7 +26,6 @@ pub struct Keys {
 }
 
 /// A private key with one of its configurations.
-#[derive(Debug)]
 pub struct Key {
     /// The name of its file.
     pub file: Box<str>,
@@ -197,6 +196,19 @@ fn pem_error(error: &pem::Error) -> &'static str {
         pem::Error::IllegalSectionStart { .. } => "a malformed BEGIN line",
         pem::Error::Base64Decode(_) => "a section is not base64; the file may be half written",
         _ => "it cannot be read as PEM",
+    }
+}
+
+/// A configuration belongs to one private key.
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.file == other.file && self.config == other.config
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Key").field("file", &self.file).field("config", &self.config).finish_non_exhaustive()
     }
 }
 

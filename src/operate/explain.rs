@@ -21,7 +21,7 @@ use crate::client_hello::Alpn;
 use crate::config::Settings;
 use crate::ids::ListenerIndex;
 use crate::refuse::{self, Offer, TurnedAway};
-use crate::route::{By, Candidate};
+use crate::route::{By, Candidate, NameForm};
 use crate::server_name::{InvalidName, ServerName, Sni};
 use crate::settings::{self, Access, Refuse, SendProxyProtocol, ValueKind};
 use crate::snapshot::{self, Chosen, Destination, RouteQuery, Snapshot};
@@ -49,6 +49,7 @@ pub(crate) fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explan
         alpn: question.alpn.clone(),
         source,
         listener: snapshot.listener(listener).name.to_string(),
+        ech: question.form == NameForm::Encrypted,
         assumed: given.iter().filter(|(_, given)| !given).map(|(what, _)| (*what).to_owned()).collect(),
         matched: None,
         route: None,
@@ -75,11 +76,16 @@ pub(crate) fn explain(snapshot: &Snapshot, question: &Question) -> Result<Explan
     match sni {
         Ok(sni) => {
             let alpn = Alpn::of(&question.alpn);
-            explanation.decide(snapshot, RouteQuery { sni: sni.as_ref(), alpn: &alpn, source: Some(source), listener });
+            let (source, form) = (Some(source), question.form);
+            explanation.decide(snapshot, RouteQuery { sni: sni.as_ref(), alpn: &alpn, source, listener, form });
         }
         Err(invalid) => explanation.refuse_name(invalid),
     }
     explanation.hints.extend(whose_address(snapshot, listener));
+    if explanation.ech && snapshot.listener(listener).ech.is_none() {
+        let name = &snapshot.listener(listener).name;
+        explanation.hints.push(format!("listener `{name}` does not open Encrypted ClientHello: no client gets there"));
+    }
     if let Some(terms) = &snapshot.listener(listener).http {
         explanation.over_http(config, terms);
     }
@@ -187,6 +193,7 @@ fn entry(snapshot: &Snapshot, candidate: &Candidate<'_>, name: &ServerName) -> E
         alpn: conditions.alpn.iter().map(|protocol| String::from_utf8_lossy(protocol).into_owned()).collect(),
         source: conditions.source.iter().map(ToString::to_string).collect(),
         listeners: conditions.listeners.iter().map(listener).collect(),
+        ech: conditions.ech.is_set().then(|| conditions.ech.as_str().to_owned()),
     }
 }
 

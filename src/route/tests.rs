@@ -3,7 +3,13 @@ use proptest::prelude::*;
 use super::*;
 
 fn request<'a>(name: &'a ServerName, alpn: &'a Alpn) -> Lookup<'a> {
-    Lookup { server_name: name, alpn, source: Some([127, 0, 0, 1].into()), listener: ListenerIndex(0) }
+    Lookup {
+        server_name: name,
+        alpn,
+        source: Some([127, 0, 0, 1].into()),
+        listener: ListenerIndex(0),
+        form: NameForm::Clear,
+    }
 }
 
 fn table_of(patterns: &[&str]) -> RouteTable {
@@ -96,6 +102,8 @@ fn naive(entries: &[(Pattern, Conditions)], request: &Lookup<'_>) -> Option<u32>
             && (conditions.source.is_empty()
                 || conditions.source.iter().any(|net| net.contains(&request.source.unwrap())))
             && (conditions.listeners.is_empty() || conditions.listeners.contains(&request.listener))
+            && (conditions.ech != EchCondition::Only || request.form == NameForm::Encrypted)
+            && (conditions.ech != EchCondition::Never || request.form == NameForm::Clear)
     };
     let takes = |(number, (pattern, conditions)): (usize, &(Pattern, Conditions))| {
         let rank = rank(pattern).filter(|_| holds(conditions))?;
@@ -108,7 +116,13 @@ fn conditions() -> impl Strategy<Value = Conditions> {
     let alpn = prop_oneof![3 => Just(vec![]), 1 => Just(vec![Box::from(*b"h2")])];
     let source = prop_oneof![3 => Just(vec![]), 1 => Just(vec!["10.0.0.0/8".parse().expect("a net")])];
     let listeners = prop_oneof![3 => Just(vec![]), 1 => Just(vec![ListenerIndex(1)])];
-    (alpn, source, listeners).prop_map(|(alpn, source, listeners)| Conditions { alpn, source, listeners })
+    let ech = prop_oneof![3 => Just(EchCondition::Any), 1 => Just(EchCondition::Only), 1 => Just(EchCondition::Never)];
+    (alpn, source, listeners, ech).prop_map(|(alpn, source, listeners, ech)| Conditions {
+        alpn,
+        source,
+        listeners,
+        ech,
+    })
 }
 
 proptest! {
@@ -116,7 +130,7 @@ proptest! {
     fn the_table_agrees_with_a_naive_matcher(
         entries in proptest::collection::vec(("(\\*\\*?\\.)?[ab](\\.[ab]){0,3}|\\*", conditions()), 0..24),
         name in "[ab](\\.[ab]){0,4}",
-        h2: bool, inside: bool, listener in 0_usize..2,
+        h2: bool, inside: bool, listener in 0_usize..2, encrypted: bool,
     ) {
         let entries: Vec<(Pattern, Conditions)> =
             entries.into_iter().map(|(pattern, conditions)| (pattern.parse().expect("a pattern"), conditions)).collect();
@@ -127,7 +141,8 @@ proptest! {
         let name = name.parse().expect("a name");
         let alpn = if h2 { Alpn::of(&["h2"]) } else { Alpn::default() };
         let source = Some(if inside { [10, 0, 0, 1] } else { [192, 0, 2, 1] }.into());
-        let request = Lookup { server_name: &name, alpn: &alpn, source, listener: ListenerIndex(listener) };
+        let form = if encrypted { NameForm::Encrypted } else { NameForm::Clear };
+        let request = Lookup { server_name: &name, alpn: &alpn, source, listener: ListenerIndex(listener), form };
         let table = builder.build();
         let (mut last, expected) = (None, naive(&entries, &request));
         let explained = table.walk(&request, |candidate| last = Some(candidate));

@@ -12,6 +12,7 @@ mod address;
 mod backend;
 mod check;
 mod docker;
+mod ech;
 mod http;
 mod log;
 mod networks;
@@ -34,6 +35,7 @@ pub(crate) use self::backend::MAX_WEIGHT;
 pub use self::backend::{Backend, BackendAddress, Search};
 pub use self::check::{CheckKind, HealthCheck, Host, RequestTarget, Statuses};
 pub use self::docker::{Docker, DockerNetwork, Origin};
+pub use self::ech::{Ech, EchCondition, OpenEch};
 pub use self::http::{AcmeChallenge, HttpPort, ListenerProtocol, Otherwise};
 pub use self::log::{Level, Log, LogConnections, LogFields, LogFormat, Shown};
 pub use self::networks::{Access, Denied, NetworkEntry, NetworkList};
@@ -71,6 +73,9 @@ pub struct Listener {
     /// What clients send before TLS begins, and backends before they get the ClientHello.
     #[serde(default)]
     pub starttls: Starttls,
+    /// Whether hellos are opened with the keys of `ech`.
+    #[serde(default)]
+    pub ech: OpenEch,
     /// Where clients are relayed that say nothing, because in their protocol the server speaks first. Off by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub silent: Option<Silent>,

@@ -9,18 +9,19 @@ use std::sync::Arc;
 use tokio::sync::SetOnce;
 
 use super::{
-    Destination, HttpTerms, ListenerTerms, OtherRequests, Overrides, Places, Proxies, Route, Silent, Snapshot, Split,
-    Terms, ToPool,
+    Destination, Ech, HttpTerms, ListenerTerms, OtherRequests, Overrides, Places, Proxies, Route, Silent, Snapshot,
+    Split, Terms, ToPool,
 };
 use crate::client_limits::ClientLimits;
 use crate::config::{self, Config, Settings};
+use crate::ech::Keys;
 use crate::ids::{ListenerIndex, RouteIndex};
 use crate::limits::Permits;
 use crate::pool::Pool;
 use crate::proxy_header::Kinds;
 use crate::relay::{self, Engine};
 use crate::route::{Builder, Conditions};
-use crate::settings::{self, Access, ListenerProtocol, OrOff, Otherwise, PerClient, Splice};
+use crate::settings::{self, Access, ListenerProtocol, OpenEch, OrOff, Otherwise, PerClient, Splice};
 use crate::telemetry::{ConnectionLog, Metrics};
 
 impl Snapshot {
@@ -58,9 +59,11 @@ impl Snapshot {
         };
         let clients = on(&config.limits.per_client)
             .map(|limits| ClientLimits::new(limits, before.and_then(|before| before.clients.as_deref())));
+        let ech = config.ech_keys.as_ref().map(|keys| ech(keys, metrics));
         let listener = |listener: &settings::Listener| {
             let own = listener_clients(listener, clients.as_ref(), before);
-            listener_terms(listener, silent(listener), own, &pools)
+            let ech = ech.clone().filter(|_| listener.ech == OpenEch::Auto);
+            ListenerTerms { ech, ..listener_terms(listener, silent(listener), own, &pools) }
         };
         let snapshot = Self {
             table: table.build(),
@@ -173,7 +176,7 @@ fn on(limits: &Option<OrOff<PerClient>>) -> Option<&PerClient> {
 
 fn conditions(from: &config::Conditions) -> Conditions {
     let listeners = from.listeners.iter().copied().map(ListenerIndex).collect();
-    Conditions { alpn: from.alpn.clone(), source: from.source.clone(), listeners }
+    Conditions { alpn: from.alpn.clone(), source: from.source.clone(), listeners, ech: from.ech }
 }
 
 fn listener_terms(
@@ -192,9 +195,16 @@ fn listener_terms(
         starttls: listener.starttls,
         silent,
         access: Access::new(listener.allow.clone(), listener.deny.clone()),
+        ech: None,
         clients,
         http: (listener.protocol == ListenerProtocol::Http).then(|| Box::new(http_terms(listener, pools))),
     }
+}
+
+fn ech(keys: &Arc<Keys>, metrics: &Metrics) -> Ech {
+    let keys = Arc::clone(keys);
+    let metrics = keys.iter().map(|key| metrics.ech_key(&key.file)).collect();
+    Ech { keys, metrics }
 }
 
 fn http_terms(listener: &settings::Listener, pools: &[Arc<Pool>]) -> HttpTerms {

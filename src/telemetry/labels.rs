@@ -107,6 +107,20 @@ labels! {
         EarlyData => "early_data",
     }
 
+    /// What an encrypted_client_hello extension turned out to be, on a listener that opens them.
+    EchResult {
+        /// No key opened it: GREASE, or a key that is gone. The outer hello was routed.
+        NotForUs => "not_for_us",
+        /// The inner hello was routed.
+        Accepted => "accepted",
+        /// The client was refused: the extension or the inner hello violates RFC 9849.
+        Illegal => "illegal",
+        /// The hello after a HelloRetryRequest was opened too.
+        RetryAccepted => "retry_accepted",
+        /// The hello after a HelloRetryRequest was refused.
+        RetryRefused => "retry_refused",
+    }
+
     /// The result of one attempt to connect to a backend.
     ConnectResult {
         /// The backend took the client's first bytes, and there was no reason to try another.

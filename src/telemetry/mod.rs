@@ -17,8 +17,8 @@ pub(crate) use self::log::{
     Asked, LogControl, LogFile, LogGuard, MAX_ALPN_NAME_BYTES, MAX_ALPN_NAMES, OpenConnectionLine, RequestLine,
 };
 pub(crate) use self::metrics::{
-    AcceptQueueReading, Active, BackendMetrics, DnsMetrics, ListenerMetrics, PipesReading, PoolMetrics, ProcessUsage,
-    QueueMetrics, REVISION, Readings, RouteFigures, RouteMetrics, VERSION, WorkerReading, process_usage,
+    AcceptQueueReading, Active, BackendMetrics, DnsMetrics, EchKeyMetrics, ListenerMetrics, PipesReading, PoolMetrics,
+    ProcessUsage, QueueMetrics, REVISION, Readings, RouteFigures, RouteMetrics, VERSION, WorkerReading, process_usage,
 };
 pub use self::metrics::{Format, Metrics};
 pub(crate) use self::reason::Fault;

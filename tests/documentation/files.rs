@@ -36,6 +36,12 @@ fn check(block: &Block) {
         fs::write(at("lists").join(list), "# none yet\n").unwrap();
     }
     fs::write(at("token"), "0123456789abcdef").unwrap();
+    if block.text.contains("ech:") {
+        fs::create_dir(at("keys")).unwrap();
+        let arguments = ["ech", "keygen", "--public-name", "public.example.com", "--out", "keys/1.pem"];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_snigate"));
+        assert!(command.args(arguments).current_dir(directory.path()).output().unwrap().status.success());
+    }
     let has = |key: &str| block.text.lines().any(|line| line.starts_with(key));
     let mut text = block.text.clone();
     if !has("listeners:") {

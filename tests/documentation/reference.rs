@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::blocks::root;
 
 /// The keys at the top of a file, in the order of the page, with the pages that explain them.
-const SECTIONS: [(&str, &str); 17] = [
+const SECTIONS: [(&str, &str); 18] = [
     ("listeners", "[Listeners](listeners.md), [port 80](port-80.md), [PostgreSQL and silent clients](starttls.md)"),
     ("routes", "[Routing](routing.md), [access control](access.md)"),
     ("no_sni", "[Routing](routing.md#no_sni-unmatched-not_tls)"),
@@ -22,6 +22,7 @@ const SECTIONS: [(&str, &str); 17] = [
         "[Pools and balancing](balancing.md), [health](health.md), [DNS names](names.md), [PROXY protocol](proxy-protocol.md)",
     ),
     ("include", "[Configuration](configuration.md#include)"),
+    ("ech", "[Encrypted ClientHello](ech.md)"),
     ("timeouts", "[Limits and timeouts](limits.md#timeouts)"),
     ("limits", "[Limits and timeouts](limits.md#limits)"),
     ("relay", "[Tuning](tuning.md#relay)"),

@@ -4,8 +4,12 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+use harness::{backend, bytes, wire};
+
 mod commands;
 mod illegal;
 mod keys;
 mod opening;
+mod real_parts;
+mod routing;
 mod sealing;

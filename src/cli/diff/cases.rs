@@ -13,6 +13,7 @@ use super::Side;
 use crate::client_hello::Alpn;
 use crate::config::Conditions;
 use crate::ids::{ListenerIndex, RouteIndex};
+use crate::route::NameForm;
 use crate::server_name::Sni;
 use crate::snapshot::RouteQuery;
 
@@ -21,6 +22,7 @@ pub(super) struct Cases<'a> {
     pub alpn: Vec<Protocols<'a>>,
     pub source: Vec<Addresses>,
     pub listener: Vec<Listeners<'a>>,
+    pub forms: Vec<NameForm>,
 }
 
 /// A client that offers exactly these protocols.
@@ -58,6 +60,9 @@ pub(super) struct When {
     /// They connect to this listener; `other`: to one that no condition names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listener: Option<String>,
+    /// Their name is sent in the `clear`, or `encrypted`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<&'static str>,
 }
 
 impl<'a> Cases<'a> {
@@ -74,7 +79,12 @@ impl<'a> Cases<'a> {
             numbers.map(|number| &*side.config.listeners[*number].name).collect()
         };
         let listeners = [named(old, &before), named(new, &after)].concat();
-        Self { alpn: subsets(&protocols), source: apart(&networks), listener: shared_listeners(old, new, &listeners) }
+        let forms = match all().any(|conditions| conditions.ech.is_set()) {
+            true => vec![NameForm::Clear, NameForm::Encrypted],
+            false => vec![NameForm::Clear],
+        };
+        let listener = shared_listeners(old, new, &listeners);
+        Self { alpn: subsets(&protocols), source: apart(&networks), listener, forms }
     }
 }
 
@@ -83,8 +93,14 @@ impl<'a> Cases<'a> {
 /// A client that meets none of them reaches them all. If the networks of a condition cover all addresses, its entry
 /// always matches, and later entries are unreachable.
 fn conditions_on_the_way<'a>(side: &'a Side, sni: &Sni) -> Vec<&'a Conditions> {
-    let alpn = Alpn::default();
     let mut seen: Vec<RouteIndex> = Vec::new();
+    [NameForm::Clear, NameForm::Encrypted].into_iter().for_each(|form| see_all(side, sni, form, &mut seen));
+    seen.iter().map(|route| &side.config.routes[route.0 as usize].conditions).collect()
+}
+
+/// The same for clients that send the name in one of both ways.
+fn see_all(side: &Side, sni: &Sni, form: NameForm, seen: &mut Vec<RouteIndex>) {
+    let alpn = Alpn::default();
     let mut inside: Vec<IpNet> = Vec::new();
     while let Some(outside) = apart(&inside).into_iter().find(|addresses| addresses.network.is_none()) {
         let mut last = None;
@@ -93,6 +109,7 @@ fn conditions_on_the_way<'a>(side: &'a Side, sni: &Sni) -> Vec<&'a Conditions> {
             alpn: &alpn,
             source: Some(outside.example),
             listener: ListenerIndex(usize::MAX),
+            form,
         };
         side.snapshot.choose_watched(asked, |candidate| {
             last = Some(candidate);
@@ -107,7 +124,6 @@ fn conditions_on_the_way<'a>(side: &'a Side, sni: &Sni) -> Vec<&'a Conditions> {
         }
         inside.extend(&conditions.source);
     }
-    seen.iter().map(|route| &side.config.routes[route.0 as usize].conditions).collect()
 }
 
 /// All subsets of a few protocols; of many, only the empty set, each alone, and all.

@@ -16,6 +16,7 @@ use super::cases::{Addresses, Cases, Listeners, When};
 use super::lists::ListChange;
 use crate::client_hello::Alpn;
 use crate::config::{self, Config, Place};
+use crate::route::NameForm;
 use crate::server_name::{Pattern, ServerName, Sni};
 use crate::settings::{Off, Or, Pool, Refuse, Span};
 use crate::snapshot::{Chosen, Destination, Route, RouteQuery, Share, Split};
@@ -267,13 +268,13 @@ fn overrides(route: &config::Route) -> (Option<Span>, Option<Or<Off, Span>>, Opt
 /// The entries in a canonical order.
 fn written(config: &Config, routes: &[&config::Route]) -> Vec<String> {
     let entry = |route: &&config::Route| {
-        let config::Conditions { alpn, source, listeners } = &route.conditions;
+        let config::Conditions { alpn, source, listeners, ech } = &route.conditions;
         let (mut alpn, mut source) = (alpn.clone(), source.clone());
         alpn.sort_unstable();
         source.sort_unstable();
         let mut listeners: Vec<&str> = listeners.iter().map(|number| &*config.listeners[*number].name).collect();
         listeners.sort_unstable();
-        format!("{:?}", (destination(config, route), alpn, source, listeners, overrides(route)))
+        format!("{:?}", (destination(config, route), alpn, source, listeners, ech, overrides(route)))
     };
     let mut written: Vec<String> = routes.iter().map(entry).collect();
     written.sort_unstable();
@@ -307,21 +308,32 @@ fn effects<'a>(old: &'a Side, new: &'a Side, sni: &Sni) -> Vec<Effect<'a>> {
     for (protocols, offered) in cases.alpn.iter().enumerate() {
         for (network, addresses) in cases.source.iter().enumerate() {
             for (listener, listeners) in cases.listener.iter().enumerate() {
-                let (from, to) = targets(old, new, sni, &offered.alpn, *addresses, *listeners);
-                outcomes.push(Outcome { at: [Some(protocols), Some(network), Some(listener)], from, to });
+                for (way, form) in cases.forms.iter().enumerate() {
+                    let (from, to) = targets(old, new, sni, &offered.alpn, *addresses, *listeners, *form);
+                    outcomes.push(Outcome {
+                        at: [Some(protocols), Some(network), Some(listener), Some(way)],
+                        from,
+                        to,
+                    });
+                }
             }
         }
     }
-    for (axis, size) in [cases.alpn.len(), cases.source.len(), cases.listener.len()].into_iter().enumerate() {
+    let sizes = [cases.alpn.len(), cases.source.len(), cases.listener.len(), cases.forms.len()];
+    for (axis, size) in sizes.into_iter().enumerate() {
         outcomes = without_idle_axis(outcomes, axis, size);
     }
-    let effect = |Outcome { at: [protocols, network, listener], from, to }| {
+    let effect = |Outcome { at: [protocols, network, listener, way], from, to }| {
         let name = |protocol: &&[u8]| String::from_utf8_lossy(protocol).into_owned();
         let network = network.map(|network: usize| cases.source[network].network);
         let when = When {
             alpn: protocols.map(|protocols| cases.alpn[protocols].offered.iter().map(name).collect()),
             source: network.map(|network| network.map_or("other".to_owned(), |network| network.to_string())),
             listener: listener.map(|listener| cases.listener[listener].name.unwrap_or("other").to_owned()),
+            name: way.map(|way| match cases.forms[way] {
+                NameForm::Clear => "clear",
+                NameForm::Encrypted => "encrypted",
+            }),
         };
         Effect { when, from, to }
     };
@@ -336,9 +348,9 @@ fn effects<'a>(old: &'a Side, new: &'a Side, sni: &Sni) -> Vec<Effect<'a>> {
     effects
 }
 
-/// The result for a combination of protocols, addresses and listeners, by index. `None`: any.
+/// The result for a combination of protocols, addresses, listeners and ways to send the name, by index. `None`: any.
 struct Outcome<'a> {
-    at: [Option<usize>; 3],
+    at: [Option<usize>; 4],
     from: Target<'a>,
     to: Target<'a>,
 }
@@ -373,9 +385,11 @@ fn targets<'a>(
     alpn: &Alpn,
     addresses: Addresses,
     listeners: Listeners<'_>,
+    form: NameForm,
 ) -> (Target<'a>, Target<'a>) {
     let target = |side: &'a Side, listener| {
-        target(side.snapshot.choose(RouteQuery { sni: Some(sni), alpn, source: Some(addresses.example), listener }))
+        let source = Some(addresses.example);
+        target(side.snapshot.choose(RouteQuery { sni: Some(sni), alpn, source, listener, form }))
     };
     (target(old, listeners.old), target(new, listeners.new))
 }

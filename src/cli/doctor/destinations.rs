@@ -44,8 +44,10 @@ impl<'a> Destinations<'a> {
         };
         for route in &config.routes {
             let conditions = &route.conditions;
-            let takes_all =
-                conditions.alpn.is_empty() && conditions.source.is_empty() && conditions.listeners.is_empty();
+            let takes_all = conditions.alpn.is_empty()
+                && conditions.source.is_empty()
+                && conditions.listeners.is_empty()
+                && !conditions.ech.is_set();
             for (pattern, _) in &route.patterns {
                 let level = match pattern {
                     Pattern::Exact(name) => {

@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use crate::config::problem::{Place, Problem, Problems, Severity};
 use crate::config::{Conditions, Route};
 use crate::server_name::Pattern;
+use crate::settings::EchCondition;
 
 /// Reports conflicts between `routes`. `indices` gives the index of each in its file.
 pub(super) fn find(routes: &[Route], indices: &[usize], listeners: usize, problems: &mut Problems) {
@@ -75,6 +76,7 @@ struct Kinds {
     alpn: bool,
     source: bool,
     listeners: bool,
+    ech: bool,
 }
 
 impl Kinds {
@@ -83,11 +85,12 @@ impl Kinds {
             alpn: !conditions.alpn.is_empty(),
             source: !conditions.source.is_empty(),
             listeners: !conditions.listeners.is_empty(),
+            ech: conditions.ech.is_set(),
         }
     }
 
     fn count(self) -> usize {
-        [self.alpn, self.source, self.listeners].into_iter().filter(|kind| *kind).count()
+        [self.alpn, self.source, self.listeners, self.ech].into_iter().filter(|kind| *kind).count()
     }
 }
 
@@ -101,10 +104,11 @@ fn overlaps<'r>(entries: &[Entry<'r>], mut tell: impl FnMut(Entry<'r>, Entry<'r>
     if entries.len() < 2 {
         return;
     }
-    let mut buckets: BTreeMap<Option<usize>, Vec<Entry<'r>>> = BTreeMap::new();
+    // No client meets both `ech: only` and `ech: never`.
+    let mut buckets: BTreeMap<(Option<usize>, EchCondition), Vec<Entry<'r>>> = BTreeMap::new();
     for entry in entries {
         for listener in one_at_least(entry.conditions.listeners.iter().copied()) {
-            buckets.entry(listener).or_default().push(*entry);
+            buckets.entry((listener, entry.conditions.ech)).or_default().push(*entry);
         }
     }
     for bucket in buckets.values().filter(|bucket| bucket.len() > 1) {
@@ -231,7 +235,8 @@ fn covers(outer: &Conditions, inner: &Conditions, listeners: usize) -> bool {
     let held = |listener: &usize| outer.listeners.contains(listener);
     let through = outer.listeners.is_empty()
         || if inner.listeners.is_empty() { (0..listeners).all(|l| held(&l)) } else { inner.listeners.iter().all(held) };
-    alpn && source && through
+    let ech = !outer.ech.is_set() || outer.ech == inner.ech;
+    alpn && source && through && ech
 }
 
 /// All pairs are compared; a pattern with more conditional routes than this was generated.

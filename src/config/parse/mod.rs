@@ -5,6 +5,7 @@
 
 mod checks;
 mod conflicts;
+mod ech;
 mod first_bytes;
 mod listeners;
 mod per_client;
@@ -83,6 +84,7 @@ fn with_included(node: &Node<'_>, main: &Arc<Path>, mut texts: Texts, reading: &
         files: texts.files.clone(),
         patterns: texts.patterns.clone(),
         token: settings::token_file(&top),
+        ech: settings::ech_paths(&top),
         lists: Vec::new(),
     };
     let mut config = merged(&tops, texts);
@@ -110,10 +112,18 @@ fn merged(tops: &[Cursor<'_>], mut texts: Texts) -> Option<Config> {
     if let Some(hash) = top.reading.lists.borrow().hash() {
         texts.hash.add(&hash);
     }
+    let (ech, ech_keys) = settings::ech(top);
+    // Of what everybody may know: a hash of the private keys would say something about them.
+    for key in ech_keys.iter().flat_map(|keys| keys.iter()) {
+        texts.hash.add(&key.file);
+        texts.hash.add(&key.config.bytes.escape_ascii().to_string());
+    }
     let settings = Settings {
         no_sni: fallback("no_sni", file::DEFAULT_REFUSE),
         unmatched: fallback("unmatched", file::DEFAULT_REFUSE),
         not_tls: fallback("not_tls", file::DEFAULT_REFUSE_NOT_TLS),
+        ech,
+        ech_keys,
         timeouts,
         limits,
         relay: settings::relay(top),
@@ -139,6 +149,7 @@ fn merged(tops: &[Cursor<'_>], mut texts: Texts) -> Option<Config> {
     if problems.errors() > 0 {
         return None;
     }
+    ech::warn(&config, top, problems);
     pools::warn_of_unused(&config, &pools.places, problems);
     pools::warn_of_relays(&config, &pools.places, problems);
     self_loops::warn_of_challenges(&config, &pools.places, problems);

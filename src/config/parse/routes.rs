@@ -68,6 +68,7 @@ fn route(
         alpn: route.alpn.into_iter().map(|protocol| protocol.0).collect(),
         source: route.source.into_iter().map(|network| network.0).collect(),
         listeners: through(&route.listeners, cursor, listeners),
+        ech: route.ech,
     };
     lists::access(&mut route.allow, &mut route.deny, cursor);
     let name = route.name.inspect(|name| taken.give(name, cursor)).unwrap_or_default();

@@ -6,16 +6,18 @@
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::listeners::claim_alone;
 pub(super) use super::ranges::number_within;
 use super::{Cursor, per_client};
-use crate::config::Token;
 use crate::config::problem::Place;
+use crate::config::{Token, ech_keys};
+use crate::ech::Keys;
 use crate::settings::{
-    Address, Admin, AllowControl, Docker, FilePath, Limits, Log, LogFields, LogFormat, Relay, Reload, Runtime, Size,
-    Span, Tcp, Timeouts,
+    Address, Admin, AllowControl, Docker, Ech, FilePath, Limits, Log, LogFields, LogFormat, Relay, Reload, Runtime,
+    Size, Span, Tcp, Timeouts,
 };
 
 pub(super) fn timeouts(top: &Cursor<'_>) -> Timeouts {
@@ -117,6 +119,34 @@ fn control(admin: &Admin, section: &Cursor<'_>) -> Option<Token> {
     }
     let file = beside(&section.at.place().file, &admin.token_file.as_ref()?.0);
     Token::read(&file).map_err(|error| section.error_at("token_file", error)).ok()
+}
+
+/// The settings of Encrypted ClientHello, and the keys that their files hold.
+pub(super) fn ech(top: &Cursor<'_>) -> (Option<Ech>, Option<Arc<Keys>>) {
+    let Some(section) = top.key("ech") else { return (None, None) };
+    let Some(ech) = section.read::<Ech>() else { return (None, None) };
+    if section.required_list("keys", "key file").is_none() || ech.keys.is_empty() {
+        return (Some(ech), None);
+    }
+    let keys = match ech_keys::read(&ech_paths(top)) {
+        Ok(read) => {
+            read.skipped.iter().for_each(|skipped| section.warning_at("keys", skipped));
+            Some(Arc::new(Keys::new(read.keys, ech.try_all, ech.check_public_name)))
+        }
+        Err(error) => {
+            section.error_at("keys", error);
+            None
+        }
+    };
+    (Some(ech), keys)
+}
+
+/// Where the keys are, whether or not there are any.
+pub(super) fn ech_paths(top: &Cursor<'_>) -> Vec<PathBuf> {
+    let Some(section) = top.key("ech") else { return Vec::new() };
+    let Some(keys) = section.key("keys") else { return Vec::new() };
+    let main = top.at.place().file;
+    keys.items().filter_map(|item| Some(beside(&main, Path::new(item.text()?)))).collect()
 }
 
 /// The path of the token file, whether or not the file exists.

@@ -30,6 +30,8 @@ impl Account {
             peer: live.peer,
             endpoint: self.received().map(endpoint).unwrap_or_default(),
             sni: hello.and_then(ClientHello::name_or_literal),
+            ech: self.ech,
+            outer_sni: self.accepted.extras.as_ref().and_then(|extras| extras.outer_name.as_deref()),
             alpn: hello.map_or(Alpn::Absent, |hello| Alpn::Wire(hello.alpn.as_wire())),
             tls: hello.map(|hello| hello.offers.version_name()),
             offers: &hello.map(|hello| features(hello).collect::<Vec<_>>()).unwrap_or_default(),

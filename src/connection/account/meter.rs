@@ -14,7 +14,7 @@ use crate::connection::failure::Failure;
 use crate::connection::second_hello::{self, SecondHello, SecondHelloError};
 use crate::refuse::{Refusal, TurnedAway};
 use crate::relay::{End, Heard, Meter};
-use crate::telemetry::{FirstRecord, Reason};
+use crate::telemetry::{EchResult, FirstRecord, Reason};
 use crate::way::Way;
 
 impl Meter for Account {
@@ -117,7 +117,12 @@ impl Account {
 
     fn read_second_hello(&mut self, bytes: &[u8]) -> Result<Vec<u8>, TurnedAway> {
         let mut second_hello = self.second_hello.take().unwrap_or_else(|| self.expect_second_hello());
+        let was_sealed = second_hello.is_sealed();
         let passed = second_hello.read(bytes, self.hello(), &self.live(|live| Arc::clone(&live.terms)));
+        if was_sealed && !second_hello.is_sealed() {
+            let result = if passed.is_ok() { EchResult::RetryAccepted } else { EchResult::RetryRefused };
+            self.accepted.listener_metrics.ech(result);
+        }
         self.second_hello = Some(second_hello);
         passed.map_err(|error| self.second_hello_failed(error))
     }

@@ -13,7 +13,7 @@ use crate::ech::config::{AES_128_GCM, AES_256_GCM, CHACHA20_POLY1305, HKDF_SHA25
 pub(crate) struct PrivateKey(HpkePrivateKey);
 
 /// The state that client and server share: the next message it opens is the one after the last that it opened.
-pub struct Context(Box<dyn HpkeOpener>);
+pub(crate) struct Context(Box<dyn HpkeOpener>);
 
 impl PrivateKey {
     /// `None`: this build opens nothing.

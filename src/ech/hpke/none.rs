@@ -8,7 +8,7 @@ pub(crate) enum PrivateKey {}
 
 /// Never a value.
 #[derive(Debug)]
-pub enum Context {}
+pub(crate) enum Context {}
 
 impl PrivateKey {
     pub(crate) fn new(_: [u8; X25519_BYTES]) -> Option<Self> {

@@ -35,6 +35,8 @@ pub(crate) struct ExplainQuery {
     #[schemars(schema_with = "schemas::address")]
     pub source: Option<IpAddr>,
     pub listener: Option<String>,
+    /// Whether the name is that of an inner hello (Encrypted ClientHello).
+    pub ech: Option<bool>,
 }
 
 pub(super) async fn explain(

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::access::Decision;
+use crate::route::NameForm;
 
 /// A hypothetical connection. Properties that are not given are assumed, and the answer says so.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +21,8 @@ pub(crate) struct Question {
     pub source: Option<IpAddr>,
     /// The name of a listener.
     pub listener: Option<String>,
+    /// How the name is sent.
+    pub form: NameForm,
 }
 
 /// Why a question is invalid.
@@ -45,6 +48,9 @@ pub(crate) struct Explanation {
     pub alpn: Vec<String>,
     pub source: IpAddr,
     pub listener: String,
+    /// Whether the name is that of an inner hello.
+    #[serde(default)]
+    pub ech: bool,
     /// Which of `alpn`, `source` and `listener` were not given.
     pub assumed: Vec<String>,
     /// The kind of pattern or the fallback that decided, as in the log. `None`: the name is invalid.
@@ -83,13 +89,16 @@ pub(crate) struct Entry {
     pub alpn: Vec<String>,
     pub source: Vec<String>,
     pub listeners: Vec<String>,
+    /// `only` or `never`. `None`: no condition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ech: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PassedOver {
     #[serde(flatten)]
     pub entry: Entry,
-    /// The first condition that did not hold: `listeners`, `source` or `alpn`.
+    /// The first condition that did not hold: `listeners`, `ech`, `source` or `alpn`.
     pub unmet: String,
 }
 

@@ -61,6 +61,23 @@ fn a_split_is_reported_with_its_shares() {
 }
 
 #[test]
+fn a_name_is_asked_for_in_the_clear_unless_it_is_said_to_be_encrypted() {
+    let text = SHOP.replace("sni: closed.test,", "sni: closed.test, ech: only,").replace("refuse: close", "pool: shop");
+    let snapshot = snapshot(&text);
+    let clear = ask(&snapshot, "closed.test");
+    let over = &clear.passed_over[0];
+    assert_eq!((clear.matched.as_deref(), over.unmet.as_str()), (Some("unmatched"), "ech"));
+    assert!(super::text(&clear).contains("only with an encrypted name"), "{}", super::text(&clear));
+    let question = Question { name: "closed.test".to_owned(), form: NameForm::Encrypted, ..Question::default() };
+    let encrypted = explain(&snapshot, &question).expect("a good question");
+    let taken = encrypted.taken.as_ref().and_then(|taken| taken.ech.as_deref());
+    assert_eq!((encrypted.pool.as_ref().map(|pool| &*pool.name), taken), (Some("shop"), Some("only")));
+    // There are no keys.
+    assert!(encrypted.hints.iter().any(|hint| hint.contains("does not open Encrypted ClientHello")));
+    assert!(super::text(&encrypted).contains("with an encrypted name"));
+}
+
+#[test]
 fn a_listener_that_speaks_http_explains_what_a_request_gets() {
     let text = SHOP.replace(
         "listeners: [",
@@ -126,7 +143,10 @@ fn a_question_that_makes_no_sense_is_refused() {
     let snapshot = snapshot(SHOP);
     let ask = |alpn: &[String], listener: Option<&str>| {
         let listener = listener.map(str::to_owned);
-        explain(&snapshot, &Question { name: "a".to_owned(), alpn: alpn.to_vec(), source: None, listener })
+        explain(
+            &snapshot,
+            &Question { name: "a".to_owned(), alpn: alpn.to_vec(), source: None, listener, form: NameForm::Clear },
+        )
     };
     let error = ask(&[], Some("http")).expect_err("no such listener");
     assert_eq!(error.to_string(), "there is no listener `http`; there is `https`, `inner`");
@@ -229,12 +249,12 @@ proptest! {
         let lines: Vec<Line> = lines.into_iter().collect();
         let snapshot = snapshot(&file(&lines));
         let source = source.parse().expect("an address");
-        let question = Question { name: name.clone(), alpn, source: Some(source), listener: Some(listener.to_owned()) };
+        let question = Question { name: name.clone(), alpn, source: Some(source), listener: Some(listener.to_owned()), form: NameForm::Clear };
         let expected = naive(&lines, &question);
 
         let sni = Sni::from_wire(name.as_bytes()).expect("a name");
         let (alpn, listener) = (Alpn::of(&question.alpn), usize::from(listener == "two"));
-        let chosen = snapshot.choose(RouteQuery { sni: Some(&sni), alpn: &alpn, source: Some(source), listener: ListenerIndex(listener) });
+        let chosen = snapshot.choose(RouteQuery { sni: Some(&sni), alpn: &alpn, source: Some(source), listener: ListenerIndex(listener), form: NameForm::Clear });
         let chosen_name = expected.map_or("unmatched".to_owned(), |(number, _)| format!("r{number}"));
         prop_assert_eq!(&*chosen.route.name, chosen_name.as_str());
 

@@ -88,10 +88,12 @@ fn headline(explanation: &Explanation) -> String {
     }
 }
 
-fn asked(Explanation { alpn, source, listener, assumed, .. }: &Explanation) -> String {
+fn asked(Explanation { alpn, source, listener, assumed, ech, .. }: &Explanation) -> String {
     let mark = |what: &str| if assumed.iter().any(|open| open == what) { " (assumed)" } else { "" };
     let alpn = if alpn.is_empty() { "no ALPN".to_owned() } else { format!("ALPN {}", alpn.join(", ")) };
-    format!("{alpn}{}, from {source}{}, through listener {listener}{}", mark("alpn"), mark("source"), mark("listener"))
+    let sent = if *ech { ", with an encrypted name" } else { "" };
+    let [of_alpn, of_source, of_listener] = ["alpn", "source", "listener"].map(mark);
+    format!("{alpn}{of_alpn}, from {source}{of_source}, through listener {listener}{of_listener}{sent}")
 }
 
 /// Only the first row has the label.
@@ -105,6 +107,7 @@ fn passed_over(over: &PassedOver, widths: Widths) -> String {
         "source" => format!("only from {}", wanted(&over.entry.source)),
         "alpn" => format!("only with ALPN {}", wanted(&over.entry.alpn)),
         "listeners" => format!("only through listener {}", wanted(&over.entry.listeners)),
+        "ech" => ech(over.entry.ech.as_deref()).to_owned(),
         other => format!("{other} does not hold"),
     };
     format!("{}{why}", widths.row(&over.entry))
@@ -126,8 +129,14 @@ fn access(Decision { of, list, admitted, network, place }: &Decision) -> (&'stat
 fn conditions(entry: &Entry) -> String {
     let listed = [("ALPN", &entry.alpn), ("from", &entry.source), ("through listener", &entry.listeners)];
     let listed = listed.iter().filter(|(_, list)| !list.is_empty());
-    let reported: Vec<String> = listed.map(|(what, list)| format!("{what} {}", list.join(" or "))).collect();
+    let listed = listed.map(|(what, list)| format!("{what} {}", list.join(" or ")));
+    let reported: Vec<String> =
+        listed.chain(entry.ech.as_deref().map(|condition| ech(Some(condition)).to_owned())).collect();
     reported.join(", ")
+}
+
+fn ech(condition: Option<&str>) -> &'static str {
+    if condition == Some("only") { "only with an encrypted name" } else { "only with a name in the clear" }
 }
 
 fn client_sees(Explanation { refusal, .. }: &Explanation) -> String {

@@ -22,6 +22,7 @@ use crate::operate::status::{
 };
 use crate::process::reload::{Asker, Outcome, problem_of};
 use crate::process::reporter::Reporter;
+use crate::route::NameForm;
 use crate::settings::AllowControl;
 use crate::snapshot::Snapshot;
 use crate::sources::docker::Containers;
@@ -49,9 +50,10 @@ impl Control for Controls {
     }
 
     fn explain(&self, query: ExplainQuery) -> Result<Explanation, BadQuestion> {
-        let ExplainQuery { name, alpn, source, listener } = query;
+        let ExplainQuery { name, alpn, source, listener, ech } = query;
         let alpn = alpn.unwrap_or_default().split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
-        let question = Question { name, alpn, source, listener };
+        let form = if ech == Some(true) { NameForm::Encrypted } else { NameForm::Clear };
+        let question = Question { name, alpn, source, listener, form };
         explain(&self.snapshot.load(), &question)
     }
 

@@ -46,6 +46,8 @@ keys! {
     PrivateLinkId: "private_link_id", "snigate.private_link_id", "snigate.private_link_id";
     PscConnectionId: "psc_connection_id", "snigate.psc_connection_id", "snigate.psc_connection_id";
     Sni: "sni", "tls.client.server_name", "server.address";
+    Ech: "ech", "snigate.ech", "snigate.ech";
+    OuterSni: "outer_sni", "snigate.outer_sni", "snigate.outer_sni";
     Host: "host", "url.domain", "url.domain";
     Method: "method", "http.request.method", "http.request.method";
     Path: "path", "url.path", "url.path";

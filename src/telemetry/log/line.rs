@@ -13,7 +13,7 @@ use super::keys::Key;
 use super::record::{Entry, Kind, Severity};
 use crate::alert::Alert;
 use crate::ids::ConnectionId;
-use crate::telemetry::{Fault, Feature, FirstRecord, Match, Reason, Saw, State};
+use crate::telemetry::{EchResult, Fault, Feature, FirstRecord, Match, Reason, Saw, State};
 
 /// One connection, as it is logged.
 #[derive(Clone)]
@@ -28,6 +28,10 @@ pub struct ConnectionLine<'a> {
     pub endpoint: Endpoint<'a>,
     /// As parsed, even if no route matched.
     pub sni: Option<&'a str>,
+    /// What the encrypted_client_hello extension turned out to be, on a listener that opens them.
+    pub ech: Option<EchResult>,
+    /// The name that everybody could read, if `sni` was encrypted.
+    pub outer_sni: Option<&'a str>,
     pub alpn: Alpn<'a>,
     /// The highest version that the hello offers.
     pub tls: Option<&'static str>,
@@ -140,6 +144,12 @@ impl ConnectionLine<'_> {
         self.endpoint.record(&mut entry);
         if let Some(sni) = self.sni {
             entry.text(Key::Sni, sni);
+        }
+        if let Some(ech) = self.ech {
+            entry.text(Key::Ech, ech.as_str());
+        }
+        if let Some(outer) = self.outer_sni {
+            entry.text(Key::OuterSni, outer);
         }
         if let Some(request) = self.request {
             request.record(&mut entry);

@@ -30,7 +30,7 @@ use self::registry::Registry;
 pub use self::render::Format;
 use self::series::Registering;
 pub(crate) use self::series::{
-    Active, BackendMetrics, DnsMetrics, ListenerMetrics, PoolMetrics, QueueMetrics, RouteMetrics,
+    Active, BackendMetrics, DnsMetrics, EchKeyMetrics, ListenerMetrics, PoolMetrics, QueueMetrics, RouteMetrics,
 };
 use crate::alert::Alert;
 use crate::telemetry::refused::{Feed, Refused};
@@ -214,6 +214,12 @@ impl Metrics {
         Arc::new(RouteMetrics::new(Arc::clone(&self.registry), route, pool, listeners, registering, counts))
     }
 
+    /// The series of a key of Encrypted ClientHello, by the name of its file.
+    pub fn ech_key(&self, file: &str) -> EchKeyMetrics {
+        let key = self.names().admit_ech_key(file);
+        EchKeyMetrics::register(&self.registry, &key)
+    }
+
     /// The series of a pool.
     pub fn pool(&self, name: &str) -> Arc<PoolMetrics> {
         let name = self.names().admit_pool(name);
@@ -246,6 +252,11 @@ impl Metrics {
     /// Hides the series of a removed backend until its name comes back.
     pub fn retire_backend(&self, pool: &str, backend: &str) {
         self.names().retire_backend(pool, backend);
+    }
+
+    /// As [`Self::retain`], for the files of keys.
+    pub fn retain_ech_keys(&self, files: &HashSet<&str>) {
+        self.names().retain_ech_keys(files);
     }
 
     /// Call it once a reload is in force: series not named here are no longer rendered, and dropped when nothing counts

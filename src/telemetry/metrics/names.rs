@@ -14,6 +14,7 @@ pub(super) struct Names {
     pools: HashSet<String>,
     /// By pool.
     backends: HashMap<String, HashSet<String>>,
+    ech_keys: HashSet<String>,
     /// The number of route-listener pairs so far: the cost of registering every series at once.
     pub(super) pairs: usize,
 }
@@ -24,6 +25,8 @@ pub(super) struct Owner {
     pub route: Option<Box<str>>,
     pub pool: Option<Box<str>>,
     pub backend: Option<Box<str>>,
+    /// The file of a key.
+    pub ech_key: Option<Box<str>>,
 }
 
 /// A label, and whether this name was new.
@@ -61,6 +64,15 @@ impl Names {
 
     pub(super) fn admit_pool(&mut self, name: &str) -> String {
         admit(&mut self.pools, name, MAX_POOLS).label
+    }
+
+    pub(super) fn admit_ech_key(&mut self, file: &str) -> String {
+        admit(&mut self.ech_keys, file, MAX_ECH_KEYS).label
+    }
+
+    pub(super) fn retain_ech_keys(&mut self, files: &HashSet<&str>) {
+        let labels: HashSet<String> = files.iter().map(|file| label_value(file)).collect();
+        self.ech_keys.retain(|file| labels.contains(file));
     }
 
     pub(super) fn admit_backend(&mut self, pool: &str, backend: &str) -> (String, String) {
@@ -109,6 +121,7 @@ impl Names {
         let of_pool = owner.pool.as_deref().and_then(|pool| self.backends.get(pool));
         is_in(&self.routes, &owner.route)
             && is_in(&self.pools, &owner.pool)
+            && is_in(&self.ech_keys, &owner.ech_key)
             && owner
                 .backend
                 .as_deref()
@@ -134,6 +147,7 @@ pub(super) fn label_value(name: &str) -> String {
     name.chars().map(|c| if matches!(c, '"' | '\\') || c.is_control() { '_' } else { c }).collect()
 }
 
+const MAX_ECH_KEYS: usize = 256;
 /// The shared label of names without their own series, used beyond the limit.
 pub(super) const OTHER: &str = "(other)";
 /// The label that keeps counting the closed connections of removed routes.

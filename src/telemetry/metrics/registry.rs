@@ -113,7 +113,8 @@ impl Registry {
             let at = metric.labels.iter().position(|name| *name == wanted)?;
             Some(values[at].as_str().into())
         };
-        let owner = || self.intern(Owner { route: of("route"), pool: of("pool"), backend: of("backend") });
+        let owner =
+            || self.intern(Owner { route: of("route"), pool: of("pool"), backend: of("backend"), ech_key: of("key") });
         family.value(rendered(metric.labels, &values), owner)
     }
 

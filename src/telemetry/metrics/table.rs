@@ -63,6 +63,9 @@ table! {
     HELLO_MEMORY: Gauge, "snigate_hello_memory_bytes", [], "Memory of the ClientHellos that are not complete yet, limited by limits.hello_memory.";
     HELLO_MEMORY_LIMIT: Gauge, "snigate_hello_memory_limit_bytes", [], "The limit of that memory: limits.hello_memory, or what snigate has chosen.";
     OFFERS: Counter, "snigate_client_offers_total", ["route", "feature"], "Connections whose ClientHello offers the feature.";
+    ECH_HELLOS: Counter, "snigate_ech_hellos_total", ["listener", "result"], "Hellos with an encrypted_client_hello extension on listeners that open them, by result.";
+    ECH_KEY_OPENED: Counter, "snigate_ech_key_opened_total", ["key"], "Inner hellos that the key has opened.";
+    ECH_KEY_LAST: Gauge, "snigate_ech_key_last_opened_timestamp_seconds", ["key"], "When the key last opened an inner hello, in seconds since 1970; 0 before the first.";
     SELECTED: Counter, "snigate_routes_selected_total", ["listener", "match"], "Routing decisions, by the kind of pattern or fallback that decided.";
     ALERTS: Counter, "snigate_alerts_sent_total", ["route", "alert"], "TLS alerts sent to clients that were refused; route is empty if none was selected.";
 

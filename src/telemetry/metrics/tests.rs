@@ -47,6 +47,7 @@ fn lived_in() -> Arc<Metrics> {
     backend.certificate_expires(1_800_000_000);
     metrics.queue("web").waited(Duration::from_millis(3));
     metrics.dns("web").looked_up(DnsResult::TimedOut);
+    metrics.ech_key("2026-01.pem").opened(1.0);
     metrics.limit_rejected(None, LimitScope::Listener, Enforced::Yes);
     metrics.limit_rejected(Some(&route), LimitScope::Route, Enforced::Yes);
     metrics.alert_sent(None, Alert::UNRECOGNIZED_NAME);

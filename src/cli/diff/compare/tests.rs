@@ -22,8 +22,8 @@ fn reported(old: &str, new: &str) -> Vec<String> {
     let target = |target: &Target<'_>| target.pool.or(target.refuse).unwrap_or_default().to_owned();
     let line = |change: &PatternChange<'_>| {
         let effect = |effect: &Effect<'_>| {
-            let When { alpn, source, listener } = effect.when.clone();
-            let parts = [alpn.map(|alpn| format!("[{}]", alpn.join(","))), source, listener];
+            let When { alpn, source, listener, name } = effect.when.clone();
+            let parts = [alpn.map(|alpn| format!("[{}]", alpn.join(","))), source, listener, name.map(str::to_owned)];
             let when: Vec<String> = parts.into_iter().flatten().collect();
             format!("{} {}>{}", when.join(" "), target(&effect.from), target(&effect.to)).trim().to_owned()
         };
@@ -138,6 +138,13 @@ fn what_a_condition_lets_through_reaches_a_changed_wildcard() {
 }
 
 #[test]
+fn a_name_that_must_be_encrypted_is_another_for_clients_that_send_it_in_the_clear() {
+    let (old, new) = ("routes: [{ sni: a.test, pool: a }]", "routes: [{ sni: a.test, ech: only, pool: a }]");
+    assert_eq!(reported(old, new), ["Changed a.test clear a>alert"]);
+    assert_eq!(reported(new, new), [""; 0]);
+}
+
+#[test]
 fn listeners_are_compared_by_name() {
     let text = |listeners: &str| {
         format!(
@@ -213,7 +220,7 @@ proptest! {
         let sni = Sni::from_wire(name.as_bytes()).expect("a name");
         let alpn = if h2 { Alpn::of(&["h2"]) } else { Alpn::default() };
         let source = IpAddr::from(if inside { [10, 0, 0, 1] } else { [192, 0, 2, 1] });
-        let asked = RouteQuery { sni: Some(&sni), alpn: &alpn, source: Some(source), listener: ListenerIndex(listener) };
+        let asked = RouteQuery { sni: Some(&sni), alpn: &alpn, source: Some(source), listener: ListenerIndex(listener), form: NameForm::Clear };
         let (from, to) = (target(old.snapshot.choose(asked)), target(new.snapshot.choose(asked)));
 
         let report = compare(&old, &new);

@@ -158,7 +158,7 @@ fn explained(app: &App, query: &PageQuery) -> Option<Result<String, String>> {
     };
     let answer = source.and_then(|source| {
         let alpn = Some(query.alpn.clone()).filter(|alpn| !alpn.is_empty());
-        let asked = ExplainQuery { name: query.name.clone(), alpn, source, listener: None };
+        let asked = ExplainQuery { name: query.name.clone(), alpn, source, listener: None, ech: None };
         app.control.explain(asked).map_err(|problem| problem.to_string())
     });
     Some(answer.map(|explanation| explain::text(&explanation)))

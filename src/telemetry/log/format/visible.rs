@@ -32,7 +32,7 @@ pub(super) fn visible<'a>(
     let has_nameless_error = !names_are_clear && record.find(Key::NamelessError).is_some();
     record.fields().filter_map(move |(name, value)| {
         let hidden = match name {
-            Name::Known(Key::Sni | Key::Host) => hide(pseudonyms, style.names, Role::Name, value),
+            Name::Known(Key::Sni | Key::OuterSni | Key::Host) => hide(pseudonyms, style.names, Role::Name, value),
             Name::Known(Key::Client | Key::Peer) => hide(pseudonyms, style.clients, Role::Client, value),
             Name::Known(Key::NamelessError) if names_are_clear => None,
             Name::Known(Key::Error) if has_nameless_error => None,

@@ -15,6 +15,8 @@ pub(in crate::telemetry) fn bare() -> ConnectionLine<'static> {
         peer: "198.51.100.7:50312".parse().unwrap(),
         endpoint: Endpoint::default(),
         sni: None,
+        ech: None,
+        outer_sni: None,
         alpn: Alpn::Absent,
         tls: None,
         offers: &[],

@@ -12,7 +12,7 @@ use crate::telemetry::metrics::ends::{Ends, ListenerCounts};
 use crate::telemetry::metrics::instruments::{Counter, Gauge, Histogram, Level};
 use crate::telemetry::metrics::registry::Registry;
 use crate::telemetry::metrics::table;
-use crate::telemetry::{AcceptError, HelloResult, Match, Paused, ProxyHeaderResult, Reason, State, each};
+use crate::telemetry::{AcceptError, EchResult, HelloResult, Match, Paused, ProxyHeaderResult, Reason, State, each};
 use crate::way::Way;
 
 /// Series of one listener.
@@ -28,6 +28,7 @@ pub struct ListenerMetrics {
     accept_errors: Vec<Counter>,
     accept_paused: Gauge,
     proxy_headers: Vec<Counter>,
+    ech: Vec<Counter>,
     counts: Arc<ListenerCounts>,
 }
 
@@ -56,6 +57,7 @@ impl ListenerMetrics {
             proxy_headers: each(ProxyHeaderResult::ALL, |result| {
                 registry.counter(&table::PROXY_HEADERS, &[name, result.as_str()])
             }),
+            ech: each(EchResult::ALL, |result| registry.counter(&table::ECH_HELLOS, &[name, result.as_str()])),
         }
     }
 
@@ -116,6 +118,10 @@ impl ListenerMetrics {
     /// There is no whole hello.
     pub fn no_hello(&self, result: HelloResult) {
         self.hellos[result as usize].increment(1);
+    }
+
+    pub fn ech(&self, result: EchResult) {
+        self.ech[result as usize].increment(1);
     }
 
     pub fn selected(&self, how: Match) {
