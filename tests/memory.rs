@@ -1,7 +1,7 @@
 //! What clients cost that never complete their hello: resident bytes each, and an attack within the memory of a small
 //! container.
 //!
-//! Run with `cargo test --release --test memory -- --ignored --nocapture --test-threads 1`; times are printed, and a
+//! Run with `cargo test --profile optimized --test memory -- --ignored --nocapture --test-threads 1`; times are printed, and a
 //! busy machine must not decide a test.
 
 mod harness;
@@ -25,7 +25,7 @@ use self::harness::{Lb, Running, poll};
 
 /// With everything that a client costs: its task, its account, its slot in the registry, its bytes.
 #[test]
-#[ignore = "takes a release build: see above"]
+#[ignore = "takes an optimized build: see above"]
 fn a_stalled_hello_holds_its_bytes_and_little_else() {
     raise_open_files();
     // The message, and the most that each client may cost, some pages more than measured. The first is 64 KiB with its 4
@@ -58,7 +58,7 @@ fn stall(lb: &Running, clients: usize, wire: &[u8]) -> Vec<TcpStream> {
 
 /// 1,000 relays are open when 3,000 clients of one address stall at the last byte of 64 KiB each, again and again.
 #[test]
-#[ignore = "takes a release build: see above"]
+#[ignore = "takes an optimized build: see above"]
 fn an_attack_with_large_hellos_fits_into_a_small_container() {
     raise_open_files();
     let Some(group) = MemoryGroup::of(64 << 20) else { return println!("skipped: no cgroup for memory can be made") };

@@ -1,7 +1,7 @@
 //! What a table of a million routes costs: the memory that it keeps, and the work to build it, counted in allocations. The
 //! CPU time is printed; docs/performance.md has it, and a busy machine must not decide a test.
 //!
-//! Run with `cargo test --release --test million_routes -- --ignored --nocapture`.
+//! Run with `cargo test --profile optimized --test million_routes -- --ignored --nocapture`.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
@@ -85,7 +85,7 @@ fn config(routes: usize) -> Config {
 }
 
 #[test]
-#[ignore = "takes a release build and a quarter of a gigabyte: see above"]
+#[ignore = "takes an optimized build and a quarter of a gigabyte: see above"]
 fn a_million_routes_take_150_bytes_each() {
     let _alone = ALONE.lock();
     let metrics = Metrics::new();
@@ -113,7 +113,7 @@ fn a_million_routes_take_150_bytes_each() {
 }
 
 #[test]
-#[ignore = "takes a release build: see above"]
+#[ignore = "takes an optimized build: see above"]
 fn the_table_alone_is_smaller_still() {
     let _alone = ALONE.lock();
     let patterns: Vec<Pattern> = (0..ROUTES).map(|number| name(number).parse().expect("a pattern")).collect();
