@@ -106,12 +106,17 @@ fn connections_are_listed_and_ended_one_by_one_or_by_a_filter() {
 fn reload_waits_and_prints_each_problem_with_the_line_of_the_file() {
     let backend = Backend::echoing();
     let served = Served::start(Lb::new().route("a.test", &backend));
+    let seen = served.lb.log().len();
     assert!(served.run(&["reload"]).well().starts_with("unchanged: "));
+    // The command may be answered before its line is written, which would pass for that of the edit.
+    assert_eq!(served.lb.wait_for_reload_after(seen), Reload::Unchanged);
 
     let wrong = served.config.replace("pool: pool-0", "pool: pol-0");
     assert_eq!(served.lb.edit(&wrong), Reload::Rejected);
     // The address of the process is still found in the file.
+    let seen = served.lb.log().len();
     let rejected = served.run(&["reload"]);
+    assert_eq!(served.lb.wait_for_reload_after(seen), Reload::Rejected);
     assert_eq!((rejected.code, &*rejected.stderr), (1, ""), "{rejected:?}");
     let line = wrong.lines().position(|line| line.contains("pol-0")).unwrap() + 1;
     let text = wrong.lines().nth(line - 1).unwrap();
@@ -119,8 +124,10 @@ fn reload_waits_and_prints_each_problem_with_the_line_of_the_file() {
     let shown = &rejected.stdout;
     assert!(shown.contains(&problem) && shown.contains(&format!(" {line} | {text}\n")), "{shown}\n{problem}");
     assert!(shown.lines().last().unwrap().starts_with("rejected: 1 error; ") && shown.ends_with(" stays in force\n"));
+    let seen = served.lb.log().len();
     let rejected = served.run(&["reload", "--json"]);
     assert_eq!((rejected.code, &json(&rejected.stdout)["result"]), (1, &json!("rejected")));
+    assert_eq!(served.lb.wait_for_reload_after(seen), Reload::Rejected);
     // Nor is a process unhealthy whose file has errors.
     let socket = served.lb.directory().join("admin.sock");
     let broken = format!("admin: {{ bind: \"unix:{}\" }}\nroutes: 3\n", socket.display());
