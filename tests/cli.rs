@@ -682,6 +682,51 @@ fn an_export_lists_what_it_leaves_out() {
 }
 
 #[test]
+fn an_export_serves_no_name_in_the_clear_that_is_only_for_encrypted_hellos() {
+    let desk = Desk::with(&[("a.yaml", HIDDEN)]);
+    let common = [
+        "route hidden: ech: only (and the whole route) was left out",
+        "route open: ech: never was left out",
+        "listener one: ech was left out",
+        "timeouts.max_age was left out",
+        "route open: max_age was left out",
+        "docker was left out",
+    ];
+    for (format, more) in
+        [("haproxy", &[][..]), ("gateway-api", &["limits.max_connections", "listener one: max_connections"])]
+    {
+        let ended = desk.run(&["export", format, "a.yaml"]);
+        assert_eq!(ended.code, 8, "{}", ended.stderr);
+        for part in common.iter().chain(more) {
+            assert!(ended.stderr.contains(part), "`{part}` is not in {}", ended.stderr);
+        }
+        assert!(!ended.stdout.contains("hidden.test"), "{}", ended.stdout);
+        assert!(ended.stdout.contains("open.test"), "{}", ended.stdout);
+    }
+    let written = desk.run(&["export", "haproxy", "a.yaml"]).stdout;
+    for part in [
+        "global\n    maxconn 90\n",
+        "    maxconn 9\n    acl snigate-allow src 10.0.0.0/8 2001:db8::/32\n    tcp-request connection reject if !snigate-allow\n    \
+         acl snigate-deny src 10.1.0.0/16\n    tcp-request connection reject if snigate-deny\n",
+    ] {
+        assert!(written.contains(part), "`{part}` is not in {written}");
+    }
+}
+
+const HIDDEN: &str = r#"
+listeners:
+  - { name: one, bind: "127.0.0.1:8443", ech: off, max_connections: 9, allow: [10.0.0.0/8, "2001:db8::/32"], deny: [10.1.0.0/16] }
+routes:
+  - { name: hidden, sni: hidden.test, ech: only, pool: p }
+  - { name: open, sni: open.test, ech: never, max_age: 1h, pool: p }
+timeouts: { max_age: 2h }
+limits: { max_connections: 90 }
+docker: { allow: ["**.test"] }
+pools:
+  p: { backends: ["10.0.0.1:443"] }
+"#;
+
+#[test]
 fn strict_fails_on_warnings_and_init_overwrites_nothing() {
     let desk = Desk::with(&[]);
     let arguments = ["init", "a.test=10.0.0.1:443", "b.test=10.0.0.2:443,10.0.0.3:443", "--output", "made.yaml"];

@@ -14,7 +14,7 @@ use super::figures::counted;
 use super::output_file::Output;
 use super::printable::printable;
 use crate::config::{Config, find_files, read_file};
-use crate::import::{Files, Findings, Imported, Program, import};
+use crate::import::{Files, Findings, Imported, Outside, Program, import};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Options {
@@ -23,12 +23,16 @@ pub(super) struct Options {
     /// Its files, in the order in which it reads them; - is standard input
     #[arg(required = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     files: Vec<PathBuf>,
+    /// Also read the maps, lists and includes outside of the directories of FILE
+    #[arg(long)]
+    allow_outside: bool,
     #[command(flatten)]
     output: Output,
 }
 
 pub(super) fn run(options: &Options) -> ExitCode {
-    match import(options.program, &options.files, &Disk) {
+    let outside = if options.allow_outside { Outside::Allowed } else { Outside::Refused };
+    match import(options.program, &options.files, outside, &Disk) {
         Ok(imported) => finish(&imported, &options.output),
         Err(failure) => {
             report(&failure.findings);
@@ -89,5 +93,9 @@ impl Files for Disk {
     fn matching(&self, pattern: &Path) -> Result<Vec<PathBuf>, String> {
         let Some(text) = pattern.to_str() else { return Err("the pattern is not UTF-8 text".to_owned()) };
         find_files(text, Path::new("")).map_err(|error| error.to_string())
+    }
+
+    fn real(&self, path: &Path) -> Result<PathBuf, String> {
+        path.canonicalize().map_err(|error| format!("it cannot be read: {error}"))
     }
 }

@@ -12,7 +12,7 @@ use super::Exported;
 use crate::config::{Config, Destination, Route};
 use crate::import::scalar;
 use crate::server_name::Pattern;
-use crate::settings::{BackendAddress, ListenerProtocol, Pool};
+use crate::settings::{BackendAddress, EchCondition, ListenerProtocol, Pool};
 
 pub(super) fn export(config: &Config) -> Exported {
     let mut out = Exported::default();
@@ -30,6 +30,9 @@ pub(super) fn export(config: &Config) -> Exported {
         if !matches!(to, Destination::Refuse(_)) {
             out.left_out(key, "a TLSRoute is for clients that send a server name");
         }
+    }
+    if config.limits.max_connections.is_some() {
+        out.left_out("limits.max_connections", "it depends on the implementation");
     }
     out
 }
@@ -58,6 +61,7 @@ fn gateway(config: &Config, out: &mut Exported) {
             ),
             (listener.proxy_protocol.is_some(), "proxy_protocol", "it depends on the implementation"),
             (listener.allow.is_some() || !listener.deny.entries.is_empty(), "allow, deny", "write a NetworkPolicy"),
+            (listener.max_connections.is_some(), "max_connections", "it depends on the implementation"),
         ];
         for (_, what, why) in more.iter().filter(|(is, ..)| *is) {
             out.left_out(format_args!("listener {}: {what}", listener.name), why);
@@ -122,7 +126,8 @@ fn tls_route(config: &Config, number: usize, route: &Route, ports: &[Option<u16>
     for (_, what, why) in more.iter().filter(|(is, ..)| *is) {
         out.left_out(format_args!("route {}: {what}", route.name), why);
     }
-    if more[0].0 || more[1].0 {
+    // The name in the clear must not be served.
+    if more[0].0 || more[1].0 || conditions.ech == EchCondition::Only {
         return;
     }
     let mut names = Vec::new();

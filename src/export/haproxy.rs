@@ -10,12 +10,16 @@ use super::{Exported, largest, specificity};
 use crate::config::{Config, Destination, Route};
 use crate::server_name::Pattern;
 use crate::settings::{
-    Backend, BackendAddress, Balance, CheckKind, ListenerProtocol, OnDown, OrOff, Pool, SendVersion, Span,
+    Backend, BackendAddress, Balance, CheckKind, EchCondition, Listener, ListenerProtocol, NetworkEntry, OnDown, OrOff,
+    Pool, SendVersion, Span,
 };
 
 pub(super) fn export(config: &Config) -> Exported {
     let mut out = Exported::default();
     out.line("# Made by `snigate export haproxy`.");
+    if let Some(most) = *config.limits.max_connections {
+        out.line(format!("global\n    maxconn {most}"));
+    }
     out.line("defaults");
     out.line("    mode tcp");
     for (key, span) in [
@@ -54,9 +58,10 @@ fn frontend(config: &Config, at: usize, out: &mut Exported) {
             "`accept-proxy` believes everybody",
         );
     }
-    if listener.allow.is_some() || !listener.deny.entries.is_empty() {
-        out.left_out(format_args!("listener {}: allow, deny", listener.name), "write `tcp-request connection reject`");
+    if let Some(most) = *listener.max_connections {
+        out.line(format!("    maxconn {most}"));
     }
+    access(listener, out);
     if listener.silent.is_some() {
         out.left_out(format_args!("listener {}: silent", listener.name), "HAProxy cannot route by silence");
     }
@@ -75,12 +80,39 @@ fn frontend(config: &Config, at: usize, out: &mut Exported) {
     }
 }
 
+/// Who may connect. The lists are ACLs, since HAProxy bounds the words of a line.
+fn access(listener: &Listener, out: &mut Exported) {
+    let lists = [("allow", listener.allow.as_ref(), "!"), ("deny", Some(&listener.deny), "")];
+    for (key, list, not) in lists {
+        let Some(list) = list.filter(|list| key == "allow" || !list.entries.is_empty()) else { continue };
+        let networks: Vec<String> = list.entries.iter().filter_map(network).collect();
+        if networks.len() < list.entries.len() {
+            let what = format_args!("listener {}: a file in {key}", listener.name);
+            out.left_out(what, "only networks are written; write `src -f FILE`");
+        }
+        for some in networks.chunks(MOST_NETWORKS) {
+            out.line(format!("    acl snigate-{key} src {}", some.join(" ")));
+        }
+        match networks.is_empty() {
+            false => out.line(format!("    tcp-request connection reject if {not}snigate-{key}")),
+            // Nobody is known to be allowed.
+            true if key == "allow" => out.line("    tcp-request connection reject"),
+            true => {}
+        }
+    }
+}
+
+fn network(entry: &NetworkEntry) -> Option<String> {
+    if let NetworkEntry::Network(network) = entry { Some(network.to_string()) } else { None }
+}
+
 /// The rules of a listener, the most specific first.
 fn rules(config: &Config, listener: usize, out: &mut Exported) {
     let mut rules: Vec<(&Pattern, &Route)> = Vec::new();
     for route in &config.routes {
         let here = route.conditions.listeners.is_empty() || route.conditions.listeners.contains(&listener);
-        if here && route.conditions.alpn.is_empty() {
+        // Without Encrypted ClientHello, a route with `ech: only` would take names in the clear.
+        if here && route.conditions.alpn.is_empty() && route.conditions.ech != EchCondition::Only {
             rules.extend(route.patterns.iter().map(|(pattern, _)| (pattern, route)));
         }
     }
@@ -262,4 +294,6 @@ fn word(name: &str) -> String {
     name.chars().map(|c| if allowed(c) { c } else { '_' }).collect()
 }
 
+/// HAProxy takes 64 words in a line.
+const MOST_NETWORKS: usize = 40;
 const REFUSED: &str = "snigate-refused";

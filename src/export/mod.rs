@@ -8,6 +8,7 @@ mod haproxy;
 
 use crate::config::{Config, Destination};
 use crate::server_name::Pattern;
+use crate::settings::{EchCondition, OpenEch};
 
 /// What to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -38,9 +39,43 @@ impl Exported {
 
 /// Writes `config`.
 pub(crate) fn export(config: &Config, format: Format) -> Exported {
-    match format {
+    let mut out = match format {
         Format::Haproxy => haproxy::export(config),
         Format::GatewayApi => gateway_api::export(config),
+    };
+    common(config, &mut out);
+    out
+}
+
+/// What no other program does as snigate does.
+fn common(config: &Config, out: &mut Exported) {
+    for route in &config.routes {
+        match route.conditions.ech {
+            EchCondition::Any => {}
+            EchCondition::Only => out.left_out(
+                format_args!("route {}: ech: only (and the whole route)", route.name),
+                "Encrypted ClientHello is not opened there, and the name in the clear must not be served",
+            ),
+            EchCondition::Never => out.left_out(
+                format_args!("route {}: ech: never", route.name),
+                "Encrypted ClientHello is not opened there, so this is always true",
+            ),
+        }
+        if route.max_age.is_some() {
+            out.left_out(format_args!("route {}: max_age", route.name), "connections have no greatest age there");
+        }
+    }
+    if config.ech.is_some() {
+        out.left_out("ech", "Encrypted ClientHello is not opened there; its clients are routed by the public name");
+    }
+    for listener in config.listeners.iter().filter(|listener| listener.ech != OpenEch::Auto) {
+        out.left_out(format_args!("listener {}: ech", listener.name), "Encrypted ClientHello is not opened there");
+    }
+    if config.timeouts.max_age.0.is_some() {
+        out.left_out("timeouts.max_age", "connections have no greatest age there");
+    }
+    if config.docker.is_some() {
+        out.left_out("docker", "routes from the labels of containers change while snigate runs");
     }
 }
 

@@ -22,8 +22,8 @@ pub(crate) mod writer;
 use std::path::PathBuf;
 
 pub(crate) use self::finding::{Failure, Findings};
-pub(crate) use self::source::Files;
 use self::source::Library;
+pub(crate) use self::source::{Files, Outside};
 pub(crate) use self::writer::scalar;
 
 /// The program whose files are read.
@@ -46,13 +46,18 @@ pub(crate) struct Imported {
     pub findings: Findings,
 }
 
-/// Reads `paths`, which `files` opens.
+/// Reads `paths`, which `files` opens, and the files that they include.
 ///
 /// # Errors
 /// A file cannot be read or is broken, or nothing in it routes TLS by its server name.
-pub(crate) fn import(program: Program, paths: &[PathBuf], files: &dyn Files) -> Result<Imported, Failure> {
+pub(crate) fn import(
+    program: Program,
+    paths: &[PathBuf],
+    outside: Outside,
+    files: &dyn Files,
+) -> Result<Imported, Failure> {
     let mut findings = Findings::default();
-    let mut library = Library::new(files);
+    let mut library = Library::new(files, paths, outside);
     let model = match program {
         Program::Haproxy => haproxy::read(paths, &mut library, &mut findings),
         Program::Nginx => nginx::read(paths, &mut library, &mut findings),

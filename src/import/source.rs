@@ -22,6 +22,19 @@ pub(crate) trait Files {
     /// # Errors
     /// Why they cannot be listed.
     fn matching(&self, pattern: &Path) -> Result<Vec<PathBuf>, String>;
+
+    /// The absolute path without symbolic links.
+    ///
+    /// # Errors
+    /// There is no such file.
+    fn real(&self, path: &Path) -> Result<PathBuf, String>;
+}
+
+/// Whether files may be read that lie outside of the directories of the files that the user has named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outside {
+    Allowed,
+    Refused,
 }
 
 /// The text of a file.
@@ -45,13 +58,38 @@ impl Text {
 /// Opens files, and counts them.
 pub(super) struct Library<'f> {
     files: &'f dyn Files,
+    named: &'f [PathBuf],
+    outside: Outside,
     opened: usize,
     bytes_left: u64,
 }
 
 impl<'f> Library<'f> {
-    pub(super) fn new(files: &'f dyn Files) -> Self {
-        Self { files, opened: 0, bytes_left: MOST_BYTES }
+    /// `named` are the files that the user has named.
+    pub(super) fn new(files: &'f dyn Files, named: &'f [PathBuf], outside: Outside) -> Self {
+        Self { files, named, outside, opened: 0, bytes_left: MOST_BYTES }
+    }
+
+    /// Whether a file may be read: the report quotes its lines, and a foreign configuration can name any file.
+    fn may_read(&self, path: &Path) -> Result<(), String> {
+        if self.outside == Outside::Allowed || self.named.iter().any(|named| named == path) {
+            return Ok(());
+        }
+        let real = self.files.real(path)?;
+        let holds = |directory: &Path| match directory.parent() {
+            Some(_) => real.starts_with(directory),
+            // Everything is below the root.
+            None => real.parent() == Some(directory),
+        };
+        let directory = |named: &PathBuf| match named.to_str() {
+            Some("-") => self.files.real(Path::new(".")).ok(),
+            _ => self.files.real(named).ok()?.parent().map(Path::to_path_buf),
+        };
+        if real.starts_with(PACKAGES) || self.named.iter().filter_map(directory).any(|directory| holds(&directory)) {
+            return Ok(());
+        }
+        Err("it is outside of the directories of the files that you named; if it belongs to them, add --allow-outside"
+            .to_owned())
     }
 
     /// Reads a text.
@@ -65,6 +103,7 @@ impl<'f> Library<'f> {
             let message = format!("more than {MOST_FILES} files are read; does a file include itself?");
             return Err(Failure::at(name, message));
         }
+        self.may_read(path).map_err(|error| Failure::at(&name, error))?;
         let bytes = self.files.read(path, self.bytes_left).map_err(|error| Failure::at(&name, error))?;
         self.bytes_left = self.bytes_left.saturating_sub(bytes.len() as u64);
         let text = decode(bytes).map_err(|(line, message)| Failure::at(format_args!("{name}:{line}"), message))?;
@@ -99,6 +138,8 @@ fn decode(bytes: Vec<u8>) -> Result<String, (usize, String)> {
 
 /// Of all files together: enough for half a million entries of a map.
 const MOST_BYTES: u64 = 32 << 20;
+/// What packages install, such as the modules that Debian's nginx includes; it holds no secrets.
+const PACKAGES: &str = "/usr/share/";
 const MOST_FILES: usize = 1_000;
 /// HAProxy's own limit for a line is 2,048 bytes.
 const MOST_LINE_BYTES: usize = 64 << 10;

@@ -28,10 +28,14 @@ impl Files for Memory {
         found.sort();
         Ok(found)
     }
+
+    fn real(&self, path: &Path) -> Result<PathBuf, String> {
+        Ok(Path::new("/here").join(path))
+    }
 }
 
 fn run(program: Program, files: &[(&str, &str)]) -> Result<Imported, Failure> {
-    import(program, &[files[0].0.into()], &Memory::of(files))
+    import(program, &[files[0].0.into()], Outside::Refused, &Memory::of(files))
 }
 
 /// The result, which must be valid, without comments; and the report.
@@ -177,8 +181,14 @@ fn options_of_haproxys_servers_are_taken_over() {
             "max_connections: 7",
         ],
     );
-    let parts = ["weight is 0", "`disabled`", "`ssl` was left out", "`send_proxy_protocol` differs from h.cfg"];
+    let parts = [
+        "weight is 0",
+        "`disabled`",
+        "`ssl` was left out",
+        "`10.0.0.5:443` was left out: `send_proxy_protocol` differs from h.cfg",
+    ];
     reports(&findings, &parts);
+    assert!(!text.contains("- 10.0.0.5:443"), "it would get a PROXY header that it does not expect: {text}");
 }
 
 #[test]
@@ -422,7 +432,9 @@ services:
     labels: *common
 "#;
     let (text, findings) = imported(Program::Traefik, &[("compose.yaml", text)]);
-    assert_eq!(findings, [""; 0]);
+    let notes =
+        findings.iter().filter(|finding| finding.contains("note: the names of containers are found only inside"));
+    assert_eq!((notes.count(), findings.len()), (2, 2), "{findings:#?}");
     has(
         &text,
         &[
@@ -468,6 +480,100 @@ fn what_traefik_can_and_snigate_cannot_is_reported_with_its_line() {
             .collect::<String>();
     let failure = run(Program::Traefik, &[("t.yaml", &bomb)]).expect_err("a bomb");
     assert!(failure.message.contains("too many values"), "{failure}");
+}
+
+#[test]
+fn an_nginx_server_with_a_list_of_its_own_inherits_none() {
+    let server = "ssl_preread on; proxy_pass 10.0.0.1:443;";
+    let (text, _) = nginx(&format!(
+        "allow 192.0.2.0/24; set_real_ip_from 0.0.0.0/0;\n\
+         server {{ listen 443 proxy_protocol; {server} allow 10.0.0.0/8; deny all; set_real_ip_from 10.0.0.1; }}\n\
+         server {{ listen 444; {server} allow 127.0.0.1; deny all; allow 198.51.100.1; }}\n\
+         server {{ listen 445; {server} deny all; allow 10.0.0.0/8; }}\n\
+         server {{ listen 446; {server} deny 10.1.0.0/16; allow 10.0.0.0/8; deny all; }}"
+    ));
+    let lists = ["allow: [10.0.0.0/8]", "allow: [127.0.0.1/32]", "deny: [0.0.0.0/0, \"::/0\"]", "deny: [10.1.0.0/16]"];
+    has(&text, &lists);
+    has(&text, &["trusted: [10.0.0.1/32]"]);
+    assert!(!text.contains("192.0.2.0") && !text.contains("198.51.100.1"), "{text}");
+    // The other way round, what cannot be written is narrower, and reported.
+    let list = "allow 10.1.0.1; deny 10.1.0.0/16; allow 10.0.0.0/8; deny all;";
+    let (text, findings) = nginx(&format!("server {{ listen 443; {server} {list} }}"));
+    has(&text, &["allow: [10.1.0.1/32, 10.0.0.0/8]", "deny: [10.1.0.0/16]"]);
+    reports(&findings, &["`allow and deny` was left out in part"]);
+    let (text, _) = nginx(&format!("deny 10.0.0.0/8; server {{ listen 443; {server} }}"));
+    has(&text, &["deny: [10.0.0.0/8]"]);
+    let (text, _) = nginx(&format!("server {{ listen 443 proxy_protocol; {server} set_real_ip_from unix:; }}"));
+    assert!(!text.contains("trusted"), "{text}");
+}
+
+#[test]
+fn files_outside_of_the_named_directories_are_not_read() {
+    let rule = |file: &str| {
+        format!(
+            "frontend f\n bind :443\n use_backend a if {{ req.ssl_sni -i -f {file} }}\n default_backend a\nbackend a\n server s 10.0.0.1:1\n"
+        )
+    };
+    for (file, is_read) in [
+        ("/etc/haproxy/maps/x", true),
+        ("/usr/share/x", true),
+        ("/etc/shadow", false),
+        ("/etc/haproxy-secret/x", false),
+    ] {
+        let text = rule(file);
+        let files = [("/etc/haproxy/haproxy.cfg", text.as_str()), (file, "root:secret!")];
+        let said = |outside| {
+            let imported = import(Program::Haproxy, &[files[0].0.into()], outside, &Memory::of(&files));
+            imported.expect("it is good").findings.iter().map(ToString::to_string).collect::<String>()
+        };
+        let refused = said(Outside::Refused);
+        assert_eq!(refused.contains("secret!"), is_read, "{refused}");
+        assert_eq!(refused.contains("add --allow-outside"), !is_read, "{refused}");
+        assert!(said(Outside::Allowed).contains("secret!"));
+    }
+    let files = [("/etc/nginx/nginx.conf", "stream { include /etc/shadow; }"), ("/etc/shadow", "root:secret")];
+    let failure = run(Program::Nginx, &files).expect_err("outside").to_string();
+    assert!(failure.contains("add --allow-outside") && !failure.contains("root:"), "{failure}");
+}
+
+#[test]
+fn checks_of_haproxy_have_its_defaults() {
+    let servers = "backend c\n server one 10.0.0.1:443 check\n server two 10.0.0.2:443 check inter 2s fall 3 rise 2";
+    let (text, findings) = haproxy(" use_backend c if { req.ssl_sni -i c.test }", servers);
+    assert_eq!(findings, [""; 0]);
+    has(&text, &["interval: 2s", "rise: 2", "fall: 3"]);
+}
+
+#[test]
+fn a_backend_without_a_rule_is_reported() {
+    let rules = " use_backend a if { req.ssl_sni -i -m beg www. }\n use_backend b if { req.ssl_sni -i -m beg x }\n \
+                 use_backend b if { req.ssl_sni -i b.test }\n default_backend b";
+    let (_, findings) = haproxy(rules, "");
+    let part = "no rule leads to the backend `a` any more; names without another rule go to the default backend `b`";
+    reports(&findings, &[part]);
+    assert_eq!(findings.iter().filter(|finding| finding.contains("any more")).count(), 1, "{findings:#?}");
+}
+
+#[test]
+fn what_would_need_much_memory_is_refused() {
+    let text = format!("defaults\n{}{}", " retries 1\n".repeat(2_000), "backend a\n".repeat(600));
+    let failure = run(Program::Haproxy, &[("h.cfg", &text)]).expect_err("too much");
+    assert!(failure.place == "h.cfg:2502" && failure.message.contains("lines of `defaults`"), "{failure}");
+    let label = format!("services:\n a:\n  labels:\n   - traefik{}=1\n", ".a".repeat(60_000 / 2));
+    let failure = run(Program::Traefik, &[("c.yaml", &label)]).expect_err("too deep");
+    assert_eq!(failure.to_string(), "c.yaml:4: the name of this label has more than 32 parts");
+    let bomb = format!("a: &a {}\nb: [{}]\n", "x".repeat(60_000), vec!["*a"; 2_000].join(","));
+    let failure = run(Program::Traefik, &[("t.yaml", &bomb)]).expect_err("a bomb");
+    assert!(failure.message.contains("too many values"), "{failure}");
+    let shares = "        - { name: s, weight: 1000000 }\n".repeat(4_300);
+    let text = format!(
+        "tcp:\n  routers:\n    a: {{ rule: HostSNI(`a.test`), service: w, tls: {{ passthrough: true }} }}\n    \
+         b: {{ rule: HostSNI(`b.test`), service: s, tls: {{ passthrough: true }} }}\n  services:\n    \
+         s: {{ loadBalancer: {{ servers: [{{ address: '10.0.0.1:443' }}] }} }}\n    w:\n      weighted:\n       services:\n{shares}"
+    );
+    let (_, findings) = imported(Program::Traefik, &[("t.yaml", &text)]);
+    reports(&findings, &["a split has 1 to 64 shares"]);
+    assert!(findings.len() < 5, "{findings:#?}");
 }
 
 /// Wherever a file ends, and whatever replaces a part of it, the answer is a valid routing file or a failure with a place.

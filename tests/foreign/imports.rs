@@ -102,7 +102,7 @@ fn haproxy_takes_what_is_exported_for_it_and_its_import_routes_as_before() {
 const EXPORTED: &str = r#"
 listeners:
   - { name: one, bind: "127.0.0.1:8443" }
-  - { name: two, bind: "127.0.0.2:8443" }
+  - { name: two, bind: "127.0.0.2:8443", max_connections: 70, allow: [127.0.0.0/8, 10.0.0.0/8], deny: [10.1.0.0/16] }
 routes:
   - { sni: a.test, pool: a }
   - { sni: a.test, source: [10.0.0.0/8], pool: b }
@@ -112,6 +112,7 @@ routes:
 unmatched: { pool: b }
 no_sni: { pool: a }
 not_tls: { pool: c }
+limits: { max_connections: 900 }
 pools:
   a:
     balance: source_hash

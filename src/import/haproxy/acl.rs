@@ -5,6 +5,7 @@
 //! Source: HAProxy's configuration manual, 7 (ACLs and sample fetches).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -19,7 +20,7 @@ use crate::server_name::Pattern;
 
 /// The named ACLs of a section. Several lines with one name are alternatives.
 #[derive(Default)]
-pub(super) struct Acls(HashMap<String, Vec<Line>>);
+pub(super) struct Acls(HashMap<String, Vec<Arc<Line>>>);
 
 /// What a condition says.
 pub(super) enum Condition {
@@ -42,10 +43,10 @@ enum Test {
 }
 
 impl Acls {
-    pub(super) fn of(lines: &[Line]) -> Self {
-        let mut acls: HashMap<String, Vec<Line>> = HashMap::new();
+    pub(super) fn of(lines: &[Arc<Line>]) -> Self {
+        let mut acls: HashMap<String, Vec<Arc<Line>>> = HashMap::new();
         for line in lines.iter().filter(|line| line.word(0) == "acl") {
-            acls.entry(line.word(1).to_owned()).or_default().push(line.clone());
+            acls.entry(line.word(1).to_owned()).or_default().push(Arc::clone(line));
         }
         Self(acls)
     }
@@ -106,7 +107,7 @@ impl Conditions<'_, '_> {
                 Some(lines) => (lines.clone(), 2),
                 None => return predefined(name).map(|test| vec![test]),
             },
-            _ => (vec![Line { words: words.to_vec(), origin: origin.clone() }], 0),
+            _ => (vec![Arc::new(Line { words: words.to_vec(), origin: origin.clone() })], 0),
         };
         let (mut names, mut tests) = (Vec::new(), Vec::new());
         for line in lines {

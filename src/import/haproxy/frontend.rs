@@ -202,15 +202,34 @@ impl Reader<'_, '_> {
         if let (None, Kind::Listen, Some(server)) = (&self.default, section.kind, own) {
             self.default = Some((Target::Pool(section.name.as_str().into()), server.origin.clone()));
         }
+        let mut failed = Vec::new();
         for line in std::mem::take(&mut self.uses) {
             if let Err(why) = self.use_backend(&line) {
                 self.conditions.findings.left_out(&line.origin, &line.text(), why);
+                failed.push(line);
             }
         }
+        self.report_unused(&failed);
         if let Some((target, origin)) = self.default.take() {
             self.add(&Clients::all(), &target, &origin, IsRest::Yes);
         }
         self.out
+    }
+
+    /// Says where the clients of a backend go now, if none of its rules could be taken over.
+    fn report_unused(&mut self, failed: &[Line]) {
+        let rules = &self.out.listener.rules;
+        let is_used = |name: &str| rules.iter().any(|rule| rule.to.pools().any(|pool| **pool == *name));
+        let rest = match &self.default {
+            Some((Target::Pool(pool), _)) => format!("go to the default backend `{pool}`"),
+            _ => "are refused".to_owned(),
+        };
+        for line in failed.iter().filter(|line| !line.word(1).starts_with("%[") && !is_used(line.word(1))) {
+            let name = crate::telemetry::escape::readable(line.word(1), 120);
+            let message =
+                format_args!("no rule leads to the backend `{name}` any more; names without another rule {rest}");
+            self.conditions.findings.note(&line.origin, message);
+        }
     }
 
     fn use_backend(&mut self, line: &Line) -> Result<(), String> {

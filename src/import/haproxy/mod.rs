@@ -92,9 +92,9 @@ fn redirect(section: &Section, findings: &mut Findings) -> Option<Listener> {
         ("http-request", "redirect") => line.word(2) == "scheme" && line.word(3) == "https",
         _ => false,
     };
-    let leads = |line: &&Line| matches!(line.word(0), "use_backend" | "default_backend" | "server");
+    let leads = |line: &Line| matches!(line.word(0), "use_backend" | "default_backend" | "server");
     let rule = section.lines.iter().find(|line| redirects(line))?;
-    if section.lines.iter().any(|line| leads(&line)) {
+    if section.lines.iter().any(|line| leads(line)) {
         return None;
     }
     let mut listener = Listener::new(&section.name, &section.origin);

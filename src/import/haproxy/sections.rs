@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::super::finding::{Failure, Findings};
 use super::super::model::Origin;
@@ -36,7 +37,8 @@ pub(super) struct Section {
     pub kind: Kind,
     pub name: String,
     pub origin: Origin,
-    pub lines: Vec<Line>,
+    /// Those of a `defaults` are shared by all sections that inherit them.
+    pub lines: Vec<Arc<Line>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +68,8 @@ pub(super) struct Sections {
 
 impl Sections {
     pub(super) fn read(paths: &[PathBuf], library: &mut Library<'_>, findings: &mut Findings) -> Result<Self, Failure> {
-        let mut reader = Reader { sections: Self::default(), open: Open::None, defaults: Vec::new(), skipping: None };
+        let mut reader =
+            Reader { sections: Self::default(), open: Open::None, defaults: Vec::new(), inherited: 0, skipping: None };
         for path in paths {
             for (line, origin) in library.open(path)?.lines() {
                 let words = words::split(line).map_err(|error| Failure::at(&origin, error))?;
@@ -108,7 +111,9 @@ struct Reader {
     sections: Sections,
     open: Open,
     /// Names and lines.
-    defaults: Vec<(String, Vec<Line>)>,
+    defaults: Vec<(String, Vec<Arc<Line>>)>,
+    /// Lines that sections have from others.
+    inherited: usize,
     skipping: Option<Skipping>,
 }
 
@@ -166,6 +171,7 @@ impl Reader {
 
     fn open_defaults(&mut self, line: &Line) -> Result<(), Failure> {
         let inherited = self.inherited(line)?.unwrap_or_default();
+        self.count(&inherited, line)?;
         self.defaults.push((line.word(1).to_owned(), inherited));
         self.open = Open::Defaults;
         Ok(())
@@ -178,18 +184,30 @@ impl Reader {
         }
         let last = || self.defaults.last().map(|(_, lines)| lines.clone()).unwrap_or_default();
         let mut lines = self.inherited(&line)?.unwrap_or_else(last);
+        self.count(&lines, &line)?;
         // A rest of old times: `listen NAME ADDRESS:PORT`.
         if line.words.len() == 3 {
             let words = vec!["bind".to_owned(), line.word(2).to_owned()];
-            lines.push(Line { words, origin: line.origin.clone() });
+            lines.push(Arc::new(Line { words, origin: line.origin.clone() }));
         }
         self.sections.proxies.push(Section { kind, name, origin: line.origin, lines });
         self.open = Open::Proxy;
         Ok(())
     }
 
+    fn count(&mut self, inherited: &[Arc<Line>], line: &Line) -> Result<(), Failure> {
+        self.inherited += inherited.len();
+        if self.inherited > MOST_INHERITED {
+            let what = format_args!(
+                "sections inherit more than {MOST_INHERITED} lines of `defaults` together; import the frontends one by one"
+            );
+            return Err(Failure::at(&line.origin, what));
+        }
+        Ok(())
+    }
+
     /// The lines of the section that `from` names.
-    fn inherited(&self, line: &Line) -> Result<Option<Vec<Line>>, Failure> {
+    fn inherited(&self, line: &Line) -> Result<Option<Vec<Arc<Line>>>, Failure> {
         let Some(at) = line.words.iter().position(|word| word == "from") else { return Ok(None) };
         let name = line.word(at + 1);
         let found = self.defaults.iter().rev().find(|(defaults, _)| defaults == name);
@@ -205,8 +223,8 @@ impl Reader {
                 return Err(Failure::at(&line.origin, what));
             }
             Open::Global => self.sections.global.push(line),
-            Open::Defaults => self.defaults.last_mut().expect("it is open").1.push(line),
-            Open::Proxy => self.sections.proxies.last_mut().expect("it is open").lines.push(line),
+            Open::Defaults => self.defaults.last_mut().expect("it is open").1.push(line.into()),
+            Open::Proxy => self.sections.proxies.last_mut().expect("it is open").lines.push(line.into()),
             Open::Resolvers(name) => self.sections.resolvers.entry(name.clone()).or_default().push(line),
             Open::Other => {}
         }
@@ -214,6 +232,8 @@ impl Reader {
     }
 }
 
+/// More than 20 lines of `defaults` for each of 50,000 sections.
+const MOST_INHERITED: usize = 1_000_000;
 const OTHER_SECTIONS: &[&str] = &[
     "acme",
     "cache",

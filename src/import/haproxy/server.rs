@@ -39,8 +39,11 @@ struct Options {
 #[derive(Default)]
 pub(super) struct Servers {
     defaults: Options,
-    all: Vec<(String, Options, Origin)>,
+    all: Vec<Server>,
 }
+
+/// Its address, options and line.
+type Server = (String, Options, Origin);
 
 /// Reads `default-server`.
 pub(super) fn defaults(line: &Line, servers: &mut Servers, findings: &mut Findings) {
@@ -143,6 +146,19 @@ impl Options {
         }
     }
 
+    fn shared(&self, path: &str) -> Option<&str> {
+        self.shared.iter().find(|(key, _)| *key == path).map(|(_, value)| value.as_str())
+    }
+
+    /// Writes what `check` means in HAProxy without more words.
+    fn fill_in_check(&mut self) {
+        for (path, value) in CHECK {
+            if self.shared(path).is_none() {
+                self.shared.push((path, (*value).to_owned()));
+            }
+        }
+    }
+
     #[expect(clippy::unnecessary_wraps, reason = "an entry of the table")]
     fn share(&mut self, path: &'static str, value: String) -> Result<(), String> {
         self.shared.retain(|(old, _)| *old != path);
@@ -160,13 +176,20 @@ impl Servers {
         nameservers: impl Fn(&str) -> Option<String>,
         findings: &mut Findings,
     ) {
-        for (address, options, origin) in &self.all {
-            if let Some(backend) = backend(address, options, origin, findings) {
-                pool.backends.push(backend);
+        let mut kept = Vec::new();
+        for (address, options, origin) in self.all {
+            if let Some(backend) = backend(&address, &options, &origin, findings) {
+                kept.push((backend, (address, options, origin)));
             }
         }
-        share(&self.all, pool, findings);
-        let checked = self.all.iter().find(|(_, options, _)| options.checked);
+        leave_out_other_headers(&mut kept, findings);
+        let (backends, mut servers): (Vec<Backend>, Vec<Server>) = kept.into_iter().unzip();
+        pool.backends.extend(backends);
+        if servers.iter().any(|(_, options, _)| options.checked) {
+            servers.iter_mut().for_each(|(_, options, _)| options.fill_in_check());
+        }
+        share(&servers, pool, findings);
+        let checked = servers.iter().find(|(_, options, _)| options.checked);
         if let Some((_, options, origin)) = checked {
             let kind = if options.checked_with_tls { "tls" } else { checks.kind.unwrap_or("tcp") };
             set(&mut pool.keys, Key::new("health_check.kind", kind, origin));
@@ -174,14 +197,14 @@ impl Servers {
             for (path, value) in more.into_iter().filter(|(path, _)| kind == "http" || !path.ends_with("path")) {
                 value.iter().for_each(|value| set(&mut pool.keys, Key::new(path, value, origin)));
             }
-            for (_, _, origin) in self.all.iter().filter(|(_, options, _)| !options.checked) {
+            for (_, _, origin) in servers.iter().filter(|(_, options, _)| !options.checked) {
                 findings.note(origin, "without `check` in HAProxy; snigate checks all backends of the pool");
             }
         } else {
             pool.keys.retain(|key| !key.path.starts_with("health_check."));
         }
         if let Some((_, Options { resolvers: Some(name), .. }, origin)) =
-            self.all.iter().find(|(_, o, _)| o.resolvers.is_some())
+            servers.iter().find(|(_, o, _)| o.resolvers.is_some())
         {
             match nameservers(name) {
                 Some(list) => set(&mut pool.keys, Key::new("resolve.nameservers", list, origin)),
@@ -210,8 +233,21 @@ fn backend(address: &str, options: &Options, origin: &Origin, findings: &mut Fin
     Some(Backend { address: address.to_owned(), keys, origin: Some(origin.clone()) })
 }
 
+/// A server that needs another PROXY header than the first one, or none, would not understand its clients.
+fn leave_out_other_headers(kept: &mut Vec<(Backend, Server)>, findings: &mut Findings) {
+    let Some((_, (_, first, at))) = kept.first().cloned() else { return };
+    kept.retain(|(_, (address, options, origin))| {
+        let same = options.shared(HEADER) == first.shared(HEADER);
+        if !same {
+            let why = format!("`{HEADER}` differs from {at}, and is the same for a whole pool; make it another pool");
+            findings.left_out(origin, address, why);
+        }
+        same
+    });
+}
+
 /// Takes the options that belong to the pool from the first server; others should have the same.
-fn share(servers: &[(String, Options, Origin)], pool: &mut Pool, findings: &mut Findings) {
+fn share(servers: &[Server], pool: &mut Pool, findings: &mut Findings) {
     let Some((_, first, first_origin)) = servers.first() else { return };
     for (path, value) in &first.shared {
         set(&mut pool.keys, Key::new(path, value, first_origin));
@@ -231,6 +267,10 @@ fn share(servers: &[(String, Options, Origin)], pool: &mut Pool, findings: &mut 
         findings.left_out(origin, address, format_args!("options only: {why}"));
     }
 }
+
+const HEADER: &str = "send_proxy_protocol";
+const CHECK: &[(&str, &str)] =
+    &[("health_check.interval", "2s"), ("health_check.rise", "2"), ("health_check.fall", "3")];
 
 fn number(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| format!("`{}` is not a number", text.escape_debug()))

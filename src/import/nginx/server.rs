@@ -67,14 +67,20 @@ pub(super) fn read(server: &Directive, inherited: &[Directive], findings: &mut F
         access: Vec::new(),
         findings,
     };
-    inherited.iter().chain(inside).for_each(|line| reader.line(line));
+    let own: Vec<&Directive> = inside.collect();
+    let hides = |outer: &Directive| LISTS.iter().any(|list| list.contains(&outer.name()) && has_any(&own, list));
+    inherited.iter().filter(|outer| !hides(outer)).chain(own.iter().copied()).for_each(|line| reader.line(line));
     reader.finish()
+}
+
+fn has_any(lines: &[&Directive], names: &[&str]) -> bool {
+    lines.iter().any(|line| names.contains(&line.name()))
 }
 
 struct Reader<'a> {
     out: Server,
-    /// `set_real_ip_from`
-    trusted: Vec<(IpNet, Origin)>,
+    /// `set_real_ip_from`; `None`: its value is not supported.
+    trusted: Vec<(Option<IpNet>, Origin)>,
     /// `allow` and `deny`, of which the first that matches wins.
     access: Vec<(bool, Option<IpNet>, Origin)>,
     findings: &'a mut Findings,
@@ -121,9 +127,12 @@ const TAKEN: &[(&str, Take)] = &[
         }
     }),
     ("resolver", |reader, line| upstream::nameservers(line, &mut reader.out.pool_keys, reader.findings)),
-    ("set_real_ip_from", |reader, line| match values::network(line.word(1)) {
-        Some(network) => reader.trusted.push((network, line.origin.clone())),
-        None => reader.findings.left_out(&line.origin, &line.text(), "only networks are supported"),
+    ("set_real_ip_from", |reader, line| {
+        let network = values::network(line.word(1));
+        if network.is_none() {
+            reader.findings.left_out(&line.origin, &line.text(), "only networks are supported");
+        }
+        reader.trusted.push((network, line.origin.clone()));
     }),
     ("allow", |reader, line| reader.access(line)),
     ("deny", |reader, line| reader.access(line)),
@@ -237,9 +246,13 @@ impl Reader<'_> {
 
     /// Everybody may send a header in nginx; `set_real_ip_from` says whose is believed.
     fn write_trusted(&mut self) {
-        let networks: Vec<IpNet> = self.trusted.iter().map(|(network, _)| *network).collect();
+        let networks: Vec<IpNet> = self.trusted.iter().filter_map(|(network, _)| *network).collect();
         let keys = &mut self.out.listener_keys;
         match self.trusted.first() {
+            Some((_, origin)) if networks.is_empty() => {
+                let why = "none of its `set_real_ip_from` is a network; write `proxy_protocol.trusted` of the listener";
+                self.findings.left_out(origin, "proxy_protocol", why);
+            }
             Some((_, origin)) => set(keys, Key::new("proxy_protocol.trusted", values::networks(&networks), origin)),
             None => {
                 let origin = &self.out.origin;
@@ -251,20 +264,37 @@ impl Reader<'_> {
         }
     }
 
-    /// `deny` wins over `allow` in snigate, so a list of exceptions from `deny` cannot be written.
+    /// `deny` wins over `allow` in snigate. A list in which it does not is written so that nobody gets in whom nginx refuses.
     fn write_access(&mut self) {
-        let ends = |allow: bool| self.access.last().is_some_and(|last| *last == (allow, None, last.2.clone()));
-        let (key, wanted) = if ends(false) { ("allow", true) } else { ("deny", false) };
         let Some((_, _, origin)) = self.access.first().cloned() else { return };
-        let body: Vec<_> = self.access.iter().filter(|(_, network, _)| network.is_some()).collect();
-        if body.iter().any(|(allow, ..)| *allow != wanted) || (body.is_empty() && wanted) {
-            let why =
-                "`allow` and `deny` in turn cannot be written: in snigate `deny` always wins; write the networks out";
-            return self.findings.left_out(&origin, "allow and deny", why);
+        // Nothing behind the first `all` is ever reached.
+        let end = self.access.iter().position(|(_, network, _)| network.is_none());
+        let refuses_others = end.is_some_and(|at| !self.access[at].0);
+        let mut reached: Vec<(bool, IpNet)> = self.access[..end.unwrap_or(self.access.len())]
+            .iter()
+            .filter_map(|(allow, network, _)| Some((*allow, (*network)?)))
+            .collect();
+        while reached.last().is_some_and(|(allow, _)| *allow != refuses_others) {
+            reached.pop();
         }
-        let networks: Vec<IpNet> = body.iter().filter_map(|(_, network, _)| *network).collect();
-        if !networks.is_empty() {
-            set(&mut self.out.listener_keys, Key::new(key, values::networks(&networks), &origin));
+        if !reached.is_sorted_by_key(|(allow, _)| *allow) {
+            let why =
+                "in snigate `deny` always wins, so some clients that nginx allows are refused; write the networks out";
+            self.findings.left_out_in_part(&origin, "allow and deny", why);
+        }
+        let of = |wanted: bool| reached.iter().filter(move |(allow, _)| *allow == wanted).map(|(_, network)| *network);
+        let (mut allowed, mut denied): (Vec<IpNet>, Vec<IpNet>) = (of(true).collect(), of(false).collect());
+        if !refuses_others {
+            allowed.clear();
+        } else if allowed.is_empty() {
+            self.findings.note(&origin, "`deny all` is reached first, so every client is refused here");
+            denied = vec![
+                IpNet::new_assert(Ipv4Addr::UNSPECIFIED.into(), 0),
+                IpNet::new_assert(Ipv6Addr::UNSPECIFIED.into(), 0),
+            ];
+        }
+        for (key, networks) in [("allow", allowed), ("deny", denied)].iter().filter(|(_, list)| !list.is_empty()) {
+            set(&mut self.out.listener_keys, Key::new(key, values::networks(networks), &origin));
         }
     }
 }
@@ -287,6 +317,9 @@ fn listen_address(text: &str) -> Result<SocketAddr, String> {
 pub(super) fn both_families(address: SocketAddr) -> Option<SocketAddr> {
     address.ip().is_unspecified().then(|| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), address.port()))
 }
+
+/// Directives that gather values. A server with one of a list inherits none of that list.
+const LISTS: &[&[&str]] = &[&["allow", "deny"], &["set_real_ip_from"]];
 
 const LISTEN: &[&str] = &[
     "proxy_protocol",

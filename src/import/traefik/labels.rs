@@ -3,32 +3,45 @@
 //! In:  `services.*.labels`, as a list or a map; `command` with `--entrypoints.NAME.address=:443`.
 //! Out: one tree for each service, in which the compose service is the backend.
 
-use super::tree::{Node, Value};
+use super::super::finding::Failure;
+use super::super::source::Text;
+use super::tree::{MOST_DEPTH, Node, Value};
 
 /// Where a router finds the service of its own container.
 pub(super) const OWN_SERVICE: &str = "service of this container";
 
 /// The trees of all services of a compose file.
-pub(super) fn trees(file: &Node) -> Vec<Node> {
+///
+/// # Errors
+/// The name of a label has too many parts.
+pub(super) fn trees(file: &Node, text: &Text) -> Result<Vec<Node>, Failure> {
     let services = file.get("services").map(Node::entries).unwrap_or_default();
-    services.iter().map(|(name, service)| tree(name, service)).collect()
+    services.iter().map(|(name, service)| tree(name, service, text)).collect()
 }
 
-fn tree(name: &str, service: &Node) -> Node {
+fn tree(name: &str, service: &Node, text: &Text) -> Result<Node, Failure> {
+    let insert = |tree: &mut Node, path: &[&str], line: usize, value: &str| {
+        if path.len() > MOST_DEPTH {
+            let message = format_args!("the name of this label has more than {MOST_DEPTH} parts");
+            return Err(Failure::at(text.origin(line), message));
+        }
+        tree.insert(path, line, value);
+        Ok(())
+    };
     let mut tree = Node { line: service.line, value: Value::Map(Vec::new()) };
     for (key, line, value) in pairs(service.get("labels")).into_iter().chain(pairs(service.at("deploy.labels"))) {
         if let Some(key) = strip_start(&key, "traefik.") {
-            tree.insert(&key.split('.').collect::<Vec<_>>(), line, &value);
+            insert(&mut tree, &key.split('.').collect::<Vec<_>>(), line, &value)?;
         }
     }
     for (key, line, value) in pairs(service.get("command")) {
         if let Some(key) = strip_start(&key, "--entrypoints.") {
             let path: Vec<&str> = std::iter::once("entryPoints").chain(key.split('.')).collect();
-            tree.insert(&path, line, &value);
+            insert(&mut tree, &path, line, &value)?;
         }
     }
     name_backends(&mut tree, name);
-    tree
+    Ok(tree)
 }
 
 /// `loadbalancer.server.port` is a port of the container itself.

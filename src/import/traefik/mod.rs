@@ -31,7 +31,10 @@ pub(super) fn read(paths: &[PathBuf], library: &mut Library<'_>, findings: &mut 
         let text = library.open(path)?;
         let tree = tree::parse(&text)?;
         found.add(&tree, &text, findings);
-        for labels in labels::trees(&tree) {
+        for labels in labels::trees(&tree, &text)? {
+            if let Some(services) = labels.at("tcp.services") {
+                findings.note(&text.origin(services.line), CONTAINERS);
+            }
             found.add(&labels, &text, findings);
         }
     }
@@ -204,6 +207,10 @@ impl Found {
 
     /// A pool for each share.
     fn split(&mut self, weighted: &Node, text: &Text, depth: usize, findings: &mut Findings) -> Option<Target> {
+        if weighted.items().len() > MOST_SHARES {
+            findings.left_out(&text.origin(weighted.line), "weighted", NO_SPLIT);
+            return None;
+        }
         let mut shares: Vec<(Arc<str>, u32)> = Vec::new();
         for share in weighted.items() {
             let name = share.get("name").map_or("", |node| node.as_text().split('@').next().unwrap_or_default());
@@ -217,13 +224,8 @@ impl Found {
                 _ => findings.left_out(&origin, name, "a share is one pool and a weight, and no pool occurs twice"),
             }
         }
-        let total: u32 = shares.iter().map(|(_, weight)| weight).sum();
-        if total == 0 || shares.len() > 64 {
-            findings.left_out(
-                &text.origin(weighted.line),
-                "weighted",
-                "a split has 1 to 64 shares, one of which is not 0",
-            );
+        if shares.iter().all(|(_, weight)| *weight == 0) {
+            findings.left_out(&text.origin(weighted.line), "weighted", NO_SPLIT);
             return None;
         }
         Some(Target::Split(shares.into()))
@@ -272,6 +274,10 @@ impl Found {
         }
     }
 }
+
+const CONTAINERS: &str = "the names of containers are found only inside of their network; outside, `docker` finds containers by their labels";
+const NO_SPLIT: &str = "a split has 1 to 64 shares, one of which is not 0";
+const MOST_SHARES: usize = 64;
 
 /// Adds the rules of a router behind those of routers with a higher priority.
 fn add(listener: &mut Listener, router: &Router) {

@@ -41,6 +41,11 @@ fn alternative(text: &str) -> Result<Matches, String> {
             }
             "HostSNI" => names = Some(hosts(&arguments)?),
             "HostSNIRegexp" => names = Some((expressions(&arguments)?, false)),
+            "ClientIP" if !source.is_empty() => {
+                return Err(
+                    "two `ClientIP` that must match together cannot be written; write their common networks".to_owned()
+                );
+            }
             "ClientIP" => {
                 let network = |text: &&str| values::network(text).ok_or_else(|| format!("`{text}` is not a network"));
                 source = arguments.iter().map(network).collect::<Result<_, _>>()?;
@@ -118,9 +123,14 @@ fn split<'t>(text: &'t str, operator: &str) -> Vec<&'t str> {
 
 /// Without spaces and without parentheses around the whole.
 fn bare(text: &str) -> &str {
-    let text = text.trim();
-    let inner = text.strip_prefix('(').and_then(|text| text.strip_suffix(')'));
-    inner.filter(|inner| inner.contains('(')).map_or(text, bare)
+    let mut text = text.trim();
+    while let Some(inner) = text.strip_prefix('(').and_then(|text| text.strip_suffix(')')) {
+        if !inner.contains('(') {
+            break;
+        }
+        text = inner.trim();
+    }
+    text
 }
 
 #[cfg(test)]
@@ -143,9 +153,17 @@ mod tests {
         assert_eq!(found, [Ok("a.test []".to_owned()), Ok("b.test c.test [10.0.0.0/8]".to_owned()), Err(())]);
         assert_eq!(read("HostSNIRegexp(`^.+\\.a\\.test$`)"), [Ok("**.a.test []".to_owned())]);
         assert_eq!(read("HostSNIRegexp(`{sub:[^.]+}.a.test`)"), [Ok("*.a.test []".to_owned())]);
-        for text in
-            ["", "HostSNI(``)", "!HostSNI(`a.test`)", "HostSNI(`a.test`) && HostSNI(`b.test`)", "Path(`/`)", "x"]
-        {
+        let deep = format!("{}HostSNI(`a.test`){}", "(".repeat(600_000), ")".repeat(600_000));
+        assert_eq!(read(&deep), [Ok("a.test []".to_owned())]);
+        for text in [
+            "",
+            "HostSNI(``)",
+            "!HostSNI(`a.test`)",
+            "HostSNI(`a.test`) && HostSNI(`b.test`)",
+            "HostSNI(`a.test`) && ClientIP(`10.0.0.1`) && ClientIP(`0.0.0.0/0`)",
+            "Path(`/`)",
+            "x",
+        ] {
             assert_eq!(read(text), [Err(())], "{text}");
         }
     }

@@ -190,13 +190,17 @@ impl Builder {
     }
 }
 
+/// What a copy of a node costs: 1 for each value, and more for a long text.
 fn count(node: &Node) -> usize {
+    let text = |text: &str| text.len() / BYTES_OF_A_NODE;
     match &node.value {
-        Value::Text(_) => 1,
+        Value::Text(value) => 1 + text(value),
         Value::List(nodes) => 1 + nodes.iter().map(count).sum::<usize>(),
-        Value::Map(entries) => 1 + entries.iter().map(|(_, node)| count(node)).sum::<usize>(),
+        Value::Map(entries) => 1 + entries.iter().map(|(key, node)| text(key) + count(node)).sum::<usize>(),
     }
 }
 
-const MOST_DEPTH: usize = 32;
+/// Of lists and maps in each other.
+pub(super) const MOST_DEPTH: usize = 32;
 const MOST_NODES: usize = 1_000_000;
+const BYTES_OF_A_NODE: usize = 64;
