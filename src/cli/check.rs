@@ -37,11 +37,11 @@ pub enum Verdict {
     Refused,
 }
 
-/// Loads `file` as `run` would, and writes its problems.
+/// Loads `file` as `run` would, and writes its problems. `strict`: the caller refuses warnings, too.
 ///
 /// # Errors
 /// Fails if `out` cannot be written.
-pub(super) fn check(file: &Path, form: Form, out: &mut dyn Write) -> io::Result<Verdict> {
+pub(super) fn check(file: &Path, form: Form, strict: bool, out: &mut dyn Write) -> io::Result<Verdict> {
     let loaded = {
         let _progress = Progress::start(format!("reading {}", printable(&file.display().to_string())), None);
         Config::load(file)
@@ -52,7 +52,7 @@ pub(super) fn check(file: &Path, form: Form, out: &mut dyn Write) -> io::Result<
     };
     match form {
         Form::Json => json(file, config, problems, out)?,
-        Form::Lines | Form::Snippets => text(file, form, config, problems, out)?,
+        Form::Lines | Form::Snippets => text(file, form, strict, config, problems, out)?,
     }
     Ok(match config {
         Some(_) if problems.warnings() > 0 => Verdict::Doubtful,
@@ -70,7 +70,14 @@ impl From<Verdict> for ExitCode {
     }
 }
 
-fn text(file: &Path, form: Form, config: Option<&Config>, problems: &Problems, out: &mut dyn Write) -> io::Result<()> {
+fn text(
+    file: &Path,
+    form: Form,
+    strict: bool,
+    config: Option<&Config>,
+    problems: &Problems,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let source =
         if form == Form::Snippets { LineSource::FilesAnd(Lines::new()) } else { LineSource::Only(Lines::new()) };
     write_problems(problems, &source, out)?;
@@ -88,7 +95,11 @@ fn text(file: &Path, form: Form, config: Option<&Config>, problems: &Problems, o
             write!(out, "ok, {routes}, {pools}")?;
         }
     }
-    if problems.warnings() > 0 { writeln!(out, ", {warnings}") } else { writeln!(out) }
+    match problems.warnings() {
+        0 => writeln!(out),
+        _ if strict && config.is_some() => writeln!(out, ", {warnings}, which --strict refuses"),
+        _ => writeln!(out, ", {warnings}"),
+    }
 }
 
 /// Lines of files, by their number.
@@ -233,7 +244,7 @@ mod tests {
         let file = directory.path().join("config.yaml");
         std::fs::write(&file, text).expect("written");
         let mut out = Vec::new();
-        let verdict = check(&file, form, &mut out).expect("a vector takes everything");
+        let verdict = check(&file, form, false, &mut out).expect("a vector takes everything");
         let out = String::from_utf8(out).expect("text").replace(&file.display().to_string(), "config.yaml");
         (verdict, out)
     }

@@ -162,6 +162,11 @@ fn end(remote: &Remote, options: &Options, ids: &[String], all: bool) -> Result<
         let what = "say which connections to end: their ids, or a filter such as `--client 192.0.2.7`, or `--all`";
         return Err(Failure::Usage(what.to_owned()));
     }
+    let search = options.search.iter().map(|text| ("search", text.clone()));
+    if let Some((option, _)) = options.filters.pairs().chain(search).find(|(_, value)| value.trim().is_empty()) {
+        let what = format!("`--{option}` is empty: give it a value, or `--all` alone to end every connection");
+        return Err(Failure::Usage(what));
+    }
     if !ids.is_empty() {
         return ids.iter().map(|id| ended(remote, &format!("{PATH}/{}", remote::segment(id)))).sum();
     }

@@ -301,7 +301,7 @@ fn check_file(file: &Path, json: bool, strict: bool) -> ExitCode {
         (false, true) => check::Form::Snippets,
         (false, false) => check::Form::Lines,
     };
-    match check::check(file, form, &mut stdout.lock()) {
+    match check::check(file, form, strict, &mut stdout.lock()) {
         Ok(check::Verdict::Doubtful) if strict => Exit::Config.into(),
         Ok(verdict) => verdict.into(),
         Err(error) => output_failed(&error),
@@ -328,7 +328,10 @@ fn health(options: &healthcheck::Options, file: impl FnOnce() -> Option<PathBuf>
     };
     // A file that was edited and has errors since says nothing about the process.
     match Config::admin_of(&file) {
-        Ok(section) => ask_health(&section.admin.bind),
+        Ok(section) => {
+            remote::note_unreadable(&file, &section);
+            ask_health(&section.admin.bind)
+        }
         Err(problems) => refused(&file, &problems),
     }
 }
@@ -361,7 +364,10 @@ fn ask_health(admin: &[Address]) -> ExitCode {
 
 /// Standard output is closed: the command did not fail, but cannot report success either.
 fn output_failed(error: &io::Error) -> ExitCode {
-    eprintln!("snigate: cannot write: {error}");
+    // Whoever read it, such as `head`, has what it wanted.
+    if error.kind() != io::ErrorKind::BrokenPipe {
+        eprintln!("snigate: cannot write: {error}");
+    }
     ExitCode::FAILURE
 }
 

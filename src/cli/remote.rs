@@ -71,8 +71,9 @@ impl Remote {
             return Ok(Self { addresses, file: None, token, token_file: None });
         };
         let section = Config::admin_of(&file);
-        let AdminSection { admin, token_file } =
-            section.map_err(|problems| Failure::File { file: file.clone(), problems: Box::new(problems) })?;
+        let section = section.map_err(|problems| Failure::File { file: file.clone(), problems: Box::new(problems) })?;
+        note_unreadable(&file, &section);
+        let AdminSection { admin, token_file, unreadable } = section;
         let usable = |address: &Address| address.tcp().is_none_or(|tcp| tcp.port() != 0);
         let mut addresses: Vec<Address> = admin.bind.iter().filter(|address| usable(address)).cloned().collect();
         // Stable: the file's order otherwise.
@@ -81,7 +82,8 @@ impl Remote {
             let is_off = admin.bind.is_empty();
             return Err(Failure::NoAddress { file, is_off });
         }
-        Ok(Self { addresses, file: Some(file), token, token_file })
+        let is_named = unreadable.is_none_or(|unreadable| !unreadable.is_default);
+        Ok(Self { addresses, file: is_named.then_some(file), token, token_file })
     }
 
     /// Where it is asked: the first of its addresses.
@@ -171,6 +173,18 @@ impl Remote {
             (None, None) => (None, None),
         }
     }
+}
+
+/// Says which address is asked for a routing file that cannot be read, and why it cannot: the process may well serve
+/// an earlier version of it.
+pub(super) fn note_unreadable(file: &Path, section: &AdminSection) {
+    let Some(unreadable) = &section.unreadable else { return };
+    let asked = if unreadable.is_default {
+        format!("the default admin address is asked, {}; --admin ADDRESS asks another one", section.admin.bind[0])
+    } else {
+        "the admin address is that of its `admin` section".to_owned()
+    };
+    eprintln!("snigate: {} cannot be read as a whole: {asked}\n{}", file.display(), unreadable.problems);
 }
 
 fn given_address(given: &str) -> Result<Address, Failure> {

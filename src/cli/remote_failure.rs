@@ -15,6 +15,7 @@ use super::Exit;
 use super::admin_client::Answer;
 use super::printable::printable;
 use crate::config::Problems;
+use crate::operate::admin::NEEDS_PROOF;
 use crate::settings::Address;
 
 #[derive(Debug)]
@@ -183,12 +184,21 @@ fn refused(
         (StatusCode::UNAUTHORIZED, GivenToken::None) => {
             f.write_str("\n  Pass it with --token-file FILE, or in the variable SNIGATE_TOKEN.")
         }
+        (StatusCode::FORBIDDEN, _) if said == NEEDS_PROOF => f.write_str(HOW_TO_PROVE),
         (StatusCode::FORBIDDEN, _) => f.write_str(
             "\n  docs/admin.md describes who may change state: `admin.allow_control` and `admin.token_file`.",
         ),
         _ => Ok(()),
     }
 }
+
+const HOW_TO_PROVE: &str = "
+  Either add a unix socket to the routing file, which needs no token:
+    admin: { bind: [\"127.0.0.1:9901\", \"unix:/run/snigate/admin.sock\"] }
+  or a token, and pass it with --token-file FILE:
+    admin: { bind: \"127.0.0.1:9901\", token_file: /etc/snigate/token }
+  Restart snigate if the reload says that the sandbox denies the new socket or file.
+  A reload alone needs neither: save the file, or send SIGHUP to the process.";
 
 /// What the admin server gives as the reason: `error`, or `detail` of a problem (RFC 9457).
 pub(super) fn said(body: &str) -> Option<String> {

@@ -221,6 +221,7 @@ fn pools(status: &Status) -> Table {
         ("OPEN", Right),
         ("NEW", Right),
         ("CONNECT 50/99%", Right),
+        ("FIRST BYTE 50/99%", Right),
         ("WEIGHT", Right),
         ("CERTIFICATE", Right),
         ("WHY", Left),
@@ -234,7 +235,7 @@ fn pools(status: &Status) -> Table {
     table
 }
 
-fn pool_cells(status: &Status, pool: &Pool) -> [Cell; 9] {
+fn pool_cells(status: &Status, pool: &Pool) -> [Cell; 10] {
     let state = pool.state.as_deref().unwrap_or_default();
     let active = pool.active.unwrap_or_else(|| pool.backends.iter().map(|backend| backend.active).sum());
     let queue = pool.queue.filter(|queue| queue.waiting > 0);
@@ -248,13 +249,14 @@ fn pool_cells(status: &Status, pool: &Pool) -> [Cell; 9] {
         Cell::new(active.to_string()),
         Cell::new(pool.per_second.map(rate).unwrap_or_default()),
         Cell::new(quantiles(pool.connect_ms)),
+        Cell::new(quantiles(pool.first_byte_ms)),
         Cell::new(""),
         Cell::new(""),
         Cell::new(why.join("; ")),
     ]
 }
 
-fn backend_cells(status: &Status, backend: &Backend) -> [Cell; 9] {
+fn backend_cells(status: &Status, backend: &Backend) -> [Cell; 10] {
     let state = &*backend.state;
     let name = format!("  {}", if backend.name.is_empty() { &backend.address } else { &backend.name });
     let expires = backend.certificate.as_ref().and_then(|certificate| status.until(certificate.expires.as_deref()));
@@ -276,6 +278,7 @@ fn backend_cells(status: &Status, backend: &Backend) -> [Cell; 9] {
         Cell::new(backend.active.to_string()),
         Cell::new(backend.per_second.map(rate).unwrap_or_default()),
         Cell::new(quantiles(backend.connect_ms)),
+        Cell::new(quantiles(backend.first_byte_ms)),
         Cell::new(weight),
         Cell::new(expiry).styled(style),
         Cell::new(why.unwrap_or_default()),

@@ -10,7 +10,6 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -64,6 +63,24 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<KeyFiles, KeyFilesError> {
     if read.keys.is_empty() { Err(KeyFilesError::NoKey { skipped: read.skipped }) } else { Ok(read) }
 }
 
+/// The config_ids of the keys in `directory`, also of those that are not secret. What cannot be read has none.
+///
+/// # Errors
+/// [`KeyFilesError::TooMany`].
+pub(crate) fn ids_in(directory: &Path) -> Result<Vec<u8>, KeyFilesError> {
+    let files = match key_files_in(directory) {
+        Ok(files) => files.unwrap_or_default(),
+        Err(error @ KeyFilesError::TooMany { .. }) => return Err(error),
+        Err(_) => Vec::new(),
+    };
+    let ids = files.iter().flat_map(|file| {
+        let pem = files::bytes(file, MAX_BYTES).map(Zeroizing::new).unwrap_or_default();
+        let read = read_key_file("", &pem).map(|read| read.keys).unwrap_or_default();
+        read.into_iter().map(|key| key.config.id)
+    });
+    Ok(ids.collect())
+}
+
 /// The key files that would be read now for `path`; itself, if it is a file or missing.
 pub(super) fn present(path: &Path) -> Vec<PathBuf> {
     match key_files_in(path) {
@@ -75,9 +92,11 @@ pub(super) fn present(path: &Path) -> Vec<PathBuf> {
 
 impl KeyFiles {
     fn add(&mut self, file: &Path) -> Result<(), KeyFilesError> {
-        check_secret(file)?;
-        let pem = files::bytes(file, MAX_BYTES).map_err(|error| unreadable(file, error))?;
+        let (pem, mode) = files::bytes_and_mode(file, MAX_BYTES).map_err(|error| unreadable(file, error))?;
         let pem = Zeroizing::new(pem);
+        if mode & OTHERS_READ_OR_WRITE != 0 {
+            return Err(KeyFilesError::OthersMayRead { file: file.to_path_buf(), mode });
+        }
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         let skip = |error| Skipped { file: file.to_path_buf(), error };
         match read_key_file(&name, &pem) {
@@ -119,19 +138,9 @@ fn key_files_in(path: &Path) -> Result<Option<Vec<PathBuf>>, KeyFilesError> {
 }
 
 /// Hidden files belong to editors, or are being written.
-fn is_key_file(file: &Path) -> bool {
+pub(crate) fn is_key_file(file: &Path) -> bool {
     let hidden = file.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
     !hidden && file.extension().is_some_and(|extension| extension == "pem" || extension == "ech")
-}
-
-fn check_secret(file: &Path) -> Result<(), KeyFilesError> {
-    let path = file.to_path_buf();
-    let metadata = in_time(file, move || fs::metadata(path));
-    let mode = metadata.map_err(|error| unreadable(file, FileError::Io(error)))?.permissions().mode() & 0o7777;
-    if mode & OTHERS_READ_OR_WRITE == 0 {
-        return Ok(());
-    }
-    Err(KeyFilesError::OthersMayRead { file: file.to_path_buf(), mode })
 }
 
 fn unreadable(path: &Path, error: FileError) -> KeyFilesError {

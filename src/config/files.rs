@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata, OpenOptions};
 use std::hash::Hasher;
 use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -38,12 +38,17 @@ pub(super) fn read(path: &Path, problems: &mut Problems) -> Option<String> {
 /// It cannot be read, is larger, or its file system does not answer in time. What is not a regular file is refused by
 /// its type: opening a FIFO or a device must neither block nor have an effect.
 pub(crate) fn bytes(path: &Path, most: u64) -> Result<Vec<u8>, FileError> {
+    bytes_and_mode(path, most).map(|(bytes, _)| bytes)
+}
+
+/// As [`bytes`]; also returns the mode of the file that was read: one that replaces it may have another.
+pub(super) fn bytes_and_mode(path: &Path, most: u64) -> Result<(Vec<u8>, u32), FileError> {
     let file = path.to_path_buf();
     in_time(path, move || Ok(bytes_of(&file, most))).map_err(FileError::Io)?
 }
 
 /// The size is checked first, so that a huge file costs nothing, and again while reading, since the file can grow.
-fn bytes_of(path: &Path, most: u64) -> Result<Vec<u8>, FileError> {
+fn bytes_of(path: &Path, most: u64) -> Result<(Vec<u8>, u32), FileError> {
     check_type(&fs::metadata(path).map_err(FileError::Io)?)?;
     // It may have been replaced: by a FIFO, for which an open without O_NONBLOCK waits.
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -60,7 +65,7 @@ fn bytes_of(path: &Path, most: u64) -> Result<Vec<u8>, FileError> {
     file.read_to_end(&mut bytes).map_err(FileError::Io)?;
     // A file that is being written is read again: growing the buffer as it grows could take twice its size.
     match file.into_inner().read(&mut [0]).map_err(FileError::Io)? {
-        0 => Ok(bytes),
+        0 => Ok((bytes, metadata.permissions().mode() & 0o7777)),
         _ => Err(FileError::Growing),
     }
 }

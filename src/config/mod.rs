@@ -6,6 +6,7 @@
 //!
 //! Loading binds no port and resolves no name, so `run`, `check` and reload share it.
 
+mod admin_section;
 mod at;
 pub(crate) mod ech_keys;
 mod effective;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::Serialize;
 
+pub(crate) use self::admin_section::AdminSection;
 pub(crate) use self::files::{FileError, bytes as read_file, find as find_files};
 pub(crate) use self::in_time::{end_thread, in_time};
 pub use self::problem::{Place, Problem, Problems, Severity};
@@ -73,11 +75,9 @@ impl Config {
     /// process that runs may have read an earlier version of it.
     ///
     /// # Errors
-    /// The file has no tree of keys, or its `admin` section has errors.
+    /// Its `admin` section has errors.
     pub(crate) fn admin_of(path: &Path) -> Result<AdminSection, Problems> {
-        let mut problems = Problems::default();
-        let section = files::read(path, &mut problems).and_then(|text| parse::admin(&text, path, &mut problems));
-        section.ok_or(problems)
+        admin_section::of(path)
     }
 
     /// Parses `text` as if it were the content of `file_name`; `include` is relative to that file.
@@ -124,14 +124,6 @@ impl Config {
     pub fn json_schema() -> String {
         format!("{:#}\n", file::schema().to_value())
     }
-}
-
-/// How the admin server of a file is reached.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct AdminSection {
-    pub admin: Admin,
-    /// The path of the token file, whether or not the file can be read.
-    pub token_file: Option<PathBuf>,
 }
 
 /// Everything in the file, with every default filled in. Derefs to its settings.

@@ -26,6 +26,7 @@ enum Kind {
     Placeholder,
     Regex,
     Boolean,
+    Dot,
 }
 
 impl Habit {
@@ -41,6 +42,7 @@ impl Habit {
             }
             Kind::List => plain(text.split(|c: char| c == ',' || c.is_whitespace()).filter(|part| !part.is_empty())),
             Kind::Regex => of_regex(text),
+            Kind::Dot => vec![format!("\"**{text}\"")],
             Kind::Variable | Kind::Placeholder | Kind::Boolean => Vec::new(),
         };
         Some(Self { kind, write })
@@ -67,6 +69,7 @@ fn kind(text: &str) -> Option<Kind> {
         _ if text.contains('<') && text.contains('>') => Some(Kind::Placeholder),
         _ if text.contains(regex) => Some(Kind::Regex),
         _ if text.contains(',') || text.trim().contains(char::is_whitespace) => Some(Kind::List),
+        _ if text.strip_prefix('.').is_some_and(|rest| ServerName::from_str(rest).is_ok()) => Some(Kind::Dot),
         _ if Habit::is_boolean(text) => Some(Kind::Boolean),
         _ => None,
     }
@@ -112,6 +115,7 @@ impl fmt::Display for Habit {
                 "regular expressions are not supported, only whole names and `*` for the first label; write",
                 "*.example.com",
             ),
+            Kind::Dot => ("a dot at the front is not a wildcard; write", "\"**.example.com\""),
             Kind::Boolean => return f.write_str("this is a YAML boolean, not a server name; write `*` for any name"),
         };
         let colon = if self.kind == Kind::List { "" } else { ":" };

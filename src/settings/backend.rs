@@ -111,6 +111,7 @@ fn parse(text: &str) -> Result<BackendAddress, String> {
         Err(AddressError::NoAddress { port }) => {
             Err(format!("an address is missing; write the backend's own, as `IP:{port}`"))
         }
+        Err(AddressError::NoSuchPort(port)) => Err(no_such_port(&port)),
         Err(AddressError::Name(_)) => {
             let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
             let search = if host.ends_with('.') { Search::No } else { Search::Allowed };
@@ -118,11 +119,15 @@ fn parse(text: &str) -> Result<BackendAddress, String> {
             match port.parse() {
                 Ok(port @ 1..) => Ok(BackendAddress::Name { host, port, search }),
                 _ if port.is_empty() => Err(format!("a port is missing; write `{host}:PORT`")),
-                _ => Err(format!("`{}` is not a valid port; ports are 1 to 65535", port.escape_debug())),
+                _ => Err(no_such_port(port)),
             }
         }
         Err(error) => Err(error.to_string()),
     }
+}
+
+fn no_such_port(port: &str) -> String {
+    format!("`{}` is not a valid port; ports are 1 to 65535", port.escape_debug())
 }
 
 fn unix(path: &str) -> Result<BackendAddress, String> {
@@ -187,6 +192,7 @@ mod tests {
         assert!(error("shop.internal:https").contains("ports are 1 to 65535"));
         assert!(error("shop.internal:0").contains("ports are 1 to 65535"));
         assert!(error("10.0.0.1:0").contains("port 0"));
+        assert!(error("10.0.0.1:65536").contains("1 to 65535"));
         for text in [":443", "443", "0.0.0.0:443", "[::]:443"] {
             assert!(
                 error(text).ends_with("write the backend's own, as `IP:443`") || error(text).ends_with(", `IP:443`")

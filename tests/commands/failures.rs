@@ -65,6 +65,10 @@ fn a_change_without_proof() {
     let admin = served.lb.admin().to_string();
     let message = at(&admin, &["reload"]).fails(1);
     assert!(message.starts_with(&format!("snigate: {admin} refused: changes need a token")), "{message}");
+    assert!(
+        message.contains("\n    admin: { bind: [\"127.0.0.1:9901\", \"unix:/run/snigate/admin.sock\"] }\n"),
+        "{message}"
+    );
     // Reading needs none.
     assert_eq!(at(&admin, &["status"]).code, 0);
     served.lb.stop();
@@ -114,9 +118,48 @@ fn a_routing_file_that_does_not_say_where_the_process_is() {
     assert!(message.contains("has port 0, so its port is not known"), "{message}");
     let message = status("admin: { bind: 127.0.0.1 }\n").fails(1);
     assert!(message.contains("config.yaml:1:16: admin.bind: a port is missing"), "{message}");
-    let message = status("admin: [\n").fails(1);
-    assert!(message.contains("use --admin ADDRESS"), "{message}");
+    // Whether or not another process has the default address.
+    let message = status("admin: [\n").stderr;
+    assert!(
+        message.contains("the default admin address is asked, 127.0.0.1:9901; --admin ADDRESS asks another"),
+        "{message}"
+    );
+    assert!(message.contains("config.yaml:1:8: invalid YAML"), "{message}");
     // A variable that is not set here is none of this command's business, unless the address needs it.
     let message = status("admin: { bind: \"127.0.0.1:${SNIGATE_TEST_UNSET}\" }\n").fails(1);
     assert!(message.contains("SNIGATE_TEST_UNSET"), "{message}");
+}
+
+/// The process serves what it read before.
+#[test]
+fn a_routing_file_that_is_no_yaml_any_more() {
+    let served = Served::with_admin(Lb::new().route("a.test", &Backend::echoing()), "");
+    let socket = served.lb.directory().join("admin.sock");
+    let admin = format!("admin: {{ bind: \"unix:{}\" }}\n", socket.display());
+    let broken = tempfile::tempdir().unwrap();
+    let file = broken.path().join("config.yaml");
+    for (text, why) in [
+        ("routes:\n\t- sni: a.test\n", ":2:1: invalid YAML: a tab cannot indent"),
+        ("routes: [a\n", ":1:9: invalid YAML: this `[` is not closed"),
+        ("pool: a: b\n", ":1:7: invalid YAML: a second `: ` in the value"),
+    ] {
+        std::fs::write(&file, format!("{text}{admin}")).unwrap();
+        for what in [&["status"][..], &["healthcheck"], &["connections"], &["reload"]] {
+            let ended = run(command(what.iter().map(OsStr::new)).arg("--config").arg(&file));
+            assert_eq!(ended.code, 0, "{what:?}: {ended:?}");
+            assert!(ended.stderr.contains(why), "{}", ended.stderr);
+            assert!(ended.stderr.contains("the admin address is that of its `admin` section"), "{}", ended.stderr);
+        }
+    }
+    served.lb.stop();
+}
+
+#[test]
+fn an_empty_filter_ends_nothing() {
+    let served = Served::with_admin(Lb::new().route("a.test", &Backend::echoing()), "");
+    for option in ["--search", "--name", "--route", "--pool", "--backend", "--listener"] {
+        let message = served.run(&["connections", "end", option, " "]).fails(2);
+        assert!(message.contains(&format!("`{option}` is empty")), "{message}");
+    }
+    served.lb.stop();
 }

@@ -125,3 +125,29 @@ fn accepts(place: &str, command: &mut Command) {
     let [stdout, stderr] = [stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     assert!(status.success(), "{place}: {status}\n{stdout}{stderr}");
 }
+
+/// fail2ban matches Perl's expressions, with the address in the place of `<ADDR>`.
+#[test]
+fn the_expression_for_fail2ban_matches_a_line_of_the_log() {
+    let pages = pages();
+    let text_with = |part: &str| {
+        let blocks = pages.iter().flat_map(|page| &page.blocks);
+        let block = blocks.into_iter().find(|block| block.text.contains(part)).expect(part);
+        block.text.lines().find(|line| line.contains(part)).expect(part).to_owned()
+    };
+    let expression = text_with("failregex = ").replace("failregex = ", "").replace("<ADDR>", "([0-9a-f:.]+)");
+    let line = text_with(r#""event":"connection","reason":"ok","listener""#);
+    let matches = |line: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("log"), line).unwrap();
+        let mut grep = Command::new("grep");
+        grep.args(["-cP", "-e", &expression]).arg(directory.path().join("log"));
+        grep.output().expect("grep runs").status.success()
+    };
+    for reason in ["no_route", "bad_hello", "invalid_sni"] {
+        let refused = line.replace(r#""reason":"ok""#, &format!(r#""reason":"{reason}""#));
+        assert!(matches(&refused), "{expression}: {refused}");
+        assert!(matches(&refused.replace("198.51.100.7:", "[2001:db8::7]:")), "{expression}");
+    }
+    assert!(!matches(&line), "{expression}");
+}

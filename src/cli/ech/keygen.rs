@@ -13,9 +13,9 @@ use clap::{Args, ValueHint};
 
 use super::super::{Exit, output_failed};
 use super::failed;
-use crate::config::ech_keys;
+use crate::config::ech_keys::{self, KeyFilesError};
 use crate::ech;
-use crate::server_name::Pattern;
+use crate::server_name::{Pattern, ServerName};
 
 #[derive(Args, Debug)]
 pub(super) struct Options {
@@ -38,8 +38,10 @@ pub(super) fn run(options: &Options) -> ExitCode {
             return Exit::Usage.into();
         }
     };
-    let Some(id) = unused_id(options.out.as_deref()) else {
-        return failed("the keys in this directory use all 256 values of config_id; remove old ones");
+    let id = match unused_id(options.out.as_deref()) {
+        Ok(Some(id)) => id,
+        Ok(None) => return failed("the keys in this directory use all 256 values of config_id; remove old ones"),
+        Err(error) => return failed(error),
     };
     let key = match ech::generate(id, options.maximum_name_length, &public_name) {
         Ok(key) => key,
@@ -54,6 +56,12 @@ pub(super) fn run(options: &Options) -> ExitCode {
     match write(out, &key.pem) {
         Ok(()) => {
             println!("{}: config_id {id}, public name {public_name}", out.display());
+            if !ech_keys::is_key_file(out) {
+                eprintln!(
+                    "snigate: warning: in a directory that `ech.keys` names, only files `*.pem` and `*.ech` are read; rename \
+                     this one, or name the file itself"
+                );
+            }
             ExitCode::SUCCESS
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -71,17 +79,21 @@ fn public_name(text: &str) -> Result<Box<str>, String> {
             name => Ok(name.into()),
         },
         Ok(_) => Err(format!("`{}` is a pattern; one DNS name is needed", text.escape_debug())),
-        Err(error) => Err(format!("`{}` is not a valid DNS name: {error}", text.escape_debug())),
+        Err(error) => {
+            // What is said of a wrong name in a routing file does not fit here.
+            let error = text.parse::<ServerName>().map_or_else(|error| error.to_string(), |_| error.to_string());
+            Err(format!("`{}` is not a valid DNS name: {error}", text.escape_debug()))
+        }
     }
 }
 
-/// A config_id that no key beside `out` has; any, if the key is printed. Files that are not keys have none.
-fn unused_id(out: Option<&Path>) -> Option<u8> {
+/// A config_id that no key beside `out` has; any, if the key is printed. Files that are not keys have none. `None`: all
+/// are used.
+fn unused_id(out: Option<&Path>) -> Result<Option<u8>, KeyFilesError> {
     let beside = out.map(|out| out.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new(".")));
-    let keys = beside.and_then(|directory| ech_keys::read(&[directory.to_path_buf()]).ok()).unwrap_or_default().keys;
-    let used = |id: &u8| keys.iter().any(|key| key.config.id == *id);
+    let used = beside.map(ech_keys::ids_in).transpose()?.unwrap_or_default();
     let first = fastrand::u8(..);
-    (0..=u8::MAX).map(|offset| first.wrapping_add(offset)).find(|id| !used(id))
+    Ok((0..=u8::MAX).map(|offset| first.wrapping_add(offset)).find(|id| !used.contains(id)))
 }
 
 /// The file gets its name when it is complete: a reload that happens meanwhile must not see half of it.
@@ -105,6 +117,8 @@ fn write(out: &Path, pem: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -112,7 +126,8 @@ mod tests {
         assert_eq!(public_name("Public.Example.com").as_deref(), Ok("public.example.com"));
         assert_eq!(public_name("b\u{fc}cher.example").as_deref(), Ok("xn--bcher-kva.example"));
         for wrong in ["*.example.com", "192.0.2.1", "", "a b", "a_b.example", "https://example.com", "*", "::1"] {
-            assert!(public_name(wrong).is_err(), "{wrong}");
+            let error = public_name(wrong).expect_err(wrong);
+            assert!(!error.contains("YAML"), "{error}");
         }
     }
 
@@ -124,9 +139,13 @@ mod tests {
             let key = ech::generate(id, 0, "a.example").expect("a key");
             write(&directory.path().join(format!("{id}.pem")), &key.pem).expect("written");
         }
-        assert_eq!(unused_id(Some(&directory.path().join("new.pem"))), Some(keep));
+        // A file that does not keep its secret has an id all the same.
+        let open = directory.path().join(format!("{}.pem", keep.wrapping_add(1)));
+        fs::set_permissions(open, fs::Permissions::from_mode(0o644)).expect("changed");
+        let unused = || unused_id(Some(&directory.path().join("new.pem"))).expect("read");
+        assert_eq!(unused(), Some(keep));
         let last = ech::generate(keep, 0, "a.example").expect("a key");
         write(&directory.path().join("last.ech"), &last.pem).expect("written");
-        assert_eq!(unused_id(Some(&directory.path().join("new.pem"))), None);
+        assert_eq!(unused(), None);
     }
 }

@@ -44,21 +44,31 @@ pub(super) fn config(text: &str, file: &Path, problems: &mut Problems) -> (Optio
     parsed
 }
 
-/// Reads only the `admin` section of `text`. `None`: there is no tree, or the section has errors; `problems` has them.
-pub(super) fn admin(text: &str, file: &Path, problems: &mut Problems) -> Option<AdminSection> {
+/// Why there is no [`AdminSection`].
+pub(super) enum NoAdmin {
+    /// The text has no tree of keys.
+    Tree(Problems),
+    /// The section has errors.
+    Section(Problems),
+}
+
+/// Reads only the `admin` section of `text`.
+pub(super) fn admin(text: &str, file: &Path) -> Result<AdminSection, NoAdmin> {
+    let mut problems = Problems::default();
     let mut texts = Texts { files: Vec::new(), patterns: Vec::new(), hash: files::Hash::default() };
     let file: Arc<Path> = file.into();
-    let node = texts.tree(text, &file, problems)?;
+    let Some(node) = texts.tree(text, &file, &mut problems) else { return Err(NoAdmin::Tree(problems)) };
     let reading = Reading::default();
     let top = Cursor::new(&node, &file, &reading);
-    let section = AdminSection { admin: top.section("admin"), token_file: settings::token_file(&top) };
+    let token_file = settings::token_file(&top);
+    let section = AdminSection { admin: top.section("admin"), token_file, unreadable: None };
     // Those of the tree are variables of the environment that are not set here, wherever they stand.
     let of_admin = |problem: &&Problem| problem.path == "admin" || problem.path.starts_with("admin.");
     let reported = reading.problems.take();
     let wrong: Vec<Problem> = problems.iter().filter(of_admin).chain(reported.iter()).cloned().collect();
-    *problems = Problems::default();
+    let mut problems = Problems::default();
     wrong.into_iter().for_each(|problem| problems.push(problem));
-    (problems.errors() == 0).then_some(section)
+    if problems.errors() == 0 { Ok(section) } else { Err(NoAdmin::Section(problems)) }
 }
 
 fn with_included(node: &Node<'_>, main: &Arc<Path>, mut texts: Texts, reading: &Reading) -> (Option<Config>, Sources) {
@@ -209,7 +219,13 @@ fn include(top: &Cursor<'_>, texts: &mut Texts) -> Vec<(Arc<Path>, String)> {
             }
             if seen.insert(path.clone()) {
                 let file: Arc<Path> = path.into();
-                let text = files::read(&file, &mut cursor.reading.problems.borrow_mut());
+                let text = match files::bytes(&file, files::MAX_FILE_BYTES) {
+                    Ok(bytes) => files::decode(bytes, &At::top(&file), &mut cursor.reading.problems.borrow_mut()),
+                    Err(error) => {
+                        cursor.error(format_args!("`{}`: {error}", file.display()));
+                        None
+                    }
+                };
                 included.extend(text.map(|text| (file, text)));
             }
         }

@@ -23,6 +23,7 @@ pub(super) fn find(text: &str, line: usize, parser_said: &str) -> Option<(Spot, 
             let in_flow = FLOW_WORDS.iter().any(|words| parser_said.contains(words));
             in_flow.then(|| unclosed(&lines)).flatten()
         })
+        .or_else(|| second_colon(&lines, parser_said))
         .or_else(|| indentation(&lines, parser_said))
 }
 
@@ -161,6 +162,20 @@ fn unclosed(lines: &[&str]) -> Option<(Spot, String)> {
     let (spot, bracket) = open.pop()?;
     let end = if bracket == '[' { ']' } else { '}' };
     Some((spot, format!("this `{bracket}` is not closed; a `{end}` is missing")))
+}
+
+/// `pool: shop: x`
+fn second_colon(lines: &[&str], parser_said: &str) -> Option<(Spot, String)> {
+    if !parser_said.contains("mapping values") {
+        return None;
+    }
+    let (index, line) = lines.iter().enumerate().next_back()?;
+    let plain = line.split(" #").next()?;
+    let (key, value) = plain.split_once(": ")?;
+    let value = value.trim();
+    let second = !value.starts_with(['"', '\'', '[', '{']) && (value.contains(": ") || value.ends_with(':'));
+    let column = key.chars().count() + 2;
+    second.then(|| (spot(index, column), "a second `: ` in the value; put the value in quotes".to_owned()))
 }
 
 fn indentation(lines: &[&str], parser_said: &str) -> Option<(Spot, String)> {

@@ -221,16 +221,17 @@ impl IntoResponse for Denied {
     }
 }
 
+/// The refusal of a change that comes without token and not through the unix socket.
+pub(crate) const NEEDS_PROOF: &str = "changes need a token (set `admin.token_file`, send `Authorization: Bearer TOKEN`) or a \
+     unix socket (`admin.bind: unix:/run/snigate/admin.sock`)";
+
 impl std::fmt::Display for Denied {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Never => "`admin.allow_control` is `never`: nothing can be changed here",
             Self::WrongToken => "this is not the token of `admin.token_file`",
             Self::NeedsToken => "the token of `admin.token_file` is needed: `Authorization: Bearer TOKEN`",
-            Self::NeedsProof => {
-                "changes need a token (set `admin.token_file`, send `Authorization: Bearer TOKEN`) or a unix socket \
-                 (`admin.bind: unix:/run/snigate/admin.sock`)"
-            }
+            Self::NeedsProof => NEEDS_PROOF,
             Self::NeedsHeader => {
                 "changes through the unix socket need a header that no web page sends by itself: add `X-Snigate-Control: 1`"
             }

@@ -183,6 +183,16 @@ pub(crate) struct ConnectionsQuery {
     pub all: bool,
 }
 
+impl ConnectionsQuery {
+    /// A filter without a value, such as an empty `q`, which every connection matches.
+    fn blank(&self) -> Option<&'static str> {
+        let Self { listener, route, pool, backend, name, q, .. } = self;
+        [("listener", listener), ("route", route), ("pool", pool), ("backend", backend), ("name", name), ("q", q)]
+            .into_iter()
+            .find_map(|(key, value)| value.as_ref().is_some_and(|value| value.trim().is_empty()).then_some(key))
+    }
+}
+
 pub(super) async fn connections(
     State(app): State<Arc<App>>,
     query: Result<Query<ConnectionsQuery>, QueryRejection>,
@@ -220,6 +230,12 @@ pub(super) async fn end_connections(
         return error(StatusCode::BAD_REQUEST, "`sort`, `offset`, `limit` and `after` are for GET");
     };
     let given = ConnectionsQuery { all: false, ..query };
+    if let Some(key) = given.blank() {
+        return bad_parameter(
+            key,
+            &format!("`{key}` is empty: give it a value, or `all=true` alone to end every connection"),
+        );
+    }
     if all != (given == ConnectionsQuery::default()) {
         return error(StatusCode::BAD_REQUEST, "give a filter, or `all=true` alone to end every connection");
     }

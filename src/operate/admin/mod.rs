@@ -31,7 +31,7 @@ use axum::routing::{delete, get, post, put};
 use axum::{Extension, Router};
 use serde::Serialize;
 
-pub(crate) use self::access::{Access, Allow, Peer};
+pub(crate) use self::access::{Access, Allow, NEEDS_PROOF, Peer};
 use self::answers::Answers;
 pub(crate) use self::api::{ConnectionsQuery, ExplainQuery};
 use self::clients::Clients;

@@ -146,6 +146,10 @@ impl Endpoint {
             // A parameter is absent instead.
             let mut schema = without_null(schema.clone());
             let description = schema.as_object_mut().and_then(|schema| schema.remove("description"));
+            if self.method == "delete" && schema == json!({ "type": "string" }) {
+                // A blank one would match everything.
+                schema = json!({ "type": "string", "minLength": 1, "pattern": "\\S" });
+            }
             parameters.push(json!({
                 "name": name,
                 "in": "query",

@@ -146,23 +146,24 @@ fn listeners_table(listeners: &[Listener]) -> Table<'static> {
 }
 
 /// The columns of the pools, most important first, with the width of the screen from which they are shown.
-const COLUMNS: [(&str, Constraint, u16); 10] = [
+const COLUMNS: [(&str, Constraint, u16); 11] = [
     ("POOL", Constraint::Fill(2), 0),
     ("STATE", Constraint::Length(11), 0),
     ("SINCE", Constraint::Length(11), 0),
     ("OPEN", Constraint::Length(6), 0),
     ("NEW", Constraint::Length(8), 0),
     ("CONNECT 50/99%", Constraint::Length(16), 100),
+    ("FIRST BYTE 50/99%", Constraint::Length(18), 200),
     ("WEIGHT", Constraint::Length(10), 110),
     ("CERTIFICATE", Constraint::Length(12), 120),
     ("15 MINUTES", Constraint::Length(45), 180),
     ("WHY", Constraint::Fill(3), 0),
 ];
-const NUMBERS: [usize; 6] = [2, 3, 4, 5, 6, 7];
+const NUMBERS: [usize; 7] = [2, 3, 4, 5, 6, 7, 8];
 
 fn pools_table(model: &Model, status: &Status, width: u16) -> Table<'static> {
     let shown = |least: u16| width >= least;
-    let visible = |cells: [Cell<'static>; 10]| {
+    let visible = |cells: [Cell<'static>; 11]| {
         let cells = cells.into_iter().zip(COLUMNS).filter(move |(_, (_, _, least))| shown(*least));
         Row::new(cells.map(|(cell, _)| cell).collect::<Vec<_>>())
     };
@@ -180,7 +181,7 @@ fn pools_table(model: &Model, status: &Status, width: u16) -> Table<'static> {
     Table::new(all.map(visible), widths).header(visible(heads)).row_highlight_style(SELECTED)
 }
 
-fn pool_cells(status: &Status, pool: &Pool) -> [Cell<'static>; 10] {
+fn pool_cells(status: &Status, pool: &Pool) -> [Cell<'static>; 11] {
     let state = pool.state.as_deref().unwrap_or_default();
     let queue = pool.queue.filter(|queue| queue.waiting > 0);
     let queue = queue.map(|queue| format!("{} of {} wait in the queue", queue.waiting, queue.size));
@@ -193,6 +194,7 @@ fn pool_cells(status: &Status, pool: &Pool) -> [Cell<'static>; 10] {
         number(pool.active.unwrap_or_default().to_string()),
         number(pool.per_second.map(rate).unwrap_or_default()),
         number(quantiles(pool.connect_ms)),
+        number(quantiles(pool.first_byte_ms)),
         Cell::default(),
         Cell::default(),
         Cell::default(),
@@ -200,7 +202,7 @@ fn pool_cells(status: &Status, pool: &Pool) -> [Cell<'static>; 10] {
     ]
 }
 
-fn backend_cells(model: &Model, status: &Status, pool: &Pool, backend: &Backend) -> [Cell<'static>; 10] {
+fn backend_cells(model: &Model, status: &Status, pool: &Pool, backend: &Backend) -> [Cell<'static>; 11] {
     let state = &*backend.state;
     let name = if backend.name.is_empty() { &backend.address } else { &backend.name };
     let expires = backend.certificate.as_ref().and_then(|certificate| status.until(certificate.expires.as_deref()));
@@ -215,6 +217,7 @@ fn backend_cells(model: &Model, status: &Status, pool: &Pool, backend: &Backend)
         number(backend.active.to_string()),
         number(backend.per_second.map(rate).unwrap_or_default()),
         number(quantiles(backend.connect_ms)),
+        number(quantiles(backend.first_byte_ms)),
         number(weight),
         number(expires.unwrap_or_default()),
         Cell::new(Span::styled(history.map(|values| bars(values)).unwrap_or_default(), GOOD)),
