@@ -772,3 +772,14 @@ fn the_documented_examples_are_real() {
     }
     assert_eq!(examples, 9);
 }
+
+/// `snigate schema | head -1`
+#[test]
+fn a_reader_that_has_enough_is_no_error_to_tell() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_snigate"));
+    let ended = command.arg("schema").stdout(writer).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let ended = ended.wait_with_output().unwrap();
+    assert_eq!((ended.status.code(), &*ended.stderr), (Some(1), &b""[..]));
+}
