@@ -146,7 +146,7 @@ impl Endpoint {
             // A parameter is absent instead.
             let mut schema = without_null(schema.clone());
             let description = schema.as_object_mut().and_then(|schema| schema.remove("description"));
-            if self.method == "delete" && schema == json!({ "type": "string" }) {
+            if self.method == "delete" && schema["type"] == "string" {
                 // A blank one would match everything.
                 schema = json!({ "type": "string", "minLength": 1, "pattern": "\\S" });
             }
@@ -248,6 +248,9 @@ mod tests {
         let parameters = &document["paths"]["/api/v1/routes"]["get"]["parameters"];
         let names: Vec<_> = parameters.as_array().expect("a list").iter().map(|of| of["name"].as_str()).collect();
         assert_eq!(names.len(), 5, "{parameters}");
+        let filters = document["paths"]["/api/v1/connections"]["delete"]["parameters"].as_array().expect("a list");
+        let not_blank = json!({ "type": "string", "minLength": 1, "pattern": "\\S" });
+        assert_eq!(filters.iter().filter(|of| of["schema"] == not_blank).count(), 6, "{filters:?}");
         let explain = &document["paths"]["/api/v1/explain"]["get"]["parameters"];
         let required = |name: &str| {
             explain.as_array().expect("a list").iter().any(|of| of["name"] == name && of["required"] == true)
