@@ -727,6 +727,17 @@ pools:
 "#;
 
 #[test]
+fn what_containers_may_add_is_mentioned() {
+    let file = "listeners: [{ name: l, bind: \"127.0.0.1:1\" }]\ndocker: { allow: [\"**.example.com\"] }\n";
+    let desk = Desk::with(&[("docker.yaml", file)]);
+    let note = "containers may add routes for names that `docker.allow` covers";
+    let checked = format!("docker.yaml: ok, 0 routes, 0 pools ({note})\n");
+    desk.run(&["check", "docker.yaml"]).says(0, &checked, "");
+    let explained = desk.run(&["explain", "a.example.com", "docker.yaml"]);
+    assert_eq!(explained.stderr, format!("snigate: note: {note}; ask the running snigate with --admin\n"));
+}
+
+#[test]
 fn strict_fails_on_warnings_and_init_overwrites_nothing() {
     let desk = Desk::with(&[]);
     let arguments = ["init", "a.test=10.0.0.1:443", "b.test=10.0.0.2:443,10.0.0.3:443", "--output", "made.yaml"];

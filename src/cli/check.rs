@@ -93,6 +93,9 @@ fn text(
             let routes = counted(config.routes.len(), "route");
             let pools = counted(config.pools.len(), "pool");
             write!(out, "ok, {routes}, {pools}")?;
+            if config.docker.is_some() {
+                write!(out, " (containers may add routes for names that `docker.allow` covers)")?;
+            }
         }
     }
     match problems.warnings() {

@@ -95,7 +95,14 @@ fn verdict(explanation: &Explanation, expected: Option<&str>) -> ExitCode {
 }
 
 fn from_file(options: &Options, config: Option<PathBuf>) -> Result<Explanation, ExitCode> {
-    let snapshot = offline(load(&config_file(config)?)?);
+    let loaded = load(&config_file(config)?)?;
+    if loaded.config.docker.is_some() {
+        eprintln!(
+            "snigate: note: containers may add routes for names that `docker.allow` covers; ask the running snigate with \
+             --admin"
+        );
+    }
+    let snapshot = offline(loaded);
     let Options { name, alpn, source, listener, ech, .. } = options.clone();
     let form = if ech { NameForm::Encrypted } else { NameForm::Clear };
     explain(&snapshot, &Question { name, alpn, source, listener, form }).map_err(|error| {

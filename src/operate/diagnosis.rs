@@ -261,7 +261,10 @@ fn of_container(container: &ContainerStatus) -> Option<Problem> {
         more => format!(" (and {more} more)"),
     };
     let message = format!("container {} {what}: {}: {}{more}", container.name, first.label, first.message);
-    let cure = "Correct the label and create the container again; labels cannot change while it exists.";
+    let cure = match first.label.starts_with("snigate.") {
+        true => "Correct the label and create the container again; labels cannot change while it exists.",
+        false => "Correct what the engine says of it, or create it again; it is looked at again every minute.",
+    };
     Some(Problem {
         pool: container.pool.clone(),
         ..problem(ProblemKind::ContainerLabels, Severity::Warning, message, cure)

@@ -26,6 +26,8 @@ struct Inner {
     containers: Mutex<BTreeMap<String, Value>>,
     listed: AtomicUsize,
     answer: Mutex<Answer>,
+    /// What is answered to inspections of these, in place of the truth; nothing at all if it is empty.
+    inspections: Mutex<BTreeMap<String, Vec<u8>>>,
     following: Mutex<Vec<UnixStream>>,
     open: Mutex<Vec<UnixStream>>,
 }
@@ -134,6 +136,11 @@ impl Engine {
         self.event("container", action, &id);
     }
 
+    /// Answers inspections of this container with `bytes` from now on; if there are none, not at all.
+    pub fn inspects_as(&self, container: &Container, bytes: &[u8]) {
+        self.inner.inspections.lock().unwrap().insert(container.id(), bytes.to_vec());
+    }
+
     /// Removes it, and sends the event.
     pub fn remove(&self, container: &Container) {
         self.inner.containers().remove(&container.id());
@@ -194,6 +201,14 @@ impl Inner {
                 return;
             }
         }
+        let instead = self.inspections.lock().unwrap().get(inspected_id(&path)).cloned();
+        if let Some(bytes) = instead {
+            if bytes.is_empty() {
+                let _ = stream.read(&mut [0]);
+            }
+            let _ = stream.write_all(&bytes);
+            return;
+        }
         let (status, body) = self.answer_to(&path);
         let head = format!(
             "HTTP/1.1 {status}\r\nApi-Version: 1.47\r\nContent-Type: application/json\r\nServer: Docker/27.5.1 (linux)\r\n"
@@ -211,7 +226,7 @@ impl Inner {
         if path == "/version" {
             return ("200 OK", json!({ "Version": "27.5.1", "ApiVersion": "1.47", "Os": "linux" }).to_string());
         }
-        let id = path.strip_prefix("/containers/").and_then(|path| path.strip_suffix("/json")).unwrap_or_default();
+        let id = inspected_id(path);
         match containers.get(id) {
             Some(container) => ("200 OK", container.to_string()),
             None => ("404 Not Found", json!({ "message": format!("No such container: {id}") }).to_string()),
@@ -229,6 +244,10 @@ fn requested(stream: &mut UnixStream) -> Option<String> {
     }
     let head = String::from_utf8(head).ok()?;
     head.strip_prefix("GET ")?.split(' ').next().map(str::to_owned)
+}
+
+fn inspected_id(path: &str) -> &str {
+    path.strip_prefix("/containers/").and_then(|path| path.strip_suffix("/json")).unwrap_or_default()
 }
 
 fn listed(inspected: &Value) -> Value {

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Request, Response, StatusCode, header};
@@ -17,8 +17,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::container::{Container, Inspected, Listed};
-use super::error::{ApiError, PATIENCE};
+use super::container::{Container, Inspected, Listed, MOST_CONTAINER_BYTES};
+use super::error::{ApiError, INSPECT_PATIENCE, PATIENCE};
 use super::events::{Connection, Events};
 use super::labels::SNI;
 
@@ -44,8 +44,7 @@ struct Version {
 /// As for any request.
 pub(crate) async fn ping(socket: PathBuf, limit: Duration) -> Result<String, ApiError> {
     let api = Api::new(socket);
-    let asked = timeout(limit, api.get::<Version>("/version", MOST_CONTAINER_BYTES)).await;
-    let Version { version, api_version } = asked.map_err(|_elapsed| ApiError::TimedOut)??;
+    let Version { version, api_version } = api.get("/version", MOST_CONTAINER_BYTES, limit).await?;
     Ok(format!("version {version}, API {api_version}"))
 }
 
@@ -57,7 +56,7 @@ impl Api {
     /// All containers with a label for names, running or not; the oldest first, and of very many only those.
     pub(super) async fn list(&self) -> Result<Vec<Listed>, ApiError> {
         let path = format!("/containers/json?all=true&filters={}", encoded(&format!(r#"{{"label":["{SNI}"]}}"#)));
-        let mut listed: Vec<Listed> = self.get(&path, MOST_LIST_BYTES).await?;
+        let mut listed: Vec<Listed> = self.get(&path, MOST_LIST_BYTES, PATIENCE).await?;
         // It becomes part of a path.
         let is_identity = |id: &str| (1..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_hexdigit());
         listed.retain(|one| is_identity(&one.id));
@@ -68,7 +67,8 @@ impl Api {
 
     /// `None`: it is gone by now.
     pub(super) async fn inspect(&self, listed: &Listed) -> Result<Option<Container>, ApiError> {
-        match self.get::<Inspected>(&format!("/containers/{}/json", listed.id), MOST_CONTAINER_BYTES).await {
+        let path = format!("/containers/{}/json", listed.id);
+        match self.get::<Inspected>(&path, MOST_CONTAINER_BYTES, INSPECT_PATIENCE).await {
             Ok(inspected) => Ok(Some(Container::new(listed, inspected))),
             Err(ApiError::Status { status: StatusCode::NOT_FOUND, .. }) => Ok(None),
             Err(error) => Err(error),
@@ -79,18 +79,21 @@ impl Api {
     pub(super) async fn events(&self) -> Result<Events, ApiError> {
         let path = format!("/events?filters={}", encoded(r#"{"type":["container","network"]}"#));
         let (response, connection) =
-            timeout(PATIENCE, self.open(&path)).await.map_err(|_elapsed| ApiError::TimedOut)??;
+            timeout(PATIENCE, self.open(&path)).await.map_err(|_elapsed| ApiError::TimedOut(PATIENCE))??;
         Ok(Events::new(response.into_body(), connection))
     }
 
-    async fn get<T: DeserializeOwned>(&self, path: &str, most: usize) -> Result<T, ApiError> {
+    async fn get<T: DeserializeOwned>(&self, path: &str, most: usize, limit: Duration) -> Result<T, ApiError> {
         let read = async {
             let (response, _connection) = self.open(path).await?;
             let body = Limited::new(response.into_body(), most).collect().await;
-            let body = body.map_err(|error| ApiError::Body { most, error })?.to_bytes();
-            serde_json::from_slice(&body).map_err(ApiError::Json)
+            let body = body.map_err(|error| match error.is::<LengthLimitError>() {
+                true => ApiError::TooLarge { most },
+                false => ApiError::Incomplete(error),
+            });
+            serde_json::from_slice(&body?.to_bytes()).map_err(ApiError::Json)
         };
-        timeout(PATIENCE, read).await.map_err(|_elapsed| ApiError::TimedOut)?
+        timeout(limit, read).await.map_err(|_elapsed| ApiError::TimedOut(limit))?
     }
 
     /// Sends a request, and reads the head of an answer that is a success.
@@ -127,6 +130,4 @@ fn encoded(filters: &str) -> String {
 }
 
 const MOST_LIST_BYTES: usize = 16 << 20;
-/// Docker itself allows labels and environment of a container to be large.
-const MOST_CONTAINER_BYTES: usize = 1 << 20;
 const MOST_MESSAGE_BYTES: usize = 64 << 10;

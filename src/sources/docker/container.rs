@@ -12,6 +12,8 @@ use std::net::IpAddr;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use super::error::ApiError;
+
 /// A container with our labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Container {
@@ -29,6 +31,8 @@ pub(crate) struct Container {
     pub networks: BTreeMap<String, Vec<IpAddr>>,
     /// Such as `bridge`, `host`, `container:ID`.
     pub network_mode: String,
+    /// Why the engine's answer about it cannot be used; then only its identity, name and age are known.
+    pub unreadable: Option<String>,
 }
 
 /// Whether a container may get connections.
@@ -47,6 +51,8 @@ pub(super) struct Listed {
     pub id: String,
     #[serde(default)]
     pub created: i64,
+    #[serde(default)]
+    pub names: Option<Vec<String>>,
 }
 
 /// The answer of `GET /containers/ID/json`.
@@ -126,7 +132,16 @@ impl Container {
             exposed: exposed.keys().filter_map(tcp).filter(|port| *port != 0).take(MOST_PORTS).collect(),
             networks: networks.into_iter().take(MOST_NETWORKS).map(|(name, at)| (name, addresses(at))).collect(),
             network_mode: host_config.and_then(|host| host.network_mode).unwrap_or_default(),
+            unreadable: None,
         }
+    }
+
+    /// One that is known from the list alone.
+    pub(super) fn unreadable(listed: &Listed, error: &ApiError) -> Self {
+        let why = crate::telemetry::readable(&error.to_string(), MOST_WHY_CHARACTERS);
+        let name = listed.names.iter().flatten().next().map_or("", |name| name.trim_start_matches('/'));
+        let (id, name, created) = (listed.id.clone(), shown(name, &listed.id), listed.created);
+        Self { id, name, created, unreadable: Some(why), ..Self::default() }
     }
 
     /// As `docker ps` shows it.
@@ -186,9 +201,12 @@ fn addresses(endpoint: Option<Endpoint>) -> Vec<IpAddr> {
 pub(super) const PREFIX: &str = "snigate.";
 pub(super) const COMPOSE_PROJECT: &str = "com.docker.compose.project";
 pub(super) const COMPOSE_SERVICE: &str = "com.docker.compose.service";
+/// Of the answer about one. Docker itself allows labels and environment of a container to be large.
+pub(super) const MOST_CONTAINER_BYTES: usize = 1 << 20;
 /// Of one label.
 pub(super) const MOST_LABEL_BYTES: usize = 4096;
 const MOST_LABELS: usize = 32;
 const MOST_NAME_BYTES: usize = 128;
+const MOST_WHY_CHARACTERS: usize = 300;
 const MOST_PORTS: usize = 64;
 const MOST_NETWORKS: usize = 64;

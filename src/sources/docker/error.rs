@@ -15,31 +15,21 @@ use hyper::StatusCode;
 #[derive(Debug)]
 pub(crate) enum ApiError {
     /// The socket cannot be connected to.
-    Connect {
-        socket: PathBuf,
-        error: io::Error,
-    },
+    Connect { socket: PathBuf, error: io::Error },
     /// What answers does not speak HTTP, or stopped in the middle.
     Http(hyper::Error),
     /// The request was refused; `said` is the engine's own message, if there is one.
-    Status {
-        status: StatusCode,
-        said: String,
-    },
-    /// The body ended early, or is larger than `most` bytes.
-    Body {
-        most: usize,
-        error: Box<dyn Error + Send + Sync>,
-    },
+    Status { status: StatusCode, said: String },
+    /// The body ended early.
+    Incomplete(Box<dyn Error + Send + Sync>),
+    /// The body is larger than `most` bytes.
+    TooLarge { most: usize },
     /// The body is not what was asked for.
     Json(serde_json::Error),
-    /// One event is longer than `most` bytes.
-    LongEvent {
-        most: usize,
-    },
     /// The engine closed the stream of events.
     EventsEnded,
-    TimedOut,
+    /// There was no complete answer within this time.
+    TimedOut(Duration),
 }
 
 impl fmt::Display for ApiError {
@@ -63,16 +53,38 @@ impl fmt::Display for ApiError {
             Self::Http(error) => write!(f, "the answer is not HTTP, or incomplete: {error}"),
             Self::Status { status, said } if said.is_empty() => write!(f, "the answer is {status}"),
             Self::Status { status, said } => write!(f, "the answer is {status}: {said}"),
-            Self::Body { most, error } => write!(f, "the answer is incomplete, or has more than {most} bytes: {error}"),
+            Self::Incomplete(error) => write!(f, "the answer is incomplete: {error}"),
+            Self::TooLarge { most } => write!(
+                f,
+                "the answer has more than {most} bytes; shorten the labels and variables of containers, or remove some \
+                 containers"
+            ),
             Self::Json(error) => write!(f, "the answer is not the expected JSON: {error}"),
-            Self::LongEvent { most } => write!(f, "an event has more than {most} bytes"),
             Self::EventsEnded => f.write_str("the engine has ended the stream of events"),
-            Self::TimedOut => write!(f, "there was no complete answer within {} s", PATIENCE.as_secs()),
+            Self::TimedOut(limit) => write!(f, "there was no complete answer within {} s", limit.as_secs_f32()),
         }
     }
 }
 
 impl Error for ApiError {}
 
+impl ApiError {
+    /// Whether, as the answer to an inspection, it may be about that container alone: the engine has answered, or is slow.
+    pub(super) fn is_of_one_container(&self) -> bool {
+        matches!(self, Self::Status { .. } | Self::TooLarge { .. } | Self::Json(_) | Self::TimedOut(_))
+    }
+
+    /// Whether it says nothing about the container, and may pass.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Status { status, .. } => status.is_server_error(),
+            Self::TimedOut(_) => true,
+            _ => false,
+        }
+    }
+}
+
 /// For one request.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// For one container: less, since the others wait for it.
+pub(super) const INSPECT_PATIENCE: Duration = Duration::from_secs(3);

@@ -159,11 +159,12 @@ impl Containers {
         let text = error.to_string();
         if state.error.as_ref() != Some(&text) {
             let socket = state.settings.as_ref().map(|settings| settings.socket.to_string());
+            let kept = if state.seen.is_some() { "stay as they are" } else { "are missing until it can" };
             tracing::warn!(
                 event = "docker_lost",
                 socket,
                 error = text,
-                "the Docker API cannot be read: the routes of containers stay as they are"
+                "the Docker API cannot be read: the routes of containers {kept}"
             );
         }
         if state.error.replace(text).is_none() {

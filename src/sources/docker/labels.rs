@@ -25,7 +25,7 @@ pub(super) struct Wish {
 /// What is wrong with a container, and how to mend it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mistake {
-    /// The label, such as `snigate.port`.
+    /// The label, such as `snigate.port`; [`INSPECT`] if they are not known.
     pub label: String,
     pub message: String,
 }
@@ -34,6 +34,11 @@ impl Wish {
     /// # Errors
     /// The first label that cannot be used, or is missing.
     pub(super) fn of(container: &Container, settings: &Docker) -> Result<Self, Mistake> {
+        if let Some(why) = &container.unreadable {
+            let message =
+                format!("the engine's answer cannot be used: {why}; see what `docker inspect {}` says", container.name);
+            return mistake(INSPECT, message);
+        }
         let labels = Labels(container);
         labels.check_all()?;
         let patterns = labels.patterns(settings)?;
@@ -246,6 +251,8 @@ pub(super) const POOL: &str = "snigate.pool";
 const NETWORK: &str = "snigate.network";
 const WEIGHT: &str = "snigate.weight";
 pub(super) const SEND_PROXY_PROTOCOL: &str = "snigate.send_proxy_protocol";
+/// In place of a label, for a container whose labels cannot be read.
+const INSPECT: &str = "inspect";
 const KNOWN: [&str; 6] = [SNI, PORT, POOL, NETWORK, WEIGHT, SEND_PROXY_PROTOCOL];
 const MOST_PATTERNS: usize = 64;
 const MOST_POOL_BYTES: usize = 63;

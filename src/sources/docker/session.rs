@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::api::Api;
-use super::container::Container;
+use super::container::{Container, Listed};
 use super::error::ApiError;
 use super::events::Events;
 
@@ -94,20 +94,41 @@ impl Session<'_> {
         listed.truncate(MOST_CONTAINERS);
         let mut before = std::mem::take(&mut self.known);
         let mut containers = Vec::with_capacity(listed.len());
+        let mut slow = 0;
         for one in listed {
             let is_stale = match stale {
                 Stale::All => true,
                 Stale::Some(stale) => stale.contains(&one.id),
             };
-            let container = match before.remove(&one.id).filter(|_| !is_stale) {
-                Some(container) => Some(container),
-                None => self.api.inspect(&one).await?,
+            let container = match before.remove(&one.id) {
+                Some(container) if !is_stale => Some(container),
+                last => self.inspect(&one, last, &mut slow).await?,
             };
             let Some(container) = container else { continue };
             self.known.insert(one.id, container.clone());
             containers.push(container);
         }
         Ok(Seen { containers: containers.into(), beyond })
+    }
+
+    /// An answer that cannot be used leaves out that container, and no other. One that may pass, such as an error within the
+    /// engine, leaves it as it was found `last`. An engine that is too `slow` for several ends the session.
+    async fn inspect(
+        &self,
+        one: &Listed,
+        last: Option<Container>,
+        slow: &mut usize,
+    ) -> Result<Option<Container>, ApiError> {
+        let error = match self.api.inspect(one).await {
+            Err(error) if error.is_of_one_container() => error,
+            answer => return answer,
+        };
+        *slow += usize::from(matches!(error, ApiError::TimedOut(_)));
+        if *slow > MOST_SLOW {
+            return Err(error);
+        }
+        let last = last.filter(|last| error.may_pass() && last.unreadable.is_none());
+        Ok(Some(last.unwrap_or_else(|| Container::unreadable(one, &error))))
     }
 
     /// Waits until something may have changed, and a little longer for what belongs to it. What is `unsettled` is looked at
@@ -153,6 +174,8 @@ impl Stale {
 
 /// Newer ones are left out.
 const MOST_CONTAINERS: usize = 1024;
+/// Containers about which the engine does not answer in time, in one look.
+const MOST_SLOW: usize = 8;
 
 #[cfg(test)]
 #[path = "session/tests.rs"]

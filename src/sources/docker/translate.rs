@@ -14,7 +14,7 @@ use super::container::{Container, State};
 use super::labels::{self, Mistake, Wish};
 use crate::config::Config;
 use crate::server_name::Pattern;
-use crate::settings::{Backend, BackendAddress, Docker, Or, Pool, SendProxyProtocol};
+use crate::settings::{Backend, BackendAddress, Docker, Or, Pool, SendProxyProtocol, SendVersion};
 use crate::sources::{Contribution, FoundRoute, place};
 
 /// The routes of containers, and a report on each container.
@@ -72,8 +72,7 @@ pub(crate) fn translate(
     let mut asking: Vec<Asking<'_>> = sorted.into_iter().map(ask).collect();
     refuse_own(&mut asking, is_ours);
     refuse_taken_pools(&mut asking, file);
-    refuse_other_headers(&mut asking);
-    let winners = winners(&mut asking, file);
+    let winners = grant(&mut asking, file);
     let contribution = contribution(&asking, &winners);
     let reports = asking.into_iter().map(Asking::report).collect();
     Translation { contribution, reports }
@@ -101,48 +100,54 @@ fn refuse_taken_pools(asking: &mut [Asking<'_>], file: &Config) {
     }
 }
 
-/// A pool sends one kind of header; that of its oldest container.
-fn refuse_other_headers(asking: &mut [Asking<'_>]) {
-    let mut first = HashMap::new();
-    for one in asking {
-        let Ok(wish) = &one.wish else { continue };
-        let (header, oldest) =
-            first.entry(wish.pool.clone()).or_insert((wish.send_proxy_protocol, one.container.name.clone()));
-        if *header != wish.send_proxy_protocol {
-            let message =
-                format!("container {oldest} of the same pool has `{}`; all of a pool need the same", header.as_str());
-            one.refuse(labels::SEND_PROXY_PROTOCOL, message);
-        }
-    }
-}
-
-/// For each pattern, the pool that gets it and the container that asked first.
-fn winners<'c>(asking: &mut [Asking<'c>], file: &Config) -> HashMap<Pattern, (String, &'c str)> {
-    let wishes = asking.iter().filter_map(|one| one.wish.as_ref().ok());
-    let wanted: HashSet<Pattern> = wishes.flat_map(|wish| wish.patterns.iter().cloned()).collect();
-    let mut of_the_file: HashMap<&Pattern, String> = HashMap::new();
-    for route in &file.routes {
-        for (pattern, place) in route.patterns.iter().filter(|(pattern, _)| wanted.contains(pattern)) {
-            of_the_file.entry(pattern).or_insert_with(|| format!("route `{}` of the file, at {place}", route.name));
-        }
-    }
+/// Gives out the names, to older containers first. For each pattern: the pool that gets it and the container that asked first.
+///
+/// A pool sends one kind of header, that of the oldest container that gets a name. Others are left out and take no name.
+fn grant<'c>(asking: &mut [Asking<'c>], file: &Config) -> HashMap<Pattern, (String, &'c str)> {
+    let of_the_file = of_the_file(asking, file);
     let mut winners: HashMap<Pattern, (String, &'c str)> = HashMap::new();
+    let mut headers: HashMap<String, (SendVersion, &'c str)> = HashMap::new();
     for one in asking {
-        let Ok(wish) = &mut one.wish else { continue };
-        let (name, pool, lost) = (&*one.container.name, &wish.pool, &mut one.lost);
-        wish.patterns.retain(|pattern| {
-            let by = match of_the_file.get(pattern) {
-                Some(route) => route.clone(),
-                None => match winners.entry(pattern.clone()).or_insert_with(|| (pool.clone(), name)) {
-                    (winner, _) if winner == pool => return true,
-                    (_, container) => format!("the older container {container}"),
-                },
+        let Ok(Wish { patterns, pool, send_proxy_protocol: wanted, .. }) = &mut one.wish else { continue };
+        let name = &*one.container.name;
+        patterns.retain(|pattern| {
+            let by = match (of_the_file.get(pattern), winners.get(pattern)) {
+                (Some(route), _) => route.clone(),
+                (None, Some((winner, container))) if winner != pool => format!("the older container {container}"),
+                _ => return true,
             };
-            lost.push(Mistake { label: labels::SNI.to_owned(), message: format!("`{pattern}` goes to {by}") });
+            one.lost.push(Mistake { label: labels::SNI.to_owned(), message: format!("`{pattern}` goes to {by}") });
             false
         });
+        if patterns.is_empty() {
+            continue;
+        }
+        let (header, oldest) = *headers.entry(pool.clone()).or_insert((*wanted, name));
+        if header != *wanted {
+            let header = header.as_str();
+            let message = format!("container {oldest} of the same pool has `{header}`; all of a pool need the same");
+            one.refuse(labels::SEND_PROXY_PROTOCOL, message);
+            continue;
+        }
+        for pattern in &*patterns {
+            winners.entry(pattern.clone()).or_insert_with(|| (pool.clone(), name));
+        }
     }
     winners
+}
+
+/// The routes of the file that have a pattern that a container asks for.
+fn of_the_file(asking: &[Asking<'_>], file: &Config) -> HashMap<Pattern, String> {
+    let wishes = asking.iter().filter_map(|one| one.wish.as_ref().ok());
+    let wanted: HashSet<&Pattern> = wishes.flat_map(|wish| &wish.patterns).collect();
+    let mut of_the_file = HashMap::new();
+    for route in &file.routes {
+        for (pattern, place) in route.patterns.iter().filter(|(pattern, _)| wanted.contains(pattern)) {
+            let name = || format!("route `{}` of the file, at {place}", route.name);
+            of_the_file.entry(pattern.clone()).or_insert_with(name);
+        }
+    }
+    of_the_file
 }
 
 fn contribution(asking: &[Asking<'_>], winners: &HashMap<Pattern, (String, &str)>) -> Contribution {

@@ -67,7 +67,11 @@ async fn serve(
         }
     } else if head.starts_with("GET /containers/json?all=true&filters=%7B%22label%22%3A%5B%22snigate.sni%22%5D%7D ") {
         lists.fetch_add(1, Ordering::SeqCst);
-        let _ = stream.write_all(json(r#"[{"Id":"c0ffee","Created":7},{"Id":"../x","Created":1}]"#).as_bytes()).await;
+        let _ = stream
+            .write_all(
+                json(r#"[{"Id":"c0ffee","Names":["/the-name"],"Created":7},{"Id":"../x","Created":1}]"#).as_bytes(),
+            )
+            .await;
     } else if head.starts_with("GET /containers/c0ffee/json ") {
         inspections.fetch_add(1, Ordering::SeqCst);
         let _ = stream.write_all(json(inspected).as_bytes()).await;
@@ -150,22 +154,42 @@ async fn all_are_looked_at_again_though_no_event_says_so() {
 }
 
 #[tokio::test]
-async fn what_is_not_the_api_ends_the_session_with_the_reason() {
+async fn an_inspection_that_cannot_be_used_is_reported_and_does_not_end_the_session() {
+    let large: &str = Box::leak(format!("\"{}\"", "x".repeat(2 << 20)).into_boxed_str());
+    let labels = r#"{"State":{"Status":"running"},"Config":{"Labels":["x"]}}"#;
     for (inspected, reason) in [
         ("{", "not the expected JSON"),
         ("[]", "not the expected JSON"),
-        (r#"{"State":{"Status":"running"},"Config":{"Labels":["x"]}}"#, "not the expected JSON"),
+        (r#"{"Name":"/web"}"#, "missing field `State`"),
+        (labels, "not the expected JSON"),
+        (large, "more than 1048576 bytes"),
     ] {
         let engine = Engine::start(inspected);
-        let (_seen, end) = followed(&engine, PACE);
-        let end = timeout(Duration::from_secs(10), end).await.expect("in time").unwrap();
-        assert!(end.contains(reason), "{inspected}: {end}");
+        let (mut seen, _end) = followed(&engine, PACE);
+        for _ in 0..2 {
+            let found = next(&mut seen).await;
+            let [container] = &*found.containers else { panic!("{found:?}") };
+            assert_eq!((container.name.as_str(), container.created), ("the-name", 7));
+            assert!(container.unreadable.as_ref().unwrap().contains(reason), "{reason}: {container:?}");
+            engine.event(r#"{"Type":"container","Action":"start","Actor":{"ID":"c0ffee"}}"#);
+        }
     }
+}
+
+#[tokio::test]
+async fn after_an_event_that_cannot_be_read_all_are_looked_at() {
     let engine = Engine::start(INSPECTED);
-    let (mut seen, end) = followed(&engine, PACE);
+    let (mut seen, _end) = followed(&engine, PACE);
     next(&mut seen).await;
-    engine.event("no JSON");
-    assert!(timeout(Duration::from_secs(10), end).await.expect("in time").unwrap().contains("not the expected JSON"));
+    for (inspections, line) in [(2, "no JSON"), (3, &*"x".repeat(3 << 20))] {
+        engine.event(line);
+        next(&mut seen).await;
+        assert_eq!(engine.inspections.load(Ordering::SeqCst), inspections);
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_the_api_ends_the_session_with_the_reason() {
     let directory = tempfile::tempdir().unwrap();
     let none = follow(&Api::new(directory.path().join("none")), PACE, |_| {}).await.to_string();
     assert!(none.contains("there is no socket"), "{none}");

@@ -142,6 +142,35 @@ fn all_of_a_pool_get_the_same_header() {
 }
 
 #[test]
+fn a_container_that_gets_no_name_decides_nothing_for_its_pool() {
+    let labels = |sni, version| [("sni", sni), ("pool", "shop"), ("send_proxy_protocol", version)];
+    let found = translated(&[
+        container(1, &labels("admin.example.com", "v2")),
+        container(2, &labels("a.example.com", "off")),
+        container(3, &labels("b.example.com", "v1")),
+        container(4, &[("sni", "b.example.com")]),
+    ]);
+    // Nor does one that is left out keep a name from others.
+    let expected = ["b.example.com -> c4@docker [10.0.0.4:443]", "a.example.com -> shop@docker [10.0.0.2:443]"];
+    assert_eq!(routes(&found), expected);
+    assert_eq!(fates(&found), [Fate::LeftOut, Fate::Served, Fate::LeftOut, Fate::Served]);
+    assert!(
+        mistakes(&found)[1].starts_with("c3: snigate.send_proxy_protocol: container c2 of the same pool has `off`")
+    );
+}
+
+#[test]
+fn a_container_that_cannot_be_read_is_left_out_and_named() {
+    let unreadable = Container { unreadable: Some("no `State`".to_owned()), ..container(1, &[]) };
+    let found = translated(&[unreadable, container(2, &[("sni", "a.example.com")])]);
+    assert_eq!(fates(&found), [Fate::LeftOut, Fate::Served]);
+    assert_eq!(
+        mistakes(&found),
+        ["c1: inspect: the engine's answer cannot be used: no `State`; see what `docker inspect c1` says"]
+    );
+}
+
+#[test]
 fn what_is_merged_can_be_taken_apart_again() {
     let file = file();
     let containers = [container(1, &[("sni", "a.example.com")]), down(container(2, &[("sni", "b.example.com")]))];
