@@ -35,6 +35,9 @@ main() {
     fi
 
     forget_this_folder "${target//-/_}" "$target"
+    # The C compiler puts it in place of `__TIME__`, which mimalloc has.
+    SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
+    export SOURCE_DATE_EPOCH
     SNIGATE_REVISION=${SNIGATE_REVISION-$(git rev-parse HEAD 2>/dev/null || echo unknown)} \
         cargo "${verbs[@]}" --locked --release --target "$target" --bin snigate
     # The names of functions, an eighth of its size, are for profilers of one's own build. The list of crates stays.
