@@ -149,30 +149,6 @@ check_compose_monitoring() {
 
 # ---- how it is checked
 
-check() { # WHAT COMMAND…
-    local what=$1
-    shift
-    if "$@" >"$work/said" 2>&1; then
-        passed=$((passed + 1))
-        echo "ok    $what"
-    else
-        failed=$((failed + 1))
-        echo "FAIL  $what"
-        tail -n 20 "$work/said" | sed 's/^/      /'
-    fi
-}
-
-within() { # SECONDS COMMAND…: again and again until it succeeds
-    local until=$((${EPOCHREALTIME/[.,]/} + $1 * 1000000))
-    shift
-    until "$@"; do
-        ((${EPOCHREALTIME/[.,]/} < until)) || return 1
-        sleep 0.05
-    done
-}
-
-refuses() { ! "$@"; }
-
 ask() { # NAME CONTAINER: as a client that trusts the certificate of this container and no other
     in_net curl -sS --max-time 10 --noproxy '*' --cacert "$work/$2/cert.pem" \
         --connect-to "::127.0.0.1:8443" "https://$1.example.test/who"
@@ -376,7 +352,7 @@ work=$(mktemp -d /tmp/snigate-labels.XXXXXX)
 netns=snigate-labels-$$
 engine=
 started=
-passed=0
-failed=0
+# shellcheck source=deploy/e2e/lib/checks.sh
+source "$repository/deploy/e2e/lib/checks.sh"
 
 main "$@"

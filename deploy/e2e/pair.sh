@@ -108,30 +108,6 @@ check_nlb() {
 
 # ---- how it is checked
 
-check() { # WHAT COMMAND…
-    local what=$1
-    shift
-    if "$@" >"$work/said" 2>&1; then
-        passed=$((passed + 1))
-        echo "ok    $what"
-    else
-        failed=$((failed + 1))
-        echo "FAIL  $what"
-        tail -n 20 "$work/said" | sed 's/^/      /'
-    fi
-}
-
-within() { # SECONDS COMMAND…: again and again until it succeeds
-    local until=$((${EPOCHREALTIME/[.,]/} + $1 * 1000000))
-    shift
-    until "$@"; do
-        ((${EPOCHREALTIME/[.,]/} < until)) || return 1
-        sleep 0.05
-    done
-}
-
-is() { [[ $1 == "$2" ]] || { echo "$1, not $2"; return 1; }; }
-
 clients() { # COMMAND…: its answer
     local answer
     echo "$@" >&"${CLIENTS[1]}"
@@ -275,7 +251,7 @@ vip_two=10.77.0.20
 vip_ecmp=10.77.5.10
 vip_nlb=10.77.5.20
 declare -A pids=()
-passed=0
-failed=0
+# shellcheck source=deploy/e2e/lib/checks.sh
+source "$repository/deploy/e2e/lib/checks.sh"
 
 main "$@"
