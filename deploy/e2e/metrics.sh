@@ -64,8 +64,9 @@ is_open_metrics() {
     local accept='Accept: application/openmetrics-text; version=1.0.0'
     curl -fsS --noproxy '*' -D "$work/head" -o "$work/text" -H "$accept" "http://$admin/metrics"
     verdict "the media type" "$(cat "$work/head")" grep -qi '^content-type: application/openmetrics-text; version=1.0.0' "$work/head"
-    if python3 -c 'import prometheus_client' 2>/dev/null; then
-        verdict "prometheus_client reads it" "$work/text" python3 -c 'import sys
+    local python=${SNIGATE_PYTHON-python3}
+    if "$python" -c 'import prometheus_client' 2>/dev/null; then
+        verdict "prometheus_client reads it" "$work/text" "$python" -c 'import sys
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as families
 samples = [sample for family in families(open(sys.argv[1]).read()) for sample in family.samples]
 assert len(samples) > 300 and any(sample.exemplar for sample in samples)' "$work/text"
