@@ -20,6 +20,7 @@ mod man;
 mod output_file;
 mod printable;
 mod progress;
+mod refusals;
 mod reload;
 mod remote;
 mod remote_failure;
@@ -97,6 +98,8 @@ enum Command {
     Top(top::Options),
     /// Lists open connections, or ends some
     Connections(connections::Options),
+    /// Lists the latest clients that the running snigate refused, and the names that no route matches
+    Refusals(refusals::Options),
     /// Makes the running snigate read its routing file again, and shows the result
     Reload(reload::Options),
     /// Takes backends out of service: no new connections; open ones continue
@@ -160,6 +163,7 @@ pub fn main() -> ExitCode {
         Some(Command::Status(options)) => status::run(&options, running(options.target.file.as_ref())),
         Some(Command::Top(options)) => top::run(&options, running(options.target.file.as_ref())),
         Some(Command::Connections(options)) => connections::run(&options, running(None)),
+        Some(Command::Refusals(options)) => refusals::run(&options, running(options.target.file.as_ref())),
         Some(Command::Reload(options)) => reload::run(&options, running(options.target.file.as_ref())),
         Some(Command::Drain(options)) => set_backend::drain(&options, running(None)),
         Some(Command::Down(options)) => set_backend::state(&options, "down", running(None)),
@@ -200,6 +204,7 @@ fn ignores_config(command: &Command) -> Option<&'static str> {
         | Command::Healthcheck(healthcheck::Options { file: Some(_), .. })
         | Command::Status(status::Options { target: Target { file: Some(_), .. }, .. })
         | Command::Top(top::Options { target: Target { file: Some(_), .. }, .. })
+        | Command::Refusals(refusals::Options { target: Target { file: Some(_), .. }, .. })
         | Command::Reload(reload::Options { target: Target { file: Some(_), .. }, .. }) => {
             Some("the routing file is given twice, as an argument and with --config: leave one out")
         }
@@ -226,6 +231,7 @@ fn asks_elsewhere(command: &Command) -> bool {
         Command::Status(status::Options { target: Target { remote, .. }, .. })
         | Command::Top(top::Options { target: Target { remote, .. }, .. })
         | Command::Connections(connections::Options { remote, .. })
+        | Command::Refusals(refusals::Options { target: Target { remote, .. }, .. })
         | Command::Reload(reload::Options { target: Target { remote, .. }, .. })
         | Command::Drain(set_backend::DrainOptions { state: set_backend::StateOptions { remote, .. }, .. })
         | Command::Down(set_backend::StateOptions { remote, .. })

@@ -53,6 +53,8 @@ pub(super) struct Remote {
     token: Option<Token>,
     /// Of the routing file.
     token_file: Option<PathBuf>,
+    /// The routing file that may name other addresses, but cannot be read.
+    guessed: Option<PathBuf>,
 }
 
 impl Remote {
@@ -63,12 +65,18 @@ impl Remote {
     pub(super) fn find(options: &RemoteOptions, file: impl FnOnce() -> Option<PathBuf>) -> Result<Self, Failure> {
         let token = given_token(options.token_file.as_deref())?;
         if let Some(given) = &options.admin {
-            return Ok(Self { addresses: vec![given_address(given)?], file: None, token, token_file: None });
+            return Ok(Self {
+                addresses: vec![given_address(given)?],
+                file: None,
+                token,
+                token_file: None,
+                guessed: None,
+            });
         }
         let Some(file) = file() else {
             // `snigate demo` runs with these, too.
             let addresses = crate::settings::Admin::default().bind.to_vec();
-            return Ok(Self { addresses, file: None, token, token_file: None });
+            return Ok(Self { addresses, file: None, token, token_file: None, guessed: None });
         };
         let section = Config::admin_of(&file);
         let section = section.map_err(|problems| Failure::File { file: file.clone(), problems: Box::new(problems) })?;
@@ -82,8 +90,15 @@ impl Remote {
             let is_off = admin.bind.is_empty();
             return Err(Failure::NoAddress { file, is_off });
         }
-        let is_named = unreadable.is_none_or(|unreadable| !unreadable.is_default);
-        Ok(Self { addresses, file: is_named.then_some(file), token, token_file })
+        let is_named = unreadable.as_ref().is_none_or(|unreadable| !unreadable.is_default);
+        let guessed = unreadable.is_some_and(|unreadable| unreadable.is_guess).then(|| file.clone());
+        Ok(Self { addresses, file: is_named.then_some(file), token, token_file, guessed })
+    }
+
+    /// # Errors
+    /// The routing file cannot be read and may name another address, so a change might reach another process.
+    pub(super) fn is_certain(&self) -> Result<(), Failure> {
+        self.guessed.as_ref().map_or(Ok(()), |file| Err(Failure::Guess(file.clone())))
     }
 
     /// Where it is asked: the first of its addresses.
@@ -120,7 +135,7 @@ impl Remote {
     /// Sends a change; returns the status, a success or one of `accepted`, and the answer.
     ///
     /// # Errors
-    /// As for [`Self::read`], or the change was refused.
+    /// As for [`Self::read`], or the change was refused, or it is not known for certain which process is meant.
     pub(super) fn change(
         &self,
         method: Method,
@@ -129,6 +144,7 @@ impl Remote {
         limit: Duration,
         accepted: &[StatusCode],
     ) -> Result<(StatusCode, Value), Failure> {
+        self.is_certain()?;
         let (address, answer) = match self.exchange(method, path, body, limit) {
             Err(Failure::Status { address, answer, .. }) if accepted.contains(&answer.status) => (address, answer),
             other => other?,

@@ -38,6 +38,8 @@ pub(super) enum Failure {
         /// Otherwise its port is chosen when it starts.
         is_off: bool,
     },
+    /// The routing file cannot be read, and the default address may be that of another process.
+    Guess(PathBuf),
     /// No address accepted a connection, or answered in time.
     NoAnswer {
         failed: Vec<(Address, io::Error)>,
@@ -110,6 +112,12 @@ impl fmt::Display for Failure {
                 f,
                 "in {} the admin server has port 0, so its port is not known; the log says it (`admin_listening`): \
                  use --admin ADDRESS",
+                file.display()
+            ),
+            Self::Guess(file) => write!(
+                f,
+                "nothing was changed: {} does not say which admin address is meant; use --admin ADDRESS, which may be the \
+                 default, 127.0.0.1:9901",
                 file.display()
             ),
             Self::NoAnswer { failed, file } => no_answer(failed, file.as_ref(), f),

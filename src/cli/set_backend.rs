@@ -97,6 +97,7 @@ pub(super) fn drain(options: &DrainOptions, file: impl FnOnce() -> Option<PathBu
 /// Sets the weight of a backend.
 pub(super) fn set_weight(options: &WeightOptions, file: impl FnOnce() -> Option<PathBuf>) -> ExitCode {
     let done = Remote::find(&options.remote, file).and_then(|remote| {
+        remote.is_certain()?;
         let (_, before) = status(&remote)?;
         let backend = backend_name::find(&before, &options.backend).map_err(Failure::Usage)?;
         let (method, body) = match options.weight {
@@ -116,6 +117,7 @@ struct Changed {
 }
 
 fn set_state(remote: &Remote, options: &StateOptions, wanted: &str) -> Result<Changed, Failure> {
+    remote.is_certain()?;
     let (_, before) = status(remote)?;
     // All of them are found before one is changed.
     let backends: Result<Vec<Named>, String> =

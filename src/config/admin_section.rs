@@ -29,6 +29,8 @@ pub(crate) struct Unreadable {
     pub problems: Problems,
     /// Its `admin` section could not be read alone either, so the addresses are the default.
     pub is_default: bool,
+    /// And the file may well name other ones: it is not there, or has a section that cannot be read.
+    pub is_guess: bool,
 }
 
 /// Errors outside the section do not matter.
@@ -37,24 +39,26 @@ pub(crate) struct Unreadable {
 /// The `admin` section has errors.
 pub(super) fn of(path: &Path) -> Result<AdminSection, Problems> {
     let mut problems = Problems::default();
-    let Some(text) = files::read(path, &mut problems) else { return Ok(usual(problems)) };
+    let Some(text) = files::read(path, &mut problems) else { return Ok(usual(problems, true)) };
     match parse::admin(&text, path) {
         Ok(section) => Ok(section),
         Err(NoAdmin::Section(problems)) => Err(problems),
         Err(NoAdmin::Tree(problems)) => {
-            let alone = block(&text).and_then(|block| parse::admin(block, path).ok());
+            let block = block(&text);
+            let alone = block.and_then(|block| parse::admin(block, path).ok());
             Ok(match alone {
                 Some(section) => {
-                    AdminSection { unreadable: Some(Unreadable { problems, is_default: false }), ..section }
+                    let unreadable = Unreadable { problems, is_default: false, is_guess: false };
+                    AdminSection { unreadable: Some(unreadable), ..section }
                 }
-                None => usual(problems),
+                None => usual(problems, block.is_some()),
             })
         }
     }
 }
 
-fn usual(problems: Problems) -> AdminSection {
-    let unreadable = Some(Unreadable { problems, is_default: true });
+fn usual(problems: Problems, is_guess: bool) -> AdminSection {
+    let unreadable = Some(Unreadable { problems, is_default: true, is_guess });
     AdminSection { admin: Admin::default(), token_file: None, unreadable }
 }
 
@@ -106,12 +110,13 @@ mod tests {
 
     #[test]
     fn otherwise_it_is_the_default() {
-        let texts =
-            [None, Some("routes: [\n"), Some("admin: [\n"), Some("admin:\n\tbind: a\n"), Some("admin: {\nroutes: [\n")];
-        for text in texts {
+        let broken = ["admin: [\n", "admin:\n\tbind: a\n", "admin: {\nroutes: [\n"];
+        let texts = [(None, true), (Some("routes: [\n"), false)];
+        for (text, is_guess) in texts.into_iter().chain(broken.map(|text| (Some(text), true))) {
             let section = read(text).expect("the default");
             let unreadable = section.unreadable.expect("not read");
             assert!(unreadable.is_default && unreadable.problems.errors() == 1, "{text:?}: {}", unreadable.problems);
+            assert_eq!(unreadable.is_guess, is_guess, "{text:?}");
             assert_eq!((section.admin, section.token_file), (Admin::default(), None), "{text:?}");
         }
         assert_eq!(read(Some("")).expect("the default").admin, Admin::default());

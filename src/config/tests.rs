@@ -324,6 +324,9 @@ fn a_tls_check_asks_for_the_first_exact_name_of_its_pool() {
     assert_eq!(asked("{ sni: x.test }", routes), (Some("x.test".to_owned()), String::new()));
     let (none, warning) = asked("{}", "[{ sni: \"*.a.test\", pool: p }]");
     assert!(none.is_none() && warning.contains("pools.p.health_check") && warning.contains("set `sni`"), "{warning}");
+    // The route that leads there may be the one with the error.
+    let misspelt = pool("health_check: {}", "[{ sni: a.test, pool: pp }]").expect_err("refused");
+    assert_eq!((misspelt.errors(), misspelt.warnings()), (1, 0), "{misspelt}");
 }
 
 #[test]

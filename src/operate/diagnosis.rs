@@ -82,7 +82,8 @@ fn of_pool(facts: &Facts<'_>, pool: &PoolStatus) -> Option<Problem> {
     let failing: Vec<&BackendStatus> =
         pool.backends.iter().filter(|backend| matches!(&*backend.state, "failing" | "ejected")).collect();
     let (kind, severity) = match pool.state {
-        PoolState::Up | PoolState::Unchecked => return None,
+        PoolState::Up => return None,
+        PoolState::Unchecked => return unanswered(pool),
         PoolState::PartlyDown => (ProblemKind::PoolPartlyDown, Severity::Warning),
         PoolState::Drained => (ProblemKind::PoolDown, Severity::Warning),
         PoolState::Down | PoolState::Empty => (ProblemKind::PoolDown, Severity::Critical),
@@ -125,6 +126,19 @@ fn of_pool(facts: &Facts<'_>, pool: &PoolStatus) -> Option<Problem> {
         backend,
         ..problem(kind, severity, message, cure)
     })
+}
+
+/// Its backends accept connections, so no connect fails, and one client alone does not prove that they are to blame.
+fn unanswered(pool: &PoolStatus) -> Option<Problem> {
+    let (name, count) = (&pool.name, pool.connections);
+    if count < FEW {
+        return None;
+    }
+    let message = format!("pool {name}: its backends accept connections, but none of {count} has had an answer");
+    let cure =
+        "Look at the log of the backends; `snigate doctor` tries them from here. Often they expect a PROXY header.";
+    let of = problem(ProblemKind::PoolUnanswered, Severity::Warning, message, cure);
+    Some(Problem { pool: Some(name.clone()), ..of })
 }
 
 /// What helps against the error of the first backend.
@@ -364,6 +378,8 @@ const NOT_YET: Duration = DAY.saturating_mul(14);
 /// Names that few clients ask for are scans and typing errors. More than this in five minutes, and more than a tenth of
 /// all, are worth a look.
 const MANY: u64 = 20;
+/// Fewer connections without an answer may be those of one client that gave up.
+const FEW: u64 = 3;
 
 #[cfg(test)]
 #[path = "diagnosis/tests.rs"]

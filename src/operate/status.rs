@@ -144,6 +144,7 @@ pub(crate) enum ProblemKind {
     CertificateExpired,
     ReloadRejected,
     PoolPartlyDown,
+    PoolUnanswered,
     CertificateExpires,
     NoRoute,
     ClientLimits,

@@ -98,6 +98,8 @@ reasons! {
     Redirected => "redirected", None;
     ClientReset => "client_reset", Client;
     BackendReset => "backend_reset", Backend;
+    /// The backend closed the connection without a byte in answer.
+    NoAnswer => "no_answer", Backend;
     IdleTimeout => "idle_timeout", Policy;
     HalfCloseTimeout => "half_close_timeout", Policy;
     /// It was open for `max_age`.

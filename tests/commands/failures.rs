@@ -30,6 +30,25 @@ fn a_process_that_does_not_answer() {
     assert!(both.fails(2).contains("leave out --config"));
 }
 
+/// Whatever listens at the default address may be another process.
+#[test]
+fn a_change_without_the_file_that_names_the_process() {
+    let gone = std::env::temp_dir().join("snigate-there-is-no-such-file.yaml");
+    let changes = [
+        &["reload"][..],
+        &["drain", "x"],
+        &["down", "x"],
+        &["ready", "x"],
+        &["weight", "x", "1"],
+        &["connections", "end", "--all"],
+    ];
+    for what in changes {
+        let arguments = what.iter().map(OsStr::new).chain([OsStr::new("--config"), gone.as_os_str()]);
+        let message = run(&mut command(arguments)).fails(1);
+        assert!(message.contains(&format!("nothing was changed: {} does not say", gone.display())), "{message}");
+    }
+}
+
 #[test]
 fn something_else_that_answers() {
     for (answer, expected) in [

@@ -87,6 +87,12 @@ fn the_kind_of_the_answer_is_logged_and_counted() {
         drop(client);
         let line = lb.wait_for_connection(name);
         assert_eq!((&line["answer"], &line["error"]), (&answer.into(), &serde_json::Value::Null), "{line}");
+        let reason = match result {
+            "closed" => "no_answer",
+            "reset" => "backend_reset",
+            _ => "ok",
+        };
+        assert_eq!((&line["reason"], line["level"] == "WARN"), (&reason.into(), reason != "ok"), "{line}");
         lb.wait_for_metric("connections_active", &[], 0.0);
         let all = lb.metric("backend_connects_total", &[("backend", &backend.address.to_string())]);
         assert_eq!((connects(&lb, backend.address, result), all), (1.0, 1.0), "{name}");

@@ -213,6 +213,8 @@ pub(super) fn default_check_names(config: &mut Config, places: &[Place], top: &C
         }
     }
     let plain = config.never_tls();
+    // Otherwise it may be a route with an error that leads there.
+    let knows_routes = !has_error_in_routes(&top.reading.problems.borrow());
     for (number, (pool, place)) in config.settings.pools.iter_mut().zip(places).enumerate() {
         let Some(check) = &mut pool.health_check else { continue };
         let message = match check {
@@ -220,6 +222,7 @@ pub(super) fn default_check_names(config: &mut Config, places: &[Place], top: &C
                 *sni = first.get(&number).map(|name| Text((*name).clone()));
                 match (&sni, plain[number]) {
                     (Some(_), _) => None,
+                    (None, false) if !knows_routes => None,
                     (None, true) => Some("connections that come here are not TLS, but checks are; set `kind: tcp`"),
                     (None, false) => Some(
                         "no route with an exact name leads here, so checks send no server name, which many servers refuse; set `sni`",
@@ -240,6 +243,10 @@ pub(super) fn default_check_names(config: &mut Config, places: &[Place], top: &C
             });
         }
     }
+}
+
+fn has_error_in_routes(problems: &Problems) -> bool {
+    problems.iter().any(|problem| problem.severity == Severity::Error && problem.path.starts_with("routes"))
 }
 
 /// Warns about pools that pass values on, if no listener reads any.

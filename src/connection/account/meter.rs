@@ -14,7 +14,7 @@ use crate::connection::failure::Failure;
 use crate::connection::second_hello::{self, SecondHello, SecondHelloError};
 use crate::refuse::{Refusal, TurnedAway};
 use crate::relay::{End, Heard, Meter};
-use crate::telemetry::{EchResult, FirstRecord, Reason};
+use crate::telemetry::{EchResult, FirstRecord, Match, Reason};
 use crate::way::Way;
 
 impl Meter for Account {
@@ -91,6 +91,7 @@ impl Meter for Account {
 
     fn ended(&mut self, end: End) {
         self.reason = match end {
+            End::Finished if self.is_left_unanswered() => Some(Reason::NoAnswer),
             End::Finished => Some(Reason::Ok),
             End::ClientReset => Some(Reason::ClientReset),
             End::BackendReset => Some(Reason::BackendReset),
@@ -107,6 +108,11 @@ impl Meter for Account {
 }
 
 impl Account {
+    /// Whether the backend closed before the client did, and sent nothing to a client that had said what it wants.
+    fn is_left_unanswered(&self) -> bool {
+        self.backend_closed_first && self.first_byte().is_none() && self.matched != Some(Match::Silent)
+    }
+
     /// Takes what was read together with the hello: a second one may be among it.
     pub(in crate::connection) fn more_than_hello(&mut self, prefix: &mut Vec<u8>) -> Result<(), TurnedAway> {
         let Some(hello) = self.hello().filter(|hello| hello.wire_bytes < prefix.len()) else { return Ok(()) };

@@ -102,6 +102,15 @@ fn a_pool_counts_what_operators_have_left_in() {
     assert!(of(&[pool(PoolState::Up, vec![backend("a:1", "up", None)])]).is_empty());
 }
 
+#[test]
+fn a_pool_that_accepts_and_never_answers_is_named() {
+    let of_count = |connections| of(&[PoolStatus { connections, ..pool(PoolState::Unchecked, Vec::new()) }]);
+    assert!(of_count(2).is_empty());
+    let found = of_count(3);
+    assert_eq!(found[0].message, "pool shop: its backends accept connections, but none of 3 has had an answer");
+    assert_eq!((found[0].kind, found[0].pool.as_deref()), (ProblemKind::PoolUnanswered, Some("shop")));
+}
+
 const DAY: Duration = Duration::from_secs(86_400);
 
 fn certificate(days: u32, name: &str) -> Certificate {
