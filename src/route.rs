@@ -255,6 +255,11 @@ impl Candidate<'_> {
 }
 
 impl Builder {
+    /// Makes one with capacity for `patterns` patterns.
+    pub fn with_room_for(patterns: usize) -> Self {
+        Self { plain: Vec::with_capacity(patterns), conditional: Vec::new() }
+    }
+
     /// Adds one pattern of `route`.
     pub fn add(&mut self, pattern: Pattern, conditions: Conditions, route: RouteIndex) {
         let number = u32::try_from(self.plain.len() + self.conditional.len()).expect("less than 2³² entries");

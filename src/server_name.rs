@@ -6,6 +6,7 @@
 
 mod habit;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -187,9 +188,9 @@ impl Pattern {
             return Err(PatternError::MoreThanAName { suggestion: name_within(text) });
         }
         let ascii = if base.is_ascii() {
-            base.to_owned()
+            Cow::Borrowed(base)
         } else {
-            idna::domain_to_ascii(base).map_err(|_| PatternError::Idna)?
+            idna::domain_to_ascii(base).map_err(|_| PatternError::Idna)?.into()
         };
         ServerName::from_bytes(ascii.as_bytes()).map(wrap).map_err(PatternError::Name)
     }

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 pub(crate) use self::split::{Share, Split};
 use crate::client_hello::Alpn;
 use crate::client_limits::ClientLimits;
-use crate::config::{self, Config, Place, Settings};
+use crate::config::{self, Config, Listed, Place, Settings};
 use crate::ech::Keys;
 use crate::ids::{ListenerIndex, RouteIndex};
 use crate::limits::{Permit, Permits};
@@ -184,6 +184,8 @@ struct Overrides {
     max_connections: Or<Nothing, usize>,
     /// Of all routes of this name, across reloads, since one had a limit.
     permits: Option<Arc<Permits>>,
+    /// What files of names have to do with it.
+    listed: Option<Box<Listed>>,
 }
 
 #[derive(Clone)]
@@ -368,6 +370,7 @@ impl Snapshot {
             access: from.access.clone(),
             origin: from.origin,
             per_client: from.clients.as_ref().map(|clients| Box::new(clients.settings().clone())),
+            listed: from.overrides.as_ref().and_then(|overrides| overrides.listed.clone()),
         };
         let routes = (0..).map(RouteIndex).zip(&self.routes).map(route).collect();
         Config { settings: self.config.clone(), routes }
@@ -477,7 +480,7 @@ struct Spot {
 impl Places {
     fn push(&mut self, Place { file, line, column }: &Place) {
         // The patterns of a file are consecutive.
-        if self.files.last() != Some(file) {
+        if !self.files.last().is_some_and(|last| Arc::ptr_eq(last, file) || last == file) {
             self.files.push(Arc::clone(file));
         }
         let file = u32::try_from(self.files.len() - 1).expect("far fewer files than bytes of memory");

@@ -79,6 +79,7 @@ fn config(routes: usize) -> Config {
             access: None,
             per_client: None,
             origin: Origin::File,
+            listed: None,
         });
     }
     config

@@ -92,7 +92,7 @@ fn text(
         Some(config) => {
             let routes = counted(config.routes.len(), "route");
             let pools = counted(config.pools.len(), "pool");
-            write!(out, "ok, {routes}, {pools}")?;
+            write!(out, "ok, {routes}{}, {pools}", from_files(config))?;
             if config.docker.is_some() {
                 write!(out, " (containers may add routes for names that `docker.allow` covers)")?;
             }
@@ -102,6 +102,15 @@ fn text(
         0 => writeln!(out),
         _ if strict && config.is_some() => writeln!(out, ", {warnings}, which --strict refuses"),
         _ => writeln!(out, ", {warnings}"),
+    }
+}
+
+/// How many names are not in the routing file itself.
+fn from_files(config: &Config) -> String {
+    let listed = config.routes.iter().filter_map(|route| Some(route.patterns.len() - route.listed.as_ref()?.inline));
+    match listed.clone().count() {
+        0 => String::new(),
+        _ => format!(" ({} from files)", counted(listed.sum(), "name")),
     }
 }
 

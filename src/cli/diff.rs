@@ -76,7 +76,10 @@ pub(super) fn run(options: &Options) -> ExitCode {
 /// Formats the report for people: `+` is new, `-` is removed, `~` is in both and differs.
 fn text(report: &Report<'_>) -> String {
     let mut text = String::new();
-    section(&mut text, "names", report.patterns.iter().map(pattern));
+    section(&mut text, "names", report.patterns.iter().take(MOST_NAMES).map(pattern));
+    if let Some(more) = report.patterns.len().checked_sub(MOST_NAMES).filter(|more| *more > 0) {
+        let _ = writeln!(text, "  and {more} more names; --json shows all\n");
+    }
     let fallback = |change: &compare::FallbackChange<'_>| {
         format!("~ {}  {} -> {}\n", change.fallback, destination(&change.from), destination(&change.to))
     };
@@ -210,3 +213,6 @@ fn sign(kind: Kind) -> char {
         Kind::Changed => '~',
     }
 }
+
+/// For people: files of names can differ in a million.
+const MOST_NAMES: usize = 1_000;

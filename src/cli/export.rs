@@ -11,7 +11,7 @@ use clap::ValueHint;
 use super::output_file::Output;
 use super::printable::printable;
 use super::{Exit, load};
-use crate::export::{Exported, Format, export};
+use crate::export::{Exported, Format, export, too_many_names};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Options {
@@ -29,6 +29,10 @@ pub(super) fn run(options: &Options, file: &Path) -> ExitCode {
         Ok(loaded) => loaded,
         Err(exit) => return exit,
     };
+    if let Some(why) = too_many_names(&loaded.config) {
+        eprintln!("{}: {why}", printable(&file.display().to_string()));
+        return Exit::Config.into();
+    }
     let Exported { text, left_out } = export(&loaded.config, options.format);
     left_out.iter().for_each(|line| eprintln!("{}: {}", printable(&file.display().to_string()), printable(line)));
     match options.output.write(&text) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::file::{Fallback, File, Route, Share};
 use super::{Config, Destination, Settings};
-use crate::settings::{OrOff, Protocol, Text};
+use crate::settings::{OrOff, Protocol, SniEntry, Text};
 
 /// The file as one line.
 pub(super) fn text(config: &Config) -> String {
@@ -15,7 +15,7 @@ pub(super) fn text(config: &Config) -> String {
     let pools = settings.pools.iter().map(|pool| (Arc::clone(&pool.name), pool.clone()));
     let file = File {
         listeners: settings.listeners.clone(),
-        routes: routes.iter().map(|from| route(from, settings)).collect(),
+        routes: routes.iter().filter(|route| is_written(route)).map(|from| route(from, settings)).collect(),
         no_sni: fallback(&settings.no_sni, settings),
         unmatched: fallback(&settings.unmatched, settings),
         not_tls: fallback(&settings.not_tls, settings),
@@ -36,11 +36,26 @@ pub(super) fn text(config: &Config) -> String {
     serde_json::to_string(&file).expect("text, numbers, lists and maps with text keys can be written") + "\n"
 }
 
+/// Names with a pool of their own are in the file that another route names.
+fn is_written(route: &super::Route) -> bool {
+    route.listed.as_ref().is_none_or(|listed| listed.pool.is_none())
+}
+
+/// The patterns, and the files instead of those that are from files.
+fn sni(from: &super::Route) -> Vec<Text<SniEntry>> {
+    let (inline, files) = match &from.listed {
+        None => (from.patterns.len(), &[][..]),
+        Some(listed) => (listed.inline, &*listed.files),
+    };
+    let patterns = from.patterns[..inline].iter().map(|(pattern, _)| SniEntry::Pattern(pattern.clone()));
+    patterns.chain(files.iter().cloned().map(SniEntry::File)).map(Text).collect()
+}
+
 fn route(from: &super::Route, settings: &Settings) -> Route {
     let Fallback { pool, split, refuse } = fallback(&from.to, settings);
     Route {
         name: Some(Arc::clone(&from.name)),
-        sni: from.patterns.iter().map(|(pattern, _)| Text(pattern.clone())).collect::<Vec<_>>().into(),
+        sni: sni(from).into(),
         alpn: from.conditions.alpn.iter().cloned().map(Protocol).collect(),
         source: from.conditions.source.iter().copied().map(Text).collect(),
         listeners: from

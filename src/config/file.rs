@@ -14,10 +14,10 @@ use schemars::{JsonSchema, Schema};
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::server_name::Pattern;
 use crate::settings::{
     Admin, Docker, Ech, EchCondition, Limits, Listener, Log, NetworkList, Nothing, Off, OnRemoved, OneOrMany, Or,
-    OrOff, PerClient, Pool, Protocol, Refuse, Relay, Reload, Runtime, Sandbox, Span, Tcp, Text, Timeouts, name,
+    OrOff, PerClient, Pool, Protocol, Refuse, Relay, Reload, Runtime, Sandbox, SniEntry, Span, Tcp, Text, Timeouts,
+    name,
 };
 
 /// The snigate routing file.
@@ -106,10 +106,11 @@ pub(super) struct Route {
     /// A unique name, used in metrics and in the log. Default: the first pattern.
     #[serde(default, deserialize_with = "some_name", skip_serializing_if = "Option::is_none")]
     pub name: Option<Arc<str>>,
-    /// The names to match: `a.example.com`, `*.example.com` (one more label), `**.example.com` (one or more), `*` (any name).
+    /// The names to match: `a.example.com`, `*.example.com` (one more label), `**.example.com` (one or more), `*` (any name),
+    /// or `@FILE`, a file with one pattern a line.
     #[serde(default)]
     #[schemars(required)]
-    pub sni: OneOrMany<Text<Pattern>>,
+    pub sni: OneOrMany<Text<SniEntry>>,
     /// Condition: the client offers at least one of these protocols.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]

@@ -18,7 +18,7 @@ use super::wording::shortened;
 use crate::networks::Networks;
 use crate::settings::network;
 
-/// The files read so far.
+/// The files of networks and of names that were read so far.
 #[derive(Default)]
 pub(super) struct Lists {
     /// That of the main file.
@@ -59,7 +59,15 @@ impl Lists {
         }
     }
 
-    fn read(&mut self, path: &Path, at: &At<'_>, problems: &mut Problems) -> Option<Networks> {
+    /// The text of a file of names that the entry `at` names. It is watched as those of networks are.
+    pub(super) fn names(&mut self, path: &Path, at: &At<'_>, problems: &mut Problems) -> Option<String> {
+        if !self.files.iter().any(|known| known == path) {
+            self.files.push(path.to_path_buf());
+        }
+        self.text(path, at, problems)
+    }
+
+    fn text(&mut self, path: &Path, at: &At<'_>, problems: &mut Problems) -> Option<String> {
         let bytes = files::bytes(path, files::MAX_FILE_BYTES).map_err(|error| {
             let path = path.display();
             match error.is_not_found() {
@@ -72,6 +80,13 @@ impl Lists {
         let text = files::decode(bytes.ok()?, &top, problems)?;
         files::check_start(&text, &top, problems)?;
         self.hash.add(&text);
+        Some(text)
+    }
+
+    fn read(&mut self, path: &Path, at: &At<'_>, problems: &mut Problems) -> Option<Networks> {
+        let text = self.text(path, at, problems)?;
+        let file: Arc<Path> = path.into();
+        let top = At::top(&file);
         let mut networks = Vec::new();
         let before = problems.errors();
         for (number, line) in (1..).zip(text.lines()) {

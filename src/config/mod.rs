@@ -14,6 +14,7 @@ mod file;
 mod files;
 mod in_time;
 pub(crate) mod lists;
+mod names;
 mod parse;
 mod problem;
 mod reader;
@@ -213,6 +214,20 @@ pub struct Route {
     pub per_client: Option<Box<PerClient>>,
     /// Whether it is in a file.
     pub origin: Origin,
+    /// `None`: none of its patterns is from a file of names.
+    pub listed: Option<Box<Listed>>,
+}
+
+/// What files of names have to do with a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The files, relative to the main file if they are below its directory.
+    pub files: Vec<PathBuf>,
+    /// How many patterns, the first ones, the routing file itself has. All others are from the files.
+    pub inline: usize,
+    /// If the patterns are those that have a pool of their own in the files: this pool. Such a route follows the one of
+    /// the routing file, which it is otherwise a copy of.
+    pub pool: Option<Arc<str>>,
 }
 
 /// Conditions besides the name. An empty list means no condition.

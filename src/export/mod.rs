@@ -6,7 +6,7 @@
 mod gateway_api;
 mod haproxy;
 
-use crate::config::{Config, Destination};
+use crate::config::{Config, Destination, Route};
 use crate::server_name::Pattern;
 use crate::settings::{EchCondition, OpenEch};
 
@@ -35,6 +35,21 @@ impl Exported {
     fn left_out(&mut self, what: impl std::fmt::Display, why: &str) {
         self.left_out.push(format!("{what} was left out: {why}"));
     }
+}
+
+/// Why a configuration is not written at all: other programs try names one after the other, and leaving some out would
+/// send them to a wildcard.
+pub(crate) fn too_many_names(config: &Config) -> Option<String> {
+    let from_files = |route: &Route| {
+        route.patterns.len() - route.listed.as_ref().map_or(route.patterns.len(), |listed| listed.inline)
+    };
+    let names: usize = config.routes.iter().map(from_files).sum();
+    (names > MOST_NAMES_FROM_FILES).then(|| {
+        format!(
+            "the files of names have {names} names; at most {MOST_NAMES_FROM_FILES} can be exported, since each becomes a \
+             line that the other program tries in turn"
+        )
+    })
 }
 
 /// Writes `config`.
@@ -99,3 +114,5 @@ fn largest<'c>(config: &'c Config, to: &Destination) -> Option<&'c str> {
     };
     Some(&config.pools[pool].name)
 }
+
+const MOST_NAMES_FROM_FILES: usize = 10_000;

@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use self::controls::Controls;
 use crate::backends::discovery::Discovery;
 use crate::backends::health;
-use crate::config::{Config, Loaded};
+use crate::config::{Loaded, Settings};
 use crate::descriptors::{self, Budget};
 use crate::drain::{self, Drain, Phase};
 use crate::listener::Shared;
@@ -79,14 +79,14 @@ impl Server {
     pub(crate) async fn start(loaded: Loaded, file: PathBuf, inheritance: Inheritance) -> Result<Self, ApplyError> {
         // Before anything is bound: as the first process of a container, signals have no default action.
         let signals = Signals::listen().map_err(ApplyError::Io)?;
-        let config = loaded.config;
+        let (config, routes) = (loaded.config.settings.clone(), loaded.config.routes.len());
         let workers = config.runtime.workers.unwrap_or_else(available_cores);
         let metrics = Metrics::new();
-        let snapshot = Snapshot::build(config.clone(), None, &metrics);
+        let snapshot = Snapshot::build(loaded.config, None, &metrics);
         let (drain, watch) = drain::channel();
         let open_files = descriptors::raise_limit();
         let budget = Budget::new(open_files, workers, *config.limits.max_connections, relay::MOST_PIPES);
-        log_start(&config, &file, workers, open_files, &budget);
+        log_start(&config, routes, &file, workers, open_files, &budget);
         let shared = share(snapshot, budget, watch, metrics);
         let (to_workers, openings): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let Inheritance { sockets, predecessor } = inheritance;
@@ -464,13 +464,13 @@ fn not_upgraded(error: &UpgradeError) -> Upgrade {
 }
 
 /// The first line of the log.
-fn log_start(config: &Config, file: &Path, workers: usize, open_files: u64, budget: &Budget) {
+fn log_start(config: &Settings, routes: usize, file: &Path, workers: usize, open_files: u64, budget: &Budget) {
     tracing::info!(
         event = "starting",
         version = env!("CARGO_PKG_VERSION"),
         file = %file.display(),
         listeners = config.listeners.len(),
-        routes = config.routes.len(),
+        routes,
         pools = config.pools.len(),
         hash = &*config.hash,
         workers,

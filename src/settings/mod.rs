@@ -19,6 +19,7 @@ mod networks;
 mod per_client;
 mod pool;
 mod proxy_protocol;
+mod sni;
 mod text;
 mod units;
 
@@ -42,6 +43,7 @@ pub use self::networks::{Access, Denied, NetworkEntry, NetworkList};
 pub use self::per_client::{PerClient, Prefixes, Rate};
 pub use self::pool::{Balance, Connect, Ejection, Family, Nameserver, OnDown, Pool, Queue, Resolve, WhenAllDown};
 pub use self::proxy_protocol::{AddedValues, Others, ProxyProtocol, SendProxyProtocol, SendVersion, ValueKind};
+pub use self::sni::SniEntry;
 pub use self::text::{Auto, Congestion, FilePath, Nothing, Off, OneOrMany, Or, OrOff, Protocol, Text};
 pub(crate) use self::text::{Word, name, name_error};
 pub use self::units::{Size, Span};

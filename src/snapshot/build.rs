@@ -32,7 +32,7 @@ impl Snapshot {
         let generation = before.map_or(0, |before| before.generation + 1);
         let splits = before.map(Self::splits).unwrap_or_default();
         let mut permits = before.map(Self::route_permits).unwrap_or_default();
-        let mut table = Builder::default();
+        let mut table = Builder::with_room_for(from.iter().map(|route| route.patterns.len()).sum());
         let mut routes = Vec::with_capacity(from.len());
         let mut places = Places::default();
         let known = before.map(routes_with_limits).unwrap_or_default();
@@ -43,7 +43,8 @@ impl Snapshot {
             }
             let split = splits.get(&*from.name).copied();
             let clients = from.per_client.take().map(|own| ClientLimits::new(&own, known.get(&*from.name).copied()));
-            let overrides = overrides(&from, permits.remove(&from.name));
+            let permits = permits.remove(&from.name);
+            let overrides = overrides(&mut from, permits);
             let to = destination(from.to, &pools, split);
             let config::Route { name, on_removed, origin, access, .. } = from;
             routes.push(Route { overrides, on_removed, origin, access, clients, ..Route::new(name, to) });
@@ -142,11 +143,12 @@ fn destination(to: config::Destination, pools: &[Arc<Pool>], before: Option<&Spl
 
 /// `permits` are those of the route of this name before. They go on counting without a limit, so that one that is set
 /// again later holds for all connections that are open then.
-fn overrides(from: &config::Route, permits: Option<Arc<Permits>>) -> Option<Box<Overrides>> {
-    let &config::Route { idle_timeout, max_age, max_connections, .. } = from;
+fn overrides(from: &mut config::Route, permits: Option<Arc<Permits>>) -> Option<Box<Overrides>> {
+    let listed = from.listed.take();
+    let &mut config::Route { idle_timeout, max_age, max_connections, .. } = from;
     let permits = permits.or_else(|| max_connections.is_some().then(Arc::default));
-    let has_any = idle_timeout.is_some() || max_age.is_some() || permits.is_some();
-    has_any.then(|| Box::new(Overrides { idle_timeout, max_age, max_connections, permits }))
+    let has_any = idle_timeout.is_some() || max_age.is_some() || permits.is_some() || listed.is_some();
+    has_any.then(|| Box::new(Overrides { idle_timeout, max_age, max_connections, permits, listed }))
 }
 
 /// The limits of the routes that have some, by name.

@@ -89,6 +89,7 @@ fn add(config: &mut Config, contribution: &Contribution, origin: Origin) {
             access: None,
             per_client: None,
             origin,
+            listed: None,
         });
         let congestion = pool.congestion.clone().or_else(|| Some(config.tcp.congestion.clone()));
         config.settings.pools.push(Pool { origin, congestion, ..pool.clone() });

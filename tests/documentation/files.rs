@@ -27,12 +27,12 @@ fn every_routing_file_is_valid() {
     assert!(checked > 20, "{checked}");
 }
 
-/// Checks a block, together with what it leaves out: listeners, pools that it names, lists of networks.
+/// Checks a block, together with what it leaves out: listeners, pools that it names, lists of networks and names.
 fn check(block: &Block) {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     fs::create_dir(at("lists")).unwrap();
-    for list in ["partners.txt", "banned.txt"] {
+    for list in ["partners.txt", "banned.txt", "customers.txt"] {
         fs::write(at("lists").join(list), "# none yet\n").unwrap();
     }
     fs::write(at("token"), "0123456789abcdef").unwrap();

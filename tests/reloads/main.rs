@@ -9,6 +9,7 @@ mod harness;
 mod churn;
 mod control;
 mod files;
+mod names;
 mod removed;
 mod unanswered;
 

@@ -8,8 +8,10 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
+use hashbrown::{HashTable, hash_table};
 use ipnet::IpNet;
 
 use crate::config::problem::{Place, Problem, Problems, Severity};
@@ -49,22 +51,30 @@ fn shared_patterns(routes: &[Route]) -> Vec<Vec<Entry<'_>>> {
             (pattern, Entry { route: number, pattern: index, place, conditions: &route.conditions })
         })
     });
-    // Most patterns occur once, so the first occurrence allocates nothing.
-    let mut first: HashMap<&Pattern, (Entry<'_>, Option<usize>), RandomState> = HashMap::default();
+    // Most of a million patterns occur once, so the first occurrence takes no more than its number.
+    let count = routes.iter().map(|route| route.patterns.len()).sum();
+    let mut first: HashTable<(u32, u32)> = HashTable::with_capacity(count);
+    let hasher = RandomState::default();
+    let pattern_of = |&(route, index): &(u32, u32)| &routes[route as usize].patterns[index as usize].0;
     let mut groups: Vec<Vec<Entry<'_>>> = Vec::new();
+    let mut group_of: HashMap<(u32, u32), usize> = HashMap::new();
     for (pattern, entry) in entries {
-        match first.entry(pattern) {
-            std::collections::hash_map::Entry::Vacant(vacant) => {
-                vacant.insert((entry, None));
+        let is_same = |known: &(u32, u32)| pattern_of(known) == pattern;
+        match first.entry(hasher.hash_one(pattern), is_same, |known| hasher.hash_one(pattern_of(known))) {
+            hash_table::Entry::Vacant(vacant) => {
+                let numbered = |number| u32::try_from(number).expect("fewer patterns than bytes in all files");
+                vacant.insert((numbered(entry.route), numbered(entry.pattern)));
             }
-            std::collections::hash_map::Entry::Occupied(mut occupied) => match occupied.get().1 {
-                Some(group) => groups[group].push(entry),
-                None => {
-                    let first = occupied.get().0;
-                    occupied.get_mut().1 = Some(groups.len());
-                    groups.push(vec![first, entry]);
-                }
-            },
+            hash_table::Entry::Occupied(occupied) => {
+                let &(route, index) = occupied.get();
+                let group = *group_of.entry((route, index)).or_insert_with(|| {
+                    let (route, pattern) = (route as usize, index as usize);
+                    let Route { patterns, conditions, .. } = &routes[route];
+                    groups.push(vec![Entry { route, pattern, place: &patterns[pattern].1, conditions }]);
+                    groups.len() - 1
+                });
+                groups[group].push(entry);
+            }
         }
     }
     groups
@@ -172,9 +182,12 @@ impl<'r> Seen<'r> {
         if !self.reported.insert((earlier.number(), later.number())) {
             return;
         }
+        // The names of a file are sorted by pool; people read them from the top.
+        let is_above = later.place.file == earlier.place.file && later.place.line < earlier.place.line;
+        let (earlier, later) = if is_above { (later, earlier) } else { (earlier, later) };
         let (pattern, place) = (self.pattern(later), earlier.place);
         let message = if earlier.route == later.route {
-            format!("`{pattern}` is already in this route, at {place}")
+            format!("`{pattern}` is already in this route, at {place}; remove one of them")
         } else {
             let name = &self.routes[earlier.route].name;
             let why = match (kinds.count(), share_protocol(earlier.conditions, later.conditions)) {
@@ -212,10 +225,14 @@ impl<'r> Seen<'r> {
     }
 
     fn tell(&self, entry: Entry<'_>, severity: Severity, message: String, problems: &mut Problems) {
-        let mut path = format!("routes[{}].sni", self.indices[entry.route]);
-        if self.routes[entry.route].patterns.len() > 1 {
-            path.push_str(&format!("[{}]", entry.pattern));
-        }
+        let Route { patterns, listed, .. } = &self.routes[entry.route];
+        let is_inline = listed.as_ref().is_none_or(|listed| entry.pattern < listed.inline);
+        // A file of names has no keys.
+        let path = match () {
+            () if !is_inline => String::new(),
+            () if patterns.len() > 1 => format!("routes[{}].sni[{}]", self.indices[entry.route], entry.pattern),
+            () => format!("routes[{}].sni", self.indices[entry.route]),
+        };
         problems.push(Problem { severity, place: entry.place.clone(), path, message });
     }
 }

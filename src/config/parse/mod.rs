@@ -10,6 +10,7 @@ mod first_bytes;
 mod listeners;
 mod per_client;
 mod lists;
+mod names;
 mod pools;
 mod ranges;
 mod routes;

@@ -3,15 +3,17 @@
 //! In:  the tops of all files; the names of listeners and pools.
 //! Out: [`Route`]s in the order of the files, and the index of each in its own file.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+
+use super::names::{self, Named};
 use super::settings::{AGES, MILLISECOND, WEEK, within};
 use super::{Cursor, Names, lists, per_client};
 use crate::config::problem::{Place, Problem};
 use crate::config::{Conditions, Destination, Route, Share, file};
-use crate::server_name::Pattern;
-use crate::settings::{Access, OneOrMany, Origin, PerClient, Refuse, Text};
+use crate::settings::{Access, Origin, PerClient, Refuse};
 
 /// The routes of all files.
 pub(super) struct Routes {
@@ -28,7 +30,7 @@ pub(super) fn parse(tops: &[Cursor<'_>], listeners: &Names, pools: &Names, limit
         for (index, cursor) in list.items().enumerate() {
             let Some(mut read) = cursor.read::<file::Route>() else { continue };
             per_client::complete(&mut read.per_client, &cursor, limits);
-            if let Some(route) = route(read, &cursor, listeners, pools, &mut taken) {
+            for route in route(read, &cursor, listeners, pools, &mut taken) {
                 routes.parsed.push(route);
                 routes.indices.push(index);
             }
@@ -44,7 +46,7 @@ fn route(
     listeners: &Names,
     pools: &Names,
     taken: &mut TakenNames,
-) -> Option<Route> {
+) -> Vec<Route> {
     let file::Route { pool, split, refuse, .. } = &route;
     let to = destination(pool.as_deref(), split.as_deref(), *refuse, cursor, pools);
     if let Some(idle) = route.idle_timeout {
@@ -72,12 +74,13 @@ fn route(
     };
     lists::access(&mut route.allow, &mut route.deny, cursor);
     let name = route.name.inspect(|name| taken.give(name, cursor)).unwrap_or_default();
-    let patterns = patterns(route.sni, cursor);
-    patterns.first()?;
+    let Some(Named { patterns, listed, with_pools }) = names::named(route.sni, to.as_ref(), cursor, pools) else {
+        return Vec::new();
+    };
     // Without a destination the file is rejected; the patterns are still checked first.
     let to = to.unwrap_or(Destination::Refuse(Refuse::Alert));
     // An empty name is filled in once all names are known.
-    Some(Route {
+    let route = Route {
         name,
         patterns,
         conditions,
@@ -89,12 +92,10 @@ fn route(
         access: Access::new(route.allow, route.deny),
         per_client: route.per_client.and_then(|limits| limits.0).map(Box::new),
         origin: Origin::File,
-    })
-}
-
-fn patterns(patterns: OneOrMany<Text<Pattern>>, cursor: &Cursor<'_>) -> Vec<(Pattern, Place)> {
-    let Some(list) = cursor.required_list("sni", "pattern") else { return Vec::new() };
-    patterns.into_iter().zip(list.items()).map(|(pattern, cursor)| (pattern.0, cursor.at.place())).collect()
+        listed,
+    };
+    let of_pools: Vec<Route> = with_pools.into_iter().map(|with_pool| with_pool.route(&route)).collect();
+    std::iter::once(route).chain(of_pools).collect()
 }
 
 /// The numbers of the listeners that a condition names.
@@ -205,19 +206,26 @@ impl TakenNames {
         }
     }
 
-    /// Names each unnamed route after its first pattern: `a.test`, then `a.test#2` for the next with that pattern.
-    fn name_the_unnamed(mut self, routes: &mut [Route]) {
+    /// Names each unnamed route after its first pattern: `a.test`, then `a.test#2` for the next with that pattern; or
+    /// after its file of names.
+    fn name_the_unnamed(self, routes: &mut [Route]) {
+        let mut taken: HashSet<Arc<str>, RandomState> = self.given.into_keys().collect();
         let mut next: HashMap<Arc<str>, usize> = HashMap::new();
-        for route in routes.iter_mut().filter(|route| route.name.is_empty()) {
-            let Some((pattern, place)) = route.patterns.first() else { continue };
-            let plain: Arc<str> = pattern.to_string().into();
-            let mut name = Arc::clone(&plain);
-            while self.given.contains_key(&name) {
-                let number = next.entry(Arc::clone(&plain)).and_modify(|number| *number += 1).or_insert(2);
-                name = format!("{plain}#{number}").into();
+        let mut of_the_file: Arc<str> = Arc::default();
+        for route in routes {
+            if route.name.is_empty() {
+                let Some(plain) = names::name(route, &of_the_file) else { continue };
+                let mut name = Arc::clone(&plain);
+                while taken.contains(&name) {
+                    let number = next.entry(Arc::clone(&plain)).and_modify(|number| *number += 1).or_insert(2);
+                    name = format!("{plain}#{number}").into();
+                }
+                taken.insert(Arc::clone(&name));
+                route.name = name;
             }
-            self.given.insert(Arc::clone(&name), place.clone());
-            route.name = name;
+            if route.listed.as_ref().is_none_or(|listed| listed.pool.is_none()) {
+                of_the_file = Arc::clone(&route.name);
+            }
         }
     }
 }
