@@ -1,7 +1,7 @@
 //! `snigate export FORMAT [FILE]`: writes a routing file as the configuration of another program.
 //!
 //! In:  a routing file.
-//! Out: the configuration on standard output; on standard error, what it does not say.
+//! Out: the configuration on standard output; on standard error, what could not be converted.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ use crate::export::{Exported, Format, export, too_many_names};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Options {
-    /// What to write
+    /// The format to write
     format: Format,
     /// The routing file
     #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]

@@ -18,12 +18,12 @@ use crate::import::{Files, Findings, Imported, Outside, Program, import};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Options {
-    /// The program whose configuration is read
+    /// The program whose configuration to read
     program: Program,
-    /// Its files, in the order in which it reads them; - is standard input
+    /// The configuration files, in the order in which the program reads them; - is standard input
     #[arg(required = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     files: Vec<PathBuf>,
-    /// Also read the maps, lists and includes outside of the directories of FILE
+    /// Also reads maps, lists and included files outside the directories of FILE
     #[arg(long)]
     allow_outside: bool,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `snigate init NAME=ADDRESS…`: writes a routing file for the services that it is given, and asks nothing.
+//! `snigate init NAME=ADDRESS…`: writes a routing file for the services given, without asking questions.
 //!
 //! In:  server names, and the backends that serve each.
 //! Out: a routing file with comments, which `snigate check` accepts.
@@ -16,7 +16,7 @@ use crate::settings::{BackendAddress, Word};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Options {
-    /// A server name, or several with commas, and its backends: shop.example.com=10.0.0.11:443,10.0.0.12:443
+    /// Server names and their backends, each separated by commas: shop.example.com=10.0.0.11:443,10.0.0.12:443
     #[arg(required = true, value_name = "NAME=ADDRESS", value_parser = Service::read)]
     services: Vec<Service>,
     /// The address to listen on; repeatable
@@ -38,7 +38,7 @@ impl Service {
         let form = "write NAME=ADDRESS, such as shop.example.com=10.0.0.11:443";
         let (names, backends) = text.split_once('=').ok_or(form)?;
         let name = |text: &str| match text.trim() {
-            text if text.contains(char::is_whitespace) => Err("put commas between names, and no spaces".to_owned()),
+            text if text.contains(char::is_whitespace) => Err("separate names by commas, without spaces".to_owned()),
             text => text.parse::<Pattern>().map(|name| name.to_string()).map_err(|error| error.to_string()),
         };
         let names = names.split(',').map(name).collect::<Result<_, _>>()?;
@@ -94,17 +94,17 @@ fn pool_name(name: &str, taken: &[String]) -> String {
 }
 
 const HEAD: &str = "\
-# The routing file of snigate. `snigate check FILE` verifies it, `snigate run FILE` starts with it, and saving it while snigate
-# runs applies it. Every key with its default: docs/configuration.md.
+# The routing file of snigate. `snigate check FILE` checks it, and `snigate run FILE` runs snigate with it. While snigate
+# runs, a saved change takes effect at once. docs/reference.md lists every key with its default.
 
 ";
 const LISTENERS: &str = "\
-# Where clients connect. [::] takes IPv4 as well.
+# Where clients connect. [::] accepts IPv4 as well.
 listeners:
   - name: https
 ";
 const ROUTES: &str = "\
-# Which server names go to which pool. *.example.com takes one more label, **.example.com one or more; the most specific
+# Which server names go to which pool. *.example.com matches exactly one more label, **.example.com one or more; the most specific
 # pattern wins.
 routes:
 ";
@@ -113,7 +113,7 @@ const POOLS: &str = "\
 pools:
 ";
 const REST: &str = "\
-# Clients that ask for another name, or for none. To serve them, write { pool: NAME }.
+# Clients that ask for another name, or for none. To relay them to a pool, write { pool: NAME }.
 unmatched: { refuse: alert }
 no_sni: { refuse: alert }
 ";

@@ -84,7 +84,7 @@ enum Command {
     Init(init::Options),
     /// Writes a routing file from the configuration of another program, and lists what it leaves out
     Import(import::Options),
-    /// Writes a routing file as the configuration of another program, and lists what that does not say
+    /// Writes the configuration of another program from a routing file, and lists what it leaves out
     Export(export::Options),
     /// Connects to every backend with every name routed to it, and reports the problems clients would see
     Doctor(doctor::Options),

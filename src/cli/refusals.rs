@@ -21,10 +21,10 @@ use super::{output, printed};
 pub(super) struct Options {
     #[command(flatten)]
     pub(super) target: Target,
-    /// Only those with this reason, such as `no_route`
+    /// Lists only refusals with this reason, such as `no_route`
     #[arg(long, value_name = "REASON")]
     reason: Option<String>,
-    /// Prints the answer of the admin API
+    /// Prints the answer of the admin API, as JSON
     #[arg(long, conflicts_with = "reason")]
     json: bool,
 }

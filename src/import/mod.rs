@@ -92,7 +92,7 @@ fn heading(program: Program, paths: &[PathBuf]) -> String {
         Program::Sniproxy => "sniproxy",
         Program::Traefik => "traefik",
     };
-    format!("Made by `snigate import {word} {}`. Each comment shows where a line is from.", names.join(" "))
+    format!("Made by `snigate import {word} {}`. The comments show where each line comes from.", names.join(" "))
 }
 
 #[cfg(test)]

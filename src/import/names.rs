@@ -57,7 +57,7 @@ pub(super) fn below(text: &str) -> Result<Names, String> {
 fn server_name(text: &str) -> Result<ServerName, String> {
     match text.parse::<Pattern>() {
         Ok(Pattern::Exact(name)) => Ok(name),
-        Ok(_) => Err("here a star is an ordinary character, which no server name contains".to_owned()),
+        Ok(_) => Err("a star is an ordinary character here, and no server name contains one".to_owned()),
         Err(error) => Err(format!("no client sends such a name: {error}")),
     }
 }

@@ -39,7 +39,10 @@ impl Table {
         for at in earlier {
             let before = &self.kept[at];
             if !rule.source.is_empty() && overlap(&before.source, &rule.source) {
-                let why = format!("some of its clients belong to line {} already; write out both", before.origin);
+                let why = format!(
+                    "the rule at {} already takes some of its clients; write separate `source` networks for the two",
+                    before.origin
+                );
                 findings.left_out(&rule.origin, &rule.pattern.to_string(), why);
                 return;
             }

@@ -110,11 +110,11 @@ fn add_rules(plan: &mut Plan, rules: Vec<Rule>, listeners: &[String], findings: 
 fn add_fallback(plan: &mut Plan, key: &'static str, of: &[&Option<(Target, Origin)>], findings: &mut Findings) {
     let Some((target, origin)) = of.iter().find_map(|of| of.as_ref()) else { return };
     for other in of.iter().filter_map(|of| of.as_ref()).filter(|(other, _)| other != target) {
-        let why = format!("`{key}` is the same for all listeners; that of {origin} was taken");
+        let why = format!("`{key}` is the same for all listeners, and the one from {origin} was used");
         findings.left_out(&other.1, key, why);
     }
     if of.iter().any(|of| of.is_none()) {
-        let why = format!("`{key}` holds for all listeners; others did not have it");
+        let why = format!("in snigate, `{key}` applies to all listeners, and now also to those that had none");
         findings.left_out(origin, &format!("{key}, for some listeners only"), why);
     }
     // Closing is the default for clients that do not speak TLS.

@@ -88,7 +88,7 @@ impl<'f> Library<'f> {
         if real.starts_with(PACKAGES) || self.named.iter().filter_map(directory).any(|directory| holds(&directory)) {
             return Ok(());
         }
-        Err("it is outside of the directories of the files that you named; if it belongs to them, add --allow-outside"
+        Err("it is outside the directories of the files that you named; if you trust it, add --allow-outside"
             .to_owned())
     }
 

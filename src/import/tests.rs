@@ -239,7 +239,7 @@ fn nginx_servers_become_listeners() {
         "ssl_preread on;\nserver { listen 443; listen [::]:443 ipv6only=on; proxy_pass 10.0.0.1:443; server_name .a.test;\n\
          proxy_protocol on; allow 10.0.0.0/8; deny all; }\nserver { listen 443 default_server; server_name b.test; proxy_pass 10.0.0.2:443; }",
     );
-    reports(&findings, &["n.conf:5: `server` was left out: only what it says about its listener"]);
+    reports(&findings, &["n.conf:5: `server` was left out: only its listener options"]);
     let expected = [
         "bind: \"[::]:443\"",
         "- sni: a.test",
@@ -432,8 +432,9 @@ services:
     labels: *common
 "#;
     let (text, findings) = imported(Program::Traefik, &[("compose.yaml", text)]);
-    let notes =
-        findings.iter().filter(|finding| finding.contains("note: the names of containers are found only inside"));
+    let notes = findings
+        .iter()
+        .filter(|finding| finding.contains("note: the names of containers are found only inside their network"));
     assert_eq!((notes.count(), findings.len()), (2, 2), "{findings:#?}");
     has(
         &text,

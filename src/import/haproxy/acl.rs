@@ -92,7 +92,10 @@ impl Conditions<'_, '_> {
     fn negated(&self, alternatives: Vec<Vec<(bool, Vec<Test>)>>, unless: bool) -> Result<Condition, String> {
         let single = alternatives.into_iter().flatten().collect::<Vec<_>>();
         let Ok([(not, tests)]) = <[_; 1]>::try_from(single) else {
-            return Err("a negated condition of several tests cannot be written as routes".to_owned());
+            return Err(
+                "a negated condition with several tests cannot be written as routes; write a route for each case"
+                    .to_owned(),
+            );
         };
         match (not != unless, &tests[..]) {
             (true, [Test::Source(networks)]) => Ok(Condition::NotIn(networks.clone())),
@@ -169,7 +172,12 @@ impl Conditions<'_, '_> {
         let upper = texts.iter().find(|(text, _)| text.chars().any(|c| c.is_ascii_uppercase()));
         match upper {
             Some((text, at)) if !ignores => {
-                self.findings.note(at, format_args!("`{text}` matches whatever the case of the client's name"));
+                self.findings.note(
+                    at,
+                    format_args!(
+                        "`{text}` now matches without regard to case; in HAProxy, without `-i`, it is case-sensitive"
+                    ),
+                );
             }
             _ if !ignores && !lower => {
                 self.findings.note(origin, "without `-i`, HAProxy is case-sensitive; snigate never is");
@@ -207,7 +215,7 @@ pub(super) fn reader(method: &str) -> Result<ReadNames, String> {
         "dom" => Ok(domain),
         "reg" => Ok(regex),
         "beg" | "sub" | "dir" => {
-            Err(format!("`{method}` compares parts of a name that no pattern of snigate can; list the names"))
+            Err(format!("`{method}` compares parts of a name, which no pattern of snigate can do; list the names"))
         }
         other => Err(format!("the matching method `{other}` is not supported")),
     }
@@ -238,12 +246,15 @@ fn conjunction(terms: Vec<(bool, Vec<Test>)>) -> Result<Vec<Clients>, String> {
     let mut all = vec![Clients::all()];
     for (negated, tests) in terms {
         if negated && tests.len() != 1 {
-            return Err("a negated ACL of several lines cannot be written as routes".to_owned());
+            return Err(
+                "a negated ACL with several lines cannot be written as routes; write a route for each case".to_owned()
+            );
         }
         let sets = tests.iter().map(|test| test.clients(negated)).collect::<Result<Vec<_>, _>>()?;
         let pairs = all.iter().flat_map(|clients| sets.iter().map(move |set| clients.clone().and(set)));
         let both: Option<Vec<Clients>> = pairs.collect();
-        all = both.ok_or("two conditions on `src` together cannot be written as a route")?;
+        all =
+            both.ok_or("two conditions on `src` cannot be written as one route; write the networks that are in both")?;
         if all.len() > MOST_ALTERNATIVES {
             return Err(format!("the condition has more than {MOST_ALTERNATIVES} alternatives"));
         }

@@ -14,7 +14,7 @@ use super::sections::Line;
 /// Adds the addresses of a line. Whether clients are decrypted there: then the line is left out.
 pub(super) fn add(line: &Line, listener: &mut Listener, findings: &mut Findings) {
     if line.words.iter().any(|word| word == "ssl") {
-        let why = "it decrypts TLS, and snigate does not; give the certificate to the backends, and pass TLS through";
+        let why = "it decrypts TLS, and snigate does not; move the certificate to the backends, and pass TLS through";
         findings.left_out(&line.origin, &line.text(), why);
         return;
     }
@@ -29,7 +29,7 @@ pub(super) fn add(line: &Line, listener: &mut Listener, findings: &mut Findings)
         match word.as_str() {
             "accept-proxy" => {
                 set(&mut listener.keys, Key::new("proxy_protocol.trusted", "[0.0.0.0/0, \"::/0\"]", &line.origin));
-                let message = "HAProxy believes a PROXY header from everybody here; narrow `proxy_protocol.trusted` to the \
+                let message = "HAProxy accepts PROXY headers from everyone here; limit `proxy_protocol.trusted` to the \
                                networks of your proxies";
                 findings.note(&line.origin, message);
             }
@@ -81,7 +81,7 @@ fn addresses(text: &str) -> Result<Vec<SocketAddr>, String> {
     if text.starts_with('/')
         || ["unix@", "abns@", "fd@", "sockpair@", "uxst@", "rev@"].iter().any(|p| text.starts_with(p))
     {
-        return Err("clients can connect only by TCP; sockets of systemd are taken automatically".to_owned());
+        return Err("clients can connect only by TCP; sockets from systemd are used automatically".to_owned());
     }
     if text.starts_with("quic") || text.starts_with("udp") {
         return Err("snigate does not serve UDP".to_owned());
@@ -105,7 +105,7 @@ fn addresses(text: &str) -> Result<Vec<SocketAddr>, String> {
     let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0).ok_or(format!("`{text}` is not a port"));
     let range = port(first)?..=port(last)?;
     if range.len() > MOST_PORTS {
-        return Err(format!("a range of more than {MOST_PORTS} ports"));
+        return Err(format!("the range has more than {MOST_PORTS} ports; list the ports that you need"));
     }
     Ok(range.map(|port| SocketAddr::new(ip, port)).collect())
 }

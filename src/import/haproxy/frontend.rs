@@ -135,7 +135,7 @@ impl Reader<'_, '_> {
             }
             (_, action) if action.starts_with("lua") => Err("snigate runs no Lua".to_owned()),
             (_, "do-resolve" | "set-dst" | "set-dst-port") => {
-                Err("snigate never connects to an address that depends on the client; name the backends".to_owned())
+                Err("snigate never connects to an address that depends on the client; list the backends".to_owned())
             }
             _ => Err("snigate has nothing like it".to_owned()),
         };
@@ -177,7 +177,7 @@ impl Reader<'_, '_> {
 
     fn access(&mut self, key: &'static str, networks: &[ipnet::IpNet], line: &Line) -> Result<(), String> {
         if self.out.listener.keys.iter().any(|old| old.path == key) {
-            return Err(format!("there is a list already; add the networks to `{key}` of the listener"));
+            return Err(format!("the listener already has a list; add the networks to its `{key}`"));
         }
         set(&mut self.out.listener.keys, Key::new(key, values::networks(networks), &line.origin));
         Ok(())

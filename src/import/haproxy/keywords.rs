@@ -38,7 +38,12 @@ pub(super) const PROXY: &[(&str, Fate)] = &[
     ("unique-id-format", NotNeeded),
     ("no", NotNeeded),
     ("enabled", NotNeeded),
-    ("disabled", LeftOut("the section is switched off; remove what it led to")),
+    (
+        "disabled",
+        LeftOut(
+            "HAProxy does not use this section, but it was imported; remove the routes and pools that come from it",
+        ),
+    ),
     ("maxconn", NotNeeded),
     ("backlog", NotNeeded),
     ("fullconn", LeftOut("limits do not change with the load; use `max_connections` of a backend")),
@@ -75,14 +80,12 @@ pub(super) const PROXY: &[(&str, Fate)] = &[
     (
         "option allbackups",
         LeftOut(
-            "all backups are used once no other backend can be: nothing to do, except that they were used one after another",
+            "snigate always uses all backups when no other backend is available; without this option, HAProxy \
+             uses only the first",
         ),
     ),
     ("option persist", NotNeeded),
-    (
-        "option transparent",
-        LeftOut("snigate never connects to the address that the client asked for; name the backends"),
-    ),
+    ("option transparent", LeftOut("snigate never connects to an address that the client chose; list the backends")),
     ("option external-check", LeftOut("checks run no programs; use `health_check.kind: tls`, `http` or `text`")),
     ("option mysql-check", LeftOut("there is no check for MySQL; `kind: text` can expect the greeting")),
     ("option pgsql-check", LeftOut("use `health_check: { kind: tls, starttls: postgres }`")),
@@ -124,7 +127,7 @@ pub(super) const PROXY: &[(&str, Fate)] = &[
     ("email-alert", LeftOut("snigate sends no mail; use its metrics")),
     ("load-server-state-from-file", NotNeeded),
     ("server-state-file-name", NotNeeded),
-    ("server-template", LeftOut("write a backend with the DNS name: each of its addresses is used")),
+    ("server-template", LeftOut("write the DNS name as a backend; snigate uses all of its addresses")),
     ("dispatch", LeftOut("write a pool with one backend")),
     ("force-persist", NotNeeded),
     ("ignore-persist", NotNeeded),

@@ -148,7 +148,7 @@ fn idle(frontends: &[Frontend], backends: &[Backend], model: &mut Model, finding
     }
     let Some((longest, origin)) = all.iter().max().cloned() else { return };
     for (shorter, at) in all.iter().filter(|(idle, _)| *idle != longest) {
-        let why = format!("the longest is taken for all ({origin}); a route can have its own `idle_timeout`");
+        let why = format!("the longest ({origin}) is used for all; a route can have its own `idle_timeout`");
         findings.left_out(at, &format!("an idle timeout of {shorter:?}"), why);
     }
     set(&mut model.settings, Key::new("timeouts.idle", values::span(longest, values::WEEK), &origin));

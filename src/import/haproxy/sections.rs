@@ -149,8 +149,8 @@ impl Reader {
     fn directive(&mut self, line: &Line, findings: &mut Findings) -> Result<(), Failure> {
         match (line.word(0), &mut self.skipping) {
             (".if", None) => {
-                let why = "conditions of the preprocessor are not evaluated, and everything up to `.endif` was left out; \
-                           leave only the branch that applies";
+                let why = "preprocessor conditions are not evaluated, and everything up to `.endif` was left out; keep only \
+                           the branch that applies";
                 findings.left_out(&line.origin, &line.text(), why);
                 self.skipping = Some(Skipping { depth: 1, begins: line.origin.clone() });
             }
@@ -218,8 +218,7 @@ impl Reader {
     fn line(&mut self, line: Line) -> Result<(), Failure> {
         match &self.open {
             Open::None => {
-                let what =
-                    format_args!("`{}` stands outside of a section; is this HAProxy's configuration?", line.word(0));
+                let what = format_args!("`{}` is outside any section; is this an HAProxy configuration?", line.word(0));
                 return Err(Failure::at(&line.origin, what));
             }
             Open::Global => self.sections.global.push(line),

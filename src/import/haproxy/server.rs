@@ -198,7 +198,7 @@ impl Servers {
                 value.iter().for_each(|value| set(&mut pool.keys, Key::new(path, value, origin)));
             }
             for (_, _, origin) in servers.iter().filter(|(_, options, _)| !options.checked) {
-                findings.note(origin, "without `check` in HAProxy; snigate checks all backends of the pool");
+                findings.note(origin, "HAProxy does not check this server; snigate checks all backends of the pool");
             }
         } else {
             pool.keys.retain(|key| !key.path.starts_with("health_check."));
@@ -239,7 +239,9 @@ fn leave_out_other_headers(kept: &mut Vec<(Backend, Server)>, findings: &mut Fin
     kept.retain(|(_, (address, options, origin))| {
         let same = options.shared(HEADER) == first.shared(HEADER);
         if !same {
-            let why = format!("`{HEADER}` differs from {at}, and is the same for a whole pool; make it another pool");
+            let why = format!(
+                "`{HEADER}` differs from {at}, and a pool can have only one value; put this server into another pool"
+            );
             findings.left_out(origin, address, why);
         }
         same
@@ -262,8 +264,9 @@ fn share(servers: &[Server], pool: &mut Pool, findings: &mut Findings) {
         let differing = options.shared.iter().find(|entry| !first.shared.contains(entry));
         let differing = differing.or_else(|| first.shared.iter().find(|entry| !options.shared.contains(entry)));
         let Some((key, _)) = differing else { continue };
-        let why =
-            format!("`{key}` differs from {first_origin}, and is the same for a whole pool; make it another pool");
+        let why = format!(
+            "`{key}` differs from {first_origin}, and a pool can have only one value; put this server into another pool"
+        );
         findings.left_out(origin, address, format_args!("options only: {why}"));
     }
 }
@@ -289,8 +292,10 @@ fn address(text: &str) -> Result<String, String> {
     // `::1:443` and `[::1]:443` are the same here.
     match text.rsplit_once(':') {
         Some((ip, port)) if ip.contains(':') && !ip.starts_with('[') => values::backend(&format!("[{ip}]:{port}")),
-        Some((_, port)) if port.starts_with(['+', '-']) => Err("the port depends on that of the client".to_owned()),
-        None => Err("without a port, HAProxy uses that of the client; write the port".to_owned()),
+        Some((_, port)) if port.starts_with(['+', '-']) => {
+            Err("the port depends on the port that the client connected to; write a port".to_owned())
+        }
+        None => Err("without a port, HAProxy uses the port that the client connected to; write a port".to_owned()),
         _ => values::backend(text),
     }
 }

@@ -75,7 +75,7 @@ pub(in crate::import) fn regex(text: &str) -> Result<Names, String> {
 fn besides(open_start: bool, open_end: bool, any_character: bool) -> Option<String> {
     let parts = [
         (open_start, "names that have more characters before it in the same label (no `^`)"),
-        (open_end, "names that go on behind it (no `$`)"),
+        (open_end, "names that continue after it (no `$`)"),
         (any_character, "names that have another character in place of a dot (`.` without `\\`)"),
     ];
     let parts: Vec<&str> = parts.into_iter().filter_map(|(is, words)| is.then_some(words)).collect();
@@ -168,7 +168,7 @@ impl Literal {
     }
 }
 
-const TOO_MUCH: &str = "this regular expression is more than a name or a suffix, and snigate has no regular expressions; \
+const TOO_MUCH: &str = "this regular expression matches more than a name or a suffix, and snigate has no regular expressions; \
     list the names, or use `*.` and `**.`";
 const MOST_NAMES: usize = 256;
 const MOST_BYTES: usize = 64 << 10;

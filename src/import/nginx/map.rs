@@ -48,7 +48,7 @@ impl NameMap {
             match line.word(0) {
                 "hostnames" | "volatile" if line.words.len() == 1 => {}
                 _ if line.words.len() != 2 => {
-                    findings.left_out(&line.origin, &line.text(), "an entry has a name and a value")
+                    findings.left_out(&line.origin, &line.text(), "an entry must be a name and a value")
                 }
                 "default" => map.otherwise = Some(value),
                 "" => map.unnamed = Some(value),

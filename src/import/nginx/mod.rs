@@ -114,7 +114,7 @@ impl<'a> Reader<'a> {
         listener.keys.clone_from(&first.listener_keys);
         let values = |server: &Server| server.listener_keys.iter().map(|key| key.value.clone()).collect::<Vec<_>>();
         for other in servers.iter().filter(|other| values(other) != values(first)) {
-            let why = "only what it says about its listener, which differs from the first server at this address";
+            let why = "only its listener options, which differ from those of the first server at this address";
             self.findings.left_out(&other.origin, "server", why);
         }
         for listen in servers.iter().flat_map(|server| &server.listen) {

@@ -137,11 +137,7 @@ const TAKEN: &[(&str, Take)] = &[
     ("allow", |reader, line| reader.access(line)),
     ("deny", |reader, line| reader.access(line)),
     ("return", |reader, line| {
-        reader.findings.left_out(
-            &line.origin,
-            &line.text(),
-            "snigate sends no text of its own; the connection is closed",
-        )
+        reader.findings.left_out(&line.origin, &line.text(), "snigate cannot send a text; it closes the connection")
     }),
 ];
 
@@ -257,7 +253,7 @@ impl Reader<'_> {
             None => {
                 let origin = &self.out.origin;
                 set(keys, Key::new("proxy_protocol.trusted", "[0.0.0.0/0, \"::/0\"]", origin));
-                let message = "nginx reads a PROXY header from everybody here; narrow `proxy_protocol.trusted` to the networks \
+                let message = "nginx accepts PROXY headers from everyone here; limit `proxy_protocol.trusted` to the networks \
                                of your proxies";
                 self.findings.note(origin, message);
             }
@@ -278,8 +274,8 @@ impl Reader<'_> {
             reached.pop();
         }
         if !reached.is_sorted_by_key(|(allow, _)| *allow) {
-            let why =
-                "in snigate `deny` always wins, so some clients that nginx allows are refused; write the networks out";
+            let why = "in snigate, `deny` always wins, so some clients that nginx allows are refused; split the \
+                       networks so that none overlap";
             self.findings.left_out_in_part(&origin, "allow and deny", why);
         }
         let of = |wanted: bool| reached.iter().filter(move |(allow, _)| *allow == wanted).map(|(_, network)| *network);
@@ -287,7 +283,7 @@ impl Reader<'_> {
         if !refuses_others {
             allowed.clear();
         } else if allowed.is_empty() {
-            self.findings.note(&origin, "`deny all` is reached first, so every client is refused here");
+            self.findings.note(&origin, "`deny all` is the first rule that applies, so every client is refused here");
             denied = vec![
                 IpNet::new_assert(Ipv4Addr::UNSPECIFIED.into(), 0),
                 IpNet::new_assert(Ipv6Addr::UNSPECIFIED.into(), 0),
@@ -340,7 +336,7 @@ const LISTEN: &[&str] = &[
 
 const LEFT_OUT: &[(&str, &str)] = &[
     ("proxy_ssl", "snigate does not encrypt: it passes the client's own TLS to the backend"),
-    ("ssl_certificate", "snigate does not decrypt; give the certificate to the backends"),
+    ("ssl_certificate", "snigate does not decrypt; move the certificate to the backends"),
     ("limit_conn", "use `limits.per_client.connections`, or `max_connections` of a listener or a route"),
     ("proxy_upload_rate", "snigate does not limit the rate of a connection"),
     ("proxy_download_rate", "snigate does not limit the rate of a connection"),

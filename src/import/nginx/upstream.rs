@@ -92,7 +92,7 @@ impl Upstream {
     fn ejection(&mut self, failures: &[Failures], findings: &mut Findings) {
         let Some(first) = failures.first() else { return };
         for other in failures.iter().filter(|other| (other.most, other.time) != (first.most, first.time)) {
-            let why = format!("it differs from {}, and is the same for a whole pool", first.origin);
+            let why = format!("it differs from {}, and a pool can have only one value", first.origin);
             findings.left_out(&other.origin, "max_fails and fail_timeout", why);
         }
         if first.most == 0 {

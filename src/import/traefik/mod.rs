@@ -73,8 +73,7 @@ impl Found {
             self.services.insert(name, (node, text));
         }
         if let Some(http) = tree.at("http.routers") {
-            let why =
-                "HTTP routers need decrypted data; a TCP router with `HostSNI` and `tls.passthrough` can be taken over";
+            let why = "HTTP routers need decrypted data; only TCP routers with `HostSNI` and `tls.passthrough` can be imported";
             findings.left_out(&text.origin(http.line), "http.routers", why);
         }
         if let Some(udp) = tree.get("udp") {
@@ -136,12 +135,14 @@ impl Found {
         let what = format!("router {name}");
         let passes = node.at("tls.passthrough").is_some_and(|value| value.as_text() == "true");
         if node.get("tls").is_some() && !passes {
-            let why = "without `tls.passthrough: true` Traefik decrypts, and snigate does not; give the certificate to the backends";
+            let why = "without `tls.passthrough: true` Traefik decrypts, and snigate does not; move the \
+                       certificate to the backends";
             findings.left_out(&origin, &what, why);
             return None;
         }
         if let Some(middlewares) = node.get("middlewares") {
-            let why = "there are no middlewares; `allow` and `max_connections` of a route do the same";
+            let why = "snigate has no middleware; use `allow` of a route for `ipAllowList`, \
+                       `limits.per_client.connections` for `inFlightConn`";
             findings.left_out(&text.origin(middlewares.line), &format!("{what}: middlewares"), why);
         }
         let written = node.get("rule").map_or("", Node::as_text);
@@ -197,7 +198,7 @@ impl Found {
             return self.split(weighted, &text, depth, findings);
         }
         let Some(balancer) = node.get("loadBalancer") else {
-            findings.left_out(&at, service, "only `loadBalancer` and `weighted` services are known here");
+            findings.left_out(&at, service, "only `loadBalancer` and `weighted` services are supported");
             return None;
         };
         self.pool(service, balancer, &text, &at, findings);
@@ -221,7 +222,11 @@ impl Found {
                 (Some(Target::Pool(pool)), Some(weight)) if shares.iter().all(|(other, _)| *other != pool) => {
                     shares.push((pool, weight));
                 }
-                _ => findings.left_out(&origin, name, "a share is one pool and a weight, and no pool occurs twice"),
+                _ => findings.left_out(
+                    &origin,
+                    name,
+                    "a share needs one pool and a weight, and a pool can occur only once",
+                ),
             }
         }
         if shares.iter().all(|(_, weight)| *weight == 0) {
@@ -275,8 +280,9 @@ impl Found {
     }
 }
 
-const CONTAINERS: &str = "the names of containers are found only inside of their network; outside, `docker` finds containers by their labels";
-const NO_SPLIT: &str = "a split has 1 to 64 shares, one of which is not 0";
+const CONTAINERS: &str = "the names of containers are found only inside their network; outside it, snigate can \
+                          find containers by labels (`docker`)";
+const NO_SPLIT: &str = "a split needs 1 to 64 shares, and at least one weight above 0";
 const MOST_SHARES: usize = 64;
 
 /// Adds the rules of a router behind those of routers with a higher priority.
@@ -314,7 +320,7 @@ fn entry_address(text: &str) -> Result<SocketAddr, String> {
         (_, Ok(address)) => address,
         _ => return Err("its address is not an IP address with a port; write one".to_owned()),
     };
-    if address.port() == 0 { Err("port 0 is not known here".to_owned()) } else { Ok(address) }
+    if address.port() == 0 { Err("port 0 is not supported".to_owned()) } else { Ok(address) }
 }
 
 /// `proxyProtocol.trustedIPs` and `insecure` of an entry point.
@@ -325,7 +331,9 @@ fn proxy_protocol(node: &Node, text: &Text, findings: &mut Findings) -> Vec<Key>
     let networks: Vec<_> = trusted.iter().filter_map(|text| values::network(text)).collect();
     let list = match (settings.get("insecure").map_or("", Node::as_text), networks.is_empty()) {
         ("true", _) => {
-            findings.note(&origin, "a PROXY header is believed from everybody here; narrow `proxy_protocol.trusted`");
+            let message = "Traefik accepts PROXY headers from everyone here; limit `proxy_protocol.trusted` to the networks \
+                           of your proxies";
+            findings.note(&origin, message);
             "[0.0.0.0/0, \"::/0\"]".to_owned()
         }
         (_, false) => values::networks(&networks),

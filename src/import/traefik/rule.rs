@@ -32,18 +32,18 @@ fn alternative(text: &str) -> Result<Matches, String> {
         let (name, arguments) = term
             .strip_suffix(')')
             .and_then(|call| call.split_once('('))
-            .ok_or_else(|| format!("`{term}` is not a matcher that is known here"))?;
+            .ok_or_else(|| format!("the matcher `{term}` is not supported"))?;
         let arguments = arguments.split(',').map(|argument| argument.trim().trim_matches(['`', '"', '\'']));
         let arguments: Vec<&str> = arguments.filter(|argument| !argument.is_empty()).collect();
         match name.trim() {
             "HostSNI" | "HostSNIRegexp" if names.is_some() => {
-                return Err("two names that must match together never do".to_owned());
+                return Err("a client sends only one name, so two names never match together".to_owned());
             }
             "HostSNI" => names = Some(hosts(&arguments)?),
             "HostSNIRegexp" => names = Some((expressions(&arguments)?, false)),
             "ClientIP" if !source.is_empty() => {
                 return Err(
-                    "two `ClientIP` that must match together cannot be written; write their common networks".to_owned()
+                    "two `ClientIP` that must both match are not supported; write the networks in both".to_owned()
                 );
             }
             "ClientIP" => {
@@ -52,7 +52,7 @@ fn alternative(text: &str) -> Result<Matches, String> {
             }
             "ALPN" => return Err("write a route with the condition `alpn`".to_owned()),
             other if other.starts_with('!') => return Err("a negated matcher cannot be written as a route".to_owned()),
-            other => return Err(format!("the matcher `{other}` is not known here")),
+            other => return Err(format!("the matcher `{other}` is not supported")),
         }
     }
     let (names, everybody) = match names {
@@ -76,7 +76,7 @@ fn hosts(arguments: &[&str]) -> Result<(Names, bool), String> {
         patterns.extend(exact(argument)?.patterns);
     }
     if patterns.is_empty() {
-        Err("it names no host".to_owned())
+        Err("it has no host name".to_owned())
     } else {
         Ok((Names { patterns, besides: None }, false))
     }

@@ -50,7 +50,10 @@ impl fmt::Display for ApiError {
                     _ => write!(f, "cannot connect to {socket}: {error}"),
                 }
             }
-            Self::Http(error) => write!(f, "the answer is not HTTP, or incomplete: {error}"),
+            Self::Http(error) => write!(
+                f,
+                "the answer is not valid HTTP, or is incomplete: {error}; is this the socket of Docker or podman?"
+            ),
             Self::Status { status, said } if said.is_empty() => write!(f, "the answer is {status}"),
             Self::Status { status, said } => write!(f, "the answer is {status}: {said}"),
             Self::Incomplete(error) => write!(f, "the answer is incomplete: {error}"),
@@ -60,7 +63,7 @@ impl fmt::Display for ApiError {
                  containers"
             ),
             Self::Json(error) => write!(f, "the answer is not the expected JSON: {error}"),
-            Self::EventsEnded => f.write_str("the engine has ended the stream of events"),
+            Self::EventsEnded => f.write_str("the engine has ended the event stream"),
             Self::TimedOut(limit) => write!(f, "there was no complete answer within {} s", limit.as_secs_f32()),
         }
     }

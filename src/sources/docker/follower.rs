@@ -138,7 +138,8 @@ impl Containers {
                 event = "docker_too_many",
                 containers = containers.len(),
                 beyond,
-                "there are more containers with labels than snigate takes: the newest are left out"
+                "there are more containers with labels than snigate follows, so the newest are left out; remove \
+                 some, or move some to another engine with its own snigate"
             );
         }
         (state.seen, state.beyond) = (Some(now), beyond);

@@ -87,7 +87,10 @@ impl Labels<'_> {
             if !settings.allow.iter().any(|allowed| allowed.covers(&pattern)) {
                 let allowed: Vec<String> =
                     settings.allow.iter().take(8).map(|allowed| format!("`{}`", allowed.0)).collect();
-                let message = format!("`docker.allow` does not cover `{pattern}`; it has {}", allowed.join(", "));
+                let message = format!(
+                    "`docker.allow` does not cover `{pattern}`; it has {}; change the label, or add the name there",
+                    allowed.join(", ")
+                );
                 return mistake(SNI, message);
             }
             if !patterns.contains(&pattern) {
@@ -191,7 +194,11 @@ impl Labels<'_> {
                 let mut usable = networks.values().filter(|addresses| !addresses.is_empty());
                 match (usable.next(), usable.next()) {
                     (Some(only), None) => only,
-                    (None, _) => return mistake(NETWORK, "the container has no address in any network".to_owned()),
+                    (None, _) => return mistake(
+                        NETWORK,
+                        "the container has no address in any network; connect it to one, or write a route in the file"
+                            .to_owned(),
+                    ),
                     (Some(_), Some(_)) => {
                         return mistake(
                             NETWORK,
@@ -206,7 +213,11 @@ impl Labels<'_> {
         };
         match found.iter().find(|address| is_of_a_container(**address)) {
             Some(address) => Ok(*address),
-            None => mistake(NETWORK, "the container has no usable address in that network".to_owned()),
+            None => {
+                let message = "the container has no usable address in that network; loopback, link-local and multicast \
+                               addresses are not used";
+                mistake(NETWORK, message.to_owned())
+            }
         }
     }
 

@@ -83,7 +83,10 @@ fn refuse_own(asking: &mut [Asking<'_>], is_ours: &dyn Fn(SocketAddr) -> bool) {
     for one in asking {
         let own = one.wish.as_ref().ok().and_then(|wish| wish.address).filter(|address| is_ours(*address));
         if let Some(own) = own {
-            one.refuse(labels::PORT, format!("snigate itself listens at {own}: connections would come back"));
+            one.refuse(
+                labels::PORT,
+                format!("snigate itself listens at {own}, so connections would return to it; correct the port"),
+            );
         }
     }
 }
@@ -125,7 +128,9 @@ fn grant<'c>(asking: &mut [Asking<'c>], file: &Config) -> HashMap<Pattern, (Stri
         let (header, oldest) = *headers.entry(pool.clone()).or_insert((*wanted, name));
         if header != *wanted {
             let header = header.as_str();
-            let message = format!("container {oldest} of the same pool has `{header}`; all of a pool need the same");
+            let message = format!(
+                "container {oldest} of the same pool has `{header}`; all containers of a pool need the same value"
+            );
             one.refuse(labels::SEND_PROXY_PROTOCOL, message);
             continue;
         }

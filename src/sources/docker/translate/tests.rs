@@ -137,7 +137,9 @@ fn all_of_a_pool_get_the_same_header() {
     assert_eq!(routes(&found), ["a.example.com -> p@docker [10.0.0.1:443 10.0.0.3:443]"]);
     assert_eq!(
         mistakes(&found),
-        ["c2: snigate.send_proxy_protocol: container c1 of the same pool has `v2`; all of a pool need the same"]
+        [
+            "c2: snigate.send_proxy_protocol: container c1 of the same pool has `v2`; all containers of a pool need the same value"
+        ]
     );
 }
 
