@@ -26,7 +26,7 @@ use self::account::Account;
 pub(crate) use self::admission::{Known, Newcomer, NotAdmitted};
 use self::hello::hello;
 use crate::connect::{self, Ask, BackendStream, ConnectError, Connected, FirstBytes, OtherPort, Place};
-use crate::pool::PickRequest;
+use crate::pool::{PickRequest, Pool};
 use crate::proxy_header::Addresses;
 use crate::refuse::{self, Offer, Refusal, TurnedAway, refuse};
 use crate::relay::{End, Lifetime, Relay, Stream};
@@ -134,7 +134,7 @@ struct Lead<'a> {
 
 impl<'a> Lead<'a> {
     fn to(route: &'a Route, to: ToPool<'a>, snapshot: &Snapshot) -> Self {
-        Self { route, to, announced: None, prefix: &[], port: None, lifetime: lifetime(snapshot, route) }
+        Self { route, to, announced: None, prefix: &[], port: None, lifetime: lifetime(snapshot, route, to.pool) }
     }
 }
 
@@ -214,10 +214,10 @@ impl Established {
     }
 }
 
-/// How long a relay of `route` may last.
-fn lifetime(snapshot: &Snapshot, route: &Route) -> Lifetime {
+/// How long a relay of `route` to `pool` may last.
+fn lifetime(snapshot: &Snapshot, route: &Route, pool: &Pool) -> Lifetime {
     Lifetime {
-        idle: route.idle_timeout().map_or(snapshot.relay.idle, |idle| *idle),
+        idle: pool.settings.idle_timeout.or(route.idle_timeout()).map_or(snapshot.relay.idle, |idle| *idle),
         max_age: route.max_age().map_or(snapshot.relay.max_age, |max_age| max_age.map(|max_age| *max_age)),
     }
 }
@@ -255,7 +255,10 @@ fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account, known: Known, prefi
     let silent = account.live(|live| snapshot.listener(live.listener).silent.as_ref());
     let chosen = match (account.hello(), silent) {
         (None, Some(silent)) if prefix.is_empty() => Chosen { route: &silent.route, matched: Match::Silent },
-        (None, _) => Chosen { route: &snapshot.not_tls, matched: Match::NotTls },
+        (None, _) => {
+            let listener = account.live(|live| live.listener);
+            Chosen { route: snapshot.not_tls_of(listener), matched: Match::NotTls }
+        }
         (Some(hello), _) => {
             let (client, listener) = account.live(|live| (live.client.ip().to_canonical(), live.listener));
             let source = (known == Known::Yes).then_some(client);

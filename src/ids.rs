@@ -16,6 +16,11 @@ pub struct ListenerIndex(pub usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RouteIndex(pub u32);
 
+impl RouteIndex {
+    /// No route: a name that an entry with this one matches is treated as one that none matches.
+    pub(crate) const NOWHERE: Self = Self((1 << 31) - 1);
+}
+
 impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)

@@ -263,6 +263,11 @@ impl Builder {
     /// Adds one pattern of `route`.
     pub fn add(&mut self, pattern: Pattern, conditions: Conditions, route: RouteIndex) {
         let number = u32::try_from(self.plain.len() + self.conditional.len()).expect("less than 2³² entries");
+        self.add_numbered(number, pattern, conditions, route);
+    }
+
+    /// As [`Self::add`], but with the number that the entry has among those of several tables.
+    pub fn add_numbered(&mut self, number: u32, pattern: Pattern, conditions: Conditions, route: RouteIndex) {
         if conditions.count() == 0 {
             self.plain.push((pattern, route, number));
         } else {

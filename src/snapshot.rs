@@ -89,6 +89,17 @@ pub struct ListenerTerms {
     pub ech: Option<Ech>,
     /// Those of the listener, or of all listeners. `None`: off.
     pub clients: Option<Arc<ClientLimits>>,
+    /// In place of the table and the fallbacks of all listeners. Boxed, since most listeners have none.
+    own: Option<Box<OwnRoutes>>,
+}
+
+/// The routes of a listener that is not in the file.
+struct OwnRoutes {
+    table: RouteTable,
+    /// For names that no route matches, and for hellos without a name.
+    unmatched: Route,
+    /// For first bytes that are not a TLS handshake.
+    not_tls: Route,
 }
 
 /// The keys of Encrypted ClientHello, with what counts their use.
@@ -284,6 +295,26 @@ impl Snapshot {
         self.listeners.iter().position(|listener| *listener.name == *name).map(ListenerIndex)
     }
 
+    /// The table that routes the names of this listener.
+    pub(crate) fn table_of(&self, listener: ListenerIndex) -> &RouteTable {
+        self.own_routes(listener).map_or(&self.table, |own| &own.table)
+    }
+
+    /// All tables: that of the listeners of the file, then those of other listeners.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &RouteTable> {
+        let own = self.listeners.iter().filter_map(|listener| Some(&listener.own.as_ref()?.table));
+        std::iter::once(&self.table).chain(own)
+    }
+
+    /// For first bytes that are not a TLS handshake.
+    pub(crate) fn not_tls_of(&self, listener: ListenerIndex) -> &Route {
+        self.own_routes(listener).map_or(&self.not_tls, |own| &own.not_tls)
+    }
+
+    fn own_routes(&self, ListenerIndex(index): ListenerIndex) -> Option<&OwnRoutes> {
+        self.listeners.get(index)?.own.as_deref()
+    }
+
     /// Finds where a TLS connection goes. A name is routed; without one, or with an IP address in its place, `no_sni`
     /// applies.
     pub fn choose(&self, asked: RouteQuery<'_>) -> Chosen<'_> {
@@ -291,13 +322,21 @@ impl Snapshot {
     }
 
     /// The same as [`Self::choose`], but calls `see` with each candidate on the way.
-    pub fn choose_watched<'s>(&'s self, asked: RouteQuery<'_>, see: impl FnMut(Candidate<'s>)) -> Chosen<'s> {
+    pub fn choose_watched<'s>(&'s self, asked: RouteQuery<'_>, mut see: impl FnMut(Candidate<'s>)) -> Chosen<'s> {
         let RouteQuery { sni, alpn, source, listener, form } = asked;
+        let own = self.own_routes(listener);
         let Some(Sni::Name(server_name)) = sni else {
-            return Chosen { route: &self.no_sni, matched: Match::NoSni };
+            return Chosen { route: own.map_or(&self.no_sni, |own| &own.unmatched), matched: Match::NoSni };
         };
-        match self.table.walk(&Lookup { server_name, alpn, source, listener, form }, see) {
-            None => Chosen { route: &self.unmatched, matched: Match::Unmatched },
+        let is_route = |route| route != RouteIndex::NOWHERE;
+        let see = |candidate: Candidate<'s>| {
+            if is_route(candidate.route) {
+                see(candidate);
+            }
+        };
+        let found = self.table_of(listener).walk(&Lookup { server_name, alpn, source, listener, form }, see);
+        match found.filter(|found| is_route(found.route)) {
+            None => Chosen { route: own.map_or(&self.unmatched, |own| &own.unmatched), matched: Match::Unmatched },
             Some(found) => Chosen {
                 route: self.route(found.route),
                 matched: match found.by {
@@ -330,19 +369,38 @@ impl Snapshot {
     pub fn effective(&self) -> Config {
         let mut patterns: Vec<(RouteIndex, u32, Pattern)> = Vec::new();
         let mut conditions: HashMap<RouteIndex, &Conditions> = HashMap::new();
-        self.table.each(|by, name, route, has, number| {
+        let pattern = |by, name: &[u8]| {
             let named = |kind: fn(ServerName) -> Pattern| String::from_utf8_lossy(name).parse().map(kind).ok();
-            let pattern = match by {
+            match by {
                 By::Exact => named(Pattern::Exact),
                 By::OneLabel => named(Pattern::OneLabel),
                 By::ManyLabels => named(Pattern::ManyLabels),
                 By::Any => Some(Pattern::Any),
-            };
-            patterns.extend(pattern.map(|pattern| (route, number, pattern)));
+            }
+        };
+        self.table.each(|by, name, route, has, number| {
+            patterns.extend(pattern(by, name).map(|pattern| (route, number, pattern)));
             if has.count() > 0 {
                 conditions.insert(route, has);
             }
         });
+        let mut of_listeners: HashMap<RouteIndex, Vec<usize>> = HashMap::new();
+        for (index, listener) in self.listeners.iter().enumerate() {
+            let Some(own) = &listener.own else { continue };
+            own.table.each(|by, name, route, _, number| {
+                if route == RouteIndex::NOWHERE {
+                    return;
+                }
+                let listeners = of_listeners.entry(route).or_default();
+                if listeners.last() != Some(&index) {
+                    listeners.push(index);
+                }
+                // Each of its listeners has the same patterns.
+                if listeners.len() == 1 {
+                    patterns.extend(pattern(by, name).map(|pattern| (route, number, pattern)));
+                }
+            });
+        }
         // By route, and within a route in the order given.
         patterns.sort_unstable_by_key(|(route, number, _)| (*route, *number));
         let mut patterns = patterns.into_iter().peekable();
@@ -353,7 +411,10 @@ impl Snapshot {
             patterns: std::iter::from_fn(|| patterns.next_if(|(route, ..)| *route == index))
                 .map(|(_, number, pattern)| (pattern, self.place(number)))
                 .collect(),
-            conditions: conditions.get(&index).map(|has| config_conditions(has)).unwrap_or_default(),
+            conditions: match of_listeners.remove(&index) {
+                Some(listeners) => config::Conditions { listeners, ..config::Conditions::default() },
+                None => conditions.get(&index).map(|has| config_conditions(has)).unwrap_or_default(),
+            },
             to: match &from.to {
                 Destination::Pool(pool) => config::Destination::Pool(numbers[&*pool.name]),
                 Destination::Split(split) => {
@@ -485,6 +546,11 @@ impl Places {
         }
         let file = u32::try_from(self.files.len() - 1).expect("far fewer files than bytes of memory");
         self.spots.push(Spot { file, line: *line, column: *column });
+    }
+
+    /// The number of the place that is pushed next.
+    fn next(&self) -> u32 {
+        u32::try_from(self.spots.len()).expect("less than 2³² entries")
     }
 
     fn get(&self, number: usize) -> Place {

@@ -275,6 +275,8 @@ fn users(snapshot: &Snapshot, metrics: &Metrics) -> BTreeMap<Key, Vec<User>> {
 pub(crate) enum Place {
     Known(Address),
     LookedUp(Query),
+    /// A source beside the file passes the addresses to the pool.
+    Passed,
 }
 
 pub(crate) fn place(address: &BackendAddress) -> Place {
@@ -288,6 +290,7 @@ pub(crate) fn place(address: &BackendAddress) -> Place {
             },
             port: *port,
         }),
+        BackendAddress::Service(_) => Place::Passed,
         BackendAddress::Srv { name } => Place::LookedUp(Query::Service { name: name.as_str().into() }),
     }
 }

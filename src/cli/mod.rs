@@ -16,6 +16,8 @@ mod figures;
 pub(crate) mod healthcheck;
 mod import;
 mod init;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod man;
 mod output_file;
 mod printable;
@@ -88,6 +90,9 @@ enum Command {
     Export(export::Options),
     /// Connects to every backend with every name routed to it, and reports the problems clients would see
     Doctor(doctor::Options),
+    /// Shows, without a cluster, what snigate makes of Kubernetes manifests
+    #[cfg(feature = "kubernetes")]
+    Kubernetes(kubernetes::Options),
     /// Makes and shows keys for Encrypted ClientHello, and opens captured hellos with them
     Ech(ech::Options),
     /// Starts two small TLS backends with snigate in front of them, to try with curl
@@ -132,7 +137,7 @@ pub enum Exit {
     Config = 1,
     Usage = 2,
     Bind = 3,
-    /// `explain`, `ech open`: the client is refused.
+    /// `explain`, `kubernetes explain`, `ech open`: the client is refused.
     Refused = 4,
     /// `explain`: not the pool that was expected.
     OtherPool = 5,
@@ -178,6 +183,8 @@ pub fn main() -> ExitCode {
         Some(Command::Import(options)) => import::run(&options),
         Some(Command::Doctor(options)) => doctor::run(&options, options.file.clone().or(config)),
         Some(Command::Ech(options)) => ech::run(&options),
+        #[cfg(feature = "kubernetes")]
+        Some(Command::Kubernetes(options)) => kubernetes::run(&options),
         Some(Command::Demo(options)) => demo::demo(&options),
         Some(Command::Schema) => printed(schema::schema(&mut io::stdout().lock())),
         Some(Command::Completions { shell }) => {
@@ -213,6 +220,8 @@ fn ignores_config(command: &Command) -> Option<&'static str> {
             Some("--admin asks the running snigate, which has its own routing file: leave out --config")
         }
         Command::Diff(_) => Some("`diff` compares the two files given as arguments: leave out --config"),
+        #[cfg(feature = "kubernetes")]
+        Command::Kubernetes(_) => Some("this command reads the routing file that --settings names: leave out --config"),
         Command::Demo(_)
         | Command::Ech(_)
         | Command::Import(_)
@@ -384,5 +393,5 @@ impl From<Exit> for ExitCode {
 }
 
 const AFTER_HELP: &str = "Exit codes: 0 success, 1 configuration error or no answer, 2 usage error, 3 an address cannot be \
-bound; explain, ech open: 4 refused; explain: 5 not the expected pool; diff: 6 routing differs; \
+bound; explain, kubernetes explain, ech open: 4 refused; explain: 5 not the expected pool; diff: 6 routing differs; \
 doctor: 7 errors or warnings found; import, export: 8 something was left out; run: 8 a thread failed or is stuck.";

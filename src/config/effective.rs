@@ -32,6 +32,7 @@ pub(super) fn text(config: &Config) -> String {
         log: settings.log.clone(),
         reload: settings.reload,
         docker: settings.docker.clone(),
+        kubernetes: settings.kubernetes.clone(),
     };
     serde_json::to_string(&file).expect("text, numbers, lists and maps with text keys can be written") + "\n"
 }
@@ -171,8 +172,15 @@ admin: {{ bind: ["127.0.0.1:4", "unix:/run/admin.sock"], allow_control: token, t
 log: {{ level: debug, format: json, fields: ecs, connections: failed, probes: false, refusals: 7/m, interval: 7m, names: hashed, clients: off, file: /var/log/snigate/a.log }}
 reload: {{ watch: false, poll: 9s }}
 docker: {{ socket: /run/podman/podman.sock, allow: ["**.a.test", b.test], network: edge }}
+{kubernetes}
 "#,
             token = token.path().display(),
+            kubernetes = match cfg!(feature = "kubernetes") {
+                true =>
+                    "kubernetes: { controller_name: a.test/b, role: data_plane, addresses: bind, service: { type: ClusterIP, \
+                         external_traffic_policy: Cluster }, ports: 1-2, unmatched: { pool: p }, namespaces: [a, b] }",
+                false => "",
+            },
             ech = keys.as_ref().map_or_else(String::new, |keys| format!(
                 "ech: {{ keys: [{}], try_all: true, check_public_name: true }}",
                 keys.path().display()

@@ -15,9 +15,9 @@ use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::settings::{
-    Admin, Docker, Ech, EchCondition, Limits, Listener, Log, NetworkList, Nothing, Off, OnRemoved, OneOrMany, Or,
-    OrOff, PerClient, Pool, Protocol, Refuse, Relay, Reload, Runtime, Sandbox, SniEntry, Span, Tcp, Text, Timeouts,
-    name,
+    Admin, Docker, Ech, EchCondition, Kubernetes, Limits, Listener, Log, NetworkList, Nothing, Off, OnRemoved,
+    OneOrMany, Or, OrOff, PerClient, Pool, Protocol, Refuse, Relay, Reload, Runtime, Sandbox, SniEntry, Span, Tcp,
+    Text, Timeouts, name,
 };
 
 /// The snigate routing file.
@@ -27,8 +27,8 @@ use crate::settings::{
 #[derive(Serialize, JsonSchema)]
 #[schemars(title = "snigate configuration", deny_unknown_fields)]
 pub(super) struct File {
-    /// Where clients connect. At least one listener is required.
-    #[schemars(length(min = 1))]
+    /// Where clients connect. At least one listener is required, unless there is `kubernetes`.
+    #[schemars(default)]
     pub listeners: Vec<Listener>,
     /// Which server names go to which pool.
     #[schemars(default)]
@@ -73,6 +73,9 @@ pub(super) struct File {
     /// Routes for containers, found by their labels. Off by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub docker: Option<Docker>,
+    /// Serves the Gateways of a Kubernetes cluster. Off by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<Kubernetes>,
 }
 
 /// The keys of a routing file.
@@ -95,6 +98,7 @@ pub(super) const KEYS: &[&str] = &[
     "log",
     "reload",
     "docker",
+    "kubernetes",
 ];
 /// The keys of an included file.
 pub(super) const INCLUDED_KEYS: &[&str] = &["routes", "pools"];

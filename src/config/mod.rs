@@ -41,8 +41,8 @@ pub(crate) use self::token::Token;
 use crate::ech::Keys;
 use crate::server_name::Pattern;
 use crate::settings::{
-    Access, Admin, Docker, Ech, EchCondition, Limits, Listener, Log, Nothing, Off, OnRemoved, Or, Origin, PerClient,
-    Pool, Refuse, Relay, Reload, Runtime, Sandbox, Span, Tcp, Timeouts,
+    Access, Admin, Docker, Ech, EchCondition, Kubernetes, Limits, Listener, Log, Nothing, Off, OnRemoved, Or, Origin,
+    PerClient, Pool, Refuse, Relay, Reload, Runtime, Sandbox, Span, Tcp, Timeouts,
 };
 
 /// A valid configuration, and warnings about probable mistakes in it.
@@ -172,6 +172,8 @@ pub struct Settings {
     pub reload: Reload,
     /// `None`: off.
     pub docker: Option<Docker>,
+    /// `None`: off.
+    pub kubernetes: Option<Kubernetes>,
     /// What the files of `ech.keys` hold.
     #[serde(skip)]
     pub ech_keys: Option<Arc<Keys>>,

@@ -68,13 +68,14 @@ fn a_backend_that_is_one_of_the_listeners_is_refused_with_both_places() {
 const DOCS: &str = include_str!("../../docs/configuration.md");
 
 /// The pages that describe keys.
-const PAGES: [&str; 16] = [
+const PAGES: [&str; 17] = [
     DOCS,
     include_str!("../../docs/access.md"),
     include_str!("../../docs/balancing.md"),
     include_str!("../../docs/docker.md"),
     include_str!("../../docs/ech.md"),
     include_str!("../../docs/health.md"),
+    include_str!("../../docs/kubernetes.md"),
     include_str!("../../docs/limits.md"),
     include_str!("../../docs/listeners.md"),
     include_str!("../../docs/names.md"),

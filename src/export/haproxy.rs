@@ -182,6 +182,9 @@ fn server(pool: &Pool, number: usize, backend: &Backend, options: &str, out: &mu
         BackendAddress::Inet(address) => address.to_string(),
         BackendAddress::Unix(path) => path.display().to_string(),
         BackendAddress::Name { host, port, .. } => format!("{host}:{port} init-addr last,libc,none"),
+        BackendAddress::Service(port) => {
+            return out.left_out(format_args!("pool {}: Service {port}", pool.name), "write the addresses of its pods");
+        }
         BackendAddress::Srv { name } => {
             let what = format!("pool {}: srv:{name}", pool.name);
             return out.left_out(what, "write `server-template` with `resolvers`");

@@ -149,7 +149,7 @@ impl Explanation {
             }
             self.hint_at_assumptions();
             if matched == Match::Unmatched {
-                self.hints.extend(near_misses(snapshot, name));
+                self.hints.extend(near_misses(snapshot, asked.listener, name));
             }
         }
         if matches!(asked.sni, Some(Sni::IpLiteral(_))) {
@@ -172,11 +172,15 @@ impl Explanation {
 }
 
 fn listener(snapshot: &Snapshot, asked: Option<&str>) -> Result<ListenerIndex, BadQuestion> {
-    let Some(asked) = asked else { return Ok(ListenerIndex(0)) };
-    snapshot.find_listener(asked).ok_or_else(|| BadQuestion::NoListener {
-        asked: asked.to_owned(),
-        known: snapshot.config.listeners.iter().map(|listener| listener.name.to_string()).collect(),
-    })
+    let known =
+        |snapshot: &Snapshot| snapshot.config.listeners.iter().map(|listener| listener.name.to_string()).collect();
+    let Some(asked) = asked else {
+        let is_none = snapshot.config.listeners.is_empty();
+        return if is_none { Err(BadQuestion::NoListenerAtAll) } else { Ok(ListenerIndex(0)) };
+    };
+    snapshot
+        .find_listener(asked)
+        .ok_or_else(|| BadQuestion::NoListener { asked: asked.to_owned(), known: known(snapshot) })
 }
 
 /// Converts a candidate's indices into names.

@@ -84,7 +84,7 @@ impl From<settings::Backend> for Entry {
             address: match backend.address {
                 BackendAddress::Inet(address) => Some(Address::Inet(address)),
                 BackendAddress::Unix(path) => Some(Address::Unix(path)),
-                BackendAddress::Name { .. } | BackendAddress::Srv { .. } => None,
+                BackendAddress::Name { .. } | BackendAddress::Srv { .. } | BackendAddress::Service(_) => None,
             },
             weight: backend.weight,
             backup: backend.backup,

@@ -295,7 +295,7 @@ fn refuse_self_loop(config: &Settings, listening: &[SocketAddr]) -> Result<(), A
     let is_ours = |backend: &BackendAddress| match backend {
         BackendAddress::Inet(address) => comes_back(*address, listening),
         BackendAddress::Unix(path) => !admin.is_empty() && path.canonicalize().is_ok_and(|path| admin.contains(&path)),
-        BackendAddress::Name { .. } | BackendAddress::Srv { .. } => false,
+        BackendAddress::Name { .. } | BackendAddress::Srv { .. } | BackendAddress::Service(_) => false,
     };
     // Containers that lead here have been left out; one must not make a reload fail.
     for pool in config.pools.iter().filter(|pool| pool.origin == Origin::File) {

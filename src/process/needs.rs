@@ -85,9 +85,9 @@ fn bind_ports(config: &Config) -> Option<BTreeSet<u16>> {
     Some(listeners.into_iter().chain(admin).chain(from_anywhere).collect())
 }
 
-/// The ports of backends, their checks and nameservers. `None` if only DNS or a container knows the port of some backend.
+/// The ports of backends, their checks and nameservers. `None` if only DNS, a container or a Service knows the port of some backend.
 pub(crate) fn connect_ports(config: &Settings) -> Option<BTreeSet<u16>> {
-    if config.docker.is_some() {
+    if config.docker.is_some() || config.kubernetes.is_some() {
         return None;
     }
     let mut ports = BTreeSet::from([DNS_PORT]);
@@ -99,7 +99,7 @@ pub(crate) fn connect_ports(config: &Settings) -> Option<BTreeSet<u16>> {
                 BackendAddress::Inet(address) => _ = ports.insert(address.port()),
                 BackendAddress::Name { port, .. } => _ = ports.insert(*port),
                 BackendAddress::Unix(_) => {}
-                BackendAddress::Srv { .. } => return None,
+                BackendAddress::Srv { .. } | BackendAddress::Service(_) => return None,
             }
         }
         ports.extend(pool.health_check.iter().filter_map(|check| *check.port));

@@ -339,7 +339,7 @@ impl Reloader {
         }
         let merge = self.merge();
         let build = self.background.run(move || {
-            let Merged { config, docker } = merge(config);
+            let Merged { config, docker, .. } = merge(config);
             (Built::new(config, &before, &metrics), docker)
         });
         let (built, docker) = build.await.map_err(|panic| self.panicked(&*panic))?;
@@ -369,7 +369,7 @@ impl Reloader {
         let merge = self.merge();
         let build = self.background.run(move || {
             let in_force = before.effective();
-            let Merged { config, docker } = merge(sources::only_file(in_force.clone()));
+            let Merged { config, docker, .. } = merge(sources::only_file(in_force.clone()));
             ((config != in_force).then(|| Built::new(config, &before, &metrics)), docker)
         });
         let (built, docker) = match build.await {

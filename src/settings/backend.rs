@@ -68,6 +68,8 @@ pub enum BackendAddress {
         /// `_service._proto.name`
         name: ServerName,
     },
+    /// The endpoints of a port of a Kubernetes Service, `NAMESPACE/NAME:PORT`. Never in a file.
+    Service(Arc<str>),
 }
 
 /// Whether the system's search domains are applied to a name.
@@ -157,6 +159,7 @@ impl fmt::Display for BackendAddress {
             Self::Name { host, port, search: Search::Allowed } => write!(f, "{host}:{port}"),
             Self::Name { host, port, search: Search::No } => write!(f, "{host}.:{port}"),
             Self::Srv { name } => write!(f, "srv:{name}"),
+            Self::Service(port) => f.write_str(port),
         }
     }
 }

@@ -66,4 +66,7 @@ pub enum Origin {
     File,
     /// A container.
     Docker,
+    /// Objects of a Kubernetes cluster. Its listeners have routes of their own: those of no other origin take their
+    /// connections, nor do theirs take connections of other listeners.
+    Kubernetes,
 }

@@ -14,6 +14,7 @@ mod check;
 mod docker;
 mod ech;
 mod http;
+mod kubernetes;
 mod log;
 mod networks;
 mod per_client;
@@ -30,6 +31,8 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::server_name::Pattern;
+
 pub use self::address::Address;
 pub(crate) use self::address::network;
 pub(crate) use self::backend::MAX_WEIGHT;
@@ -38,6 +41,10 @@ pub use self::check::{CheckKind, HealthCheck, Host, RequestTarget, Statuses};
 pub use self::docker::{Docker, DockerNetwork, Origin};
 pub use self::ech::{Ech, EchCondition, OpenEch};
 pub use self::http::{AcmeChallenge, HttpPort, ListenerProtocol, Otherwise};
+pub use self::kubernetes::{
+    ControllerName, GatewayService, Kubernetes, KubernetesAddresses, KubernetesRole, KubernetesUnmatched, Namespaces,
+    PortRange, ServiceType, TrafficPolicy,
+};
 pub use self::log::{Level, Log, LogConnections, LogFields, LogFormat, Shown};
 pub use self::networks::{Access, Denied, NetworkEntry, NetworkList};
 pub use self::per_client::{PerClient, Prefixes, Rate};
@@ -100,6 +107,13 @@ pub struct Listener {
     /// Bind even if this machine does not have the address yet (Linux), such as a virtual one that may move here.
     #[serde(default)]
     pub freebind: bool,
+    /// Whether it is in the file.
+    #[serde(skip)]
+    pub origin: Origin,
+    /// For a listener that is not in the file: a name that one of these matches is only routed by patterns that match no
+    /// name outside of the most specific one. Without such a route the name has none.
+    #[serde(skip)]
+    pub hostnames: Vec<Pattern>,
 }
 
 impl Listener {

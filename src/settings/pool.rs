@@ -63,6 +63,9 @@ pub struct Pool {
     /// here. Connections of clients go by their own listener.
     #[serde(skip)]
     pub starttls: Starttls,
+    /// How long a connection to this pool may be silent, in place of what its route and `timeouts.idle` say.
+    #[serde(skip)]
+    pub idle_timeout: Option<Span>,
     /// Sends the client's address to the backend in a PROXY header, which the backend must expect.
     #[serde(default)]
     pub send_proxy_protocol: SendProxyProtocol,

@@ -4,13 +4,14 @@
 //! Out: a [`Snapshot`] that nothing uses yet.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::SetOnce;
 
 use super::{
-    Destination, Ech, HttpTerms, ListenerTerms, OtherRequests, Overrides, Places, Proxies, Route, Silent, Snapshot,
-    Split, Terms, ToPool,
+    Destination, Ech, HttpTerms, ListenerTerms, OtherRequests, Overrides, OwnRoutes, Places, Proxies, Route, Silent,
+    Snapshot, Split, Terms, ToPool,
 };
 use crate::client_limits::ClientLimits;
 use crate::config::{self, Config, Settings};
@@ -21,7 +22,9 @@ use crate::pool::Pool;
 use crate::proxy_header::Kinds;
 use crate::relay::{self, Engine};
 use crate::route::{Builder, Conditions};
-use crate::settings::{self, Access, ListenerProtocol, OpenEch, OrOff, Otherwise, PerClient, Splice};
+use crate::settings::{
+    self, Access, KubernetesUnmatched, ListenerProtocol, OpenEch, OrOff, Origin, Otherwise, PerClient, Refuse, Splice,
+};
 use crate::telemetry::{ConnectionLog, Metrics};
 
 impl Snapshot {
@@ -36,9 +39,18 @@ impl Snapshot {
         let mut routes = Vec::with_capacity(from.len());
         let mut places = Places::default();
         let known = before.map(routes_with_limits).unwrap_or_default();
+        let mut own: Vec<Builder> = config.listeners.iter().map(|_| Builder::default()).collect();
         for (index, mut from) in (0..).map(RouteIndex).zip(from) {
             for (pattern, place) in std::mem::take(&mut from.patterns) {
-                table.add(pattern, conditions(&from.conditions), index);
+                match from.origin {
+                    Origin::File | Origin::Docker => table.add(pattern, conditions(&from.conditions), index),
+                    // They come after all others, so the numbers of the table above stay those of the places.
+                    Origin::Kubernetes => {
+                        for listener in &from.conditions.listeners {
+                            own[*listener].add_numbered(places.next(), pattern.clone(), Conditions::default(), index);
+                        }
+                    }
+                }
                 places.push(&place);
             }
             let split = splits.get(&*from.name).copied();
@@ -49,6 +61,9 @@ impl Snapshot {
             let config::Route { name, on_removed, origin, access, .. } = from;
             routes.push(Route { overrides, on_removed, origin, access, clients, ..Route::new(name, to) });
         }
+        let mut own: Vec<Option<Box<OwnRoutes>>> = (config.listeners.iter().zip(own))
+            .map(|(listener, table)| own_routes(listener, table, &config, &pools, &mut places))
+            .collect();
         places.spots.shrink_to_fit();
         let fallback = |name: &str, to, before: Option<&Route>| {
             Route::new(name.into(), destination(to, &pools, before.and_then(Route::split)))
@@ -66,6 +81,8 @@ impl Snapshot {
             let ech = ech.clone().filter(|_| listener.ech == OpenEch::Auto);
             ListenerTerms { ech, ..listener_terms(listener, silent(listener), own, &pools) }
         };
+        let mut listeners: Vec<ListenerTerms> = config.listeners.iter().map(listener).collect();
+        listeners.iter_mut().zip(&mut own).for_each(|(listener, own)| listener.own = own.take());
         let snapshot = Self {
             table: table.build(),
             routes,
@@ -74,7 +91,7 @@ impl Snapshot {
             not_tls: fallback("not_tls", config.not_tls.clone(), before.map(|before| &before.not_tls)),
             relay: Arc::new(relay_settings(&config)),
             max_connections: *config.limits.max_connections,
-            listeners: config.listeners.iter().map(listener).collect(),
+            listeners,
             clients,
             relayed_values: relayed_values(&config),
             bound: config.listeners.iter().flat_map(|listener| listener.bind.iter().map(|bind| bind.0)).collect(),
@@ -198,9 +215,47 @@ fn listener_terms(
         silent,
         access: Access::new(listener.allow.clone(), listener.deny.clone()),
         ech: None,
+        own: None,
         clients,
         http: (listener.protocol == ListenerProtocol::Http).then(|| Box::new(http_terms(listener, pools))),
     }
+}
+
+/// The routes of a listener that is not in the file; `None`: those of the file apply.
+fn own_routes(
+    listener: &settings::Listener,
+    mut table: Builder,
+    config: &Settings,
+    pools: &[Arc<Pool>],
+    places: &mut Places,
+) -> Option<Box<OwnRoutes>> {
+    if listener.origin != Origin::Kubernetes {
+        return None;
+    }
+    let place = config::Place { file: Path::new(&*listener.name).into(), line: 0, column: 0 };
+    for hostname in &listener.hostnames {
+        // Behind the routes: of two entries for one pattern, the first wins.
+        table.add_numbered(places.next(), hostname.clone(), Conditions::default(), RouteIndex::NOWHERE);
+        places.push(&place);
+    }
+    let unmatched = config.kubernetes.as_ref().map_or(&KubernetesUnmatched::Close, |kubernetes| &kubernetes.unmatched);
+    let refuse = match unmatched {
+        KubernetesUnmatched::Alert => Refuse::Alert,
+        KubernetesUnmatched::Reset => Refuse::Reset,
+        KubernetesUnmatched::Close | KubernetesUnmatched::Pool(_) => Refuse::Close,
+    };
+    let pool = match unmatched {
+        KubernetesUnmatched::Pool(name) => pools.iter().find(|pool| pool.name == *name),
+        _ => None,
+    };
+    let to = pool.map_or(Destination::Refuse(refuse), |pool| Destination::Pool(Arc::clone(pool)));
+    // Without TLS, there is nobody to send an alert to.
+    let plain = if refuse == Refuse::Reset { Refuse::Reset } else { Refuse::Close };
+    Some(Box::new(OwnRoutes {
+        table: table.build(),
+        unmatched: Route::new("unmatched".into(), to),
+        not_tls: Route::new("not_tls".into(), Destination::Refuse(plain)),
+    }))
 }
 
 fn ech(keys: &Arc<Keys>, metrics: &Metrics) -> Ech {

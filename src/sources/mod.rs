@@ -9,6 +9,9 @@
 //! task that finds something, a function that turns it into a [`Contribution`], and a field of [`Found`].
 
 pub(crate) mod docker;
+#[cfg(feature = "kubernetes")]
+#[allow(dead_code, unused_imports, reason = "what follows a cluster uses more of it than the commands do")]
+pub(crate) mod kubernetes;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -24,6 +27,9 @@ use crate::settings::{OnRemoved, Or, Origin, Pool};
 pub(crate) struct Found {
     /// `None`: the Docker API has not answered yet.
     pub docker: Option<Arc<[Container]>>,
+    /// `None`: not all objects have been read yet.
+    #[cfg(feature = "kubernetes")]
+    pub kubernetes: Option<Arc<kubernetes::Cluster>>,
 }
 
 /// What a source adds to the configuration.
@@ -47,6 +53,10 @@ pub(crate) struct Merged {
     pub config: Config,
     /// `None`: `docker` is off, or has found nothing yet.
     pub docker: Option<Translation>,
+    /// `None`: `kubernetes` is off, or not all objects have been read yet.
+    #[cfg(feature = "kubernetes")]
+    #[allow(dead_code, reason = "for what follows a cluster, and tests")]
+    pub kubernetes: Option<kubernetes::Translation>,
 }
 
 /// Adds to `file`, which has no routes of sources yet, what the sources have found. `is_ours` says whether snigate itself
@@ -58,7 +68,14 @@ pub(crate) fn merge(file: Config, found: &Found, is_ours: &dyn Fn(SocketAddr) ->
     if let Some(translation) = &docker {
         add(&mut config, &translation.contribution, Origin::Docker);
     }
-    Merged { config, docker }
+    #[cfg(feature = "kubernetes")]
+    let kubernetes = found.kubernetes.as_ref().and_then(|cluster| kubernetes::join(&mut config, cluster));
+    Merged {
+        config,
+        docker,
+        #[cfg(feature = "kubernetes")]
+        kubernetes,
+    }
 }
 
 /// The part of `config` that is in the file.
@@ -66,6 +83,7 @@ pub(crate) fn only_file(mut config: Config) -> Config {
     config.routes.retain(|route| route.origin == Origin::File);
     // They are the last ones, so the numbers of the others stay.
     config.settings.pools.retain(|pool| pool.origin == Origin::File);
+    config.settings.listeners.retain(|listener| listener.origin == Origin::File);
     config
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::blocks::root;
 
 /// The keys at the top of a file, in the order of the page, with the pages that explain them.
-const SECTIONS: [(&str, &str); 18] = [
+const SECTIONS: [(&str, &str); 20] = [
     ("listeners", "[Listeners](listeners.md), [port 80](port-80.md), [PostgreSQL and silent clients](starttls.md)"),
     ("routes", "[Routing](routing.md), [access control](access.md)"),
     ("no_sni", "[Routing](routing.md#no_sni-unmatched-not_tls)"),
@@ -33,6 +33,7 @@ const SECTIONS: [(&str, &str); 18] = [
     ("log", "[Observability](observability.md#log), [log](logs.md)"),
     ("reload", "[Reload and upgrade](reload.md#when-a-change-is-read)"),
     ("docker", "[Containers found by label](docker.md)"),
+    ("kubernetes", "[Kubernetes](kubernetes.md#settings)"),
 ];
 
 const HEAD: &str = "# Every key\n\n\

@@ -50,6 +50,7 @@ pub(super) async fn addresses(pool: &Pool, backend: &Backend, limit: Duration) -
     let query = match discovery::place(&backend.address) {
         Place::Known(address) => return Ok(vec![address]),
         Place::LookedUp(query) => query,
+        Place::Passed => return Ok(Vec::new()),
     };
     let found = timeout(limit, resolve::once(&query, &pool.resolve)).await;
     match found {

@@ -24,7 +24,12 @@ pub(super) struct Listeners {
 pub(super) fn parse(top: &Cursor<'_>, congestion: &Congestion, limits: Option<&PerClient>) -> Listeners {
     let mut listeners =
         Listeners { parsed: Vec::new(), names: Names::default(), places: Vec::new(), bound: Vec::new() };
-    let Some(list) = top.required_list("listeners", "listener").filter(Cursor::is_a_list) else { return listeners };
+    // Those of Gateways may be the only ones.
+    let list = match top.key("kubernetes") {
+        Some(_) => top.key("listeners"),
+        None => top.required_list("listeners", "listener"),
+    };
+    let Some(list) = list.filter(Cursor::is_a_list) else { return listeners };
     let mut first = HashMap::new();
     for cursor in list.items() {
         let number = listeners.places.len();
@@ -146,7 +151,7 @@ fn collide(a: SocketAddr, b: SocketAddr) -> bool {
 
 /// Warns about a listener that would refuse every TLS connection.
 pub(super) fn warn_of_unused(config: &Config, places: &[Place], problems: &mut Problems) {
-    if config.docker.is_some() {
+    if config.docker.is_some() || config.kubernetes.is_some() {
         return;
     }
     let to_pool = |to: &Destination| to.pools().next().is_some();

@@ -146,6 +146,7 @@ fn merged(tops: &[Cursor<'_>], mut texts: Texts) -> Option<Config> {
         log: settings::log(top),
         reload: settings::reload(top),
         docker: settings::docker(top),
+        kubernetes: settings::kubernetes(top, &pools.names),
         hash: texts.hash.finish(),
         files: texts.files,
         sources: Sources::default(),

@@ -15,8 +15,8 @@ use crate::config::problem::{Place, Problem, Problems, Severity};
 use crate::proxy_header::MOST_ADDED_BYTES;
 use crate::server_name::{Pattern, ServerName};
 use crate::settings::{
-    BackendAddress, CheckKind, Congestion, HealthCheck, MAX_WEIGHT, OnDown, Pool, SendProxyProtocol, SendVersion, Text,
-    ValueKind, name_error,
+    BackendAddress, CheckKind, Congestion, HealthCheck, KubernetesUnmatched, MAX_WEIGHT, OnDown, Pool,
+    SendProxyProtocol, SendVersion, Text, ValueKind, name_error,
 };
 
 /// The pools of all files.
@@ -273,7 +273,11 @@ pub(super) fn warn_of_unused(config: &Config, places: &[Place], problems: &mut P
     for to in config.routes.iter().map(|route| &route.to).chain(fallbacks) {
         to.pools().for_each(|pool| used[pool] = true);
     }
-    for name in listeners::pools_otherwise(&config.listeners) {
+    let unmatched = config.kubernetes.as_ref().and_then(|kubernetes| match &kubernetes.unmatched {
+        KubernetesUnmatched::Pool(name) => Some(name),
+        _ => None,
+    });
+    for name in listeners::pools_otherwise(&config.listeners).chain(unmatched) {
         used.iter_mut().zip(&config.pools).filter(|(_, pool)| pool.name == *name).for_each(|(used, _)| *used = true);
     }
     for ((pool, place), _) in config.pools.iter().zip(places).zip(&used).filter(|(_, used)| !**used) {

@@ -34,7 +34,7 @@ pub(super) fn refuse(address: &BackendAddress, Ours { bound, admin }: Ours<'_>, 
             let is_ours = |bind: &Address| matches!(bind, Address::Unix(ours) if **ours == **path);
             admin.bind.iter().any(is_ours).then(|| "the socket of the admin server".to_owned())
         }
-        BackendAddress::Name { .. } | BackendAddress::Srv { .. } => None,
+        BackendAddress::Name { .. } | BackendAddress::Srv { .. } | BackendAddress::Service(_) => None,
     };
     if let Some(own) = own {
         backend.error(format_args!(

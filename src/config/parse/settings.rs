@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use super::listeners::claim_alone;
 pub(super) use super::ranges::number_within;
-use super::{Cursor, per_client};
+use super::{Cursor, Names, per_client};
 use crate::config::problem::Place;
 use crate::config::{Token, ech_keys};
 use crate::ech::Keys;
 use crate::settings::{
-    Address, Admin, AllowControl, Docker, Ech, FilePath, Limits, Log, LogFields, LogFormat, Relay, Reload, Runtime,
-    Size, Span, Tcp, Timeouts,
+    Address, Admin, AllowControl, Docker, Ech, FilePath, Kubernetes, KubernetesUnmatched, Limits, Log, LogFields,
+    LogFormat, Relay, Reload, Runtime, Size, Span, Tcp, Timeouts,
 };
 
 pub(super) fn timeouts(top: &Cursor<'_>) -> Timeouts {
@@ -197,6 +197,23 @@ pub(super) fn docker(top: &Cursor<'_>) -> Option<Docker> {
         section.error_at("socket", "write the absolute path of the socket: `/run/docker.sock`");
     }
     Some(docker)
+}
+
+/// The source of Gateways; `None`: off. Whether there is a cluster is for the process that runs to find out.
+pub(super) fn kubernetes(top: &Cursor<'_>, pools: &Names) -> Option<Kubernetes> {
+    let section = top.key("kubernetes")?;
+    if !cfg!(feature = "kubernetes") {
+        top.error_at("kubernetes", "this snigate was built without Kubernetes; build it with the feature `kubernetes`");
+        return None;
+    }
+    let kubernetes: Kubernetes = section.read()?;
+    let pool = section.key("unmatched").and_then(|unmatched| unmatched.key("pool").map(|pool| pool.at.place()));
+    if let (KubernetesUnmatched::Pool(name), Some(_)) = (&kubernetes.unmatched, pool)
+        && let Err(dangling) = pools.find(name, "pool")
+    {
+        section.error_at("unmatched", dangling);
+    }
+    Some(kubernetes)
 }
 
 /// Reports a duration outside `range`.

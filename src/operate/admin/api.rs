@@ -53,7 +53,9 @@ pub(super) async fn explain(
     // It may read files of networks.
     super::aside(move || match app.control.explain(query) {
         Ok(explanation) => with_json(StatusCode::OK, explanation),
-        Err(problem @ BadQuestion::NoListener { .. }) => error(StatusCode::NOT_FOUND, &problem.to_string()),
+        Err(problem @ (BadQuestion::NoListener { .. } | BadQuestion::NoListenerAtAll)) => {
+            error(StatusCode::NOT_FOUND, &problem.to_string())
+        }
         Err(problem @ BadQuestion::Protocol { .. }) => error(StatusCode::BAD_REQUEST, &problem.to_string()),
     })
     .await

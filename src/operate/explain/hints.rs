@@ -95,8 +95,8 @@ pub(super) fn whose_address(snapshot: &Snapshot, ListenerIndex(index): ListenerI
 }
 
 /// Patterns that look as if they matched `name`, but do not.
-pub(super) fn near_misses(snapshot: &Snapshot, name: &ServerName) -> Vec<String> {
-    let near = snapshot.table.near_misses(name).into_iter().map(|NearMiss { number, by, suffix_bytes }| {
+pub(super) fn near_misses(snapshot: &Snapshot, listener: ListenerIndex, name: &ServerName) -> Vec<String> {
+    let near = snapshot.table_of(listener).near_misses(name).into_iter().map(|NearMiss { number, by, suffix_bytes }| {
         let suffix = suffix(name, suffix_bytes);
         let (pattern, place) = (pattern(by, suffix), snapshot.place(number));
         if suffix_bytes == name.as_str().len() {

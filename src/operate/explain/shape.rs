@@ -32,6 +32,8 @@ pub(crate) enum BadQuestion {
         asked: String,
         known: Vec<String>,
     },
+    /// All listeners are those of Gateways, and there is none yet.
+    NoListenerAtAll,
     /// RFC 7301 §3.1: protocol names are 1 to 255 bytes.
     Protocol {
         bytes: usize,
@@ -169,6 +171,9 @@ impl fmt::Display for BadQuestion {
         match self {
             Self::NoListener { asked, known } => {
                 write!(f, "there is no listener `{}`; there is `{}`", asked.escape_debug(), known.join("`, `"))
+            }
+            Self::NoListenerAtAll => {
+                f.write_str("there is no listener; ask `snigate kubernetes explain`, or the running process")
             }
             Self::Protocol { bytes } => write!(f, "an ALPN protocol is 1 to 255 bytes long, not {bytes}"),
         }

@@ -120,7 +120,7 @@ fn matching(snapshot: &Snapshot, part: &str) -> HashSet<RouteIndex> {
         None => part.strip_prefix("*.").map_or((None, part), |rest| (Some(By::OneLabel), rest)),
     };
     let mut found = HashSet::new();
-    snapshot.table.each(|by, has, route, _, _| {
+    let mut see = |by, has: &[u8], route| {
         let contains = match wildcard {
             Some(wildcard) => by == wildcard && has.starts_with(name.as_bytes()),
             None if by == By::Any => part == "*",
@@ -129,7 +129,9 @@ fn matching(snapshot: &Snapshot, part: &str) -> HashSet<RouteIndex> {
         if contains {
             found.insert(route);
         }
-    });
+    };
+    snapshot.tables().for_each(|table| table.each(|by, has, route, _, _| see(by, has, route)));
+    found.remove(&RouteIndex::NOWHERE);
     found
 }
 
@@ -137,7 +139,7 @@ fn matching(snapshot: &Snapshot, part: &str) -> HashSet<RouteIndex> {
 fn describe(snapshot: &Snapshot, indexes: &[RouteIndex]) -> Vec<RouteStatus> {
     let mut patterns: HashMap<RouteIndex, Vec<(u32, String)>> =
         indexes.iter().map(|index| (*index, Vec::new())).collect();
-    snapshot.table.each(|by, name, route, _, number| {
+    let mut add = |by, name: &[u8], route, number| {
         if let Some(patterns) = patterns.get_mut(&route) {
             let name = String::from_utf8_lossy(name);
             let pattern = match by {
@@ -148,11 +150,14 @@ fn describe(snapshot: &Snapshot, indexes: &[RouteIndex]) -> Vec<RouteStatus> {
             };
             patterns.push((number, pattern));
         }
-    });
+    };
+    snapshot.tables().for_each(|table| table.each(|by, name, route, _, number| add(by, name, route, number)));
     let row = |index: &RouteIndex| {
         let route = snapshot.route(*index);
         let mut patterns = patterns.remove(index).unwrap_or_default();
         patterns.sort_unstable();
+        // Each listener with routes of its own has them.
+        patterns.dedup();
         let more_patterns = patterns.len().saturating_sub(MOST_PATTERNS);
         RouteStatus {
             name: route.name.to_string(),

@@ -176,7 +176,7 @@ fn a_container_that_cannot_be_read_is_left_out_and_named() {
 fn what_is_merged_can_be_taken_apart_again() {
     let file = file();
     let containers = [container(1, &[("sni", "a.example.com")]), down(container(2, &[("sni", "b.example.com")]))];
-    let found = crate::sources::Found { docker: Some(containers.as_slice().into()) };
+    let found = crate::sources::Found { docker: Some(containers.as_slice().into()), ..Default::default() };
     let merged = crate::sources::merge(file.clone(), &found, &|_| false);
     assert_eq!((merged.config.routes.len(), merged.config.pools.len()), (3, 3));
     assert_eq!(merged.config.routes[2].to.pools().collect::<Vec<_>>(), [2]);

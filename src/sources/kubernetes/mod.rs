@@ -1,0 +1,29 @@
+//! Turns the objects of a Kubernetes cluster into listeners, routes, pools and statuses.
+//!
+//! In:  [`Objects`], the settings of the source, and what the processes [`Observed`].
+//! Out: a [`Translation`]. Pure: no I/O, no clock, and the order of the objects has no effect.
+//! Source: <https://gateway-api.sigs.k8s.io/reference/spec/>, docs/kubernetes.md.
+
+mod annotations;
+mod attach;
+mod backends;
+mod class;
+pub(crate) mod endpoints;
+mod gateway;
+mod hostname;
+mod join;
+pub(crate) mod manifests;
+mod objects;
+mod section;
+pub(crate) mod status;
+mod translate;
+mod translation;
+mod wish;
+
+pub(crate) use self::join::{Cluster, join};
+pub(crate) use self::objects::{ObjectName, Objects, Observed};
+pub(crate) use self::translate::translate;
+pub(crate) use self::translation::{Exposure, FoundPool, GatewayListener, GatewayRoute, To, Translation};
+
+#[cfg(test)]
+mod tests;
