@@ -48,7 +48,11 @@ fn picks(bencher: Bencher<'_, '_>, pool: &Pool) {
     let mut client = 0_u32;
     bencher.bench_local(|| {
         client = client.wrapping_add(0x9e37_79b9);
-        let request = PickRequest { client: IpAddr::V4(Ipv4Addr::from(client)), server_name: Some("shop.example.com") };
+        let request = PickRequest {
+            client: IpAddr::V4(Ipv4Addr::from(client)),
+            server_name: Some("shop.example.com"),
+            is_inner: false,
+        };
         black_box(pool.picks(request).next(now))
     });
 }

@@ -20,6 +20,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Instant;
 
 pub(crate) use self::accepted::{Accepted, Extras};
 use self::account::Account;
@@ -30,6 +31,7 @@ use crate::pool::{PickRequest, Pool};
 use crate::proxy_header::Addresses;
 use crate::refuse::{self, Offer, Refusal, TurnedAway, refuse};
 use crate::relay::{End, Lifetime, Relay, Stream};
+use crate::route::NameForm;
 use crate::settings::{Refuse, Starttls};
 use crate::snapshot::{Chosen, Route, RouteQuery, Snapshot, ToPool};
 use crate::socket::ResetUnlessReleased;
@@ -107,12 +109,23 @@ async fn walk(
         return Box::pin(http::walk(client, account, snapshot, terms)).await;
     }
     let (mut prefix, header) = hello(client, account, snapshot).await?;
-    ech::open(account, snapshot, &mut prefix)?;
+    let outer = ech::open(account, snapshot, &mut prefix)?;
     account.more_than_hello(&mut prefix)?;
     let known = Known::by(header.as_ref());
-    let Chosen { route, matched } = choose(snapshot, account, known, &prefix);
+    let mut chosen = choose(snapshot, account, known, &prefix);
+    let mut to = chosen.route.next();
+    if let (Some(outer), Ok(ToPool { pool, .. })) = (outer, &to)
+        && !pool.may_confirm(Instant::now())
+    {
+        prefix = outer.falls_back(account);
+        account.more_than_hello(&mut prefix)?;
+        chosen = choose(snapshot, account, known, &prefix);
+        to = chosen.route.next();
+    }
+    let Chosen { route, matched } = chosen;
+    account.matched(matched);
     account.enters_by_route(snapshot, route, known)?;
-    let to = route.next().map_err(|how| refused(account, snapshot, route, how, matched, &prefix))?;
+    let to = to.map_err(|how| refused(account, snapshot, route, how, matched, &prefix))?;
     let announced = header.and_then(|header| header.addresses);
     let lead = Lead { announced, prefix: &prefix, ..Lead::to(route, to, snapshot) };
     // Boxed, so that a client that sends nothing takes up no room for it.
@@ -173,10 +186,11 @@ async fn connected(
     let (source, listener) = account.live(|live| (live.client.ip(), live.listener));
     let (nodelay, starttls) = (snapshot.relay.tcp.nodelay, snapshot.listener(listener).starttls);
     let starttls = if account.hello().is_some() { starttls } else { Starttls::None };
+    let is_inner = account.name_form() == NameForm::Encrypted;
     let mut place: Option<Place> = None;
     loop {
         let (server_name, said, attempts) = account.connecting(first_bytes.prefix);
-        let request = PickRequest { client: source, server_name };
+        let request = PickRequest { client: source, server_name, is_inner };
         let ask = Ask { request, client, first_bytes, said, starttls, port, nodelay, idle };
         // While it waited, a reload may have replaced the pool.
         let (waited, lease) = place.take().map_or((None, None), |Place { pool, lease }| (Some(pool), Some(lease)));
@@ -187,7 +201,7 @@ async fn connected(
         }
         account.enter(State::Queued);
         let (server_name, said, _) = account.connecting(first_bytes.prefix);
-        let request = PickRequest { client: source, server_name };
+        let request = PickRequest { client: source, server_name, is_inner };
         // Boxed, since it is rare.
         place = Some(Box::pin(connect::wait(pool, request, client, said)).await?);
         account.enter(State::Connecting);
@@ -251,9 +265,9 @@ fn not_connected(account: &mut Account, error: ConnectError) -> TurnedAway {
 
 /// Finds the route; [`Snapshot::choose`] makes the decision. The address of a proxy that did not pass its client's on must
 /// not satisfy a `source` condition.
-fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account, known: Known, prefix: &[u8]) -> Chosen<'a> {
+fn choose<'a>(snapshot: &'a Snapshot, account: &Account, known: Known, prefix: &[u8]) -> Chosen<'a> {
     let silent = account.live(|live| snapshot.listener(live.listener).silent.as_ref());
-    let chosen = match (account.hello(), silent) {
+    match (account.hello(), silent) {
         (None, Some(silent)) if prefix.is_empty() => Chosen { route: &silent.route, matched: Match::Silent },
         (None, _) => {
             let listener = account.live(|live| live.listener);
@@ -265,9 +279,7 @@ fn choose<'a>(snapshot: &'a Snapshot, account: &mut Account, known: Known, prefi
             let (sni, alpn, form) = (hello.server_name.as_ref(), &hello.alpn, account.name_form());
             snapshot.choose(RouteQuery { sni, alpn, source, listener, form })
         }
-    };
-    account.matched(chosen.matched);
-    chosen
+    }
 }
 
 /// Refuses a client; the account closes once the client has been answered.

@@ -14,6 +14,7 @@
 //! ```
 
 mod config;
+mod confirmation;
 mod hpke;
 mod inner;
 mod keys;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 
 use self::config::Suite;
 pub(crate) use self::config::encode_list;
+pub use self::confirmation::{Awaited, Confirmation};
 use self::hpke::Context;
 pub use self::keys::{Key, KeyFileError, Keys, generate, read_key_file};
 use self::sealed::Sealed;

@@ -84,7 +84,8 @@ pub mod internals {
     }
     pub mod ech {
         pub use crate::ech::{
-            Illegal, Inner, Key, KeyFileError, Keys, Opened, Second, generate, open, open_second, read_key_file,
+            Awaited, Confirmation, Illegal, Inner, Key, KeyFileError, Keys, Opened, Second, generate, open,
+            open_second, read_key_file,
         };
     }
     pub mod pool {

@@ -22,9 +22,10 @@ use self::probe::{Passed, Probe};
 use self::streak::Streak;
 use crate::backends::handshake::NameSent;
 use crate::client_hello::Alpn;
+use crate::ech::Confirmation;
 use crate::ids::ListenerIndex;
 use crate::operate::registry::Registries;
-use crate::pool::{Backend, BackendId, Health, LastCheck, Operator, Pool};
+use crate::pool::{Backend, BackendId, Confirms, Health, LastCheck, Operator, Pool};
 use crate::route::NameForm;
 use crate::server_name::Sni;
 use crate::settings::{CheckKind, HealthCheck, OnDown};
@@ -124,6 +125,7 @@ impl Drop for BackendCheck {
     fn drop(&mut self) {
         self.task.abort();
         if !self.replaced {
+            self.backend.standing.set_confirms(Confirms::Unknown);
             self.backend.standing.checked(Health::Unchecked, Instant::now());
         }
     }
@@ -165,6 +167,10 @@ async fn watch(
     first: Duration,
 ) {
     let mut streak = Streak::new(check.rise, check.fall, backend.standing.health());
+    if !check.ech {
+        // An earlier check may have asked.
+        backend.standing.set_confirms(Confirms::Unknown);
+    }
     let mut passes_in_doubt = 0;
     let mut next = Instant::now() + first;
     loop {
@@ -205,8 +211,13 @@ async fn check_once(backend: &Backend, pool: &Pool, probe: &Probe, timeout: Dura
     let outcome = timeout_at(deadline, probe.once(&backend.address, deadline)).await;
     pool.metrics.checked(started.elapsed());
     let (result, certificate, error) = match outcome {
-        Ok(Ok(Passed { certificate, rejected: None })) => (CheckResult::Ok, certificate, None),
-        Ok(Ok(Passed { certificate, rejected })) => (CheckResult::Incompatible, certificate, rejected),
+        Ok(Ok(Passed { certificate, rejected, confirmation })) => {
+            let unconfirmed = confirmation.is_some_and(|confirmation| note_confirmation(backend, pool, confirmation));
+            match rejected.or_else(|| unconfirmed.then(|| UNCONFIRMED.to_owned())) {
+                None => (CheckResult::Ok, certificate, None),
+                rejected => (CheckResult::Incompatible, certificate, rejected),
+            }
+        }
         Ok(Err(failed)) => (failed.result(), failed.certificate(), Some(failed.to_string())),
         Err(_) => (CheckResult::TimedOut, None, Some(format!("not finished within {} ms", timeout.as_millis()))),
     };
@@ -216,6 +227,41 @@ async fn check_once(backend: &Backend, pool: &Pool, probe: &Probe, timeout: Dura
     }
     backend.note_check(LastCheck { at: std::time::SystemTime::now(), result, error, certificate });
     matches!(result, CheckResult::Ok | CheckResult::Incompatible)
+}
+
+/// Notes whether the backend accepts inner hellos, and returns whether it is known not to. An answer that shows neither
+/// changes nothing.
+fn note_confirmation(backend: &Backend, pool: &Pool, confirmation: Confirmation) -> bool {
+    let confirms = match confirmation {
+        Confirmation::Confirmed => Confirms::Yes,
+        Confirmation::Unconfirmed => Confirms::No,
+        Confirmation::Unknown => return backend.standing.confirms() == Confirms::No,
+    };
+    let before = backend.standing.set_confirms(confirms);
+    let (pool_name, name, address) = (&*pool.name, &*backend.name, &backend.address);
+    match (confirms, before) {
+        (Confirms::No, Confirms::Unknown | Confirms::Yes) => {
+            tracing::warn!(
+                event = "backend_ech_unconfirmed",
+                pool = pool_name,
+                backend = name,
+                %address,
+                "backend does not accept inner hellos (Encrypted ClientHello) and gets none"
+            )
+        }
+        (Confirms::Yes, Confirms::No) => {
+            pool.call_waiting(Instant::now());
+            tracing::info!(
+                event = "backend_ech_confirmed",
+                pool = pool_name,
+                backend = name,
+                %address,
+                "backend accepts inner hellos (Encrypted ClientHello)"
+            )
+        }
+        _ => {}
+    }
+    confirms == Confirms::No
 }
 
 fn log(pool: &Pool, backend: &Backend, health: Health) {
@@ -250,6 +296,8 @@ fn log_ended(pool: &Pool, backend: &Backend, ended: usize) {
     );
 }
 
+/// Shown as the error of a check that passed, for clients whose name was sent in the clear.
+const UNCONFIRMED: &str = "does not accept inner hellos of Encrypted ClientHello";
 /// How often to look for a new snapshot or new addresses of a name.
 const LOOK: Duration = Duration::from_millis(250);
 

@@ -3,6 +3,7 @@
 //! In:  the snapshot in force.
 //! Out: addresses and health verdicts, written into its pools.
 
+pub(crate) mod confirmation;
 pub(crate) mod health;
 pub(crate) mod discovery;
 pub(crate) mod resolve;

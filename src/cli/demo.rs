@@ -4,6 +4,7 @@
 //! Out: two TLS backends with new certificates, the real proxy in front of them, and the commands to try.
 
 use std::fs;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -35,7 +36,8 @@ pub(super) fn demo(options: &Options) -> ExitCode {
             let exit = match Config::load(&file) {
                 Ok(loaded) => match start_log(&loaded.config, &loaded.warnings) {
                     Ok(log) => serve(loaded, file, Inheritance::default(), log, |server| {
-                        print!("{}", invitation(server, &backends, &directory.0))
+                        // Whoever reads it may be gone; the demo goes on.
+                        let _ = io::stdout().lock().write_all(invitation(server, &backends, &directory.0).as_bytes());
                     }),
                     Err(error) => {
                         run::tell_failed(&error);

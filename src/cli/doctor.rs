@@ -21,7 +21,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 
-use self::destinations::Destinations;
+use self::destinations::{Destinations, inner_names};
 use self::examine::{Check, Examination, Target, examine};
 use self::finding::{Finding, Kind, Severity};
 use self::judge::{Context, judge};
@@ -99,6 +99,7 @@ pub(super) fn run(options: &Options, config: Option<PathBuf>) -> ExitCode {
         destinations: &destinations,
         now: i64::try_from(now).unwrap_or(i64::MAX),
         days: options.days.into(),
+        inner: inner_names(&config),
         trust_matters: trust.iter().map(|trust| trust.matters).collect(),
     };
     let mut findings = unresolved;
@@ -120,6 +121,7 @@ async fn visit(
     limit: Duration,
 ) -> (Vec<Examination>, Vec<Finding>) {
     let (mut targets, mut unresolved) = (Vec::new(), Vec::new());
+    let inner = inner_names(config);
     for plan in plans {
         let pool = &config.pools[plan.pool];
         for backend in &pool.backends {
@@ -149,6 +151,7 @@ async fn visit(
                     connector: Connector::new(pool, address),
                     roots: trust[plan.pool].roots.clone(),
                     asked: plan.asked.clone(),
+                    gets_inner_hellos: inner[plan.pool].is_some(),
                 });
             }
         }

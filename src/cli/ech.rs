@@ -43,6 +43,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
 fn read_keys(paths: &[PathBuf]) -> Result<KeyFiles, ExitCode> {
     let read = ech_keys::read(paths).map_err(failed)?;
     read.skipped.iter().for_each(|skipped| eprintln!("snigate: warning: {skipped}"));
+    read.remarks.iter().for_each(|remark| eprintln!("snigate: warning: {remark}"));
     Ok(read)
 }
 

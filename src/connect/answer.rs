@@ -17,9 +17,9 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::Said;
 use super::error::{ConnectError, NotTls};
 use super::stream::BackendStream;
+use super::{Ask, Said};
 use crate::alert::Alert;
 use crate::pool::Lease;
 use crate::prefix::Prefix;
@@ -48,6 +48,8 @@ pub(super) struct Unanswered {
     pub newest: Option<Asked>,
     /// Nothing but a reset is expected of the client.
     client_is_quiet: bool,
+    /// Keep a copy of the first bytes, whatever they are.
+    keeps_answer: bool,
 }
 
 /// What happens while an answer is waited for. A backend that answers or fails is no longer among the [`Unanswered`].
@@ -74,9 +76,15 @@ pub(crate) struct Answer {
     pub rest: Prefix,
     /// See [`undecided`].
     pub undecided: Vec<u8>,
+    /// The bytes themselves, if they answer an inner hello.
+    pub beginning: Vec<u8>,
 }
 
 impl Unanswered {
+    pub(super) fn of(ask: &Ask<'_>) -> Self {
+        Self { keeps_answer: ask.request.is_inner, ..Self::default() }
+    }
+
     pub(super) fn all(&self) -> impl Iterator<Item = &Asked> {
         self.slow.iter().chain(&self.newest)
     }
@@ -93,7 +101,8 @@ impl Unanswered {
                 (number, ready) = self.readable() => {
                     let stream = &self.all().nth(number).expect("it is among them").stream;
                     let answer = ready.map_err(ConnectError::Io);
-                    let answer = answer.and_then(|()| with_scratch(|scratch| read(stream, client, said, scratch)));
+                    let keeps = self.keeps_answer;
+                    let answer = answer.and_then(|()| with_scratch(|scratch| read(stream, client, said, keeps, scratch)));
                     if matches!(&answer, Err(ConnectError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock) {
                         continue;
                     }
@@ -141,7 +150,13 @@ impl Unanswered {
     }
 }
 
-fn read(backend: &BackendStream, client: &TcpStream, said: Said, scratch: &mut [u8]) -> Result<Answer, ConnectError> {
+fn read(
+    backend: &BackendStream,
+    client: &TcpStream,
+    said: Said,
+    keeps: bool,
+    scratch: &mut [u8],
+) -> Result<Answer, ConnectError> {
     let count = backend.try_read(scratch).map_err(ConnectError::Io)?;
     let bytes = &scratch[..count];
     let (kind, alert) = match first_record(bytes) {
@@ -156,7 +171,8 @@ fn read(backend: &BackendStream, client: &TcpStream, said: Said, scratch: &mut [
         _ => client.try_write(bytes).unwrap_or(0),
     };
     let rest = Prefix::new(bytes[carried_bytes..].to_vec());
-    Ok(Answer { kind, alert, at, carried_bytes, rest, undecided: undecided(bytes) })
+    let beginning = if keeps { bytes.to_vec() } else { Vec::new() };
+    Ok(Answer { kind, alert, at, carried_bytes, rest, undecided: undecided(bytes), beginning })
 }
 
 /// Classifies a backend's first bytes, and returns the alert if they are one. A truncated record is

@@ -45,7 +45,7 @@ impl<'a> Search<'a> {
             picks: if ask.port.is_some() { picks.at_another_port() } else { picks },
             first,
             goes_on: true,
-            unanswered: Unanswered::default(),
+            unanswered: Unanswered::of(ask),
             failed: ConnectError::NoBackend,
         }
     }

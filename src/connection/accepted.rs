@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::stage::Stage;
 use crate::client_limits::Place;
+use crate::ech::Awaited;
 use crate::limits::Permit;
 use crate::operate::registry::Ticket;
 use crate::proxy_header::Received;
@@ -34,6 +35,8 @@ pub(crate) struct Extras {
     pub(super) stage: Stage,
     /// The name that everybody could read, of a client whose hello was opened.
     pub(super) outer_name: Option<Box<str>>,
+    /// The inner hello of such a client, until the backend's answer shows whether it was accepted.
+    pub(super) awaited: Option<Box<Awaited>>,
 }
 
 impl Extras {

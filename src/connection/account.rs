@@ -25,7 +25,7 @@ use super::stage;
 use crate::alert::Alert;
 use crate::client_hello::ClientHello;
 use crate::connect::{Attempts, ConnectError, Said};
-use crate::ech::{Illegal, Inner};
+use crate::ech::{Awaited, Illegal, Inner};
 use crate::limits::Permit;
 use crate::operate::registry::LiveConnection;
 use crate::peek::{First, PeekError};
@@ -168,12 +168,17 @@ impl Account {
         }
     }
 
-    /// What the encrypted_client_hello extension turned out to be. An inner hello takes the place of the outer one; returns
-    /// the bytes that the backend must read first in this case.
+    /// An inner hello was opened, which took so long.
+    pub(super) fn took_to_open(&self, took: Duration) {
+        self.accepted.listener_metrics.ech_opened(took);
+    }
+
+    /// What the encrypted_client_hello extension turned out to be. An inner hello takes the place of the outer one; in this
+    /// case, returns that and the bytes that the backend must read first.
     pub(super) fn opened(
         &mut self,
         opened: Result<Option<Box<Inner>>, Illegal>,
-    ) -> Result<Option<Vec<u8>>, TurnedAway> {
+    ) -> Result<Option<(ClientHello, Vec<u8>)>, TurnedAway> {
         let result = match &opened {
             Ok(Some(_)) => EchResult::Accepted,
             Ok(None) => EchResult::NotForUs,
@@ -187,12 +192,13 @@ impl Account {
             Ok(Some(inner)) => {
                 let Inner { hello, prefix, second, .. } = *inner;
                 let outer = std::mem::replace(&mut greeting.hello, hello);
-                let outer_name = outer.name_or_literal().map(Box::from);
-                self.accepted.extras.get_or_insert_default().outer_name = outer_name;
+                let extras = self.accepted.extras.get_or_insert_default();
+                extras.outer_name = outer.name_or_literal().map(Box::from);
+                extras.awaited = Awaited::new(&greeting.hello.message(&prefix)).map(Box::new);
                 let mut second_hello = self.expect_second_hello();
                 second_hello.is_sealed_for(second);
                 self.second_hello = Some(second_hello);
-                Ok(Some(prefix))
+                Ok(Some((outer, prefix)))
             }
             Err(illegal) => {
                 let turned_away = refuse::for_illegal_ech(&illegal);
@@ -202,12 +208,28 @@ impl Account {
         }
     }
 
-    /// How the client sent its name.
-    pub(super) fn name_form(&self) -> NameForm {
-        match self.ech {
-            Some(EchResult::Accepted) => NameForm::Encrypted,
-            _ => NameForm::Clear,
+    /// No backend of the inner name accepts inner hellos: the `outer` one is served.
+    pub(super) fn falls_back(&mut self, outer: ClientHello) {
+        if let Spoken::Hello(greeting) = &mut self.spoken {
+            greeting.hello = outer;
         }
+        if let Some(extras) = &mut self.accepted.extras {
+            (extras.outer_name, extras.awaited) = (None, None);
+        }
+        // It was to be sealed as the inner one.
+        self.second_hello = None;
+        self.notes_ech(EchResult::FellBack);
+    }
+
+    /// Counts what became of an inner hello that was opened.
+    fn notes_ech(&mut self, result: EchResult) {
+        self.accepted.listener_metrics.ech(result);
+        self.ech = Some(result);
+    }
+
+    /// How the client sent the name that it is served by.
+    pub(super) fn name_form(&self) -> NameForm {
+        if self.ech.is_some_and(EchResult::is_inner) { NameForm::Encrypted } else { NameForm::Clear }
     }
 
     /// There is no hello. `None`: the PROXY header is malformed.
@@ -256,7 +278,8 @@ impl Account {
     pub(super) fn matched(&mut self, matched: Match) {
         self.matched = Some(matched);
         if let Some(name) = self.name() {
-            self.accepted.live.update(|live| live.sni = Some(name.into()));
+            let is_inner = self.name_form() == NameForm::Encrypted;
+            self.accepted.live.update(|live| (live.sni, live.sni_is_inner) = (Some(name.into()), is_inner));
         }
         self.accepted.listener_metrics.selected(matched);
     }

@@ -34,8 +34,9 @@ pub(crate) use self::queue::InLine;
 use self::queue::WaitQueue;
 use self::refusals::FailoverBudget;
 pub(crate) use self::refusals::Refusals;
+use self::standing::Grade;
 pub use self::standing::Health;
-pub(crate) use self::standing::{Blame, Operator};
+pub(crate) use self::standing::{Blame, Confirms, Operator};
 use crate::settings::{self, BackendAddress};
 use crate::telemetry::{Metrics, PoolMetrics, QueueMetrics, Readings};
 
@@ -146,6 +147,14 @@ impl Pool {
         *pool.lock() = known;
         pool.lay_out();
         pool
+    }
+
+    /// Whether an inner hello of Encrypted ClientHello may be sent to one of its backends: not if all that an operator lets
+    /// get connections are known to ignore them. If there are none, that is no reason to send it elsewhere.
+    pub(crate) fn may_confirm(&self, now: Instant) -> bool {
+        let members = self.members.load();
+        let mut open = members.list().iter().filter(|member| member.grade(now) != Grade::Closed).peekable();
+        open.peek().is_none() || open.any(|member| member.backend.standing.confirms() != Confirms::No)
     }
 
     /// Carries over the addresses that `before`, from which this pool was made, has received since.

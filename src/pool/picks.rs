@@ -15,7 +15,7 @@ use super::backend::{Address, Backend, BackendId, Lease};
 use super::maglev::{key_of, key_of_client};
 use super::members::{Group, Member, Members};
 use super::policy::Turn;
-use super::standing::Grade;
+use super::standing::{Confirms, Grade};
 use crate::settings::{Balance, Family, WhenAllDown};
 
 /// The connection to pick for.
@@ -25,14 +25,15 @@ pub struct PickRequest<'a> {
     pub client: IpAddr,
     /// For `sni_hash`.
     pub server_name: Option<&'a str>,
+    /// The backend gets an inner hello of Encrypted ClientHello.
+    pub is_inner: bool,
 }
 
 /// Returns each backend of a pool once, in the order of its policy.
 #[derive(Debug)]
 pub struct Picks<'a> {
     pool: &'a Pool,
-    /// Only backends of this family can be connected to.
-    family: Family,
+    needs: Needs,
     turn: Turn,
     /// The first `count` are the backends already returned.
     tried: [BackendId; MOST_ATTEMPTS],
@@ -58,7 +59,7 @@ impl<'a> Picks<'a> {
         };
         Self {
             pool,
-            family,
+            needs: Needs { family, confirms: request.is_inner },
             turn,
             tried: [BackendId::default(); MOST_ATTEMPTS],
             count: 0,
@@ -122,14 +123,15 @@ impl<'a> Picks<'a> {
     /// Whether the pool has backends, but none that can be connected to from the client's address.
     pub fn none_suits(&self) -> bool {
         let members = self.pool.members.load();
-        !members.list().is_empty() && !members.list().iter().any(|member| suits(self.family, &member.backend.address))
+        let family = self.needs.family;
+        !members.list().is_empty() && !members.list().iter().any(|member| is_of(family, &member.backend.address))
     }
 
     /// That of the backends that this client can be connected to.
     fn best_grade(&self, members: &Members, now: Instant) -> Grade {
-        let suited = members.list().iter().filter(|member| suits(self.family, &member.backend.address));
-        match self.family {
-            Family::Any => members.best_grade(now),
+        let suited = members.list().iter().filter(|member| self.needs.are_met_by(&member.backend));
+        match self.needs {
+            Needs { family: Family::Any, confirms: false } => members.best_grade(now),
             _ => suited.map(|member| member.grade(now)).min().unwrap_or(Grade::Closed),
         }
     }
@@ -148,7 +150,7 @@ impl<'a> Picks<'a> {
             let met_full = Cell::new(false);
             // Not the method: the turn changes meanwhile.
             let passed_over =
-                PassedOver { tried: &self.tried[..self.count], family: self.family, unix: self.at_another_port };
+                PassedOver { tried: &self.tried[..self.count], needs: self.needs, unix: self.at_another_port };
             let may = |member: &Member| {
                 let untried = may(member, grade, passed_over, now);
                 let full = untried && member.backend.active() >= member.max_connections;
@@ -170,7 +172,7 @@ impl<'a> Picks<'a> {
     }
 
     fn passed_over(&self) -> PassedOver<'_> {
-        PassedOver { tried: &self.tried[..self.count], family: self.family, unix: self.at_another_port }
+        PassedOver { tried: &self.tried[..self.count], needs: self.needs, unix: self.at_another_port }
     }
 
     fn tries_failing(&self) -> bool {
@@ -189,8 +191,8 @@ impl<'a> Picks<'a> {
 #[derive(Clone, Copy)]
 struct PassedOver<'p> {
     tried: &'p [BackendId],
-    /// Addresses of the other one.
-    family: Family,
+    /// Those that do not meet them.
+    needs: Needs,
     /// All unix sockets.
     unix: bool,
 }
@@ -198,11 +200,26 @@ struct PassedOver<'p> {
 fn may(member: &Member, grade: Grade, passed_over: PassedOver<'_>, now: Instant) -> bool {
     member.grade(now) == grade
         && !passed_over.tried.contains(&member.backend.id)
-        && suits(passed_over.family, &member.backend.address)
+        && passed_over.needs.are_met_by(&member.backend)
         && !(passed_over.unix && matches!(member.backend.address, Address::Unix(_)))
 }
 
-fn suits(family: Family, address: &Address) -> bool {
+/// What a backend must be or do for a connection, whatever its standing.
+#[derive(Clone, Copy, Debug)]
+struct Needs {
+    /// Only backends of this family can be connected to.
+    family: Family,
+    /// It must not be known that it ignores inner hellos.
+    confirms: bool,
+}
+
+impl Needs {
+    fn are_met_by(self, backend: &Backend) -> bool {
+        is_of(self.family, &backend.address) && !(self.confirms && backend.standing.confirms() == Confirms::No)
+    }
+}
+
+fn is_of(family: Family, address: &Address) -> bool {
     match (family, address) {
         (Family::Any, _) => true,
         (Family::V4, Address::Inet(address)) => address.ip().to_canonical().is_ipv4(),

@@ -33,6 +33,8 @@ pub struct Standing {
     refused_clients: [AtomicU32; CLIENTS_THAT_PROVE],
     /// The last active check failed.
     check_failed: AtomicBool,
+    /// Whether it accepts inner hellos, a [`Confirms`].
+    confirms: AtomicU8,
     /// Consecutive races lost to an address of the other family.
     lost_races: AtomicU32,
     /// Consecutive ejections; each lasts twice as long as the one before.
@@ -73,6 +75,17 @@ pub enum Health {
     Down,
 }
 
+/// Whether a backend accepts the inner hellos of Encrypted ClientHello (RFC 9849), as the last check that showed it found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confirms {
+    /// No check asks for it, or none has got an answer.
+    Unknown,
+    /// It does.
+    Yes,
+    /// It does not: a client that reaches it by an inner hello fails.
+    No,
+}
+
 /// What the connections of clients show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Traffic {
@@ -109,6 +122,7 @@ impl Standing {
             refusals: AtomicU32::new(0),
             refused_clients: Default::default(),
             check_failed: AtomicBool::new(false),
+            confirms: AtomicU8::new(Confirms::Unknown as u8),
             lost_races: AtomicU32::new(0),
             ejections: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
@@ -270,6 +284,16 @@ impl Standing {
         }
     }
 
+    /// Records whether it accepts inner hellos; returns what was known before.
+    pub fn set_confirms(&self, confirms: Confirms) -> Confirms {
+        Confirms::from(self.confirms.swap(confirms as u8, Relaxed))
+    }
+
+    /// Whether it accepts inner hellos.
+    pub fn confirms(&self) -> Confirms {
+        Confirms::from(self.confirms.load(Relaxed))
+    }
+
     pub fn health(&self) -> Health {
         match self.health.load(Relaxed) {
             up if up == Health::Up as u8 => Health::Up,
@@ -332,6 +356,16 @@ impl Standing {
 
     fn millis(&self, at: Instant) -> u64 {
         at.saturating_duration_since(self.origin).as_millis() as u64 + 1
+    }
+}
+
+impl From<u8> for Confirms {
+    fn from(number: u8) -> Self {
+        match number {
+            yes if yes == Self::Yes as u8 => Self::Yes,
+            no if no == Self::No as u8 => Self::No,
+            _ => Self::Unknown,
+        }
     }
 }
 

@@ -34,7 +34,7 @@ fn pool(settings: settings::Pool, backends: Vec<settings::Backend>) -> Pool {
 }
 
 const REQUEST: PickRequest<'static> =
-    PickRequest { client: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), server_name: None };
+    PickRequest { client: IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), server_name: None, is_inner: false };
 
 fn port(backend: &Backend) -> u16 {
     match backend.address {
@@ -246,7 +246,7 @@ fn a_hash_keeps_a_client_on_its_backend() {
     let pool = pool(settings, (1..=5).map(entry).collect());
     let now = Instant::now();
     let pick = |last: u8| {
-        let request = PickRequest { client: [192, 0, 2, last].into(), server_name: None };
+        let request = PickRequest { client: [192, 0, 2, last].into(), server_name: None, is_inner: false };
         pool.picks(request).next(now).map(|lease| port(lease.backend())).expect("one is usable")
     };
     let before: Vec<u16> = (0..=255).map(pick).collect();
@@ -347,7 +347,7 @@ fn a_transparent_pool_gives_only_backends_of_the_clients_family() {
     let transparent = settings::Pool { transparent: true, balance: Balance::First, ..settings() };
     let (now, mixed) = (Instant::now(), pool(transparent.clone(), backends()));
     let ports = |client: &str| {
-        let request = PickRequest { client: client.parse().expect("an address"), server_name: None };
+        let request = PickRequest { client: client.parse().expect("an address"), server_name: None, is_inner: false };
         let mut picks = mixed.picks(request);
         let ports: Vec<u16> = std::iter::from_fn(|| picks.next(now)).map(|lease| port(lease.backend())).collect();
         assert!(!picks.none_suits() && !picks.has_more(now));

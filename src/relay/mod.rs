@@ -84,6 +84,13 @@ pub(crate) enum Heard {
     Yes,
 }
 
+impl Heard {
+    /// Enough only if the `other` is, too.
+    pub(crate) fn and(self, other: Self) -> Self {
+        if self == Self::Yes { other } else { Self::No }
+    }
+}
+
 pin_project! {
     /// Relays bytes between a client and a backend until both directions are closed; its output says why it ended.
     ///

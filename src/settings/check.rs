@@ -34,6 +34,9 @@ pub struct HealthCheck {
     pub verify: bool,
     /// For `verify`: a PEM file with the CA certificates to trust. Default: the system store.
     pub ca_file: Or<Nothing, FilePath>,
+    /// For `tls`: also find out whether the backend accepts the inner hellos of Encrypted ClientHello, over a connection of
+    /// its own. One that does not gets none; it stays up for all other clients.
+    pub ech: bool,
     /// For `http`: what to GET. Default: `/`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<RequestTarget>,
@@ -72,6 +75,7 @@ impl Default for HealthCheck {
             starttls: None,
             verify: false,
             ca_file: Or::default(),
+            ech: false,
             path: None,
             host: None,
             status: None,

@@ -31,6 +31,9 @@ pub struct Log {
     pub interval: Or<Off, Span>,
     /// How the names that clients ask for are shown.
     pub names: Shown,
+    /// The same for names that were encrypted and opened here (`ech`). Default: as `names`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inner_names: Option<Shown>,
     /// How the addresses of clients are shown.
     pub clients: Shown,
     /// A file that receives the log too. SIGHUP opens it again.
@@ -48,6 +51,7 @@ impl Default for Log {
             refusals: Rate::PER_SECOND_100.into(),
             interval: Or::default(),
             names: Shown::Clear,
+            inner_names: None,
             clients: Shown::Clear,
             file: Or::default(),
         }

@@ -119,6 +119,10 @@ labels! {
         RetryAccepted => "retry_accepted",
         /// The hello after a HelloRetryRequest was refused.
         RetryRefused => "retry_refused",
+        /// The backend answered, but did not accept the inner hello.
+        Unconfirmed => "unconfirmed",
+        /// The inner hello was opened, but its pool has no backend that accepts one. The outer hello was routed.
+        FellBack => "fell_back",
     }
 
     /// The result of one attempt to connect to a backend.
@@ -270,5 +274,12 @@ labels! {
         Poll => "poll",
         Signal => "signal",
         Api => "api",
+    }
+}
+
+impl EchResult {
+    /// Whether the connection was routed by a name that was encrypted.
+    pub const fn is_inner(self) -> bool {
+        matches!(self, Self::Accepted | Self::Unconfirmed)
     }
 }

@@ -7,8 +7,10 @@ mod harness;
 use harness::{backend, bytes, wire};
 
 mod commands;
+mod confirming;
 mod illegal;
 mod keys;
+mod load;
 mod opening;
 mod real_parts;
 mod routing;

@@ -3,8 +3,10 @@
     python3 -m venv venv && venv/bin/pip install curl_cffi==0.17.0 pyOpenSSL==26.4.0 cryptography==50.0.2
     venv/bin/python tests/ech/real_parts.py backends NAME...        prints a port for each, then serves
     venv/bin/python tests/ech/real_parts.py ask PORT NAME ECH       prints the body; ECH is `ecl:BASE64`, `grease` or `off`
+    venv/bin/python tests/ech/real_parts.py doh BASE64              prints a port, then answers DNS over HTTPS
 
-A backend whose name begins with `p256.` accepts this group alone, so that clients get a HelloRetryRequest.
+A backend whose name begins with `p256.` accepts this group alone, so that clients get a HelloRetryRequest. One whose name
+begins with `early.` takes early data (0-RTT).
 """
 
 import datetime
@@ -41,6 +43,8 @@ def serve(listener, name):
         from cryptography.hazmat.primitives.asymmetric import ec
 
         context.set_tmp_ecdh(ec.SECP256R1())
+    if name.startswith("early."):
+        SSL._lib.SSL_CTX_set_max_early_data(context._context, 16384)
     while True:
         stream, _ = listener.accept()
         threading.Thread(target=answer, args=(SSL.Connection(context, stream), stream, name), daemon=True).start()
@@ -52,16 +56,32 @@ def answer(connection, stream, name):
     try:
         stream.settimeout(None)
         connection.set_accept_state()
+        early = early_data(connection) if name.startswith("early.") else b""
         connection.do_handshake()
-        connection.recv(65536)
+        if not early:
+            connection.recv(65536)
         asked = (connection.get_servername() or b"none").decode()
-        body = f"{name} was asked for {asked}\n".encode()
+        body = f"{name} was asked for {asked}{' early' if early else ''}\n".encode()
         connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         connection.shutdown()
     except SSL.Error as error:
         # The client has seen that its key is not the right one.
         del error
     stream.close()
+
+
+def early_data(connection):
+    from OpenSSL import SSL
+
+    buffer, count, data = SSL._ffi.new("char[]", 4096), SSL._ffi.new("size_t *"), b""
+    while True:
+        # 0: an error, 1: some data, 2: the end of it.
+        status = SSL._lib.SSL_read_early_data(connection._ssl, buffer, 4096, count)
+        if status == 0:
+            raise SSL.Error("no hello")
+        data += SSL._ffi.buffer(buffer, count[0])[:]
+        if status == 2:
+            return data
 
 
 def backends(names):
@@ -94,10 +114,69 @@ def ask(port, name, ech):
         print("failed:", error)
 
 
+def doh(ech):
+    """Answers DNS over HTTPS: every name is here, and has an HTTPS record with this ECH configuration."""
+    import base64
+    import http.server
+    import ssl
+    import tempfile
+
+    def answer(query):
+        end = query.index(b"\0", 12) + 5
+        question, kind = query[12:end], int.from_bytes(query[end - 4 : end - 2], "big")
+        data = b""
+        if kind == 1:
+            data = bytes([127, 0, 0, 1])
+        elif kind == 65:
+            # Of `_PORT._https.NAME`, the record leads to NAME: priority 1, parameter 5 (ech).
+            name = query[12 : end - 4]
+            while name[1:2] == b"_":
+                name = name[name[0] + 1 :]
+            data = b"\0\1" + name + b"\0\5" + len(ech).to_bytes(2, "big") + ech
+        record = b"\xc0\x0c" + kind.to_bytes(2, "big") + b"\0\1\0\0\0\x3c" + len(data).to_bytes(2, "big") + data
+        count = b"\0\1" if data else b"\0\0"
+        return query[:2] + b"\x81\x80\0\1" + count + b"\0\0\0\0" + question + (record if data else b"")
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def reply(self, query):
+            body = answer(query)
+            self.send_response(200)
+            self.send_header("Content-Type", "application/dns-message")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self):
+            self.reply(self.rfile.read(int(self.headers["Content-Length"])))
+
+        def do_GET(self):
+            query = self.path.partition("dns=")[2]
+            self.reply(base64.urlsafe_b64decode(query + "=" * (-len(query) % 4)))
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(b"".join(certificate("127.0.0.1")))
+        file.flush()
+        context.load_cert_chain(file.name)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    print(server.server_address[1], flush=True)
+    server.serve_forever()
+
+
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["backends", *names]:
             backends(names)
+        case ["doh", ech]:
+            import base64
+
+            doh(base64.b64decode(ech))
         case ["ask", port, name, ech]:
             ask(port, name, ech)
         case _:

@@ -26,15 +26,15 @@ const MISSING_EXTENSION: u8 = 109;
 const UNRECOGNIZED_NAME: u8 = 112;
 
 /// A snigate with one key.
-struct Fleet {
-    lb: Running,
-    key: Arc<Key>,
-    directory: tempfile::TempDir,
+pub struct Fleet {
+    pub lb: Running,
+    pub key: Arc<Key>,
+    pub directory: tempfile::TempDir,
 }
 
 impl Fleet {
     /// `rest`: the routes, in a file with the keys.
-    fn start(lb: &Lb, listener_keys: &str) -> Self {
+    pub fn start(lb: &Lb, listener_keys: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let key = add_key(&directory, "1.pem", 7);
         let ech = format!("ech: {{ keys: {} }}\nsandbox: off", directory.path().display());
@@ -45,12 +45,12 @@ impl Fleet {
         Self { lb: lb.start(), key, directory }
     }
 
-    fn counted(&self, result: &str) -> f64 {
+    pub fn counted(&self, result: &str) -> f64 {
         self.lb.metric("ech_hellos_total", &[("result", result)])
     }
 }
 
-fn add_key(directory: &tempfile::TempDir, name: &str, id: u8) -> Arc<Key> {
+pub fn add_key(directory: &tempfile::TempDir, name: &str, id: u8) -> Arc<Key> {
     use std::os::unix::fs::PermissionsExt;
     let pem = generate(id, 64, PUBLIC).expect("a key").pem;
     let hidden = directory.path().join(".new");

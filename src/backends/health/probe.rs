@@ -8,13 +8,15 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::answer::{PlainCheck, WrongAnswer};
+use crate::backends::confirmation;
 use crate::backends::handshake::{
     self, Certificate, Handshake, HandshakeError, NameSent, Offer, Roots, RootsError, Verdict,
 };
 use crate::connect::{self, BackendStream, StarttlsError};
+use crate::ech::Confirmation;
 use crate::pool::{Address, Pool, Shown};
 use crate::proxy_header::{self, Addresses};
 use crate::settings::{CheckKind, HealthCheck};
@@ -28,6 +30,8 @@ pub(super) struct Probe {
     port: Option<u16>,
     asking: Asking,
     name: NameSent,
+    /// Also ask whether the backend accepts inner hellos.
+    ech: bool,
 }
 
 /// What a check does once it has connected.
@@ -45,6 +49,8 @@ pub(super) struct Passed {
     pub certificate: Option<Shown>,
     /// What the backend rejected that only the check offers or lacks. It is up: other clients may be served.
     pub rejected: Option<String>,
+    /// Whether it accepts inner hellos, if that was asked.
+    pub confirmation: Option<Confirmation>,
 }
 
 /// Why a check failed.
@@ -76,7 +82,7 @@ impl Probe {
             }))),
             (_, None) => Asking::Nothing,
         };
-        Self { pool, port: *check.port, asking, name }
+        Self { pool, port: *check.port, asking, name, ech: check.ech }
     }
 
     /// Checks the backend at `address`. The caller ends the check at `deadline`.
@@ -88,7 +94,42 @@ impl Probe {
         if let (Address::Inet(inet), Some(port)) = (&mut address, self.port) {
             inet.set_port(port);
         }
-        match connect::to_one(&self.pool, &address).await.map_err(Failed::Connect)? {
+        let passed = self.check(&address, deadline).await?;
+        match &self.asking {
+            Asking::Tls(asking) if self.ech => {
+                let asking = asking.as_ref().as_ref().map_err(|error| Failed::Roots(error.to_string()))?;
+                // A connection that fails right after one that did not says nothing about inner hellos; neither does a
+                // silence, which must not take the backend down for all others.
+                let confirmation = timeout_at(deadline, self.confirmation(asking, &address)).await;
+                let confirmation = confirmation.ok().and_then(Result::ok).unwrap_or(Confirmation::Unknown);
+                Ok(Passed { confirmation: Some(confirmation), ..passed })
+            }
+            _ => Ok(passed),
+        }
+    }
+
+    /// Asks the backend, over a connection of its own, whether it accepts inner hellos.
+    async fn confirmation(&self, asking: &Offer, address: &Address) -> Result<Confirmation, Failed> {
+        let (name, alpn) = (asking.server_name.as_deref(), &asking.alpn);
+        match connect::to_one(&self.pool, address).await.map_err(Failed::Connect)? {
+            BackendStream::Tcp(mut stream) => {
+                let own = stream.local_addr().and_then(|client| Ok(Addresses { client, local: stream.peer_addr()? }));
+                self.introduce(&mut stream, Some(own.map_err(Failed::Connect)?)).await?;
+                self.begin_tls(&mut stream).await?;
+                // The handshake ends half way: a reset leaves no TIME_WAIT behind.
+                socket::reset_on_drop(&stream);
+                confirmation::ask(stream, name, alpn).await.map_err(Failed::Connect)
+            }
+            BackendStream::Unix(mut stream) => {
+                self.introduce(&mut stream, None).await?;
+                self.begin_tls(&mut stream).await?;
+                confirmation::ask(stream, name, alpn).await.map_err(Failed::Connect)
+            }
+        }
+    }
+
+    async fn check(&self, address: &Address, deadline: Instant) -> Result<Passed, Failed> {
+        match connect::to_one(&self.pool, address).await.map_err(Failed::Connect)? {
             BackendStream::Tcp(mut stream) => {
                 let own = stream.local_addr().and_then(|client| Ok(Addresses { client, local: stream.peer_addr()? }));
                 self.introduce(&mut stream, Some(own.map_err(Failed::Connect)?)).await?;
@@ -96,11 +137,11 @@ impl Probe {
                     // There is no data to lose, and RST leaves no TIME_WAIT behind.
                     socket::reset_on_drop(&stream);
                 }
-                self.over(stream, &address, deadline).await
+                self.over(stream, address, deadline).await
             }
             BackendStream::Unix(mut stream) => {
                 self.introduce(&mut stream, None).await?;
-                self.over(stream, &address, deadline).await
+                self.over(stream, address, deadline).await
             }
         }
     }
@@ -150,7 +191,7 @@ impl Probe {
                 return Err(Failed::Untrusted { error: error.to_string(), certificate: None });
             }
             Err(error) if error.is_about_the_offer(self.name) => {
-                return Ok(Passed { certificate: None, rejected: Some(error.to_string()) });
+                return Ok(Passed { rejected: Some(error.to_string()), ..Passed::default() });
             }
             Err(error) => return Err(Failed::Handshake(error)),
         };
@@ -158,7 +199,7 @@ impl Probe {
         let late = handshake.late_alert.filter(|_| handshake.asked_for_client_certificate);
         let rejected = late.map(|alert| format!("requires a client certificate: alert {alert}"));
         match handshake.verdict {
-            Verdict::NotAsked | Verdict::Verified => Ok(Passed { certificate, rejected }),
+            Verdict::NotAsked | Verdict::Verified => Ok(Passed { certificate, rejected, confirmation: None }),
             Verdict::Refused(error) => Err(Failed::Untrusted { error: error.to_string(), certificate }),
         }
     }

@@ -10,6 +10,7 @@ use foldhash::fast::RandomState;
 
 use crate::config::Config;
 use crate::server_name::Pattern;
+use crate::settings::{EchCondition, OpenEch};
 
 /// Where names are routed. Pools are indices into [`Settings::pools`](crate::config::Settings::pools).
 pub(super) struct Destinations<'a> {
@@ -23,6 +24,38 @@ pub(super) struct Destinations<'a> {
 }
 
 type Map<K, V> = HashMap<K, V, RandomState>;
+
+/// How the names that were encrypted (`ech`) reach a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum InnerNames {
+    /// By a route or a fallback that takes names of either form.
+    Some,
+    /// By a route that takes no others.
+    Only,
+}
+
+/// For each pool, how inner names reach it; `None`: they do not.
+pub(super) fn inner_names(config: &Config) -> Vec<Option<InnerNames>> {
+    let mut pools = vec![None; config.pools.len()];
+    let opened = config.ech_keys.is_some() && config.listeners.iter().any(|listener| listener.ech == OpenEch::Auto);
+    if !opened {
+        return pools;
+    }
+    for pool in config.unmatched.pools().chain(config.no_sni.pools()) {
+        pools[pool] = Some(InnerNames::Some);
+    }
+    for route in &config.routes {
+        let names = match route.conditions.ech {
+            EchCondition::Never => continue,
+            EchCondition::Any => InnerNames::Some,
+            EchCondition::Only => InnerNames::Only,
+        };
+        for pool in route.to.pools() {
+            pools[pool] = pools[pool].max(Some(names));
+        }
+    }
+    pools
+}
 
 /// The entries of one pattern.
 #[derive(Default)]
@@ -117,6 +150,30 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+
+    #[test]
+    fn inner_names_reach_every_pool_whose_routes_take_them() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let key = crate::ech::generate(1, 0, "public.test").expect("a key");
+        std::fs::write(directory.path().join("k.pem"), &*key.pem).expect("written");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(directory.path().join("k.pem"), mode).expect("set");
+        let pools = |listener: &str, more: &str| {
+            let text = format!(
+                "listeners: [{{ name: l, bind: \"127.0.0.1:0\"{listener} }}]\n{more}\
+                 routes:\n  - {{ sni: a.test, pool: p0 }}\n  - {{ sni: b.test, ech: only, pool: p1 }}\n  \
+                 - {{ sni: c.test, ech: never, pool: p2 }}\n  - {{ sni: d.test, ech: only, pool: p0 }}\n\
+                 unmatched: {{ pool: p3 }}\n\
+                 pools: {{ p0: {{ backends: [\"127.0.0.1:1\"] }}, p1: {{ backends: [\"127.0.0.1:1\"] }}, \
+                 p2: {{ backends: [\"127.0.0.1:1\"] }}, p3: {{ backends: [\"127.0.0.1:1\"] }} }}\n"
+            );
+            inner_names(&Config::parse(&text, &directory.path().join("c.yaml")).expect("a config").config)
+        };
+        let (some, only) = (Some(InnerNames::Some), Some(InnerNames::Only));
+        assert_eq!(pools("", "ech: { keys: k.pem }\n"), [only, only, None, some]);
+        assert_eq!(pools(", ech: off", "ech: { keys: k.pem }\n"), [None; 4]);
+        assert_eq!(pools("", ""), [None; 4]);
+    }
 
     #[test]
     fn a_name_leads_where_its_most_specific_pattern_says_and_on_where_that_has_conditions() {

@@ -18,10 +18,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::plan::{Question, UNKNOWN, Why};
 use super::reach::{Connector, InPieces, NotOpen, Stream};
+use crate::backends::confirmation;
 use crate::backends::handshake::{self, Handshake, HandshakeError, KeyExchange, Offer, Roots, Version, Versions};
 use crate::backends::health::PlainCheck;
 use crate::cli::progress::Progress;
 use crate::connect::StarttlsError;
+use crate::ech::Confirmation;
 use crate::pool::Address;
 use crate::settings::Pool;
 
@@ -38,6 +40,8 @@ pub(super) struct Target {
     /// The roots to trust; `None`: verify nothing.
     pub roots: Option<Roots>,
     pub asked: Arc<[Question]>,
+    /// Names that were encrypted may reach it.
+    pub gets_inner_hellos: bool,
 }
 
 /// A health check in plain text, and how to connect for it.
@@ -90,6 +94,8 @@ pub(super) struct Examination {
     pub answers: Vec<Answer>,
     /// The further probes, with the first name that was answered, preferably a real one; `None`: no name was answered.
     pub more: Option<More>,
+    /// Whether it accepts inner hellos, if it gets any and answers one.
+    pub confirmation: Option<Confirmation>,
     /// Why the health check fails, if it does.
     pub check_failed: Option<String>,
 }
@@ -205,12 +211,16 @@ async fn exam(target: Target, limit: Duration) -> Examination {
         }
         None => None,
     };
+    let confirmation = match answered {
+        Some((asked, _)) if target.gets_inner_hellos => ask_for_confirmation(asked, &target.connector, limit).await,
+        _ => None,
+    };
     share_chains(&mut answers);
     let check_failed = match &target.check {
         Some(check) => check.run(limit).await.err(),
         None => None,
     };
-    Examination { target, answers, more, check_failed }
+    Examination { target, answers, more, confirmation, check_failed }
 }
 
 /// Most names get the same chain, which is then stored once.
@@ -297,6 +307,21 @@ async fn more(asked: &Question, alpn: Vec<Vec<u8>>, connector: &Connector, limit
         unknown: with(Offer { server_name: Some(UNKNOWN.into()), ..usual.clone() }, Pieces::Whole).await,
         nameless: with(Offer { server_name: None, ..usual }, Pieces::Whole).await,
     }
+}
+
+/// Sends an inner hello, without ALPN, which not all servers have. Asks again if there is no answer that shows anything.
+async fn ask_for_confirmation(asked: &Question, connector: &Connector, limit: Duration) -> Option<Confirmation> {
+    for _ in 0..2 {
+        let confirmation = async {
+            let stream = connector.open().await.ok()?;
+            confirmation::ask(stream, asked.name.as_deref(), &[]).await.ok()
+        };
+        match timeout(limit, confirmation).await {
+            Ok(Some(confirmation)) if confirmation != Confirmation::Unknown => return Some(confirmation),
+            _ => {}
+        }
+    }
+    None
 }
 
 /// How our hello is split.

@@ -45,6 +45,7 @@ pub(super) enum Kind {
     Closed,
     NotTls,
     CheckFails,
+    EchUnconfirmed,
     NameRefused,
     HandshakeRefused,
     HandshakeFailed,

@@ -9,12 +9,13 @@ mod pools;
 mod protocol;
 
 pub(super) use self::failures::describe;
-use super::destinations::Destinations;
+use super::destinations::{Destinations, InnerNames};
 use super::examine::{Examination, Outcome};
 use super::finding::{Finding, Kind, Severity, merge_equal};
 use super::plan::{PoolPlan, Question, Why};
 use crate::backends::handshake::{Certificate, Handshake};
 use crate::config::Config;
+use crate::ech::Confirmation;
 
 /// The context of the judgement.
 pub(super) struct Context<'a> {
@@ -24,6 +25,8 @@ pub(super) struct Context<'a> {
     pub now: i64,
     /// Report certificates that expire within this many days.
     pub days: i64,
+    /// For each pool, how names that were encrypted reach it.
+    pub inner: Vec<Option<InnerNames>>,
     /// For each pool, whether an untrusted chain is a fault or only information.
     pub trust_matters: Vec<bool>,
 }
@@ -59,6 +62,9 @@ fn judge_backend(context: &Context<'_>, exam: &Examination, findings: &mut Vec<F
             format!("its health check fails: {why}"),
             CHECK_FAILS.to_owned(),
         ));
+    }
+    if let (Some(names), Some(Confirmation::Unconfirmed)) = (context.inner[place.number], exam.confirmation) {
+        findings.push(unconfirmed(&place, names));
     }
     let missed = exam.target.asked.len() - exam.answers.len();
     if missed > 0 && exam.answers.len() > 1 {
@@ -96,6 +102,23 @@ impl<'a> Place<'a> {
         let (pool, backends) = (self.pool.to_owned(), vec![self.backend.to_owned()]);
         Finding { severity, kind, pool, backends, names: Vec::new(), seen, mend }
     }
+}
+
+fn unconfirmed(place: &Place<'_>, names: InnerNames) -> Finding {
+    let severity = match names {
+        InnerNames::Only => Severity::Error,
+        // Perhaps no client has a key for the names that lead here.
+        InnerNames::Some => Severity::Warning,
+    };
+    place.whole(
+        severity,
+        Kind::EchUnconfirmed,
+        "does not accept the inner hellos of Encrypted ClientHello".to_owned(),
+        "Clients whose name was encrypted fail here, and do not try without. Use a TLS library that accepts inner hellos, such \
+         as OpenSSL 4.0; or keep them away: `ech: never` at the routes that lead here, or `health_check: { ech: true }` in \
+         the pool, which lets such clients connect by the public name."
+            .to_owned(),
+    )
 }
 
 fn not_asked(place: &Place<'_>, missed: usize) -> Finding {

@@ -55,7 +55,11 @@ pub(super) fn run(options: &Options) -> ExitCode {
     };
     match write(out, &key.pem) {
         Ok(()) => {
-            println!("{}: config_id {id}, public name {public_name}", out.display());
+            if let Err(error) =
+                writeln!(io::stdout().lock(), "{}: config_id {id}, public name {public_name}", out.display())
+            {
+                return output_failed(&error);
+            }
             if !ech_keys::is_key_file(out) {
                 eprintln!(
                     "snigate: warning: in a directory that `ech.keys` names, only files `*.pem` and `*.ech` are read; rename \

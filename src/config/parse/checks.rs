@@ -57,6 +57,7 @@ fn of_its_kind(check: &HealthCheck, section: &Cursor<'_>) {
         ("starttls", CheckKind::Tls, check.starttls.is_some()),
         ("verify", CheckKind::Tls, check.verify),
         ("ca_file", CheckKind::Tls, check.ca_file.is_some()),
+        ("ech", CheckKind::Tls, check.ech),
         ("path", CheckKind::Http, check.path.is_some()),
         ("host", CheckKind::Http, check.host.is_some()),
         ("status", CheckKind::Http, check.status.is_some()),

@@ -131,6 +131,7 @@ pub(super) fn ech(top: &Cursor<'_>) -> (Option<Ech>, Option<Arc<Keys>>) {
     let keys = match ech_keys::read(&ech_paths(top)) {
         Ok(read) => {
             read.skipped.iter().for_each(|skipped| section.warning_at("keys", skipped));
+            read.remarks.iter().for_each(|remark| section.warning_at("keys", remark));
             Some(Arc::new(Keys::new(read.keys, ech.try_all, ech.check_public_name)))
         }
         Err(error) => {

@@ -11,7 +11,8 @@ use crate::settings::{self, BackendAddress, Queue, Span, Word};
 use crate::socket;
 use crate::telemetry::Metrics;
 
-const REQUEST: PickRequest<'static> = PickRequest { client: IpAddr::V4(Ipv4Addr::LOCALHOST), server_name: None };
+const REQUEST: PickRequest<'static> =
+    PickRequest { client: IpAddr::V4(Ipv4Addr::LOCALHOST), server_name: None, is_inner: false };
 
 fn settings(size: u32, places: &[usize]) -> settings::Pool {
     let backend = |(port, places): (u16, &usize)| settings::Backend {

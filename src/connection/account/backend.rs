@@ -13,9 +13,12 @@ use crate::alert::Alert;
 use crate::connect::{BackendStream, ConnectError, Connected, NotTls, Said, UNDECIDED_BYTES, first_record, undecided};
 use crate::connection::failure::Failure;
 use crate::connection::spoken::{Greeting, Spoken};
+use crate::ech::Confirmation;
 use crate::pool::Blame;
 use crate::relay::{Heard, Meter, Opening};
-use crate::telemetry::{ConnectResult, FirstRecord, MAX_ALPN_NAME_BYTES, MAX_ALPN_NAMES, Match, Reason, State};
+use crate::telemetry::{
+    ConnectResult, EchResult, FirstRecord, MAX_ALPN_NAME_BYTES, MAX_ALPN_NAMES, Match, Reason, State,
+};
 use crate::way::Way;
 
 impl Account {
@@ -45,7 +48,7 @@ impl Account {
             FirstRecord::Other if self.speaks_tls() => self.heard(FirstRecord::Other, None, answer.rest.unwritten()),
             kind => self.answered(kind, answer.alert, &[]),
         }
-        let heard = self.expects(answer.kind, answer.undecided);
+        let heard = self.expects(answer.kind, answer.undecided).and(self.confirmed_by(&answer.beginning));
         self.carried(Way::ToClient, answer.carried_bytes as u64);
         (stream, Opening { to_backend: rest, to_client: answer.rest, heard })
     }
@@ -74,6 +77,18 @@ impl Account {
             second_hello.accepted();
         }
         heard
+    }
+
+    /// Reads the next bytes of the backend's answer to an inner hello, until they show whether it has accepted it.
+    pub(super) fn confirmed_by(&mut self, bytes: &[u8]) -> Heard {
+        let Some(extras) = self.accepted.extras.as_mut() else { return Heard::Yes };
+        let Some(awaited) = &mut extras.awaited else { return Heard::Yes };
+        let Some(confirmation) = awaited.read(bytes) else { return Heard::No };
+        extras.awaited = None;
+        if confirmation == Confirmation::Unconfirmed {
+            self.notes_ech(EchResult::Unconfirmed);
+        }
+        Heard::Yes
     }
 
     /// The backend has been judged by how its answer begins; what follows shows whether it requests a second hello.

@@ -39,14 +39,18 @@ impl Meter for Account {
     fn first_bytes(&mut self, bytes: &[u8]) -> Heard {
         let begun = self.second_hello.as_mut().map(|hello| std::mem::take(hello.answer())).unwrap_or_default();
         if !begun.is_empty() {
-            return self.next_bytes(begun, bytes);
+            return self.next_bytes(begun, bytes).and(self.confirmed_by(bytes));
+        }
+        if self.speaks_tls() && self.answer.is_some() {
+            // It has been judged; only whether it has accepted an inner hello is not known yet.
+            return self.confirmed_by(bytes);
         }
         if let Some(reached) = &mut self.reached {
             reached.first_byte = Some(reached.at.elapsed());
         }
         let (kind, alert) = first_record(bytes);
         self.answered(kind, alert, bytes);
-        self.expects(kind, undecided(bytes))
+        self.expects(kind, undecided(bytes)).and(self.confirmed_by(bytes))
     }
 
     fn refuses_now(&mut self, cx: &mut Context<'_>) -> bool {

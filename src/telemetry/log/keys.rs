@@ -75,6 +75,8 @@ keys! {
     Saw: "saw", "snigate.saw", "snigate.saw";
     Id: "id", "snigate.id", "snigate.id";
     Config: "config", "snigate.config", "snigate.config";
+    // Takes the place of `sni` if the name was encrypted.
+    InnerSni: "sni", "tls.client.server_name", "server.address";
     // Takes the place of `error` where names are hidden.
     NamelessError: "error", "error.message", "error.message";
 }

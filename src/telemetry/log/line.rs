@@ -143,7 +143,8 @@ impl ConnectionLine<'_> {
         }
         self.endpoint.record(&mut entry);
         if let Some(sni) = self.sni {
-            entry.text(Key::Sni, sni);
+            let was_encrypted = self.ech.is_some_and(EchResult::is_inner);
+            entry.text(if was_encrypted { Key::InnerSni } else { Key::Sni }, sni);
         }
         if let Some(ech) = self.ech {
             entry.text(Key::Ech, ech.as_str());

@@ -20,6 +20,8 @@ pub struct OpenConnectionLine<'a> {
     pub client: SocketAddr,
     pub peer: SocketAddr,
     pub sni: Option<&'a str>,
+    /// `sni` was encrypted.
+    pub sni_is_inner: bool,
     pub route: Option<&'a str>,
     pub pool: Option<&'a str>,
     pub backend: Option<&'a str>,
@@ -43,8 +45,8 @@ impl OpenConnectionLine<'_> {
         if self.peer != self.client {
             entry.socket(Key::Peer, self.peer);
         }
-        let known =
-            [(Key::Sni, self.sni), (Key::Route, self.route), (Key::Pool, self.pool), (Key::Backend, self.backend)];
+        let sni = if self.sni_is_inner { Key::InnerSni } else { Key::Sni };
+        let known = [(sni, self.sni), (Key::Route, self.route), (Key::Pool, self.pool), (Key::Backend, self.backend)];
         for (key, value) in known {
             value.into_iter().for_each(|value| entry.text(key, value));
         }

@@ -64,6 +64,7 @@ table! {
     HELLO_MEMORY_LIMIT: Gauge, "snigate_hello_memory_limit_bytes", [], "The limit of that memory: limits.hello_memory, or what snigate has chosen.";
     OFFERS: Counter, "snigate_client_offers_total", ["route", "feature"], "Connections whose ClientHello offers the feature.";
     ECH_HELLOS: Counter, "snigate_ech_hellos_total", ["listener", "result"], "Hellos with an encrypted_client_hello extension on listeners that open them, by result.";
+    ECH_OPEN: Histogram(OPENINGS), "snigate_ech_open_seconds", [], "Time to open an inner hello, of those that were opened.";
     ECH_KEY_OPENED: Counter, "snigate_ech_key_opened_total", ["key"], "Inner hellos that the key has opened.";
     ECH_KEY_LAST: Gauge, "snigate_ech_key_last_opened_timestamp_seconds", ["key"], "When the key last opened an inner hello, in seconds since 1970; 0 before the first.";
     SELECTED: Counter, "snigate_routes_selected_total", ["listener", "match"], "Routing decisions, by the kind of pattern or fallback that decided.";
@@ -136,6 +137,8 @@ const WAITS: &[f64] = &[0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05,
 const LIFETIMES: &[f64] = &[0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0, 28800.0, 86400.0];
 /// In bytes. 517 is the classic padded hello, 1.8 kB a post-quantum one; 16 KiB is one full record.
 const HELLO_SIZES: &[f64] = &[256.0, 517.0, 768.0, 1024.0, 1536.0, 2048.0, 3072.0, 4096.0, 8192.0, 16384.0, 65536.0];
+/// In seconds, from one key to all keys of a full directory.
+const OPENINGS: &[f64] = &[0.00002, 0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.005, 0.02];
 const HELLO_PARTS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 64.0];
 
 #[cfg(test)]

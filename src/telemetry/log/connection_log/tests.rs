@@ -48,7 +48,12 @@ fn messages(filter: Targets, logs: impl FnOnce()) -> Vec<Value> {
     let subscriber = Registry::default().with(messages.with_filter(filter));
     tracing::subscriber::with_default(subscriber, logs);
     let (records, mut lines) = (written.lock().unwrap(), String::new());
-    let style = Style { form: Form::Json(LogFields::Native), names: Shown::Clear, clients: Shown::Clear };
+    let style = Style {
+        form: Form::Json(LogFields::Native),
+        names: Shown::Clear,
+        inner_names: Shown::Clear,
+        clients: Shown::Clear,
+    };
     let mut rest = &records[..];
     while let Some(record) = Record::next(&mut rest) {
         assert_eq!(record.kind, Kind::Message);

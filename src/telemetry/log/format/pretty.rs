@@ -73,7 +73,7 @@ impl Connection {
                     continue;
                 }
                 (Key::Client, _) => &mut connection.client,
-                (Key::Sni | Key::Host, _) => &mut connection.name,
+                (Key::Sni | Key::InnerSni | Key::Host, _) => &mut connection.name,
                 (Key::Saw, _) => &mut connection.saw,
                 (Key::Route, _) => &mut connection.route,
                 (Key::Backend, _) => &mut connection.backend,

@@ -10,6 +10,8 @@ use crate::settings::{Log, LogFields, LogFormat, Shown};
 pub(in crate::telemetry::log) struct Style {
     pub(in crate::telemetry::log) form: Form,
     pub(in crate::telemetry::log) names: Shown,
+    /// Names that were encrypted.
+    pub(in crate::telemetry::log) inner_names: Shown,
     pub(in crate::telemetry::log) clients: Shown,
 }
 
@@ -43,6 +45,7 @@ impl Style {
             (LogFormat::Auto, Medium::Other) | (LogFormat::Json, _) => Form::Json(settings.fields),
             (LogFormat::Logfmt, _) => Form::Logfmt,
         };
-        Self { form, names: settings.names, clients: settings.clients }
+        let inner_names = settings.inner_names.unwrap_or(settings.names);
+        Self { form, names: settings.names, inner_names, clients: settings.clients }
     }
 }

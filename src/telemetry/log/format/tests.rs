@@ -11,7 +11,12 @@ use super::*;
 use crate::settings::Shown;
 use crate::telemetry::Reason;
 
-const CLEAR: Style = Style { form: Form::Json(LogFields::Native), names: Shown::Clear, clients: Shown::Clear };
+const CLEAR: Style = Style {
+    form: Form::Json(LogFields::Native),
+    names: Shown::Clear,
+    inner_names: Shown::Clear,
+    clients: Shown::Clear,
+};
 
 fn formatted(record: &[u8], style: Style) -> String {
     let mut out = String::new();
@@ -211,7 +216,7 @@ fn what_is_hidden_is_in_no_field_of_any_form() {
         Form::Pretty(Colour::Ansi),
     ] {
         for shown in [Shown::Hashed, Shown::Off] {
-            let style = Style { form, names: shown, clients: shown };
+            let style = Style { form, names: shown, inner_names: shown, clients: shown };
             for record in [&recorded(&line), &message] {
                 let line = formatted(record, style);
                 let secrets = ["secret.test", "198.51.100.7", "203.0.113.9", "50312"];
@@ -226,7 +231,7 @@ fn what_is_hidden_is_in_no_field_of_any_form() {
     }
     // The same in a line and in a message, with whatever port and in whatever family.
     let formatter = Formatter::default();
-    let style = Style { names: Shown::Hashed, clients: Shown::Hashed, ..CLEAR };
+    let style = Style { names: Shown::Hashed, inner_names: Shown::Hashed, clients: Shown::Hashed, ..CLEAR };
     let [line, message] = [&recorded(&line), &message].map(|record| {
         let mut out = String::new();
         formatter.write(&mut out, Record::next(&mut &record[..]).unwrap(), style);

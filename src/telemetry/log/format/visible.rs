@@ -28,11 +28,14 @@ pub(super) fn visible<'a>(
     style: Style,
     pseudonyms: &Pseudonyms,
 ) -> impl Iterator<Item = (Name<'a>, Visible<'a>)> + Clone {
-    let names_are_clear = style.names == Shown::Clear;
+    let was_encrypted = record.find(Key::InnerSni).is_some();
+    // An error has the name that the connection was routed by.
+    let names_are_clear = (if was_encrypted { style.inner_names } else { style.names }) == Shown::Clear;
     let has_nameless_error = !names_are_clear && record.find(Key::NamelessError).is_some();
     record.fields().filter_map(move |(name, value)| {
         let hidden = match name {
             Name::Known(Key::Sni | Key::OuterSni | Key::Host) => hide(pseudonyms, style.names, Role::Name, value),
+            Name::Known(Key::InnerSni) => hide(pseudonyms, style.inner_names, Role::Name, value),
             Name::Known(Key::Client | Key::Peer) => hide(pseudonyms, style.clients, Role::Client, value),
             Name::Known(Key::NamelessError) if names_are_clear => None,
             Name::Known(Key::Error) if has_nameless_error => None,

@@ -10,7 +10,8 @@ use super::*;
 use crate::settings::Shown;
 
 const DEADLINE: Duration = Duration::from_secs(20);
-const STYLE: Style = Style { form: Form::Logfmt, names: Shown::Clear, clients: Shown::Clear };
+const STYLE: Style =
+    Style { form: Form::Logfmt, names: Shown::Clear, inner_names: Shown::Clear, clients: Shown::Clear };
 const QUEUE_BYTES: usize = 8 << 20;
 
 struct Test {

@@ -29,6 +29,7 @@ pub struct ListenerMetrics {
     accept_paused: Gauge,
     proxy_headers: Vec<Counter>,
     ech: Vec<Counter>,
+    ech_open: Histogram,
     counts: Arc<ListenerCounts>,
 }
 
@@ -58,6 +59,7 @@ impl ListenerMetrics {
                 registry.counter(&table::PROXY_HEADERS, &[name, result.as_str()])
             }),
             ech: each(EchResult::ALL, |result| registry.counter(&table::ECH_HELLOS, &[name, result.as_str()])),
+            ech_open: registry.histogram(&table::ECH_OPEN, &[]),
         }
     }
 
@@ -122,6 +124,11 @@ impl ListenerMetrics {
 
     pub fn ech(&self, result: EchResult) {
         self.ech[result as usize].increment(1);
+    }
+
+    /// An inner hello was opened, which took so long.
+    pub fn ech_opened(&self, took: Duration) {
+        self.ech_open.record(took.as_secs_f64());
     }
 
     pub fn selected(&self, how: Match) {

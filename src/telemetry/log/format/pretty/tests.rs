@@ -10,7 +10,8 @@ use crate::telemetry::log::record::Entry;
 
 fn formatted(record: &[u8], colour: Colour) -> String {
     let mut out = String::new();
-    let style = Style { form: Form::Pretty(colour), names: Shown::Clear, clients: Shown::Clear };
+    let style =
+        Style { form: Form::Pretty(colour), names: Shown::Clear, inner_names: Shown::Clear, clients: Shown::Clear };
     Formatter::default().write(&mut out, Record::next(&mut &record[..]).unwrap(), style);
     out
 }
