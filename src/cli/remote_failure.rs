@@ -99,7 +99,7 @@ impl fmt::Display for Failure {
                  `--admin 127.0.0.1:9901`",
                 printable(given)
             ),
-            Self::Token(error) => write!(f, "the token: {}", printable(error)),
+            Self::Token(error) => write!(f, "the token cannot be used: {}", printable(error)),
             Self::File { file, problems } => write!(
                 f,
                 "{} does not say where the admin server is; correct it, or use --admin ADDRESS\n{problems}",
@@ -110,7 +110,7 @@ impl fmt::Display for Failure {
             }
             Self::NoAddress { file, is_off: false } => write!(
                 f,
-                "in {} the admin server has port 0, so its port is not known; the log says it (`admin_listening`): \
+                "in {} the admin server has port 0, so its port is not known; the log shows it (`admin_listening`): \
                  use --admin ADDRESS",
                 file.display()
             ),

@@ -192,6 +192,18 @@ fn options_of_haproxys_servers_are_taken_over() {
 }
 
 #[test]
+fn a_disabled_haproxy_frontend_is_not_imported() {
+    let text = "frontend f\n mode tcp\n bind :443\n use_backend a if { req.ssl_sni -i x.test }\n\
+                frontend g\n mode tcp\n disabled\n bind :8443\n use_backend a if { req.ssl_sni -i y.test }\n\
+                backend a\n mode tcp\n option allbackups\n server s 10.0.0.2:1\n";
+    let (text, findings) = imported(Program::Haproxy, &[("h.cfg", text)]);
+    has(&text, &["- sni: x.test"]);
+    assert!(!text.contains("8443") && !text.contains("y.test"), "{text}");
+    reports(&findings, &["h.cfg:7: `g` was left out: HAProxy does not use this section"]);
+    assert_eq!(findings.len(), 1, "{findings:?}");
+}
+
+#[test]
 fn several_haproxy_frontends_have_routes_of_their_own() {
     let text = "defaults d\n timeout connect 1s\nfrontend f from d\n bind *:443,[::]:443\n use_backend a if { req.ssl_sni -i x.test }\n\
                 default_backend b\nfrontend g\n bind 10.0.0.1:8443 accept-proxy\n use_backend b if { req.ssl_sni -i x.test }\n\
@@ -207,7 +219,7 @@ fn several_haproxy_frontends_have_routes_of_their_own() {
         "trusted: [0.0.0.0/0, \"::/0\"]",
     ];
     has(&text, &expected);
-    reports(&findings, &["narrow `proxy_protocol.trusted`", "`no_sni` holds for all listeners"]);
+    reports(&findings, &["limit `proxy_protocol.trusted`", "`no_sni` applies to all listeners"]);
 }
 
 #[test]
@@ -573,7 +585,7 @@ fn what_would_need_much_memory_is_refused() {
          s: {{ loadBalancer: {{ servers: [{{ address: '10.0.0.1:443' }}] }} }}\n    w:\n      weighted:\n       services:\n{shares}"
     );
     let (_, findings) = imported(Program::Traefik, &[("t.yaml", &text)]);
-    reports(&findings, &["a split has 1 to 64 shares"]);
+    reports(&findings, &["a split needs 1 to 64 shares"]);
     assert!(findings.len() < 5, "{findings:#?}");
 }
 

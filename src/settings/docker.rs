@@ -25,7 +25,7 @@ pub struct Docker {
     #[serde(default)]
     #[schemars(required)]
     pub allow: OneOrMany<Text<Pattern>>,
-    /// The network in which containers are reached that do not say so by label. `none`: the only one that they have.
+    /// The network in which a container without the label `snigate.network` is reached. `none`: the only one it is in.
     #[serde(default)]
     pub network: Or<Nothing, DockerNetwork>,
 }

@@ -77,13 +77,7 @@ pub(super) const PROXY: &[(&str, Fate)] = &[
     ("option http-keep-alive", NotNeeded),
     ("option httpclose", NotNeeded),
     ("option forwardfor", NotNeeded),
-    (
-        "option allbackups",
-        LeftOut(
-            "snigate always uses all backups when no other backend is available; without this option, HAProxy \
-             uses only the first",
-        ),
-    ),
+    ("option allbackups", NotNeeded),
     ("option persist", NotNeeded),
     ("option transparent", LeftOut("snigate never connects to an address that the client chose; list the backends")),
     ("option external-check", LeftOut("checks run no programs; use `health_check.kind: tls`, `http` or `text`")),

@@ -39,6 +39,9 @@ pub(super) fn read(paths: &[PathBuf], library: &mut Library<'_>, findings: &mut 
     let mut model = Model::default();
     let mut frontends = Vec::new();
     for section in &sections.proxies {
+        if is_disabled(section, findings) {
+            continue;
+        }
         match redirect(section, findings) {
             Some(listener) => model.listeners.push(listener),
             None if takes(section, findings) => {
@@ -60,6 +63,15 @@ pub(super) fn read(paths: &[PathBuf], library: &mut Library<'_>, findings: &mut 
     model.listeners.splice(0..0, bound);
     drop_empty_pools(&mut model);
     Ok(model)
+}
+
+/// Whether HAProxy does not listen for a section; reports it.
+fn is_disabled(section: &Section, findings: &mut Findings) -> bool {
+    let of = section.lines.iter().find(|line| line.word(0) == "disabled" && section.kind != Kind::Backend);
+    let Some(line) = of else { return false };
+    let why = "HAProxy does not use this section, so it was not imported; delete `disabled` to import it";
+    findings.left_out(&line.origin, &section.name, why);
+    true
 }
 
 /// Whether a section can become a listener; reports others that accept clients.
