@@ -74,6 +74,7 @@ impl<'o> Section<'o> {
     pub(super) fn refuse(&mut self, reason: &'static str, message: String) {
         if self.refused.is_none() {
             self.refused = Some((reason, message));
+            self.kinds.clear();
         }
     }
 
