@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use super::history::Episode;
 use super::status::{
-    At, BackendStatus, ContainerStatus, DnsName, DockerStatus, LastReload, ListenerStatus, PoolState, PoolStatus,
-    Problem, ProblemKind, Resources, Severity,
+    At, BackendStatus, ContainerStatus, DnsName, DockerStatus, KubernetesKindStatus, KubernetesObjectStatus,
+    KubernetesProblem, KubernetesStatus, LastReload, ListenerStatus, PoolState, PoolStatus, Problem, ProblemKind,
+    Resources, Severity,
 };
 use crate::telemetry::readable;
 
@@ -22,6 +23,7 @@ pub(crate) struct Facts<'a> {
     pub resources: &'a Resources,
     pub names: &'a [DnsName],
     pub docker: Option<&'a DockerStatus>,
+    pub kubernetes: Option<&'a KubernetesStatus>,
     pub last_reload: Option<&'a LastReload>,
     /// In the last five minutes, as the following.
     pub accepted: u64,
@@ -51,6 +53,8 @@ pub(crate) fn diagnose(facts: &Facts<'_>) -> Vec<Problem> {
     problems.extend(facts.names.iter().filter_map(|name| of_name(facts.now, name)));
     problems.extend(facts.docker.and_then(|docker| of_docker(facts.now, docker)));
     problems.extend(facts.docker.iter().flat_map(|docker| &docker.containers).filter_map(of_container));
+    problems.extend(facts.kubernetes.and_then(|kubernetes| of_kubernetes(facts.now, kubernetes)));
+    problems.extend(facts.kubernetes.iter().flat_map(|kubernetes| &kubernetes.objects).filter_map(of_object));
     problems.extend(of_resources(facts.resources));
     problems.extend(of_episodes(facts));
     problems.sort_by(|a, b| {
@@ -283,6 +287,34 @@ fn of_container(container: &ContainerStatus) -> Option<Problem> {
         pool: container.pool.clone(),
         ..problem(ProblemKind::ContainerLabels, Severity::Warning, message, cure)
     })
+}
+
+fn of_kubernetes(now: SystemTime, kubernetes: &KubernetesStatus) -> Option<Problem> {
+    let of_kind = |kind: &KubernetesKindStatus| Some(format!("{}: {}", kind.kind, kind.error.as_ref()?));
+    let error = kubernetes.error.clone().or_else(|| kubernetes.kinds.iter().find_map(of_kind))?;
+    let since = since(now, kubernetes.since.as_ref());
+    let is_known = kubernetes.kinds.iter().all(|kind| kind.synced);
+    let kept = if is_known { "what was in force stays" } else { "nothing is served from there" };
+    let message = format!("the objects of the Kubernetes cluster cannot be followed{since}: {error}; {kept}");
+    let cure = "Check that the API server can be reached and allows it: RBAC, and Gateway API 1.5 or newer installed.";
+    let of = problem(ProblemKind::KubernetesFailing, Severity::Warning, message, cure);
+    Some(Problem { since: kubernetes.since.clone(), ..of })
+}
+
+/// One problem for an object, however many conditions are not as they should be.
+fn of_object(object: &KubernetesObjectStatus) -> Option<Problem> {
+    let first = object.problems.first()?;
+    let more = match object.problems.len() - 1 {
+        0 => String::new(),
+        more => format!(" (and {more} more)"),
+    };
+    let of = first.of.as_ref().map(|of| format!(" at {of}")).unwrap_or_default();
+    let KubernetesProblem { condition, reason, message, .. } = first;
+    let message = format!("{} {}{of}: {condition}={reason}: {message}{more}", object.kind, object.name);
+    let cure = "Correct the object, or what it names: docs/kubernetes.md has a line for each condition.";
+    let severity = if object.accepted { Severity::Notice } else { Severity::Warning };
+    let route = (object.kind != "Gateway").then(|| object.name.clone());
+    Some(Problem { route, ..problem(ProblemKind::KubernetesNotAccepted, severity, message, cure) })
 }
 
 fn of_resources(resources: &Resources) -> Vec<Problem> {

@@ -5,6 +5,7 @@
 //! Source: docs/admin.md.
 
 mod containers;
+mod kubernetes;
 mod lists;
 mod pools;
 mod reload;
@@ -18,6 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::containers::{ContainerProblem, ContainerStatus, DockerStatus};
+pub(crate) use self::kubernetes::{KubernetesKindStatus, KubernetesObjectStatus, KubernetesProblem, KubernetesStatus};
 pub(crate) use self::lists::{
     ConnectionStatus, ConnectionsPage, Ended, History, RefusalsReport, RefusedClient, Series, SeriesKind, UnknownName,
 };
@@ -87,6 +89,9 @@ pub(crate) struct Status {
     /// The source of containers; null if it is off.
     #[serde(default)]
     pub docker: Option<DockerStatus>,
+    /// The source of Kubernetes objects; null if it is off.
+    #[serde(default)]
+    pub kubernetes: Option<KubernetesStatus>,
     /// The latest reload; null before the first.
     pub last_reload: Option<LastReload>,
 }
@@ -151,6 +156,8 @@ pub(crate) enum ProblemKind {
     DnsFailing,
     DockerFailing,
     ContainerLabels,
+    KubernetesFailing,
+    KubernetesNotAccepted,
     LogLinesDropped,
     TaskPanicked,
 }

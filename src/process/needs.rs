@@ -23,6 +23,9 @@ pub(crate) fn of(config: &Config) -> Needs {
     // Its place is often a link into a directory where it is replaced.
     needs.read.extend(RESOLVER_FILES.iter().flat_map(|file| around(Path::new(file))));
     needs.read.extend(["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().filter_map(env::var_os).map(PathBuf::from));
+    if config.kubernetes.is_some() {
+        needs.read.extend(kubernetes_files().iter().flat_map(|file| around(file)));
+    }
     needs.run.extend(program().iter().flat_map(|program| around(program)));
     let sockets = config.admin.bind.iter().filter_map(|address| match address {
         Address::Unix(path) => path.parent(),
@@ -35,6 +38,15 @@ pub(crate) fn of(config: &Config) -> Needs {
         needs.connect = connect_ports(config);
     }
     needs
+}
+
+/// What the client of a Kubernetes API reads: the files that `KUBECONFIG` names, or that of the user; the service account of
+/// a pod, which is replaced from time to time.
+fn kubernetes_files() -> Vec<PathBuf> {
+    let named = env::var_os("KUBECONFIG").map(|named| env::split_paths(&named).collect::<Vec<_>>());
+    let of_user = env::var_os("HOME").map(|home| Path::new(&home).join(".kube/config"));
+    let account = PathBuf::from("/var/run/secrets/kubernetes.io/serviceaccount/token");
+    named.into_iter().flatten().chain(of_user).chain([account]).filter(|file| file.exists()).collect()
 }
 
 fn sources(sources: &Sources) -> BTreeSet<PathBuf> {
@@ -76,7 +88,8 @@ fn program() -> Option<PathBuf> {
 fn bind_ports(config: &Config) -> Option<BTreeSet<u16>> {
     let listeners = config.listeners.iter().flat_map(|listener| listener.bind.iter()).map(|bind| bind.0.port());
     let listeners: BTreeSet<u16> = listeners.collect();
-    if listeners.contains(&0) {
+    // The objects of a cluster name ports.
+    if listeners.contains(&0) || config.kubernetes.is_some() {
         return None;
     }
     let admin = config.admin.bind.iter().filter_map(|address| Some(address.tcp()?.port()));

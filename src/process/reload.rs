@@ -41,12 +41,15 @@ use crate::config::{Config, Loaded, Problem, Problems, Sources};
 use crate::operate::registry::{Registries, Removals};
 use crate::operate::status::LastReload;
 use crate::process::apply::{ApplyError, Process};
+use crate::process::listening_sockets::CannotBind;
 use crate::process::reporter::Reporter;
 use crate::process::systemd;
 use crate::self_loop::comes_back;
+use crate::settings::Origin;
 use crate::snapshot::Snapshot;
-use crate::sources::docker::Containers;
-use crate::sources::{self, Found, Merged};
+use crate::sources::docker::{Container, Containers};
+use crate::sources::kubernetes::ClusterFollower;
+use crate::sources::{self, Found, Merged, Reports};
 use crate::supervise::{caught, log_panic, observed, report};
 use crate::telemetry::{DockerResult, Metrics, ReloadResult, Task, Trigger};
 
@@ -70,6 +73,9 @@ pub(crate) struct Reloader {
     /// Snapshots that connections, or the accept loops, may still hold.
     retired: Vec<Arc<Snapshot>>,
     containers: Containers,
+    cluster: ClusterFollower,
+    /// What of the containers was put in force last.
+    containers_in_force: Option<Arc<[Container]>>,
     /// What the sources beside the files have found.
     found: watch::Receiver<Found>,
     /// Where snigate itself listens.
@@ -85,6 +91,8 @@ pub(crate) struct Parts {
     pub registries: Registries,
     pub reporter: Arc<Reporter>,
     pub containers: Containers,
+    pub cluster: ClusterFollower,
+    pub found: watch::Receiver<Found>,
     pub listening: watch::Receiver<Arc<[SocketAddr]>>,
 }
 
@@ -143,7 +151,8 @@ pub(crate) enum Rejected {
 
 impl Reloader {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { file, snapshot, metrics, process, registries, reporter, containers, listening } = parts;
+        let Parts { file, snapshot, metrics, process, registries, reporter, containers, cluster, found, listening } =
+            parts;
         Self {
             file,
             snapshot,
@@ -157,8 +166,10 @@ impl Reloader {
             seen: None,
             accepted: None,
             retired: Vec::new(),
-            found: containers.found(),
+            found,
             containers,
+            cluster,
+            containers_in_force: None,
             listening,
         }
     }
@@ -337,14 +348,14 @@ impl Reloader {
         if config.hash == before.config.hash && config.token == before.config.token {
             return Ok(Applied::Already { warnings });
         }
-        let merge = self.merge();
+        let (merge, cluster) = (self.merge(), self.cluster.clone());
         let build = self.background.run(move || {
-            let Merged { config, docker, .. } = merge(config);
-            (Built::new(config, &before, &metrics), docker)
+            let Merged { config, reports } = merge(config);
+            (Built::new(config, &before, &metrics).with_endpoints(&cluster, &reports), reports)
         });
-        let (built, docker) = build.await.map_err(|panic| self.panicked(&*panic))?;
-        self.put_in_force(built).await?;
-        docker.into_iter().for_each(|docker| self.containers.in_force(docker));
+        let (built, reports) = build.await.map_err(|panic| self.panicked(&*panic))?;
+        self.put_in_force(built).await.inspect_err(|rejected| self.leave_out(rejected))?;
+        self.report_in_force(reports);
         Ok(Applied::Now { warnings })
     }
 
@@ -366,43 +377,77 @@ impl Reloader {
     /// Puts what the sources have found in force, with the files as they were last accepted.
     async fn rebuild(&mut self) {
         let (before, metrics, began) = (self.snapshot.load_full(), Arc::clone(&self.metrics), Instant::now());
-        let merge = self.merge();
+        let containers = self.found.borrow().docker.clone();
+        let is_same = match (&containers, &self.containers_in_force) {
+            (Some(now), Some(before)) => Arc::ptr_eq(now, before),
+            (now, before) => now.is_none() && before.is_none(),
+        };
+        self.containers_in_force = containers;
+        let of_containers = !is_same;
+        let (merge, cluster) = (self.merge(), self.cluster.clone());
         let build = self.background.run(move || {
             let in_force = before.effective();
-            let Merged { config, docker, .. } = merge(sources::only_file(in_force.clone()));
-            ((config != in_force).then(|| Built::new(config, &before, &metrics)), docker)
+            let Merged { config, reports } = merge(sources::only_file(in_force.clone()));
+            let built = (config != in_force).then(|| Built::new(config, &before, &metrics));
+            (built.map(|built| built.with_endpoints(&cluster, &reports)), reports)
         });
-        let (built, docker) = match build.await {
+        let (built, reports) = match build.await {
             Ok(built) => built,
             Err(panic) => return log_panic(Task::Reload, &self.metrics, &*panic),
         };
         if let Some(built) = built {
             let applied = self.put_in_force(built).await;
-            self.log_rebuild(began.elapsed(), &applied);
-            if applied.is_err() {
+            self.log_rebuild(of_containers, began.elapsed(), &applied);
+            if let Err(rejected) = applied {
+                self.leave_out(&rejected);
                 return;
             }
         }
-        docker.into_iter().for_each(|docker| self.containers.in_force(docker));
+        self.report_in_force(reports);
     }
 
-    fn log_rebuild(&self, took: Duration, applied: &Result<(), Rejected>) {
-        match applied {
-            Ok(()) => {
-                let snapshot = self.snapshot.load();
-                let (routes, pools) = (snapshot.routes.len(), snapshot.pools.len());
-                let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-                self.metrics.docker_changed(DockerResult::Ok);
+    /// If an address of a Gateway cannot be bound, the cluster is asked again without it: what the file, containers and
+    /// other Gateways have changed must not wait for it.
+    fn leave_out(&self, rejected: &Rejected) {
+        if let Rejected::Apply(ApplyError::Bind(CannotBind { listener, address, error })) = rejected {
+            let in_file = &self.snapshot.load().config.listeners;
+            if !in_file.iter().any(|known| known.name == *listener && known.origin == Origin::File) {
+                self.cluster.cannot_bind(listener, *address, error);
+            }
+        }
+    }
+
+    /// Tells each source what is now in force of it.
+    fn report_in_force(&self, Reports { docker, kubernetes }: Reports) {
+        docker.into_iter().for_each(|docker| self.containers.in_force(docker));
+        kubernetes.into_iter().for_each(|(cluster, _)| self.cluster.in_force(&cluster));
+    }
+
+    /// `of_containers`: they have changed, if not alone.
+    fn log_rebuild(&self, of_containers: bool, took: Duration, applied: &Result<(), Rejected>) {
+        let snapshot = self.snapshot.load();
+        let (routes, pools) = (snapshot.routes.len(), snapshot.pools.len());
+        let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        if of_containers {
+            self.metrics.docker_changed(if applied.is_ok() { DockerResult::Ok } else { DockerResult::Failed });
+        }
+        match (applied, of_containers) {
+            (Ok(()), true) => {
                 tracing::info!(event = "containers_applied", routes, pools, took_ms, "routes of containers applied");
             }
-            Err(why) => {
-                self.metrics.docker_changed(DockerResult::Failed);
-                tracing::error!(
-                    event = "containers_rejected",
-                    %why,
-                    "routes of containers cannot be applied: the previous ones stay in force"
-                );
+            (Ok(()), false) => {
+                tracing::info!(event = "kubernetes_applied", routes, pools, took_ms, "objects of the cluster applied");
             }
+            (Err(why), true) => tracing::error!(
+                event = "containers_rejected",
+                %why,
+                "routes of containers cannot be applied: the previous ones stay in force"
+            ),
+            (Err(why), false) => tracing::error!(
+                event = "kubernetes_rejected",
+                %why,
+                "objects of the cluster cannot be applied: the previous ones stay in force"
+            ),
         }
     }
 
@@ -606,6 +651,14 @@ impl Built {
         let snapshot = Snapshot::build(config, Some(before), metrics);
         let removals = Removals::of(before, &snapshot);
         Self { snapshot, removals }
+    }
+
+    /// Passes the endpoints of Services that are known to the pools.
+    fn with_endpoints(self, cluster: &ClusterFollower, reports: &Reports) -> Self {
+        if let Some((_, translation)) = &reports.kubernetes {
+            cluster.fill(&self.snapshot, translation);
+        }
+        self
     }
 }
 

@@ -29,8 +29,8 @@ use crate::operate::events::Events;
 use crate::operate::history::{Figures, Key, STEP_SECONDS, StatesSince, Tracker, Troubles};
 use crate::operate::recent_refusals::RecentRefusals;
 use crate::operate::status::{
-    At, ConfigInForce, DnsName, DockerStatus, History, LastReload, ListenerStatus, PoolState, RefusalsReport,
-    Resources, RoutesPage, SeriesKind, Status, Usage,
+    At, ConfigInForce, DnsName, DockerStatus, History, KubernetesStatus, LastReload, ListenerStatus, PoolState,
+    RefusalsReport, Resources, RoutesPage, SeriesKind, Status, Usage,
 };
 use crate::process::listening_sockets::Bound;
 use crate::settings::AllowControl;
@@ -54,6 +54,15 @@ pub(crate) struct Sources {
     pub bound: watch::Receiver<Bound>,
     /// `limits.max_connections: auto`
     pub most_connections: usize,
+}
+
+/// What others have found outside of the files.
+pub(crate) struct FoundBySources {
+    pub names: Vec<DnsName>,
+    /// `None`: off.
+    pub docker: Option<DockerStatus>,
+    /// `None`: off.
+    pub kubernetes: Option<KubernetesStatus>,
 }
 
 pub(crate) struct Reporter {
@@ -208,7 +217,8 @@ impl Reporter {
     }
 
     /// The state of the process, with at most `most_backends` backends in all pools together.
-    pub(crate) fn status(&self, names: Vec<DnsName>, docker: Option<DockerStatus>, most_backends: usize) -> Status {
+    pub(crate) fn status(&self, found: FoundBySources, most_backends: usize) -> Status {
+        let FoundBySources { names, docker, kubernetes } = found;
         let snapshot = self.sources.snapshot.load_full();
         let (now, at) = (Instant::now(), SystemTime::now());
         let metrics = &self.sources.metrics;
@@ -237,6 +247,7 @@ impl Reporter {
             resources: &resources,
             names: &names,
             docker: docker.as_ref(),
+            kubernetes: kubernetes.as_ref(),
             last_reload: last_reload.as_deref(),
             accepted: episode(|troubles| troubles.accepted).map_or(0, |episode| episode.count),
             no_route: episode(|troubles| troubles.no_route),
@@ -281,6 +292,7 @@ impl Reporter {
             backends_left_off,
             names,
             docker,
+            kubernetes,
             last_reload: last_reload.map(|reload| LastReload::clone(&reload)),
         }
     }

@@ -16,7 +16,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -41,6 +41,7 @@ use crate::relay;
 use crate::settings::Address;
 use crate::snapshot::Snapshot;
 use crate::sources::docker::Containers;
+use crate::sources::kubernetes::ClusterFollower;
 use crate::supervise::{supervise, vital};
 use crate::telemetry::{LogGuard, Metrics, Reason, ReloadResult, Task, Trigger};
 
@@ -57,6 +58,7 @@ pub(crate) struct Server {
     reloader: Option<Reloader>,
     discovery: Discovery,
     containers: Containers,
+    cluster: ClusterFollower,
     signals: Signals,
     predecessor: Option<Predecessor>,
     reporter: Arc<Reporter>,
@@ -107,7 +109,14 @@ impl Server {
         let process = Arc::new(Mutex::new(process));
         let (snapshot, metrics) = (Arc::clone(&shared.snapshot), Arc::clone(&shared.metrics));
         let discovery = Discovery::new(Arc::clone(&snapshot), Arc::clone(&metrics), our_addresses.clone());
-        let containers = Containers::new(Arc::clone(&snapshot), Arc::clone(&metrics));
+        let found = Arc::new(watch::Sender::default());
+        let containers = Containers::new(Arc::clone(&snapshot), Arc::clone(&metrics), Arc::clone(&found));
+        let cluster = ClusterFollower::new(
+            Arc::clone(&snapshot),
+            Arc::clone(&metrics),
+            Arc::clone(&found),
+            our_addresses.clone(),
+        );
         let readiness = Readiness::new(Arc::clone(&shared.pause));
         let reporter = Reporter::new(Sources {
             snapshot: Arc::clone(&snapshot),
@@ -128,6 +137,8 @@ impl Server {
             registries: shared.registries.clone(),
             reporter: Arc::clone(&reporter),
             containers: containers.clone(),
+            cluster: cluster.clone(),
+            found: found.subscribe(),
             listening: our_addresses,
         }));
         Ok(Self {
@@ -141,6 +152,7 @@ impl Server {
             reloader,
             discovery,
             containers,
+            cluster,
             signals,
             predecessor,
             reporter,
@@ -165,6 +177,8 @@ impl Server {
         let mut background = self.background();
         let starting = tokio::spawn(vital("the start", self.starting(app)));
         let parting = self.serve(&reloads).await;
+        // What others change from now on is not put in force here any more.
+        self.cluster.leave().await;
         // A reload is either complete or not started: it makes its changes between two await points of this runtime.
         if let Some(reloading) = reloading {
             reloading.abort();
@@ -190,7 +204,7 @@ impl Server {
         ended
     }
 
-    /// Starts the tasks that go on until the end: checks, DNS lookups, containers, figures, and what looks after those who wait.
+    /// Starts the tasks that go on until the end: checks, DNS lookups, containers, the cluster, figures, and what looks after those who wait.
     fn background(&self) -> JoinSet<()> {
         let Shared { snapshot, metrics, registries, pause, permits, budget, .. } = &self.shared;
         let mut tasks = JoinSet::new();
@@ -207,6 +221,7 @@ impl Server {
         tasks.spawn(report(Arc::clone(&self.reporter), Arc::clone(metrics)));
         tasks.spawn(self.discovery.clone().run());
         tasks.spawn(self.containers.clone().run());
+        tasks.spawn(self.cluster.clone().run());
         tasks.spawn(call_waiting(Arc::clone(snapshot), Arc::clone(metrics)));
         tasks
     }
@@ -229,7 +244,7 @@ impl Server {
     /// Starts serving once the backend names are resolved, and reports it to the old process and to systemd.
     fn starting(&mut self, app: Option<App>) -> impl Future<Output = ()> + use<> {
         let (discovery, readiness) = (self.discovery.clone(), self.readiness.clone());
-        let containers = self.containers.clone();
+        let (containers, cluster) = (self.containers.clone(), self.cluster.clone());
         let (process, predecessor) = (Arc::clone(&self.process), self.predecessor.take());
         async move {
             // Bounded, since other pools may need neither DNS nor containers.
@@ -250,6 +265,8 @@ impl Server {
                     "serving although some backend names have not been resolved yet"
                 );
             }
+            // Not bounded: without its objects, nothing that is described in the cluster would be served.
+            cluster.tried().await;
             readiness.enter(Stage::Ready);
             let unwanted = {
                 let mut process = process.lock().await;
@@ -374,6 +391,7 @@ impl Server {
                 snapshot: Arc::clone(&self.shared.snapshot),
                 discovery: self.discovery.clone(),
                 containers: self.containers.clone(),
+                cluster: self.cluster.clone(),
                 reloads,
                 registries: self.shared.registries.clone(),
                 reporter: Arc::clone(&self.reporter),

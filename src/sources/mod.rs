@@ -12,6 +12,9 @@ pub(crate) mod docker;
 #[cfg(feature = "kubernetes")]
 #[allow(dead_code, unused_imports, reason = "what follows a cluster uses more of it than the commands do")]
 pub(crate) mod kubernetes;
+#[cfg(not(feature = "kubernetes"))]
+#[path = "kubernetes_off.rs"]
+pub(crate) mod kubernetes;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -23,12 +26,11 @@ use crate::server_name::Pattern;
 use crate::settings::{OnRemoved, Or, Origin, Pool};
 
 /// What the sources have found last.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Found {
     /// `None`: the Docker API has not answered yet.
     pub docker: Option<Arc<[Container]>>,
     /// `None`: not all objects have been read yet.
-    #[cfg(feature = "kubernetes")]
     pub kubernetes: Option<Arc<kubernetes::Cluster>>,
 }
 
@@ -51,12 +53,14 @@ pub(crate) struct FoundRoute {
 #[derive(Debug)]
 pub(crate) struct Merged {
     pub config: Config,
-    /// `None`: `docker` is off, or has found nothing yet.
+    pub reports: Reports,
+}
+
+/// What to report to each source once it is in force. `None`: it is off, or has found nothing yet.
+#[derive(Debug, Default)]
+pub(crate) struct Reports {
     pub docker: Option<Translation>,
-    /// `None`: `kubernetes` is off, or not all objects have been read yet.
-    #[cfg(feature = "kubernetes")]
-    #[allow(dead_code, reason = "for what follows a cluster, and tests")]
-    pub kubernetes: Option<kubernetes::Translation>,
+    pub kubernetes: Option<(Arc<kubernetes::Cluster>, Arc<kubernetes::Translation>)>,
 }
 
 /// Adds to `file`, which has no routes of sources yet, what the sources have found. `is_ours` says whether snigate itself
@@ -68,14 +72,11 @@ pub(crate) fn merge(file: Config, found: &Found, is_ours: &dyn Fn(SocketAddr) ->
     if let Some(translation) = &docker {
         add(&mut config, &translation.contribution, Origin::Docker);
     }
-    #[cfg(feature = "kubernetes")]
-    let kubernetes = found.kubernetes.as_ref().and_then(|cluster| kubernetes::join(&mut config, cluster));
-    Merged {
-        config,
-        docker,
-        #[cfg(feature = "kubernetes")]
-        kubernetes,
-    }
+    let kubernetes = found.kubernetes.as_ref().and_then(|cluster| {
+        let translation = kubernetes::join(&mut config, cluster)?;
+        Some((Arc::clone(cluster), Arc::new(translation)))
+    });
+    Merged { config, reports: Reports { docker, kubernetes } }
 }
 
 /// The part of `config` that is in the file.

@@ -33,6 +33,7 @@ labels! {
         Health => "health",
         Discovery => "discovery",
         Containers => "containers",
+        Kubernetes => "kubernetes",
         Reload => "reload",
         Admin => "admin",
         Upkeep => "upkeep",
@@ -264,6 +265,26 @@ labels! {
     /// The result of a look at the containers.
     DockerResult {
         Ok => "ok",
+        Failed => "failed",
+    }
+
+    /// A kind of objects of a Kubernetes cluster.
+    KubernetesKind {
+        GatewayClass => "GatewayClass",
+        Gateway => "Gateway",
+        TlsRoute => "TLSRoute",
+        ReferenceGrant => "ReferenceGrant",
+        Service => "Service",
+        EndpointSlice => "EndpointSlice",
+        Namespace => "Namespace",
+        Ingress => "Ingress",
+    }
+
+    /// The result of a write to a Kubernetes API.
+    WriteResult {
+        Ok => "ok",
+        /// Somebody else was faster; it is tried again with the new version.
+        Conflict => "conflict",
         Failed => "failed",
     }
 

@@ -65,6 +65,7 @@ fn facts<'a>(pools: &'a [PoolStatus], resources: &'a Resources) -> Facts<'a> {
         resources,
         names: &[],
         docker: None,
+        kubernetes: None,
         last_reload: None,
         accepted: 1000,
         no_route: None,

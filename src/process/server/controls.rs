@@ -21,11 +21,12 @@ use crate::operate::status::{
     ChangedBackends, ConnectionStatus, ConnectionsPage, History, RefusalsReport, ReloadAnswer, RoutesPage, Status,
 };
 use crate::process::reload::{Asker, Outcome, problem_of};
-use crate::process::reporter::Reporter;
+use crate::process::reporter::{FoundBySources, Reporter};
 use crate::route::NameForm;
 use crate::settings::AllowControl;
 use crate::snapshot::Snapshot;
 use crate::sources::docker::Containers;
+use crate::sources::kubernetes::ClusterFollower;
 use crate::telemetry::{Reason, ReloadResult, Trigger};
 
 /// The parts of the process that the admin API uses.
@@ -33,6 +34,7 @@ pub(super) struct Controls {
     pub(super) snapshot: Arc<ArcSwap<Snapshot>>,
     pub(super) discovery: Discovery,
     pub(super) containers: Containers,
+    pub(super) cluster: ClusterFollower,
     pub(super) reloads: Asker,
     pub(super) registries: Registries,
     pub(super) reporter: Arc<Reporter>,
@@ -58,7 +60,12 @@ impl Control for Controls {
     }
 
     fn status(&self, most_backends: usize) -> Status {
-        self.reporter.status(self.discovery.status(), self.containers.status(), most_backends)
+        let found = FoundBySources {
+            names: self.discovery.status(),
+            docker: self.containers.status(),
+            kubernetes: self.cluster.status(),
+        };
+        self.reporter.status(found, most_backends)
     }
 
     fn routes(&self, query: &RoutesQuery) -> RoutesPage {

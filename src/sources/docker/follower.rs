@@ -29,7 +29,7 @@ pub(crate) struct Containers(Arc<Inner>);
 struct Inner {
     snapshot: Arc<ArcSwap<Snapshot>>,
     metrics: Arc<Metrics>,
-    found: watch::Sender<Found>,
+    found: Arc<watch::Sender<Found>>,
     state: Mutex<State>,
     /// Set once the first containers are in force, or the API did not answer, or `docker` is off.
     tried: SetOnce<()>,
@@ -52,14 +52,14 @@ struct State {
 }
 
 impl Containers {
-    pub(crate) fn new(snapshot: Arc<ArcSwap<Snapshot>>, metrics: Arc<Metrics>) -> Self {
-        let (found, state, tried) = (watch::Sender::default(), Mutex::default(), SetOnce::new());
+    /// Passes on what it has found to `found`.
+    pub(crate) fn new(
+        snapshot: Arc<ArcSwap<Snapshot>>,
+        metrics: Arc<Metrics>,
+        found: Arc<watch::Sender<Found>>,
+    ) -> Self {
+        let (state, tried) = (Mutex::default(), SetOnce::new());
         Self(Arc::new(Inner { snapshot, metrics, found, state, tried }))
-    }
-
-    /// What was found last, and each change.
-    pub(crate) fn found(&self) -> watch::Receiver<Found> {
-        self.0.found.subscribe()
     }
 
     /// Follows the containers until the process ends.
@@ -99,7 +99,7 @@ impl Containers {
         // With another list of names, say, the containers and the reports stay until they are replaced.
         if settings.is_none() {
             *state = State::default();
-            self.0.found.send_replace(Found::default());
+            self.0.found.send_if_modified(|found| found.docker.take().is_some());
             self.0.metrics.docker_connected(false);
             count(&self.0.metrics, &[]);
             // An error means that it was already set.

@@ -33,7 +33,7 @@ pub(crate) fn join(config: &mut Config, cluster: &Cluster) -> Option<Translation
         config.listeners.iter().flat_map(|listener| listener.bind.iter().map(|bind| bind.0)).collect();
     let translation = translate(&cluster.objects, &settings, &cluster.observed, &bound);
     if settings.role != KubernetesRole::Controller {
-        add(config, &translation);
+        add(config, &translation, &cluster.observed);
     }
     Some(translation)
 }
@@ -56,12 +56,17 @@ impl Translation {
     }
 }
 
-fn add(config: &mut Config, translation: &Translation) {
+fn add(config: &mut Config, translation: &Translation, observed: &Observed) {
     let taken = Taken::of(config);
     let (first_listener, first_pool) = (config.settings.listeners.len(), config.settings.pools.len());
     for found in &translation.listeners {
         let name = taken.free(&found.name);
-        config.settings.listeners.push(listener(found, name, config));
+        let mut listener = listener(found, name, config);
+        // It listens nowhere, so that everything else is served. It keeps its place, which its routes name.
+        if observed.unbindable.contains_key(&found.gateway) {
+            listener.bind = Vec::new().into();
+        }
+        config.settings.listeners.push(listener);
     }
     for found in &translation.pools {
         let congestion = Some(config.settings.tcp.congestion.clone());

@@ -7,6 +7,7 @@
 mod alerts;
 mod ends;
 mod instruments;
+mod kubernetes;
 mod names;
 mod process;
 mod readings;
@@ -23,6 +24,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use self::ends::ListenerCounts;
 pub(crate) use self::ends::{RouteCounts, RouteFigures};
 use self::instruments::{Counter, Gauge};
+use self::kubernetes::KubernetesMetrics;
 use self::names::{Names, OTHER, Owner};
 pub(crate) use self::process::{Usage as ProcessUsage, usage as process_usage};
 pub(crate) use self::readings::{AcceptQueueReading, PipesReading, Readings, WorkerReading};
@@ -63,6 +65,7 @@ pub struct Metrics {
     task_panics: Vec<Counter>,
     log_dropped: Counter,
     docker: Docker,
+    kubernetes: KubernetesMetrics,
 }
 
 /// Of the source of containers.
@@ -121,6 +124,7 @@ impl Metrics {
                 }),
                 changes: each(DockerResult::ALL, |result| registry.counter(&table::DOCKER_CHANGES, &[result.as_str()])),
             },
+            kubernetes: KubernetesMetrics::new(&registry),
             names: Mutex::default(),
             last_reload: Mutex::default(),
             listeners: Mutex::default(),
@@ -399,6 +403,11 @@ impl Metrics {
     /// How many containers are in a state.
     pub fn containers(&self, state: ContainerState, count: usize) {
         self.docker.containers[state as usize].set(count as f64);
+    }
+
+    /// Of the source of Kubernetes objects.
+    pub fn kubernetes(&self) -> &KubernetesMetrics {
+        &self.kubernetes
     }
 
     fn routes(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<RouteCounts>>> {

@@ -98,6 +98,14 @@ table! {
     DOCKER_CONTAINERS: Gauge, "snigate_docker_containers", ["state"], "Containers with our labels, by whether they get connections.";
     DOCKER_CHANGES: Counter, "snigate_docker_changes_total", ["result"], "Changes of containers that were put in force, or could not be.";
 
+    KUBERNETES_OBJECTS: Gauge, "snigate_kubernetes_objects", ["kind"], "Objects of the Kubernetes cluster that were seen last, by kind.";
+    KUBERNETES_SYNCED: Gauge, "snigate_kubernetes_synced", [], "1 while the objects of all kinds are known and followed, 0 while some are not or kubernetes is off.";
+    KUBERNETES_AWAY: Gauge, "snigate_kubernetes_away_since_timestamp_seconds", [], "Since when some kind of objects cannot be followed, in seconds since 1970; 0 while all can.";
+    KUBERNETES_ERRORS: Counter, "snigate_kubernetes_watch_errors_total", ["kind"], "Failed attempts to list or watch objects, by kind.";
+    KUBERNETES_APPLY: Histogram(WAITS), "snigate_kubernetes_apply_seconds", [], "From the first event of a change until it was in force.";
+    KUBERNETES_WRITES: Counter, "snigate_kubernetes_status_writes_total", ["kind", "result"], "Statuses written to objects, by result.";
+    KUBERNETES_LEADER: Gauge, "snigate_kubernetes_leader", [], "1 while this process is the one that writes statuses and Services.";
+
     LIMITED: Counter, "snigate_limit_rejections_total", ["route", "scope", "enforced"], "Connections that hit a limit; enforced is false where a limit only counts, and route is empty if none was selected.";
     UNTRACKED: Counter, "snigate_client_limit_untracked_total", [], "Connections let in without a limit per client, because the table of clients had no room.";
     CONNECTIONS_LIMIT: Gauge, "snigate_connections_limit", [], "The most connections open at once: limits.max_connections, or what snigate has chosen.";

@@ -11,6 +11,7 @@ mod containers;
 mod data;
 pub(crate) mod escape;
 mod format;
+mod kubernetes;
 mod live;
 mod names;
 mod query;

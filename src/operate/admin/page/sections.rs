@@ -10,7 +10,7 @@ use askama::Template;
 use super::data::{Data, Graphs};
 use super::query::{PageQuery, Paged};
 use super::tone::Tone;
-use super::{backends, containers, format, names, sparkline};
+use super::{backends, containers, format, kubernetes, names, sparkline};
 use crate::operate::status::{
     At, ConnectionStatus, LastReload, ListenerStatus, Problem, RefusedClient, ReloadProblem, RouteStatus, Series,
     SeriesKind, Severity, Status, UnknownName, Usage,
@@ -27,6 +27,7 @@ pub(super) fn render(data: &Data) -> askama::Result<Vec<(&'static str, String)>>
         ("pools", backends::section(data, &graphs).render()?),
         ("names", names::section(data).render()?),
         ("containers", containers::section(data).render()?),
+        ("kubernetes", kubernetes::section(data).render()?),
         ("refusals", refusals(data).render()?),
         ("unknown", unknown(data).render()?),
         ("reload", reload(data).render()?),

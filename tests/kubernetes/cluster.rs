@@ -1,0 +1,161 @@
+//! A cluster of a test: the API server, pods, and processes of snigate that follow it.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::api_server::ApiServer;
+use crate::backend::Backend;
+use crate::bytes::{SERVER_HELLO, hello};
+use crate::harness::{DEADLINE, Lb, Lines, Running, poll};
+use crate::objects::{self, Endpoint, NAMESPACE, condition};
+use crate::wire::{Close, ask};
+
+/// The addresses of the pods, for the network namespace of a test.
+pub const ADDRESSES: &str = "for n in 2 3 4 5; do ip addr add 10.244.0.$n/32 dev lo; done";
+
+/// A cluster with one Gateway, and a snigate that follows it.
+pub struct Cluster {
+    pub api: ApiServer,
+    pub directory: tempfile::TempDir,
+}
+
+impl Cluster {
+    pub fn new() -> Self {
+        let cluster = Self { api: ApiServer::start(), directory: tempfile::tempdir().unwrap() };
+        cluster.api.put(objects::class());
+        cluster.api.put(objects::gateway("edge"));
+        cluster
+    }
+
+    #[track_caller]
+    pub fn start(&self) -> Running {
+        self.start_with(Lb::new().with("kubernetes: {}"))
+    }
+
+    #[track_caller]
+    pub fn start_with(&self, lb: Lb) -> Running {
+        Running::start_by(self.command(), &lb.config())
+    }
+
+    /// As [`Self::start`], but does not wait until it is ready.
+    pub fn spawn(&self) -> Spawned {
+        let file = self.directory.path().join("spawned.yaml");
+        std::fs::write(&file, Lb::new().with("kubernetes: {}").config()).unwrap();
+        let mut command = self.command();
+        let mut child = command.args(["run", "--config"]).arg(&file).stdout(Stdio::piped()).spawn().unwrap();
+        Spawned { lines: Lines::follow(child.stdout.take().unwrap()), child }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_snigate"));
+        command.stdin(Stdio::null()).env("KUBECONFIG", self.api.kubeconfig(self.directory.path()));
+        command
+    }
+
+    /// A Service with these endpoints, all ready.
+    pub fn service(&self, name: &str, backends: &[&Backend]) {
+        self.api.put(objects::service(name));
+        let endpoints: Vec<Endpoint> = backends.iter().map(|backend| Endpoint::ready(backend.address)).collect();
+        self.api.put(objects::slice(name, &endpoints));
+    }
+
+    pub fn route(&self, name: &str, hostname: &str, service: &str) {
+        self.api.put(objects::route(name, "edge", hostname, &[(service, 1)]));
+    }
+
+    /// Where snigate listens for a port of the Gateway: the target port of its Service.
+    #[track_caller]
+    pub fn address(&self, gateway: &str, port: u16) -> SocketAddr {
+        let name = format!("{gateway}-{}", objects::CLASS);
+        let target = self.api.wait_for("services", NAMESPACE, &name, |service: &Value| {
+            let ports = service["spec"]["ports"].as_array()?;
+            ports.iter().find(|it| it["port"] == port)?["targetPort"].as_u64()
+        });
+        (Ipv4Addr::LOCALHOST, u16::try_from(target).unwrap()).into()
+    }
+
+    /// Waits until a route says about its Gateway what is wanted of a condition: `Accepted=True/Accepted`.
+    #[track_caller]
+    pub fn wait_for_route(&self, name: &str, wanted: &str) {
+        let (kind, rest) = wanted.split_once('=').unwrap();
+        self.api.wait_for("tlsroutes", NAMESPACE, name, |route| {
+            let (status, reason, _) = condition(&route["status"]["parents"][0]["conditions"], kind)?;
+            (format!("{status}/{reason}") == rest).then_some(())
+        });
+    }
+
+    #[track_caller]
+    pub fn wait_for_gateway(&self, name: &str, wanted: &str) {
+        let (kind, rest) = wanted.split_once('=').unwrap();
+        self.api.wait_for("gateways", NAMESPACE, name, |gateway| {
+            let (status, reason, _) = condition(&gateway["status"]["conditions"], kind)?;
+            (format!("{status}/{reason}") == rest).then_some(())
+        });
+    }
+}
+
+/// A snigate that may not be ready yet.
+pub struct Spawned {
+    child: Child,
+    pub lines: Lines,
+}
+
+impl Spawned {
+    #[track_caller]
+    pub fn wait_for_line(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.lines.wait_for(0, DEADLINE, wanted).unwrap_or_else(|| panic!("no such line:\n{}", self.lines))
+    }
+}
+
+impl Drop for Spawned {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A backend at the address of a pod. It answers with a ServerHello, and closes.
+pub fn backend(ip: &str, port: u16) -> Backend {
+    let listener = TcpListener::bind((ip, port)).unwrap();
+    Backend::on(listener, |mut stream| {
+        use std::io::{Read, Write};
+        if stream.read(&mut [0; 4096]).is_ok_and(|bytes| bytes > 0) {
+            let _ = stream.write_all(SERVER_HELLO);
+        }
+    })
+}
+
+/// How a client that asks for a name is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    Served,
+    /// Closed, without a byte.
+    Closed,
+    Reset,
+    NotListening,
+}
+
+pub fn seen(address: SocketAddr, name: &str) -> Seen {
+    if std::net::TcpStream::connect(address).is_err() {
+        return Seen::NotListening;
+    }
+    match ask(address, &hello(name)) {
+        (answer, _) if answer == SERVER_HELLO => Seen::Served,
+        (answer, close) if answer.is_empty() => match close {
+            Close::Fin => Seen::Closed,
+            Close::Reset => Seen::Reset,
+        },
+        (answer, _) => panic!("{name} got {answer:?}"),
+    }
+}
+
+#[track_caller]
+pub fn wait_until(address: SocketAddr, name: &str, wanted: Seen) {
+    let last = poll(|| match seen(address, name) {
+        now if now == wanted => Ok(()),
+        now => Err(now),
+    });
+    last.unwrap_or_else(|now| panic!("{name} is {now:?}, not {wanted:?}"));
+}
