@@ -232,6 +232,14 @@ fn hostile_text_is_text_wherever_it_stands() {
             "why": HOSTILE, "problems": [{ "label": HOSTILE, "message": HOSTILE }]
         }]
     });
+    lies["kubernetes"] = json!({
+        "connected": false, "since": null, "error": HOSTILE, "leader": false, "gateways": { HOSTILE: 1 },
+        "kinds": [{ "kind": HOSTILE, "objects": 1, "synced": false, "error": HOSTILE }], "objects_left_off": 0,
+        "objects": [{
+            "kind": HOSTILE, "name": HOSTILE, "generation": 1, "accepted": false,
+            "problems": [{ "of": HOSTILE, "condition": HOSTILE, "reason": HOSTILE, "message": HOSTILE }]
+        }]
+    });
     data.status = parsed::<Status>(lies);
     data.routes = parsed(json!({ "routes": [route(HOSTILE)], "total": 1, "matching": 1, "offset": 0 }));
     data.refusals = parsed(json!({

@@ -189,7 +189,7 @@ fn what_is_merged_can_be_taken_apart_again() {
         &found,
         &|_| false,
     );
-    assert!(off.docker.is_none() && off.config.routes.len() == 1);
+    assert!(off.reports.docker.is_none() && off.config.routes.len() == 1);
 }
 
 fn some_container() -> impl Strategy<Value = Container> {
