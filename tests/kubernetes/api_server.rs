@@ -317,7 +317,12 @@ impl Store {
                 if key.resource == "services" && object["spec"]["clusterIP"].is_null() {
                     object["spec"]["clusterIP"] = before["spec"]["clusterIP"].clone();
                 }
-                if object["spec"] != before["spec"] {
+                let without_meta = |of: &Value| {
+                    let mut of = of.clone();
+                    (of["metadata"], of["status"]) = (Value::Null, Value::Null);
+                    of
+                };
+                if without_meta(&object) != without_meta(&before) {
                     object["metadata"]["generation"] = (before["metadata"]["generation"].as_u64().unwrap() + 1).into();
                 }
             }
