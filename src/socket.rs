@@ -6,7 +6,7 @@ mod label;
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -280,7 +280,7 @@ impl AsFd for AdminSocket {
 /// # Errors
 /// Out of descriptors or ports, `from` is not ours (EADDRNOTAVAIL of both is told apart by [`NotOurs`]), or is a client's
 /// and the process may not use those, or there is no route to `backend`.
-pub(crate) fn for_backend(backend: SocketAddr, options: Towards<'_>) -> io::Result<std::net::TcpStream> {
+pub(crate) fn for_backend(backend: SocketAddr, options: Towards<'_>) -> io::Result<(std::net::TcpStream, Connected)> {
     let Towards { from, nodelay, fast_open, writes_first, congestion } = options;
     let socket = Socket::new(Domain::for_address(backend), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     if descriptors::is_reserved(&socket) {
@@ -304,12 +304,22 @@ pub(crate) fn for_backend(backend: SocketAddr, options: Towards<'_>) -> io::Resu
         // A system without support for it connects in the usual way.
         let _ = crate::sys::fast_open_connect(&socket);
     }
-    match socket.connect(&backend.into()) {
-        Ok(()) => {}
-        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+    let connected = match socket.connect(&backend.into()) {
+        // With TCP Fast Open, the handshake begins with the first write.
+        Ok(()) if fast_open => Connected::Later,
+        Ok(()) => Connected::Now,
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Connected::Later,
         Err(error) => return Err(error),
-    }
-    Ok(socket.into())
+    };
+    Ok((socket.into(), connected))
+}
+
+/// Whether a connection is established when `connect` returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Connected {
+    /// So it is on one machine, where the handshake needs no wait.
+    Now,
+    Later,
 }
 
 /// An address in `source_addresses` that this machine does not have.
@@ -455,6 +465,15 @@ pub(crate) fn vanish_on_drop(socket: &impl AsFd) -> io::Result<()> {
         let _ = (options.set_ttl_v4(1), options.set_unicast_hops_v6(1));
         reset_on_drop(socket);
     })
+}
+
+/// Writes `header` and `bytes` in one system call, without asking the runtime whether the socket is writable.
+pub(crate) fn send_now(socket: &impl AsFd, header: &[u8], bytes: &[u8]) -> io::Result<usize> {
+    let socket = SockRef::from(socket);
+    match header {
+        [] => socket.send(bytes),
+        _ => socket.send_vectored(&[IoSlice::new(header), IoSlice::new(bytes)]),
+    }
 }
 
 /// Takes the socket's pending error, if there is one.

@@ -20,7 +20,7 @@ use super::{Ask, Attempts, BackendStream, ConnectError, FirstBytes, OtherPort, S
 use crate::pool::{Address, Backend, Lease, Picks, Pool};
 use crate::self_loop;
 use crate::settings::Starttls;
-use crate::socket::{self, From, Towards};
+use crate::socket::{self, Connected, From, Towards};
 use crate::starttls::WithBackend;
 
 /// Connects to one address with the pool's options, for health checks. The caller enforces the deadline.
@@ -205,10 +205,14 @@ async fn to_the_end(pool: &Pool, address: &Address, options: &SocketOptions<'_>)
     }
 }
 
-/// Starts to connect and waits until the socket is writable; an error, if any, is reported by the write.
+/// Starts to connect and waits until the socket can be written to; an error, if any, is reported by the write.
 async fn begin(pool: &Pool, address: &Address, options: &SocketOptions<'_>) -> io::Result<BackendStream> {
     let stream = match address {
-        Address::Inet(address) => BackendStream::Tcp(begin_tcp(pool, *address, options)?),
+        Address::Inet(address) => match begin_tcp(pool, *address, options)? {
+            // The runtime reports a new socket as writable only after a turn of its own, which is not waited for.
+            (stream, Connected::Now) => return Ok(BackendStream::Tcp(stream)),
+            (stream, Connected::Later) => BackendStream::Tcp(stream),
+        },
         // Boxed, since it is rare.
         Address::Unix(path) => Box::pin(BackendStream::unix(path)).await?,
     };
@@ -216,7 +220,11 @@ async fn begin(pool: &Pool, address: &Address, options: &SocketOptions<'_>) -> i
     Ok(stream)
 }
 
-fn begin_tcp(pool: &Pool, mut address: SocketAddr, options: &SocketOptions<'_>) -> io::Result<TcpStream> {
+fn begin_tcp(
+    pool: &Pool,
+    mut address: SocketAddr,
+    options: &SocketOptions<'_>,
+) -> io::Result<(TcpStream, Connected)> {
     if let Some(OtherPort { port, ours }) = options.port {
         address.set_port(port);
         if self_loop::is_here(address, ours) {
@@ -230,7 +238,8 @@ fn begin_tcp(pool: &Pool, mut address: SocketAddr, options: &SocketOptions<'_>) 
         connected.map_err(|error| if is_out_of_ports(&error) { OutOfPorts(from).into() } else { error })
     };
     if let Some(client) = client {
-        return TcpStream::from_std(connect(from_client(client, address.ip().to_canonical())?)?);
+        let (stream, connected) = connect(from_client(client, address.ip().to_canonical())?)?;
+        return Ok((TcpStream::from_std(stream)?, connected));
     }
     let mut result = Err(io::ErrorKind::AddrNotAvailable.into());
     // A source address whose ports are all in use is skipped, and so is one that this machine does not have.
@@ -241,7 +250,8 @@ fn begin_tcp(pool: &Pool, mut address: SocketAddr, options: &SocketOptions<'_>) 
             _ => break,
         }
     }
-    TcpStream::from_std(result?)
+    let (stream, connected) = result?;
+    Ok((TcpStream::from_std(stream)?, connected))
 }
 
 fn from_client(client: IpAddr, backend: IpAddr) -> Result<From, NotFromClient> {
@@ -264,8 +274,10 @@ async fn give(stream: &BackendStream, first: FirstBytes<'_>, options: &SocketOpt
 }
 
 async fn write_first(stream: &BackendStream, first: FirstBytes<'_>) -> io::Result<usize> {
+    // The runtime may not know yet that the socket is writable.
+    let mut result = stream.write_now(first.header, first.prefix);
     loop {
-        match stream.try_write(first.header, first.prefix) {
+        match result {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // The readiness predates the connection.
             Err(error) if error.kind() == io::ErrorKind::NotConnected => {
@@ -276,6 +288,7 @@ async fn write_first(stream: &BackendStream, first: FirstBytes<'_>) -> io::Resul
             result => return result,
         }
         stream.writable_again().await?;
+        result = stream.try_write(first.header, first.prefix);
     }
 }
 

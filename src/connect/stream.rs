@@ -82,11 +82,21 @@ impl BackendStream {
         }
     }
 
+    /// Reads what is there. A read that does not fill `buffer` has emptied the socket, so that the next one waits for
+    /// the runtime instead of asking the kernel in vain; the end of the stream stays readable.
     pub(super) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
+        let read = match self {
             Self::Tcp(stream) => stream.try_read(buffer),
             Self::Unix(stream) => stream.try_read(buffer),
+        };
+        if matches!(read, Ok(bytes) if 0 < bytes && bytes < buffer.len()) {
+            let stale = || io::Result::<()>::Err(io::ErrorKind::WouldBlock.into());
+            let _ = match self {
+                Self::Tcp(stream) => stream.try_io(Interest::READABLE, stale),
+                Self::Unix(stream) => stream.try_io(Interest::READABLE, stale),
+            };
         }
+        read
     }
 
     /// Waits until the handshake is complete: with TCP Fast Open, the first bytes are sent before the backend has
@@ -101,6 +111,14 @@ impl BackendStream {
             self.writable_again().await?;
         }
         Ok(())
+    }
+
+    /// As [`Self::try_write`], but asks the kernel and not the runtime whether the socket is writable.
+    pub(super) fn write_now(&self, header: &[u8], prefix: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => socket::send_now(stream, header, prefix),
+            Self::Unix(stream) => socket::send_now(stream, header, prefix),
+        }
     }
 
     /// Writes both in one system call, so that header and hello leave in one segment.
