@@ -3,6 +3,8 @@
 //! In:  a listening socket; limits; orders from reloads and from shutdown.
 //! Out: a task for each client; a pause when the connection limit is reached or descriptors run out.
 
+mod balance;
+
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -14,10 +16,12 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+pub(crate) use self::balance::{Balance, Handed};
 use crate::connection::{self, Accepted, Extras, Known, Newcomer, NotAdmitted};
 use crate::descriptors::{self, Budget};
 use crate::drain::Watch;
@@ -79,6 +83,7 @@ pub(crate) struct Shared {
     pub budget: Budget,
     pub drain: Watch,
     pub registries: Registries,
+    pub balance: Balance,
 }
 
 /// Accepts until an order says stop; a dropped sender means drain. `_place` is held until the socket closes. `socket`
@@ -238,43 +243,12 @@ impl AcceptLoop {
         if !Arc::ptr_eq(self.snapshot.load(), &self.current.snapshot) {
             self.find_current();
         }
-        let CurrentListener { listener, snapshot, index } = &self.current;
         // We waited for room under the global limit; loops that waited at the same time may overshoot it by one
         // connection each.
         let permit = self.shared.permits.acquire();
-        let terms = snapshot.listener(*index);
-        let (at, peer) = (Instant::now(), SocketAddr::new(peer.ip().to_canonical(), peer.port()));
-        // Behind a proxy the client's address is still to come.
-        let counted = match terms.introduction(peer.ip()) {
-            Introduction::Plain => {
-                Newcomer { client: peer, known: Known::Yes, at, terms: &snapshot.terms }.by_listener(terms)
-            }
-            Introduction::Header | Introduction::Distrusted => Ok(None),
-        };
-        let admitted = counted.and_then(|counted| {
-            let permit = listener.permits.try_acquire(terms.max_connections).ok_or(NotAdmitted::Full)?;
-            Ok((counted, permit))
-        });
-        let (counted, listener_permit, not_admitted) = match admitted {
-            Ok((counted, permit)) => (counted, Some(permit), None),
-            Err(not_admitted) => (None, None, Some(not_admitted)),
-        };
-        let id = ConnectionId(self.shared.ids.fetch_add(1, Ordering::Relaxed));
-        let live = registry::enter(id, peer, at, Arc::clone(&snapshot.terms), *index);
-        let place = live.number();
-        let accepted = Accepted {
-            listener_metrics: Arc::clone(&listener.metrics),
-            permits: (permit, listener_permit),
-            extras: Extras::of_listener(counted),
-            live,
-        };
-        if let Some(not_admitted) = not_admitted {
-            // RST, before a byte is read.
-            socket::reset_on_drop(&client);
-            return connection::turned_away(accepted, not_admitted);
+        if let Some((client, permit)) = self.shared.balance.place(client, peer, permit, &self.current) {
+            admit(&self.shared, &self.current, client, peer, permit);
         }
-        let task = spawn_local(connection::serve(client, accepted, Arc::clone(snapshot)));
-        registry::runs_as(place, task.abort_handle());
     }
 
     /// Pauses after an error: out of descriptors, a loop without a pause makes a million failed accepts a second.
@@ -295,6 +269,59 @@ impl AcceptLoop {
         sleep(ACCEPT_PAUSE).await;
         metrics.accept_paused(Paused::No);
     }
+}
+
+/// Serves the connections that other workers hand to this one. Never returns.
+pub(crate) async fn take_over(mut handed: UnboundedReceiver<Handed>, shared: Shared) {
+    while let Some(Handed { client, peer, permit, current }) = handed.recv().await {
+        match TcpStream::from_std(client) {
+            Ok(client) => admit(&shared, &current, client, peer, permit),
+            Err(error) => {
+                tracing::debug!(event = "accept_failed", %error, "accept failed");
+                current.listener.metrics.accept_error(AcceptError::Other);
+            }
+        }
+        shared.balance.arrived();
+    }
+    std::future::pending().await
+}
+
+/// Takes a connection in on this worker, or turns it away.
+fn admit(shared: &Shared, current: &CurrentListener, client: TcpStream, peer: SocketAddr, permit: Permit) {
+    let CurrentListener { listener, snapshot, index } = current;
+    let terms = snapshot.listener(*index);
+    let (at, peer) = (Instant::now(), SocketAddr::new(peer.ip().to_canonical(), peer.port()));
+    // Behind a proxy the client's address is still to come.
+    let counted = match terms.introduction(peer.ip()) {
+        Introduction::Plain => {
+            Newcomer { client: peer, known: Known::Yes, at, terms: &snapshot.terms }.by_listener(terms)
+        }
+        Introduction::Header | Introduction::Distrusted => Ok(None),
+    };
+    let admitted = counted.and_then(|counted| {
+        let permit = listener.permits.try_acquire(terms.max_connections).ok_or(NotAdmitted::Full)?;
+        Ok((counted, permit))
+    });
+    let (counted, listener_permit, not_admitted) = match admitted {
+        Ok((counted, permit)) => (counted, Some(permit), None),
+        Err(not_admitted) => (None, None, Some(not_admitted)),
+    };
+    let id = ConnectionId(shared.ids.fetch_add(1, Ordering::Relaxed));
+    let live = registry::enter(id, peer, at, Arc::clone(&snapshot.terms), *index);
+    let place = live.number();
+    let accepted = Accepted {
+        listener_metrics: Arc::clone(&listener.metrics),
+        permits: (permit, listener_permit),
+        extras: Extras::of_listener(counted),
+        live,
+    };
+    if let Some(not_admitted) = not_admitted {
+        // RST, before a byte is read.
+        socket::reset_on_drop(&client);
+        return connection::turned_away(accepted, not_admitted);
+    }
+    let task = spawn_local(connection::serve(client, accepted, Arc::clone(snapshot)));
+    registry::runs_as(place, task.abort_handle());
 }
 
 /// After this many, other tasks on the worker get a turn.

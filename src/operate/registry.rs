@@ -22,6 +22,7 @@ use ipnet::IpNet;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+pub(crate) use self::load::Load;
 pub(crate) use self::queries::Order;
 pub use self::queries::Registries;
 pub(crate) use self::queries::{Page, serve};
@@ -157,6 +158,11 @@ pub fn enter(id: ConnectionId, peer: SocketAddr, at: Instant, terms: Arc<Terms>,
         pending: None,
     };
     Ticket(Some(SLOTS.with_borrow_mut(|slots| slots.insert(entry))), PhantomData)
+}
+
+/// Where this thread, if it has joined, shows its load.
+pub(crate) fn load() -> Option<Arc<Load>> {
+    SLOTS.with_borrow(|slots| slots.load().cloned())
 }
 
 impl Ticket {

@@ -26,7 +26,7 @@ use crate::backends::health;
 use crate::config::{Loaded, Settings};
 use crate::descriptors::{self, Budget};
 use crate::drain::{self, Drain, Phase};
-use crate::listener::Shared;
+use crate::listener::{Balance, Shared};
 use crate::operate::admin::{App, Readiness, Stage};
 use crate::operate::registry::{Filter, Registries};
 use crate::process::apply::{ApplyError, Process};
@@ -89,7 +89,7 @@ impl Server {
         let open_files = descriptors::raise_limit();
         let budget = Budget::new(open_files, workers, *config.limits.max_connections, relay::MOST_PIPES);
         log_start(&config, routes, &file, workers, open_files, &budget);
-        let shared = share(snapshot, budget, watch, metrics);
+        let shared = share(snapshot, budget, watch, metrics, workers);
         let (to_workers, openings): (Vec<_>, Vec<_>) = (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let Inheritance { sockets, predecessor } = inheritance;
         // The old process keeps serving until this one can.
@@ -407,7 +407,7 @@ async fn served(shared: &Shared) {
 }
 
 /// What the workers share.
-fn share(snapshot: Snapshot, budget: Budget, drain: drain::Watch, metrics: Arc<Metrics>) -> Shared {
+fn share(snapshot: Snapshot, budget: Budget, drain: drain::Watch, metrics: Arc<Metrics>, workers: usize) -> Shared {
     let snapshot = Arc::new(ArcSwap::from_pointee(snapshot));
     Shared {
         snapshot,
@@ -418,6 +418,7 @@ fn share(snapshot: Snapshot, budget: Budget, drain: drain::Watch, metrics: Arc<M
         budget,
         drain,
         registries: Registries::default(),
+        balance: Balance::new(workers),
         metrics,
     }
 }

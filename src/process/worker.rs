@@ -1,6 +1,7 @@
 //! Runs one data thread: its runtime, its listening sockets, and every connection they accept.
 //!
-//! A connection stays on its worker for its whole life: no locks, no wake-ups across threads, no work stealing. Its
+//! A connection stays on its worker for its whole life: no locks, no wake-ups across threads, no work stealing. Which
+//! worker that is, is decided when it is accepted. Its
 //! registry ticket is not `Send`, so the runtime is tokio's local one: other runtimes do not compile.
 
 use std::io;
@@ -74,9 +75,13 @@ pub(crate) fn spawn(number: usize, openings: UnboundedReceiver<NewSocket>, share
     Ok(Worker { thread, ended })
 }
 
-async fn serve(number: usize, openings: UnboundedReceiver<NewSocket>, shared: Shared) {
+async fn serve(number: usize, openings: UnboundedReceiver<NewSocket>, mut shared: Shared) {
     let mut drain = shared.drain.clone();
     spawn_local(vital("the list of connections", registry::serve(shared.registries.join(number))));
+    if let Some(load) = registry::load() {
+        let handed = shared.balance.join(number, load);
+        spawn_local(vital("connections of other workers", listener::take_over(handed, shared.clone())));
+    }
     tokio::select! {
         () = drain.reached(Phase::Over) => {}
         () = open(openings, &shared) => {}

@@ -51,5 +51,6 @@ mod stalls;
 mod starttls;
 mod strangers;
 mod uploads;
+mod workers;
 
 use self::harness::{backend, bytes, dice, trial, wire};

@@ -10,7 +10,7 @@ use crate::telemetry::WorkerReading;
 
 /// How busy one worker is.
 #[derive(Debug)]
-pub(super) struct Load {
+pub(crate) struct Load {
     worker: usize,
     accepted: AtomicU64,
     active: AtomicU64,
@@ -19,7 +19,7 @@ pub(super) struct Load {
 
 impl Load {
     /// Of the calling thread, which is worker number `worker`.
-    pub(super) fn of_this_thread(worker: usize) -> Self {
+    pub(crate) fn of_this_thread(worker: usize) -> Self {
         Self {
             worker,
             accepted: AtomicU64::default(),
@@ -29,13 +29,18 @@ impl Load {
     }
 
     /// A connection has entered; `active` are open now.
-    pub(super) fn entered(&self, active: usize) {
+    pub(crate) fn entered(&self, active: usize) {
         self.accepted.store(self.accepted.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         self.left(active);
     }
 
     pub(super) fn left(&self, active: usize) {
         self.active.store(active as u64, Ordering::Relaxed);
+    }
+
+    /// How many connections the worker has open.
+    pub(crate) fn active(&self) -> u64 {
+        self.active.load(Ordering::Relaxed)
     }
 
     pub(super) fn read(&self) -> WorkerReading {

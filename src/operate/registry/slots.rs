@@ -26,6 +26,10 @@ impl Slots {
         self.load = Some(load);
     }
 
+    pub(super) fn load(&self) -> Option<&Arc<Load>> {
+        self.load.as_ref()
+    }
+
     pub(super) fn insert(&mut self, entry: LiveConnection) -> u32 {
         let number = self.place(entry);
         if let Some(load) = &self.load {
