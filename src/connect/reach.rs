@@ -220,11 +220,7 @@ async fn begin(pool: &Pool, address: &Address, options: &SocketOptions<'_>) -> i
     Ok(stream)
 }
 
-fn begin_tcp(
-    pool: &Pool,
-    mut address: SocketAddr,
-    options: &SocketOptions<'_>,
-) -> io::Result<(TcpStream, Connected)> {
+fn begin_tcp(pool: &Pool, mut address: SocketAddr, options: &SocketOptions<'_>) -> io::Result<(TcpStream, Connected)> {
     if let Some(OtherPort { port, ours }) = options.port {
         address.set_port(port);
         if self_loop::is_here(address, ours) {

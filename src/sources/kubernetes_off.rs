@@ -16,7 +16,9 @@ use crate::telemetry::Metrics;
 #[derive(Clone, Debug)]
 pub(crate) enum Cluster {}
 
-pub(crate) type Translation = ();
+/// There is none.
+#[derive(Debug)]
+pub(crate) enum Translation {}
 
 pub(crate) fn join(_: &mut Config, cluster: &Cluster) -> Option<Translation> {
     match *cluster {}

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use crate::blocks::root;
 
 /// The keys at the top of a file, in the order of the page, with the pages that explain them.
-const SECTIONS: [(&str, &str); 20] = [
+const SECTIONS: [(&str, &str); 19] = [
     ("listeners", "[Listeners](listeners.md), [port 80](port-80.md), [PostgreSQL and silent clients](starttls.md)"),
     ("routes", "[Routing](routing.md), [access control](access.md)"),
     ("no_sni", "[Routing](routing.md#no_sni-unmatched-not_tls)"),

@@ -18,9 +18,7 @@ fn open(lb: &Trial) -> TcpStream {
 
 /// Of each worker, how many connections are open now.
 fn active(lb: &Trial, workers: usize) -> Vec<f64> {
-    let of = |worker: usize| {
-        lb.metric("worker_connections_active", &[("worker", worker.to_string().as_str())])
-    };
+    let of = |worker: usize| lb.metric("worker_connections_active", &[("worker", worker.to_string().as_str())]);
     (0..workers).map(of).collect()
 }
 

@@ -74,10 +74,10 @@ impl<'a, 'o> Attaching<'a, 'o> {
     /// One for each parent of `wish` that is a Gateway of ours. Call it for older wishes first.
     pub(super) fn attach(&mut self, number: usize, wish: &Wish<'_>) -> Vec<Attached> {
         let parents = wish.parents.iter().enumerate();
-        parents.filter_map(|(index, parent)| self.to_parent(number, wish, index, parent)).collect()
+        parents.filter_map(|(index, parent)| self.parent(number, wish, index, parent)).collect()
     }
 
-    fn to_parent(&mut self, number: usize, wish: &Wish<'_>, index: usize, parent: &Parent<'_>) -> Option<Attached> {
+    fn parent(&mut self, number: usize, wish: &Wish<'_>, index: usize, parent: &Parent<'_>) -> Option<Attached> {
         let gateway = *self.by_name.get(&parent.gateway)?;
         let refused = |reason, message| {
             Some(Attached { parent: index, refused: Some((reason, message)), wanted: BTreeMap::new() })

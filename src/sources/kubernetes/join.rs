@@ -42,10 +42,8 @@ impl Translation {
     /// Passes the endpoints of Services to the pools of `snapshot`, which was built from this translation. To be called
     /// before it comes into force; a pool that has them already is not touched.
     pub(crate) fn fill(&self, snapshot: &Snapshot) {
-        let endpoints: std::collections::HashMap<&str, &BTreeSet<SocketAddr>> = (self.pools.iter())
-            .filter_map(|found| Some((found.entry()?, &found.endpoints)))
-            .map(|(entry, endpoints)| (entry, endpoints))
-            .collect();
+        let endpoints: std::collections::HashMap<&str, &BTreeSet<SocketAddr>> =
+            (self.pools.iter()).filter_map(|found| Some((found.entry()?, &found.endpoints))).collect();
         for pool in &snapshot.pools {
             for entry in pool.looked_up() {
                 if let Some(endpoints) = endpoints.get(&*entry).filter(|_| pool.settings.origin == Origin::Kubernetes) {
