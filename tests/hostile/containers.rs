@@ -325,7 +325,7 @@ fn broken_answers() {
         (Answer::Bytes(body(&"[".repeat(100_000))), "not the expected JSON"),
         (Answer::Bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n[{\"Id\":\"00\"".to_vec()), "incomplete"),
         (Answer::Bytes(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".to_vec()), "incomplete"),
-        (Answer::Bytes(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()), "not HTTP"),
+        (Answer::Bytes(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()), "not valid HTTP"),
         (
             Answer::Bytes(
                 b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 17\r\n\r\n{\"message\":\"oops\"}".to_vec(),
