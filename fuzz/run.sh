@@ -27,6 +27,10 @@ fuzz() {
         # A length that lies says up to 16 MiB: it must allocate nothing.
         own=(-max_len=4096 -malloc_limit_mb=12)
         ;;
+    ech)
+        seeds=(fuzz/seeds/ech)
+        own=(-max_len=4096 -malloc_limit_mb=12)
+        ;;
     proxy_header)
         seeds=(fuzz/seeds/proxy_header)
         own=(-max_len=1024 -malloc_limit_mb=12)

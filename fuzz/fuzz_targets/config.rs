@@ -42,7 +42,13 @@ fn check_config(config: Config) {
         for name in [base.to_string(), format!("a.{base}"), format!("a.b.{base}")] {
             let Ok(sni) = Sni::from_wire(name.as_bytes()) else { continue };
             for listener in (0..listeners).map(ListenerIndex) {
-                let asked = RouteQuery { sni: Some(&sni), alpn: &Alpn::default(), source: Some([192, 0, 2, 1].into()), listener, form: NameForm::Clear };
+                let asked = RouteQuery {
+                    sni: Some(&sni),
+                    alpn: &Alpn::default(),
+                    source: Some([192, 0, 2, 1].into()),
+                    listener,
+                    form: NameForm::Clear,
+                };
                 snapshot.choose_watched(asked, |candidate| {
                     let place = snapshot.place(candidate.number());
                     let route = &config.routes[candidate.route.0 as usize];

@@ -23,7 +23,13 @@ fuzz_target!(|input: Input| {
     for asked in &input.asked {
         let name: ServerName = asked.name.parse().expect("a name");
         let alpn = Alpn::of(&asked.alpn);
-        let request = Lookup { server_name: &name, alpn: &alpn, source: Some(asked.source), listener: asked.listener, form: asked.form };
+        let request = Lookup {
+            server_name: &name,
+            alpn: &alpn,
+            source: Some(asked.source),
+            listener: asked.listener,
+            form: asked.form,
+        };
         let expected = by_hand(&input.entries, asked);
         let mut seen = Vec::new();
         let found = table.walk(&request, |candidate| seen.push(candidate));
