@@ -36,7 +36,7 @@ pub(super) fn demo(options: &Options) -> ExitCode {
             let exit = match Config::load(&file) {
                 Ok(loaded) => match start_log(&loaded.config, &loaded.warnings) {
                     Ok(log) => serve(loaded, file, Inheritance::default(), log, |server| {
-                        // Whoever reads it may be gone; the demo goes on.
+                        // The reader may have closed it; the demo keeps running.
                         let _ = io::stdout().lock().write_all(invitation(server, &backends, &directory.0).as_bytes());
                     }),
                     Err(error) => {

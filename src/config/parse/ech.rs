@@ -44,7 +44,7 @@ fn warn_of_unreachable(config: &Config, problems: &mut Problems) {
     }
 }
 
-/// Names with `ech: only` that another route, or `unmatched`, takes in the clear to the same pool: whoever sends such a name
+/// Names with `ech: only` that another route, or `unmatched`, takes in the clear to the same pool: a client that sends such a name
 /// learns that it is served. A route with `ech: never` is meant for them.
 fn warn_of_clear_ways(config: &Config, problems: &mut Problems) {
     if config.routes.iter().all(|route| route.conditions.ech != EchCondition::Only) {
