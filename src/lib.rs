@@ -62,6 +62,8 @@ mod networks;
 mod prefix;
 mod scratch;
 mod way;
+#[cfg(test)]
+mod kept;
 
 pub use self::cli::main;
 pub use self::sys::give_memory_back;

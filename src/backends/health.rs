@@ -213,7 +213,8 @@ async fn check_once(backend: &Backend, pool: &Pool, probe: &Probe, timeout: Dura
     let (result, certificate, error) = match outcome {
         Ok(Ok(Passed { certificate, rejected, confirmation })) => {
             let unconfirmed = confirmation.is_some_and(|confirmation| note_confirmation(backend, pool, confirmation));
-            match rejected.or_else(|| unconfirmed.then(|| UNCONFIRMED.to_owned())) {
+            // A refusal of the inner hello is seen as an alert as well, which says less.
+            match unconfirmed.then(|| UNCONFIRMED.to_owned()).or(rejected) {
                 None => (CheckResult::Ok, certificate, None),
                 rejected => (CheckResult::Incompatible, certificate, rejected),
             }

@@ -122,7 +122,7 @@ fn every_key_is_documented() {
         }
     }
     let mut keys = Vec::new();
-    walk(file::schema().as_value(), &mut keys);
+    walk(super::schema::schema().as_value(), &mut keys);
     assert!(keys.len() > 80, "{keys:?}");
     for key in keys {
         let named = [format!("`{key}`"), format!(".{key}`")]

@@ -3,10 +3,9 @@
 //! In:  the types of their queries and answers.
 //! Out: [`Endpoint`]s in the order of the document. A test compares them with the router.
 
-use schemars::SchemaGenerator;
-use serde_json::Value;
+use schemars::{JsonSchema, SchemaGenerator};
+use serde_json::{Value, json};
 
-use super::{any_object, of};
 use crate::operate::admin::api::{ConnectionsQuery, ExplainQuery};
 use crate::operate::admin::events::EventsQuery;
 use crate::operate::admin::reports::{HistoryQuery, NoQuery, RoutesQuery, StatusQuery};
@@ -113,4 +112,13 @@ impl Endpoint {
     fn without(self, without: &'static [&'static str]) -> Self {
         Self { without, ..self }
     }
+}
+
+/// The schema of `T`; one that has a name is a reference.
+pub(super) fn of<T: JsonSchema>(schemas: &mut SchemaGenerator) -> Value {
+    schemas.subschema_for::<T>().to_value()
+}
+
+fn any_object(_: &mut SchemaGenerator) -> Value {
+    json!({ "type": "object" })
 }
