@@ -12,6 +12,7 @@ mod illegal;
 mod keys;
 mod load;
 mod opening;
+mod other_servers;
 mod real_parts;
 mod routing;
 mod sealing;

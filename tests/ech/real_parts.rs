@@ -1,7 +1,7 @@
 //! curl with BoringSSL, rustls and Chromium through snigate to backends with OpenSSL 4.0; skipped if Python does not have
 //! them (`real_parts.py`).
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -71,10 +71,15 @@ fn snigate(arguments: &[&str]) -> String {
 }
 
 /// The `ech` parameter of a new key in `file`.
-fn published(file: &str) -> String {
+pub(crate) fn published(file: &str) -> String {
     snigate(&["ech", "keygen", "--public-name", "public.test", "--out", file]);
     let shown: serde_json::Value = serde_json::from_str(&snigate(&["ech", "show", file, "--json"])).expect("JSON");
     format!("ecl:{}", shown["ech"].as_str().expect("text"))
+}
+
+/// The ECHConfigList in it.
+pub(crate) fn list(published: &str) -> Vec<u8> {
+    data_encoding::BASE64.decode(published.trim_start_matches("ecl:").as_bytes()).expect("base64")
 }
 
 #[test]
@@ -185,8 +190,27 @@ impl ServerCertVerifier for AnyCertificate {
     }
 }
 
+/// A client that seals its hellos for one of the configurations of `list`.
+pub(crate) fn sealing(list: &[u8]) -> ClientConfig {
+    let list = EchConfigListBytes::from(list);
+    let ech = EchConfig::new(list, aws_lc_rs::hpke::ALL_SUPPORTED_SUITES).expect("a suite that both have");
+    // A HelloRetryRequest for a group that the backend likes better would rule out early data.
+    let kx_groups = vec![aws_lc_rs::kx_group::X25519];
+    let provider = CryptoProvider { kx_groups, ..aws_lc_rs::default_provider() };
+    ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_ech(EchMode::Enable(ech))
+        .expect("TLS 1.3")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate))
+        .with_no_client_auth()
+}
+
 /// Asks for a page with rustls, which seals its hello; with early data, if it may be sent.
-fn ask_by_rustls(lb: &Running, config: &Arc<ClientConfig>, name: &'static str) -> (ClientConnection, String) {
+pub(crate) fn ask_by_rustls(
+    lb: &Running,
+    config: &Arc<ClientConfig>,
+    name: &'static str,
+) -> io::Result<(ClientConnection, String)> {
     let mut client =
         ClientConnection::new(Arc::clone(config), ServerName::try_from(name).expect("a name")).expect("one");
     let mut socket = TcpStream::connect(lb.address()).expect("connected");
@@ -196,11 +220,11 @@ fn ask_by_rustls(lb: &Running, config: &Arc<ClientConfig>, name: &'static str) -
         None => 0,
     };
     let mut stream = Stream::new(&mut client, &mut socket);
-    stream.write_all(&request.as_bytes()[sent..]).expect("written");
+    stream.write_all(&request.as_bytes()[sent..])?;
     let mut answer = Vec::new();
     // The backend closes without close_notify.
     let _ = stream.read_to_end(&mut answer);
-    (client, String::from_utf8(answer).expect("text"))
+    Ok((client, String::from_utf8(answer).expect("text")))
 }
 
 #[test]
@@ -209,30 +233,20 @@ fn a_session_is_resumed_with_early_data_and_its_hello_is_encrypted_again() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("k.pem").display().to_string();
     let published = published(&file);
-    let list = data_encoding::BASE64.decode(published.trim_start_matches("ecl:").as_bytes()).expect("base64");
+    let list = list(&published);
     let lb = Running::start(&format!(
         "listeners: [{{ name: https, bind: \"127.0.0.1:0\" }}]\nech: {{ keys: {file} }}\n\
          routes: [{{ sni: early.test, ech: only, pool: early }}]\n\
          pools: {{ early: {{ backends: [\"127.0.0.1:{}\"] }} }}\nadmin: {{ bind: \"127.0.0.1:0\" }}\n",
         backends.ports[0]
     ));
-    let list = EchConfigListBytes::from(list);
-    let ech = EchConfig::new(list, aws_lc_rs::hpke::ALL_SUPPORTED_SUITES).expect("a suite that both have");
-    // A HelloRetryRequest for a group that the backend likes better would rule out early data.
-    let kx_groups = vec![aws_lc_rs::kx_group::X25519];
-    let provider = CryptoProvider { kx_groups, ..aws_lc_rs::default_provider() };
-    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
-        .with_ech(EchMode::Enable(ech))
-        .expect("TLS 1.3")
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate))
-        .with_no_client_auth();
+    let mut config = sealing(&list);
     config.enable_early_data = true;
     let config = Arc::new(config);
-    let (first, answer) = ask_by_rustls(&lb, &config, "early.test");
+    let (first, answer) = ask_by_rustls(&lb, &config, "early.test").expect("answered");
     assert!(answer.ends_with("\r\n\r\nearly.test was asked for early.test\n"), "{answer}");
     assert_eq!((first.ech_status(), first.handshake_kind()), (EchStatus::Accepted, Some(HandshakeKind::Full)));
-    let (second, answer) = ask_by_rustls(&lb, &config, "early.test");
+    let (second, answer) = ask_by_rustls(&lb, &config, "early.test").expect("answered");
     assert!(answer.ends_with("\r\n\r\nearly.test was asked for early.test early\n"), "{answer}");
     assert_eq!((second.ech_status(), second.handshake_kind()), (EchStatus::Accepted, Some(HandshakeKind::Resumed)));
     assert!(second.is_early_data_accepted());
