@@ -12,6 +12,14 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs, unreachable_pub)]
 
+/// In place of the macro of the standard library, which panics if nobody reads standard error any more (`2>&1 | head -1`).
+macro_rules! eprintln {
+    ($($arguments:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr().lock(), $($arguments)*);
+    }};
+}
+
 // A module may use those below it, never one above: tests/architecture.rs reads this list.
 
 // What starts everything.

@@ -124,6 +124,65 @@ fn a_key_that_everybody_may_read_is_refused_and_a_broken_one_is_skipped() {
     assert!(refused.code == 1 && refused.stderr.contains("has no file whose name ends in"), "{}", refused.stderr);
 }
 
+/// What gives a protected name away, or lets others change the keys, is said before it is in force.
+#[test]
+fn a_name_that_is_served_in_the_clear_too_and_an_open_directory_are_warned_of() {
+    let directory = with_keys(&["k.pem"]);
+    let keys = directory.path().join("keys");
+    fs::create_dir(&keys).expect("made");
+    fs::rename(directory.path().join("k.pem"), keys.join("2026-01.until-2026-02.pem")).expect("moved");
+    let warnings = |routes: &str, mode: u32| {
+        fs::set_permissions(&keys, Permissions::from_mode(mode)).expect("set");
+        let text = format!(
+            "listeners: [{{ name: l, bind: \"127.0.0.1:0\" }}]\nech: {{ keys: keys }}\nroutes:\n\
+             - {{ sni: public.example, pool: b }}\n{routes}\
+             pools: {{ a: {{ backends: [\"127.0.0.1:1\"] }}, b: {{ backends: [\"127.0.0.1:2\"] }} }}\n"
+        );
+        fs::write(directory.path().join("c.yaml"), text).expect("written");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_snigate"));
+        let output = command.args(["check", "c.yaml"]).current_dir(directory.path()).output().expect("it runs");
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    const ONLY: &str = "- { sni: secret.example, ech: only, pool: a }\n";
+    let open = warnings(ONLY, 0o777);
+    assert!(open.contains("c.yaml:2:") && open.contains("every user may add keys to `keys`"), "{open}");
+    assert!(open.contains("2026-01.until-2026-02.pem` was to be used until 2026-02"), "{open}");
+    assert!(!warnings(ONLY, 0o755).contains("every user"));
+    for (more, by) in [
+        ("- { sni: \"*.example\", pool: a }\n", Some("the route `*.example`")),
+        ("- { sni: \"**.example\", pool: a }\n", Some("the route `**.example`")),
+        ("unmatched: { pool: a }\n", Some("`unmatched`")),
+        ("- { sni: \"*.example\", pool: b }\nunmatched: { pool: a }\n", None),
+        ("- { sni: secret.example, ech: never, pool: a }\n", None),
+    ] {
+        let found = warnings(&format!("{ONLY}{more}"), 0o755);
+        match by {
+            Some(by) => assert!(found.contains(&format!("leads to the same pool `a`, by {by}")), "{more}{found}"),
+            None => assert!(!found.contains("in the clear"), "{more}{found}"),
+        }
+    }
+}
+
+#[test]
+fn a_key_is_not_lost_when_nobody_reads_what_the_command_says() {
+    let directory = tempfile::tempdir().expect("a directory");
+    for with_file in [true, false] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_snigate"));
+        command.args(["ech", "keygen", "--public-name", "public.example"]).current_dir(directory.path());
+        if with_file {
+            command.args(["--out", "k.pem"]);
+        }
+        let errors = writer.try_clone().expect("another");
+        let status = command.stdout(writer).stderr(errors).status().expect("it runs");
+        assert_eq!(status.code(), Some(1));
+    }
+    let pem = fs::read(directory.path().join("k.pem")).expect("made");
+    assert_eq!(read_key_file("k.pem", &pem).expect("a key file").keys.len(), 1);
+}
+
 #[test]
 fn a_captured_hello_is_opened_raw_or_in_hexadecimal() {
     let directory = with_keys(&["key.pem"]);

@@ -9,7 +9,6 @@ use serde_json::{Map, Value, json};
 
 use super::endpoints::{Answer, Endpoint, endpoints, of};
 use crate::operate::admin::error::ProblemDetails;
-use crate::operate::admin::reports::NoQuery;
 use crate::operate::admin::schemas::ID;
 use crate::operate::status::ReloadAnswer;
 use crate::telemetry::VERSION;

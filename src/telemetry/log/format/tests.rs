@@ -242,3 +242,24 @@ fn what_is_hidden_is_in_no_field_of_any_form() {
         assert_eq!(line[key], message[key]);
     }
 }
+
+/// `log.inner_names`.
+#[test]
+fn a_name_that_was_encrypted_may_be_hidden_though_others_are_not() {
+    let line = ConnectionLine {
+        sni: Some("secret.test"),
+        ech: Some(crate::telemetry::EchResult::Accepted),
+        outer_sni: Some("public.test"),
+        ..bare()
+    };
+    let shown = |names, inner_names| formatted(&recorded(&line), Style { names, inner_names, ..CLEAR });
+    let clear = shown(Shown::Clear, Shown::Clear);
+    assert!(clear.contains("secret.test") && clear.contains("public.test"), "{clear}");
+    for inner_names in [Shown::Off, Shown::Hashed] {
+        let hidden = shown(Shown::Clear, inner_names);
+        assert!(!hidden.contains("secret.test") && hidden.contains("\"public.test\""), "{hidden}");
+        assert_eq!(hidden.contains("\"sni\":\"#"), inner_names == Shown::Hashed, "{hidden}");
+    }
+    let inner_alone = shown(Shown::Off, Shown::Clear);
+    assert!(inner_alone.contains("secret.test") && !inner_alone.contains("public.test"), "{inner_alone}");
+}
