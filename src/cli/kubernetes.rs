@@ -3,6 +3,9 @@
 //! In:  files with manifests.
 //! Out: the statuses that the objects would get; where a name goes. By the same function as in a cluster.
 
+mod check;
+
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -10,14 +13,14 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
+use super::printable::printable;
 use super::{Exit, output_failed};
 use crate::config::Config;
 use crate::operate::explain::{Question, explain, text};
 use crate::route::NameForm;
 use crate::snapshot::Snapshot;
 use crate::sources::kubernetes::manifests::Manifests;
-use crate::sources::kubernetes::status::Condition;
-use crate::sources::kubernetes::{Cluster, ObjectName, Translation, join};
+use crate::sources::kubernetes::{Cluster, Objects, Translation, join};
 use crate::telemetry::Metrics;
 
 #[derive(Args, Clone, Debug)]
@@ -44,7 +47,7 @@ enum Command {
 
 #[derive(Args, Clone, Debug)]
 struct Given {
-    /// Files with manifests, in YAML or JSON; `-` is standard input
+    /// Files or directories with manifests, in YAML or JSON; `-` is standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// A routing file whose `kubernetes` settings apply [default: the defaults]
@@ -63,11 +66,11 @@ pub(super) fn run(options: &Options) -> ExitCode {
         Err(exit) => return exit,
     };
     for problem in &made.problems {
-        eprintln!("snigate: {problem}");
+        eprintln!("snigate: {}", printable(problem));
     }
     let has_problems = !made.problems.is_empty();
     let (printed, exit) = match name {
-        None => made.checked(),
+        None => check::check(&made),
         Some(name) => made.explained(name),
     };
     match io::stdout().lock().write_all(printed.as_bytes()) {
@@ -80,22 +83,28 @@ pub(super) fn run(options: &Options) -> ExitCode {
 /// What becomes of manifests.
 struct Made {
     config: Config,
+    objects: Objects,
     translation: Translation,
-    left_out: Vec<String>,
+    left_out: BTreeMap<(String, String), usize>,
     problems: Vec<String>,
 }
 
 impl Made {
     fn of(given: &Given) -> Result<Self, ExitCode> {
         let mut manifests = Manifests::default();
-        for file in &given.files {
-            let shown = file.display().to_string();
-            match content(file) {
-                Ok(text) => manifests.read(&shown, &text),
-                Err(error) => {
-                    eprintln!("snigate: cannot read {shown}: {error}");
-                    return Err(Exit::Usage.into());
-                }
+        for given in &given.files {
+            let read = listed(given).map_err(|error| (given.clone(), error)).and_then(|files| {
+                files.into_iter().try_for_each(|file| match content(&file) {
+                    Ok(text) => {
+                        manifests.read(&file.display().to_string(), &text);
+                        Ok(())
+                    }
+                    Err(error) => Err((file, error)),
+                })
+            });
+            if let Err((file, error)) = read {
+                eprintln!("snigate: cannot read {}: {error}", printable(&file.display().to_string()));
+                return Err(Exit::Usage.into());
             }
         }
         let mut config = match &given.settings {
@@ -103,59 +112,10 @@ impl Made {
             None => defaults(),
         };
         config.settings.kubernetes.get_or_insert_default();
-        let Manifests { objects, left_out, problems } = manifests;
+        let Manifests { objects, left_out, problems, .. } = manifests;
         let cluster = Cluster { objects, ..Cluster::default() };
         let translation = join(&mut config, &cluster).unwrap_or_default();
-        let left_out = left_out.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
-        Ok(Self { config, translation, left_out, problems })
-    }
-
-    /// The statuses, and whether all is accepted.
-    fn checked(&self) -> (String, ExitCode) {
-        let statuses = &self.translation.statuses;
-        let mut out = Lines::default();
-        for (name, status) in &statuses.gateway_classes {
-            out.object("GatewayClass", name);
-            out.conditions("  ", &status.conditions);
-        }
-        for (name, status) in &statuses.gateways {
-            out.object("Gateway", name);
-            // Without a cluster, nothing has an address or is in force.
-            let known = status.conditions.iter().filter(|condition| condition.kind != "Programmed");
-            out.conditions("  ", known);
-            for listener in &status.listeners {
-                out.line(format_args!("  listener {}: {} routes attached", listener.name, listener.attached_routes));
-                out.conditions("    ", listener.conditions.iter().filter(|condition| condition.kind != "Programmed"));
-            }
-        }
-        for (name, status) in &statuses.tls_routes {
-            out.object("TLSRoute", name);
-            for parent in &status.parents {
-                let section = parent.parent.section_name.iter().map(|section| format!(", listener {section}"));
-                let section: String = section.collect();
-                out.line(format_args!("  at Gateway {}{section}", parent.parent.name));
-                out.conditions("    ", &parent.conditions);
-            }
-        }
-        for (name, status) in &statuses.ingresses {
-            out.object("Ingress", name);
-            if let Some(gateway) = &status.gateway {
-                out.line(format_args!("  at Gateway {gateway}"));
-            }
-            status.problems.iter().for_each(|problem| out.bad(format_args!("  {problem}")));
-        }
-        if !self.left_out.is_empty() {
-            out.line(format_args!("not read: {}", self.left_out.join(", ")));
-        }
-        let seen = statuses.gateways.len() + statuses.tls_routes.len() + statuses.ingresses.len();
-        if seen == 0 {
-            out.bad(format_args!(
-                "no Gateway is of a class of ours: is the GatewayClass in one of the files, with the controllerName {}?",
-                self.config.kubernetes.iter().map(|settings| settings.controller_name.to_string()).collect::<String>()
-            ));
-        }
-        let exit = if out.is_bad { Exit::Config.into() } else { ExitCode::SUCCESS };
-        (out.text, exit)
+        Ok(Self { config, objects: cluster.objects, translation, left_out, problems })
     }
 
     /// Where `name` goes, and whether it goes anywhere.
@@ -193,37 +153,6 @@ impl Made {
     }
 }
 
-/// What is printed, and whether something in it would not be accepted.
-#[derive(Default)]
-struct Lines {
-    text: String,
-    is_bad: bool,
-}
-
-impl Lines {
-    fn line(&mut self, line: std::fmt::Arguments<'_>) {
-        self.text.push_str(&super::printable::printable(&line.to_string()));
-        self.text.push('\n');
-    }
-
-    fn bad(&mut self, line: std::fmt::Arguments<'_>) {
-        self.is_bad = true;
-        self.line(line);
-    }
-
-    fn object(&mut self, kind: &str, name: &ObjectName) {
-        self.line(format_args!("{kind} {name}"));
-    }
-
-    fn conditions<'c>(&mut self, indent: &str, conditions: impl IntoIterator<Item = &'c Condition>) {
-        for condition in conditions {
-            let Condition { kind, is_true, reason, message, .. } = condition;
-            let line = format!("{indent}{kind}={} {reason}: {message}", if *is_true { "True" } else { "False" });
-            if condition.is_good() { self.line(format_args!("{line}")) } else { self.bad(format_args!("{line}")) }
-        }
-    }
-}
-
 /// As if the routing file had nothing but `kubernetes: {}`.
 fn defaults() -> Config {
     let parsed = Config::parse("kubernetes: {}\n", Path::new("defaults"));
@@ -233,12 +162,39 @@ fn defaults() -> Config {
 /// The largest file of manifests that is read, in bytes.
 const MOST_BYTES: u64 = 256 << 20;
 
+/// The files to read: of a directory those that `kubectl -f` takes, without those below it.
+///
+/// # Errors
+/// A directory cannot be read, or has none.
+fn listed(given: &Path) -> io::Result<Vec<PathBuf>> {
+    if given == Path::new("-") || !given.is_dir() {
+        return Ok(vec![given.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in fs::read_dir(given)? {
+        let path = entry?.path();
+        let is_manifest = path.extension().is_some_and(|it| ["yaml", "yml", "json"].iter().any(|known| it == *known));
+        if is_manifest && path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    match files.is_empty() {
+        true => Err(io::Error::other("the directory has no files `*.yaml`, `*.yml` or `*.json`")),
+        false => Ok(files),
+    }
+}
+
 fn content(file: &Path) -> io::Result<String> {
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     let read: Box<dyn Read> =
         if file == Path::new("-") { Box::new(io::stdin()) } else { Box::new(fs::File::open(file)?) };
-    if read.take(MOST_BYTES + 1).read_to_string(&mut text)? as u64 > MOST_BYTES {
-        return Err(io::Error::other("the file is larger than 256 MiB"));
+    if read.take(MOST_BYTES + 1).read_to_end(&mut bytes)? as u64 > MOST_BYTES {
+        return Err(io::Error::other("it is larger than 256 MiB"));
     }
-    Ok(text)
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
+        io::Error::other(format!("line {line} is not text in UTF-8"))
+    })
 }

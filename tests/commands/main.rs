@@ -4,6 +4,8 @@
 mod harness;
 
 mod failures;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod live;
 mod progress;
 mod terminal;
