@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
@@ -143,4 +144,44 @@ fn a_gateway_of_others_is_no_mistake() {
     let directory = files(&[("all.yaml", &[GATEWAY, SERVICE].join("---\n"))]);
     let said = kubernetes(&directory, &["check", "all.yaml"]);
     assert!(said.code == 1 && said.stdout.contains("! its GatewayClass snigate is not in these files"), "{said:?}");
+}
+
+/// The blocks of docs/kubernetes.md whose first line is this one.
+fn blocks(first: &str) -> Vec<String> {
+    let page = fs::read_to_string(root().join("docs/kubernetes.md")).unwrap();
+    let fence = format!("\n```{first}\n");
+    let blocks: Vec<String> =
+        page.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect();
+    assert!(!blocks.is_empty(), "no block begins with {first}");
+    blocks
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn the_page_shows_what_is_printed_for_the_shipped_manifests() {
+    let base = "deploy/kubernetes/gateway";
+    let files =
+        ["base/gatewayclass.yaml", "example.yaml"].map(|name| root().join(base).join(name).display().to_string());
+    let directory = tempfile::tempdir().unwrap();
+    let printed = kubernetes(&directory, &["check", &files[0], &files[1]]).well();
+    let shown: Vec<String> = blocks("text").into_iter().filter(|block| block.starts_with("GatewayClass")).collect();
+    assert_eq!(shown, [printed]);
+    let said = kubernetes(&directory, &["explain", "shop.example.com", &files[0], &files[1]]).well();
+    assert!(said.starts_with("shop.example.com goes to pool default/shop:443\n"), "{said}");
+}
+
+#[test]
+fn the_manifests_that_the_page_shows_are_accepted() {
+    let gateway = root().join("deploy/kubernetes/gateway/example.yaml").display().to_string();
+    let shown = blocks("yaml,kubernetes");
+    let service = SERVICE.replace("shop", "blog");
+    let text: Vec<&str> = [CLASS, &service].into_iter().chain(shown.iter().map(String::as_str)).collect();
+    let directory = files(&[("shown.yaml", &text.join("---\n"))]);
+    let said = kubernetes(&directory, &["check", "shown.yaml", &gateway]).well();
+    for object in ["TLSRoute default/blog", "Ingress default/shop"] {
+        assert!(said.contains(object), "{said}");
+    }
 }
