@@ -5,7 +5,7 @@
 //!      While the API server is away, what was found last goes on.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -20,7 +20,8 @@ use super::controller::{self, Leaving};
 use super::data_planes::InForce;
 use super::join::Cluster;
 use super::lease::identity;
-use super::members::{Members, is_reachable};
+use super::members::Members;
+use super::own_addresses::own_addresses;
 use super::reports::Reports;
 use super::watch::{Failure, Happened, Stores, follow, stores};
 use super::{ObjectName, Objects, Observed, Translation};
@@ -435,15 +436,6 @@ fn log_failure(kind: KubernetesKind, failure: &Failure, is_synced: bool) {
 fn bound(config: &Settings) -> Vec<SocketAddr> {
     let of_file = config.listeners.iter().filter(|listener| listener.origin == Origin::File);
     of_file.flat_map(|listener| listener.bind.iter().map(|bind| bind.0)).collect()
-}
-
-/// The addresses of this machine at which others reach it.
-fn own_addresses() -> Vec<IpAddr> {
-    let mut addresses = crate::sys::local_addresses().unwrap_or_default();
-    addresses.retain(|ip| is_reachable(*ip));
-    addresses.sort_unstable();
-    addresses.dedup();
-    addresses
 }
 
 fn objects(stores: &Stores) -> Objects {

@@ -20,6 +20,7 @@ mod lease;
 pub(crate) mod manifests;
 mod members;
 mod objects;
+mod own_addresses;
 mod reports;
 mod section;
 mod service;
