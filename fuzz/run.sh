@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 
 seconds=${1:-60}
 targets=("${@:2}")
-[[ ${#targets[@]} -gt 0 ]] || targets=(hello hello_vs_rustls proxy_header config route)
+[[ ${#targets[@]} -gt 0 ]] || targets=(hello hello_vs_rustls ech proxy_header config route)
 captured=${SNIGATE_CORPUS:-../shared/corpus}/hellos
 read -ra flags <<<"${FUZZ_FLAGS:-}"
 # The address sanitizer is an option of nightly alone, unless the compiler is told otherwise.

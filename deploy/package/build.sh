@@ -38,8 +38,9 @@ main() {
     # The C compiler puts it in place of `__TIME__`, which mimalloc has.
     SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
     export SOURCE_DATE_EPOCH
+    off_the_path_small "$target"
     SNIGATE_REVISION=${SNIGATE_REVISION-$(git rev-parse HEAD 2>/dev/null || echo unknown)} \
-        cargo "${verbs[@]}" --locked --release --target "$target" --bin snigate
+        cargo "${verbs[@]}" --locked --release --target "$target" --bin snigate "${settings[@]}"
     # The names of functions, an eighth of its size, are for profilers of one's own build. The list of crates stays.
     if [[ $target == "$here" ]]; then
         strip --strip-all "$output/$target/release/snigate"
@@ -78,11 +79,25 @@ make_it_smaller() {
     c+=(-DMY_ASSEMBLER_IS_TOO_OLD_FOR_512AVX)
 }
 
+# Crates that no connection passes through are compiled for size: those of the admin address, commands, files, DNS.
+off_the_path_small() { # TARGET
+    local name version on_the_path="
+        arc-swap atomic-waker aws-lc-rs aws-lc-sys bytes errno fastrand foldhash futures-core futures-task hashbrown httparse
+        ipnet itoa libc libmimalloc-sys linux-raw-sys lock_api memchr mimalloc mio nom parking_lot parking_lot_core
+        pin-project-lite portable-atomic ring rusticata-macros rustix rustls scopeguard sharded-slab siphasher slab smallvec
+        snigate socket2 subtle thread_local tls-parser tokio tracing tracing-core tracing-subscriber untrusted zeroize"
+    while read -r name version _; do
+        [[ " ${on_the_path//$'\n'/ } " == *" $name "* ]] ||
+            settings+=(--config "profile.release.package.\"$name@${version#v}\".opt-level=\"z\"")
+    done < <(cargo tree --locked --edges normal,no-proc-macro --target "$1" --prefix none --format '{p}' | sort -u)
+}
+
 fail() {
     echo "$*" >&2
     exit 2
 }
 
 output=${CARGO_TARGET_DIR:-$PWD/target}
+settings=()
 
 main "$@"
