@@ -597,7 +597,7 @@ fn come(address: SocketAddr, client: &Client, served: bool) -> String {
 
 /// As rustls makes it; it refuses to send an invalid name, so that this is written over a valid one.
 fn hello(client: &Client) -> Vec<u8> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config =
         ClientConfig::builder_with_provider(provider).with_protocol_versions(client.versions).expect("versions");
     let mut config = config.with_root_certificates(RootCertStore::empty()).with_no_client_auth();

@@ -68,7 +68,7 @@ forget_this_folder() { # TARGET_WITH_UNDERSCORES TARGET
 }
 
 # A tenth of the image: the linker of the Rust toolchain folds equal functions into one and packs the relocations, and
-# AWS-LC leaves out AES-GCM for AVX-512, which pays for bulk data; an encrypted ClientHello is a few hundred bytes.
+# AWS-LC leaves out AES-GCM for AVX-512, which pays for bulk data, and snigate encrypts none.
 make_it_smaller() {
     local lld
     lld=$(rustc --print sysroot)/lib/rustlib/$(rustc -vV | sed -n 's/^host: //p')/bin/gcc-ld
@@ -84,8 +84,8 @@ off_the_path_small() { # TARGET
     local name version on_the_path="
         arc-swap atomic-waker aws-lc-rs aws-lc-sys bytes errno fastrand foldhash futures-core futures-task hashbrown httparse
         ipnet itoa libc libmimalloc-sys linux-raw-sys lock_api memchr mimalloc mio nom parking_lot parking_lot_core
-        pin-project-lite portable-atomic ring rusticata-macros rustix rustls scopeguard sharded-slab siphasher slab smallvec
-        snigate socket2 subtle thread_local tls-parser tokio tracing tracing-core tracing-subscriber untrusted zeroize"
+        pin-project-lite portable-atomic rusticata-macros rustix rustls scopeguard sharded-slab siphasher slab smallvec
+        snigate socket2 subtle thread_local tls-parser tokio tracing tracing-core tracing-subscriber zeroize"
     while read -r name version _; do
         [[ " ${on_the_path//$'\n'/ } " == *" $name "* ]] ||
             settings+=(--config "profile.release.package.\"$name@${version#v}\".opt-level=\"z\"")

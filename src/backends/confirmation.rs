@@ -9,7 +9,7 @@
 
 use std::io;
 
-use ring::rand::{SecureRandom, SystemRandom};
+use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::client_hello::in_records;
@@ -141,7 +141,7 @@ mod tests {
     async fn a_backend_that_knows_no_inner_hellos_is_found_out_by_its_first_message() {
         let certified = rcgen::generate_simple_self_signed(["a.example".to_owned()]).expect("a certificate");
         let key = certified.signing_key.serialize_der().try_into().expect("a key");
-        let config = rustls::ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+        let config = rustls::ServerConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
             .with_safe_default_protocol_versions()
             .expect("versions")
             .with_no_client_auth()

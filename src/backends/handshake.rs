@@ -10,13 +10,13 @@
 
 mod certificate;
 mod observed;
-mod post_quantum;
 mod verifier;
 
 use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
 
+use rustls::crypto::aws_lc_rs::kx_group::X25519MLKEM768;
 use rustls::pki_types::{CertificateDer, DnsName, IpAddr, ServerName};
 use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, SupportedProtocolVersion};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -159,9 +159,11 @@ where
 
 impl Offer {
     fn config(&self, observer: &Arc<CertificateObserver>) -> Result<ClientConfig, rustls::Error> {
-        let mut provider = rustls::crypto::ring::default_provider();
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        provider.kx_groups.retain(|group| group.name() != X25519MLKEM768.name());
         if self.key_exchange == KeyExchange::PostQuantum {
-            provider.kx_groups.insert(0, post_quantum::X25519MLKEM768);
+            // Its key share makes the hello larger than one packet. A plain X25519 share comes with it, as from browsers.
+            provider.kx_groups.insert(0, X25519MLKEM768);
         }
         let provider = Arc::new(provider);
         let name_check = if self.server_name.is_some() { NameCheck::Required } else { NameCheck::Skipped };

@@ -105,7 +105,7 @@ fn tls_config(
     key: PrivateKeyDer<'static>,
 ) -> Result<Arc<ServerConfig>, StartError> {
     // The provider is passed explicitly, so that no process-wide default needs to be installed first.
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
@@ -305,7 +305,7 @@ mod tests {
         let mut roots = RootCertStore::empty();
         let certificate = CertificateDer::from_pem_reader(Cursor::new(&backend.certificate_pem)).unwrap();
         roots.add(certificate).unwrap();
-        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
             .with_protocol_versions(&[version])
             .unwrap()
             .with_root_certificates(roots)

@@ -7,8 +7,8 @@
 //! A server that accepts an inner hello puts eight bytes into its answer that depend on the whole handshake so far. One
 //! that does not know Encrypted ClientHello sends random bytes there, and its client gives up.
 
-use ring::digest::{Context, SHA256, SHA384, digest};
-use ring::hkdf::{self, HKDF_SHA256, HKDF_SHA384, KeyType, Salt};
+use aws_lc_rs::digest::{Context, SHA256, SHA384, digest};
+use aws_lc_rs::hkdf::{self, HKDF_SHA256, HKDF_SHA384, KeyType, Salt};
 
 use super::ENCRYPTED_CLIENT_HELLO;
 use super::walk::{Extensions, u8_prefixed, u16_of, u16_prefixed};

@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::sync::mpsc::{Receiver, channel};
 
-use ring::digest::{SHA256, digest};
-use ring::hmac;
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::hmac;
 use serde_json::Value;
 use snigate::internals::{Hello, parse};
 

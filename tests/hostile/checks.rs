@@ -415,7 +415,7 @@ impl Authority {
     fn demanding_backend(&self, name: &str, versions: &[&'static SupportedProtocolVersion]) -> TlsBackend {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let clients =
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build().unwrap();
         let (chain, key) = self.certificate(name);
@@ -438,7 +438,7 @@ impl Authority {
 
     fn backend(&self, name: &str) -> TlsBackend {
         let (chain, key) = self.certificate(name);
-        let config = ServerConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+        let config = ServerConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()

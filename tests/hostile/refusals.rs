@@ -44,7 +44,7 @@ fn rustls_knows_the_alert_by_its_name() {
 
     let lb = Trial::of(Lb::new());
     for more in [&[][..], &IN_FLIGHT] {
-        let provider = std::sync::Arc::new(crypto::ring::default_provider());
+        let provider = std::sync::Arc::new(crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let config = config.expect("versions").with_root_certificates(RootCertStore::empty()).with_no_client_auth();
         let name = ServerName::try_from("nobody.test").expect("a name");

@@ -3,7 +3,6 @@ use std::sync::Mutex;
 
 use proptest::prelude::*;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
-use rustls::crypto::{ActiveKeyExchange, CompletedKeyExchange, SupportedKxGroup};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -66,7 +65,7 @@ fn key_der(key: &KeyPair) -> PrivateKeyDer<'static> {
 }
 
 fn server(signed: &Signed) -> ServerConfig {
-    ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
@@ -196,7 +195,7 @@ impl ResolvesServerCert for Refuses {
 async fn the_name_is_sent_or_left_out_and_a_refusal_is_reported_by_its_alert() {
     let resolver = Arc::new(Refuses::default());
     for asking in [named("A.test"), Offer::default()] {
-        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
@@ -238,7 +237,7 @@ async fn a_wish_for_a_client_certificate_is_seen_and_its_lack_reported_late() {
     let signed = signed(&["a.test"], By::Root, |_| {});
     let mut store = RootCertStore::empty();
     store.add(signed.root.clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider)).build().unwrap();
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -260,42 +259,14 @@ async fn a_hello_in_small_records_is_the_same_hello() {
     assert_eq!(ask(server(&signed), &asking).await.unwrap().verdict, Verdict::Verified);
 }
 
-/// The backend's side of the key exchange, which production code does not need.
-#[derive(Debug)]
-struct Encapsulating;
-
-impl SupportedKxGroup for Encapsulating {
-    fn start(&self) -> Result<Box<dyn ActiveKeyExchange>, rustls::Error> {
-        post_quantum::X25519MLKEM768.start()
-    }
-
-    fn start_and_complete(&self, share: &[u8]) -> Result<CompletedKeyExchange, rustls::Error> {
-        let (key, public_key) = share.split_at(1184);
-        let mut random = ml_kem::B32::default();
-        ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random).unwrap();
-        let key = ml_kem::ml_kem_768::EncapsulationKey::new(key.try_into().unwrap()).unwrap();
-        let (ciphertext, secret) = key.encapsulate_deterministic(&random);
-        let classical = rustls::crypto::ring::kx_group::X25519.start_and_complete(public_key)?;
-        Ok(CompletedKeyExchange {
-            group: self.name(),
-            pub_key: [&ciphertext[..], &classical.pub_key].concat(),
-            secret: [&secret[..], classical.secret.secret_bytes()].concat().into(),
-        })
-    }
-
-    fn name(&self) -> rustls::NamedGroup {
-        rustls::NamedGroup::X25519MLKEM768
-    }
-}
-
 #[tokio::test]
 async fn the_post_quantum_hello_is_larger_than_a_packet_and_both_its_shares_are_real() {
     let signed = signed(&["a.test"], By::Root, |_| {});
     let alpn = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let asking = Offer { key_exchange: KeyExchange::PostQuantum, alpn, ..trusting(&signed.root, "a.test") };
-    let mut provider = rustls::crypto::ring::default_provider();
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
     let classical = ask(server(&signed), &asking).await.unwrap();
-    provider.kx_groups.insert(0, &Encapsulating);
+    provider.kx_groups.insert(0, X25519MLKEM768);
     let config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -329,7 +300,7 @@ fn dates_and_fingerprint_are_those_of_the_certificate() {
     });
     let leaf = Certificate::read(&own.chain[0]).unwrap();
     assert_eq!((leaf.not_before, leaf.not_after), (1_577_836_800, 1_893_456_000));
-    assert_eq!(leaf.fingerprint, ring::digest::digest(&ring::digest::SHA256, &own.chain[0]).as_ref());
+    assert_eq!(leaf.fingerprint, aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &own.chain[0]).as_ref());
 }
 
 #[test]

@@ -19,7 +19,7 @@ pub(super) struct CannotConnect(Box<dyn Error + Send + Sync>);
 /// There is neither a kubeconfig nor a service account, or they cannot be used.
 pub(super) async fn connect() -> Result<Client, CannotConnect> {
     // With two of them in the build, rustls does not choose one. An error means that it was already set.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut config = Config::infer().await.map_err(|error| CannotConnect(error.into()))?;
     config.connect_timeout = Some(CONNECT);
     config.read_timeout = Some(SILENCE);

@@ -6,8 +6,8 @@
 use std::sync::LazyLock;
 
 use askama::Template;
+use aws_lc_rs::digest::{SHA256, digest};
 use data_encoding::BASE64;
-use ring::digest::{SHA256, digest};
 
 use super::sections;
 use super::tone::Tone;
