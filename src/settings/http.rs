@@ -3,17 +3,14 @@
 //! In:  nothing.
 //! Out: [`ListenerProtocol`], [`AcmeChallenge`], [`Otherwise`], [`HttpPort`].
 
-use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, Error, MapAccess, Unexpected, Visitor};
-use serde::ser::SerializeMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::text::{Word, serde_as_word};
+use super::word_or_pool::{WordOrPool, serde_as_word_or_pool};
 
 /// What the clients of a listener speak.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -52,75 +49,20 @@ pub enum Otherwise {
     Pool(Arc<str>),
 }
 
-impl Serialize for Otherwise {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Redirect => serializer.serialize_str("redirect"),
-            Self::Refuse => serializer.serialize_str("refuse"),
-            Self::Pool(name) => {
-                let mut map = serializer.serialize_map(Some(1))?;
-                map.serialize_entry("pool", &**name)?;
-                map.end()
-            }
-        }
+impl WordOrPool for Otherwise {
+    const DESCRIPTION: &'static str = "`redirect`, `refuse`, or the pool that all other requests go to.";
+    const WORDS: &'static [(&'static str, Self)] = &[("redirect", Self::Redirect), ("refuse", Self::Refuse)];
+
+    fn pool(name: Arc<str>) -> Self {
+        Self::Pool(name)
+    }
+
+    fn name_of_pool(&self) -> Option<&str> {
+        if let Self::Pool(name) = self { Some(name) } else { None }
     }
 }
 
-impl<'de> Deserialize<'de> for Otherwise {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Named {
-            pool: String,
-        }
-
-        struct Either;
-
-        impl<'de> Visitor<'de> for Either {
-            type Value = Otherwise;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("`redirect`, `refuse` or `{ pool: NAME }`")
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<Otherwise, E> {
-                match text {
-                    "redirect" => Ok(Otherwise::Redirect),
-                    "refuse" => Ok(Otherwise::Refuse),
-                    _ => Err(E::invalid_type(Unexpected::Str(text), &self)),
-                }
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Otherwise, A::Error> {
-                let Named { pool } = Named::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(Otherwise::Pool(pool.into()))
-            }
-        }
-
-        deserializer.deserialize_any(Either)
-    }
-}
-
-impl JsonSchema for Otherwise {
-    fn schema_name() -> Cow<'static, str> {
-        "Otherwise".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "`redirect`, `refuse`, or the pool that all other requests go to.",
-            "anyOf": [
-                { "enum": ["redirect", "refuse"] },
-                {
-                    "type": "object",
-                    "properties": { "pool": { "type": "string" } },
-                    "required": ["pool"],
-                    "additionalProperties": false
-                }
-            ]
-        })
-    }
-}
+serde_as_word_or_pool!(Otherwise as "Otherwise");
 
 /// The port on which the backends of a pool serve HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,12 +10,11 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
-use serde::ser::SerializeMap;
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::text::{Word, serde_as_word};
+use super::word_or_pool::{WordOrPool, serde_as_word_or_pool};
 
 /// Listeners, routes and pools from the Gateway, TLSRoute, Service and EndpointSlice objects of a Kubernetes cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -187,77 +186,21 @@ pub enum KubernetesUnmatched {
     Pool(Arc<str>),
 }
 
-impl Serialize for KubernetesUnmatched {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Close => serializer.serialize_str("close"),
-            Self::Reset => serializer.serialize_str("reset"),
-            Self::Alert => serializer.serialize_str("alert"),
-            Self::Pool(name) => {
-                let mut map = serializer.serialize_map(Some(1))?;
-                map.serialize_entry("pool", &**name)?;
-                map.end()
-            }
-        }
+impl WordOrPool for KubernetesUnmatched {
+    const DESCRIPTION: &'static str = "`close`, `reset`, `alert`, or the pool of the file that such connections go to.";
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("close", Self::Close), ("reset", Self::Reset), ("alert", Self::Alert)];
+
+    fn pool(name: Arc<str>) -> Self {
+        Self::Pool(name)
+    }
+
+    fn name_of_pool(&self) -> Option<&str> {
+        if let Self::Pool(name) = self { Some(name) } else { None }
     }
 }
 
-impl<'de> Deserialize<'de> for KubernetesUnmatched {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Named {
-            pool: String,
-        }
-
-        struct Either;
-
-        impl<'de> Visitor<'de> for Either {
-            type Value = KubernetesUnmatched;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("`close`, `reset`, `alert` or `{ pool: NAME }`")
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<KubernetesUnmatched, E> {
-                match text {
-                    "close" => Ok(KubernetesUnmatched::Close),
-                    "reset" => Ok(KubernetesUnmatched::Reset),
-                    "alert" => Ok(KubernetesUnmatched::Alert),
-                    _ => Err(E::invalid_type(Unexpected::Str(text), &self)),
-                }
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<KubernetesUnmatched, A::Error> {
-                let Named { pool } = Named::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(KubernetesUnmatched::Pool(pool.into()))
-            }
-        }
-
-        deserializer.deserialize_any(Either)
-    }
-}
-
-impl JsonSchema for KubernetesUnmatched {
-    fn schema_name() -> Cow<'static, str> {
-        "KubernetesUnmatched".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "`close`, `reset`, `alert`, or the pool of the file that such connections go to.",
-            "anyOf": [
-                { "enum": ["close", "reset", "alert"] },
-                {
-                    "type": "object",
-                    "properties": { "pool": { "type": "string" } },
-                    "required": ["pool"],
-                    "additionalProperties": false
-                }
-            ]
-        })
-    }
-}
+serde_as_word_or_pool!(KubernetesUnmatched as "KubernetesUnmatched");
 
 /// Which namespaces are read.
 #[derive(Clone, Debug, PartialEq, Eq)]

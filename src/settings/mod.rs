@@ -23,6 +23,7 @@ mod proxy_protocol;
 mod sni;
 mod text;
 mod units;
+mod word_or_pool;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
