@@ -45,7 +45,7 @@ impl ClusterFollower {
 
     pub(crate) fn fill(&self, _: &Snapshot, _: &Translation) {}
 
-    pub(crate) fn in_force(&self, found: &Cluster) {
+    pub(crate) fn in_force(&self, found: &Cluster, _: &Translation) {
         match *found {}
     }
 

@@ -10,7 +10,6 @@
 
 pub(crate) mod docker;
 #[cfg(feature = "kubernetes")]
-#[allow(dead_code, unused_imports, reason = "what follows a cluster uses more of it than the commands do")]
 pub(crate) mod kubernetes;
 #[cfg(not(feature = "kubernetes"))]
 #[path = "kubernetes_off.rs"]

@@ -1,6 +1,6 @@
 //! Resolves the references of routes to pools.
 //!
-//! In:  the Services, their EndpointSlices, and the ReferenceGrants.
+//! In:  the Services, and the ReferenceGrants.
 //! Out: a pool for each port of a Service that a route names; what is wrong with a reference.
 
 use std::collections::{BTreeMap, HashMap};
@@ -11,7 +11,7 @@ use gateway_api::referencegrants::ReferenceGrant;
 use k8s_openapi::api::core::v1::{Service, ServicePort as PortSpec};
 
 use super::annotations;
-use super::endpoints::{self, ServicePort, Slices};
+use super::endpoints::ServicePort;
 use super::objects::{ObjectName, Objects};
 use super::status::GROUP;
 use super::translation::FoundPool;
@@ -74,7 +74,6 @@ pub(super) struct Backends<'o> {
     settings: &'o Kubernetes,
     services: HashMap<(&'o str, &'o str), &'o Service>,
     grants: HashMap<&'o str, Vec<&'o ReferenceGrant>>,
-    slices: Slices<'o>,
     known: HashMap<(ObjectName, u16), (Arc<str>, Vec<String>)>,
     pub pools: BTreeMap<Arc<str>, FoundPool>,
 }
@@ -89,14 +88,7 @@ impl<'o> Backends<'o> {
         for grant in &objects.reference_grants {
             grants.entry(grant.metadata.namespace.as_deref().unwrap_or_default()).or_default().push(grant);
         }
-        Self {
-            settings,
-            services: services.collect(),
-            grants,
-            slices: endpoints::by_service(&objects.endpoint_slices),
-            known: HashMap::new(),
-            pools: BTreeMap::new(),
-        }
+        Self { settings, services: services.collect(), grants, known: HashMap::new(), pools: BTreeMap::new() }
     }
 
     pub(super) fn service(&self, namespace: &str, name: &str) -> Option<&'o Service> {
@@ -203,12 +195,11 @@ impl<'o> Backends<'o> {
     /// The name of the pool of a port, and what is wrong with the annotations of its Service.
     fn pool(&mut self, service: ObjectName, object: &Service, port: &PortSpec) -> (Arc<str>, &[String]) {
         let number = u16::try_from(port.port).expect("checked when it was found");
-        let (slices, pools) = (&self.slices, &mut self.pools);
+        let pools = &mut self.pools;
         let known = self.known.entry((service, number)).or_insert_with_key(|(service, number)| {
             let name: Arc<str> = format!("{service}:{number}").into();
             let (annotations, wrong) = annotations::read(object.metadata.annotations.as_ref());
             let port = ServicePort { service: service.clone(), port: port.name.clone().unwrap_or_default() };
-            let endpoints = endpoints::addresses(&port, slices.get(service).into_iter().flatten().copied());
             let backend = Backend {
                 address: BackendAddress::Service(Arc::clone(&name)),
                 weight: 1,
@@ -225,7 +216,7 @@ impl<'o> Backends<'o> {
                 idle_timeout: annotations.idle_timeout,
                 ..Pool::default()
             };
-            pools.insert(Arc::clone(&name), FoundPool { pool, port: Some(port), endpoints });
+            pools.insert(Arc::clone(&name), FoundPool { pool, port: Some(port) });
             (name, wrong)
         });
         (Arc::clone(&known.0), &known.1)
@@ -236,7 +227,7 @@ impl<'o> Backends<'o> {
         let Reference { namespace, name, port, .. } = reference;
         let name: Arc<str> = format!("{namespace}/{name}:{port} ({reason})").into();
         let pool = Pool { name: Arc::clone(&name), origin: Origin::Kubernetes, ..Pool::default() };
-        let refusing = FoundPool { pool, port: None, endpoints: Default::default() };
+        let refusing = FoundPool { pool, port: None };
         self.pools.entry(Arc::clone(&name)).or_insert(refusing);
         name
     }

@@ -54,6 +54,7 @@ pub(super) fn causes(error: &(dyn Error + 'static)) -> String {
 }
 
 const CONNECT: Duration = Duration::from_secs(10);
+pub(super) const NO_ANSWER: &str = "the API server has not answered in time";
 /// A server that sends nothing for so long is given up. Watches end earlier, see `watch`.
 pub(super) const SILENCE: Duration = Duration::from_secs(75);
 const MOST_CHARACTERS: usize = 500;

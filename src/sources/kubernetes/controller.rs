@@ -3,24 +3,26 @@
 //! In:  the objects that were found; what is in force of them.
 //! Out: writes, where something differs, and what the status page shows. What cannot be written is tried again.
 
+use std::fmt::Debug;
 use std::hash::Hash;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use gateway_api::apis::standard::gatewayclasses::GatewayClass;
-use gateway_api::apis::standard::gateways::Gateway;
-use gateway_api::apis::standard::tlsroutes::TlsRoute;
-use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::reflector::{Lookup, ObjectRef, Store};
-use kube::{Api, Client};
+use kube::{Client, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, SetOnce, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::client::causes;
+use super::client::{NO_ANSWER, causes};
 use super::data_planes::{self, InForce};
+use super::events;
+use super::gateway::is_made_for;
+use super::join::Cluster;
 use super::lease::{Candidate, EVERY};
 use super::objects::{ObjectName, Objects, Observed};
 use super::reports::Reports;
@@ -29,7 +31,7 @@ use super::status::Statuses;
 use super::translate::translate;
 use super::translation::Exposure;
 use super::watch::Stores;
-use super::writes::{self, Outcome, Replaced};
+use super::writes::{Outcome, Writes};
 use crate::settings::{Kubernetes, KubernetesAddresses, KubernetesRole};
 use crate::sources::Found;
 use crate::telemetry::{KubernetesKind, Metrics};
@@ -68,14 +70,14 @@ pub(super) struct Leaving {
 
 /// Writes until it is dropped.
 pub(super) async fn run(parts: Parts<'_>) {
-    let writer = Writer { parts: &parts, namespace: namespace(&parts.client), replaced: Replaced::default() };
+    let writes = Writes::new(&parts.client, parts.metrics);
+    let writer = Writer { parts: &parts, namespace: namespace(&parts.client), writes };
     tokio::join!(keep_lease(&parts), writer.run());
 }
 
 /// Takes the Lease, or waits for it, and renews it.
 async fn keep_lease(parts: &Parts<'_>) {
     if parts.settings.role == KubernetesRole::DataPlane {
-        let _ = parts.leaving.done.set(());
         return;
     }
     let namespace = namespace(&parts.client);
@@ -94,7 +96,7 @@ async fn keep_lease(parts: &Parts<'_>) {
                 None
             }
             Ok(Err(error)) => Some(causes(&error)),
-            Err(_) => Some("the API server has not answered in time".to_owned()),
+            Err(_) => Some(NO_ANSWER.to_owned()),
         };
         if let Some(error) = &error
             && failed.as_ref() != Some(error)
@@ -126,7 +128,7 @@ struct Writer<'a> {
     parts: &'a Parts<'a>,
     /// Of this pod.
     namespace: String,
-    replaced: Replaced,
+    writes: Writes<'a>,
 }
 
 impl Writer<'_> {
@@ -141,7 +143,8 @@ impl Writer<'_> {
             let is_retry = tokio::select! {
                 // It will be in force in a moment: what is written then need not be written twice.
                 Ok(()) = found.changed() => {
-                    again.get_or_insert_with(|| Instant::now() + IN_FORCE);
+                    let soon = Instant::now() + IN_FORCE;
+                    again = Some(again.map_or(soon, |again| again.min(soon)));
                     continue;
                 }
                 Ok(()) = in_force.changed() => false,
@@ -156,25 +159,29 @@ impl Writer<'_> {
             let now = found.borrow_and_update().kubernetes.clone();
             let of_here = in_force.borrow_and_update().clone();
             let outcome = match (now, of_here) {
-                (Some(now), Some(of_here)) => {
-                    let others = data_planes::addresses(&self.parts.stores.slices.state(), &self.namespace);
-                    let in_force = match others.is_empty() {
-                        false => data_planes::in_force(&others).await,
-                        true if self.parts.settings.role == KubernetesRole::Controller => InForce::new(),
-                        true => (*of_here).clone(),
-                    };
-                    // A data plane reports nothing by itself.
-                    let is_everywhere = of_here.iter().all(|(name, generation)| in_force.get(name) >= Some(generation));
-                    let waits = if is_everywhere { Outcome::Done } else { Outcome::Again };
-                    let unsupported_version = (self.parts.unsupported)();
-                    let observed = Observed { in_force, unsupported_version, ..now.observed.clone() };
-                    self.write(&now.objects, &observed).await.and(waits)
-                }
+                (Some(now), Some(of_here)) => self.bring_up_to_date(&now, &of_here).await,
                 _ => self.refuse_version().await,
             };
-            again = (outcome == Outcome::Again).then(|| Instant::now() + pause);
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            again = (outcome != Outcome::Done).then(|| Instant::now() + pause.max(self.writes.busy_for()));
+            let longest = if outcome == Outcome::Waits { LONGEST_WAIT } else { LONGEST_PAUSE };
+            pause = (pause * 2).min(longest);
         }
+    }
+
+    /// Writes what differs from what the objects should be, with what is in force of them.
+    async fn bring_up_to_date(&mut self, now: &Cluster, of_here: &InForce) -> Outcome {
+        let others = data_planes::addresses(&self.parts.stores.slices.state(), &self.namespace);
+        let in_force = match others.is_empty() {
+            false => data_planes::in_force(&others).await,
+            true if self.parts.settings.role == KubernetesRole::Controller => InForce::new(),
+            true => of_here.clone(),
+        };
+        // A data plane reports nothing by itself.
+        let is_everywhere = of_here.iter().all(|(name, generation)| in_force.get(name) >= Some(generation));
+        let waits = if is_everywhere { Outcome::Done } else { Outcome::Waits };
+        let unsupported_version = (self.parts.unsupported)();
+        let observed = Observed { in_force, unsupported_version, ..now.observed.clone() };
+        self.write(&now.objects, &observed).await.max(waits)
     }
 
     /// Writes what differs from what these objects should be.
@@ -185,10 +192,11 @@ impl Writer<'_> {
         let mut outcome = Outcome::Done;
         if self.parts.settings.addresses == KubernetesAddresses::Service {
             for (gateway, exposure) in &translation.exposures {
-                outcome = outcome.and(self.service(gateway, exposure).await);
+                outcome = outcome.max(self.service(gateway, exposure).await);
             }
         }
-        outcome.and(self.statuses(&translation.statuses).await)
+        outcome = outcome.max(self.obsolete_services(objects).await);
+        outcome.max(self.statuses(&translation.statuses).await)
     }
 
     /// Tells the GatewayClasses if the installed version of the Gateway API cannot be used.
@@ -205,63 +213,84 @@ impl Writer<'_> {
     }
 
     /// Makes, or corrects, the Service of a Gateway.
-    async fn service(&self, gateway: &ObjectName, exposure: &Exposure) -> Outcome {
-        if !self.leads() {
+    async fn service(&mut self, gateway: &ObjectName, exposure: &Exposure) -> Outcome {
+        // The Service of a Gateway that was just deleted is not made again.
+        let is_there = get(&self.parts.stores.gateways, gateway)
+            .is_some_and(|gateway| gateway.metadata.uid.as_deref().unwrap_or_default() == exposure.uid);
+        if !self.leads() || !is_there {
             return Outcome::Done;
         }
         let before = get(&self.parts.stores.services, &exposure.service);
-        if before.as_ref().is_some_and(|before| !service::is_ours(before, exposure)) {
-            let error = "there is a Service of that name which belongs to nobody, or to somebody else";
-            writes::log_failure(KubernetesKind::Service, &exposure.service, error);
-            return Outcome::Again;
+        if before.as_ref().is_some_and(|before| !is_made_for(before, &exposure.uid)) {
+            return self.writes.not_ours(&exposure.service);
         }
         let wanted = service::wanted(gateway, exposure, self.parts.settings.service);
-        let api = Api::<Service>::namespaced(self.parts.client.clone(), &exposure.service.namespace);
-        writes::service(&api, before.as_deref(), &wanted).await
+        self.writes.service(before.as_deref(), &wanted).await
     }
 
-    /// Writes the statuses that differ.
-    async fn statuses(&mut self, statuses: &Statuses) -> Outcome {
-        let (client, stores, metrics) = (&self.parts.client, self.parts.stores, self.parts.metrics);
-        let controller = &*self.parts.settings.controller_name.0;
-        let now = Time(Timestamp::now());
+    /// Deletes the Services of Gateways that have another class now. Those of deleted Gateways are deleted by the cluster.
+    async fn obsolete_services(&mut self, objects: &Objects) -> Outcome {
         let mut outcome = Outcome::Done;
-        for (name, status) in &statuses.gateway_classes {
-            let Some(object) = stores.classes.get(&ObjectRef::new(&name.name)) else { continue };
-            if self.may_write(KubernetesKind::GatewayClass, &*object)
-                && let Some(status) = status.replace(object.status.as_ref(), &now)
-            {
-                let api = Api::<GatewayClass>::all(client.clone());
-                let written = self.replaced.status(&api, KubernetesKind::GatewayClass, &*object, status, metrics).await;
-                outcome = outcome.and(written);
-            }
-        }
-        for (name, status) in &statuses.gateways {
-            let Some(object) = get(&stores.gateways, name) else { continue };
-            if self.may_write(KubernetesKind::Gateway, &*object)
-                && let Some(status) = status.replace(object.status.as_ref(), &now)
-            {
-                let api = Api::<Gateway>::namespaced(client.clone(), &name.namespace);
-                let written = self.replaced.status(&api, KubernetesKind::Gateway, &*object, status, metrics).await;
-                outcome = outcome.and(written);
-            }
-        }
-        for (name, status) in &statuses.tls_routes {
-            let Some(object) = get(&stores.routes, name) else { continue };
-            if self.may_write(KubernetesKind::TlsRoute, &*object)
-                && let Some(status) = status.replace(object.status.as_ref(), controller, &now)
-            {
-                let api = Api::<TlsRoute>::namespaced(client.clone(), &name.namespace);
-                let written = self.replaced.status(&api, KubernetesKind::TlsRoute, &*object, status, metrics).await;
-                outcome = outcome.and(written);
+        for service in service::obsolete(objects) {
+            // The store may know better.
+            let is_there = || get(&self.parts.stores.services, &ObjectName::of(&service.metadata)).is_some();
+            if self.leads() && is_there() {
+                outcome = outcome.max(self.writes.delete_service(service).await);
             }
         }
         outcome
     }
 
-    /// Whether this process writes, and the store shows what was written last.
-    fn may_write(&self, kind: KubernetesKind, object: &impl kube::Resource) -> bool {
-        self.leads() && !self.replaced.has(kind, object)
+    /// Writes the statuses that differ.
+    async fn statuses(&mut self, statuses: &Statuses) -> Outcome {
+        let stores = self.parts.stores;
+        let controller = &*self.parts.settings.controller_name.0;
+        let now = Time(Timestamp::now());
+        let mut outcome = Outcome::Done;
+        for (name, status) in &statuses.gateway_classes {
+            let Some(object) = stores.classes.get(&ObjectRef::new(&name.name)) else { continue };
+            let status = status.replace(object.status.as_ref(), &now);
+            outcome = outcome.max(self.status(KubernetesKind::GatewayClass, &*object, status).await);
+        }
+        for (name, status) in &statuses.gateways {
+            let Some(object) = get(&stores.gateways, name) else { continue };
+            let status = status.replace(object.status.as_ref(), &now);
+            outcome = outcome.max(self.status(KubernetesKind::Gateway, &*object, status).await);
+        }
+        for (name, status) in &statuses.tls_routes {
+            let Some(object) = get(&stores.routes, name) else { continue };
+            let status = status.replace(object.status.as_ref(), controller, &now);
+            outcome = outcome.max(self.status(KubernetesKind::TlsRoute, &*object, status).await);
+        }
+        outcome.max(self.ingresses(statuses, now.0).await)
+    }
+
+    async fn ingresses(&mut self, statuses: &Statuses, now: Timestamp) -> Outcome {
+        let mut outcome = Outcome::Done;
+        for (name, status) in &statuses.ingresses {
+            let Some(object) = get(&self.parts.stores.ingresses, name) else { continue };
+            outcome = outcome
+                .max(self.status(KubernetesKind::Ingress, &*object, status.replace(object.status.as_ref())).await);
+            if self.leads() && !status.problems.is_empty() {
+                let us = (&*self.parts.settings.controller_name.0, self.parts.identity);
+                self.writes.event(name, &events::not_served(&object, &status.problems, us, now)).await;
+            }
+        }
+        let has_problem = |name: &ObjectName| statuses.ingresses.get(name).is_some_and(|one| !one.problems.is_empty());
+        self.writes.retain_events(has_problem);
+        outcome
+    }
+
+    /// Writes a status, if it differs and this process may write.
+    async fn status<K>(&mut self, kind: KubernetesKind, object: &K, status: Option<impl Serialize>) -> Outcome
+    where
+        K: Resource + Clone + Debug + DeserializeOwned,
+        K::DynamicType: Default,
+    {
+        match status {
+            Some(status) if self.leads() => self.writes.status(kind, object, status).await,
+            _ => Outcome::Done,
+        }
     }
 }
 
@@ -277,4 +306,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// For a change to come into force in this process.
 const IN_FORCE: Duration = Duration::from_millis(500);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// For what cannot be written.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// For other data planes.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);

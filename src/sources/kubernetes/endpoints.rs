@@ -3,9 +3,8 @@
 //! In:  the EndpointSlices of the Service.
 //! Out: the addresses of its ready endpoints; if there is none, of those that serve while they terminate.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
@@ -18,20 +17,6 @@ pub(crate) struct ServicePort {
     pub service: ObjectName,
     /// Its name in the Service, by which slices call it; empty if the Service has only one port.
     pub port: String,
-}
-
-/// The slices of each Service.
-pub(crate) type Slices<'o> = BTreeMap<ObjectName, Vec<&'o EndpointSlice>>;
-
-/// Sorts slices by their Services.
-pub(crate) fn by_service(slices: &[Arc<EndpointSlice>]) -> Slices<'_> {
-    let mut services = Slices::new();
-    for slice in slices {
-        if let Some(service) = service_of(slice) {
-            services.entry(service).or_default().push(slice);
-        }
-    }
-    services
 }
 
 /// The Service that a slice belongs to; `None`: it has no label that says so.

@@ -4,7 +4,7 @@
 //! Out: [`Found`] whenever objects change that are put in force by a new snapshot; endpoints in the pools; the status.
 //!      While the API server is away, what was found last goes on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -17,13 +17,14 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::client::connect;
 use super::controller::{self, Leaving};
-use super::data_planes::InForce;
+use super::data_planes::{InForce, is_of_data_planes};
 use super::join::Cluster;
 use super::lease::identity;
 use super::members::Members;
 use super::own_addresses::own_addresses;
 use super::reports::Reports;
-use super::watch::{Failure, Happened, Stores, follow, stores};
+use super::request::Failure;
+use super::watch::{Happened, Stores, follow, stores};
 use super::{ObjectName, Objects, Observed, Translation};
 use crate::config::Settings;
 use crate::operate::status::{KubernetesKindStatus, KubernetesStatus};
@@ -60,20 +61,25 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    /// `None`: `kubernetes` is off.
-    settings: Option<Kubernetes>,
     kinds: BTreeMap<&'static str, KindState>,
     /// Since when everything is followed, or something is not.
     since: Option<SystemTime>,
     is_connected: bool,
     /// Why there is no client.
     error: Option<String>,
-    /// Gateways whose addresses cannot be bound, and since when.
-    unbindable: BTreeMap<ObjectName, (String, Instant)>,
+    unbindable: BTreeMap<ObjectName, Unbindable>,
     /// The first event of a change that has not been passed on.
     first_event: Option<Instant>,
     /// The same of the change that was passed on last.
     passed_on: Option<Instant>,
+}
+
+/// A Gateway with an address that cannot be bound.
+struct Unbindable {
+    why: String,
+    since: Instant,
+    /// Of the Gateway. Another one may have other addresses, which can be bound.
+    generation: i64,
 }
 
 #[derive(Default)]
@@ -126,60 +132,79 @@ impl ClusterFollower {
 
     async fn keep(&self) {
         loop {
-            let settings = self.0.snapshot.load().config.kubernetes.clone();
-            self.begin(settings.as_ref());
+            if self.settings().is_none() {
+                self.forget();
+                self.until(|settings| settings.is_some()).await;
+            }
             tokio::select! {
-                () = self.follow(settings.as_ref()) => {}
-                () = self.until_other(settings.as_ref()) => {}
+                () = self.follow() => {}
+                () = self.until(|settings| settings.is_none()) => {}
             }
         }
     }
 
-    /// Waits until other settings are in force.
-    async fn until_other(&self, settings: Option<&Kubernetes>) {
+    fn settings(&self) -> Option<Kubernetes> {
+        self.0.snapshot.load().config.kubernetes.clone()
+    }
+
+    /// Waits until `wanted` settings are in force.
+    async fn until(&self, wanted: impl Fn(Option<&Kubernetes>) -> bool) {
         loop {
             let snapshot = self.0.snapshot.load_full();
-            if snapshot.config.kubernetes.as_ref() != settings {
+            if wanted(snapshot.config.kubernetes.as_ref()) {
                 return;
             }
             snapshot.until_replaced().await;
         }
     }
 
-    fn begin(&self, settings: Option<&Kubernetes>) {
-        let mut state = self.state();
-        *state = State { settings: settings.cloned(), ..State::default() };
-        self.0.leads.send_replace(None);
-        self.0.metrics.kubernetes().leads(false);
-        if settings.is_none() {
-            self.0.found.send_modify(|found| found.kubernetes = None);
-            self.0.in_force.send_replace(None);
-            for kind in KubernetesKind::ALL {
-                self.0.metrics.kubernetes().objects(*kind, 0);
-            }
-            self.0.metrics.kubernetes().synced(false, None);
-            // An error means that it was already set.
-            let _ = self.0.tried.set(());
+    /// Forgets the cluster: `kubernetes` is off.
+    fn forget(&self) {
+        *self.state() = State::default();
+        self.0.members.end();
+        self.0.found.send_modify(|found| found.kubernetes = None);
+        self.0.in_force.send_replace(None);
+        self.leads_no_more();
+        for kind in KubernetesKind::ALL {
+            self.0.metrics.kubernetes().objects(*kind, 0);
         }
+        self.0.metrics.kubernetes().synced(false, None);
+        // An error means that it was already set.
+        let _ = self.0.tried.set(());
     }
 
-    async fn follow(&self, settings: Option<&Kubernetes>) {
-        let Some(settings) = settings else { return std::future::pending().await };
+    fn leads_no_more(&self) {
+        self.0.leads.send_replace(None);
+        self.0.metrics.kubernetes().leads(false);
+    }
+
+    /// Follows the cluster, whatever the other settings are: what is known stays when they change.
+    async fn follow(&self) {
+        *self.state() = State::default();
         let client = self.connected().await;
         let (stores, writers) = stores();
         self.0.members.begin(stores.slices.clone());
         let changed = Notify::new();
-        let bound = || bound(&self.0.snapshot.load().config);
-        let unsupported = || self.unsupported();
         let happened = |kind, what| self.happened(kind, what, &changed);
         tokio::join!(
             follow(&client, writers, &happened),
             self.gather(&stores, &changed),
             self.bind_again(),
-            controller::run(controller::Parts {
+            self.write(&client, &stores),
+        );
+    }
+
+    /// Writes to the cluster, as the settings in force want it.
+    async fn write(&self, client: &Client, stores: &Stores) {
+        let bound = || bound(&self.0.snapshot.load().config);
+        let unsupported = || self.unsupported();
+        loop {
+            let Some(settings) = self.settings() else { return };
+            self.leads_no_more();
+            let parts = controller::Parts {
                 client: client.clone(),
-                settings,
-                stores: &stores,
+                settings: &settings,
+                stores,
                 found: self.0.found.subscribe(),
                 in_force: self.0.in_force.subscribe(),
                 reports: &self.0.reports,
@@ -190,8 +215,12 @@ impl ClusterFollower {
                 leads: &self.0.leads,
                 leaving: &self.0.leaving,
                 identity: &self.0.identity,
-            }),
-        );
+            };
+            tokio::select! {
+                () = controller::run(parts) => {}
+                () = self.until(|now| now != Some(&settings)) => {}
+            }
+        }
     }
 
     async fn connected(&self) -> Client {
@@ -226,7 +255,7 @@ impl ClusterFollower {
         match what {
             Happened::Failed(failure) => {
                 self.0.metrics.kubernetes().failed(kind);
-                if failure == Failure::NoSuchKind {
+                if failure.is_not_found() {
                     self.0.look_again.notify_one();
                 }
                 if of.failure.as_ref() != Some(&failure) {
@@ -242,6 +271,9 @@ impl ClusterFollower {
             Happened::Slice { slice, count } => {
                 (of.failure, of.count) = (None, count);
                 self.0.members.changed(&slice, &self.0.snapshot.load());
+                if is_of_data_planes(&slice) {
+                    self.0.look_again.notify_one();
+                }
             }
             Happened::Changed { count } | Happened::Synced { count } => {
                 (of.failure, of.count) = (None, count);
@@ -260,7 +292,7 @@ impl ClusterFollower {
     /// Why the installed version of the Gateway API cannot be used; `None`: it can, as far as is known.
     fn unsupported(&self) -> Option<String> {
         let state = self.state();
-        let missing = state.kinds.iter().filter(|(_, of)| of.failure == Some(Failure::NoSuchKind));
+        let missing = state.kinds.iter().filter(|(_, of)| of.failure.as_ref().is_some_and(Failure::is_not_found));
         let missing: Vec<&str> = missing.map(|(kind, _)| *kind).collect();
         (!missing.is_empty()).then(|| format!("the cluster has no {} of version v1: {INSTALL}", missing.join(", ")))
     }
@@ -308,8 +340,12 @@ impl ClusterFollower {
 
     /// Passes `objects` on, or those that were passed on before if something else has changed.
     fn pass_on(&self, objects: Option<Objects>) {
-        let state = self.state();
-        let unbindable = state.unbindable.iter().map(|(name, (why, _))| (name.clone(), why.clone())).collect();
+        let mut state = self.state();
+        if let Some(objects) = &objects {
+            let now: HashMap<ObjectName, i64> = objects.gateways.iter().map(|gateway| generation(gateway)).collect();
+            state.unbindable.retain(|name, it| now.get(name) == Some(&it.generation));
+        }
+        let unbindable = state.unbindable.iter().map(|(name, it)| (name.clone(), it.why.clone())).collect();
         drop(state);
         let observed = Observed { unbindable, own_addresses: own_addresses(), ..Observed::default() };
         self.0.found.send_if_modified(|all| {
@@ -325,9 +361,14 @@ impl ClusterFollower {
         // `NAMESPACE/GATEWAY:PORT`
         let gateway = listener.rsplit_once(':').and_then(|(gateway, _)| gateway.split_once('/'));
         let Some((namespace, name)) = gateway else { return };
+        let name = ObjectName::new(namespace, name);
+        let found = self.0.found.borrow().kubernetes.clone();
+        let mut gateways =
+            found.iter().flat_map(|cluster| &cluster.objects.gateways).map(|gateway| generation(gateway));
+        let generation = gateways.find(|(known, _)| *known == name).map_or(0, |(_, generation)| generation);
         let why = format!("{address} cannot be bound: {error}");
-        let is_new = self.state().unbindable.insert(ObjectName::new(namespace, name), (why, Instant::now())).is_none();
-        if !is_new {
+        let unbindable = Unbindable { why, since: Instant::now(), generation };
+        if self.state().unbindable.insert(name, unbindable).is_some() {
             return;
         }
         tracing::error!(event = "kubernetes_cannot_bind", gateway = listener, %address, %error, "an address of a Gateway cannot be bound");
@@ -340,7 +381,7 @@ impl ClusterFollower {
             sleep(BETWEEN_BINDS).await;
             let mut state = self.state();
             let before = state.unbindable.len();
-            state.unbindable.retain(|_, (_, since)| since.elapsed() < BETWEEN_BINDS);
+            state.unbindable.retain(|_, it| it.since.elapsed() < BETWEEN_BINDS);
             let is_other = state.unbindable.len() != before;
             drop(state);
             if is_other {
@@ -355,36 +396,37 @@ impl ClusterFollower {
         self.0.members.fill(snapshot);
     }
 
-    /// Takes note of what is now in force.
-    pub(crate) fn in_force(&self, cluster: &Cluster) {
+    /// Takes note of what is now in force. If nothing else had to change, a port of a Service may have another name.
+    pub(crate) fn in_force(&self, cluster: &Cluster, translation: &Translation) {
         let snapshot = self.0.snapshot.load_full();
+        self.0.members.learn(&translation.pools);
         // Endpoints that have changed while the snapshot was built.
         self.0.members.fill(&snapshot);
-        let mut state = self.state();
-        if state.settings.is_none() {
+        if snapshot.config.kubernetes.is_none() {
             return;
         }
-        if let Some(first) = state.passed_on.take() {
+        let first = self.state().passed_on.take();
+        if let Some(first) = first {
             self.0.metrics.kubernetes().applied(first.elapsed());
         }
-        drop(state);
-        let generation = |gateway: &Arc<Gateway>| {
-            (ObjectName::of(&gateway.metadata), gateway.metadata.generation.unwrap_or_default())
-        };
-        self.0.in_force.send_replace(Some(Arc::new(cluster.objects.gateways.iter().map(generation).collect())));
+        let in_force = cluster.objects.gateways.iter().map(|gateway| generation(gateway)).collect();
+        self.0.in_force.send_replace(Some(Arc::new(in_force)));
         let _ = self.0.tried.set(());
     }
 
     /// `None`: `kubernetes` is off.
     pub(crate) fn status(&self) -> Option<KubernetesStatus> {
+        self.settings()?;
         let state = self.state();
-        state.settings.as_ref()?;
         let reports = self.0.reports.lock().unwrap_or_else(PoisonError::into_inner);
         let kinds = state.kinds.iter().map(|(kind, of)| KubernetesKindStatus {
             kind: (*kind).into(),
             objects: of.count,
             synced: of.is_synced,
-            error: of.failure.as_ref().map(ToString::to_string),
+            error: of.failure.as_ref().map(|failure| match failure.is_not_found() {
+                true => format!("the cluster has no such kind of version v1: {INSTALL}"),
+                false => failure.to_string(),
+            }),
         });
         Some(KubernetesStatus {
             connected: state.is_connected,
@@ -419,17 +461,16 @@ impl State {
 
 fn log_failure(kind: KubernetesKind, failure: &Failure, is_synced: bool) {
     let kind = kind.as_str();
-    match failure {
-        Failure::NoSuchKind => tracing::error!(
-            event = "kubernetes_kind_missing",
-            kind,
-            "the cluster has no {kind} of version v1: {INSTALL}"
-        ),
-        Failure::Other(error) => {
-            let kept = if is_synced { "what is in force stays" } else { "nothing is served from there until they can" };
-            tracing::warn!(event = "kubernetes_lost", kind, error, "objects of the cluster cannot be followed: {kept}");
-        }
+    if failure.is_not_found() {
+        tracing::error!(event = "kubernetes_kind_missing", kind, "the cluster has no {kind} of version v1: {INSTALL}");
+        return;
     }
+    let kept = if is_synced { "what is in force stays" } else { "nothing is served from there until they can" };
+    tracing::warn!(event = "kubernetes_lost", kind, error = %failure, "objects of the cluster cannot be followed: {kept}");
+}
+
+fn generation(gateway: &Gateway) -> (ObjectName, i64) {
+    (ObjectName::of(&gateway.metadata), gateway.metadata.generation.unwrap_or_default())
 }
 
 /// Where the listeners of the file are bound.
@@ -439,14 +480,14 @@ fn bound(config: &Settings) -> Vec<SocketAddr> {
 }
 
 fn objects(stores: &Stores) -> Objects {
-    let Stores { classes, gateways, routes, grants, services, slices, namespaces, ingresses } = stores;
+    let Stores { classes, gateways, routes, grants, services, slices: _, namespaces, ingresses } = stores;
     Objects {
         gateway_classes: classes.state(),
         gateways: gateways.state(),
         tls_routes: routes.state(),
         reference_grants: grants.state(),
         services: services.state(),
-        endpoint_slices: slices.state(),
+        endpoint_slices: Vec::new(),
         namespaces: namespaces.state(),
         ingresses: ingresses.state(),
     }

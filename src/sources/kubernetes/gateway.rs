@@ -45,7 +45,7 @@ impl<'o> Served<'o> {
         let name = ObjectName::of(&gateway.metadata);
         let exposure = exposure(gateway, &name);
         let refused = gateway_problem(gateway, class, settings);
-        let service = service(&exposure.service).filter(|service| is_made_for(service, gateway));
+        let service = service(&exposure.service).filter(|service| is_made_for(service, &exposure.uid));
         Self {
             sections: sections(gateway),
             refused,
@@ -344,12 +344,12 @@ fn target_ports(service: &Service) -> BTreeMap<u16, u16> {
     ports.filter_map(target).collect()
 }
 
-/// Whether a Service was made for `gateway`, not just called so.
-fn is_made_for(service: &Service, gateway: &Gateway) -> bool {
+/// Whether a Service was made for the Gateway with this uid, and not by somebody else under the same name.
+pub(super) fn is_made_for(service: &Service, gateway: &str) -> bool {
     let owners = service.metadata.owner_references.iter().flatten();
     let mut of_gateways = owners.filter(|owner| owner.kind == "Gateway").peekable();
     match of_gateways.peek() {
-        Some(_) => of_gateways.any(|owner| Some(&owner.uid) == gateway.metadata.uid.as_ref()),
+        Some(_) => of_gateways.any(|owner| owner.uid == gateway),
         None => service.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(GATEWAY_NAME)),
     }
 }
@@ -376,7 +376,7 @@ fn exposure(gateway: &Gateway, name: &ObjectName) -> Exposure {
 }
 
 /// A DNS label (RFC 1035), as names of Services and values of labels are: a longer text is cut, and its hash told apart.
-fn label(text: &str) -> String {
+pub(super) fn label(text: &str) -> String {
     let is_plain = |text: &str| {
         text.len() <= MAX_LABEL_BYTES
             && text.starts_with(|first: char| first.is_ascii_lowercase())
@@ -395,6 +395,6 @@ fn label(text: &str) -> String {
 }
 
 /// Labels of a Service that was made for a Gateway.
-const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
-const GATEWAY_CLASS_NAME: &str = "gateway.networking.k8s.io/gateway-class-name";
+pub(super) const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+pub(super) const GATEWAY_CLASS_NAME: &str = "gateway.networking.k8s.io/gateway-class-name";
 const MAX_LABEL_BYTES: usize = 63;

@@ -3,12 +3,11 @@
 //! In:  a [`Translation`].
 //! Out: listeners with routes of their own, and pools; all of them behind those of the file.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::endpoints;
 use super::objects::{Objects, Observed};
 use super::translate::translate;
 use super::translation::{GatewayListener, GatewayRoute, To, Translation};
@@ -17,7 +16,6 @@ use crate::settings::{
     Kubernetes, KubernetesRole, Listener, ListenerProtocol, OnRemoved, OpenEch, Or, Origin, Pool, Refuse, Starttls,
     Text,
 };
-use crate::snapshot::Snapshot;
 
 /// What was read of a cluster last.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -36,22 +34,6 @@ pub(crate) fn join(config: &mut Config, cluster: &Cluster) -> Option<Translation
         add(config, &translation, &cluster.observed);
     }
     Some(translation)
-}
-
-impl Translation {
-    /// Passes the endpoints of Services to the pools of `snapshot`, which was built from this translation. To be called
-    /// before it comes into force; a pool that has them already is not touched.
-    pub(crate) fn fill(&self, snapshot: &Snapshot) {
-        let endpoints: std::collections::HashMap<&str, &BTreeSet<SocketAddr>> =
-            (self.pools.iter()).filter_map(|found| Some((found.entry()?, &found.endpoints))).collect();
-        for pool in &snapshot.pools {
-            for entry in pool.looked_up() {
-                if let Some(endpoints) = endpoints.get(&*entry).filter(|_| pool.settings.origin == Origin::Kubernetes) {
-                    pool.answer(&entry, endpoints::resolved(endpoints));
-                }
-            }
-        }
-    }
 }
 
 fn add(config: &mut Config, translation: &Translation, observed: &Observed) {

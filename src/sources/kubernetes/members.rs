@@ -29,9 +29,14 @@ pub(super) struct Members {
 
 #[derive(Default)]
 struct State {
-    /// `None`: no cluster is followed.
+    /// `None`: no cluster is followed, or not all slices are known.
     store: Option<Store<EndpointSlice>>,
+    /// It takes the place of the other one once all slices have been listed.
+    next: Option<Store<EndpointSlice>>,
+    /// The slices of each Service.
     slices: HashMap<ObjectName, BTreeSet<Arc<str>>>,
+    /// The Service of each slice: a slice may be given to another one.
+    services: HashMap<ObjectName, ObjectName>,
     /// Which port of which Service an entry stands for.
     ports: HashMap<Arc<str>, ServicePort>,
     /// Of the snapshot in force.
@@ -51,20 +56,27 @@ impl Members {
         Self { state: Mutex::default(), listening }
     }
 
-    /// Reads from `store` from now on.
+    /// Reads from `store` once it has all slices. Until then, what was known before goes on.
     pub(super) fn begin(&self, store: Store<EndpointSlice>) {
-        let mut state = self.state();
-        state.slices.clear();
-        state.store = Some(store);
+        self.state().next = Some(store);
+    }
+
+    /// Forgets everything: no cluster is followed any more.
+    pub(super) fn end(&self) {
+        *self.state() = State::default();
     }
 
     /// All slices have been listed.
     pub(super) fn listed(&self, in_force: &Snapshot) {
         let mut state = self.state();
+        state.store = state.next.take().or(state.store.take());
         let slices = state.store.iter().flat_map(|store| store.state());
-        let names = slices.filter_map(|slice| Some((service_of(&slice)?, slice.metadata.name.as_deref()?.into())));
+        let services = slices.filter_map(|slice| Some((ObjectName::of(&slice.metadata), service_of(&slice)?)));
+        state.services = services.collect();
         let mut by_service: HashMap<ObjectName, BTreeSet<Arc<str>>> = HashMap::new();
-        names.for_each(|(service, slice)| _ = by_service.entry(service).or_default().insert(slice));
+        for (slice, service) in &state.services {
+            by_service.entry(service.clone()).or_default().insert(Arc::clone(&slice.name));
+        }
         state.slices = by_service;
         state.use_for(in_force);
         state.users.keys().for_each(|service| self.pass_on(&state, service));
@@ -72,18 +84,27 @@ impl Members {
 
     /// One slice was added, changed or deleted.
     pub(super) fn changed(&self, slice: &EndpointSlice, in_force: &Snapshot) {
-        let (Some(service), Some(name)) = (service_of(slice), slice.metadata.name.as_deref()) else { return };
+        let name = ObjectName::of(&slice.metadata);
         let mut state = self.state();
-        state.slices.entry(service.clone()).or_default().insert(name.into());
-        state.use_for(in_force);
-        let gone = state.missing(&service);
-        if let Some(slices) = state.slices.get_mut(&service) {
-            slices.retain(|name| !gone.contains(name));
+        let now = state.stored(&name).and_then(|slice| service_of(&slice));
+        let before = match &now {
+            Some(service) => state.services.insert(name.clone(), service.clone()),
+            None => state.services.remove(&name),
+        };
+        if let Some(before) = &before
+            && let Some(slices) = state.slices.get_mut(before)
+        {
+            slices.remove(&name.name);
             if slices.is_empty() {
-                state.slices.remove(&service);
+                state.slices.remove(before);
             }
         }
-        self.pass_on(&state, &service);
+        if let Some(service) = &now {
+            state.slices.entry(service.clone()).or_default().insert(name.name);
+        }
+        state.use_for(in_force);
+        before.iter().filter(|before| now.as_ref() != Some(before)).for_each(|before| self.pass_on(&state, before));
+        now.iter().for_each(|service| self.pass_on(&state, service));
     }
 
     /// Notes what the entries of pools stand for. Those of a snapshot that is replaced stay known: a pool may still be used.
@@ -94,6 +115,8 @@ impl Members {
         }
         let ports = pools.iter().filter_map(|found| Some((found.entry()?.into(), found.port.clone()?)));
         state.ports.extend(ports);
+        // The users know their ports, which may be others now.
+        state.generation = None;
     }
 
     /// Puts all endpoints into the pools of `snapshot`.
@@ -138,19 +161,11 @@ impl State {
 
     fn slices_of(&self, service: &ObjectName) -> impl Iterator<Item = Arc<EndpointSlice>> {
         let names = self.slices.get(service).into_iter().flatten();
-        names.filter_map(|name| self.store.as_ref()?.get(&ObjectRef::new(name).within(&service.namespace)))
+        names.filter_map(|name| self.stored(&ObjectName { namespace: service.namespace.clone(), name: name.clone() }))
     }
 
-    /// The slices of a Service that the store does not have any more.
-    fn missing(&self, service: &ObjectName) -> BTreeSet<Arc<str>> {
-        let Some(store) = &self.store else { return BTreeSet::new() };
-        let names = self.slices.get(service).into_iter().flatten();
-        let is_gone = |name: &&Arc<str>| {
-            let slice = store.get(&ObjectRef::new(name).within(&service.namespace));
-            // A slice may have been given to another Service.
-            slice.is_none_or(|slice| service_of(&slice).as_ref() != Some(service))
-        };
-        names.filter(is_gone).cloned().collect()
+    fn stored(&self, slice: &ObjectName) -> Option<Arc<EndpointSlice>> {
+        self.store.as_ref()?.get(&ObjectRef::new(&slice.name).within(&slice.namespace))
     }
 }
 

@@ -12,6 +12,7 @@ mod client;
 mod controller;
 mod data_planes;
 pub(crate) mod endpoints;
+mod events;
 mod follower;
 mod gateway;
 mod hostname;
@@ -22,6 +23,7 @@ mod members;
 mod objects;
 mod own_addresses;
 mod reports;
+mod request;
 mod section;
 mod service;
 pub(crate) mod status;
@@ -34,8 +36,7 @@ mod writes;
 pub(crate) use self::follower::ClusterFollower;
 pub(crate) use self::join::{Cluster, join};
 pub(crate) use self::objects::{ObjectName, Objects, Observed};
-pub(crate) use self::translate::translate;
-pub(crate) use self::translation::{Exposure, FoundPool, GatewayListener, GatewayRoute, To, Translation};
+pub(crate) use self::translation::Translation;
 
 #[cfg(test)]
 mod tests;

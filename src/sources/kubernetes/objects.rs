@@ -26,6 +26,7 @@ pub(crate) struct Objects {
     pub reference_grants: Vec<Arc<ReferenceGrant>>,
     /// Those that routes name, and those that were made for Gateways.
     pub services: Vec<Arc<Service>>,
+    /// Of manifests. Those of a cluster change pools in place, see `members`.
     pub endpoint_slices: Vec<Arc<EndpointSlice>>,
     pub namespaces: Vec<Arc<Namespace>>,
     pub ingresses: Vec<Arc<Ingress>>,

@@ -7,14 +7,16 @@
 //! The target ports of a Service are where snigate listens for the Gateway. They are kept in no other place: after a
 //! restart they are read from there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
+use gateway_api::gateways::Gateway;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::ObjectMeta;
 
-use super::objects::ObjectName;
+use super::gateway::{GATEWAY_CLASS_NAME, label};
+use super::objects::{ObjectName, Objects};
 use super::translation::Exposure;
 use crate::settings::{GatewayService, ServiceType, TrafficPolicy};
 
@@ -68,14 +70,20 @@ pub(super) fn wanted(gateway: &ObjectName, exposure: &Exposure, settings: Gatewa
     }
 }
 
-/// Whether a Service was made for the Gateway of `exposure`, and not by somebody else under the same name.
-pub(super) fn is_ours(service: &Service, exposure: &Exposure) -> bool {
-    let owners = service.metadata.owner_references.iter().flatten();
-    let mut of_gateways = owners.filter(|owner| owner.kind == "Gateway").peekable();
-    match of_gateways.peek() {
-        Some(_) => of_gateways.any(|owner| owner.uid == exposure.uid),
-        None => service.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(GATEWAY_NAME)),
-    }
+/// The Services of Gateways that have another class now, whoever serves that one.
+pub(super) fn obsolete(objects: &Objects) -> Vec<&Service> {
+    let gateways: HashMap<&str, &Gateway> =
+        objects.gateways.iter().filter_map(|gateway| Some((gateway.metadata.uid.as_deref()?, &**gateway))).collect();
+    let is_obsolete = |service: &&Service| {
+        let Some(labels) = &service.metadata.labels else { return false };
+        let mut owners = service.metadata.owner_references.iter().flatten().filter(|owner| owner.kind == "Gateway");
+        let gateway = owners.find_map(|owner| gateways.get(owner.uid.as_str()));
+        labels.get(MANAGED_BY).is_some_and(|by| by == "snigate")
+            && gateway.is_some_and(|gateway| {
+                labels.get(GATEWAY_CLASS_NAME).is_some_and(|class| *class != label(&gateway.spec.gateway_class_name))
+            })
+    };
+    objects.services.iter().map(|service| &**service).filter(is_obsolete).collect()
 }
 
 /// Whether `has` is as `wanted`, as far as `wanted` says. What the cluster and others have added does not count.
@@ -100,5 +108,4 @@ pub(super) fn is_as_wanted(has: &Service, wanted: &Service) -> bool {
 /// The pods that serve connections.
 const SELECTOR: &[(&str, &str)] =
     &[("app.kubernetes.io/name", "snigate"), ("app.kubernetes.io/component", "data-plane")];
-const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";

@@ -12,6 +12,7 @@ use gateway_api::gateways;
 use gateway_api::tlsroutes::{
     TlsRouteParentRefs, TlsRouteStatus, TlsRouteStatusParents, TlsRouteStatusParentsParentRef,
 };
+use k8s_openapi::api::networking::v1 as ingresses;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 
 use super::objects::ObjectName;
@@ -80,12 +81,12 @@ pub(crate) struct ParentStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// An Ingress has no conditions: the message is for the log, events and `explain`.
+/// An Ingress has no conditions: the problems are for Events, the status page and `explain`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct IngressStatus {
     /// The Gateway that serves it.
     pub gateway: Option<ObjectName>,
-    /// Those of the Gateway.
+    /// Those of the Gateway, if it serves any part of the Ingress.
     pub addresses: Vec<GatewayAddress>,
     /// What is not served, and how to mend it.
     pub problems: Vec<String>,
@@ -184,6 +185,24 @@ impl RouteStatus {
         parents.extend(self.parents.iter().map(parent));
         let same = before.len() == parents.len() && parents.iter().all(|parent| before.contains(parent));
         (!same).then_some(TlsRouteStatus { parents })
+    }
+}
+
+impl IngressStatus {
+    /// `None`: the Ingress has this status.
+    pub(crate) fn replace(&self, had: Option<&ingresses::IngressStatus>) -> Option<ingresses::IngressStatus> {
+        let before = had.and_then(|had| had.load_balancer.as_ref()?.ingress.as_ref());
+        let address = |address: &GatewayAddress| {
+            let (ip, hostname) = match address {
+                GatewayAddress::Ip(ip) => (Some(ip.clone()), None),
+                GatewayAddress::Hostname(hostname) => (None, Some(hostname.clone())),
+            };
+            ingresses::IngressLoadBalancerIngress { ip, hostname, ports: None }
+        };
+        let now: Vec<_> = self.addresses.iter().map(address).collect();
+        let is_same = before.map_or(&[][..], |before| before) == now;
+        let load_balancer = ingresses::IngressLoadBalancerStatus { ingress: Some(now) };
+        (!is_same).then_some(ingresses::IngressStatus { load_balancer: Some(load_balancer) })
     }
 }
 

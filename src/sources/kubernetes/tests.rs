@@ -5,11 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::runtime::reflector;
+use kube::runtime::watcher::Event;
 use proptest::prelude::*;
 use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::watch;
 
 use super::manifests::Manifests;
+use super::members::Members;
 use super::status::Condition;
+use super::translate::translate;
+use super::translation::To;
 use super::*;
 use crate::client_hello::Alpn;
 use crate::config::Config;
@@ -216,20 +222,54 @@ fn endpoints_reach_the_pools_and_change_in_place() {
     let (config, found) = merged(&format!("{FILE}kubernetes: {{}}\n"), &case("weights.yaml"));
     let cluster = found.kubernetes.unwrap();
     let snapshot = Snapshot::build(config, None, &Metrics::new());
-    let translation = translated(&cluster.objects);
-    translation.fill(&snapshot);
     let pool = |name: &str| Arc::clone(snapshot.pools.iter().find(|pool| &*pool.name == name).unwrap());
-    let addresses = |pool: &crate::pool::Pool| {
-        pool.list().iter().map(|member| member.backend.address.to_string()).collect::<Vec<_>>()
-    };
-    assert_eq!(addresses(&pool("default/a:443")), ["10.0.0.1:8443"]);
+    let addresses =
+        |name: &str| pool(name).list().iter().map(|member| member.backend.address.to_string()).collect::<Vec<_>>();
+    let members = Members::new(watch::channel(Arc::default()).1);
+    members.learn(&translated(&cluster.objects).pools);
+    let (store, mut writer) = reflector::store();
+    members.begin(store);
+    for slice in &cluster.objects.endpoint_slices {
+        writer.apply_watcher_event(&Event::Apply((**slice).clone()));
+    }
+    members.fill(&snapshot);
+    assert!(addresses("default/a:443").is_empty(), "not all slices are known");
+    members.listed(&snapshot);
+    assert_eq!(addresses("default/a:443"), ["10.0.0.1:8443"]);
     // No endpoint, or no Service: the share is refused.
-    assert!(addresses(&pool("default/b:443")).is_empty());
-    assert!(addresses(&pool("default/gone:443 (BackendNotFound)")).is_empty());
+    assert!(addresses("default/b:443").is_empty());
+    assert!(addresses("default/gone:443 (BackendNotFound)").is_empty());
     let version = pool("default/a:443").version();
-    translation.fill(&snapshot);
+    members.fill(&snapshot);
     assert_eq!(pool("default/a:443").version(), version);
     assert!(snapshot.pools.iter().all(|pool| pool.settings.origin != Origin::Docker));
+    // The slices are read again, by another watch: until it has all of them, the old ones stay.
+    let (store, mut writer) = reflector::store();
+    members.begin(store);
+    members.fill(&snapshot);
+    assert_eq!(pool("default/a:443").version(), version);
+    let mut moved = (*cluster.objects.endpoint_slices[0]).clone();
+    moved.endpoints[0].addresses = vec!["10.0.0.7".to_owned()];
+    writer.apply_watcher_event(&Event::Apply(moved.clone()));
+    members.listed(&snapshot);
+    assert_eq!(addresses("default/a:443"), ["10.0.0.7:8443"]);
+    // A slice is given to another Service, or deleted.
+    let given_to = |service: &str| {
+        let mut slice = moved.clone();
+        let labels = slice.metadata.labels.get_or_insert_default();
+        labels.insert("kubernetes.io/service-name".to_owned(), service.to_owned());
+        slice
+    };
+    writer.apply_watcher_event(&Event::Apply(given_to("b")));
+    members.changed(&given_to("b"), &snapshot);
+    assert!(addresses("default/a:443").is_empty());
+    assert_eq!(addresses("default/b:443"), ["10.0.0.7:8443"]);
+    writer.apply_watcher_event(&Event::Apply(moved.clone()));
+    members.changed(&moved, &snapshot);
+    assert_eq!((addresses("default/a:443").len(), addresses("default/b:443").len()), (1, 0));
+    writer.apply_watcher_event(&Event::Delete(moved.clone()));
+    members.changed(&moved, &snapshot);
+    assert!(addresses("default/a:443").is_empty());
 }
 
 #[test]
@@ -244,8 +284,9 @@ fn ready_endpoints_come_first_and_then_those_that_serve_while_they_terminate() {
     let port = endpoints::ServicePort { service: ObjectName::new("default", "x"), port: "tls".to_owned() };
     let found = |endpoints: &str, ports: &str| {
         let objects = slice(endpoints, ports);
-        let slices = endpoints::by_service(&objects.endpoint_slices);
-        let found = endpoints::addresses(&port, slices[&port.service].iter().copied());
+        let slices = objects.endpoint_slices.iter().map(|slice| &**slice);
+        let of_service = slices.filter(|slice| endpoints::service_of(slice).as_ref() == Some(&port.service));
+        let found = endpoints::addresses(&port, of_service);
         found.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     let tls = "{ name: tls, port: 8443 }";

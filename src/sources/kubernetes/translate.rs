@@ -3,7 +3,7 @@
 //! In:  [`Objects`], the settings, what was observed, the addresses that the file binds.
 //! Out: a [`Translation`].
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -235,8 +235,12 @@ impl Wished<'_, '_> {
         statuses: &mut Statuses,
     ) {
         let mut problems: HashMap<&ObjectName, Vec<String>> = HashMap::new();
+        let mut is_served: HashSet<&ObjectName> = HashSet::new();
         for (number, wish) in self.wishes.iter().enumerate().filter(|(_, wish)| wish.kind == INGRESS) {
             let problems = problems.entry(&wish.name).or_default();
+            if self.attached[number].iter().any(|attached| attached.refused.is_none()) {
+                is_served.insert(&wish.name);
+            }
             let refused = self.attached[number].iter().filter_map(|attached| attached.refused.as_ref());
             problems.extend(refused.map(|(_, message)| message.clone()));
             problems.extend(self.attached[number].iter().flat_map(|attached| self.lost(number, attached)));
@@ -248,6 +252,7 @@ impl Wished<'_, '_> {
             let mut all = ingress.problems.clone();
             all.extend(problems.remove(&ingress.name).unwrap_or_default());
             let gateway = ingress.gateway.as_ref().and_then(|name| served.get(name));
+            let gateway = gateway.filter(|_| is_served.contains(&ingress.name));
             let addresses = gateway.map(|served| served.addresses(settings, observed)).unwrap_or_default();
             let status = IngressStatus { gateway: ingress.gateway.clone(), addresses, problems: all };
             statuses.ingresses.insert(ingress.name.clone(), status);

@@ -3,7 +3,7 @@
 //! In:  nothing; `translate` makes them.
 //! Out: [`Translation`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -72,8 +72,6 @@ pub(crate) struct FoundPool {
     pub pool: settings::Pool,
     /// `None`: its connections are refused.
     pub port: Option<ServicePort>,
-    /// What the entry stands for now.
-    pub endpoints: BTreeSet<SocketAddr>,
 }
 
 impl FoundPool {

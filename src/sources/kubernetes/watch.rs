@@ -6,12 +6,10 @@
 //!      while the server is away.
 //! Source: <https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes>
 
-use std::any::Any;
-use std::fmt::{self, Debug};
+use std::fmt::Debug;
 use std::hash::Hash;
 use std::time::Duration;
 
-use futures::StreamExt;
 use gateway_api::apis::standard::gatewayclasses::GatewayClass;
 use gateway_api::apis::standard::gateways::Gateway;
 use gateway_api::apis::standard::referencegrants::ReferenceGrant;
@@ -19,14 +17,15 @@ use gateway_api::apis::standard::tlsroutes::TlsRoute;
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::Ingress;
-use kube::api::{ListParams, WatchEvent, WatchParams};
+use kube::api::{ListParams, ObjectList, WatchEvent, WatchParams};
 use kube::runtime::reflector::{self, ObjectRef, Store, store::Writer};
 use kube::runtime::watcher::Event;
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout};
 
-use super::client::{SILENCE, causes};
+use super::client::{NO_ANSWER, SILENCE};
+use super::request::{self, Failure};
 use crate::telemetry::KubernetesKind;
 
 /// The objects of each kind, as they were seen last.
@@ -55,9 +54,43 @@ pub(super) struct Writers {
 }
 
 /// A kind of objects that can be kept in a store.
-trait Watched: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static {}
+trait Watched: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static {
+    /// Whether its status is written, and not read: a change of nothing else changes nothing for clients.
+    const STATUS_IS_OURS: bool = false;
 
-impl<K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static> Watched for K {}
+    fn as_slice(&self) -> Option<&EndpointSlice> {
+        None
+    }
+}
+
+impl Watched for GatewayClass {
+    const STATUS_IS_OURS: bool = true;
+}
+
+impl Watched for Gateway {
+    const STATUS_IS_OURS: bool = true;
+}
+
+impl Watched for TlsRoute {
+    const STATUS_IS_OURS: bool = true;
+}
+
+impl Watched for ReferenceGrant {}
+
+/// Its status has the addresses at which clients reach a Gateway.
+impl Watched for Service {}
+
+impl Watched for EndpointSlice {
+    fn as_slice(&self) -> Option<&EndpointSlice> {
+        Some(self)
+    }
+}
+
+impl Watched for Namespace {}
+
+impl Watched for Ingress {
+    const STATUS_IS_OURS: bool = true;
+}
 
 /// What happened to a store.
 #[derive(Debug)]
@@ -74,14 +107,6 @@ pub(super) enum Happened {
     Answered,
     /// It cannot be kept up to date; it is tried again.
     Failed(Failure),
-}
-
-/// Why a store cannot be kept up to date.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Failure {
-    /// The server does not have such objects: their definition (CRD) is not installed, or only of other versions.
-    NoSuchKind,
-    Other(String),
 }
 
 pub(super) fn stores() -> (Stores, Writers) {
@@ -107,152 +132,175 @@ pub(super) fn stores() -> (Stores, Writers) {
     (stores, writers)
 }
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoSuchKind => f.write_str("the cluster has no such kind: install Gateway API 1.5 or newer"),
-            Self::Other(error) => f.write_str(error),
-        }
-    }
-}
-
 /// Fills the stores, and keeps them up to date until it is dropped.
 pub(super) async fn follow(client: &Client, writers: Writers, happened: &(dyn Fn(KubernetesKind, Happened) + Sync)) {
     let Writers { classes, gateways, routes, grants, services, slices, namespaces, ingresses } = writers;
     tokio::join!(
-        keep(client, KubernetesKind::GatewayClass, classes, happened),
-        keep(client, KubernetesKind::Gateway, gateways, happened),
-        keep(client, KubernetesKind::TlsRoute, routes, happened),
-        keep(client, KubernetesKind::ReferenceGrant, grants, happened),
-        keep(client, KubernetesKind::Service, services, happened),
-        keep(client, KubernetesKind::EndpointSlice, slices, happened),
-        keep(client, KubernetesKind::Namespace, namespaces, happened),
-        keep(client, KubernetesKind::Ingress, ingresses, happened),
+        Kept::new(client, KubernetesKind::GatewayClass, classes, happened).keep(),
+        Kept::new(client, KubernetesKind::Gateway, gateways, happened).keep(),
+        Kept::new(client, KubernetesKind::TlsRoute, routes, happened).keep(),
+        Kept::new(client, KubernetesKind::ReferenceGrant, grants, happened).keep(),
+        Kept::new(client, KubernetesKind::Service, services, happened).keep(),
+        Kept::new(client, KubernetesKind::EndpointSlice, slices, happened).keep(),
+        Kept::new(client, KubernetesKind::Namespace, namespaces, happened).keep(),
+        Kept::new(client, KubernetesKind::Ingress, ingresses, happened).keep(),
     );
 }
 
-/// Keeps one store up to date.
-async fn keep<K: Watched>(
-    client: &Client,
+/// A store that is kept up to date.
+struct Kept<'a, K: Watched>
+where
+    K::DynamicType: Clone + Default + Eq + Hash,
+{
+    client: &'a Client,
     kind: KubernetesKind,
-    mut writer: Writer<K>,
-    happened: &(dyn Fn(KubernetesKind, Happened) + Sync),
-) where
-    K::DynamicType: Clone + Default + Eq + Hash,
-{
-    let happened = |what| happened(kind, what);
-    let mut pause = SHORTEST_PAUSE;
-    // `None`: all objects have to be listed.
-    let mut version: Option<String> = None;
-    loop {
-        let before = version.clone();
-        let ended = go_on(&Api::all(client.clone()), &mut writer, &mut version, &happened).await;
-        if version != before {
-            pause = SHORTEST_PAUSE;
-        }
-        match ended {
-            // A watch that ends at once, again and again, is not to keep anybody busy.
-            Ok(()) => sleep(BETWEEN_WATCHES).await,
-            Err(failure) => {
-                happened(Happened::Failed(failure));
-                // Many processes begin to wait at the same time when a server goes away.
-                sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
-        }
-    }
+    writer: Writer<K>,
+    /// Up to where the store is; `None`: all objects have to be listed.
+    version: Option<String>,
+    happened: &'a (dyn Fn(KubernetesKind, Happened) + Sync),
 }
 
-/// Lists the objects if need be, and watches them until the server ends the watch.
-async fn go_on<K: Watched>(
-    api: &Api<K>,
-    writer: &mut Writer<K>,
-    version: &mut Option<String>,
-    happened: &impl Fn(Happened),
-) -> Result<(), Failure>
+impl<'a, K: Watched> Kept<'a, K>
 where
     K::DynamicType: Clone + Default + Eq + Hash,
 {
-    let from = match &*version {
-        Some(version) => version.clone(),
-        None => {
-            let from = list(api, writer).await?;
-            happened(Happened::Synced { count: writer.as_reader().len() });
-            version.insert(from).clone()
-        }
-    };
-    let params = WatchParams::default().timeout(WATCH_SECONDS);
-    let mut events = match api.watch(&params, &from).await {
-        Ok(events) => events.boxed(),
-        Err(error) => return Err(gone(failure(&error), &error, version)),
-    };
-    happened(Happened::Answered);
-    while let Some(event) = events.next().await {
-        let (event, at) = match event {
-            Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
-                let at = object.resource_version();
-                (Event::Apply(slim(object)), at)
-            }
-            Ok(WatchEvent::Deleted(object)) => {
-                let at = object.resource_version();
-                (Event::Delete(object), at)
-            }
-            Ok(WatchEvent::Bookmark(bookmark)) => {
-                *version = Some(bookmark.metadata.resource_version);
-                happened(Happened::Answered);
-                continue;
-            }
-            Ok(WatchEvent::Error(status)) => {
-                let error = kube::Error::Api(status);
-                return Err(gone(failure(&error), &error, version));
-            }
-            Err(error) => return Err(failure(&error)),
-        };
-        let store = writer.as_reader();
-        let is_status_alone = match &event {
-            Event::Apply(object) => {
-                store.get(&ObjectRef::from_obj(object)).is_some_and(|was| is_same_but_status(&*was, object))
-            }
-            _ => false,
-        };
-        writer.apply_watcher_event(&event);
-        *version = at;
-        let count = store.len();
-        happened(match event {
-            _ if is_status_alone => Happened::StatusChanged,
-            Event::Apply(object) | Event::Delete(object) => match (&object as &dyn Any).downcast_ref::<EndpointSlice>()
-            {
-                Some(slice) => Happened::Slice { slice: Box::new(slice.clone()), count },
-                None => Happened::Changed { count },
-            },
-            _ => Happened::Answered,
-        });
+    fn new(
+        client: &'a Client,
+        kind: KubernetesKind,
+        writer: Writer<K>,
+        happened: &'a (dyn Fn(KubernetesKind, Happened) + Sync),
+    ) -> Self {
+        Self { client, kind, writer, version: None, happened }
     }
-    Ok(())
-}
 
-/// Puts all objects into the store, in place of those that it has. Returns the version to watch from.
-async fn list<K: Watched>(api: &Api<K>, writer: &mut Writer<K>) -> Result<String, Failure>
-where
-    K::DynamicType: Clone + Default + Eq + Hash,
-{
-    let mut params = ListParams::default().limit(PAGE);
-    writer.apply_watcher_event(&Event::Init);
-    loop {
-        let page = api.list(&params).await.map_err(|error| match &error {
-            kube::Error::Api(status) if status.code == 404 => Failure::NoSuchKind,
-            error => failure(error),
-        })?;
-        for object in page.items {
-            writer.apply_watcher_event(&Event::InitApply(slim(object)));
+    async fn keep(mut self) {
+        let mut pause = SHORTEST_PAUSE;
+        loop {
+            let (before, began) = (self.version.clone(), Instant::now());
+            let ended = self.list_and_watch().await;
+            let is_forward = self.version.is_some() && self.version != before;
+            if is_forward || began.elapsed() >= LONG_ENOUGH {
+                pause = SHORTEST_PAUSE;
+            }
+            let retry_after = match ended {
+                Ok(()) if pause == SHORTEST_PAUSE => None,
+                // A watch that ends at once, again and again, is not to keep anybody busy.
+                Ok(()) => {
+                    self.report(Happened::Failed(Failure::new("the API server ends each watch at once")));
+                    None
+                }
+                Err(failure) => {
+                    let retry_after = failure.retry_after;
+                    self.report(Happened::Failed(failure));
+                    retry_after
+                }
+            };
+            // Many processes begin to wait at the same time when a server goes away.
+            let wait = pause.mul_f64(0.5 + fastrand::f64());
+            sleep(retry_after.map_or(wait, |asked| asked + wait)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        match page.metadata.continue_.filter(|next| !next.is_empty()) {
-            Some(next) => params = ListParams::default().limit(PAGE).continue_token(&next),
+    }
+
+    fn report(&self, what: Happened) {
+        (self.happened)(self.kind, what);
+    }
+
+    /// Lists the objects if need be, and watches them until the server ends the watch.
+    async fn list_and_watch(&mut self) -> Result<(), Failure> {
+        let from = match &self.version {
+            Some(version) => version.clone(),
             None => {
-                writer.apply_watcher_event(&Event::InitDone);
-                return Ok(page.metadata.resource_version.unwrap_or_default());
+                let from = self.list().await?;
+                self.report(Happened::Synced { count: self.writer.as_reader().len() });
+                self.version.insert(from).clone()
+            }
+        };
+        let watched = self.watch(&from).await;
+        if watched.as_ref().is_err_and(Failure::is_gone) {
+            // The server no longer knows the version: the objects are listed again.
+            self.version = None;
+        }
+        watched
+    }
+
+    /// Puts all objects into the store, in place of those that it has. Returns the version to watch from.
+    async fn list(&mut self) -> Result<String, Failure> {
+        let path = kube::core::Request::new(K::url_path(&K::DynamicType::default(), None));
+        let mut params = ListParams::default().limit(PAGE);
+        self.writer.apply_watcher_event(&Event::Init);
+        loop {
+            let request = path.list(&params).map_err(|error| Failure::of(&error))?;
+            let page: ObjectList<K> = timeout(PATIENCE, request::object(self.client, request))
+                .await
+                .unwrap_or_else(|_| Err(Failure::new(NO_ANSWER)))?;
+            for object in page.items {
+                self.writer.apply_watcher_event(&Event::InitApply(slim(object)));
+            }
+            match page.metadata.continue_.filter(|next| !next.is_empty()) {
+                Some(next) => params = ListParams::default().limit(PAGE).continue_token(&next),
+                None => {
+                    self.writer.apply_watcher_event(&Event::InitDone);
+                    return Ok(page.metadata.resource_version.unwrap_or_default());
+                }
             }
         }
+    }
+
+    /// Applies the changes after version `from` until the server ends the watch.
+    async fn watch(&mut self, from: &str) -> Result<(), Failure> {
+        let path = kube::core::Request::new(K::url_path(&K::DynamicType::default(), None));
+        let params = WatchParams::default().timeout(WATCH_SECONDS);
+        let request = path.watch(&params, from).map_err(|error| Failure::of(&error))?;
+        let mut lines = timeout(PATIENCE, request::lines(self.client, request))
+            .await
+            .unwrap_or_else(|_| Err(Failure::new(NO_ANSWER)))?;
+        // An answer that fails at its beginning is no sign that the server is back.
+        let mut first = match timeout(LONG_ENOUGH, lines.next()).await {
+            Ok(Ok(None)) => return Ok(()),
+            Ok(line) => line?,
+            Err(_) => None,
+        };
+        if first.is_none() {
+            self.report(Happened::Answered);
+        }
+        loop {
+            let line = match first.take() {
+                Some(line) => line,
+                None => match lines.next().await? {
+                    Some(line) => line,
+                    None => return Ok(()),
+                },
+            };
+            let event: WatchEvent<K> = serde_json::from_slice(&line).map_err(|error| Failure::of(&error))?;
+            self.apply(event)?;
+        }
+    }
+
+    fn apply(&mut self, event: WatchEvent<K>) -> Result<(), Failure> {
+        let object = match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => Event::Apply(slim(object)),
+            WatchEvent::Deleted(object) => Event::Delete(object),
+            WatchEvent::Bookmark(bookmark) => {
+                self.version = Some(bookmark.metadata.resource_version);
+                self.report(Happened::Answered);
+                return Ok(());
+            }
+            WatchEvent::Error(status) => return Err(Failure::of_event(&status)),
+        };
+        let store = self.writer.as_reader();
+        let before = |object: &K| store.get(&ObjectRef::from_obj(object));
+        let is_status_alone = matches!(&object, Event::Apply(object) if before(object).is_some_and(|was| is_same_but_status(&*was, object)));
+        self.writer.apply_watcher_event(&object);
+        let count = store.len();
+        let (Event::Apply(object) | Event::Delete(object)) = object else { return Ok(()) };
+        self.version = object.resource_version().or(self.version.take());
+        self.report(match object.as_slice() {
+            _ if is_status_alone => Happened::StatusChanged,
+            Some(slice) => Happened::Slice { slice: Box::new(slice.clone()), count },
+            None => Happened::Changed { count },
+        });
+        Ok(())
     }
 }
 
@@ -262,11 +310,12 @@ fn slim<K: Resource>(mut object: K) -> K {
     object
 }
 
-/// Whether nothing of an object has changed that its generation, its labels, its annotations and its deletion show. Kinds
-/// without a generation may have changed in any way.
-fn is_same_but_status<K: Resource>(was: &K, is: &K) -> bool {
+/// Whether nothing of an object has changed but its status, which is ours. A change of everything else shows in the
+/// generation, the labels, the annotations or the deletion.
+fn is_same_but_status<K: Watched>(was: &K, is: &K) -> bool {
     let (was, is) = (was.meta(), is.meta());
-    is.generation.is_some()
+    K::STATUS_IS_OURS
+        && is.generation.is_some()
         && was.generation == is.generation
         && was.uid == is.uid
         && was.labels == is.labels
@@ -274,23 +323,14 @@ fn is_same_but_status<K: Resource>(was: &K, is: &K) -> bool {
         && was.deletion_timestamp == is.deletion_timestamp
 }
 
-/// Forgets the version if the server no longer knows it (410): the objects are listed again.
-fn gone(failure: Failure, error: &kube::Error, version: &mut Option<String>) -> Failure {
-    if matches!(error, kube::Error::Api(status) if status.code == 410) {
-        *version = None;
-    }
-    failure
-}
-
-fn failure(error: &kube::Error) -> Failure {
-    Failure::Other(causes(error))
-}
-
 /// After so many seconds the server ends a watch, and the next one begins: without bookmarks, a connection that died
 /// unnoticed is noticed then.
 const WATCH_SECONDS: u32 = 60;
 const _: () = assert!((WATCH_SECONDS as u64) < SILENCE.as_secs());
 const PAGE: u32 = 500;
-const BETWEEN_WATCHES: Duration = Duration::from_millis(100);
-const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
+/// For the first byte of an answer to a watch, and for a page of a list.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A watch that has been open for so long works.
+const LONG_ENOUGH: Duration = Duration::from_secs(1);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
