@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
@@ -56,7 +56,7 @@ struct Store {
     fault: Fault,
     missing: BTreeSet<String>,
     conflicts: usize,
-    requests: Vec<Call>,
+    requests: Vec<(Instant, Call)>,
     uids: u64,
     load_balancer: bool,
 }
@@ -82,12 +82,16 @@ pub enum Fault {
     None,
     /// With this status.
     Status(u16),
+    /// With 429, and the seconds after which to ask again.
+    Busy(u32),
     /// Not at all: the connection stays open.
     Silence,
     /// Watches and lists with bytes that are not JSON.
     Garbage,
     /// Watches and lists with the first half of a line, after which the connection ends.
     HalfLine,
+    /// Watches with an answer that ends at once.
+    ShortWatches,
 }
 
 impl ApiServer {
@@ -181,13 +185,30 @@ impl ApiServer {
         poll(look).unwrap_or_else(|object| panic!("{resource} {namespace}/{name} stays {object:#}"))
     }
 
+    #[track_caller]
+    pub fn wait_until_gone(&self, resource: &str, namespace: &str, name: &str) {
+        let look = || self.get(resource, namespace, name).map_or(Ok(()), Err);
+        poll(look).unwrap_or_else(|object| panic!("{resource} {namespace}/{name} stays {object:#}"));
+    }
+
+    /// Adds an entry of another controller to the status of a route, as that would.
+    pub fn write_along(&self, resource: &str, namespace: &str, name: &str, parent: &str) {
+        let mut state = self.inner.state();
+        let key = Key::new(resource, namespace, name);
+        let mut object = state.objects[&key].clone();
+        let entry = json!({ "controllerName": "example.com/other", "parentRef": { "name": parent }, "conditions": [] });
+        object["status"]["parents"].as_array_mut().expect("it has a status").push(entry);
+        state.replace(&key, object, Part::Status, Check::Nothing).expect("it is valid");
+        self.inner.announce(&state);
+    }
+
     /// Answers every request from now on in this way, and ends the watches that are open.
     pub fn fault(&self, fault: Fault) {
         self.inner.state().fault = fault;
         self.end_watches();
     }
 
-    /// Answers the next so many writes with a conflict.
+    /// Answers the next so many writes, except for those of leases, with a conflict.
     pub fn conflict(&self, writes: usize) {
         self.inner.state().conflicts = writes;
     }
@@ -217,7 +238,28 @@ impl ApiServer {
 
     /// What was asked so far, oldest first.
     pub fn requests(&self) -> Vec<Call> {
-        self.inner.state().requests.clone()
+        self.inner.state().requests.iter().map(|(_, call)| call.clone()).collect()
+    }
+
+    /// The Event objects.
+    pub fn events(&self) -> Vec<Value> {
+        let state = self.inner.state();
+        state.objects.iter().filter(|(key, _)| key.resource == "events").map(|(_, object)| object.clone()).collect()
+    }
+
+    /// When a resource was listed or watched after `since`.
+    pub fn reads_since(&self, since: Instant, resource: &str) -> Vec<Instant> {
+        let state = self.inner.state();
+        let is_read = |call: &Call| call.target.resource == resource && matches!(call.verb, "list" | "watch");
+        let reads = state.requests.iter().filter(|(at, call)| *at > since && is_read(call));
+        reads.map(|(at, _)| *at).collect()
+    }
+
+    /// The resources that were listed after `since`.
+    pub fn listed_since(&self, since: Instant) -> BTreeSet<String> {
+        let state = self.inner.state();
+        let lists = state.requests.iter().filter(|(at, call)| *at > since && call.verb == "list");
+        lists.map(|(_, call)| call.target.resource.clone()).collect()
     }
 
     /// The requests that change something, except for leases.
@@ -282,7 +324,18 @@ impl Store {
             self.give_addresses(&mut object);
         }
         check(&key.resource, &object)?;
-        Ok(self.store(key, "ADDED", object))
+        let stored = self.store(key, "ADDED", object);
+        self.collect_garbage(key, &stored);
+        Ok(stored)
+    }
+
+    /// Deletes an object whose owners are all gone, as the garbage collector of a cluster does.
+    fn collect_garbage(&mut self, key: &Key, object: &Value) {
+        let owners = object["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
+        let is_there = |owner: &Value| self.objects.values().any(|object| object["metadata"]["uid"] == owner["uid"]);
+        if !owners.is_empty() && !owners.iter().any(is_there) {
+            self.delete(key);
+        }
     }
 
     /// As the controllers of a cluster do.
@@ -498,7 +551,7 @@ async fn answer(State(inner): State<Arc<Inner>>, request: Request) -> Response {
     let body = to_bytes(body, 1 << 20).await.unwrap_or_default();
     let fault = {
         let mut state = inner.state();
-        state.requests.push(call.clone());
+        state.requests.push((Instant::now(), call.clone()));
         if state.missing.contains(&call.target.resource) {
             return (StatusCode::NOT_FOUND, "404 page not found\n").into_response();
         }
@@ -510,12 +563,17 @@ async fn answer(State(inner): State<Arc<Inner>>, request: Request) -> Response {
             let code = StatusCode::from_u16(code).unwrap();
             return Refusal(code, "InternalError", "on demand".to_owned()).into_response();
         }
+        Fault::Busy(seconds) => {
+            let status = Refusal(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", "on demand".to_owned());
+            return ([("retry-after", seconds.to_string())], status).into_response();
+        }
         Fault::Silence => std::future::pending().await,
         Fault::Garbage if is_read => return Body::from("\u{0}\u{1}}{]]\n[\n").into_response(),
         Fault::HalfLine if is_read => {
             return Body::from("{\"type\":\"MODIFIED\",\"object\":{\"kind\":").into_response();
         }
-        Fault::None | Fault::Garbage | Fault::HalfLine => {}
+        Fault::ShortWatches if call.verb == "watch" => return Body::empty().into_response(),
+        Fault::None | Fault::Garbage | Fault::HalfLine | Fault::ShortWatches => {}
     }
     if call.verb == "watch" {
         return follow(&inner, call).unwrap_or_else(IntoResponse::into_response);
@@ -537,15 +595,18 @@ fn carry_out(inner: &Inner, call: &Call, method: &Method, kind: &str, body: &Byt
         return state.objects.get(&key).cloned().ok_or_else(|| Refusal::not_found(&key.name));
     }
     if call.verb == "delete" {
-        let is_gone = state.delete(&key);
+        let wanted: Value = serde_json::from_slice(body).unwrap_or_default();
+        let meta = state.objects.get(&key).ok_or_else(|| Refusal::not_found(&key.name))?["metadata"].clone();
+        let is_other =
+            |name: &str| !wanted["preconditions"][name].is_null() && wanted["preconditions"][name] != meta[name];
+        if is_other("uid") || is_other("resourceVersion") {
+            return Err(Refusal::conflict());
+        }
+        state.delete(&key);
         inner.announce(&state);
-        return if is_gone {
-            Ok(json!({ "kind": "Status", "status": "Success" }))
-        } else {
-            Err(Refusal::not_found("it"))
-        };
+        return Ok(json!({ "kind": "Status", "status": "Success" }));
     }
-    if state.conflicts > 0 {
+    if state.conflicts > 0 && call.target.resource != "leases" {
         state.conflicts -= 1;
         return Err(Refusal::conflict());
     }

@@ -1,7 +1,11 @@
 //! A cluster of a test: the API server, pods, and processes of snigate that follow it.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -10,7 +14,7 @@ use crate::backend::Backend;
 use crate::bytes::{SERVER_HELLO, hello};
 use crate::harness::{DEADLINE, Lb, Lines, Running, poll};
 use crate::objects::{self, Endpoint, NAMESPACE, condition};
-use crate::wire::{Close, ask};
+use crate::wire::{Close, read_to_close};
 
 /// The addresses of the pods, for the network namespace of a test.
 pub const ADDRESSES: &str = "for n in 2 3 4 5; do ip addr add 10.244.0.$n/32 dev lo; done";
@@ -61,6 +65,13 @@ impl Cluster {
         self.api.put(objects::slice(name, &endpoints));
     }
 
+    /// As [`Self::service`], in another namespace.
+    pub fn service_in(&self, namespace: &str, name: &str, backends: &[&Backend]) {
+        let endpoints: Vec<Endpoint> = backends.iter().map(|backend| Endpoint::ready(backend.address)).collect();
+        self.api.put(objects::within(namespace, objects::service(name)));
+        self.api.put(objects::within(namespace, objects::slice(name, &endpoints)));
+    }
+
     pub fn route(&self, name: &str, hostname: &str, service: &str) {
         self.api.put(objects::route(name, "edge", hostname, &[(service, 1)]));
     }
@@ -76,24 +87,42 @@ impl Cluster {
         (Ipv4Addr::LOCALHOST, u16::try_from(target).unwrap()).into()
     }
 
-    /// Waits until a route says about its Gateway what is wanted of a condition: `Accepted=True/Accepted`.
+    /// Waits until a route, as it is now, says about its Gateway what is wanted of a condition: `Accepted=True/Accepted`.
     #[track_caller]
     pub fn wait_for_route(&self, name: &str, wanted: &str) {
-        let (kind, rest) = wanted.split_once('=').unwrap();
+        self.wait_for_route_in(NAMESPACE, name, wanted);
+    }
+
+    #[track_caller]
+    pub fn wait_for_route_in(&self, namespace: &str, name: &str, wanted: &str) {
+        self.api.wait_for("tlsroutes", namespace, name, |route| {
+            is_as_wanted(route, &route["status"]["parents"][0]["conditions"], wanted)
+        });
+    }
+
+    /// Waits until a route has no entry of ours any more.
+    #[track_caller]
+    pub fn wait_for_no_parents(&self, name: &str) {
         self.api.wait_for("tlsroutes", NAMESPACE, name, |route| {
-            let (status, reason, _) = condition(&route["status"]["parents"][0]["conditions"], kind)?;
-            (format!("{status}/{reason}") == rest).then_some(())
+            route["status"]["parents"].as_array()?.is_empty().then_some(())
         });
     }
 
     #[track_caller]
     pub fn wait_for_gateway(&self, name: &str, wanted: &str) {
-        let (kind, rest) = wanted.split_once('=').unwrap();
         self.api.wait_for("gateways", NAMESPACE, name, |gateway| {
-            let (status, reason, _) = condition(&gateway["status"]["conditions"], kind)?;
-            (format!("{status}/{reason}") == rest).then_some(())
+            is_as_wanted(gateway, &gateway["status"]["conditions"], wanted)
         });
     }
+}
+
+/// Whether one of the conditions is as `wanted`, and about the object as it is now.
+fn is_as_wanted(object: &Value, conditions: &Value, wanted: &str) -> Option<()> {
+    let (kind, rest) = wanted.split_once('=').unwrap();
+    let found = conditions.as_array()?.iter().find(|condition| condition["type"] == kind)?;
+    let (status, reason, _) = condition(conditions, kind)?;
+    let is_new = found["observedGeneration"] == object["metadata"]["generation"];
+    (is_new && format!("{status}/{reason}") == rest).then_some(())
 }
 
 /// A snigate that may not be ready yet.
@@ -138,15 +167,16 @@ pub enum Seen {
 }
 
 pub fn seen(address: SocketAddr, name: &str) -> Seen {
-    if std::net::TcpStream::connect(address).is_err() {
-        return Seen::NotListening;
-    }
-    match ask(address, &hello(name)) {
+    use std::io::Write;
+    let Ok(mut stream) = TcpStream::connect(address) else { return Seen::NotListening };
+    stream.set_nodelay(true).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    // A reset is told once, be it to the one who writes.
+    let is_reset = stream.write_all(&hello(name)).is_err();
+    match read_to_close(&mut stream) {
         (answer, _) if answer == SERVER_HELLO => Seen::Served,
-        (answer, close) if answer.is_empty() => match close {
-            Close::Fin => Seen::Closed,
-            Close::Reset => Seen::Reset,
-        },
+        (answer, Close::Fin) if answer.is_empty() && !is_reset => Seen::Closed,
+        (answer, _) if answer.is_empty() => Seen::Reset,
         (answer, _) => panic!("{name} got {answer:?}"),
     }
 }
@@ -159,3 +189,54 @@ pub fn wait_until(address: SocketAddr, name: &str, wanted: Seen) {
     });
     last.unwrap_or_else(|now| panic!("{name} is {now:?}, not {wanted:?}"));
 }
+
+/// Clients that connect again and again, from threads of their own.
+pub struct Clients {
+    is_over: Arc<AtomicBool>,
+    made: Arc<AtomicUsize>,
+    /// When each connection was that was not served, and what was seen instead.
+    threads: Vec<JoinHandle<Vec<(Duration, Seen)>>>,
+}
+
+impl Clients {
+    /// About `rate` connections a second in all.
+    pub fn start(address: SocketAddr, name: &'static str, rate: u32) -> Self {
+        let (is_over, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let began = Instant::now();
+        let client = |_| {
+            let (is_over, made) = (Arc::clone(&is_over), Arc::clone(&made));
+            std::thread::spawn(move || {
+                let (mut failed, mut next) = (Vec::new(), Instant::now());
+                while !is_over.load(Ordering::SeqCst) {
+                    match seen(address, name) {
+                        Seen::Served => {}
+                        other => failed.push((began.elapsed(), other)),
+                    }
+                    made.fetch_add(1, Ordering::SeqCst);
+                    next += Duration::from_secs(THREADS.into()) / rate;
+                    std::thread::sleep(next.saturating_duration_since(Instant::now()));
+                }
+                failed
+            })
+        };
+        let threads = (0..THREADS).map(client).collect();
+        Self { is_over, made, threads }
+    }
+
+    /// How many connections there were so far.
+    pub fn made(&self) -> usize {
+        self.made.load(Ordering::SeqCst)
+    }
+
+    /// Ends them. Every connection was served, and there were `at_least` so many.
+    #[track_caller]
+    pub fn were_all_served(self, at_least: usize) {
+        self.is_over.store(true, Ordering::SeqCst);
+        let failed = self.threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<Vec<_>>();
+        let made = self.made.load(Ordering::SeqCst);
+        assert!(failed.is_empty(), "{} of {made}: {:?}", failed.len(), &failed[..failed.len().min(5)]);
+        assert!(made >= at_least, "{made} connections are too few to say anything");
+    }
+}
+
+const THREADS: u32 = 4;

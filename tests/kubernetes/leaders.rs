@@ -1,26 +1,19 @@
 //! Several processes for one cluster: one of them writes, and all of them serve.
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::api_server::ApiServer;
-use crate::cluster::{ADDRESSES, Cluster, backend};
+use crate::cluster::{Cluster, backend};
 use crate::harness::{Lb, poll};
-use crate::namespace;
 use crate::objects::{self, NAMESPACE, condition};
 
-macro_rules! in_a_namespace {
-    ($($name:ident, $inside:ident;)*) => {$(
-        #[test]
-        fn $name() {
-            namespace::run_test(ADDRESSES, concat!("leaders::", stringify!($inside)));
-        }
-    )*};
-}
-
 in_a_namespace! {
+    "leaders":
     when_the_leader_is_killed_another_one_writes, leader_killed;
     a_leader_that_ends_gives_the_lease_back, leader_ends;
     a_gateway_is_programmed_once_every_data_plane_serves_it, slow_data_plane;
@@ -53,8 +46,11 @@ fn leader_killed() {
 
     let before = holder(&cluster.api).expect("somebody holds it");
     first.signal(Signal::KILL);
+    let killed = Instant::now();
     cluster.route("blog", "blog.example.com", "shop");
     cluster.wait_for_route("blog", "Accepted=True/Accepted");
+    // The time of the Lease, and twice the time between two looks at it.
+    assert!(killed.elapsed() < Duration::from_secs(10 + 2 * 2), "{:?}", killed.elapsed());
     assert_ne!(holder(&cluster.api).as_ref(), Some(&before));
     second.wait_for_metric("kubernetes_leader", &[], 1.0);
     second.stop();
@@ -128,6 +124,25 @@ fn documents(text: &str) -> Vec<Value> {
     documents.map(|document| serde_yaml::from_str(document).unwrap()).collect()
 }
 
+/// What rbac.yaml allows: verb, group and resource.
+fn rights() -> BTreeSet<(String, String, String)> {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/kubernetes/gateway/base/rbac.yaml");
+    let mut rights = BTreeSet::new();
+    for role in documents(&std::fs::read_to_string(file).unwrap()) {
+        for rule in role["rules"].as_array().into_iter().flatten() {
+            let words = |key: &str| -> Vec<String> {
+                rule[key].as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect()
+            };
+            for (group, resource) in
+                words("apiGroups").iter().flat_map(|g| words("resources").into_iter().map(move |r| (g.clone(), r)))
+            {
+                rights.extend(words("verbs").into_iter().map(|verb| (verb, group.clone(), resource.clone())));
+            }
+        }
+    }
+    rights
+}
+
 #[test]
 #[ignore = "for a test above, which runs it in a namespace of its own"]
 fn roles() {
@@ -143,24 +158,23 @@ fn roles() {
     gateway["spec"]["listeners"] = json!([objects::listener("tls", 443), objects::listener("more", 8443)]);
     cluster.api.put(gateway);
     cluster.address("edge", 8443);
+    // Services of Gateways that go to another controller are deleted; Ingresses get addresses, or an Event.
+    cluster.api.put(objects::gateway("second"));
+    cluster.address("second", 443);
+    let mut other = objects::gateway("second");
+    other["spec"]["gatewayClassName"] = "another".into();
+    cluster.api.put(other);
+    cluster.api.wait_until_gone("services", NAMESPACE, "second-snigate");
+    cluster.api.put(objects::ingress("shop", "i.example.com", "shop"));
+    cluster.api.put(objects::ingress("gone", "g.example.com", "gone"));
+    let addresses = |it: &Value| it["status"]["loadBalancer"]["ingress"][0]["ip"].as_str().map(str::to_owned);
+    cluster.api.wait_for("ingresses", NAMESPACE, "shop", addresses);
+    poll(|| if cluster.api.events().is_empty() { Err(()) } else { Ok(()) }).expect("an Event");
     let renewed = |it: &&crate::api_path::Call| it.target.resource == "leases" && it.verb == "update";
     poll(|| if cluster.api.requests().iter().any(|call| renewed(&call)) { Ok(()) } else { Err(()) }).expect("renewed");
     lb.stop();
 
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/kubernetes/gateway/base/rbac.yaml");
-    let mut unused = std::collections::BTreeSet::new();
-    for role in documents(&std::fs::read_to_string(file).unwrap()) {
-        for rule in role["rules"].as_array().into_iter().flatten() {
-            let words = |key: &str| -> Vec<String> {
-                rule[key].as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect()
-            };
-            for (group, resource) in
-                words("apiGroups").iter().flat_map(|g| words("resources").into_iter().map(move |r| (g.clone(), r)))
-            {
-                unused.extend(words("verbs").into_iter().map(|verb| (verb, group.clone(), resource.clone())));
-            }
-        }
-    }
+    let mut unused = rights();
     let allowed = unused.clone();
     for call in cluster.api.requests() {
         let resource = match &*call.subresource {

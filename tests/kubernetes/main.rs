@@ -11,9 +11,22 @@ mod harness;
 #[expect(dead_code, reason = "what is here is always possible, so nothing asks")]
 mod namespace;
 
+/// A test for each function, which runs it in a network namespace of its own.
+macro_rules! in_a_namespace {
+    ($module:literal: $($name:ident, $inside:ident;)*) => {$(
+        #[test]
+        fn $name() {
+            crate::namespace::run_test(crate::cluster::ADDRESSES, concat!($module, "::", stringify!($inside)));
+        }
+    )*};
+}
+
 mod api_path;
 mod api_server;
+mod bound;
 mod cluster;
+mod ingresses;
+mod kinds;
 mod leaders;
 mod objects;
 mod outages;

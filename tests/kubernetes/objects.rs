@@ -80,6 +80,34 @@ impl Endpoint {
     }
 }
 
+/// Of the class, with TLS passthrough, from `host` to port 443 of a Service.
+pub fn ingress(name: &str, host: &str, service: &str) -> Value {
+    let backend = json!({ "service": { "name": service, "port": { "number": 443 } } });
+    json!({ "apiVersion": "networking.k8s.io/v1", "kind": "Ingress",
+        "metadata": { "name": name, "namespace": NAMESPACE,
+            "annotations": { "nginx.ingress.kubernetes.io/ssl-passthrough": "true" } },
+        "spec": { "ingressClassName": CLASS, "rules": [{ "host": host,
+            "http": { "paths": [{ "path": "/", "pathType": "Prefix", "backend": backend }] } }] } })
+}
+
+/// That TLSRoutes of NAMESPACE may name the Services of `namespace`.
+pub fn grant(namespace: &str) -> Value {
+    json!({ "apiVersion": "gateway.networking.k8s.io/v1", "kind": "ReferenceGrant",
+        "metadata": { "name": "allowed", "namespace": namespace },
+        "spec": { "from": [{ "group": "gateway.networking.k8s.io", "kind": "TLSRoute", "namespace": NAMESPACE }],
+            "to": [{ "group": "", "kind": "Service" }] } })
+}
+
+pub fn namespace(name: &str, team: &str) -> Value {
+    json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name, "labels": { "team": team } } })
+}
+
+/// The same object in another namespace.
+pub fn within(namespace: &str, mut object: Value) -> Value {
+    object["metadata"]["namespace"] = namespace.into();
+    object
+}
+
 /// The status, reason and message of a condition in a list of conditions.
 pub fn condition(conditions: &Value, kind: &str) -> Option<(String, String, String)> {
     let found = conditions.as_array()?.iter().find(|condition| condition["type"] == kind)?;

@@ -1,25 +1,24 @@
 //! An API server that goes away, answers with errors or nonsense, or lacks what it should have: nobody's connection.
 
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use crate::api_server::Fault;
-use crate::cluster::{ADDRESSES, Cluster, Seen, backend, seen, wait_until};
-use crate::harness::{Running, poll};
-use crate::namespace;
-use crate::objects::NAMESPACE;
-
-macro_rules! in_a_namespace {
-    ($($name:ident, $inside:ident;)*) => {$(
-        #[test]
-        fn $name() {
-            namespace::run_test(ADDRESSES, concat!("outages::", stringify!($inside)));
-        }
-    )*};
-}
+use crate::backend::Backend;
+use crate::cluster::{Clients, Cluster, Seen, backend, seen, wait_until};
+use crate::harness::{Lb, Reload, Running, poll};
+use crate::objects::{self, NAMESPACE};
 
 in_a_namespace! {
+    "outages":
     an_api_server_that_goes_away_changes_nothing, goes_away;
     bad_answers_change_nothing, bad_answers;
+    an_api_server_that_fails_is_asked_less_and_less_often, no_busy_loop;
+    retry_after_is_heeded, busy;
+    other_settings_come_into_force_while_the_api_server_is_silent, silence;
+    conflicts_are_written_again_and_nothing_of_others_is_lost, conflicts;
     a_history_that_is_gone_is_listed_again, history_gone;
     nothing_is_served_until_every_kind_is_known, missing_kind;
     a_restart_with_the_same_objects_writes_nothing, restart;
@@ -42,14 +41,7 @@ fn wait_until_connected(lb: &Running, wanted: bool) {
 #[test]
 #[ignore = "for a test above, which runs it in a namespace of its own"]
 fn goes_away() {
-    let cluster = Cluster::new();
-    let pod = backend("10.244.0.2", 8443);
-    cluster.service("shop", &[&pod]);
-    cluster.route("shop", "shop.example.com", "shop");
-    let lb = cluster.start();
-    let address = cluster.address("edge", 443);
-    wait_until(address, "shop.example.com", Seen::Served);
-    wait_until_connected(&lb, true);
+    let (cluster, pod, lb, address) = serving();
     assert_eq!(lb.metric("kubernetes_synced", &[]), 1.0);
     assert_eq!(lb.metric("kubernetes_objects", &[("kind", "TLSRoute")]), 1.0);
 
@@ -78,9 +70,8 @@ fn goes_away() {
     lb.stop();
 }
 
-#[test]
-#[ignore = "for a test above, which runs it in a namespace of its own"]
-fn bad_answers() {
+/// A cluster with a route, and a snigate that serves it.
+fn serving() -> (Cluster, Backend, Running, SocketAddr) {
     let cluster = Cluster::new();
     let pod = backend("10.244.0.2", 8443);
     cluster.service("shop", &[&pod]);
@@ -88,7 +79,17 @@ fn bad_answers() {
     let lb = cluster.start();
     let address = cluster.address("edge", 443);
     wait_until(address, "shop.example.com", Seen::Served);
-    let faults = [Fault::Status(429), Fault::Status(500), Fault::Status(403), Fault::Garbage, Fault::HalfLine];
+    wait_until_connected(&lb, true);
+    (cluster, pod, lb, address)
+}
+
+#[test]
+#[ignore = "for a test above, which runs it in a namespace of its own"]
+fn bad_answers() {
+    let (cluster, pod, lb, address) = serving();
+    let clients = Clients::start(address, "shop.example.com", 50);
+    let faults =
+        [Fault::Status(500), Fault::Status(403), Fault::Garbage, Fault::HalfLine, Fault::ShortWatches, Fault::Busy(1)];
     for (number, fault) in faults.into_iter().enumerate() {
         let seen_errors = lb.metric("kubernetes_watch_errors_total", &[]);
         cluster.api.fault(fault);
@@ -97,46 +98,123 @@ fn bad_answers() {
             now => Err(now),
         })
         .unwrap_or_else(|now| panic!("{fault:?}: {now} errors"));
+        // What changes meanwhile is not lost: a route comes, and endpoints.
+        let name = format!("after-{number}");
+        cluster.route(&name, &format!("{name}.example.com"), &name);
+        cluster.service(&name, &[&pod]);
+        cluster.api.fault(Fault::None);
+        wait_until(address, &format!("{name}.example.com"), Seen::Served);
+        wait_until_connected(&lb, true);
+    }
+    clients.were_all_served(50);
+    lb.stop();
+}
+
+#[test]
+#[ignore = "for a test above, which runs it in a namespace of its own"]
+fn no_busy_loop() {
+    let (cluster, _pod, lb, address) = serving();
+    for fault in [Fault::Status(500), Fault::Garbage, Fault::HalfLine, Fault::ShortWatches] {
+        let began = Instant::now();
+        cluster.api.fault(fault);
+        // Each pause is about twice as long as the one before.
+        let reads = poll(|| match cluster.api.reads_since(began, "tlsroutes") {
+            reads if reads.len() >= 5 => Ok(reads),
+            reads => Err(reads.len()),
+        });
+        let reads = reads.unwrap_or_else(|count| panic!("{fault:?}: given up after {count} requests"));
+        let took = reads[4] - reads[0];
+        assert!(took >= Duration::from_millis(700), "{fault:?}: five requests in {took:?}");
+        assert!(!status(&lb)["connected"].as_bool().unwrap(), "{fault:?}");
         assert_eq!(seen(address, "shop.example.com"), Seen::Served, "{fault:?}");
         cluster.api.fault(Fault::None);
-        let name = format!("after-{number}");
-        cluster.route(&name, &format!("{name}.example.com"), "shop");
-        wait_until(address, &format!("{name}.example.com"), Seen::Served);
+        wait_until_connected(&lb, true);
     }
+    lb.stop();
+}
+
+#[test]
+#[ignore = "for a test above, which runs it in a namespace of its own"]
+fn busy() {
+    let (cluster, _pod, lb, address) = serving();
+    let began = Instant::now();
+    cluster.api.fault(Fault::Busy(3));
+    let reads = poll(|| match cluster.api.reads_since(began, "tlsroutes") {
+        reads if reads.len() >= 2 => Ok(reads),
+        reads => Err(reads.len()),
+    });
+    let reads = reads.expect("it is asked again");
+    assert!(reads[1] - reads[0] >= Duration::from_secs(3), "{:?}", reads[1] - reads[0]);
+    assert_eq!(seen(address, "shop.example.com"), Seen::Served);
+    cluster.api.fault(Fault::None);
     wait_until_connected(&lb, true);
-    // Silence is no answer either.
+    lb.stop();
+}
+
+#[test]
+#[ignore = "for a test above, which runs it in a namespace of its own"]
+fn silence() {
+    let (cluster, _pod, lb, address) = serving();
+    let clients = Clients::start(address, "shop.example.com", 50);
     cluster.api.fault(Fault::Silence);
+    // Other settings come into force meanwhile: what is known stays, without a word from the API server.
+    let edited = Lb::new().with("kubernetes: { unmatched: reset }");
+    assert_eq!(lb.edit(&edited.config()), Reload::Applied);
+    wait_until(address, "unknown.example.com", Seen::Reset);
     assert_eq!(seen(address, "shop.example.com"), Seen::Served);
     cluster.api.vanish();
+    wait_until_connected(&lb, false);
+    let edited = Lb::new().with("kubernetes: { unmatched: close }");
+    assert_eq!(lb.edit(&edited.config()), Reload::Applied);
+    wait_until(address, "unknown.example.com", Seen::Closed);
     cluster.api.fault(Fault::None);
     cluster.api.come_back();
     wait_until_connected(&lb, true);
-    // Conflicts and writes that fail are tried again.
+    clients.were_all_served(50);
+    lb.stop();
+}
+
+#[test]
+#[ignore = "for a test above, which runs it in a namespace of its own"]
+fn conflicts() {
+    let (cluster, _pod, lb, _) = serving();
+    cluster.wait_for_gateway("edge", "Programmed=True/Programmed");
     cluster.api.conflict(3);
     cluster.route("late", "late.example.com", "shop");
     cluster.wait_for_route("late", "Accepted=True/Accepted");
     assert!(lb.metric("kubernetes_status_writes_total", &[("result", "conflict")]) > 0.0);
+    // Somebody else writes the same object: neither is lost.
+    cluster.api.write_along("tlsroutes", NAMESPACE, "late", "theirs");
+    cluster.route("late", "later.example.com", "shop");
+    cluster.api.wait_for("tlsroutes", NAMESPACE, "late", |route| {
+        let parents = route["status"]["parents"].as_array()?;
+        let of_other = parents.iter().any(|parent| parent["controllerName"] == "example.com/other");
+        let ours = parents.iter().find(|parent| parent["controllerName"] == objects::CONTROLLER)?;
+        let accepted = ours["conditions"].as_array()?.iter().find(|it| it["type"] == "Accepted")?;
+        (of_other && accepted["observedGeneration"] == 2).then_some(())
+    });
     lb.stop();
 }
 
 #[test]
 #[ignore = "for a test above, which runs it in a namespace of its own"]
 fn history_gone() {
-    let cluster = Cluster::new();
-    let pod = backend("10.244.0.2", 8443);
-    cluster.service("shop", &[&pod]);
-    cluster.route("shop", "shop.example.com", "shop");
-    let lb = cluster.start();
-    let address = cluster.address("edge", 443);
-    wait_until(address, "shop.example.com", Seen::Served);
-    let lists = || cluster.api.requests().iter().filter(|call| call.verb == "list").count();
-    let before = lists();
-    cluster.api.compact();
-    poll(|| if lists() > before { Ok(()) } else { Err(()) }).expect("objects are listed again");
+    let (cluster, _pod, lb, address) = serving();
+    // A change that no watch has shown, in a history that is gone at once.
+    let began = Instant::now();
+    cluster.api.fault(Fault::Status(500));
     cluster.route("blog", "blog.example.com", "shop");
+    cluster.api.delete("tlsroutes", NAMESPACE, "shop");
+    cluster.api.compact();
+    cluster.api.fault(Fault::None);
     wait_until(address, "blog.example.com", Seen::Served);
-    assert_eq!(seen(address, "shop.example.com"), Seen::Served);
+    wait_until(address, "shop.example.com", Seen::Closed);
     wait_until_connected(&lb, true);
+    let listed = cluster.api.listed_since(began);
+    assert_eq!(listed.len(), 8, "{listed:?}");
+    // From there on, changes are watched again.
+    cluster.route("news", "news.example.com", "shop");
+    wait_until(address, "news.example.com", Seen::Served);
     lb.stop();
 }
 
@@ -170,13 +248,7 @@ fn missing_kind() {
 #[test]
 #[ignore = "for a test above, which runs it in a namespace of its own"]
 fn restart() {
-    let cluster = Cluster::new();
-    let pod = backend("10.244.0.2", 8443);
-    cluster.service("shop", &[&pod]);
-    cluster.route("shop", "shop.example.com", "shop");
-    let lb = cluster.start();
-    let address = cluster.address("edge", 443);
-    wait_until(address, "shop.example.com", Seen::Served);
+    let (cluster, _pod, lb, address) = serving();
     cluster.wait_for_route("shop", "Accepted=True/Accepted");
     cluster.wait_for_gateway("edge", "Programmed=True/Programmed");
     lb.stop();

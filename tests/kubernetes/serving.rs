@@ -1,27 +1,13 @@
 //! From objects to connections: what is created, changed and deleted while clients connect.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
-use std::time::Duration;
-
 use serde_json::json;
 
-use crate::cluster::{ADDRESSES, Cluster, Seen, backend, seen, wait_until};
+use crate::cluster::{Clients, Cluster, Seen, backend, seen, wait_until};
 use crate::harness::poll;
-use crate::namespace;
 use crate::objects::{self, Endpoint, NAMESPACE};
 
-macro_rules! in_a_namespace {
-    ($($name:ident, $inside:ident;)*) => {$(
-        #[test]
-        fn $name() {
-            namespace::run_test(ADDRESSES, concat!("serving::", stringify!($inside)));
-        }
-    )*};
-}
-
 in_a_namespace! {
+    "serving":
     a_name_is_served_from_its_objects_to_their_deletion, from_creation_to_deletion;
     shares_follow_the_weights, weights;
     endpoints_come_and_go_without_a_failed_connection, rolling;
@@ -97,6 +83,19 @@ fn weights() {
     let refused = (0..200).filter(|_| seen(address, "shop.example.com") == Seen::Reset).count();
     assert_eq!(refused, 100, "the share of a Service that is not there is refused, not given to others");
     assert_eq!((one.contacts(), two.contacts()), (70, 30));
+    // 70 of 100, as many clients see it at the same time: within three standard deviations.
+    cluster.api.put(objects::route("shop", "edge", "shop.example.com", &[("blue", 70), ("green", 30)]));
+    cluster.wait_for_route("shop", "ResolvedRefs=True/ResolvedRefs");
+    let before = (one.contacts(), two.contacts());
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| (0..CLIENTS / 4).for_each(|_| assert_eq!(seen(address, "shop.example.com"), Seen::Served)));
+        }
+    });
+    let (of_one, of_two) = (one.contacts() - before.0, two.contacts() - before.1);
+    let deviation = (CLIENTS as f64 * 0.7 * 0.3).sqrt();
+    assert_eq!(of_one + of_two, CLIENTS);
+    assert!((of_one as f64 - CLIENTS as f64 * 0.7).abs() <= 3.0 * deviation, "{of_one} and {of_two} of {CLIENTS}");
     // Weight 0 gets nothing.
     cluster.api.put(objects::route("shop", "edge", "shop.example.com", &[("blue", 0), ("green", 1)]));
     cluster.wait_for_route("shop", "ResolvedRefs=True/ResolvedRefs");
@@ -116,27 +115,13 @@ fn rolling() {
     let lb = cluster.start();
     let address = cluster.address("edge", 443);
     wait_until(address, "shop.example.com", Seen::Served);
+    // Its Service is known, and everything is in force.
+    cluster.wait_for_gateway("edge", "Programmed=True/Programmed");
 
-    let (is_over, failed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let clients: Vec<_> = (0..2)
-        .map(|_| {
-            let (is_over, failed) = (Arc::clone(&is_over), Arc::clone(&failed));
-            thread::spawn(move || {
-                let mut count = 0;
-                while !is_over.load(Ordering::SeqCst) {
-                    count += 1;
-                    if seen(address, "shop.example.com") != Seen::Served {
-                        failed.fetch_add(1, Ordering::SeqCst);
-                    }
-                    thread::sleep(Duration::from_millis(5));
-                }
-                count
-            })
-        })
-        .collect();
+    let clients = Clients::start(address, "shop.example.com", 200);
     // Each pod in turn: a new one is ready, then the old one leaves, and goes.
     let before = lb.metric("kubernetes_apply_seconds_count", &[]);
-    for step in 0..20 {
+    for step in (0..).take_while(|step| *step < 20 || clients.made() < 1000) {
         let at = |n: usize| pods[(step + n) % 4].address;
         cluster.api.put(objects::slice("shop", &[at(0), at(1), at(2)].map(Endpoint::ready)));
         let contacts = pods[(step + 2) % 4].contacts();
@@ -147,10 +132,14 @@ fn rolling() {
             .put(objects::slice("shop", &[Endpoint::leaving(at(0)), Endpoint::ready(at(1)), Endpoint::ready(at(2))]));
         cluster.api.put(objects::slice("shop", &[at(1), at(2)].map(Endpoint::ready)));
     }
-    is_over.store(true, Ordering::SeqCst);
-    let served: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
-    assert!(served > 50, "{served} connections are too few to say anything");
-    assert_eq!(failed.load(Ordering::SeqCst), 0, "of {served}");
+    // Down to one, and up to four.
+    cluster.api.put(objects::slice("shop", &[Endpoint::ready(pods[0].address)]));
+    cluster.api.put(objects::slice("shop", &[0, 1, 2, 3].map(|n| Endpoint::ready(pods[n].address))));
+    for pod in &pods {
+        let contacts = pod.contacts();
+        poll(|| if pod.contacts() > contacts { Ok(()) } else { Err(()) }).expect("each pod is used");
+    }
+    clients.were_all_served(1000);
     assert_eq!(lb.metric("kubernetes_apply_seconds_count", &[]), before, "no snapshot was built");
     // Only those that leave are left: they still serve.
     cluster.api.put(objects::slice("shop", &[Endpoint::leaving(pods[0].address)]));
@@ -193,3 +182,5 @@ fn file_and_cluster() {
     assert!(json!(lb.admin_get("/api/v1/status").1).as_str().unwrap().contains("\"kubernetes\":null"));
     lb.stop();
 }
+
+const CLIENTS: usize = 2000;
