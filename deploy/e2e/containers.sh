@@ -61,8 +61,7 @@ check_contents() {
     image=$(podman image mount snigate:dev)
     binary=$image/usr/local/bin/snigate
     install -D -m 755 "$binary" "$repository/target/image/snigate"
-    # 15 MB is the goal.
-    check "at most 16 MB" test "$(podman image inspect -f '{{.Size}}' snigate:dev)" -le 16000000
+    check "at most 15 MB" test "$(podman image inspect -f '{{.Size}}' snigate:dev)" -le 15000000
     check "it is stopped by SIGTERM" is "$(podman image inspect -f '{{.Config.StopSignal}}' snigate:dev)" SIGTERM
     for label in title description url source documentation vendor licenses version revision; do
         check "it has the label $label" labelled "org.opencontainers.image.$label"

@@ -70,8 +70,8 @@ check_gateways() {
         if [[ -s $work/$kind.yaml ]]; then
             check "Kubernetes objects, $kind" kubernetes-validate --strict "$work/$kind.yaml"
             # The definitions of the Gateway API are not among those of Kubernetes.
-            check_with_gateways "objects of the Gateway API, $kind" \
-                kubernetes check "$work/$kind.yaml" "$directory/example.yaml"
+            check "objects of the Gateway API, $kind" \
+                "$snigate" kubernetes check "$work/$kind.yaml" "$directory/example.yaml"
         fi
         check "Helm chart, $kind" helm template snigate "$chart" --namespace snigate --set "kind=$kind" --output-dir "$work/$kind"
         if [[ -s $work/$kind.yaml && -d $work/$kind && -x $tools/bin/python ]]; then
@@ -83,11 +83,11 @@ check_gateways() {
         --output-dir "$work/more"
     if [[ -d $more ]]; then
         check "Kubernetes objects, more values" kubernetes-validate --strict "$more"/*.yaml
-        check_with_gateways "routing file, more values" check "$(config_of "$more/configmap.yaml")"
+        check "routing file, more values" "$snigate" check "$(config_of "$more/configmap.yaml")"
     fi
     check "example of a Gateway" kubernetes-validate --strict "$directory/example.yaml"
     for kind in base daemonset; do
-        check_with_gateways "$directory/$kind/config.yaml" check "$directory/$kind/config.yaml"
+        check "$directory/$kind/config.yaml" "$snigate" check "$directory/$kind/config.yaml"
     done
 }
 
@@ -95,18 +95,6 @@ check_gateways() {
 config_of() { # FILE
     sed -n '/^  config.yaml: |$/,$ { s/^    //p }' "$1" >"$work/config.yaml"
     echo "$work/config.yaml"
-}
-
-# With a snigate that was built with `--features kubernetes`; others are skipped.
-check_with_gateways() { # WHAT ARGUMENT…
-    local what=$1
-    shift
-    if command -v "$snigate" >/dev/null && ! "$snigate" kubernetes --help >"$work/said" 2>&1; then
-        skipped=$((skipped + 1))
-        echo "skip  $what: $snigate is built without the feature kubernetes"
-    else
-        check "$what" "$snigate" "$@"
-    fi
 }
 
 check() { # WHAT TOOL…

@@ -40,7 +40,7 @@ main() {
     export SOURCE_DATE_EPOCH
     off_the_path_small "$target"
     SNIGATE_REVISION=${SNIGATE_REVISION-$(git rev-parse HEAD 2>/dev/null || echo unknown)} \
-        cargo "${verbs[@]}" --locked --release --target "$target" --bin snigate "${settings[@]}"
+        cargo "${verbs[@]}" --locked --release --target "$target" --bin snigate "${features[@]}" "${settings[@]}"
     # The names of functions, an eighth of its size, are for profilers of one's own build. The list of crates stays.
     if [[ $target == "$here" ]]; then
         strip --strip-all "$output/$target/release/snigate"
@@ -76,7 +76,8 @@ make_it_smaller() {
     if [[ -x $lld/ld.lld ]]; then
         rust+=("-Clink-arg=-B$lld" -Clink-arg=-fuse-ld=lld "-Clink-arg=-Wl,--icf=all,--pack-dyn-relocs=relr")
     fi
-    c+=(-DMY_ASSEMBLER_IS_TOO_OLD_FOR_512AVX)
+    # No panic passes through C.
+    c+=(-DMY_ASSEMBLER_IS_TOO_OLD_FOR_512AVX -fno-asynchronous-unwind-tables)
 }
 
 # Crates that no connection passes through are compiled for size: those of the admin address, commands, files, DNS.
@@ -89,7 +90,7 @@ off_the_path_small() { # TARGET
     while read -r name version _; do
         [[ " ${on_the_path//$'\n'/ } " == *" $name "* ]] ||
             settings+=(--config "profile.release.package.\"$name@${version#v}\".opt-level=\"z\"")
-    done < <(cargo tree --locked --edges normal,no-proc-macro --target "$1" --prefix none --format '{p}' | sort -u)
+    done < <(cargo tree --locked "${features[@]}" --edges normal,no-proc-macro --target "$1" --prefix none --format '{p}' | sort -u)
 }
 
 fail() {
@@ -98,6 +99,8 @@ fail() {
 }
 
 output=${CARGO_TARGET_DIR:-$PWD/target}
+# Without Gateways of Kubernetes, which would make it half as large again.
+features=(--no-default-features --features "ech,mimalloc")
 settings=()
 
 main "$@"

@@ -72,7 +72,7 @@ pub(super) struct File {
     /// Routes for containers, found by their labels. Off by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub docker: Option<Docker>,
-    /// Serves the Gateways of a Kubernetes cluster. Off by default; needs the Cargo feature `kubernetes`.
+    /// Serves the Gateways of a Kubernetes cluster. Off by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kubernetes: Option<Kubernetes>,
 }

@@ -1,4 +1,4 @@
-//! A Kubernetes API server that a test scripts: the part of the API that snigate uses, over plain HTTP on the loopback.
+//! A Kubernetes API server that a test scripts: the part of the API that snigate uses, over plain HTTP.
 //!
 //! In:  objects that a test puts and deletes; faults on demand.
 //! Out: list (in pages), watch (resourceVersion, bookmarks, 410), create, replace and merge patch (with conflicts), the
@@ -55,6 +55,8 @@ struct Store {
     oldest: u64,
     fault: Fault,
     missing: BTreeSet<String>,
+    /// Namespaces where no Service may be written.
+    forbidden: BTreeSet<String>,
     conflicts: usize,
     requests: Vec<(Instant, Call)>,
     uids: u64,
@@ -96,7 +98,7 @@ pub enum Fault {
 
 impl ApiServer {
     pub fn start() -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let inner = Arc::new(Inner { state: Mutex::default(), wake: watch::Sender::default() });
         inner.state().load_balancer = true;
@@ -109,15 +111,20 @@ impl ApiServer {
         server
     }
 
-    /// Where clients find it: a kubeconfig in `directory`.
+    /// Where clients of this machine find it: a kubeconfig in `directory`.
     pub fn kubeconfig(&self, directory: &Path) -> PathBuf {
-        let file = directory.join("kubeconfig");
+        self.kubeconfig_from(Ipv4Addr::LOCALHOST, directory)
+    }
+
+    /// Where clients find it that reach this machine by another address.
+    pub fn kubeconfig_from(&self, ip: Ipv4Addr, directory: &Path) -> PathBuf {
+        let file = directory.join(format!("kubeconfig-{ip}"));
         let text = format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: test\n\
-             clusters: [{{ name: test, cluster: {{ server: \"http://{}\" }} }}]\n\
+             clusters: [{{ name: test, cluster: {{ server: \"http://{ip}:{}\" }} }}]\n\
              users: [{{ name: test, user: {{ token: {TOKEN} }} }}]\n\
              contexts: [{{ name: test, context: {{ cluster: test, user: test, namespace: default }} }}]\n",
-            self.address
+            self.address.port()
         );
         std::fs::write(&file, text).unwrap();
         file
@@ -161,6 +168,14 @@ impl ApiServer {
         let done = done.unwrap_or_else(|refusal| panic!("{refusal:?}"));
         self.inner.announce(&state);
         done
+    }
+
+    /// Stores an object as it is, as one that was stored before its definition had its present schema.
+    pub fn put_unchecked(&self, object: Value) {
+        let target = Target::of_object(&text(&object, "apiVersion"), &text(&object, "kind"), &object);
+        let mut state = self.inner.state();
+        state.store(&Key::of(&target), "ADDED", object);
+        self.inner.announce(&state);
     }
 
     /// Deletes an object and all that it owns. Whether it was there.
@@ -234,6 +249,16 @@ impl ApiServer {
 
     pub fn with(&self, resource: &str) {
         self.inner.state().missing.remove(resource);
+    }
+
+    /// Forbids, or allows, Services to be written in a namespace, as a Role does.
+    pub fn forbid_services(&self, namespace: &str, is_forbidden: bool) {
+        let forbidden = &mut self.inner.state().forbidden;
+        if is_forbidden {
+            forbidden.insert(namespace.to_owned());
+        } else {
+            forbidden.remove(namespace);
+        }
     }
 
     /// What was asked so far, oldest first.
@@ -593,6 +618,10 @@ fn carry_out(inner: &Inner, call: &Call, method: &Method, kind: &str, body: &Byt
     }
     if call.verb == "get" {
         return state.objects.get(&key).cloned().ok_or_else(|| Refusal::not_found(&key.name));
+    }
+    if key.resource == "services" && state.forbidden.contains(&key.namespace) {
+        let message = format!("services is forbidden in the namespace \"{}\"", key.namespace);
+        return Err(Refusal(StatusCode::FORBIDDEN, "Forbidden", message));
     }
     if call.verb == "delete" {
         let wanted: Value = serde_json::from_slice(body).unwrap_or_default();

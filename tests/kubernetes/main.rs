@@ -10,6 +10,8 @@ mod harness;
 #[path = "../hostile/namespace.rs"]
 #[expect(dead_code, reason = "what is here is always possible, so nothing asks")]
 mod namespace;
+#[path = "../foreign/program.rs"]
+mod program;
 
 /// A test for each function, which runs it in a network namespace of its own.
 macro_rules! in_a_namespace {
@@ -28,8 +30,10 @@ mod cluster;
 mod ingresses;
 mod kinds;
 mod leaders;
+mod nodes;
 mod objects;
 mod outages;
+mod real_parts;
 mod serving;
 
 use self::harness::{backend, bytes, wire};

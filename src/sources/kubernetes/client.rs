@@ -28,6 +28,11 @@ pub(super) async fn connect() -> Result<Client, CannotConnect> {
     Client::try_from(config).map_err(|error| CannotConnect(error.into()))
 }
 
+/// The namespace of this pod, or the one of the kubeconfig.
+pub(super) fn own_namespace(client: &Client) -> String {
+    std::env::var("POD_NAMESPACE").unwrap_or_else(|_| client.default_namespace().to_owned())
+}
+
 impl fmt::Display for CannotConnect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "no access to a Kubernetes API: {}", causes(&*self.0))

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, SetOnce, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::client::{NO_ANSWER, causes};
+use super::client::{NO_ANSWER, causes, own_namespace};
 use super::data_planes::{self, InForce};
 use super::events;
 use super::gateway::is_made_for;
@@ -71,7 +71,7 @@ pub(super) struct Leaving {
 /// Writes until it is dropped.
 pub(super) async fn run(parts: Parts<'_>) {
     let writes = Writes::new(&parts.client, parts.metrics);
-    let writer = Writer { parts: &parts, namespace: namespace(&parts.client), writes };
+    let writer = Writer { parts: &parts, namespace: own_namespace(&parts.client), writes };
     tokio::join!(keep_lease(&parts), writer.run());
 }
 
@@ -80,7 +80,7 @@ async fn keep_lease(parts: &Parts<'_>) {
     if parts.settings.role == KubernetesRole::DataPlane {
         return;
     }
-    let namespace = namespace(&parts.client);
+    let namespace = own_namespace(&parts.client);
     let mut candidate =
         Candidate::new(parts.client.clone(), &namespace, &parts.settings.controller_name.0, parts.identity);
     let mut failed: Option<String> = None;
@@ -117,11 +117,6 @@ async fn keep_lease(parts: &Parts<'_>) {
             }
         }
     }
-}
-
-/// Where the Lease is: the namespace of the pod.
-fn namespace(client: &Client) -> String {
-    std::env::var("POD_NAMESPACE").unwrap_or_else(|_| client.default_namespace().to_owned())
 }
 
 struct Writer<'a> {
@@ -180,7 +175,8 @@ impl Writer<'_> {
         let is_everywhere = of_here.iter().all(|(name, generation)| in_force.get(name) >= Some(generation));
         let waits = if is_everywhere { Outcome::Done } else { Outcome::Waits };
         let unsupported_version = (self.parts.unsupported)();
-        let observed = Observed { in_force, unsupported_version, ..now.observed.clone() };
+        let service_errors = self.writes.service_errors();
+        let observed = Observed { in_force, unsupported_version, service_errors, ..now.observed.clone() };
         self.write(&now.objects, &observed).await.max(waits)
     }
 
@@ -262,7 +258,17 @@ impl Writer<'_> {
             let status = status.replace(object.status.as_ref(), controller, &now);
             outcome = outcome.max(self.status(KubernetesKind::TlsRoute, &*object, status).await);
         }
-        outcome.max(self.ingresses(statuses, now.0).await)
+        let outcome = outcome.max(self.ingresses(statuses, now.0).await);
+        self.writes.retain(|kind, name| match kind {
+            KubernetesKind::GatewayClass => stores.classes.get(&ObjectRef::new(&name.name)).is_some(),
+            KubernetesKind::Gateway => get(&stores.gateways, name).is_some(),
+            KubernetesKind::TlsRoute => get(&stores.routes, name).is_some(),
+            KubernetesKind::Ingress => get(&stores.ingresses, name).is_some(),
+            // One that cannot be made is not there either.
+            KubernetesKind::Service => statuses.gateways.keys().any(|gateway| gateway.namespace == name.namespace),
+            _ => false,
+        });
+        outcome
     }
 
     async fn ingresses(&mut self, statuses: &Statuses, now: Timestamp) -> Outcome {

@@ -15,7 +15,7 @@ use kube::Client;
 use tokio::sync::{Notify, SetOnce, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::client::connect;
+use super::client::{connect, own_namespace};
 use super::controller::{self, Leaving};
 use super::data_planes::{InForce, is_of_data_planes};
 use super::join::Cluster;
@@ -67,6 +67,8 @@ struct State {
     is_connected: bool,
     /// Why there is no client.
     error: Option<String>,
+    /// The namespace of this process; `None`: there was no client yet.
+    namespace: Option<Arc<str>>,
     unbindable: BTreeMap<ObjectName, Unbindable>,
     /// The first event of a change that has not been passed on.
     first_event: Option<Instant>,
@@ -182,6 +184,7 @@ impl ClusterFollower {
     async fn follow(&self) {
         *self.state() = State::default();
         let client = self.connected().await;
+        self.state().namespace = Some(own_namespace(&client).into());
         let (stores, writers) = stores();
         self.0.members.begin(stores.slices.clone());
         let changed = Notify::new();
@@ -262,6 +265,17 @@ impl ClusterFollower {
                     log_failure(kind, &failure, of.is_synced);
                 }
                 of.failure = Some(failure);
+            }
+            Happened::Unreadable { name, error } => {
+                self.0.metrics.kubernetes().failed(kind);
+                let kind = kind.as_str();
+                tracing::warn!(
+                    event = "kubernetes_object_unreadable",
+                    kind,
+                    %name,
+                    error,
+                    "an object cannot be read, and is passed over: mend it, or delete it"
+                );
             }
             Happened::Answered => of.failure = None,
             Happened::StatusChanged => {
@@ -346,8 +360,9 @@ impl ClusterFollower {
             state.unbindable.retain(|name, it| now.get(name) == Some(&it.generation));
         }
         let unbindable = state.unbindable.iter().map(|(name, it)| (name.clone(), it.why.clone())).collect();
+        let namespace = state.namespace.clone();
         drop(state);
-        let observed = Observed { unbindable, own_addresses: own_addresses(), ..Observed::default() };
+        let observed = Observed { unbindable, own_addresses: own_addresses(), namespace, ..Observed::default() };
         self.0.found.send_if_modified(|all| {
             let objects = objects.or_else(|| all.kubernetes.as_ref().map(|cluster| cluster.objects.clone()));
             let is_known = objects.is_some();

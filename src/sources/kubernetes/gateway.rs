@@ -16,6 +16,7 @@ use super::class::Class;
 use super::hostname::Owners;
 use super::objects::{ObjectName, Observed};
 use super::section::{CONFLICT, Section, sections};
+use super::service;
 use super::status::{Condition, GatewayAddress, GatewayStatus, ListenerStatus};
 use super::translation::Exposure;
 use crate::settings::{Kubernetes, KubernetesAddresses};
@@ -40,12 +41,15 @@ impl<'o> Served<'o> {
         gateway: &'o Gateway,
         class: &Class,
         settings: &Kubernetes,
+        own_namespace: Option<&str>,
         service: impl Fn(&ObjectName) -> Option<&'o Service>,
     ) -> Self {
         let name = ObjectName::of(&gateway.metadata);
         let exposure = exposure(gateway, &name);
-        let refused = gateway_problem(gateway, class, settings);
-        let service = service(&exposure.service).filter(|service| is_made_for(service, &exposure.uid));
+        let refused =
+            gateway_problem(gateway, class, settings).or_else(|| out_of_reach(&name, settings, own_namespace));
+        let ours = |service: &&Service| is_made_for(service, &exposure.uid) && service::leads_to_us(service);
+        let service = service(&exposure.service).filter(ours);
         Self {
             sections: sections(gateway),
             refused,
@@ -140,6 +144,10 @@ impl<'o> Served<'o> {
             return (false, "AddressNotUsable", why.clone());
         }
         if addresses.is_empty() {
+            if let Some(error) = observed.service_errors.get(&self.exposure.service) {
+                let service = &self.exposure.service;
+                return (false, "AddressNotAssigned", format!("Service {service} cannot be written: {error}"));
+            }
             let message = match settings.addresses {
                 KubernetesAddresses::Service => format!(
                     "Service {} has no address yet; `kubectl describe service` shows what it waits for",
@@ -232,6 +240,22 @@ fn listener_status(
     }
 }
 
+/// A Service leads to pods of its own namespace only.
+fn out_of_reach(
+    gateway: &ObjectName,
+    settings: &Kubernetes,
+    own_namespace: Option<&str>,
+) -> Option<(&'static str, String)> {
+    let own = own_namespace.filter(|own| **own != *gateway.namespace)?;
+    (settings.addresses == KubernetesAddresses::Service).then(|| {
+        let message = format!(
+            "the Service of a Gateway finds pods of its own namespace only: make this Gateway in the namespace {own}, \
+             where snigate is, and let its listeners allow routes from others (allowedRoutes)"
+        );
+        ("Invalid", message)
+    })
+}
+
 fn gateway_problem(gateway: &Gateway, class: &Class, settings: &Kubernetes) -> Option<(&'static str, String)> {
     let spec = &gateway.spec;
     if let Some(refused) = &class.refused {
@@ -317,6 +341,10 @@ fn bind_behind_services(gateways: &mut [Served<'_>], settings: &Kubernetes, boun
             }
         }
     }
+    // Clients of a listener that is not served are not led to those of another one, as long as the Service does.
+    for gateway in gateways.iter() {
+        taken.extend(gateway.service.map(target_ports).unwrap_or_default().into_values());
+    }
     let mut free = range.clone();
     for gateway in gateways {
         for port in gateway.ports() {
@@ -346,12 +374,8 @@ fn target_ports(service: &Service) -> BTreeMap<u16, u16> {
 
 /// Whether a Service was made for the Gateway with this uid, and not by somebody else under the same name.
 pub(super) fn is_made_for(service: &Service, gateway: &str) -> bool {
-    let owners = service.metadata.owner_references.iter().flatten();
-    let mut of_gateways = owners.filter(|owner| owner.kind == "Gateway").peekable();
-    match of_gateways.peek() {
-        Some(_) => of_gateways.any(|owner| owner.uid == gateway),
-        None => service.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(GATEWAY_NAME)),
-    }
+    let mut owners = service.metadata.owner_references.iter().flatten();
+    owners.any(|owner| owner.kind == "Gateway" && owner.uid == gateway)
 }
 
 fn exposure(gateway: &Gateway, name: &ObjectName) -> Exposure {
@@ -371,7 +395,10 @@ fn exposure(gateway: &Gateway, name: &ObjectName) -> Exposure {
         ports: BTreeMap::new(),
         labels,
         annotations: infrastructure.and_then(|infrastructure| infrastructure.annotations.clone()).unwrap_or_default(),
-        requested: addresses.filter_map(|address| address.value.as_deref()?.parse().ok()).collect(),
+        requested: addresses
+            .filter_map(|address| address.value.as_deref()?.parse::<IpAddr>().ok())
+            .map(|ip| ip.to_canonical())
+            .collect(),
     }
 }
 

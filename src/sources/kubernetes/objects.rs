@@ -39,6 +39,10 @@ pub(crate) struct Observed {
     pub in_force: BTreeMap<ObjectName, i64>,
     /// With `addresses: bind`, why a Gateway's addresses cannot be bound.
     pub unbindable: BTreeMap<ObjectName, String>,
+    /// The namespace of snigate; `None`: it is not known, as for manifests that are checked without a cluster.
+    pub namespace: Option<Arc<str>>,
+    /// With `addresses: service`, why a Service cannot be made or changed.
+    pub service_errors: BTreeMap<ObjectName, String>,
     /// With `addresses: bind`, the addresses of this machine, for Gateways that name none.
     pub own_addresses: Vec<IpAddr>,
     /// Why the installed definitions of the Gateway API cannot be used; `None`: they can.

@@ -34,6 +34,8 @@ pub(super) struct Section<'o> {
 /// The namespaces whose routes may attach.
 #[derive(Clone, Debug)]
 pub(super) enum Allowed<'o> {
+    /// By a selector that is not there.
+    None,
     Same,
     All,
     Selector(&'o SelectorSpec),
@@ -47,7 +49,7 @@ impl<'o> Section<'o> {
             None | Some(From::Same) => Allowed::Same,
             Some(From::All) => Allowed::All,
             Some(From::Selector) => {
-                namespaces.and_then(|namespaces| namespaces.selector.as_ref()).map_or(Allowed::Same, Allowed::Selector)
+                namespaces.and_then(|namespaces| namespaces.selector.as_ref()).map_or(Allowed::None, Allowed::Selector)
             }
         };
         let (kinds, invalid_kinds) = kinds(listener);
@@ -57,7 +59,7 @@ impl<'o> Section<'o> {
             .or_else(|| port.is_none().then(|| ("UnsupportedValue", format!("{} is not a port", listener.port))))
             .or_else(|| match &allowed {
                 Allowed::Selector(selector) => wrong_selector(selector).map(|error| ("UnsupportedValue", error)),
-                Allowed::Same | Allowed::All => None,
+                Allowed::None | Allowed::Same | Allowed::All => None,
             });
         Self {
             name: &listener.name,
@@ -81,6 +83,7 @@ impl<'o> Section<'o> {
     /// Whether routes of `namespace`, which has these `labels`, may attach.
     pub(super) fn allows(&self, gateway: &str, namespace: &str, labels: Option<&BTreeMap<String, String>>) -> bool {
         match &self.allowed {
+            Allowed::None => false,
             Allowed::Same => namespace == gateway,
             Allowed::All => true,
             Allowed::Selector(selector) => selects(selector, namespace, labels),
@@ -90,6 +93,7 @@ impl<'o> Section<'o> {
     /// For messages: which namespaces it allows.
     pub(super) fn allowed_namespaces(&self) -> &'static str {
         match self.allowed {
+            Allowed::None => "none, since `from: Selector` has no selector",
             Allowed::Same => "only its own",
             Allowed::All => "all",
             Allowed::Selector(_) => "those that its selector matches",
@@ -150,8 +154,13 @@ fn kinds(listener: &GatewayListeners) -> (Vec<&'static str>, Option<String>) {
 
 fn wrong_selector(selector: &SelectorSpec) -> Option<String> {
     let known = ["In", "NotIn", "Exists", "DoesNotExist"];
-    let wrong = selector.match_expressions.iter().flatten().find(|one| !known.contains(&one.operator.as_str()))?;
-    Some(format!("the selector has the operator `{}`; write In, NotIn, Exists or DoesNotExist", wrong.operator))
+    selector.match_expressions.iter().flatten().find_map(|one| match one.operator.as_str() {
+        "In" | "NotIn" if one.values.as_ref().is_none_or(Vec::is_empty) => {
+            Some(format!("the selector has {} for `{}` without values; name some", one.operator, one.key))
+        }
+        operator if known.contains(&operator) => None,
+        other => Some(format!("the selector has the operator `{other}`; write In, NotIn, Exists or DoesNotExist")),
+    })
 }
 
 fn selects(selector: &SelectorSpec, namespace: &str, labels: Option<&BTreeMap<String, String>>) -> bool {

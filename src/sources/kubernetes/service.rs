@@ -62,12 +62,18 @@ pub(super) fn wanted(gateway: &ObjectName, exposure: &Exposure, settings: Gatewa
             // What is left of asking for an address; not every cloud heeds it.
             load_balancer_ip: exposure.requested.first().filter(|_| kind == "LoadBalancer").map(ToString::to_string),
             external_traffic_policy: has_policy.then(|| policy.to_owned()),
-            selector: Some(SELECTOR.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()),
+            selector: Some(own_selector()),
             ports: Some(exposure.ports.iter().map(port).collect()),
             ..ServiceSpec::default()
         }),
         status: None,
     }
+}
+
+/// Whether a Service leads to the pods of snigate.
+pub(super) fn leads_to_us(service: &Service) -> bool {
+    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    selector.is_some_and(|selector| *selector == own_selector())
 }
 
 /// The Services of Gateways that have another class now, whoever serves that one.
@@ -103,6 +109,10 @@ pub(super) fn is_as_wanted(has: &Service, wanted: &Service) -> bool {
         && (wanted_spec.load_balancer_ip.is_none() || spec.load_balancer_ip == wanted_spec.load_balancer_ip)
         && spec.selector == wanted_spec.selector
         && ports(spec) == ports(wanted_spec)
+}
+
+fn own_selector() -> BTreeMap<String, String> {
+    SELECTOR.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
 }
 
 /// The pods that serve connections.

@@ -223,6 +223,14 @@ fn kept(had: &[meta::Condition], new: &[Condition]) -> Vec<meta::Condition> {
     had.iter().filter(|had| new.iter().any(|condition| condition.is_called(&had.type_))).cloned().collect()
 }
 
+/// The API server refuses a status with a message that is too long.
+fn shortened(message: &str) -> String {
+    match message.char_indices().nth(MOST_OF_A_MESSAGE) {
+        Some((end, _)) => format!("{}…", &message[..end]),
+        None => message.to_owned(),
+    }
+}
+
 /// `new` in place of the conditions of the same types; others have been set by somebody else, and stay, unless they are
 /// ours and no longer hold.
 fn merged(had: &[meta::Condition], new: &[Condition], now: &meta::Time) -> Vec<meta::Condition> {
@@ -235,7 +243,7 @@ fn merged(had: &[meta::Condition], new: &[Condition], now: &meta::Time) -> Vec<m
         let before = had.iter().find(|had| condition.is_called(&had.type_) && had.status == status);
         meta::Condition {
             last_transition_time: before.map_or_else(|| now.clone(), |before| before.last_transition_time.clone()),
-            message: condition.message.clone(),
+            message: shortened(&condition.message),
             observed_generation: Some(condition.generation),
             reason: condition.reason.to_owned(),
             status: status.to_owned(),
@@ -255,3 +263,5 @@ pub(super) const SHADOWED: &str = "snigate.dev/Shadowed";
 pub(super) const ANNOTATIONS_VALID: &str = "snigate.dev/AnnotationsValid";
 /// Of the conditions that no other controller sets.
 const OWN_PREFIX: &str = "snigate.dev/";
+/// Characters. The definitions allow 32,768.
+const MOST_OF_A_MESSAGE: usize = 8_000;

@@ -33,9 +33,10 @@ pub(crate) fn translate(
 ) -> Translation {
     let classes = class::ours(objects, &settings.controller_name.0, observed);
     let mut backends = Backends::new(objects, settings);
-    let mut gateways = gateways(objects, &classes, settings, &backends);
+    let own_namespace = observed.namespace.as_deref();
+    let mut gateways = gateways(objects, &classes, settings, own_namespace, &backends);
     gateway::bind(&mut gateways, settings, bound);
-    let wishes = wishes(objects, &gateways, settings);
+    let wishes = wishes(objects, &gateways, settings, own_namespace);
     let mut attaching = Attaching::new(objects, &mut gateways);
     let attached: Vec<Vec<Attached>> =
         wishes.all.iter().enumerate().map(|(number, wish)| attaching.attach(number, wish)).collect();
@@ -65,6 +66,7 @@ fn gateways<'o>(
     objects: &'o Objects,
     classes: &BTreeMap<&str, Class>,
     settings: &Kubernetes,
+    own_namespace: Option<&str>,
     backends: &Backends<'o>,
 ) -> Vec<Served<'o>> {
     let mut found: Vec<(&Gateway, &Class)> = Vec::new();
@@ -73,7 +75,7 @@ fn gateways<'o>(
     }
     found.sort_by_cached_key(|(gateway, _)| age(&gateway.metadata));
     let service = |name: &ObjectName| backends.service(&name.namespace, &name.name);
-    found.into_iter().map(|(gateway, class)| Served::new(gateway, class, settings, service)).collect()
+    found.into_iter().map(|(gateway, class)| Served::new(gateway, class, settings, own_namespace, service)).collect()
 }
 
 /// Everything that routes ask for.
@@ -90,7 +92,12 @@ struct ReadIngress {
     problems: Vec<String>,
 }
 
-fn wishes<'o>(objects: &'o Objects, gateways: &[Served<'o>], settings: &Kubernetes) -> Wishes<'o> {
+fn wishes<'o>(
+    objects: &'o Objects,
+    gateways: &[Served<'o>],
+    settings: &Kubernetes,
+    own_namespace: Option<&str>,
+) -> Wishes<'o> {
     let mut all: Vec<(Age, Wish<'o>)> = Vec::new();
     for route in objects.tls_routes.iter().filter(|route| is_read(&route.metadata, settings)) {
         all.push((age(&route.metadata), Wish::of_route(route)));
@@ -100,7 +107,7 @@ fn wishes<'o>(objects: &'o Objects, gateways: &[Served<'o>], settings: &Kubernet
     let ours: BTreeSet<&str> = ours.filter_map(|class| class.metadata.name.as_deref()).collect();
     for ingress in objects.ingresses.iter().filter(|ingress| is_read(&ingress.metadata, settings)) {
         let Some(class) = wish::class_of(ingress).filter(|class| ours.contains(class)) else { continue };
-        let (name, gateway) = (ObjectName::of(&ingress.metadata), default_gateway(gateways, class));
+        let (name, gateway) = (ObjectName::of(&ingress.metadata), default_gateway(gateways, class, own_namespace));
         let problems = match &gateway {
             _ if !wish::passes_through(ingress) => vec![format!(
                 "snigate does not terminate TLS; if the backends do, add the annotation `{}ssl-passthrough: \"true\"`",
@@ -119,15 +126,17 @@ fn wishes<'o>(objects: &'o Objects, gateways: &[Served<'o>], settings: &Kubernet
     Wishes { all: all.into_iter().map(|(_, wish)| wish).collect(), ingresses }
 }
 
-/// The Gateway for Ingresses of a class: the one that says so, or else the oldest.
-fn default_gateway(gateways: &[Served<'_>], class: &str) -> Option<ObjectName> {
-    let is_default = |served: &&Served<'_>| {
+/// The Gateway for Ingresses of a class: the one that says so, or else the oldest. Gateways beside snigate come before all
+/// others: who may make one elsewhere must not get the names of everybody.
+fn default_gateway(gateways: &[Served<'_>], class: &str, own_namespace: Option<&str>) -> Option<ObjectName> {
+    let says_so = |served: &Served<'_>| {
         let annotations = served.gateway.metadata.annotations.as_ref();
         annotations.and_then(|all| all.get(DEFAULT_GATEWAY)).is_some_and(|value| value == "true")
     };
-    let mut of_class = gateways.iter().filter(|served| served.gateway.spec.gateway_class_name == class);
-    let oldest = of_class.clone().next();
-    of_class.find(is_default).or(oldest).map(|served| served.name.clone())
+    let of_class = gateways.iter().filter(|served| served.gateway.spec.gateway_class_name == class);
+    // Of equals, the first: the oldest.
+    let last = |served: &&Served<'_>| (Some(&*served.name.namespace) != own_namespace, !says_so(served));
+    of_class.min_by_key(last).map(|served| served.name.clone())
 }
 
 /// Older objects first; of equal age, by namespace and name.

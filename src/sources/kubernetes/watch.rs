@@ -20,11 +20,13 @@ use k8s_openapi::api::networking::v1::Ingress;
 use kube::api::{ListParams, ObjectList, WatchEvent, WatchParams};
 use kube::runtime::reflector::{self, ObjectRef, Store, store::Writer};
 use kube::runtime::watcher::Event;
-use kube::{Client, Resource, ResourceExt};
+use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::client::{NO_ANSWER, SILENCE};
+use super::client::{NO_ANSWER, SILENCE, causes};
+use super::objects::ObjectName;
 use super::request::{self, Failure};
 use crate::telemetry::KubernetesKind;
 
@@ -105,6 +107,8 @@ pub(super) enum Happened {
     StatusChanged,
     /// The server answers, and nothing has changed.
     Answered,
+    /// An object that cannot be read is passed over.
+    Unreadable { name: ObjectName, error: String },
     /// It cannot be kept up to date; it is tried again.
     Failed(Failure),
 }
@@ -231,11 +235,13 @@ where
         self.writer.apply_watcher_event(&Event::Init);
         loop {
             let request = path.list(&params).map_err(|error| Failure::of(&error))?;
-            let page: ObjectList<K> = timeout(PATIENCE, request::object(self.client, request))
+            let page: ObjectList<Value> = timeout(PATIENCE, request::object(self.client, request))
                 .await
                 .unwrap_or_else(|_| Err(Failure::new(NO_ANSWER)))?;
-            for object in page.items {
-                self.writer.apply_watcher_event(&Event::InitApply(slim(object)));
+            for item in page.items {
+                if let Some(object) = self.read(item) {
+                    self.writer.apply_watcher_event(&Event::InitApply(object));
+                }
             }
             match page.metadata.continue_.filter(|next| !next.is_empty()) {
                 Some(next) => params = ListParams::default().limit(PAGE).continue_token(&next),
@@ -272,15 +278,28 @@ where
                     None => return Ok(()),
                 },
             };
-            let event: WatchEvent<K> = serde_json::from_slice(&line).map_err(|error| Failure::of(&error))?;
+            let event: WatchEvent<Value> = serde_json::from_slice(&line).map_err(|error| Failure::of(&error))?;
             self.apply(event)?;
         }
     }
 
-    fn apply(&mut self, event: WatchEvent<K>) -> Result<(), Failure> {
-        let object = match event {
-            WatchEvent::Added(object) | WatchEvent::Modified(object) => Event::Apply(slim(object)),
-            WatchEvent::Deleted(object) => Event::Delete(object),
+    /// An object, unless it is one that the types cannot read. All others of its kind must not wait for that.
+    fn read(&self, value: Value) -> Option<K> {
+        let text = |key: &str| value["metadata"][key].as_str().unwrap_or_default().to_owned();
+        let name = ObjectName::new(&text("namespace"), &text("name"));
+        match serde_json::from_value(value) {
+            Ok(object) => Some(slim(object)),
+            Err(error) => {
+                self.report(Happened::Unreadable { name, error: causes(&error) });
+                None
+            }
+        }
+    }
+
+    fn apply(&mut self, event: WatchEvent<Value>) -> Result<(), Failure> {
+        let (value, is_deleted) = match event {
+            WatchEvent::Added(object) | WatchEvent::Modified(object) => (object, false),
+            WatchEvent::Deleted(object) => (object, true),
             WatchEvent::Bookmark(bookmark) => {
                 self.version = Some(bookmark.metadata.resource_version);
                 self.report(Happened::Answered);
@@ -288,13 +307,19 @@ where
             }
             WatchEvent::Error(status) => return Err(Failure::of_event(&status)),
         };
+        let version = value["metadata"]["resourceVersion"].as_str().map(str::to_owned);
+        let Some(object) = self.read(value) else {
+            self.version = version.or(self.version.take());
+            return Ok(());
+        };
+        let object = if is_deleted { Event::Delete(object) } else { Event::Apply(object) };
         let store = self.writer.as_reader();
         let before = |object: &K| store.get(&ObjectRef::from_obj(object));
         let is_status_alone = matches!(&object, Event::Apply(object) if before(object).is_some_and(|was| is_same_but_status(&*was, object)));
         self.writer.apply_watcher_event(&object);
         let count = store.len();
         let (Event::Apply(object) | Event::Delete(object)) = object else { return Ok(()) };
-        self.version = object.resource_version().or(self.version.take());
+        self.version = version.or(self.version.take());
         self.report(match object.as_slice() {
             _ if is_status_alone => Happened::StatusChanged,
             Some(slice) => Happened::Slice { slice: Box::new(slice.clone()), count },

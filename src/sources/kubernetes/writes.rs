@@ -3,7 +3,7 @@
 //! In:  the object as the store has it; what it should be.
 //! Out: a write that is refused if the object has changed meanwhile; counts.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -176,6 +176,18 @@ impl<'a> Writes<'a> {
         self.events.retain(|about, _| has_problem(about));
     }
 
+    /// Forgets what is known of objects that are no more.
+    pub(super) fn retain(&mut self, is_there: impl Fn(KubernetesKind, &ObjectName) -> bool) {
+        self.replaced.retain(|(kind, name), _| is_there(*kind, name));
+        self.failing.retain(|(kind, name), _| is_there(*kind, name));
+    }
+
+    /// Why Services cannot be written.
+    pub(super) fn service_errors(&self) -> BTreeMap<ObjectName, String> {
+        let of_services = self.failing.iter().filter(|((kind, _), _)| *kind == KubernetesKind::Service);
+        of_services.map(|((_, name), failing)| (name.clone(), failing.error.clone())).collect()
+    }
+
     fn may_try(&self, key: &Key) -> bool {
         self.busy_for().is_zero() && self.failing.get(key).is_none_or(|failing| failing.again <= Instant::now())
     }
@@ -185,7 +197,7 @@ impl<'a> Writes<'a> {
             Ok(request) => timeout(PATIENCE, object::<Value>(self.client, request)).await,
             Err(error) => Ok(Err(Failure::of(&error))),
         };
-        let failure = match answer.unwrap_or_else(|_| Err(Failure::new(NO_ANSWER))) {
+        let mut failure = match answer.unwrap_or_else(|_| Err(Failure::new(NO_ANSWER))) {
             Ok(_) => {
                 self.failing.remove(key);
                 return Written::Ok;
@@ -198,6 +210,9 @@ impl<'a> Writes<'a> {
             // It would answer the next ones in the same way.
             None | Some(StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => {
                 self.busy = Some(Instant::now() + failure.retry_after.unwrap_or(SHORTEST_PAUSE));
+            }
+            Some(StatusCode::FORBIDDEN) if key.0 == KubernetesKind::Service => {
+                failure.message += "; allow snigate to write Services there (deploy/kubernetes/gateway/base/rbac.yaml)";
             }
             Some(_) => {}
         }
