@@ -16,7 +16,6 @@ use super::class::Class;
 use super::hostname::Owners;
 use super::objects::{ObjectName, Observed};
 use super::section::{CONFLICT, Section, sections};
-use super::service;
 use super::status::{Condition, GatewayAddress, GatewayStatus, ListenerStatus};
 use super::translation::Exposure;
 use crate::settings::{Kubernetes, KubernetesAddresses};
@@ -48,7 +47,7 @@ impl<'o> Served<'o> {
         let exposure = exposure(gateway, &name);
         let refused =
             gateway_problem(gateway, class, settings).or_else(|| out_of_reach(&name, settings, own_namespace));
-        let ours = |service: &&Service| is_made_for(service, &exposure.uid) && service::leads_to_us(service);
+        let ours = |service: &&Service| is_made_for(service, &exposure.uid) && leads_to_us(service);
         let service = service(&exposure.service).filter(ours);
         Self {
             sections: sections(gateway),
@@ -378,6 +377,17 @@ pub(super) fn is_made_for(service: &Service, gateway: &str) -> bool {
     owners.any(|owner| owner.kind == "Gateway" && owner.uid == gateway)
 }
 
+/// Whether a Service leads to the pods of snigate.
+fn leads_to_us(service: &Service) -> bool {
+    let selected = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    selected.is_some_and(|selected| *selected == selector())
+}
+
+/// What the Services of Gateways select.
+pub(super) fn selector() -> BTreeMap<String, String> {
+    SELECTOR.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
 fn exposure(gateway: &Gateway, name: &ObjectName) -> Exposure {
     let class = &gateway.spec.gateway_class_name;
     let infrastructure = gateway.spec.infrastructure.as_ref();
@@ -425,3 +435,6 @@ pub(super) fn label(text: &str) -> String {
 pub(super) const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 pub(super) const GATEWAY_CLASS_NAME: &str = "gateway.networking.k8s.io/gateway-class-name";
 const MAX_LABEL_BYTES: usize = 63;
+/// The pods that serve connections.
+const SELECTOR: &[(&str, &str)] =
+    &[("app.kubernetes.io/name", "snigate"), ("app.kubernetes.io/component", "data-plane")];

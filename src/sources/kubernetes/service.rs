@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::ObjectMeta;
 
-use super::gateway::{GATEWAY_CLASS_NAME, label};
+use super::gateway::{GATEWAY_CLASS_NAME, label, selector};
 use super::objects::{ObjectName, Objects};
 use super::translation::Exposure;
 use crate::settings::{GatewayService, ServiceType, TrafficPolicy};
@@ -62,18 +62,12 @@ pub(super) fn wanted(gateway: &ObjectName, exposure: &Exposure, settings: Gatewa
             // What is left of asking for an address; not every cloud heeds it.
             load_balancer_ip: exposure.requested.first().filter(|_| kind == "LoadBalancer").map(ToString::to_string),
             external_traffic_policy: has_policy.then(|| policy.to_owned()),
-            selector: Some(own_selector()),
+            selector: Some(selector()),
             ports: Some(exposure.ports.iter().map(port).collect()),
             ..ServiceSpec::default()
         }),
         status: None,
     }
-}
-
-/// Whether a Service leads to the pods of snigate.
-pub(super) fn leads_to_us(service: &Service) -> bool {
-    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-    selector.is_some_and(|selector| *selector == own_selector())
 }
 
 /// The Services of Gateways that have another class now, whoever serves that one.
@@ -111,11 +105,4 @@ pub(super) fn is_as_wanted(has: &Service, wanted: &Service) -> bool {
         && ports(spec) == ports(wanted_spec)
 }
 
-fn own_selector() -> BTreeMap<String, String> {
-    SELECTOR.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
-}
-
-/// The pods that serve connections.
-const SELECTOR: &[(&str, &str)] =
-    &[("app.kubernetes.io/name", "snigate"), ("app.kubernetes.io/component", "data-plane")];
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
