@@ -43,17 +43,15 @@ struct Kubernetes {
 
 /// Where the ready data planes can be asked. Empty: there is no such Service.
 pub(super) fn addresses(slices: &[Arc<EndpointSlice>], namespace: &str) -> Vec<SocketAddr> {
-    let is_of_us = |slice: &&Arc<EndpointSlice>| {
-        slice.metadata.namespace.as_deref() == Some(namespace) && is_of_data_planes(slice)
-    };
     let port = ServicePort { service: ObjectName::default(), port: "admin".to_owned() };
-    let slices = slices.iter().filter(is_of_us).map(|slice| &**slice);
+    let slices = slices.iter().map(|slice| &**slice).filter(|slice| is_of_data_planes(slice, namespace));
     endpoints::addresses(&port, slices).into_iter().take(MOST).collect()
 }
 
-/// Whether a slice has data planes of snigate.
-pub(super) fn is_of_data_planes(slice: &EndpointSlice) -> bool {
-    slice.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(LABEL))
+/// Whether a slice has data planes of snigate, in its namespace.
+pub(super) fn is_of_data_planes(slice: &EndpointSlice, namespace: &str) -> bool {
+    slice.metadata.namespace.as_deref() == Some(namespace)
+        && slice.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(LABEL))
 }
 
 /// What all of them have in force. One that does not answer has nothing.

@@ -253,7 +253,7 @@ impl ClusterFollower {
 
     fn happened(&self, kind: KubernetesKind, what: Happened, changed: &Notify) {
         let mut state = self.state();
-        let State { kinds, first_event, .. } = &mut *state;
+        let State { kinds, first_event, namespace, .. } = &mut *state;
         let of = kinds.entry(kind.as_str()).or_default();
         match what {
             Happened::Failed(failure) => {
@@ -285,7 +285,7 @@ impl ClusterFollower {
             Happened::Slice { slice, count } => {
                 (of.failure, of.count) = (None, count);
                 self.0.members.changed(&slice, &self.0.snapshot.load());
-                if is_of_data_planes(&slice) {
+                if namespace.as_deref().is_some_and(|own| is_of_data_planes(&slice, own)) {
                     self.0.look_again.notify_one();
                 }
             }
@@ -424,7 +424,9 @@ impl ClusterFollower {
         if let Some(first) = first {
             self.0.metrics.kubernetes().applied(first.elapsed());
         }
-        let in_force = cluster.objects.gateways.iter().map(|gateway| generation(gateway)).collect();
+        // One that cannot be bound here is not served here.
+        let all = cluster.objects.gateways.iter().map(|gateway| generation(gateway));
+        let in_force = all.filter(|(name, _)| !cluster.observed.unbindable.contains_key(name)).collect();
         self.0.in_force.send_replace(Some(Arc::new(in_force)));
         let _ = self.0.tried.set(());
     }

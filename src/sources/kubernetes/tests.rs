@@ -21,7 +21,7 @@ use crate::client_hello::Alpn;
 use crate::config::Config;
 use crate::route::NameForm;
 use crate::server_name::Sni;
-use crate::settings::{Kubernetes, KubernetesAddresses, Origin};
+use crate::settings::{Kubernetes, KubernetesAddresses, Namespaces, Origin};
 use crate::snapshot::{RouteQuery, Snapshot};
 use crate::sources::{Found, merge, only_file};
 use crate::telemetry::Metrics;
@@ -446,7 +446,17 @@ fn statuses_are_only_written_when_they_differ_and_leave_others_alone() {
     assert_eq!(ours.conditions[0].last_transition_time, time(1));
     assert_eq!(ours.conditions[1].last_transition_time, time(3));
     assert!(second.parents.contains(&foreign));
-    // A route that no longer names a Gateway of ours loses its entry.
+    // A route in a namespace that is no longer read loses our entry.
+    let unread = {
+        let mut objects = objects.clone();
+        let mut routes = objects.tls_routes.iter_mut();
+        let route = routes.find(|route| route.metadata.name.as_deref() == Some("older")).unwrap();
+        Arc::make_mut(route).status = Some(first.clone());
+        let settings = Kubernetes { namespaces: Namespaces::Only(vec!["other".into()]), ..Kubernetes::default() };
+        translate(&objects, &settings, &Observed::default(), &[]).statuses.tls_routes[&name].clone()
+    };
+    assert_eq!(unread.replace(Some(&first), controller, &time(4)).unwrap().parents, [foreign.clone()]);
+    // So does a route that no longer names a Gateway of ours.
     let route = objects.tls_routes.iter_mut().find(|route| route.metadata.name.as_deref() == Some("older")).unwrap();
     let route = Arc::make_mut(route);
     route.spec.parent_refs = None;

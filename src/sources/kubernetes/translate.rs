@@ -165,9 +165,13 @@ impl Wished<'_, '_> {
         let numbers: HashMap<&ObjectName, usize> = numbers.map(|(number, wish)| (&wish.name, number)).collect();
         for route in &objects.tls_routes {
             let name = ObjectName::of(&route.metadata);
-            let Some(&number) = numbers.get(&name) else { continue };
             let generation = route.metadata.generation.unwrap_or_default();
-            let parents = self.attached[number].iter().filter_map(|attached| {
+            // A route that is not read any more has no parents.
+            let attached = numbers
+                .get(&name)
+                .into_iter()
+                .flat_map(|&number| self.attached[number].iter().map(move |attached| (number, attached)));
+            let parents = attached.filter_map(|(number, attached)| {
                 let parent = self.wishes[number].parents[attached.parent].written?.clone();
                 Some(ParentStatus { parent, conditions: self.conditions(number, attached, generation) })
             });
