@@ -85,6 +85,19 @@ check_ecmp() {
     check "when one is killed, the connections of the other live on" is "$(clients alive)" "alive $on_b of 40"
     check "and new ones are served" is "$(distinct_errors "$(clients through "$vip_ecmp" 20)")" 0
     clients close >/dev/null
+
+    start a
+    ip -n "$prefix-r" route replace "$vip_ecmp/32" nexthop via 10.77.0.1 nexthop via 10.77.0.2
+    check "40 more" is "$(clients open "$vip_ecmp" 40)" "opened 40 of 40"
+    on_b=$((40 - $(active a)))
+    kill -TERM "${pids[a]}"
+    check "one that is stopped is not ready within 2 s" within 2 not_ready a
+    ip -n "$prefix-r" route replace "$vip_ecmp/32" via 10.77.0.2
+    check "once its route is gone, the connections of the other live on" is "$(clients alive)" "alive $on_b of 40"
+    check "and new ones are served" is "$(distinct_errors "$(clients through "$vip_ecmp" 20)")" 0
+    clients close >/dev/null
+    # Nobody reaches those that it waits for.
+    kill -KILL "${pids[a]}"
 }
 
 check_nlb() {
@@ -104,6 +117,19 @@ check_nlb() {
     clients close >/dev/null
     check "and ends as soon as they have" within 5 gone "${pids[a]}"
     check "without having cut one" grep -q '"event":"ended".*"cut":0' "$work/a.log"
+
+    start a
+    spread 10.77.0.1 10.77.0.2
+    check "each client has the backend that it has without the load balancer" is \
+        "$(clients through "$vip_nlb" 40)" "$(clients through 10.77.0.2 40)"
+    check "40 more" is "$(clients open "$vip_nlb" 40)" "opened 40 of 40"
+    on_a=$(active a)
+    kill -KILL "${pids[a]}"
+    # As the health check of the load balancer does.
+    spread 10.77.0.2 10.77.0.2
+    check "when one is killed, the connections of the other live on" is "$(clients alive)" "alive $((40 - on_a)) of 40"
+    check "and new ones are served" is "$(distinct_errors "$(clients through "$vip_nlb" 20)")" 0
+    clients close >/dev/null
 }
 
 # ---- how it is checked
