@@ -3,6 +3,7 @@
 #
 #   docker build -t snigate:dev .
 #   docker build -t snigate:dev --build-arg REVISION="$(git rev-parse HEAD)" --build-arg VERSION=0.1.0 .
+#   docker build -t snigate:dev --build-arg FEATURES=ech,kubernetes,mimalloc .     # with Gateways of Kubernetes
 #
 # podman and buildah need `--format docker`, or they drop the HEALTHCHECK. A release puts binaries that are built already into
 # the image, by replacing the stage `build`: `docker buildx build --build-context build=DIRECTORY`, with DIRECTORY/out as below.
@@ -21,18 +22,19 @@ RUN apt-get update \
 # the two empty files below became, or their newer timestamps could pass for a finished build of the real ones.
 COPY Cargo.toml Cargo.lock ./
 COPY deploy/package/build.sh deploy/package/
+ARG FEATURES=ech,mimalloc
 RUN awk '/^\[/ { cut = /^\[\[/ } !cut' Cargo.toml > cut.toml \
     && mv cut.toml Cargo.toml \
     && mkdir src \
     && echo 'fn main() {}' > src/main.rs \
     && touch src/lib.rs \
-    && SNIGATE_AUDITABLE=require deploy/package/build.sh \
+    && SNIGATE_FEATURES="$FEATURES" SNIGATE_AUDITABLE=require deploy/package/build.sh \
     && cargo clean --release --locked --target "$(uname -m)-unknown-linux-musl" --package snigate \
     && rm -r src
 
 COPY . .
 ARG REVISION=unknown
-RUN SNIGATE_REVISION="$REVISION" SNIGATE_AUDITABLE=require deploy/package/build.sh \
+RUN SNIGATE_FEATURES="$FEATURES" SNIGATE_REVISION="$REVISION" SNIGATE_AUDITABLE=require deploy/package/build.sh \
     && install -D -m 755 target/*/release/snigate /out/usr/local/bin/snigate \
     && install -D -m 644 deploy/container.yaml /out/etc/snigate/config.yaml \
     && install -D -m 644 /etc/ssl/certs/ca-certificates.crt /out/etc/ssl/certs/ca-certificates.crt

@@ -6,7 +6,8 @@
 #
 # Needs musl-gcc (Debian: musl-tools) and the target (rustup target add TARGET). With cargo-auditable installed, the binary
 # holds the list of its crates, which `cargo audit bin` and other scanners read; SNIGATE_AUDITABLE=require makes that an error
-# if it is missing. SNIGATE_REVISION, by default the commit, ends up in `snigate_build_info`.
+# if it is missing. SNIGATE_REVISION, by default the commit, ends up in `snigate_build_info`. SNIGATE_FEATURES are the Cargo
+# features, by default ech,mimalloc.
 #
 # The binary is in target/TARGET/release (or CARGO_TARGET_DIR); the last line printed is its path.
 set -euo pipefail
@@ -100,7 +101,7 @@ fail() {
 
 output=${CARGO_TARGET_DIR:-$PWD/target}
 # Without Gateways of Kubernetes, which would make it half as large again.
-features=(--no-default-features --features "ech,mimalloc")
+features=(--no-default-features --features "${SNIGATE_FEATURES-ech,mimalloc}")
 settings=()
 
 main "$@"

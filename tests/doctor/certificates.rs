@@ -20,7 +20,7 @@ fn a_backend_that_is_right_has_nothing_to_mend() {
     assert_eq!((reported.code, reported.findings()), (0, vec![]), "{:#}", reported.json);
     let backend = &reported.json["backends"][0];
     assert_eq!(backend["tls"], json!(["1.2", "1.3"]));
-    assert_eq!((&backend["alpn"], &backend["key_exchange"]), (&json!("h2"), &json!("X25519")));
+    assert_eq!((&backend["alpn"], &backend["key_exchange"]), (&json!("h2"), &json!("X25519MLKEM768")));
     assert_eq!((&backend["names_asked"], &backend["names_answered"]), (&json!(2), &json!(2)));
     assert_eq!(backend["certificates"][0]["names"], json!(["a.test", "b.test"]));
     assert_eq!(backend["certificates"][0]["shown_for"], json!(["a.test", "b.test"]));

@@ -104,7 +104,7 @@ fn people_are_reported_the_same() {
     let (code, text, stderr) = Visit::one(&["a.test"], backend).trusting(&authority.file()).run(&[]);
     assert_eq!((code, stderr.as_str()), (7, ""));
     let expected = format!(
-        "pool web\n  {backend}  TLS 1.2 and 1.3, h2, X25519, certificate until 4096-01-01\n\n\
+        "pool web\n  {backend}  TLS 1.2 and 1.3, h2, X25519MLKEM768, certificate until 4096-01-01\n\n\
          error    pool web, {backend}, a.test: the certificate does not cover the name; it covers b.test\n         \
          [name_not_covered]\n         \
          Clients refuse this certificate for this name. Give the backend a certificate that covers it, or\n         \
