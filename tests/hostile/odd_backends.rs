@@ -125,7 +125,7 @@ fn an_attempt_that_times_out_gives_its_place_back() {
 fn a_backend_frozen_during_the_handshake_is_passed_over_and_its_late_answer_goes_nowhere() {
     let Some(frozen) = Echo::start() else { return println!("skipped: no python3") };
     let good = Backend::answering(SERVER_HELLO);
-    let keys = "balance: first\nejection: off\nconnect: { first_byte: 200ms }";
+    let keys = "balance: first\nejection: off\nconnect: { first_byte: 1s }";
     let lb = Trial::of(Lb::new().route_with("a.test", [frozen.address, good.address], keys));
     frozen.signal(Signal::STOP);
     let mut client = send(lb.address(), &hello("a.test"));
