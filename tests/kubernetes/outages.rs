@@ -317,19 +317,31 @@ fn unreadable() {
         route["spec"].as_object_mut().unwrap().remove("hostnames");
         route
     };
-    // One is listed, another one is watched.
+    // One is listed, another one is watched, and a third one was served before.
     cluster.api.put_unchecked(old("listed"));
     cluster.route("shop", "shop.example.com", "shop");
+    cluster.route("spoilt", "spoilt.example.com", "shop");
     let lb = cluster.start();
-    wait_until(cluster.address("edge", 443), "shop.example.com", Seen::Served);
+    let address = cluster.address("edge", 443);
+    wait_until(address, "spoilt.example.com", Seen::Served);
     cluster.api.put_unchecked(old("watched"));
+    cluster.api.put_unchecked(old("spoilt"));
     cluster.route("blog", "blog.example.com", "shop");
-    wait_until(cluster.address("edge", 443), "blog.example.com", Seen::Served);
-    for name in ["default/listed", "default/watched"] {
-        let line =
-            lb.lines().wait_for(0, DEADLINE, |it| it["event"] == "kubernetes_object_unreadable" && it["name"] == name);
-        let line = line.unwrap_or_else(|| panic!("{}", lb.lines()));
+    wait_until(address, "blog.example.com", Seen::Served);
+    for name in ["default/listed", "default/watched", "default/spoilt"] {
+        let is_it = |line: &Value| line["event"] == "kubernetes_object_unreadable" && line["name"] == name;
+        let line = lb.lines().wait_for(0, DEADLINE, is_it).unwrap_or_else(|| panic!("{}", lb.lines()));
         assert!(line["error"].as_str().unwrap().contains("hostnames"), "{line}");
     }
+    assert_eq!(seen(address, "spoilt.example.com"), Seen::Served, "what it said before stays in force");
+    // After a list, too; but not once it is deleted.
+    let compacted = Instant::now();
+    cluster.api.compact();
+    poll(|| if cluster.api.listed_since(compacted).contains("tlsroutes") { Ok(()) } else { Err(()) }).expect("a list");
+    cluster.route("news", "news.example.com", "shop");
+    wait_until(address, "news.example.com", Seen::Served);
+    assert_eq!(seen(address, "spoilt.example.com"), Seen::Served);
+    cluster.api.delete("tlsroutes", NAMESPACE, "spoilt");
+    wait_until(address, "spoilt.example.com", Seen::Closed);
     lb.stop();
 }

@@ -37,7 +37,8 @@ fn from_creation_to_deletion() {
     assert_eq!(seen(address, "blog.example.com"), Seen::Closed, "a wildcard does not take the apex");
     assert!(two.contacts() > 0);
 
-    // Endpoints change in place.
+    // Endpoints change in place. What came before is counted once it shows in a status.
+    cluster.wait_for_route("blog", "Accepted=True/Accepted");
     let changes = lb.metric("kubernetes_apply_seconds_count", &[]);
     let contacts = two.contacts();
     cluster.api.put(objects::slice("shop", &[Endpoint::ready(two.address)]));

@@ -111,7 +111,7 @@ impl<'a, 'o> Attaching<'a, 'o> {
         if met.is_empty() {
             let hostnames: Vec<String> = wish.patterns.iter().take(MAX_SHOWN).map(hostname::written).collect();
             let message = format!(
-                "no listener of Gateway {} that allows it has a hostname that meets {}; change one of them",
+                "no listener of Gateway {} that allows this route has a hostname that meets {}; change one of them",
                 parent.gateway,
                 hostnames.join(", ")
             );
@@ -144,7 +144,8 @@ impl<'a, 'o> Attaching<'a, 'o> {
         if selected.is_empty() {
             let known: Vec<String> =
                 served.sections.iter().map(|section| format!("{} (port {})", section.name, section.port)).collect();
-            let message = format!("Gateway {name} has no such listener; it has {}", known.join(", "));
+            let message =
+                format!("Gateway {name} has no listener with this sectionName and port; it has {}", known.join(", "));
             return Err(("NoMatchingParent", message));
         }
         if served.is_refused() {
@@ -165,7 +166,7 @@ impl<'a, 'o> Attaching<'a, 'o> {
                 (Some((_, message)), _) => format!("{} is not served: {message}", section.name),
                 (None, true) => format!("{} allows no TLSRoutes; add the kind to allowedRoutes.kinds", section.name),
                 (None, false) => format!(
-                    "{} allows routes of some namespaces, {}; see allowedRoutes.namespaces",
+                    "{} allows routes from {}; see allowedRoutes.namespaces",
                     section.name,
                     section.allowed_namespaces()
                 ),

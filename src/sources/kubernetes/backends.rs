@@ -138,11 +138,11 @@ impl<'o> Backends<'o> {
         let not_found = |message: String| Err(("BackendNotFound", message));
         if !self.settings.namespaces.include(namespace) {
             return not_found(format!(
-                "Service {namespace}/{name}: snigate does not read {namespace}; see `kubernetes.namespaces`"
+                "Service {namespace}/{name}: snigate does not read {namespace}; add it to `kubernetes.namespaces`"
             ));
         }
         let Some(service) = self.service(namespace, name) else {
-            return not_found(format!("there is no Service {namespace}/{name}"));
+            return not_found(format!("there is no Service {namespace}/{name}; make it, or mend backendRefs"));
         };
         let spec = service.spec.as_ref();
         if spec.and_then(|spec| spec.type_.as_deref()) == Some("ExternalName") {

@@ -30,7 +30,7 @@ impl Class {
         let parameters = class.spec.parameters_ref.as_ref();
         let refused = parameters.map(|parameters| {
             let (kind, name) = (&parameters.kind, &parameters.name);
-            format!("remove parametersRef ({kind} {name}): snigate reads no parameters, its settings are in its routing file")
+            format!("remove parametersRef ({kind} {name}): snigate reads no parameters; its settings are in its routing file")
         });
         let (reason, message) = match &refused {
             None => ("Accepted", "snigate serves the Gateways of this class".to_owned()),

@@ -91,7 +91,12 @@ async fn keep_lease(parts: &Parts<'_>) {
                 let was = parts.leads.send_replace(until);
                 if until.is_some() != was.is_some() {
                     let holds = until.is_some();
-                    tracing::info!(event = "kubernetes_leader", holds, "who writes statuses has changed");
+                    let now = if holds { "writes from now on" } else { "writes no longer" };
+                    tracing::info!(
+                        event = "kubernetes_leader",
+                        holds,
+                        "this process {now}: statuses, Services and Events"
+                    );
                 }
                 None
             }
@@ -101,7 +106,12 @@ async fn keep_lease(parts: &Parts<'_>) {
         if let Some(error) = &error
             && failed.as_ref() != Some(error)
         {
-            tracing::warn!(event = "kubernetes_lease_failed", namespace, error, "the Lease cannot be taken or renewed");
+            tracing::warn!(
+                event = "kubernetes_lease_failed",
+                namespace,
+                error,
+                "the Lease cannot be taken or renewed; a Role must allow it in this namespace"
+            );
         }
         failed = error;
         // What was held goes on for its time.

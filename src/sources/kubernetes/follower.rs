@@ -240,7 +240,7 @@ impl ClusterFollower {
                         tracing::error!(
                             event = "kubernetes_no_access",
                             error = text,
-                            "the Kubernetes API cannot be used"
+                            "the Kubernetes API cannot be used: run in a pod with a service account, or set KUBECONFIG"
                         );
                         state.error = Some(text);
                         state.since.get_or_insert_with(SystemTime::now);
@@ -274,7 +274,7 @@ impl ClusterFollower {
                     kind,
                     %name,
                     error,
-                    "an object cannot be read, and is passed over: mend it, or delete it"
+                    "an object cannot be read: what it said before stays in force until it is mended or deleted"
                 );
             }
             Happened::Answered => of.failure = None,
@@ -386,7 +386,7 @@ impl ClusterFollower {
         if self.state().unbindable.insert(name, unbindable).is_some() {
             return;
         }
-        tracing::error!(event = "kubernetes_cannot_bind", gateway = listener, %address, %error, "an address of a Gateway cannot be bound");
+        tracing::error!(event = "kubernetes_cannot_bind", gateway = listener, %address, %error, "an address of a Gateway cannot be bound; it is tried again every 30 s");
         self.pass_on(None);
     }
 
@@ -482,8 +482,8 @@ fn log_failure(kind: KubernetesKind, failure: &Failure, is_synced: bool) {
         tracing::error!(event = "kubernetes_kind_missing", kind, "the cluster has no {kind} of version v1: {INSTALL}");
         return;
     }
-    let kept = if is_synced { "what is in force stays" } else { "nothing is served from there until they can" };
-    tracing::warn!(event = "kubernetes_lost", kind, error = %failure, "objects of the cluster cannot be followed: {kept}");
+    let kept = if is_synced { "what is in force stays" } else { "no Gateway is served until they can" };
+    tracing::warn!(event = "kubernetes_lost", kind, error = %failure, "objects of the cluster cannot be watched: {kept}");
 }
 
 fn generation(gateway: &Gateway) -> (ObjectName, i64) {

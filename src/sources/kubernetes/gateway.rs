@@ -149,11 +149,12 @@ impl<'o> Served<'o> {
             }
             let message = match settings.addresses {
                 KubernetesAddresses::Service => format!(
-                    "Service {} has no address yet; `kubectl describe service` shows what it waits for",
-                    self.exposure.service
+                    "Service {} has no address yet; `kubectl -n {} describe service {}` shows why. Without load balancers, \
+                     set `kubernetes.service.type: NodePort` or `kubernetes.addresses: bind`",
+                    self.exposure.service, self.exposure.service.namespace, self.exposure.service.name
                 ),
                 KubernetesAddresses::Bind => {
-                    "the address of this machine is not known; name it in spec.addresses".to_owned()
+                    "the address of this node is not known; set POD_IPS, or write spec.addresses".to_owned()
                 }
             };
             return (false, "AddressNotAssigned", message);
@@ -164,13 +165,19 @@ impl<'o> Served<'o> {
         };
         if let Some(missing) = self.exposure.requested.iter().find(|asked| !has(asked)) {
             let service = &self.exposure.service;
-            return (false, "AddressNotUsable", format!("Service {service} did not get the address {missing}"));
+            return (
+                false,
+                "AddressNotUsable",
+                format!(
+                    "Service {service} did not get the address {missing}; ask for one that the load balancer can give"
+                ),
+            );
         }
         match observed.in_force.get(&self.name) {
             Some(in_force) if *in_force >= generation => {
                 (true, "Programmed", "every data plane has it in force".to_owned())
             }
-            _ => (false, "Pending", "not every data plane has it in force yet".to_owned()),
+            _ => (false, "Pending", "not every ready data plane has it in force yet; if this stays, see whether the pods reach each other's admin port".to_owned()),
         }
     }
 
@@ -248,8 +255,8 @@ fn out_of_reach(
     let own = own_namespace.filter(|own| **own != *gateway.namespace)?;
     (settings.addresses == KubernetesAddresses::Service).then(|| {
         let message = format!(
-            "the Service of a Gateway finds pods of its own namespace only: make this Gateway in the namespace {own}, \
-             where snigate is, and let its listeners allow routes from others (allowedRoutes)"
+            "a Service finds pods of its own namespace only: make this Gateway in the namespace {own}, where snigate is, and \
+             let its listeners allow routes from others (allowedRoutes)"
         );
         ("Invalid", message)
     })
@@ -267,7 +274,7 @@ fn gateway_problem(gateway: &Gateway, class: &Class, settings: &Kubernetes) -> O
     if let Some(parameters) = parameters {
         let (kind, name) = (&parameters.kind, &parameters.name);
         let message = format!(
-            "remove infrastructure.parametersRef ({kind} {name}): snigate reads no parameters, its settings are in its routing file"
+            "remove infrastructure.parametersRef ({kind} {name}): snigate reads no parameters; its settings are in its routing file"
         );
         return Some(("InvalidParameters", message));
     }

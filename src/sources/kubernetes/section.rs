@@ -56,7 +56,10 @@ impl<'o> Section<'o> {
         let port = u16::try_from(listener.port).ok().filter(|port| *port > 0);
         let refused = protocol_problem(listener)
             .or_else(|| hostname.as_ref()?.as_ref().err().map(|error| ("UnsupportedValue", error.clone())))
-            .or_else(|| port.is_none().then(|| ("UnsupportedValue", format!("{} is not a port", listener.port))))
+            .or_else(|| {
+                port.is_none()
+                    .then(|| ("UnsupportedValue", format!("{} is not a port; write 1 to 65535", listener.port)))
+            })
             .or_else(|| match &allowed {
                 Allowed::Selector(selector) => wrong_selector(selector).map(|error| ("UnsupportedValue", error)),
                 Allowed::None | Allowed::Same | Allowed::All => None,
@@ -93,10 +96,10 @@ impl<'o> Section<'o> {
     /// For messages: which namespaces it allows.
     pub(super) fn allowed_namespaces(&self) -> &'static str {
         match self.allowed {
-            Allowed::None => "none, since `from: Selector` has no selector",
-            Allowed::Same => "only its own",
-            Allowed::All => "all",
-            Allowed::Selector(_) => "those that its selector matches",
+            Allowed::None => "no namespace, since `from: Selector` has no selector",
+            Allowed::Same => "its own namespace only",
+            Allowed::All => "all namespaces",
+            Allowed::Selector(_) => "the namespaces that its selector matches",
         }
     }
 }
@@ -114,8 +117,7 @@ pub(super) fn sections(gateway: &Gateway) -> Vec<Section<'_>> {
         let others =
             equal.iter().filter(|other| **other != number).map(|other| gateway.spec.listeners[*other].name.as_str());
         let others = others.collect::<Vec<_>>().join(", ");
-        let message =
-            format!("the port and the hostname are also those of {others}; change one of the hostnames or ports");
+        let message = format!("{others} has the same port and hostname; change one of them");
         sections[number].refuse(CONFLICT, message);
     }
     sections
@@ -156,7 +158,7 @@ fn wrong_selector(selector: &SelectorSpec) -> Option<String> {
     let known = ["In", "NotIn", "Exists", "DoesNotExist"];
     selector.match_expressions.iter().flatten().find_map(|one| match one.operator.as_str() {
         "In" | "NotIn" if one.values.as_ref().is_none_or(Vec::is_empty) => {
-            Some(format!("the selector has {} for `{}` without values; name some", one.operator, one.key))
+            Some(format!("the selector has {} for `{}` without values; write at least one", one.operator, one.key))
         }
         operator if known.contains(&operator) => None,
         other => Some(format!("the selector has the operator `{other}`; write In, NotIn, Exists or DoesNotExist")),

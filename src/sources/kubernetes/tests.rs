@@ -26,6 +26,8 @@ use crate::snapshot::{RouteQuery, Snapshot};
 use crate::sources::{Found, merge, only_file};
 use crate::telemetry::Metrics;
 
+mod gateways;
+
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kubernetes")
 }
@@ -303,128 +305,6 @@ fn ready_endpoints_come_first_and_then_those_that_serve_while_they_terminate() {
 }
 
 #[test]
-fn a_gateway_is_programmed_once_it_has_an_address_and_is_in_force_everywhere() {
-    let made = |owner: &str, component: &str| {
-        format!(
-            "apiVersion: v1\nkind: Service\nmetadata: {{ name: gw-snigate, namespace: default, \
-             ownerReferences: [{{ apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, name: gw, uid: {owner} }}] }}\n\
-             spec: {{ type: LoadBalancer, ports: [{{ port: 443, targetPort: 20777 }}], selector: {{ \
-             app.kubernetes.io/name: snigate, app.kubernetes.io/component: {component} }} }}\n\
-             status: {{ loadBalancer: {{ ingress: [{{ ip: 192.0.2.9 }}] }} }}\n"
-        )
-    };
-    let case = case("hostnames.yaml").replacen("name: gw,", "name: gw, uid: uid-of-gw,", 1);
-    let with = |service: &str| format!("{case}\n---\n{service}");
-    let programmed = |text: &str, in_force: Option<i64>| {
-        let mut observed = Observed::default();
-        observed.in_force.extend(in_force.map(|generation| (ObjectName::new("default", "gw"), generation)));
-        let translation = translate(&read(text), &Kubernetes::default(), &observed, &[]);
-        let status = &translation.statuses.gateways[&ObjectName::new("default", "gw")];
-        let programmed = status.conditions.iter().find(|one| one.kind == "Programmed").unwrap();
-        let port = *translation.listeners[0].bind.first().unwrap();
-        (programmed.is_true, programmed.reason, port.port(), programmed.generation)
-    };
-    let with_service = with(&made("uid-of-gw", "data-plane"));
-    assert_eq!(programmed(&case, Some(3)), (false, "AddressNotAssigned", 20_000, 3));
-    assert_eq!(programmed(&with_service, None), (false, "Pending", 20_777, 3));
-    assert_eq!(programmed(&with_service, Some(2)), (false, "Pending", 20_777, 3));
-    assert_eq!(programmed(&with_service, Some(3)), (true, "Programmed", 20_777, 3));
-    // A Service that somebody else has made under that name, and one that leads to other pods, give nothing.
-    for foreign in [made("another", "data-plane"), made("uid-of-gw", "something-else")] {
-        assert_eq!(programmed(&with(&foreign), Some(3)), (false, "AddressNotAssigned", 20_000, 3));
-    }
-}
-
-#[test]
-fn a_gateway_out_of_reach_is_refused_and_gets_no_ingresses() {
-    let gateway = |namespace: &str, (day, port): (u8, u16), annotations: &str| {
-        format!(
-            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n\
-             metadata: {{ name: gw, namespace: {namespace}, creationTimestamp: \"2026-01-0{day}T00:00:00Z\", \
-             annotations: {{ {annotations} }} }}\n\
-             spec: {{ gatewayClassName: snigate, listeners: [{{ name: tls, port: {port}, protocol: TLS, \
-             tls: {{ mode: Passthrough }}, allowedRoutes: {{ namespaces: {{ from: All }} }} }}] }}\n"
-        )
-    };
-    let ingress = "---\napiVersion: networking.k8s.io/v1\nkind: Ingress\n\
-                   metadata: { name: shop, namespace: default, annotations: { snigate.dev/ssl-passthrough: \"true\" } }\n\
-                   spec: { ingressClassName: snigate, rules: [{ host: shop.example.com, http: { paths: [{ path: /, \
-                   pathType: Prefix, backend: { service: { name: shop, port: { number: 443 } } } }] } }] }\n";
-    let text = gateway("evil", (1, 8443), "snigate.dev/default-gateway: \"true\"")
-        + &gateway("default", (2, 443), "")
-        + ingress;
-    let objects = read(&text);
-    for addresses in [KubernetesAddresses::Service, KubernetesAddresses::Bind] {
-        let settings = Kubernetes { addresses, ..Kubernetes::default() };
-        let observed = Observed { namespace: Some("default".into()), ..Observed::default() };
-        let translation = translate(&objects, &settings, &observed, &[]);
-        let accepted = |namespace: &str| {
-            let status = &translation.statuses.gateways[&ObjectName::new(namespace, "gw")];
-            status.conditions.iter().find(|one| one.kind == "Accepted").unwrap().reason
-        };
-        let numbers = translation.routes.iter().flat_map(|route| &route.listeners);
-        let shop: Vec<&str> = numbers.map(|number| &*translation.listeners[*number].name).collect();
-        assert_eq!(shop, ["default/gw:443"], "{addresses:?}");
-        if addresses == KubernetesAddresses::Service {
-            assert_eq!((accepted("evil"), accepted("default")), ("Invalid", "Accepted"));
-        }
-    }
-}
-
-#[test]
-fn a_port_that_a_service_leads_to_is_given_to_nobody_else() {
-    let gateway = |name: &str, day: u8, mode: &str| {
-        format!(
-            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n\
-             metadata: {{ name: {name}, namespace: default, uid: {name}, creationTimestamp: \"2026-01-0{day}T00:00:00Z\" }}\n\
-             spec: {{ gatewayClassName: snigate, listeners: [{{ name: tls, port: 443, protocol: TLS, \
-             tls: {{ mode: {mode} }} }}] }}\n"
-        )
-    };
-    let service = "---\napiVersion: v1\nkind: Service\nmetadata: { name: old-snigate, namespace: default, \
-                   ownerReferences: [{ apiVersion: gateway.networking.k8s.io/v1, kind: Gateway, name: old, uid: old }] }\n\
-                   spec: { ports: [{ port: 443, targetPort: 20000 }], selector: { \
-                   app.kubernetes.io/name: snigate, app.kubernetes.io/component: data-plane } }\n";
-    let port_of_new = |mode: &str| {
-        let translation = translated(&read(&(gateway("old", 1, mode) + &gateway("new", 2, "Passthrough") + service)));
-        translation.listeners.iter().find(|it| &*it.name == "default/new:443").unwrap().bind[0].port()
-    };
-    assert_eq!(port_of_new("Passthrough"), 20_001);
-    assert_eq!(port_of_new("Terminate"), 20_001, "its listener is not served, and its Service is still there");
-}
-
-#[test]
-fn with_bind_the_older_gateway_keeps_an_address() {
-    let gateway = |name: &str, day: u8, addresses: &str| {
-        format!(
-            "---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\n\
-             metadata: {{ name: {name}, namespace: default, creationTimestamp: \"2026-01-0{day}T00:00:00Z\" }}\n\
-             spec: {{ gatewayClassName: snigate, {addresses} listeners: [{{ name: tls, port: 443, protocol: TLS, \
-             tls: {{ mode: Passthrough }} }}] }}\n"
-        )
-    };
-    let text = [
-        gateway("newer", 2, "addresses: [{ value: 192.0.2.1 }],"),
-        gateway("older", 1, "addresses: [{ value: 192.0.2.1 }],"),
-        gateway("other", 3, "addresses: [{ type: IPAddress, value: \"2001:db8::1\" }],"),
-        gateway("file", 1, "addresses: [{ value: 192.0.2.9 }],"),
-    ];
-    let settings = Kubernetes { addresses: KubernetesAddresses::Bind, ..Kubernetes::default() };
-    let bound = ["192.0.2.9:443".parse().unwrap()];
-    let translation = translate(&read(&text.concat()), &settings, &Observed::default(), &bound);
-    let found: Vec<_> = translation.listeners.iter().map(|one| format!("{} {}", one.name, one.bind[0])).collect();
-    assert_eq!(found, ["default/older:443 192.0.2.1:443", "default/other:443 [2001:db8::1]:443"]);
-    let refused = |name: &str| {
-        let status = &translation.statuses.gateways[&ObjectName::new("default", name)].listeners[0];
-        let accepted = status.conditions.iter().find(|one| one.kind == "Accepted").unwrap();
-        (accepted.reason, accepted.message.clone())
-    };
-    assert_eq!(refused("newer").0, "PortUnavailable");
-    assert!(refused("newer").1.contains("Gateway default/older"), "{:?}", refused("newer"));
-    assert!(refused("file").1.contains("routing file"), "{:?}", refused("file"));
-}
-
-#[test]
 fn statuses_are_only_written_when_they_differ_and_leave_others_alone() {
     let text = case("age.yaml");
     let mut objects = read(&text);
@@ -446,7 +326,7 @@ fn statuses_are_only_written_when_they_differ_and_leave_others_alone() {
     assert_eq!(ours.conditions[0].last_transition_time, time(1));
     assert_eq!(ours.conditions[1].last_transition_time, time(3));
     assert!(second.parents.contains(&foreign));
-    // A route in a namespace that is no longer read loses our entry.
+    // Once its namespace is no longer read, a route has no entry of ours.
     let unread = {
         let mut objects = objects.clone();
         let mut routes = objects.tls_routes.iter_mut();

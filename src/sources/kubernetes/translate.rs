@@ -200,10 +200,16 @@ impl Wished<'_, '_> {
         conditions.push(match resolved.problems.first() {
             Some((reason, _)) => {
                 let messages: Vec<String> = resolved.problems.iter().map(|(_, message)| message.clone()).collect();
-                condition("ResolvedRefs", false, reason, format!("its share is refused: {}", shown(&messages)))
+                condition(
+                    "ResolvedRefs",
+                    false,
+                    reason,
+                    format!("connections for these references are refused: {}", shown(&messages)),
+                )
             }
             None if resolved.shares.iter().all(|(_, weight)| *weight == 0) => {
-                let message = "no reference has a weight above 0: all connections are refused";
+                let message =
+                    "no reference has a weight above 0, so all connections are refused; give one a weight of 1 or more";
                 condition("ResolvedRefs", true, "ResolvedRefs", message.to_owned())
             }
             None => condition("ResolvedRefs", true, "ResolvedRefs", "all references are resolved".to_owned()),
@@ -212,7 +218,7 @@ impl Wished<'_, '_> {
             conditions.push(condition("PartiallyInvalid", true, "UnsupportedValue", shown(&wish.problems)));
         }
         if !resolved.wrong_annotations.is_empty() {
-            let message = format!("these have no effect: {}", shown(&resolved.wrong_annotations));
+            let message = format!("these annotations have no effect: {}", shown(&resolved.wrong_annotations));
             conditions.push(condition(ANNOTATIONS_VALID, false, "InvalidValue", message));
         }
         let lost = self.lost(number, attached);
@@ -228,12 +234,13 @@ impl Wished<'_, '_> {
             let name = hostname::written(&claim.1);
             match (owner, self.claims.get(claim)) {
                 (_, Some(winner)) if *winner == number => None,
-                (Some(owner), _) => {
-                    Some(format!("{name} belongs to the listener {owner}, whose hostname is more specific"))
-                }
-                (None, Some(winner)) => {
-                    Some(format!("{name} goes to {}, which is older", self.wishes[*winner].object()))
-                }
+                (Some(owner), _) => Some(format!(
+                    "{name} belongs to the listener {owner}, whose hostname is more specific; attach the route there"
+                )),
+                (None, Some(winner)) => Some(format!(
+                    "{name} goes to {}, which is older; remove it from one of the two",
+                    self.wishes[*winner].object()
+                )),
                 (None, None) => None,
             }
         });

@@ -239,7 +239,7 @@ where
                 .await
                 .unwrap_or_else(|_| Err(Failure::new(NO_ANSWER)))?;
             for item in page.items {
-                if let Some(object) = self.read(item) {
+                if let Some(object) = self.read(item).map_or_else(|name| self.known(&name), Some) {
                     self.writer.apply_watcher_event(&Event::InitApply(object));
                 }
             }
@@ -283,17 +283,21 @@ where
         }
     }
 
-    /// An object, unless it is one that the types cannot read. All others of its kind must not wait for that.
-    fn read(&self, value: Value) -> Option<K> {
+    /// An object; the name of one that the types cannot read. All others of its kind must not wait for that one.
+    fn read(&self, value: Value) -> Result<K, ObjectName> {
         let text = |key: &str| value["metadata"][key].as_str().unwrap_or_default().to_owned();
         let name = ObjectName::new(&text("namespace"), &text("name"));
-        match serde_json::from_value(value) {
-            Ok(object) => Some(slim(object)),
-            Err(error) => {
-                self.report(Happened::Unreadable { name, error: causes(&error) });
-                None
-            }
-        }
+        serde_json::from_value(value).map(slim).map_err(|error| {
+            self.report(Happened::Unreadable { name: name.clone(), error: causes(&error) });
+            name
+        })
+    }
+
+    /// An object as it was read last.
+    fn known(&self, name: &ObjectName) -> Option<K> {
+        let reference = ObjectRef::new(&name.name);
+        let reference = if name.namespace.is_empty() { reference } else { reference.within(&name.namespace) };
+        self.writer.as_reader().get(&reference).map(|object| (*object).clone())
     }
 
     fn apply(&mut self, event: WatchEvent<Value>) -> Result<(), Failure> {
@@ -308,7 +312,9 @@ where
             WatchEvent::Error(status) => return Err(Failure::of_event(&status)),
         };
         let version = value["metadata"]["resourceVersion"].as_str().map(str::to_owned);
-        let Some(object) = self.read(value) else {
+        // What was read of it before stays, until it is deleted.
+        let object = self.read(value).map_or_else(|name| self.known(&name).filter(|_| is_deleted), Some);
+        let Some(object) = object else {
             self.version = version.or(self.version.take());
             return Ok(());
         };

@@ -95,14 +95,15 @@ impl<'o> Wish<'o> {
             let path = root.or_else(|| paths.clone().next());
             if paths.count() > 1 {
                 problems.push(format!(
-                    "{host}: paths cannot be told apart in TLS; the backend of `/`, or the first one, gets all"
+                    "{host}: TLS does not show paths; all connections go to the backend of `/`, or else of the first path"
                 ));
             }
             hosts.entry(host).or_insert_with(|| path.map(|path| &path.backend));
         }
         if spec.is_some_and(|spec| spec.default_backend.is_some()) {
-            problems
-                .push("defaultBackend has no host: snigate routes by server name; add a rule with `host`".to_owned());
+            problems.push(
+                "defaultBackend is not served, since snigate routes by server name; add a rule with `host`".to_owned(),
+            );
         }
         let mut wishes = Vec::new();
         for (host, backend) in hosts {

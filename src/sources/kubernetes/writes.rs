@@ -153,7 +153,9 @@ impl<'a> Writes<'a> {
 
     /// Reports a Service that has the name of one of ours, and is not.
     pub(super) fn not_ours(&mut self, name: &ObjectName) -> Outcome {
-        let failure = Failure::new("there is a Service of that name that was not made for the Gateway; rename either");
+        let failure = Failure::new(
+            "a Service of that name was not made by snigate for this Gateway; rename the Service or the Gateway",
+        );
         self.note(&(KubernetesKind::Service, name.clone()), &failure);
         Outcome::Again
     }
